@@ -1,0 +1,53 @@
+# The two commands of a newcomer: `make run` and `make test`. Everything is installed into .venv.
+
+PYTHON ?= python3.13
+BACKEND ?= file
+PORT ?= 7071
+DATA ?= data
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test soak lint format bench clean
+
+run: $(VENV)/run.stamp
+	@$(BIN)/python -m devhost --backend $(BACKEND) --port $(PORT) --data "$(DATA)" --hints $(ARGS)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/dev.stamp
+	SOAK=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .azurite .pytest_cache .ruff_cache .hypothesis
+
+# A stamp says what the environment was made from; whichever file changes makes it again.
+$(VENV)/run.stamp: requirements.txt devhost/requirements.txt | $(VENV)/python.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r devhost/requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements.txt devhost/requirements.txt requirements-dev.txt | $(VENV)/python.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/python.stamp:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) is not there: install Python 3.13, or name it with PYTHON=/path/to/python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' || { \
+	  echo "$(PYTHON) is older than Python 3.13: name a newer one with PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,5 @@
+"""What devhost refuses to work with, in words for whoever started it."""
+
+
+class DevhostError(Exception):
+    """The app, a setting, a port or a folder can not be used; the text says which and what to do."""

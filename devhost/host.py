@@ -1,0 +1,197 @@
+"""The host: one app, its routes, listeners and timers, started and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devhost.errors import DevhostError
+from devhost.hostjson import HostJson, load_host_json
+from devhost.sockets import bind
+
+if TYPE_CHECKING:
+    from devhost.http import HttpServer
+    from devhost.invoker import Invoker
+    from devhost.queues import QueueListener
+    from devhost.routing import Route
+    from devhost.runtime import FunctionIndex
+    from devhost.timers import TimerRunner
+    from storage_lib.backends.base import StorageBackend
+    from storage_lib.backends.queues import QueueStore
+
+logger = logging.getLogger("devhost")
+
+# How long invocations may run on when the host is asked to stop.
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """What to serve and where. ``lease_seconds`` is how long a received message stays hidden."""
+
+    app: Path
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 7071
+    require_keys: bool = False
+    lease_seconds: float = 30.0
+
+
+class Host:
+    """Serves the app of ``config.app`` until stopped. A process can serve one app only.
+
+    ``queues`` is the store of queue triggers and outputs, opened and with ``message_encoding="none"``;
+    without it, one is built from the environment as the app builds its own. ``bound`` is a socket from
+    `sockets.bind`, for callers that want the port checked before anything else.
+    """
+
+    def __init__(
+        self, config: HostConfig, *, queues: QueueStore | None = None, bound: socket.socket | None = None
+    ) -> None:
+        self.config = config
+        self.port = config.port
+        self._queues = queues
+        self._bound = bound
+        self._cleanup = AsyncExitStack()
+        self.listeners: list[QueueListener] = []
+        self.timers: list[TimerRunner] = []
+        self.routes: tuple[Route, ...] = ()
+        self.keys: dict[str, str] = {}
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a trailing slash."""
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"http://{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Load the app and serve it; when this returns, requests are answered.
+
+        :raises DevhostError: the port, the folder, host.json, the app or a binding can not be used.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._cleanup.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """Take nothing new, let what runs end (10 s at most), shut the app down, release everything."""
+        await self._cleanup.aclose()
+
+    async def _start(self) -> None:
+        bound = self._bound or bind(self.config.host, self.config.port)
+        self._cleanup.callback(bound.close)
+        self.port = bound.getsockname()[1]
+        settings = load_host_json(self.config.app)
+
+        # Only now: the imports take a while, and everything cheap has been checked.
+        from devhost.runtime import load_app
+
+        index = load_app(self.config.app)
+        self._cleanup.push_async_callback(_shutdown, index)
+        invoker = await self._connect(index, settings)
+        server = self._http(index, settings, invoker)
+        self._cleanup.push_async_callback(self._stop_triggers, server, invoker)
+        await server.start(bound)
+        for trigger in (*self.listeners, *self.timers):
+            trigger.start()
+
+    async def _connect(self, index: FunctionIndex, settings: HostJson) -> Invoker:
+        """Check every binding, open the queue store if one is needed, and make listeners and timers."""
+        from devhost.invoker import Invoker
+        from devhost.outputs import QueueOutputs, queue_name
+        from devhost.timers import TimerRunner
+
+        triggers = [function for function in index.functions if function.kind == "queue"]
+        encoding = settings.queues.message_encoding
+        outputs = QueueOutputs(index.functions, encoding, self._notify)
+        if triggers or outputs.used:
+            outputs.store = self._queues or await self._open_store()
+        invoker = Invoker(outputs)
+        if outputs.store is not None and triggers:
+            from devhost.queues import QueueListener
+
+            self.listeners = [
+                QueueListener(
+                    outputs.store,
+                    queue_name(function.trigger, function),
+                    function,
+                    invoker,
+                    settings.queues,
+                    lease_seconds=self.config.lease_seconds,
+                    notify=self._notify,
+                )
+                for function in triggers
+            ]
+        self.timers = [
+            TimerRunner(function, invoker) for function in index.functions if function.kind == "timer"
+        ]
+        return invoker
+
+    def _http(self, index: FunctionIndex, settings: HostJson, invoker: Invoker) -> HttpServer:
+        from devhost.http import DEFAULT_BODY_LIMIT, HttpServer
+        from devhost.keys import load_or_create
+        from devhost.routing import RouteTable
+
+        routes = RouteTable(index.functions, settings.route_prefix)
+        self.routes = routes.routes
+        keys = load_or_create(self.config.data) if self.config.require_keys else None
+        self.keys = {"host": keys.host, "master": keys.master} if keys else {}
+        limit = os.environ.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", str(DEFAULT_BODY_LIMIT))
+        if not limit.isdecimal():
+            raise DevhostError(f"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT must be bytes, not {limit!r}")
+        return HttpServer(routes, invoker, keys=keys, body_limit=int(limit))
+
+    async def _open_store(self) -> QueueStore:
+        from storage_lib.config import StorageConfig
+        from storage_lib.errors import StorageError
+        from storage_lib.factory import build
+
+        try:
+            config = StorageConfig.from_env()
+            if config.storage_type == "memory":
+                raise DevhostError(
+                    "AGENT_STORAGE_TYPE=memory: the app's queues can not be seen from outside of it; use file"
+                )
+            backend: StorageBackend = build(config, message_encoding="none")
+            self._cleanup.push_async_callback(backend.close)
+            await backend.open()
+        except StorageError as error:
+            raise DevhostError(f"the queue store can not be opened: {error}") from error
+        return backend.queues
+
+    def _notify(self, queue: str) -> None:
+        for listener in self.listeners:
+            if listener.queue == queue:
+                listener.wake()
+
+    async def _stop_triggers(self, server: HttpServer, invoker: Invoker) -> None:
+        # All at once: each stops taking work and waits for its own, and the limit is one for all.
+        await asyncio.gather(
+            server.stop(),
+            invoker.drain(STOP_SECONDS),
+            *(listener.stop(STOP_SECONDS) for listener in self.listeners),
+            *(timer.stop() for timer in self.timers),
+        )
+        # What slipped in while the server closed, and timer runs, which nothing above waits for.
+        await invoker.drain(STOP_SECONDS)
+
+
+async def _shutdown(index: FunctionIndex) -> None:
+    """Let the app close what it opened: ``function_app.shutdown``, where it has one."""
+    shutdown = getattr(index.module, "shutdown", None)
+    if not inspect.iscoroutinefunction(shutdown):
+        return
+    try:
+        await shutdown()
+    except Exception:
+        # The app's own code: its failure must not keep the rest from being released.
+        logger.exception("function_app.shutdown failed")

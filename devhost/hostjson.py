@@ -1,0 +1,157 @@
+"""``host.json``, ``local.settings.json`` and ``%SETTING%``: what configures a Functions host.
+
+Names, defaults and limits are those of the "host.json reference for Azure Functions" and of
+``QueuesOptions`` in the storage extension.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from devhost.errors import DevhostError
+
+MessageEncoding = Literal["base64", "none"]
+
+# On Azure an idle queue is looked at every minute; at a developer's desk that reads as a hang.
+LOCAL_POLLING_CAP = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """``extensions.queues``. Times are seconds."""
+
+    batch_size: int = 16
+    new_batch_threshold: int = 8
+    visibility_timeout: float = 0.0
+    max_dequeue_count: int = 5
+    max_polling_interval: float = LOCAL_POLLING_CAP
+    message_encoding: MessageEncoding = "base64"
+
+
+@dataclass(frozen=True, slots=True)
+class HostJson:
+    """The parts of ``host.json`` that devhost acts on."""
+
+    route_prefix: str = "api"
+    queues: QueueOptions = field(default_factory=QueueOptions)
+
+
+def load_host_json(directory: Path) -> HostJson:
+    """Read ``host.json``; a missing file means the defaults.
+
+    :raises DevhostError: it is not JSON, or a field is outside what Functions accepts; the text names it.
+    """
+    path = directory / "host.json"
+    if not path.exists():
+        return HostJson()
+    root = _object(_parse(path), "host.json")
+    if root.get("version") != "2.0":
+        raise DevhostError(f'host.json: version must be "2.0", not {root.get("version")!r}')
+    extensions = _section(root, "extensions", "host.json")
+    http = _section(extensions, "http", "host.json: extensions")
+    prefix = http.get("routePrefix", "api")
+    if not isinstance(prefix, str):
+        raise DevhostError(f"host.json: extensions.http.routePrefix must be text, not {prefix!r}")
+    return HostJson(
+        prefix.strip("/"), _queue_options(_section(extensions, "queues", "host.json: extensions"))
+    )
+
+
+def apply_local_settings(directory: Path, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Put ``local.settings.json``'s Values into the environment, where a name is not set already.
+
+    :raises DevhostError: it is not JSON, is encrypted, or has a value that is not text.
+    """
+    path = directory / "local.settings.json"
+    if not path.exists():
+        return
+    root = _object(_parse(path), "local.settings.json")
+    if root.get("IsEncrypted"):
+        raise DevhostError(
+            "local.settings.json: IsEncrypted is true; `func settings decrypt` makes it readable"
+        )
+    for name, value in _section(root, "Values", "local.settings.json").items():
+        if not isinstance(value, str):
+            raise DevhostError(f"local.settings.json: Values.{name} must be text, not {value!r}")
+        environ.setdefault(name, value)
+
+
+def resolve_settings(text: str, where: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Replace each ``%NAME%`` by the app setting of that name.
+
+    :raises DevhostError: there is no such setting; ``where`` says what asked for it.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        try:
+            return environ[match[1]]
+        except KeyError:
+            raise DevhostError(f"{where}: the app setting {match[1]} is not set") from None
+
+    return re.sub(r"%([^%]+)%", value, text)
+
+
+def _queue_options(section: Mapping[str, Any]) -> QueueOptions:
+    where = "host.json: extensions.queues"
+    batch_size = _integer(section, "batchSize", 16, 1, 32, where)
+    encoding = str(section.get("messageEncoding", "base64")).lower()
+    if encoding not in ("base64", "none"):
+        raise DevhostError(f'{where}.messageEncoding must be "base64" or "none", not {encoding!r}')
+    return QueueOptions(
+        batch_size=batch_size,
+        new_batch_threshold=_integer(section, "newBatchThreshold", batch_size // 2, 0, 1000, where),
+        visibility_timeout=_seconds(section, "visibilityTimeout", 0.0, 0.0, 7 * 24 * 3600.0, where),
+        max_dequeue_count=_integer(section, "maxDequeueCount", 5, 1, 2**31 - 1, where),
+        max_polling_interval=min(
+            LOCAL_POLLING_CAP, _seconds(section, "maxPollingInterval", 60.0, 0.1, 2**31, where)
+        ),
+        message_encoding=encoding,
+    )
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DevhostError(f"{path.name}: {error}") from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DevhostError(f"{where} must be a JSON object, not {value!r}")
+    return cast("dict[str, Any]", value)
+
+
+def _section(parent: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    separator = "." if ":" in where else ": "
+    return _object(parent.get(name, {}), f"{where}{separator}{name}")
+
+
+def _integer(section: Mapping[str, Any], name: str, default: int, low: int, high: int, where: str) -> int:
+    value = section.get(name, default)
+    # bool is an int to Python, not to whoever wrote `true` here.
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise DevhostError(f"{where}.{name} must be a whole number from {low} to {high}, not {value!r}")
+    return value
+
+
+def _seconds(
+    section: Mapping[str, Any], name: str, default: float, low: float, high: float, where: str
+) -> float:
+    value = section.get(name)
+    if value is None:
+        return default
+    match = re.fullmatch(r"(?:(\d+)\.)?(\d{1,2}):([0-5]?\d):([0-5]?\d(?:\.\d{1,7})?)", str(value))
+    if match is None or int(match[2]) > 23:
+        raise DevhostError(f'{where}.{name} must be a time span "hh:mm:ss", not {value!r}')
+    days, hours, minutes = (int(match[group] or 0) for group in (1, 2, 3))
+    seconds = ((days * 24 + hours) * 60 + minutes) * 60 + float(match[4])
+    if not low <= seconds <= high:
+        raise DevhostError(f"{where}.{name} must be from {low:g} to {high:g} seconds, not {value!r}")
+    return seconds

@@ -1,0 +1,295 @@
+"""HTTP as the standards have it: keys from paths, conditional and range headers, problems (RFC 9457)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+import azure.functions as func
+
+from storage_lib.backends.base import ByteRange, ObjectInfo
+from storage_lib.errors import (
+    InvalidArgumentError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    SerializationError,
+    StorageError,
+    TransientStorageError,
+    UnsupportedOperationError,
+)
+from storage_lib.keys import decode_metadata_value, encode_metadata_value, validate_user_key
+
+_log = logging.getLogger("AOS.Http")
+
+PROBLEM_TYPE = "urn:agent-storage:problem:"
+"""A problem's ``type`` is this and the stable code of its error."""
+
+_STATUS: tuple[tuple[type[StorageError], int], ...] = (
+    (KeyNotFoundError, 404),
+    (PreconditionFailedError, 412),
+    (ObjectTooLargeError, 413),
+    (InvalidKeyError, 400),
+    (InvalidArgumentError, 400),
+    (SerializationError, 400),
+    (UnsupportedOperationError, 501),
+    (TransientStorageError, 503),
+    # Refused credentials, broken data and a wrong configuration are the server's to mend, not the client's.
+    (StorageError, 500),
+)
+_TITLES = {
+    400: "Bad Request",
+    404: "Not Found",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+}
+
+_HEADERS = {
+    "if_match": "If-Match",
+    "if_absent": "If-None-Match",
+    "content_type": "Content-Type",
+    "metadata": "x-meta-*",
+}
+"""Where the library's arguments come from."""
+
+Handler = Callable[[func.HttpRequest], Awaitable[func.HttpResponse]]
+
+
+class UnsupportedMediaTypeError(InvalidArgumentError):
+    """The body's content type is none that this route takes."""
+
+    code = "unsupported-media-type"
+
+
+def problems(handler: Handler) -> Handler:
+    """Answer errors as problem+json; only an error of ours tells its detail."""
+
+    @functools.wraps(handler)
+    async def guarded(req: func.HttpRequest) -> func.HttpResponse:
+        try:
+            return await handler(req)
+        except StorageError as error:
+            response = problem(error)
+            if response.status_code >= 500:
+                _log.error("%s %s: %s", req.method, _path(req), error, exc_info=error)
+            return response
+        except Exception:
+            _log.exception("%s %s failed", req.method, _path(req))
+            return _problem(500, "internal-error", "the server failed; its log has the details")
+
+    return guarded
+
+
+def problem(error: StorageError) -> func.HttpResponse:
+    """The problem+json answer to an error."""
+    if isinstance(error, UnsupportedMediaTypeError):
+        status = 415
+    else:
+        status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    headers: dict[str, str] = {}
+    if isinstance(error, TransientStorageError):
+        headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+    field = _HEADERS.get(error.field, error.field) if error.field else None
+    extra = {"field": field, "limit": error.limit, "remedy": error.remedy}
+    return _problem(status, error.code, str(error), headers=headers, **extra)
+
+
+def _problem(
+    status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any
+) -> func.HttpResponse:
+    document = {"type": PROBLEM_TYPE + code, "title": _TITLES[status], "status": status, "detail": detail}
+    document |= {name: value for name, value in extra.items() if value is not None}
+    return json_response(document, status=status, headers=headers, content_type="application/problem+json")
+
+
+def range_problem(size: int) -> func.HttpResponse:
+    """416 with the object's size, as RFC 9110, 15.5.17 asks."""
+    return _problem(
+        416,
+        "range-not-satisfiable",
+        f"no byte of the range lies in the object of {size} bytes",
+        headers={"Content-Range": f"bytes */{size}"},
+        field="Range",
+    )
+
+
+def json_response(
+    document: Any,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    content_type: str = "application/json",
+) -> func.HttpResponse:
+    import msgspec
+
+    return func.HttpResponse(
+        msgspec.json.encode(document), status_code=status, headers=headers, mimetype=content_type
+    )
+
+
+def object_key(req: func.HttpRequest) -> str:
+    """The key of the path, checked.
+
+    The platform hands over the path percent-decoded once, but for ``%2F``, which stays as it is; here it is
+    the ``/`` that clients meant who encode a whole key. No key contains a literal ``%2F`` (keys.py).
+    """
+    return validate_user_key(re.sub("%2f", "/", req.route_params.get("key", ""), flags=re.IGNORECASE))
+
+
+def body_of(req: func.HttpRequest, limit: int) -> bytes:
+    """:raises ObjectTooLargeError: the body is larger than the limit."""
+    body = req.get_body()
+    if len(body) > limit:
+        raise ObjectTooLargeError(
+            f"the body is {len(body)} bytes",
+            field="body",
+            limit=f"{limit} bytes (app setting AGENT_STORAGE_MAX_BODY_BYTES)",
+            remedy="split the object, or save it with storage_lib",
+        )
+    return body
+
+
+def json_body(req: func.HttpRequest, limit: int) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    :raises UnsupportedMediaTypeError: it does not say that it is JSON.
+    :raises SerializationError: it is not.
+    """
+    content_type = req.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaTypeError(
+            f"the content type is {content_type!r}",
+            field="Content-Type",
+            limit="application/json",
+            remedy="send JSON with the header Content-Type: application/json",
+        )
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(body_of(req, limit))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SerializationError(f"the body is not JSON: {error}", field="body") from error
+    if not isinstance(found, dict):
+        raise SerializationError(f"the body is a JSON {type(found).__name__}, not an object", field="body")
+    return found
+
+
+def integer_parameter(req: func.HttpRequest, name: str, default: int, low: int, high: int) -> int:
+    text = req.params.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not low <= int(text) <= high:
+        raise InvalidArgumentError(
+            f"{name} is {text[:40]!r}", field=name, limit=f"a whole number from {low} to {high}"
+        )
+    return int(text)
+
+
+# -- metadata and validators
+
+
+def metadata_of(req: func.HttpRequest) -> dict[str, str]:
+    """User metadata of the ``x-meta-*`` headers; values are text, or percent-encoded UTF-8."""
+    return {
+        name[len("x-meta-") :]: decode_metadata_value(value)
+        for name, value in req.headers.items()
+        if name.startswith("x-meta-")
+    }
+
+
+def object_headers(info: ObjectInfo) -> dict[str, str]:
+    headers = {
+        "Content-Type": info.content_type,
+        "ETag": f'"{info.etag}"',
+        "Last-Modified": format_datetime(info.last_modified.astimezone(UTC), usegmt=True),
+        "Accept-Ranges": "bytes",
+        # Stored content is not ours: a browser must neither guess its type nor run it as part of this site.
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+        "Cache-Control": "private, no-cache",
+    }
+    for name, value in info.metadata.items():
+        headers[f"x-meta-{name}"] = encode_metadata_value(value)
+    return headers
+
+
+_ETAG = re.compile(r'\s*(W/)?"([^"]*)"\s*(?:,|$)')
+
+
+def etags(req: func.HttpRequest, header: str) -> list[str] | None:
+    """The entity tags of ``If-Match`` or ``If-None-Match``: None without the header, ``["*"]`` for any.
+
+    A weak tag can not match a strong comparison; ``If-None-Match`` compares weakly (RFC 9110, 13.1).
+
+    :raises InvalidArgumentError: the header is malformed.
+    """
+    text = req.headers.get(header)
+    if text is None:
+        return None
+    if text.strip() == "*":
+        return ["*"]
+    tags: list[str] = []
+    position = 0
+    while position < len(text):
+        match = _ETAG.match(text, position)
+        if match is None:
+            raise InvalidArgumentError(
+                f"{header} is not a list of entity tags", field=header, limit='"tag", … or *'
+            )
+        if not match[1] or header == "If-None-Match":
+            tags.append(match[2])
+        position = match.end()
+    return tags
+
+
+def modified_since(req: func.HttpRequest) -> datetime | None:
+    """The moment of ``If-Modified-Since``; a malformed one is ignored, as RFC 9110, 13.1.3 asks."""
+    text = req.headers.get("If-Modified-Since")
+    if text is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+_RANGE = re.compile(r"bytes=(\d{1,18})?-(\d{1,18})?")
+
+
+def byte_range(req: func.HttpRequest) -> ByteRange | None:
+    """The one range of the ``Range`` header. Several ranges, another unit or a malformed one are ignored,
+    and the whole object is the answer (RFC 9110, 14.2)."""
+    match = _RANGE.fullmatch(req.headers.get("Range", "").strip())
+    if match is None or match[1] is match[2] is None:
+        return None
+    if match[1] is None:
+        # A suffix of no bytes is satisfied by nothing: a range behind every end says so.
+        return ByteRange(-int(match[2])) if int(match[2]) else ByteRange(2**62)
+    if match[2] is None:
+        return ByteRange(int(match[1]))
+    if int(match[2]) < int(match[1]):
+        return None
+    return ByteRange(int(match[1]), int(match[2]) + 1)
+
+
+def location_below(req: func.HttpRequest, *segments: str) -> str:
+    """The path of this request with more segments."""
+    return "/".join([_path(req).rstrip("/"), *(quote(segment, safe="") for segment in segments)])
+
+
+def _path(req: func.HttpRequest) -> str:
+    """The URL's path alone: a query may hold a function key (``code=``), which no log should."""
+    return re.sub(r"^[a-z]+://[^/]*|[?#].*$", "", req.url)

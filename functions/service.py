@@ -1,0 +1,28 @@
+"""HTTP: is the app alive, and can it serve."""
+
+from __future__ import annotations
+
+import azure.functions as func
+
+from functions.http import json_response, problems
+from functions.state import state
+
+blueprint = func.Blueprint()
+
+
+@blueprint.function_name("health_live")
+@blueprint.route(route="health/live", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+@problems
+async def health_live(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/health/live``: 200 as long as the process answers; asks nothing of the storage."""
+    return json_response({"status": "live"})
+
+
+@blueprint.function_name("health_ready")
+@blueprint.route(route="health/ready", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
+@problems
+async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/health/ready``: 200 if the storage answers, else 503 with the reason."""
+    app = state()
+    await app.storage.open()
+    return json_response({"status": "ready", "storage": app.config.storage_type})

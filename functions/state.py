@@ -1,0 +1,72 @@
+"""What outlives an invocation: the storage and the task engine of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from storage_lib.config import StorageConfig
+from storage_lib.errors import ConfigurationError
+from storage_lib.manager import StorageManager
+from storage_lib.tasks.engine import LEASE_SECONDS, TaskEngine
+from storage_lib.tasks.registry import Registry
+
+DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Below the platform's own limit of 100 MB, so that the answer to a larger body is ours and says why."""
+
+
+@dataclass
+class AppState:
+    """Made at the first invocation, from the app settings; connections stay open between invocations."""
+
+    config: StorageConfig
+
+    @cached_property
+    def storage(self) -> StorageManager:
+        return StorageManager(self.config)
+
+    @cached_property
+    def engine(self) -> TaskEngine:
+        modules = [name.strip() for name in os.environ.get("AGENT_TASK_MODULES", "").split(",")]
+        lease = _positive("AGENT_TASK_LEASE_SECONDS", LEASE_SECONDS)
+        return TaskEngine(self.storage, Registry(filter(None, modules)), lease_seconds=lease)
+
+    @cached_property
+    def max_body_bytes(self) -> int:
+        return int(_positive("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES))
+
+
+_states: dict[asyncio.AbstractEventLoop, AppState] = {}
+
+
+def state() -> AppState:
+    """The state that belongs to the running event loop (the worker has one; clients can not change loops).
+
+    :raises ConfigurationError: an app setting can not work; ``field`` names it.
+    """
+    loop = asyncio.get_running_loop()
+    if loop not in _states:
+        _states[loop] = AppState(StorageConfig.from_env())
+    return _states[loop]
+
+
+async def shutdown() -> None:
+    """Close what the running loop opened; the host calls it when it stops."""
+    found = _states.pop(asyncio.get_running_loop(), None)
+    if found is not None and "storage" in found.__dict__:
+        await found.storage.close()
+
+
+def _positive(setting: str, default: float) -> float:
+    text = os.environ.get(setting)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise ConfigurationError(f"{setting} is {text!r}", field=setting, limit="a number above 0")
+    return value

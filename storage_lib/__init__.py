@@ -1,0 +1,36 @@
+"""Storage for agents: objects, tables and queues with one meaning on files, Azure and memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from storage_lib.backends.base import StorageBackend
+from storage_lib.config import StorageConfig
+from storage_lib.errors import StorageError
+from storage_lib.manager import StorageManager
+
+if TYPE_CHECKING:
+    from storage_lib.backends.azure import AzureStorageBackend
+    from storage_lib.backends.file import FileStorageBackend
+    from storage_lib.backends.memory import MemoryBackend
+
+__all__ = [
+    "AzureStorageBackend",
+    "FileStorageBackend",
+    "MemoryBackend",
+    "StorageBackend",
+    "StorageConfig",
+    "StorageError",
+    "StorageManager",
+]
+
+_BACKENDS = {"AzureStorageBackend": "azure", "FileStorageBackend": "file", "MemoryBackend": "memory"}
+
+
+def __getattr__(name: str) -> Any:
+    # A backend is imported when it is named: a cold start pays for the one it uses.
+    if name in _BACKENDS:
+        from importlib import import_module
+
+        return getattr(import_module(f"storage_lib.backends.{_BACKENDS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,113 @@
+"""`AzureStorageBackend`: Blob, Queue and Table Storage of one account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.azure.endpoints import Endpoints, check_key, check_sas, resolve
+from storage_lib.backends.azure.objects import AzureObjectStore
+from storage_lib.backends.azure.queues import AzureQueueStore
+from storage_lib.backends.azure.tables import AzureTableStore
+from storage_lib.backends.base import MessageEncoding, StorageBackend
+from storage_lib.errors import ConfigurationError, InvalidKeyError
+from storage_lib.names import validate_container_name
+
+DEFAULT_CONTAINER = "agent-storage"
+
+
+class AzureStorageBackend(StorageBackend):
+    """Objects in one blob container; tables and queues of the account by their names.
+
+    :param connection_string: of the account (``UseDevelopmentStorage=true`` is Azurite on its own ports).
+    :param account_url: instead of it, the URL of any one of the services; see `endpoints.resolve`.
+    :param credential: anything with ``get_token`` (azure-identity, sync or async), an account key or SAS
+        as text, an AzureNamedKeyCredential or AzureSasCredential. None: what the connection string or URL
+        brings, else the identity there is (DefaultAzureCredential). It is not closed here.
+    :param client_id: of the user-assigned managed identity, where no credential is given.
+    :param verify: path of the CA certificate to trust (for tests over TLS).
+
+    Nothing is imported from a vendor before the first operation needs it. It can be used from several
+    event loops, one after the other or at once.
+
+    :raises ConfigurationError: the arguments can not work.
+    """
+
+    def __init__(
+        self,
+        connection_string: str | None = None,
+        *,
+        account_url: str | None = None,
+        credential: Any = None,
+        blob_endpoint: str | None = None,
+        queue_endpoint: str | None = None,
+        table_endpoint: str | None = None,
+        container: str = DEFAULT_CONTAINER,
+        message_encoding: MessageEncoding = "base64",
+        client_id: str | None = None,
+        verify: str | None = None,
+    ) -> None:
+        endpoints = resolve(
+            connection_string,
+            account_url=account_url,
+            blob_endpoint=blob_endpoint,
+            queue_endpoint=queue_endpoint,
+            table_endpoint=table_endpoint,
+        )
+        try:
+            validate_container_name(container)
+        except InvalidKeyError as error:
+            raise ConfigurationError(str(error), field="container", limit=error.limit) from error
+        endpoints = _with_secret(endpoints, credential)
+        self.endpoints = endpoints
+        self._clients = Clients(
+            endpoints, container, credential=credential, client_id=client_id, verify=verify
+        )
+        self.objects = self._objects = AzureObjectStore(self._clients)
+        self.queues = AzureQueueStore(self._clients, message_encoding)
+        self.tables = AzureTableStore(self._clients)
+
+    def __repr__(self) -> str:
+        return f"AzureStorageBackend({self.endpoints.blob}/{self._clients.container_name})"
+
+    async def open(self) -> None:
+        await self._objects.open()
+
+    async def close(self) -> None:
+        self._objects.close()
+        await self._clients.close()
+
+
+def _with_secret(endpoints: Endpoints, credential: Any) -> Endpoints:
+    """``endpoints`` with the key or SAS of ``credential``, or without any where it gives tokens."""
+    key, sas, name = endpoints.account_key, endpoints.sas, endpoints.account_name
+    if isinstance(credential, str):
+        key, sas = (None, credential) if "sig=" in credential else (credential, None)
+    elif hasattr(credential, "named_key"):
+        (name, key), sas = credential.named_key, None
+    elif hasattr(credential, "signature"):
+        key, sas = None, credential.signature
+    elif hasattr(credential, "get_token"):
+        key = sas = None
+    elif credential is not None:
+        raise ConfigurationError(
+            f"credential is a {type(credential).__name__}",
+            field="credential",
+            limit="a token credential, an account key or a SAS",
+        )
+    if key is None and sas is None:
+        for service in ("blob", "queue", "table"):
+            if getattr(endpoints, service).startswith("http:"):
+                raise ConfigurationError(
+                    f"a token must not be sent to the {service} service over http",
+                    field=f"{service}_endpoint",
+                    remedy="use https, or an account key",
+                )
+    return Endpoints(
+        endpoints.blob,
+        endpoints.queue,
+        endpoints.table,
+        name,
+        None if key is None else check_key(key, "credential"),
+        None if sas is None else check_sas(sas, "credential"),
+    )

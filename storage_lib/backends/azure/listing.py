@@ -1,0 +1,172 @@
+"""Listings: what List Blobs answers, parsed, and brought into the order that all backends keep.
+
+The port's order is that of the UTF-8 bytes (which is that of code points, and of Python's str). Azurite
+sorts by UTF-16 units, and the documentation of Azure says no more than "alphabetical". The two differ
+only between characters above U+FFFF (emoji) and those from U+E000 to U+FFFF (full-width forms) that stand
+at the same place of two names with the same beginning. `in_key_order` gives the right order whichever of
+them the service has: where such a beginning is met, it reads the block that belongs first by a request of
+its own. It holds no more than a page, and without such names makes no more requests.
+
+``startFrom`` needs service version 2026-02-06 (Azurite 3.37). A service that does not know it begins at
+the beginning: that is noticed, costs reading, and leaves only the order described above to the service.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from storage_lib.backends.objects import ListEntry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from xml.etree.ElementTree import Element
+
+Found = ListEntry | str
+"""An entry, or a common prefix as a str."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the service, in the service's order. ``last`` tells that no page follows."""
+
+    found: list[Found]
+    last: bool
+
+
+Fetch = Callable[[str | None], AsyncIterator[Page]]
+"""The pages from a name on (inclusive; None: from the beginning)."""
+
+
+def name_of(found: Found) -> str:
+    return found if isinstance(found, str) else found.key
+
+
+async def in_key_order(fetch: Fetch, prefix: str, after: str | None) -> AsyncGenerator[Found]:
+    """All that is behind ``after``, each once, in the order of the UTF-8 bytes."""
+    start = None
+    blocks: list[str] = []
+    if after is not None and after > prefix:
+        # '0' follows '/': the first name that is not below the common prefix.
+        start = after[:-1] + "0" if after.endswith("/") else after
+        blocks = [after[:at] for at in _places(_HIGH, after, len(prefix))]
+    order = _Order(fetch, after or "")
+    async with aclosing(order.read(start, len(prefix), blocks)) as stream:
+        async for found in stream:
+            name = name_of(found)
+            if name > order.floor and not (after and after.endswith("/") and name.startswith(after)):
+                order.floor = name
+                yield found
+
+
+_HIGH = re.compile("[\ue000-\uffff]")
+_SUPPLEMENTARY = re.compile("[\U00010000-\U0010ffff]")
+
+
+class _Order:
+    """``floor`` is the last name that was given; what is not above it has been given or was not wanted."""
+
+    def __init__(self, fetch: Fetch, floor: str) -> None:
+        self._fetch = fetch
+        self.floor = floor
+
+    async def read(self, start: str | None, fixed: int, blocks: list[str]) -> AsyncGenerator[Found]:
+        """What the service has from ``start`` on, some of it more than once, but first in order.
+
+        :param fixed: so many characters at the beginning are the same in all names.
+        :param blocks: beginnings, each the beginning of the next, whose high block holds ``start``: the
+            supplementary block belongs behind it, where a service sorting by UTF-16 has it before.
+        """
+        async for page in self._fetch(start):
+            for index, found in enumerate(page.found):
+                name = name_of(found)
+                if _precedes(name, start):
+                    continue
+                while blocks and not _in_block(name, blocks[-1], _HIGH):
+                    async for other in self._block(blocks.pop(), _SUPPLEMENTARY):
+                        yield other
+                if not name.isascii():
+                    for at in _places(_SUPPLEMENTARY, name, fixed):
+                        if self._needs_high_block(name[:at], page, index):
+                            async for other in self._block(name[:at], _HIGH):
+                                yield other
+                yield found
+        while blocks:
+            async for other in self._block(blocks.pop(), _SUPPLEMENTARY):
+                yield other
+
+    def _needs_high_block(self, beginning: str, page: Page, index: int) -> bool:
+        if self.floor >= beginning + "\U00010000":
+            return False  # it belongs before what has been given
+        for found in page.found[index + 1 :]:
+            if not _in_block(name_of(found), beginning, _SUPPLEMENTARY):
+                return _in_block(name_of(found), beginning, _HIGH)
+        return not page.last
+
+    async def _block(self, beginning: str, kind: re.Pattern[str]) -> AsyncGenerator[Found]:
+        start = beginning + ("\ue000" if kind is _HIGH else "\U00010000")
+        async with aclosing(self.read(start, len(beginning) + 1, [])) as stream:
+            async for found in stream:
+                if not _in_block(name_of(found), beginning, kind):
+                    return
+                yield found
+
+
+def _in_block(name: str, beginning: str, kind: re.Pattern[str]) -> bool:
+    return name.startswith(beginning) and kind.match(name, len(beginning)) is not None
+
+
+def _precedes(name: str, start: str | None) -> bool:
+    """Whether ``name`` comes before ``start`` in either order: the service does not know startFrom."""
+    return start is not None and name < start and name.encode("utf-16-be") < start.encode("utf-16-be")
+
+
+def _places(kind: re.Pattern[str], name: str, fixed: int) -> list[int]:
+    return [found.start() for found in kind.finditer(name, fixed)]
+
+
+def parse(body: bytes, *, details: bool) -> list[Found]:
+    """The entries and common prefixes of an answer to List Blobs, in its order."""
+    from xml.etree import ElementTree
+
+    page: list[Found] = []
+    folded = False
+    for node in ElementTree.fromstring(body).iterfind("Blobs/*"):  # noqa: S314 - the service's own answer
+        name_node = node.find("Name")
+        name = (name_node is not None and name_node.text) or ""
+        if name_node is not None and name_node.get("Encoded") == "true":
+            name = unquote(name)
+        if node.tag == "BlobPrefix":
+            folded = True
+            page.append(name)
+        elif node.findtext("Properties/ResourceType") != "directory":
+            page.append(_entry(name, node) if details else ListEntry(name))
+    return _merged(page) if folded else page
+
+
+def _merged(page: list[Found]) -> list[Found]:
+    """A page whose common prefixes may all come before its blobs, as Azurite's do."""
+    names = [name_of(found) for found in page]
+    units = [name.encode("utf-16-be") for name in names]
+    if names == sorted(names) or units == sorted(units):
+        return page
+    return [found for _, found in sorted(zip(units, page, strict=True), key=lambda pair: pair[0])]
+
+
+def _entry(name: str, node: Element) -> ListEntry:
+    from email.utils import parsedate_to_datetime
+
+    properties = node.find("Properties")
+    if properties is None:
+        return ListEntry(name)
+    modified = properties.findtext("Last-Modified")
+    return ListEntry(
+        name,
+        int(properties.findtext("Content-Length") or 0),
+        (properties.findtext("Etag") or "").strip('"'),
+        parsedate_to_datetime(modified) if modified else None,
+    )

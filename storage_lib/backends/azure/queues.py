@@ -1,0 +1,134 @@
+"""Queues by azure-storage-queue. Text goes over the wire as `QueueStore.encode` made it: the SDK's own
+encoding is off (its default), so that host.json's ``messageEncoding`` is agreed on in one place."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.azure.errors import QUEUE_MISSING, read, translated
+from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
+from storage_lib.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from azure.storage.queue.aio import QueueClient
+
+NEVER_EXPIRES = -1
+# XML 1.0, 2.2: what no message text may contain, however it is escaped.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class AzureQueueStore(QueueStore):
+    """Queues of one account. Seconds are whole at the service: fractions are rounded up."""
+
+    def __init__(self, clients: Clients, message_encoding: MessageEncoding = "base64") -> None:
+        super().__init__(message_encoding)
+        self._clients = clients
+
+    async def _create_queue(self, queue: str) -> None:
+        with translated(f"create queue {queue!r}"):
+            try:
+                await (await self._clients.queue(queue)).create_queue()
+            except Exception as error:
+                answer = read(error)
+                # 204 says that it exists; the SDK makes an error of it.
+                if answer is None or (answer.code != "QueueAlreadyExists" and answer.status != 204):
+                    raise
+
+    async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
+        _check_text(text)
+        hidden = math.ceil(delay)
+        # The service refuses a message that expires before it is ever visible.
+        lives = NEVER_EXPIRES if ttl is None else max(math.ceil(ttl), hidden + 1)
+        for attempt in (1, 2):
+            try:
+                client = await self._clients.queue(queue)
+                sent = await client.send_message(text, visibility_timeout=hidden, time_to_live=lives)
+                return sent.id
+            except Exception as error:
+                answer = read(error)
+                if answer is None:
+                    raise
+                if answer.code != QUEUE_MISSING or attempt == 2:
+                    raise answer.as_error(f"send to queue {queue!r}") from error
+            await self._create_queue(queue)
+        raise AssertionError("unreachable")
+
+    async def _receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
+        async with self._client(queue, "receive from") as client:
+            pages = client.receive_messages(
+                messages_per_page=count, visibility_timeout=math.ceil(visibility)
+            ).by_page()
+            # One page is one request; the pager would go on until the queue is empty.
+            async for page in pages:
+                return [self._message(message) async for message in page]
+            return []
+
+    async def _delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
+        async with self._client(queue, f"delete message {message_id} of") as client:
+            await client.delete_message(message_id, pop_receipt)
+
+    async def _update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
+        _check_text(text)
+        async with self._client(queue, f"update message {message.id} of") as client:
+            updated = await client.update_message(
+                message.id, message.pop_receipt, content=text, visibility_timeout=math.ceil(visibility)
+            )
+        # The answer has only what changed.
+        return replace(
+            message,
+            text=text,
+            body=self.decode(text),
+            pop_receipt=updated.pop_receipt or "",
+            next_visible_at=_moment(updated.next_visible_on),
+        )
+
+    async def _peek(self, queue: str, count: int) -> list[QueueMessage]:
+        async with self._client(queue, "peek into") as client:
+            return [self._message(message) for message in await client.peek_messages(count)]
+
+    async def _length(self, queue: str) -> int:
+        async with self._client(queue, "count messages of") as client:
+            return (await client.get_queue_properties()).approximate_message_count or 0
+
+    async def _clear(self, queue: str) -> None:
+        async with self._client(queue, "clear") as client:
+            await client.clear_messages()
+
+    @asynccontextmanager
+    async def _client(self, queue: str, doing: str) -> AsyncGenerator[QueueClient]:
+        with translated(f"{doing} queue {queue!r}"):
+            yield await self._clients.queue(queue)
+
+    def _message(self, message: Any) -> QueueMessage:
+        text: str = message.content or ""
+        return QueueMessage(
+            id=message.id,
+            text=text,
+            body=self.decode(text),
+            dequeue_count=message.dequeue_count or 0,
+            pop_receipt=message.pop_receipt or "",
+            inserted_at=_moment(message.inserted_on),
+            expires_at=_moment(message.expires_on),
+            # A peeked message is visible and does not say since when.
+            next_visible_at=_moment(message.next_visible_on or message.inserted_on),
+        )
+
+
+def _moment(value: datetime | None) -> datetime:
+    return datetime.max.replace(tzinfo=UTC) if value is None else value.astimezone(UTC)
+
+
+def _check_text(text: str) -> None:
+    if bad := _NOT_XML.search(text):
+        raise InvalidArgumentError(
+            f"message contains the character U+{ord(bad.group()):04X}, which a queue can not carry",
+            field="body",
+            remedy="use the message encoding base64",
+        )

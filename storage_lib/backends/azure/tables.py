@@ -1,0 +1,219 @@
+"""Tables by azure-data-tables. Python types are kept: an int travels as Edm.Int32 where it fits and as
+Edm.Int64 else, a datetime as UTC; what the SDK wraps on the way back is unwrapped."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.azure.errors import TABLE_MISSING, read, read_response, translated
+from storage_lib.backends.tables import Entity, EntityPage, TableStore, UpdateMode
+from storage_lib.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from azure.data.tables.aio import TableClient
+
+_KEYS = ("PartitionKey", "RowKey")
+
+
+class AzureTableStore(TableStore):
+    """Tables of one account."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    async def _create_table(self, table: str) -> None:
+        with translated(f"create table {table!r}"):
+            try:
+                await (await self._clients.table(table)).create_table()
+            except Exception as error:
+                answer = read(error)
+                if answer is None or answer.code != "TableAlreadyExists":
+                    raise
+
+    async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
+        entity = _to_wire(pk, rk, properties)
+        return await self._made(table, f"insert {_row(pk, rk)}", lambda client: client.create_entity(entity))
+
+    async def _upsert(
+        self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
+    ) -> str:
+        entity = _to_wire(pk, rk, properties)
+        return await self._made(
+            table,
+            f"upsert {_row(pk, rk)}",
+            lambda client: client.upsert_entity(entity, mode=_mode(mode)),
+        )
+
+    async def _update(
+        self, table: str, pk: str, rk: str, properties: dict[str, Any], etag: str | None, mode: UpdateMode
+    ) -> str:
+        async with self._client(table, f"update {_row(pk, rk)} in") as client:
+            answer = await client.update_entity(
+                _to_wire(pk, rk, properties), mode=_mode(mode), **_condition(etag)
+            )
+        return str(answer["etag"])
+
+    async def _get(self, table: str, pk: str, rk: str) -> Entity:
+        async with self._client(table, f"get {_row(pk, rk)} of") as client:
+            return _from_wire(await client.get_entity(pk, rk), pk, rk)
+
+    async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None:
+        last: Any = None
+
+        def look(response: Any) -> None:
+            nonlocal last
+            last = response.http_response
+
+        doing = f"delete {_row(pk, rk)} of"
+        async with self._client(table, doing) as client:
+            await client.delete_entity(pk, rk, raw_response_hook=look, **_condition(etag))
+        if last is not None and last.status_code == 404:
+            # The SDK takes "there is none" for success.
+            raise read_response(last).as_error(f"{doing} table {table!r}")
+
+    async def _query(
+        self,
+        table: str,
+        filter: str | None,
+        parameters: dict[str, Any],
+        select: list[str] | None,
+        limit: int,
+        cursor: str | None,
+    ) -> EntityPage:
+        from storage_lib.odata import bind
+
+        token = None if cursor is None else _decode_cursor(cursor)
+        options: dict[str, Any] = {"results_per_page": limit}
+        if select is not None:
+            options["select"] = sorted({*select, *_KEYS, "Timestamp"})
+        # Not the SDK's own parameters=: it replaces only names between spaces, so "(n eq @n)" fails.
+        bound = bind(filter, parameters) if filter else None
+        async with self._client(table, "query") as client:
+            found = client.query_entities(bound, **options) if bound else client.list_entities(**options)
+            # Typed as a str in the SDK, but for tables the token is the pair of keys.
+            pages: Any = found.by_page(continuation_token=cast("Any", token))
+            async for page in pages:
+                entities = [_from_wire(entity) async for entity in page]
+                return EntityPage(entities, _encode_cursor(pages.continuation_token))
+        return EntityPage([], None)
+
+    async def _made(
+        self, table: str, doing: str, call: Callable[[TableClient], Awaitable[Mapping[str, Any]]]
+    ) -> str:
+        """The ETag of what ``call`` wrote; the table is made if it was missing."""
+        for attempt in (1, 2):
+            try:
+                return str((await call(await self._clients.table(table)))["etag"])
+            except Exception as error:
+                answer = read(error)
+                if answer is None:
+                    raise
+                if answer.code != TABLE_MISSING or attempt == 2:
+                    raise answer.as_error(f"{doing} in table {table!r}") from error
+            await self._create_table(table)
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def _client(self, table: str, doing: str) -> AsyncGenerator[TableClient]:
+        with translated(f"{doing} table {table!r}"):
+            yield await self._clients.table(table)
+
+
+def _row(pk: str, rk: str) -> str:
+    return f"entity ({pk!r}, {rk!r})"
+
+
+def _mode(mode: UpdateMode) -> Any:
+    from azure.data.tables import UpdateMode as SdkMode
+
+    return SdkMode.MERGE if mode == "merge" else SdkMode.REPLACE
+
+
+def _condition(etag: str | None) -> dict[str, Any]:
+    if etag is None:
+        return {}
+    from azure.core import MatchConditions
+
+    return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+
+
+def _to_wire(pk: str, rk: str, properties: dict[str, Any]) -> dict[str, Any]:
+    from azure.data.tables import EdmType
+
+    entity: dict[str, Any] = {"PartitionKey": pk, "RowKey": rk}
+    for name, value in properties.items():
+        if value is None:
+            continue
+        if type(value) is int and not -(2**31) <= value < 2**31:
+            entity[name] = (value, EdmType.INT64)
+        elif isinstance(value, datetime):
+            # The SDK writes the year 33 as "33", which no one reads.
+            entity[name] = (
+                value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
+                EdmType.DATETIME,
+            )
+        else:
+            entity[name] = value
+    return entity
+
+
+def _from_wire(entity: Any, pk: str | None = None, rk: str | None = None) -> Entity:
+    properties = {name: _value(value) for name, value in entity.items() if name not in _KEYS}
+    metadata = entity.metadata
+    return Entity(
+        entity.get("PartitionKey", pk),
+        entity.get("RowKey", rk),
+        properties,
+        metadata["etag"],
+        _value(metadata["timestamp"]),
+    )
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        # A subclass that also holds the service's own text, to 100 ns.
+        return datetime(
+            value.year,
+            value.month,
+            value.day,
+            value.hour,
+            value.minute,
+            value.second,
+            value.microsecond,
+            UTC,
+        )
+    if isinstance(value, tuple):
+        return value[0]  # EntityProperty: an Int64
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _encode_cursor(token: Any) -> str | None:
+    if not token:
+        return None
+    text = json.dumps([token.get(name) for name in _KEYS], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> dict[str, str | None]:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        values = json.loads(text)
+    except (binascii.Error, ValueError):
+        values = None
+    if (
+        not isinstance(values, list)
+        or len(values) != len(_KEYS)
+        or not all(value is None or isinstance(value, str) for value in values)
+    ):
+        raise InvalidArgumentError(
+            "cursor is not one that a query returned", field="cursor", remedy="start again without a cursor"
+        )
+    return dict(zip(_KEYS, values, strict=True))

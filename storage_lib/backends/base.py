@@ -1,0 +1,70 @@
+"""A storage backend: the three stores of one place, opened and closed together.
+
+The ports themselves stand in objects.py, tables.py and queues.py; their names are given on here.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from storage_lib.backends.objects import (
+    ByteRange,
+    ListEntry,
+    ListPage,
+    ObjectInfo,
+    ObjectStore,
+    PutResult,
+    StoredObject,
+)
+from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
+from storage_lib.backends.tables import Entity, EntityPage, TableStore, UpdateMode
+
+__all__ = [
+    "ByteRange",
+    "Entity",
+    "EntityPage",
+    "ListEntry",
+    "ListPage",
+    "MessageEncoding",
+    "ObjectInfo",
+    "ObjectStore",
+    "PutResult",
+    "QueueMessage",
+    "QueueStore",
+    "StorageBackend",
+    "StoredObject",
+    "TableStore",
+    "UpdateMode",
+]
+
+
+class StorageBackend:
+    """Objects, tables and queues of one place. Use it as an async context manager, or `close` it.
+
+    Opening is lazy: nothing is touched before the first operation or `open`.
+    """
+
+    objects: ObjectStore
+    tables: TableStore
+    queues: QueueStore
+
+    async def open(self) -> None:
+        """Make sure that the store is there and answers; called again, it checks again.
+
+        :raises StorageUnavailableError: it can not be reached.
+        :raises AccessDeniedError: it refuses.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Release connections and threads; the backend can not be used after it."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

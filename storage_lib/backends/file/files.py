@@ -1,0 +1,190 @@
+"""Finding and reading the files of objects, synchronously; objects.py decides where that runs.
+
+Readers take no lock: a rename replaces a file whole, and what was opened stays readable.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from storage_lib.backends.file.foreign import content_type_of, foreign_etag
+from storage_lib.backends.file.format import (
+    READ_AHEAD_BYTES,
+    damaged,
+    data_offset,
+    decode_header,
+)
+from storage_lib.backends.file.layout import Layout
+from storage_lib.backends.file.oserrors import MISSING, not_found
+from storage_lib.backends.objects import ByteRange, ObjectInfo, StoredObject
+from storage_lib.errors import PreconditionFailedError, TransientStorageError
+
+INLINE_BYTES = 256 * 1024
+"""Up to so many bytes a read costs less than handing it to a thread (0.02 ms against 0.1 ms)."""
+
+_ATTEMPTS = 100
+# O_NONBLOCK: a named pipe in the folder must not hang its reader; it means nothing for regular files.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class TooLargeError(Exception):
+    """The bytes asked for are more than may be read on the event loop."""
+
+
+class ObjectFiles:
+    def __init__(self, layout: Layout) -> None:
+        self.root = layout.objects
+        self.paths = layout.paths
+
+    def path(self, key: str) -> str:
+        """The file that this library keeps ``key`` in."""
+        return f"{self.root}/{self.paths.own(key)}"
+
+    def read(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        *,
+        limit: int | None = None,
+    ) -> StoredObject | None:
+        """As `ObjectStore.get`. :raises TooLargeError: more than ``limit`` bytes would have to be read."""
+        for _ in range(_ATTEMPTS):
+            fd, status, own = self._open(key)
+            try:
+                whole = byte_range is None and status.st_size <= INLINE_BYTES
+                info, offset, start = _info(fd, status, key, own, status.st_size if whole else 0)
+                check_etag(info, if_match)
+                if info.etag == if_none_match:
+                    return None
+                first, end = (0, info.size) if byte_range is None else byte_range.resolve(info.size)
+                if limit is not None and end - first > limit:
+                    raise TooLargeError
+                if offset + end <= len(start):
+                    data = start[offset + first : offset + end]
+                else:
+                    data = _read_at(fd, offset + first, end - first)
+                if own or foreign_etag(os.fstat(fd)) == info.etag:
+                    return StoredObject(info, data, first)
+            finally:
+                os.close(fd)
+        raise TransientStorageError(f"object {key!r} is being changed by another program")
+
+    def head(self, key: str) -> ObjectInfo:
+        fd, status, own = self._open(key)
+        try:
+            return _info(fd, status, key, own, 0)[0]
+        finally:
+            os.close(fd)
+
+    def _open(self, key: str) -> tuple[int, os.stat_result, bool]:
+        own = self.path(key)
+        if (found := _open_regular(own)) is not None:
+            return (*found, True)
+        for path in self.foreign_files(key):
+            if (found := _open_regular(path)) is not None:
+                return (*found, False)
+        # A save that replaces another program's file renames ours in before it removes the other.
+        if (found := _open_regular(own)) is not None:
+            return (*found, True)
+        raise not_found(key)
+
+    def foreign_files(self, key: str) -> list[str]:
+        """Where a file of another program that stands for ``key`` is, best first; nearly always none."""
+        found = [self.root]
+        segments = key.split("/")
+        last = len(segments) - 1
+        for index, segment in enumerate(segments):
+            want = stat.S_ISREG if index == last else stat.S_ISDIR
+            found = [
+                f"{directory}/{name}"
+                for directory in found
+                for name in self.paths.foreign(segment)
+                if self._is_there(directory, name, want)
+            ]
+            if not found:
+                break
+        return found
+
+    def _is_there(self, directory: str, names: str, want: Callable[[int], bool]) -> bool:
+        # Symbolic links are not followed, at any level: they may lead out of the folder.
+        parts = names.split("/")
+        for index, name in enumerate(parts):
+            parent, directory = directory, f"{directory}/{name}"
+            try:
+                mode = os.lstat(directory).st_mode
+            except OSError as error:
+                if error.errno in MISSING or error.errno == errno.ENAMETOOLONG:
+                    return False
+                raise
+            if self.paths.fold_case and name not in os.listdir(parent):
+                return False
+            if not (want if index == len(parts) - 1 else stat.S_ISDIR)(mode):
+                return False
+        return True
+
+
+def check_etag(info: ObjectInfo, if_match: str | None) -> None:
+    if if_match is not None and info.etag != if_match:
+        raise PreconditionFailedError(
+            f"object {info.key!r} does not have the ETag {if_match!r}", field="if_match"
+        )
+
+
+def is_regular(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError as error:
+        if error.errno in MISSING:
+            return False
+        raise
+
+
+def _open_regular(path: str) -> tuple[int, os.stat_result] | None:
+    try:
+        fd = os.open(path, _READ)
+    except OSError as error:
+        if error.errno in MISSING:
+            return None
+        raise
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return fd, status
+    os.close(fd)
+    return None
+
+
+def _info(fd: int, status: os.stat_result, key: str, own: bool, ahead: int) -> tuple[ObjectInfo, int, bytes]:
+    """The object's info, where its data begins, and what was read on the way: the first bytes of the file,
+    at least ``ahead`` of them."""
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    if not own:
+        return ObjectInfo(key, status.st_size, foreign_etag(status), modified, content_type_of(key)), 0, b""
+    start = os.pread(fd, max(ahead, READ_AHEAD_BYTES), 0)
+    offset = data_offset(start, key)
+    if offset > len(start):
+        start = _read_at(fd, 0, offset)
+    if offset > len(start):
+        raise damaged(key, "it ends within its header")
+    header = decode_header(start, offset, key, status.st_size)
+    info = ObjectInfo(
+        key, header.size, header.etag, modified, header.content_type, header.metadata, header.sha256
+    )
+    return info, offset, start
+
+
+def _read_at(fd: int, offset: int, size: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if len(data) == size:
+        return data
+    parts = [data]
+    while data and (size := size - len(data)) > 0:  # one call gives at most 2 GiB
+        offset += len(data)
+        data = os.pread(fd, size, offset)
+        parts.append(data)
+    return b"".join(parts)

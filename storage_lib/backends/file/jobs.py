@@ -1,0 +1,45 @@
+"""Work that is done in batches by threads for callers on any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+
+class Job:
+    """One caller's part of a batch: a thread sets ``result`` or ``error``, then `resolve` tells them."""
+
+    __slots__ = ("error", "future", "loop", "result")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has been cancelled. Once seen true it stays so; asked from any thread."""
+        return self.future.cancelled()
+
+
+def resolve(jobs: Iterable[Job]) -> None:
+    """Tell the callers, waking each event loop once for all of them."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, of_loop in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(_tell, of_loop)
+
+
+def _tell(jobs: list[Job]) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue
+        if job.error is None:
+            job.future.set_result(job.result)
+        else:
+            job.future.set_exception(job.error)

@@ -1,0 +1,107 @@
+"""The data folder: what lies where, made on first use and checked ever after.
+
+::
+
+    objects/               the objects, see paths.py
+    system/tmp             files being written
+    system/locks           see locks.py
+    system/store.db        tables and queues, see sqlite.py
+    system/layout.json     {"version":1,"fold_case":false}
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import msgspec
+
+from storage_lib.backends.file.durable import TemporaryFiles, sync_directory
+from storage_lib.backends.file.oserrors import os_errors
+from storage_lib.backends.file.paths import PathMap
+from storage_lib.errors import ConfigurationError
+
+VERSION = 1
+
+
+class _Description(msgspec.Struct):
+    version: int
+    fold_case: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    base: str
+    objects: str
+    temporary: str
+    locks: str
+    database: str
+    paths: PathMap
+
+
+def prepare(base_path: str) -> Layout:
+    """Make the folder or check the one that is there, and clear what crashed processes left.
+
+    Whether its file system ignores case is found out once, when the folder is made: it decides how keys are
+    spelled, so a folder that is moved between file systems keeps its spelling.
+
+    :raises ConfigurationError: the folder was made by a later version, or made where case matters and
+        moved to where it does not.
+    """
+    base = os.path.realpath(base_path)
+    temporary = f"{base}/system/tmp"
+    with os_errors(None):
+        is_new = not os.path.exists(f"{base}/objects")
+        for directory in (f"{base}/objects", temporary, f"{base}/system/locks"):
+            try:
+                os.makedirs(directory, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise ConfigurationError(
+                    f"{base_path!r} can not be a data folder: a file is in its way ({error.filename})",
+                    field="base_path",
+                    remedy="choose another base_path, or move that file",
+                ) from error
+        if is_new:
+            sync_directory(base)
+            sync_directory(os.path.dirname(base))
+        files = TemporaryFiles(temporary)
+        files.remove_stale()
+        described = f"{base}/system/layout.json"
+        if not os.path.exists(described):
+            with files.written(b"") as probe:
+                name = os.path.basename(probe)
+                fold_case = os.path.exists(f"{temporary}/{name.upper()}")
+            text = msgspec.json.encode(_Description(VERSION, fold_case))
+            with files.written(text) as written:
+                os.replace(written, described)
+        fold_case = _described_fold_case(described)
+        if not fold_case and os.path.exists(f"{base}/system/LAYOUT.JSON"):
+            raise ConfigurationError(
+                f"{base} was made on a file system where case matters; here it does not",
+                field="base_path",
+                remedy="keep it on a case-sensitive file system, or copy its objects into a new folder",
+            )
+    return Layout(
+        base=base,
+        objects=f"{base}/objects",
+        temporary=temporary,
+        locks=f"{base}/system/locks",
+        database=f"{base}/system/store.db",
+        paths=PathMap(fold_case),
+    )
+
+
+def _described_fold_case(path: str) -> bool:
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        described = msgspec.json.decode(text, type=_Description)
+    except msgspec.MsgspecError as error:
+        raise ConfigurationError(f"{path} is not readable: {error}", field="base_path") from error
+    if described.version != VERSION:
+        raise ConfigurationError(
+            f"{path} says version {described.version}; this library knows version {VERSION}",
+            field="base_path",
+            remedy="use the version of this library that made the folder, or a later one",
+        )
+    return described.fold_case

@@ -1,0 +1,202 @@
+"""The object store of the file backend: what runs on the event loop, what in a thread, and listings."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from storage_lib.backends.file.files import INLINE_BYTES, ObjectFiles, TooLargeError
+from storage_lib.backends.file.jobs import Job, resolve
+from storage_lib.backends.file.layout import Layout
+from storage_lib.backends.file.oserrors import os_errors
+from storage_lib.backends.file.walk import Walk
+from storage_lib.backends.file.writing import Delete, ObjectWriter, Put, Write
+from storage_lib.backends.objects import (
+    ByteRange,
+    ListEntry,
+    ObjectInfo,
+    ObjectStore,
+    PutResult,
+    StoredObject,
+)
+from storage_lib.errors import IntegrityError, KeyNotFoundError, StorageError
+
+THREADS = 16
+WRITERS = 4
+"""Threads that work off waiting small writes: while one waits for the disk, the others prepare."""
+MAX_BATCH = 8
+"""Writes that one of them takes at once. More and larger would save work, but wait for the disk in line."""
+LIST_CHUNK = 1000
+
+
+class FileObjectStore(ObjectStore):
+    """Objects as files. ``prepare`` makes or checks the folder; it runs before the first operation."""
+
+    def __init__(self, prepare: Callable[[], Layout]) -> None:
+        self._prepare = prepare
+        self._opened: tuple[ObjectFiles, ObjectWriter] | None = None
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+        self._waiting: deque[tuple[Write, Job]] = deque()
+        self._writers = 0
+        self._closed = False
+
+    async def open(self) -> None:
+        """Make the folder, or check the one that is there."""
+
+        def prepare() -> tuple[ObjectFiles, ObjectWriter]:
+            layout = self._prepare()
+            files = ObjectFiles(layout)
+            return files, ObjectWriter(layout, files)
+
+        self._opened = await self._in_thread(prepare)
+
+    async def close(self) -> None:
+        """Wait for what is being written, and end the threads."""
+        with self._lock:
+            self._closed = True
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            await asyncio.to_thread(threads.shutdown)
+
+    async def _open(self) -> tuple[ObjectFiles, ObjectWriter]:
+        if self._opened is None or self._closed:
+            await self.open()
+        assert self._opened is not None  # noqa: S101 - told to the type checker
+        return self._opened
+
+    def _executor(self) -> ThreadPoolExecutor:
+        if self._closed:
+            raise StorageError("the backend is closed", remedy="use it before close(), or make a new one")
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage-files")
+        return self._threads
+
+    async def _in_thread[T](self, work: Callable[[], T]) -> T:
+        with self._lock:
+            threads = self._executor()
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+    # -- writing
+
+    async def _write[W: Write](self, write: W) -> W:
+        """Have it done: by itself if it is large, else together with the others that wait."""
+        _, writer = await self._open()
+        job = Job()
+        write.is_abandoned = job.future.cancelled
+        with self._lock:
+            threads = self._executor()
+            if isinstance(write, Put) and write.header.size > INLINE_BYTES:
+                threads.submit(_run, writer, [(write, job)])
+            else:
+                self._waiting.append((write, job))
+                if self._writers < WRITERS:
+                    self._writers += 1
+                    threads.submit(self._write_waiting, writer)
+        await job.future
+        return write
+
+    def _write_waiting(self, writer: ObjectWriter) -> None:
+        while True:
+            with self._lock:
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
+                if not batch:
+                    self._writers -= 1
+                    return
+            _run(writer, batch)
+
+    async def _put(
+        self,
+        key: str,
+        data: bytes,
+        content_type: str,
+        metadata: dict[str, str],
+        sha256: str,
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
+        put = await self._write(
+            Put(
+                key,
+                if_match,
+                data=data,
+                content_type=content_type,
+                metadata=metadata,
+                sha256=sha256,
+                if_absent=if_absent,
+            )
+        )
+        assert put.result is not None  # noqa: S101 - or its error had been raised
+        return put.result
+
+    async def _delete(self, key: str, if_match: str | None) -> None:
+        await self._write(Delete(key, if_match))
+
+    # -- reading
+
+    async def _get(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
+    ) -> StoredObject | None:
+        files, _ = await self._open()
+
+        def read(limit: int | None = None) -> StoredObject | None:
+            with os_errors(key, absent=True):
+                return files.read(key, byte_range, if_match, if_none_match, limit=limit)
+
+        try:
+            return read(INLINE_BYTES)
+        except TooLargeError:
+            return await self._in_thread(read)
+
+    async def _head(self, key: str) -> ObjectInfo:
+        files, _ = await self._open()
+        with os_errors(key, absent=True):
+            return files.head(key)
+
+    async def _scan(
+        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
+    ) -> AsyncIterator[ListEntry | str]:
+        files, _ = await self._open()
+        walk = iter(Walk(files.root, files.paths, prefix, delimiter, after))
+        size = min(count or LIST_CHUNK, LIST_CHUNK)
+
+        def chunk() -> tuple[list[ListEntry | str], bool]:
+            with os_errors(None):
+                names = list(islice(walk, size))
+                found = [name if name.endswith("/") else _entry(files, name, details) for name in names]
+            return [entry for entry in found if entry is not None], len(names) == size
+
+        more = True
+        while more:
+            entries, more = await self._in_thread(chunk)
+            for entry in entries:
+                yield entry
+
+
+def _run(writer: ObjectWriter, batch: list[tuple[Write, Job]]) -> None:
+    writes = [write for write, job in batch if not job.cancelled]
+    try:
+        writer.run(writes)
+    except BaseException as error:
+        for write in writes:
+            write.error = write.error or error
+    for write, job in batch:
+        job.error = write.error
+    resolve(job for _, job in batch)
+
+
+def _entry(files: ObjectFiles, key: str, details: bool) -> ListEntry | None:
+    if not details:
+        return ListEntry(key)
+    try:
+        info = files.head(key)
+    except KeyNotFoundError:
+        return None  # deleted since its directory was read
+    except IntegrityError:
+        # One damaged object must not hide the others: loading it says what is wrong.
+        return ListEntry(key)
+    return ListEntry(key, info.size, info.etag, info.last_modified)

@@ -1,0 +1,317 @@
+"""One SQLite file, used well from many coroutines, threads and processes.
+
+A single writer thread takes whatever writes are waiting, runs each in a savepoint of its own and commits
+them together: one fsync for many, and a failing one undoes only itself. Each is reported only after the
+commit (``synchronous=FULL``). Readers run beside it, in threads, and see what is committed (WAL).
+
+sqlite3 is imported when tables or queues are first used, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, LifoQueue, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from storage_lib.backends.file.jobs import Job, resolve
+from storage_lib.backends.file.oserrors import os_errors
+from storage_lib.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    IntegrityError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+BUSY_SECONDS = 10.0
+MAX_BATCH = 256
+READERS = 2
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE queues (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE messages (
+    seq INTEGER PRIMARY KEY,
+    queue TEXT NOT NULL,
+    id TEXT NOT NULL UNIQUE,
+    text TEXT NOT NULL,
+    inserted INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    visible_at INTEGER NOT NULL,
+    dequeue_count INTEGER NOT NULL,
+    receipt TEXT NOT NULL
+);
+CREATE INDEX messages_visible ON messages (queue, visible_at);
+CREATE INDEX messages_expiring ON messages (queue, expires) WHERE expires < 253402300799000000;
+CREATE TABLE tables (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE entities (
+    tbl TEXT NOT NULL, pk TEXT NOT NULL, rk TEXT NOT NULL,
+    etag TEXT NOT NULL, ts INTEGER NOT NULL, props BLOB NOT NULL,
+    PRIMARY KEY (tbl, pk, rk)
+) WITHOUT ROWID;
+"""
+"""Times are microseconds since the epoch; text is compared by its UTF-8 bytes (BINARY)."""
+
+type Work[T] = Callable[[Connection], T]
+
+
+class _Job(Job):
+    __slots__ = ("probe", "work")
+
+    def __init__(self, work: Work[Any], probe: Work[Any] | None) -> None:
+        super().__init__()
+        self.work = work
+        self.probe = probe
+
+
+class Database:
+    """Runs closures on connections to the file at ``locate()``, which is asked on first use, in a thread."""
+
+    def __init__(self, locate: Callable[[], str]) -> None:
+        self._locate = locate
+        self._lock = threading.Lock()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._readers: ThreadPoolExecutor | None = None
+        self._idle: LifoQueue[Connection] = LifoQueue()
+        self._closed = False
+
+    async def write[T](self, work: Work[T], *, probe: Work[T | None] | None = None) -> T:
+        """The result of ``work``, committed together with what else is waiting.
+
+        ``probe`` runs before the transaction: a result other than None is the answer and no transaction
+        is begun for it. ``work`` may run only once a call; what it raises undoes what it did, nothing else.
+        """
+        job = _Job(work, probe)
+        with self._lock:
+            self._check_open()
+            if self._writer is None:
+                self._writer = threading.Thread(
+                    target=_Writer(self._connect, self._jobs).run, name="storage-sqlite", daemon=True
+                )
+                self._writer.start()
+            self._jobs.put(job)
+        return await job.future
+
+    async def read[T](self, work: Work[T]) -> T:
+        """The result of ``work``, which only reads."""
+        with self._lock:
+            self._check_open()
+            if self._readers is None:
+                self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="storage-sqlite-read")
+            readers = self._readers
+        return await asyncio.get_running_loop().run_in_executor(readers, self._read, work)
+
+    async def close(self) -> None:
+        """Commit what is waiting, then end the threads and close the file."""
+        with self._lock:
+            self._closed = True
+            writer, self._writer = self._writer, None
+            readers, self._readers = self._readers, None
+            self._jobs.put(None)
+        if readers is not None:
+            await asyncio.to_thread(readers.shutdown)
+            with contextlib.suppress(Empty):
+                while True:
+                    self._idle.get_nowait().close()
+        if writer is not None:
+            await asyncio.to_thread(writer.join)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError("the backend is closed", remedy="use it before close(), or make a new one")
+
+    def _read[T](self, work: Work[T]) -> T:
+        try:
+            connection = self._idle.get_nowait()
+        except Empty:
+            connection = self._connect()
+            connection.execute("PRAGMA query_only=1")
+        try:
+            with sqlite_errors():
+                return work(connection)
+        finally:
+            self._idle.put(connection)
+
+    def _connect(self) -> Connection:
+        import sqlite3
+
+        path = self._locate()
+        # sqlite3 says "unable to open database file" for every reason; the system's own is better.
+        with os_errors(None):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        with sqlite_errors():
+            connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                _configure(connection)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+
+def _configure(connection: Connection) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        # Changing the mode needs the file alone, and does not wait for it as other statements do:
+        # an exclusive transaction first waits for the others, who are doing the same.
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("COMMIT")
+        _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    if _schema_version(connection) == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _schema_version(connection)
+        if version not in (0, SCHEMA_VERSION):
+            raise ConfigurationError(
+                f"system/store.db has the schema version {version}; this library knows {SCHEMA_VERSION}",
+                field="base_path",
+                remedy="use the version of this library that made the folder, or a later one",
+            )
+        if version == 0:
+            for statement in SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _schema_version(connection: Connection) -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _retry_while_locked(action: Callable[[], object]) -> None:
+    import sqlite3
+    import time
+
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            action()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.005)
+
+
+class _Writer:
+    """The writer thread. It knows nothing of `Database`, so that an abandoned one can be collected."""
+
+    def __init__(self, connect: Callable[[], Connection], jobs: SimpleQueue[_Job | None]) -> None:
+        self._connect = connect
+        self._jobs = jobs
+        self._connection: Connection | None = None
+
+    def run(self) -> None:
+        more = True
+        while more:
+            batch, more = self._take()
+            if batch:
+                self._run(batch)
+                resolve(batch)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _take(self) -> tuple[list[_Job], bool]:
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            # One that was cancelled while it waited has no effect.
+            if not job.cancelled:
+                batch.append(job)
+            if len(batch) == MAX_BATCH:
+                return batch, True
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return batch, True
+        return batch, False
+
+    def _run(self, batch: list[_Job]) -> None:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            connection = self._connection
+            waiting = [job for job in batch if not _answered(job, connection)]
+            if waiting:
+                with sqlite_errors():
+                    self._commit(waiting, connection)
+        except BaseException as error:
+            for job in batch:
+                if job.error is None:
+                    job.error = error
+
+    def _commit(self, jobs: list[_Job], connection: Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for job in jobs:
+                connection.execute("SAVEPOINT job")
+                try:
+                    with sqlite_errors():
+                        job.result = job.work(connection)
+                except Exception as error:
+                    if not connection.in_transaction:
+                        raise  # a full disk and the like end the whole transaction
+                    connection.execute("ROLLBACK TO job")
+                    job.error = error
+                connection.execute("RELEASE job")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def _answered(job: _Job, connection: Connection) -> bool:
+    if job.probe is None:
+        return False
+    try:
+        with sqlite_errors():
+            job.result = job.probe(connection)
+    except Exception as error:
+        job.error = error
+    return job.result is not None or job.error is not None
+
+
+@contextlib.contextmanager
+def sqlite_errors() -> Generator[None]:
+    """Raise what sqlite3 raises as the `StorageError` it means: the one place that translates it."""
+    import sqlite3
+
+    try:
+        yield
+    except sqlite3.Error as error:
+        code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        words = f"tables and queues (system/store.db): {error}"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise TransientStorageError(
+                words, remedy="another process holds the database; try again"
+            ) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise StorageUnavailableError(
+                f"{words}; the disk is full and nothing was changed",
+                remedy="the disk of the data folder is full: free some space, or raise the quota",
+            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise IntegrityError(words, remedy="restore system/store.db from a backup") from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+            raise AccessDeniedError(
+                words, remedy="give this process the right to write the data folder"
+            ) from error
+        raise StorageUnavailableError(words) from error

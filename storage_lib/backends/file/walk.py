@@ -1,0 +1,189 @@
+"""Walking the folder in the order of keys. Holds one directory's names at each level, nothing more.
+
+Keys are ordered by their UTF-8 bytes, which for valid text is the order of Python's strings. A directory
+``a`` holds keys that begin with ``a/``, so it is ordered as ``a/``: behind ``a`` and ``a-b``, before ``a0``.
+A segment cut into several names (paths.py) is put together first and ordered as what it spells.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from storage_lib.backends.file.oserrors import MISSING
+from storage_lib.backends.file.paths import CONTINUED, SUFFIX, PathMap
+from storage_lib.backends.objects import is_after
+from storage_lib.errors import InvalidKeyError
+from storage_lib.keys import validate_key
+
+
+class _Directory(NamedTuple):
+    """``own``: our files in it are objects of this place; ``foreign``: other programs' files are."""
+
+    path: str
+    own: bool = True
+    foreign: bool = True
+
+
+class _Node(NamedTuple):
+    base: str
+    """The key prefix of everything below: empty, or ending in a slash."""
+    names: Iterator[str]
+    directories: dict[str, list[_Directory]]
+
+
+class Walk:
+    """Keys and common prefixes behind ``after``, as `ObjectStore._scan` describes them. Iterate it once."""
+
+    def __init__(
+        self, root: str, paths: PathMap, prefix: str, delimiter: str | None, after: str | None
+    ) -> None:
+        self._root = root
+        self._paths = paths
+        self._prefix = prefix
+        self._delimiter = delimiter
+        self._after = after
+
+    def __iter__(self) -> Iterator[str]:
+        """Keys, and common prefixes, which end in a slash."""
+        base = self._prefix[: self._prefix.rfind("/") + 1]
+        start = [_Directory(self._root)]
+        for segment in base.split("/")[:-1]:
+            start = self._descend(start, segment)
+        stack = [self._read(base, start)]
+        while stack:
+            node = stack[-1]
+            for name in node.names:
+                key = node.base + name
+                if not name.endswith("/"):
+                    if _is_valid(key):
+                        yield key
+                elif self._delimiter is None:
+                    stack.append(self._read(key, node.directories[name]))
+                    break
+                elif self._has_object(key, node.directories[name]):
+                    yield key
+            else:
+                stack.pop()
+
+    def _wanted(self, key: str) -> bool:
+        after = self._after
+        if not key.endswith("/"):
+            return key.startswith(self._prefix) and is_after(key, after)
+        if not (key.startswith(self._prefix) or self._prefix.startswith(key)):
+            return False
+        if after is None or after == key:
+            return after is None
+        if self._delimiter is not None:
+            return is_after(key, after)
+        return key > after or after.startswith(key)
+
+    def _read(self, base: str, directories: list[_Directory]) -> _Node:
+        names: set[str] = set()
+        below: dict[str, list[_Directory]] = {}
+        for directory in directories:
+            for segment, found in self._entries(directory):
+                name = segment if found is None else segment + "/"
+                if not self._wanted(base + name):
+                    continue
+                names.add(name)
+                if found is not None:
+                    below.setdefault(name, []).append(found)
+        return _Node(base, iter(sorted(names)), below)
+
+    def _has_object(self, base: str, directories: list[_Directory]) -> bool:
+        """Looks no further than the first: directories left empty by a crash are no common prefix."""
+        below: list[tuple[str, _Directory]] = []
+        for directory in directories:
+            for segment, found in self._entries(directory):
+                if found is not None:
+                    below.append((f"{base}{segment}/", found))
+                elif _is_valid(base + segment):
+                    return True
+        return any(self._has_object(key, [directory]) for key, directory in below)
+
+    def _entries(
+        self, directory: _Directory, names: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, _Directory | None]]:
+        """The segments in ``directory``, with the directory below or None for an object."""
+        decode, (path, own, foreign) = self._paths.decode, directory
+        continued: list[str] = []
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith("."):
+                        continue
+                    if name.endswith(SUFFIX):
+                        if own and entry.is_file(follow_symlinks=False):
+                            segment = decode((*names, name[: -len(SUFFIX)]))
+                            if segment is not None:
+                                yield segment, None
+                    elif entry.is_dir(follow_symlinks=False):
+                        if name.endswith(CONTINUED):
+                            continued.append(name)
+                        else:
+                            yield from self._directory(directory, names, name)
+                    elif foreign and entry.is_file(follow_symlinks=False):
+                        segment = decode((*names, name))
+                        if segment is None and not names and self._paths.stands_for_itself(name):
+                            segment = name
+                        if segment is not None:
+                            yield segment, None
+        except OSError as error:
+            if error.errno not in MISSING:  # removed while we were on our way
+                raise
+        for name in continued:
+            yield from self._entries(_Directory(f"{path}/{name}", own, foreign), (*names, name))
+
+    def _directory(
+        self, parent: _Directory, names: tuple[str, ...], name: str
+    ) -> Iterator[tuple[str, _Directory]]:
+        path, own, foreign = parent
+        below = f"{path}/{name}"
+        segment = self._paths.decode((*names, name))
+        if segment is not None:
+            yield segment, _Directory(below, own, foreign)
+            return
+        if foreign and not names and self._paths.stands_for_itself(name):
+            yield name, _Directory(below, own=False)
+        if own and self._paths.fold_case:
+            # Made by another program as `Docs`: our directory `docs` is the same one on this file system.
+            segment = self._paths.decode((*names, name.casefold()))
+            if segment is not None:
+                yield segment, _Directory(below, foreign=False)
+
+    def _descend(self, directories: list[_Directory], segment: str) -> list[_Directory]:
+        """The directories for one segment of the prefix, found without reading their siblings."""
+        found: list[_Directory] = []
+        for path, own, foreign in directories:
+            for ours, spelled in zip((True, False), self._paths.foreign(segment), strict=False):
+                below = f"{path}/{spelled}"
+                if os.path.islink(below) or not os.path.isdir(below):
+                    continue
+                theirs = not self._paths.fold_case or _spelled_so(path, spelled)
+                if (own and ours) or (foreign and theirs):
+                    found.append(_Directory(below, own and ours, foreign and theirs))
+        return found
+
+
+def _spelled_so(directory: str, names: str) -> bool:
+    for name in names.split("/"):
+        try:
+            if name not in os.listdir(directory):
+                return False
+        except OSError as error:
+            if error.errno in MISSING:
+                return False
+            raise
+        directory = f"{directory}/{name}"
+    return True
+
+
+def _is_valid(key: str) -> bool:
+    try:
+        validate_key(key)
+    except InvalidKeyError:
+        return False
+    return True

@@ -1,0 +1,269 @@
+"""Saving and deleting objects, many at once.
+
+Every write takes its key's lock, unconditional ones as well, or a racing compare-and-set would lose an
+update. What is durable only together is synced together: a batch of new files costs the file system's
+journal one commit, and so do their renames, instead of two for each object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable
+
+from storage_lib.backends.file.durable import (
+    TemporaryFiles,
+    prune,
+    start_writeback,
+    sync_directory,
+    write_all,
+)
+from storage_lib.backends.file.files import ObjectFiles, check_etag, is_regular
+from storage_lib.backends.file.format import Header, encode_header
+from storage_lib.backends.file.layout import Layout
+from storage_lib.backends.file.locks import KeyLocks
+from storage_lib.backends.file.oserrors import MISSING, not_found, os_errors
+from storage_lib.backends.objects import PutResult
+from storage_lib.errors import (
+    AccessDeniedError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    TransientStorageError,
+)
+
+_ATTEMPTS = 100
+
+
+class _AbandonedError(Exception):
+    """Whoever asked for this write was cancelled, and nothing was changed."""
+
+
+class Write:
+    """One save or delete on its way."""
+
+    def __init__(self, key: str, if_match: str | None = None) -> None:
+        self.key = key
+        self.if_match = if_match
+        self.is_abandoned: Callable[[], bool] = bool
+        """Whether its caller has been cancelled and must not be surprised by it any more."""
+        self.result: PutResult | None = None
+        self.error: BaseException | None = None
+        self.changed: list[str] = []
+        """Directories whose entries it changed."""
+
+    def take_effect(self) -> None:
+        """Called with the key's lock held: whoever writes the key after a cancelled write takes the lock
+        later, so a cancelled write can never overwrite what came after it."""
+        if self.is_abandoned():
+            raise _AbandonedError
+
+
+class Put(Write):
+    def __init__(
+        self,
+        key: str,
+        if_match: str | None,
+        *,
+        data: bytes,
+        content_type: str,
+        metadata: dict[str, str],
+        sha256: str,
+        if_absent: bool,
+    ) -> None:
+        super().__init__(key, if_match)
+        self.data = data
+        self.if_absent = if_absent
+        self.header = Header(key, content_type, metadata, sha256, os.urandom(16).hex(), len(data))
+        self.fd = -1
+        self.temporary: str | None = None
+
+
+class Delete(Write):
+    """Removal of what is there when it takes effect."""
+
+
+class ObjectWriter:
+    def __init__(self, layout: Layout, files: ObjectFiles) -> None:
+        self._root = layout.objects
+        self._files = files
+        self._temporary = TemporaryFiles(layout.temporary)
+        self._locks = KeyLocks(layout.locks)
+
+    def run(self, writes: list[Write]) -> None:
+        """Do them all and set ``result`` or ``error`` of each; what fails leaves what was there."""
+        puts = [write for write in writes if isinstance(write, Put)]
+        try:
+            _each(puts, self._stage)
+            _each(puts, lambda put: os.fsync(put.fd))
+            _each(writes, self._apply)
+            self._make_durable(writes)
+        finally:
+            for put in puts:
+                _discard(put)
+
+    def _stage(self, put: Put) -> None:
+        header = encode_header(put.header)
+        put.fd, put.temporary = self._temporary.create()
+        if len(put.data) <= 64 * 1024:
+            write_all(put.fd, header + put.data)
+        else:
+            write_all(put.fd, header)
+            write_all(put.fd, put.data)
+        start_writeback(put.fd)
+
+    def _apply(self, write: Write) -> None:
+        if isinstance(write, Put):
+            write.result = self._replace(write)
+        else:
+            self._delete(write)
+
+    def _replace(self, put: Put) -> PutResult:
+        key, path = put.key, self._files.path(put.key)
+        assert put.temporary is not None  # noqa: S101 - told to the type checker
+        for _ in range(_ATTEMPTS):
+            put.changed += self._make_parents(key)
+            with self._locks.held(key):
+                others = self._files.foreign_files(key)
+                exists = bool(others) or is_regular(path)
+                if put.if_absent and exists:
+                    raise PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+                if put.if_match is not None:
+                    self._check_current(key, put.if_match)
+                put.take_effect()
+                try:
+                    os.replace(put.temporary, path)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # another writer's delete has pruned the directory just now
+                put.temporary = None
+                put.changed.append(os.path.dirname(path))
+                for other in others:
+                    _unlink_if_there(other)
+            return PutResult(key, put.header.etag, put.header.size, not exists)
+        raise TransientStorageError(f"object {key!r}: its directory is removed as often as it is made")
+
+    def _check_current(self, key: str, if_match: str) -> None:
+        try:
+            info = self._files.head(key)
+        except KeyNotFoundError as error:
+            raise PreconditionFailedError(f"object {key!r} does not exist", field="if_match") from error
+        check_etag(info, if_match)
+
+    def _delete(self, delete: Write) -> None:
+        key, path = delete.key, self._files.path(delete.key)
+        with self._locks.held(key):
+            others = self._files.foreign_files(key)
+            if not others and not is_regular(path):
+                raise not_found(key)
+            if delete.if_match is not None:
+                check_etag(self._files.head(key), delete.if_match)
+            delete.take_effect()
+            # Ours is the newer one: a crash in between must not bring the older one back.
+            for name in (*others, path):
+                if _unlink_if_there(name):
+                    delete.changed.append(os.path.dirname(name))
+
+    def _make_durable(self, writes: list[Write]) -> None:
+        waiting: dict[str, list[Write]] = {}
+        for write in writes:
+            for directory in write.changed:
+                waiting.setdefault(directory, []).append(write)
+        for directory, of_directory in waiting.items():
+            try:
+                with os_errors(of_directory[0].key):
+                    sync_directory(directory)
+            except StorageError as error:
+                for write in of_directory:
+                    write.error = write.error or error
+        for write in writes:
+            if isinstance(write, Delete) or write.error is not None:
+                for directory in write.changed:
+                    prune(directory, self._root)
+
+    def _make_parents(self, key: str) -> Iterable[str]:
+        """Make the directories above the key's file; gives those in which one was made."""
+        directory = os.path.dirname(self._files.path(key))
+        steps: list[str] = []
+        while len(directory) > len(self._root):
+            steps.append(directory)
+            directory = os.path.dirname(directory)
+        changed: list[str] = []
+        for step in reversed(steps):
+            try:
+                mode = os.lstat(step).st_mode
+            except FileNotFoundError:
+                mode = 0
+            if mode and stat.S_ISREG(mode):
+                self._adopt(step)
+            elif mode and not stat.S_ISDIR(mode):
+                raise AccessDeniedError(
+                    f"object {key!r} can not be saved below {step}, which is no directory",
+                    field="key",
+                    remedy="symbolic links inside objects/ are not followed; remove it, or use another key",
+                )
+            if not stat.S_ISDIR(mode):
+                with contextlib.suppress(FileExistsError, FileNotFoundError):  # others make and prune
+                    os.mkdir(step)
+                    changed.append(os.path.dirname(step))
+        return changed
+
+    def _adopt(self, path: str) -> None:
+        """Turn another program's file into an object of ours, so that its name is free for a directory."""
+        key = self._files.paths.key_of(path[len(self._root) + 1 :])
+        if key is None:
+            return
+        try:
+            found = self._files.read(key)
+        except KeyNotFoundError:
+            return  # another writer was faster
+        if found is None:
+            return
+        if found.info.sha256 is not None:
+            # A crash came between renaming ours into place and removing the other: ours is the object.
+            with self._locks.held(key):
+                if is_regular(self._files.path(key)):
+                    for other in self._files.foreign_files(key):
+                        _unlink_if_there(other)
+            return
+        put = Put(
+            key,
+            found.info.etag,
+            data=found.data,
+            content_type=found.info.content_type,
+            metadata={},
+            sha256=hashlib.sha256(found.data).hexdigest(),
+            if_absent=False,
+        )
+        self.run([put])
+        if put.error is not None and not isinstance(put.error, PreconditionFailedError):
+            raise put.error
+
+
+def _each[W: Write](writes: Iterable[W], action: Callable[[W], object]) -> None:
+    """One write's failure is its own: it is kept for its caller, and the others go on."""
+    for write in writes:
+        if write.error is None:
+            try:
+                with os_errors(write.key):
+                    action(write)
+            except Exception as error:
+                write.error = error
+
+
+def _discard(put: Put) -> None:
+    if put.fd >= 0:
+        os.close(put.fd)
+    if put.temporary is not None:
+        _unlink_if_there(put.temporary)
+
+
+def _unlink_if_there(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except OSError as error:
+        if error.errno in MISSING:
+            return False
+        raise
+    return True

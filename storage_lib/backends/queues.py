@@ -1,0 +1,186 @@
+"""The queue port: messages delivered at least once, with visibility timeouts and pop receipts.
+
+A backend implements the ``_hooks``; the public methods validate and encode, then call the hook. Limits are
+those of Azure Queue Storage ("Put Message", "Get Messages"), the same on every backend.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError
+from storage_lib.names import validate_queue_name
+
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_VISIBILITY_SECONDS = 7 * 24 * 3600
+MAX_RECEIVE = 32
+
+MessageEncoding = Literal["base64", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMessage:
+    """A received message. ``pop_receipt`` is the right to delete or update it until it is visible again.
+
+    ``text`` is what is on the wire; ``body`` is the text decoded as the store's ``message_encoding`` says.
+    A message that another program sent in another encoding has ``body`` None and its ``text``.
+    """
+
+    id: str
+    text: str
+    body: bytes | None
+    dequeue_count: int
+    pop_receipt: str
+    inserted_at: datetime
+    expires_at: datetime
+    next_visible_at: datetime
+
+
+class QueueStore(ABC):
+    """Messages delivered at least once, in no promised order, with the meaning of Azure Queue Storage.
+
+    ``message_encoding`` is ``"base64"`` unless told otherwise, as the Functions queue trigger expects
+    (host.json, ``extensions.queues.messageEncoding``). Both sides must agree.
+    """
+
+    def __init__(self, message_encoding: MessageEncoding = "base64") -> None:
+        self.message_encoding: MessageEncoding = message_encoding
+
+    async def create_queue(self, queue: str) -> None:
+        """Make the queue if it is not there."""
+        await self._create_queue(validate_queue_name(queue))
+
+    async def send(self, queue: str, body: bytes | str, *, delay: float = 0, ttl: float | None = None) -> str:
+        """Send a message and return its id; it is durable when this returns. The queue is made if missing.
+
+        :param delay: seconds until it can be received, at most 7 days.
+        :param ttl: seconds until it is dropped unread; None means never.
+        :raises ObjectTooLargeError: more than 64 KiB on the wire (with base64: 48 KiB of body).
+        """
+        text = self.encode(body)
+        _check_seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
+        if ttl is not None and ttl <= delay:
+            raise InvalidArgumentError(f"ttl {ttl} must be longer than the delay {delay}", field="ttl")
+        return await self._send(validate_queue_name(queue), text, delay, ttl)
+
+    async def send_text(self, queue: str, text: str, *, delay: float = 0) -> str:
+        """Send ``text`` unencoded, as `QueueMessage.text` has it: to move a message as it is.
+
+        :raises ObjectTooLargeError: more than 64 KiB of UTF-8.
+        """
+        _check_size(text)
+        _check_seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
+        return await self._send(validate_queue_name(queue), text, delay, None)
+
+    async def receive(
+        self, queue: str, *, max_messages: int = 1, visibility_timeout: float = 30
+    ) -> list[QueueMessage]:
+        """Up to ``max_messages`` (1 to 32) visible messages, hidden from others for so many seconds.
+
+        :raises KeyNotFoundError: there is no such queue.
+        """
+        if not 1 <= max_messages <= MAX_RECEIVE:
+            raise InvalidArgumentError(
+                f"max_messages {max_messages} is out of range", field="max_messages", limit="1 to 32"
+            )
+        _check_seconds("visibility_timeout", visibility_timeout, 1, MAX_VISIBILITY_SECONDS)
+        return await self._receive(validate_queue_name(queue), max_messages, visibility_timeout)
+
+    async def delete(self, queue: str, message: QueueMessage) -> None:
+        """Remove a message that this receipt still holds.
+
+        :raises KeyNotFoundError: the receipt has lost its message: someone else received or deleted it.
+        """
+        await self._delete(validate_queue_name(queue), message.id, message.pop_receipt)
+
+    async def update(
+        self, queue: str, message: QueueMessage, *, visibility_timeout: float, body: bytes | str | None = None
+    ) -> QueueMessage:
+        """Hide a received message for so many seconds from now (0: visible at once), with a new body if
+        one is given. Returns the message with its new receipt; the old one is void.
+
+        :raises KeyNotFoundError: the receipt has lost its message.
+        """
+        _check_seconds("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
+        text = message.text if body is None else self.encode(body)
+        return await self._update(validate_queue_name(queue), message, visibility_timeout, text)
+
+    async def peek(self, queue: str, *, max_messages: int = 1) -> list[QueueMessage]:
+        """Visible messages, left as they are; their ``pop_receipt`` is empty."""
+        if not 1 <= max_messages <= MAX_RECEIVE:
+            raise InvalidArgumentError(
+                f"max_messages {max_messages} is out of range", field="max_messages", limit="1 to 32"
+            )
+        return await self._peek(validate_queue_name(queue), max_messages)
+
+    async def length(self, queue: str) -> int:
+        """How many messages there are, hidden ones included (Azure: an approximation, never too low)."""
+        return await self._length(validate_queue_name(queue))
+
+    async def clear(self, queue: str) -> None:
+        """Remove every message."""
+        await self._clear(validate_queue_name(queue))
+
+    def encode(self, body: bytes | str) -> str:
+        raw = body.encode() if isinstance(body, str) else body
+        if self.message_encoding == "base64":
+            text = base64.b64encode(raw).decode()
+        else:
+            try:
+                text = raw.decode()
+            except UnicodeDecodeError as error:
+                raise InvalidArgumentError(
+                    "a binary message needs the message encoding base64", field="body"
+                ) from error
+        _check_size(text)
+        return text
+
+    def decode(self, text: str) -> bytes | None:
+        if self.message_encoding == "none":
+            return text.encode()
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            return None
+
+    @abstractmethod
+    async def _create_queue(self, queue: str) -> None: ...
+    @abstractmethod
+    async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str: ...
+    @abstractmethod
+    async def _receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]: ...
+    @abstractmethod
+    async def _delete(self, queue: str, message_id: str, pop_receipt: str) -> None: ...
+    @abstractmethod
+    async def _update(
+        self, queue: str, message: QueueMessage, visibility: float, text: str
+    ) -> QueueMessage: ...
+    @abstractmethod
+    async def _peek(self, queue: str, count: int) -> list[QueueMessage]: ...
+    @abstractmethod
+    async def _length(self, queue: str) -> int: ...
+    @abstractmethod
+    async def _clear(self, queue: str) -> None: ...
+
+
+def _check_size(text: str) -> None:
+    size = len(text.encode())
+    if size > MAX_MESSAGE_BYTES:
+        raise ObjectTooLargeError(
+            f"message is {size} bytes on the wire",
+            field="body",
+            limit=f"{MAX_MESSAGE_BYTES} bytes",
+            remedy="store the payload as an object and send its key",
+        )
+
+
+def _check_seconds(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InvalidArgumentError(
+            f"{name} {value} is out of range", field=name, limit=f"{low} to {high} seconds"
+        )

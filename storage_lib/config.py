@@ -1,0 +1,110 @@
+"""What to store where: `StorageConfig`, from code or from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from storage_lib.errors import ConfigurationError
+
+StorageType = Literal["file", "azure", "memory"]
+
+CONNECTION = "AgentStorage"
+"""The connection of the bindings and of this library: an app setting with a connection string, or, for an
+identity, ``AgentStorage__blobServiceUri``, ``__queueServiceUri``, ``__tableServiceUri``, ``__clientId``."""
+
+DEFAULT_CONTAINER = "agent-storage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageConfig:
+    """The configuration of a `StorageManager`. Secrets are left out of its repr.
+
+    :param storage_type: ``file`` (a folder), ``azure`` (Blob, Table and Queue Storage) or ``memory``.
+    :param base_path: the folder of the file backend.
+    :param connection_string: of the Azure storage account; ``UseDevelopmentStorage=true`` is Azurite.
+    :param account_url: instead of it, ``https://NAME.blob.core.windows.net``, with an identity.
+    :param blob_endpoint: where the services of one account have addresses of their own, likewise
+        ``queue_endpoint`` and ``table_endpoint``.
+    :param client_id: of the user-assigned managed identity; None takes the identity that there is.
+    :param container: the blob container of the objects.
+    :param message_encoding: of queue messages; must be what host.json says (``base64`` by default).
+    """
+
+    storage_type: StorageType = "file"
+    base_path: str | Path = "data"
+    connection_string: str | None = field(default=None, repr=False)
+    account_url: str | None = None
+    blob_endpoint: str | None = None
+    queue_endpoint: str | None = None
+    table_endpoint: str | None = None
+    client_id: str | None = None
+    container: str = DEFAULT_CONTAINER
+    message_encoding: Literal["base64", "none"] = "base64"
+
+    def __post_init__(self) -> None:
+        _choice("storage_type", self.storage_type, get_args(StorageType))
+        _choice("message_encoding", self.message_encoding, ("base64", "none"))
+        urls = (self.account_url, self.blob_endpoint, self.queue_endpoint, self.table_endpoint)
+        if self.storage_type == "azure" and not self.connection_string and not any(urls):
+            raise ConfigurationError(
+                "storage_type azure needs a connection_string or an account_url",
+                field="connection_string",
+                remedy=f"set {CONNECTION} to a connection string, or {CONNECTION}__blobServiceUri for an"
+                " identity",
+            )
+        if self.storage_type == "file" and not str(self.base_path):
+            raise ConfigurationError("storage_type file needs a base_path", field="base_path")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> StorageConfig:
+        """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_CONTAINER``, ``_MESSAGE_ENCODING`` and the connection
+        ``AgentStorage`` (or ``AgentStorage__…``); where that is missing, ``AzureWebJobsStorage``.
+
+        Without a type it is ``azure`` if the connection ``AgentStorage`` is set, else ``file``.
+
+        :raises ConfigurationError: names the setting that can not work.
+        """
+        env = os.environ if environ is None else environ
+        connection = _connection(env, CONNECTION)
+        kind = env.get("AGENT_STORAGE_TYPE") or ("azure" if connection else "file")
+        if kind == "azure" and not connection:
+            connection = _connection(env, "AzureWebJobsStorage")
+        values: dict[str, str] = {"storage_type": kind, **connection}
+        for name, setting in (
+            ("base_path", "AGENT_STORAGE_PATH"),
+            ("container", "AGENT_STORAGE_CONTAINER"),
+            ("message_encoding", "AGENT_STORAGE_MESSAGE_ENCODING"),
+        ):
+            if env.get(setting):
+                values[name] = env[setting]
+        return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
+
+
+def _connection(env: Mapping[str, str], name: str) -> dict[str, str]:
+    if env.get(name):
+        return {"connection_string": env[name]}
+    settings = {
+        "blob_endpoint": f"{name}__blobServiceUri",
+        "queue_endpoint": f"{name}__queueServiceUri",
+        "table_endpoint": f"{name}__tableServiceUri",
+    }
+    found = {key: env[setting] for key, setting in settings.items() if env.get(setting)}
+    if not found and env.get(f"{name}__accountName"):
+        found["account_url"] = f"https://{env[f'{name}__accountName']}.blob.core.windows.net"
+    if found and env.get(f"{name}__clientId"):
+        found["client_id"] = env[f"{name}__clientId"]
+    return found
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(
+            f"{name} is {value!r}",
+            field=name,
+            limit=" or ".join(choices),
+            remedy=f"set {name} to one of them",
+        )

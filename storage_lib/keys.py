@@ -1,0 +1,234 @@
+"""The grammar of keys, metadata names and content types: one place that decides what may be stored.
+
+A key is one or more segments joined by ``/``: ``configs/ceo.json``. The grammar is the intersection of
+what a blob, an S3 object, a file and a URL can carry without being changed on the way, so that a key
+means the same object on every backend and on every path:
+
+* at most 1,024 bytes of UTF-8 (the limit of S3; Azure allows 1,024 characters), at most 255 bytes and at
+  least one byte a segment (the limit of file systems), at most 128 segments (Azure: 254);
+* Unicode normalisation form C, no control characters, no surrogates or non-characters (Azure refuses
+  them, macOS normalises names);
+* no ``\\`` (Azure turns it into ``/``), no segment that ends in ``.`` (Azure and Windows drop the dot),
+  which also excludes ``.`` and ``..``;
+* no ``%2F`` in any case: web servers can not tell it from an encoded ``/``.
+
+Segments starting with a dot are ordinary, except that a *first* segment of ``.system`` is the system's own
+(task payloads and the like): callers of `StorageManager` and HTTP can not address it.
+
+Sources: "Naming and Referencing Containers, Blobs, and Metadata" and "Characters in blob names" (Azure
+Storage REST), "Naming Amazon S3 objects".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from storage_lib.errors import InvalidArgumentError, InvalidKeyError, ObjectTooLargeError
+
+MAX_KEY_BYTES = 1024
+MAX_SEGMENT_BYTES = 255
+MAX_SEGMENTS = 128
+SYSTEM_SEGMENT = ".system"
+SYSTEM_PREFIX = SYSTEM_SEGMENT + "/"
+
+# One pass over the common case: if nothing here matches, only lengths are left to check.
+_SUSPICIOUS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+    r"|//|^/|/$|\.(?=/|$)|%2f|[^\x00-\U0000fffd]",
+    re.IGNORECASE,
+)
+_FORBIDDEN_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def validate_key(key: str) -> str:
+    """Return ``key`` if it is inside the grammar, else raise `InvalidKeyError` that says what to change."""
+    _check(key, prefix=False)
+    return key
+
+
+def validate_user_key(key: str) -> str:
+    """As `validate_key`, and refuse the system's own keys."""
+    _check(key, prefix=False)
+    if is_system_key(key):
+        raise InvalidKeyError(
+            f"key {_shown(key)} is reserved: the first segment {SYSTEM_SEGMENT!r} belongs to the system",
+            field="key",
+            remedy="choose another first segment",
+        )
+    return key
+
+
+def validate_prefix(prefix: str) -> str:
+    """Return ``prefix`` if some key could start with it. The empty prefix means every key."""
+    if prefix:
+        _check(prefix, prefix=True)
+    return prefix
+
+
+def is_system_key(key: str) -> bool:
+    return key == SYSTEM_SEGMENT or key.startswith(SYSTEM_PREFIX)
+
+
+def _check(key: str, *, prefix: bool) -> None:
+    what = "prefix" if prefix else "key"
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidKeyError(f"{what} must be a str, not {type(key).__name__}", field=what)
+    if not key:
+        raise InvalidKeyError(f"{what} is empty", field=what, limit="at least one character")
+    if key.isascii() and len(key) <= MAX_SEGMENT_BYTES and _SUSPICIOUS.search(key) is None:
+        if key.count("/") >= MAX_SEGMENTS:
+            _check_segments(key, what, prefix=prefix)
+        return
+    bad = _FORBIDDEN_CHARACTER.search(key)
+    if bad or any(ord(ch) & 0xFFFE == 0xFFFE for ch in key):
+        ch = bad.group() if bad else next(ch for ch in key if ord(ch) & 0xFFFE == 0xFFFE)
+        raise InvalidKeyError(
+            f"{what} {_shown(key)} contains the character U+{ord(ch):04X}",
+            field=what,
+            limit="no control characters, backslashes, surrogates or non-characters",
+            remedy="remove or replace the character",
+        )
+    if not unicodedata.is_normalized("NFC", key):
+        raise InvalidKeyError(
+            f"{what} {_shown(key)} is not in Unicode normalisation form C",
+            field=what,
+            remedy='use unicodedata.normalize("NFC", key)',
+        )
+    if "%2f" in key.lower():
+        raise InvalidKeyError(
+            f"{what} {_shown(key)} contains '%2F', which web servers can not tell from an encoded '/'",
+            field=what,
+            remedy="use '/' to separate segments, or another spelling",
+        )
+    size = len(key.encode())
+    if size > MAX_KEY_BYTES:
+        raise InvalidKeyError(
+            f"{what} is {size} bytes of UTF-8",
+            field=what,
+            limit=f"{MAX_KEY_BYTES} bytes",
+            remedy="shorten it",
+        )
+    _check_segments(key, what, prefix=prefix)
+
+
+def _check_segments(key: str, what: str, *, prefix: bool) -> None:
+    segments = key.split("/")
+    if len(segments) > MAX_SEGMENTS:
+        raise InvalidKeyError(
+            f"{what} has {len(segments)} segments", field=what, limit=f"{MAX_SEGMENTS} segments"
+        )
+    for index, segment in enumerate(segments):
+        # The last segment of a prefix is a beginning: it may be empty or stop anywhere.
+        unfinished = prefix and index == len(segments) - 1
+        if not segment and not unfinished:
+            raise InvalidKeyError(
+                f"{what} {_shown(key)} has an empty segment",
+                field=what,
+                limit="segments joined by single slashes, none at the start or the end",
+            )
+        if segment.endswith(".") and not unfinished:
+            raise InvalidKeyError(
+                f"{what} {_shown(key)} has a segment that ends in '.'",
+                field=what,
+                limit="no segment may be '.', '..' or end in a dot",
+            )
+        size = len(segment.encode())
+        if size > MAX_SEGMENT_BYTES:
+            raise InvalidKeyError(
+                f"{what} has a segment of {size} bytes of UTF-8",
+                field=what,
+                limit=f"{MAX_SEGMENT_BYTES} bytes a segment",
+                remedy="shorten it, or split it with '/'",
+            )
+
+
+def _shown(key: str) -> str:
+    shown = key if len(key) <= 80 else key[:77] + "…"
+    return ascii(shown)
+
+
+MAX_METADATA_BYTES = 1536
+_METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+
+
+def validate_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """Check user metadata: lower-case names of letters, digits and hyphens, any printable text as value.
+
+    Names and values together may be 1,536 bytes of UTF-8 once non-ASCII characters are percent-encoded:
+    S3 allows 2 KB for all user metadata, and the checksum and format marks of this library need the rest.
+
+    :raises InvalidArgumentError: a name or value outside the grammar.
+    :raises ObjectTooLargeError: too much of it.
+    """
+    total = 0
+    for name, value in metadata.items():
+        if not _METADATA_NAME.fullmatch(name):
+            raise InvalidArgumentError(
+                f"metadata name {_shown(name)} is not valid",
+                field="metadata",
+                limit="a-z, 0-9 and '-', starting with a letter, at most 64 characters",
+            )
+        if name.startswith("aos-"):
+            raise InvalidArgumentError(
+                f"metadata name {name!r} is reserved", field="metadata", remedy="do not start it with 'aos-'"
+            )
+        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidArgumentError(
+                f"metadata value of {name!r} must be a str, not {type(value).__name__}", field="metadata"
+            )
+        if _FORBIDDEN_CHARACTER.search(value.replace("\\", "")):
+            raise InvalidArgumentError(
+                f"metadata value of {name!r} contains a control character", field="metadata"
+            )
+        total += len(name) + len(encode_metadata_value(value))
+    if total > MAX_METADATA_BYTES:
+        raise ObjectTooLargeError(
+            f"metadata is {total} bytes encoded", field="metadata", limit=f"{MAX_METADATA_BYTES} bytes"
+        )
+    return metadata
+
+
+_PLAIN_VALUE = re.compile(r"[!-$&-~](?:[ -$&-~]*[!-$&-~])?")
+
+
+def encode_metadata_value(value: str) -> str:
+    """Percent-encode what an HTTP header can not carry unchanged; reversed by `decode_metadata_value`."""
+    if _PLAIN_VALUE.fullmatch(value):
+        return value
+    from urllib.parse import quote
+
+    # quote() leaves inner spaces to us: they are fine inside a header, but are trimmed at its ends.
+    return quote(value, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~")
+
+
+def decode_metadata_value(value: str) -> str:
+    if "%" not in value:
+        return value
+    from urllib.parse import unquote
+
+    return unquote(value)
+
+
+_PARAMETER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+_NAME = r"[A-Za-z0-9!#$&^_.+-]{1,127}"
+_CONTENT_TYPE = re.compile(
+    rf"{_NAME}/{_NAME}(?:[ \t]*;[ \t]*{_PARAMETER}=(?:{_PARAMETER}|\"[ !#-\[\]-~]*\"))*[ \t]*;?[ \t]*"
+)
+MAX_CONTENT_TYPE_BYTES = 255
+
+
+def validate_content_type(content_type: str) -> str:
+    """Return ``content_type`` if it is ``type/subtype`` with optional parameters (RFC 9110, 8.3)."""
+    if len(content_type) > MAX_CONTENT_TYPE_BYTES or not _CONTENT_TYPE.fullmatch(content_type):
+        raise InvalidArgumentError(
+            f"content type {_shown(content_type)} is not valid",
+            field="content_type",
+            limit=f"type/subtype with optional ;name=value, at most {MAX_CONTENT_TYPE_BYTES} bytes",
+        )
+    return content_type
+
+
+def essence(content_type: str) -> str:
+    """The lower-case ``type/subtype`` of a content type, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()

@@ -1,0 +1,271 @@
+"""`StorageManager`: the one door to the storage, for values of any type and for raw bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self, overload
+
+from storage_lib import values
+from storage_lib.backends.base import (
+    ByteRange,
+    ListEntry,
+    ListPage,
+    ObjectInfo,
+    PutResult,
+    StorageBackend,
+    StoredObject,
+)
+from storage_lib.config import StorageConfig
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    SerializationError,
+    TransientStorageError,
+)
+from storage_lib.factory import build
+from storage_lib.keys import SYSTEM_PREFIX, essence, validate_content_type, validate_user_key
+
+_UPDATE_ATTEMPTS = 1000
+_NOTHING: Any = object()
+
+
+class StorageManager:
+    """Save, load and list objects on whatever backend the configuration names.
+
+    ::
+
+        async with StorageManager(StorageConfig(base_path="data")) as storage:
+            await storage.save("configs/ceo.json", {"model": "large"})
+            config = await storage.load("configs/ceo.json")
+
+    Values come back with the type they went in with (see `storage_lib.values`); `write` and `read` move
+    bytes with a content type of your choice. Keys follow `storage_lib.keys`. Every method raises what
+    `storage_lib.errors` says; none turns an error into None or False.
+    """
+
+    def __init__(self, config: StorageConfig | None = None, *, backend: StorageBackend | None = None) -> None:
+        """:param config: what to open; None reads the environment (`StorageConfig.from_env`).
+        :param backend: an own backend instead. Who made it closes it.
+        """
+        self._owned = backend is None
+        self.backend = backend if backend is not None else build(config or StorageConfig.from_env())
+
+    async def open(self) -> None:
+        """Check that the store is there and answers. Optional: the first operation opens what it needs."""
+        await self.backend.open()
+
+    async def close(self) -> None:
+        """Release connections; a backend that was passed in stays open."""
+        if self._owned:
+            await self.backend.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- values
+
+    async def save(
+        self,
+        key: str,
+        value: Any,
+        *,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> PutResult:
+        """Store ``value`` so that `load` gives it back with the same type.
+
+        :param content_type: a closer description than the default of the value's type: another
+            ``text/…`` for a str, ``…+json`` for JSON, any other for bytes.
+        :param metadata: small texts kept with the object.
+        :param if_match: replace only the object with this ETag. :param if_absent: create only.
+        :raises SerializationError: the value could not come back as it is; nothing was stored.
+        :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
+        """
+        encoded = values.encode(value)
+        chosen = encoded.content_type if content_type is None else _narrowed(content_type, encoded)
+        return await self.backend.objects.put(
+            validate_user_key(key),
+            encoded.data,
+            content_type=chosen,
+            metadata=metadata,
+            if_match=if_match,
+            if_absent=if_absent,
+        )
+
+    @overload
+    async def load(self, key: str) -> Any: ...
+    @overload
+    async def load[T](self, key: str, model: type[T]) -> T: ...
+    async def load(self, key: str, model: Any = None) -> Any:
+        """The value of an object; with ``model`` validated and converted to it.
+
+        :raises KeyNotFoundError: there is no such object.
+        :raises IntegrityError: its bytes are not the ones that were saved.
+        :raises SerializationError: its bytes are not what its content type says, or not a ``model``.
+        """
+        found = await self.read(key)
+        return _value(found, model)
+
+    async def update(
+        self, key: str, change: Callable[[Any], Any | Awaitable[Any]], *, initial: Any = _NOTHING
+    ) -> Any:
+        """Replace a value by ``change(value)``, again if another writer was faster; nothing is lost.
+
+        ``change`` may be called several times and may be a coroutine function. Returns the new value.
+
+        :param initial: what ``change`` gets when there is no object yet.
+        :raises KeyNotFoundError: there is no object and no ``initial``.
+        """
+        for attempt in range(_UPDATE_ATTEMPTS):
+            try:
+                found = await self.read(key)
+            except KeyNotFoundError:
+                if initial is _NOTHING:
+                    raise
+                found = None
+            new = change(initial if found is None else _value(found, None))
+            if isinstance(new, Awaitable):
+                new = await new
+            encoded = values.encode(new)
+            try:
+                await self.backend.objects.put(
+                    key,
+                    encoded.data,
+                    content_type=encoded.content_type,
+                    metadata=None if found is None else found.info.metadata,
+                    if_match=None if found is None else found.info.etag,
+                    if_absent=found is None,
+                )
+            except PreconditionFailedError:
+                # Whoever won has gone on; a random pause keeps many writers from meeting again.
+                await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))  # noqa: S311
+                continue
+            return new
+        raise TransientStorageError(
+            f"object {key!r} was changed by others {_UPDATE_ATTEMPTS} times in a row",
+            remedy="try again later",
+        )
+
+    # -- bytes
+
+    async def write(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str = values.BYTES,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> PutResult:
+        """Store bytes as they are. JSON is checked to be JSON.
+
+        :raises SerializationError: the bytes are not what the content type says; nothing was stored.
+        """
+        validate_user_key(key)
+        values.validate(data, validate_content_type(content_type))
+        return await self.backend.objects.put(
+            key, data, content_type=content_type, metadata=metadata, if_match=if_match, if_absent=if_absent
+        )
+
+    async def read(
+        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
+    ) -> StoredObject:
+        """An object's bytes (or a range of them) with its info."""
+        found = await self.backend.objects.get(
+            validate_user_key(key), byte_range=byte_range, if_match=if_match
+        )
+        assert found is not None  # noqa: S101 - only a get with if_none_match answers None
+        return found
+
+    async def read_if_changed(
+        self, key: str, etag: str, *, byte_range: ByteRange | None = None
+    ) -> StoredObject | None:
+        """As `read`, or None if the object still has this ETag."""
+        return await self.backend.objects.get(
+            validate_user_key(key), byte_range=byte_range, if_none_match=etag
+        )
+
+    # -- objects
+
+    async def info(self, key: str) -> ObjectInfo:
+        """Size, type, ETag, time and metadata. :raises KeyNotFoundError: there is no such object."""
+        return await self.backend.objects.head(validate_user_key(key))
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is such an object. Raises, as everything does, if the store can not tell."""
+        try:
+            await self.info(key)
+        except KeyNotFoundError:
+            return False
+        return True
+
+    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """:raises KeyNotFoundError: there is no such object."""
+        await self.backend.objects.delete(validate_user_key(key), if_match=if_match)
+
+    async def list_keys(self, prefix: str = "") -> AsyncIterator[str]:
+        """Every key that starts with ``prefix``, in order of its UTF-8 bytes, a page in memory at a time."""
+        async for entry in self.backend.objects.iterate(prefix, skip=SYSTEM_PREFIX):
+            if isinstance(entry, ListEntry):
+                yield entry.key
+
+    async def list_page(
+        self,
+        prefix: str = "",
+        *,
+        delimiter: str | None = None,
+        limit: int = 1000,
+        cursor: str | None = None,
+        details: bool = False,
+    ) -> ListPage:
+        """A page of a listing; see `ObjectStore.list_page`."""
+        return await self.backend.objects.list_page(
+            prefix, delimiter=delimiter, limit=limit, cursor=cursor, details=details, skip=SYSTEM_PREFIX
+        )
+
+
+def _value(found: StoredObject, model: Any) -> Any:
+    info = found.info
+    try:
+        if model is None:
+            return values.decode(found.data, info.content_type)
+        return values.decode_as(found.data, info.content_type, model)
+    except SerializationError as error:
+        raise SerializationError(
+            f"object {info.key!r}: {error.message}", field=error.field, remedy=error.remedy
+        ) from error
+
+
+def _narrowed(content_type: str, encoded: values.Encoded) -> str:
+    """The caller's content type, if the value still comes back with its type."""
+    wanted = essence(validate_content_type(content_type))
+    own = essence(encoded.content_type)
+    if own == essence(values.TEXT):
+        fits = wanted.startswith("text/") and values.charset(content_type).lower() in ("utf-8", "utf8")
+    elif own == values.JSON:
+        fits = wanted == values.JSON or wanted.endswith("+json")
+    elif own == values.BYTES:
+        fits = not wanted.startswith("text/") and not wanted.endswith("+json")
+        fits = fits and wanted not in (values.JSON, values.PACKED, values.NPY)
+    else:
+        fits = wanted == own
+    if not fits:
+        raise InvalidArgumentError(
+            f"a value stored as {own} would not come back as it is with the content type {content_type!r}",
+            field="content_type",
+            remedy="use write() to store bytes with any content type",
+        )
+    return content_type

@@ -1,0 +1,185 @@
+"""Task records in a table, with large payloads and results kept as objects (claim check)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import msgspec
+
+from storage_lib import values
+from storage_lib.backends.base import Entity, StorageBackend
+from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, PreconditionFailedError
+from storage_lib.tasks.model import TASK_TABLE, TaskError, TaskRecord, TaskStatus, content_prefix
+
+INLINE_BYTES = 16 * 1024
+"""Longer payloads and results become objects: a table property holds 32 Ki characters, an entity 1 MiB."""
+
+_TIME_ORDERED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
+_LARGE: Final = ("payload", "result", "raw_message")
+
+
+def record_keys(task_id: str) -> tuple[str, str]:
+    """Partition and row key of a task's record.
+
+    Both are computed from the id alone. For our own ids (UUID version 7) they are inverted times, a
+    partition a day, so that a plain scan of the table gives the newest first; ids that others chose come
+    after them, spread over 256 partitions.
+    """
+    if _TIME_ORDERED.fullmatch(task_id):
+        day = int(task_id[:8] + task_id[9:13], 16) // 86_400_000
+        return f"{9_999_999 - day:07}", task_id.translate(_INVERTED)
+    return f"x{hashlib.sha256(task_id.encode()).hexdigest()[:2]}", task_id
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """A page of task records, newest first. ``cursor`` is None where there is no next page."""
+
+    records: list[TaskRecord]
+    cursor: str | None
+
+
+class TaskRecords:
+    """Reads and writes task records. Every write is conditional: on absence, or on the record's ETag."""
+
+    def __init__(self, backend: StorageBackend) -> None:
+        self._backend = backend
+
+    async def insert(self, record: TaskRecord) -> TaskRecord:
+        """:raises PreconditionFailedError: there is a task of this id."""
+        properties, stored = await self._to_properties(record.task_id, _fields(record))
+        try:
+            etag = await self._backend.tables.insert(TASK_TABLE, *record_keys(record.task_id), properties)
+        except PreconditionFailedError:
+            await self._discard(stored)
+            raise
+        return replace(record, etag=etag)
+
+    async def change(self, record: TaskRecord, **changes: Any) -> TaskRecord:
+        """Change some fields of the record as it was read; large contents go to objects of their own.
+
+        :raises PreconditionFailedError: somebody else changed it meanwhile; nothing was changed.
+        """
+        properties, stored = await self._to_properties(record.task_id, changes)
+        try:
+            etag = await self._backend.tables.update(
+                TASK_TABLE, *record_keys(record.task_id), properties, etag=record.etag
+            )
+        except (PreconditionFailedError, KeyNotFoundError):
+            await self._discard(stored)
+            raise
+        return replace(record, **changes, etag=etag)
+
+    async def get(self, task_id: str, *, contents: bool = True) -> TaskRecord:
+        """:raises KeyNotFoundError: there is no task of this id.
+
+        :param contents: also load the payload and the result where they are objects of their own.
+        """
+        try:
+            entity = await self._backend.tables.get(TASK_TABLE, *record_keys(task_id))
+        except KeyNotFoundError as error:
+            raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id") from error
+        return await self._from_entity(entity, contents)
+
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        agent_id: str | None = None,
+        action: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> RecordPage:
+        """Records newest first, without large payloads and results."""
+        if status is not None and status not in list(TaskStatus):
+            raise InvalidArgumentError(
+                f"status {status!r} is not valid", field="status", limit=" or ".join(TaskStatus)
+            )
+        wanted = {"status": status, "agent_id": agent_id, "action": action}
+        parameters = {name: value for name, value in wanted.items() if value is not None}
+        try:
+            page = await self._backend.tables.query(
+                TASK_TABLE,
+                " and ".join(f"{name} eq @{name}" for name in parameters) or None,
+                parameters=parameters,
+                limit=limit,
+                cursor=cursor,
+            )
+        except KeyNotFoundError:
+            return RecordPage([], None)  # The table is made by the first task: there is none yet.
+        return RecordPage([await self._from_entity(entity, False) for entity in page.entities], page.cursor)
+
+    async def _to_properties(self, task_id: str, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The properties of some fields, and the keys of the objects that were written for them."""
+        properties: dict[str, Any] = {}
+        stored: list[str] = []
+        for name, value in fields.items():
+            if name == "error":
+                # A merge can not remove a property: an empty code says that there is no error any more.
+                properties["error_code"] = "" if value is None else value.code
+                properties["error_message"] = "" if value is None else value.message[:INLINE_BYTES]
+            elif name not in _LARGE:
+                properties[name] = str(value) if name == "status" else value
+            elif value is not None:
+                data = msgspec.json.encode(value)
+                if len(data) <= INLINE_BYTES:
+                    properties[name] = data.decode()
+                elif fields.get(name + "_key") is None:
+                    properties[name + "_key"] = await self.store(task_id, name, data)
+                    stored.append(properties[name + "_key"])
+        return properties, stored
+
+    async def store(self, task_id: str, name: str, data: bytes) -> str:
+        """Keep a large content as an object, under a key of its own for each write: who loses the race for
+        a record must not have changed what the winner's record points to. Returns the key."""
+        key = f"{content_prefix(task_id)}{name}-{uuid.uuid4().hex}"
+        await self._backend.objects.put(key, data, content_type=values.JSON)
+        return key
+
+    async def load(self, key: str) -> Any:
+        """A content that was kept as an object."""
+        found = await self._backend.objects.get(key)
+        assert found is not None  # noqa: S101 - only a get with if_none_match answers None
+        return msgspec.json.decode(found.data)
+
+    async def _discard(self, keys: list[str]) -> None:
+        for key in keys:
+            await self._backend.objects.delete(key)
+
+    async def _from_entity(self, entity: Entity, contents: bool) -> TaskRecord:
+        found = entity.properties
+        large: dict[str, Any] = {}
+        for name in _LARGE:
+            if name in found:
+                large[name] = msgspec.json.decode(found[name])
+            elif contents and (key := found.get(name + "_key")):
+                large[name] = await self.load(key)
+        code = found.get("error_code")
+        error = TaskError(code, found.get("error_message", "")) if code else None
+        return TaskRecord(
+            task_id=found["task_id"],
+            agent_id=found["agent_id"],
+            action=found["action"],
+            status=TaskStatus(found["status"]),
+            created_at=found["created_at"],
+            updated_at=found["updated_at"],
+            error=error,
+            attempts=found["attempts"],
+            fence=found["fence"],
+            correlation_id=found.get("correlation_id"),
+            started_at=found.get("started_at"),
+            finished_at=found.get("finished_at"),
+            lease_until=found.get("lease_until"),
+            payload_key=found.get("payload_key"),
+            etag=entity.etag,
+            **large,
+        )
+
+
+def _fields(record: TaskRecord) -> dict[str, Any]:
+    return {item.name: getattr(record, item.name) for item in fields(record) if item.name != "etag"}

@@ -1,0 +1,95 @@
+"""Which actions there are: ``@task("name")`` registers one, a name can be taken once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from storage_lib.errors import ConfigurationError, InvalidArgumentError
+from storage_lib.tasks.context import TaskContext
+from storage_lib.tasks.model import check_action
+
+Action = Callable[[TaskContext, Any], Awaitable[Any]]
+
+BUILT_IN = ("storage_lib.tasks.actions",)
+"""Modules that register the actions of this library."""
+
+
+class UnknownActionError(InvalidArgumentError):
+    """No action has this name: a permanent failure, the message lists the names there are."""
+
+    code = "unknown-action"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredAction:
+    """An action and the type of its payload (None: any JSON value)."""
+
+    name: str
+    run: Action
+    payload: Any = None
+
+
+class Registry:
+    """Actions by name. Modules are imported when an action is first looked up, not at a cold start."""
+
+    def __init__(self, modules: Iterable[str] = ()) -> None:
+        """:param modules: names of further modules that call `task` when they are imported."""
+        self._modules = [*BUILT_IN, *modules]
+        self._loaded = False
+
+    def get(self, name: str) -> RegisteredAction:
+        """:raises UnknownActionError: there is none of this name."""
+        self._load()
+        try:
+            return _actions[name]
+        except KeyError:
+            known = ", ".join(sorted(_actions))
+            raise UnknownActionError(
+                f"unknown action {name!r}; there are: {known}", field="action", limit=f"one of: {known}"
+            ) from None
+
+    def names(self) -> list[str]:
+        self._load()
+        return sorted(_actions)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        for module in self._modules:
+            try:
+                import_module(module)
+            except ImportError as error:
+                raise ConfigurationError(
+                    f"task module {module!r} can not be imported: {error}", field="AGENT_TASK_MODULES"
+                ) from error
+        self._loaded = True
+
+
+_actions: dict[str, RegisteredAction] = {}
+
+
+def task(name: str, *, payload: Any = None) -> Callable[[Action], Action]:
+    """Register an action: ``async def action(context, payload) -> result``.
+
+    :param payload: a dataclass, pydantic model or other type; the payload is validated and handed over as
+        one. :raises ConfigurationError: the name is taken by another function.
+    """
+    check_action(name)
+
+    def register(action: Action) -> Action:
+        taken = _actions.get(name)
+        if taken is not None and taken.run is not action:
+            raise ConfigurationError(
+                f"two actions are named {name!r}: {_where(taken.run)} and {_where(action)}", field="action"
+            )
+        _actions[name] = RegisteredAction(name, action, payload)
+        return action
+
+    return register
+
+
+def _where(action: Action) -> str:
+    return f"{getattr(action, '__module__', '?')}.{getattr(action, '__qualname__', '?')}"

@@ -1,0 +1,163 @@
+"""CSV and its kin: rows streamed from the bytes into a table profile."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Any
+
+from storage_lib.tasks.report.column import TEXT
+from storage_lib.tasks.report.dialect import Dialect, lay_out, sniff
+from storage_lib.tasks.report.encoding import Source
+from storage_lib.tasks.report.errors import MalformedReportError
+from storage_lib.tasks.report.table import MAX_COLUMNS, Table, listed
+
+_BATCH_CELLS = 1 << 16
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+Row = list[str]
+
+
+def profile_delimited(
+    source: Source, delimiter: str | None, header: str | None, warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """The ``table`` part for a delimited file. `MalformedReportError` names the line of a broken row."""
+    dialect, sample, _ = sniff(source, delimiter)
+    try:
+        return _profile(source, dialect, sample, header, warn)
+    except csv.Error:
+        # text/tab-separated-values (IANA) has no quoting: there a quote is a letter like any other.
+        if dialect.delimiter != "\t":
+            raise _broken(source, dialect) from None
+    literal = Dialect("\t", quoted=False)
+    sample = list(islice(filter(None, literal.rows(source.open())), 200))
+    try:
+        table = _profile(source, literal, sample, header, warn)
+    except csv.Error:
+        raise _broken(source, literal) from None
+    warn("quotes are not balanced, so they were taken as ordinary characters, as in tab-separated values")
+    return table
+
+
+def _profile(
+    source: Source, dialect: Dialect, sample: list[Row], header: str | None, warn: Callable[[str], None]
+) -> dict[str, Any]:
+    warnings: list[str] = []
+    layout = lay_out(sample, header, warnings.append)
+    width = len(layout.names)
+    shown = min(width, MAX_COLUMNS)
+    if width > shown:
+        warnings.append(f"the table has {width} columns; the first {shown} are profiled")
+    table = Table(TEXT, shown, "")
+    lines = _Lines(dialect.skip_lines, layout.skip, width)
+    with source.open() as stream:
+        for _ in range(dialect.skip_lines):
+            stream.readline()
+        reader = dialect.rows(stream)
+        size = max(1, _BATCH_CELLS // width)
+        while batch := list(islice(reader, size)):
+            rows = lines.take(batch, dialect.skip_lines + reader.line_num)
+            if rows:
+                table.add([list(column) for column in islice(zip(*rows, strict=True), shown)], len(rows))
+    for warning in chain(warnings, lines.warnings()):
+        warn(warning)
+    summary = table.summary(layout.names[:shown], warn)
+    return {
+        "delimiter": dialect.delimiter,
+        "header": layout.header,
+        **summary,
+        "ragged_rows": lines.ragged,
+        "blank_lines": lines.blank,
+    }
+
+
+class _Lines:
+    """Turns raw rows into rows of one width, and remembers where they were not."""
+
+    def __init__(self, line: int, skip: int, width: int) -> None:
+        self._line = line + 1
+        self._skip = skip
+        self._width = width
+        self._short: list[int] = []
+        self._long: list[int] = []
+        self.ragged = 0
+        self.blank = 0
+        self._lost = 0
+
+    def take(self, batch: list[Row], last_line: int) -> list[Row]:
+        regular = not self._skip and set(map(len, batch)) == {self._width}
+        rows = batch if regular else list(self._even(batch))
+        self._line = last_line + 1
+        return rows
+
+    def warnings(self) -> Iterator[str]:
+        if self.ragged:
+            yield (
+                f"{self.ragged} rows do not have {self._width} cells: first shorter ones (cells counted as "
+                f"missing) in lines {listed(self._short) or 'none'}; first longer ones (surplus cells, "
+                f"{self._lost} in all, left out of the columns) in lines {listed(self._long) or 'none'}"
+            )
+        if self.blank:
+            yield f"{self.blank} blank lines were skipped"
+
+    def _even(self, batch: list[Row]) -> Iterator[Row]:
+        line = self._line
+        for row in batch:
+            at = line
+            line += 1 + _line_ends(row)
+            if not row:
+                self.blank += 1
+                continue
+            if self._skip:
+                self._skip -= 1
+                continue
+            if len(row) == self._width:
+                yield row
+                continue
+            self.ragged += 1
+            if len(row) < self._width:
+                if len(self._short) < 5:
+                    self._short.append(at)
+                yield row + [""] * (self._width - len(row))
+            else:
+                if len(self._long) < 5:
+                    self._long.append(at)
+                self._lost += len(row) - self._width
+                yield row[: self._width]
+
+
+def _line_ends(row: Row) -> int:
+    text = "".join(row)
+    return len(_LINE_END.findall(text)) if "\n" in text or "\r" in text else 0
+
+
+def _broken(source: Source, dialect: Dialect) -> MalformedReportError:
+    """Read again, row by row, to name the line on which the broken row begins."""
+    with source.open() as stream:
+        for _ in range(dialect.skip_lines):
+            stream.readline()
+        reader = dialect.rows(stream)
+        start = 1
+        try:
+            for _ in reader:
+                start = reader.line_num + 1
+        except csv.Error as error:
+            line = dialect.skip_lines + start
+            text = str(error)
+            if "unexpected end" in text:
+                reason, remedy = (
+                    "opens a quote that is never closed",
+                    "close the quote, or double it inside a cell",
+                )
+            elif "field limit" in text:
+                limit = csv.field_size_limit()
+                reason = f"has a cell of more than {limit:,} characters"
+                remedy = "close the quote before it, or store such a text by itself"
+            else:
+                reason, remedy = f"is not readable ({text})", 'write a quote inside a quoted cell twice ("")'
+            return MalformedReportError(
+                f"line {line}: the row that begins here {reason}; {remedy}", field="data", remedy=remedy
+            )
+    raise AssertionError("a report that failed to parse parsed")

@@ -1,0 +1,447 @@
+"""What an object store does, whatever is behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from storage_lib.backends.base import ByteRange, ListEntry, ObjectStore
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+)
+
+AWKWARD_KEYS = [
+    "a",
+    "a/b",
+    "a.json",
+    "a_b",
+    "a-b/c",
+    "a b/c d",
+    "a+b",
+    "100%",
+    "%41",
+    "%2e%2e",
+    "q?x=1&y=2#frag",
+    "~tilde!*'();:@=,[]{}|^`\"<>$",
+    ".hidden/.dot",
+    "a/.b",
+    "x.obj",
+    "x.obj/y",
+    "x",
+    "CON",
+    "Case",
+    "case",
+    "naïve/über/日本語",
+    "emoji/🙂",
+    "\uffee",
+    "trailing space ",
+    " leading",
+    "s" * 255,
+    "/".join(["d" * 60] * 16),
+    "ü" * 127,
+    "a" * 240 + "/" + "b" * 240,
+]
+"""Keys that some store or path on the way is known to change, merge or refuse."""
+
+INVALID_KEYS = [
+    "",
+    "/",
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "..",
+    "../a",
+    "a/../b",
+    "a/./b",
+    "a/..",
+    "dot.",
+    "dot./a",
+    "nul\x00",
+    "tab\t",
+    "line\n",
+    "del\x7f",
+    "c1\x85",
+    "back\\slash",
+    "\ud800",
+    "\ufffe",
+    "\U0001ffff",
+    "e\u0301",  # not in normalisation form C
+    "a%2Fb",
+    "a%2fb",
+    "s" * 256,
+    "ü" * 128,
+    "/".join(["d" * 60] * 17),
+    "/".join(["d"] * 129),
+]
+
+
+class ObjectStoreContract:
+    """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
+    that goes round the store, so that a mistake made on both ways can not hide."""
+
+    async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
+        """Replace the stored bytes of ``key`` and leave everything else (checksum, type) as it is."""
+        raise NotImplementedError
+
+    async def put_foreign(self, objects: ObjectStore, key: str, data: bytes, content_type: str) -> None:
+        """Store an object as another program would: no checksum or mark of this library."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def unique(self) -> str:
+        """A prefix of its own for each test, so that tests may share a store."""
+        return f"t-{uuid.uuid4().hex[:12]}"
+
+    # -- what goes in comes out
+
+    @pytest.mark.parametrize("size", [0, 1, 1000, 300_000])
+    async def test_bytes_come_back_with_type_and_metadata(
+        self, objects: ObjectStore, unique: str, size: int
+    ) -> None:
+        data = hashlib.shake_128(b"seed").digest(size)
+        before = datetime.now(UTC) - timedelta(seconds=5)
+        put = await objects.put(
+            f"{unique}/k",
+            data,
+            content_type='text/csv; charset="utf-8"',
+            metadata={"author-name": "Zoë  % \\ ", "n": "1"},
+        )
+        found = await objects.get(f"{unique}/k")
+        assert found is not None
+        assert found.data == data
+        assert type(found.data) is bytes
+        info = found.info
+        assert (info.key, info.size, info.content_type) == (
+            f"{unique}/k",
+            size,
+            'text/csv; charset="utf-8"',
+        )
+        assert dict(info.metadata) == {"author-name": "Zoë  % \\ ", "n": "1"}
+        assert info.sha256 == hashlib.sha256(data).hexdigest()
+        assert info.etag == put.etag
+        assert not info.etag.startswith(('"', "W/"))
+        assert put.size == size
+        assert before < info.last_modified < datetime.now(UTC) + timedelta(seconds=5)
+        assert await objects.head(f"{unique}/k") == info
+
+    async def test_overwriting_replaces_data_type_and_metadata(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        key = f"{unique}/k"
+        first = await objects.put(key, b"long first value", content_type="text/plain", metadata={"a": "1"})
+        second = await objects.put(key, b"2", content_type="application/json", metadata={"b": "2"})
+        found = await objects.get(key)
+        assert found is not None
+        assert found.data == b"2"
+        assert found.info.content_type == "application/json"
+        assert dict(found.info.metadata) == {"b": "2"}
+        assert first.etag != second.etag == found.info.etag
+        if objects.reports_created:
+            assert (first.created, second.created) == (True, False)
+
+    async def test_writing_the_same_again_changes_the_etag(self, objects: ObjectStore, unique: str) -> None:
+        first = await objects.put(f"{unique}/k", b"same")
+        second = await objects.put(f"{unique}/k", b"same")
+        assert first.etag != second.etag
+
+    # -- every key survives
+
+    async def test_every_key_has_its_own_object_and_is_listed(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        keys = [key if len(key) > 200 else f"{unique}/{key}" for key in AWKWARD_KEYS]
+        for key in keys:
+            await objects.put(key, key.encode(), content_type="text/plain")
+        for key in keys:
+            found = await objects.get(key)
+            assert found is not None
+            assert found.data.decode() == key
+            assert found.info.key == key
+        below = sorted((key for key in keys if key.startswith(unique)), key=str.encode)
+        assert [entry.key async for entry in _entries(objects, unique + "/")] == below
+        for key in keys:
+            await objects.delete(key)
+        assert [entry.key async for entry in _entries(objects, unique)] == []
+
+    @pytest.mark.parametrize("key", INVALID_KEYS, ids=ascii)
+    async def test_keys_outside_the_grammar_are_refused_everywhere(
+        self, objects: ObjectStore, key: str
+    ) -> None:
+        with pytest.raises(InvalidKeyError) as refused:
+            await objects.put(key, b"x")
+        assert refused.value.field == "key"
+        for call in (objects.get, objects.head, objects.delete):
+            with pytest.raises(InvalidKeyError):
+                await call(key)
+
+    # -- not found is its own answer
+
+    async def test_a_missing_object_is_not_found(self, objects: ObjectStore, unique: str) -> None:
+        for call in (objects.get, objects.head, objects.delete):
+            with pytest.raises(KeyNotFoundError):
+                await call(f"{unique}/missing")
+        await objects.put(f"{unique}/parent/child", b"x")
+        for key in (f"{unique}/parent", f"{unique}/parent/child/below"):
+            with pytest.raises(KeyNotFoundError):
+                await objects.get(key)
+
+    async def test_a_deleted_object_is_gone(self, objects: ObjectStore, unique: str) -> None:
+        await objects.put(f"{unique}/k", b"x")
+        await objects.delete(f"{unique}/k")
+        with pytest.raises(KeyNotFoundError):
+            await objects.get(f"{unique}/k")
+        with pytest.raises(KeyNotFoundError):
+            await objects.delete(f"{unique}/k")
+
+    # -- compare and set
+
+    async def test_if_absent_creates_once(self, objects: ObjectStore, unique: str) -> None:
+        first = await objects.put(f"{unique}/k", b"1", if_absent=True)
+        assert first.created is True
+        with pytest.raises(PreconditionFailedError) as refused:
+            await objects.put(f"{unique}/k", b"2", if_absent=True)
+        assert refused.value.field == "if_absent"
+        found = await objects.get(f"{unique}/k")
+        assert found is not None
+        assert found.data == b"1"
+
+    async def test_if_match_replaces_only_what_was_read(self, objects: ObjectStore, unique: str) -> None:
+        key = f"{unique}/k"
+        first = await objects.put(key, b"1")
+        second = await objects.put(key, b"2", if_match=first.etag)
+        with pytest.raises(PreconditionFailedError) as refused:
+            await objects.put(key, b"3", if_match=first.etag)
+        assert refused.value.field == "if_match"
+        with pytest.raises(PreconditionFailedError):
+            await objects.put(f"{unique}/missing", b"3", if_match=first.etag)
+        with pytest.raises(PreconditionFailedError):
+            await objects.delete(key, if_match=first.etag)
+        with pytest.raises(KeyNotFoundError):
+            await objects.delete(f"{unique}/missing", if_match=first.etag)
+        found = await objects.get(key)
+        assert found is not None
+        assert found.data == b"2"
+        await objects.delete(key, if_match=second.etag)
+        with pytest.raises(KeyNotFoundError):
+            await objects.head(key)
+
+    async def test_racing_creators_have_one_winner(self, objects: ObjectStore, unique: str) -> None:
+        async def create(n: int) -> int | None:
+            try:
+                await objects.put(f"{unique}/k", b"%d" % n, if_absent=True)
+            except PreconditionFailedError:
+                return None
+            return n
+
+        winners = [n for n in await asyncio.gather(*map(create, range(12))) if n is not None]
+        assert len(winners) == 1
+        found = await objects.get(f"{unique}/k")
+        assert found is not None
+        assert found.data == b"%d" % winners[0]
+
+    async def test_racing_updates_lose_nothing(self, objects: ObjectStore, unique: str) -> None:
+        key = f"{unique}/counter"
+        await objects.put(key, b"0")
+
+        async def increment() -> None:
+            while True:
+                found = await objects.get(key)
+                assert found is not None
+                try:
+                    await objects.put(key, b"%d" % (int(found.data) + 1), if_match=found.info.etag)
+                except PreconditionFailedError:
+                    continue
+                return
+
+        await asyncio.gather(*(increment() for _ in range(8)))
+        found = await objects.get(key)
+        assert found is not None
+        assert found.data == b"8"
+
+    # -- conditional and range reads
+
+    async def test_conditional_reads(self, objects: ObjectStore, unique: str) -> None:
+        put = await objects.put(f"{unique}/k", b"x")
+        assert await objects.get(f"{unique}/k", if_none_match=put.etag) is None
+        assert await objects.get(f"{unique}/k", if_none_match="other") is not None
+        assert await objects.get(f"{unique}/k", if_match=put.etag) is not None
+        with pytest.raises(PreconditionFailedError):
+            await objects.get(f"{unique}/k", if_match="other")
+
+    @pytest.mark.parametrize(
+        ("byte_range", "expected"),
+        [
+            (ByteRange(0, 3), b"012"),
+            (ByteRange(4), b"456789"),
+            (ByteRange(9, 500), b"9"),
+            (ByteRange(-3), b"789"),
+            (ByteRange(-50), b"0123456789"),
+        ],
+    )
+    async def test_a_range_is_read(
+        self, objects: ObjectStore, unique: str, byte_range: ByteRange, expected: bytes
+    ) -> None:
+        await objects.put(f"{unique}/k", b"0123456789", content_type="text/plain")
+        found = await objects.get(f"{unique}/k", byte_range=byte_range)
+        assert found is not None
+        assert found.data == expected
+        assert found.info.size == 10
+        assert found.info.content_type == "text/plain"
+        assert found.start == b"0123456789".index(expected)
+
+    async def test_a_range_outside_the_object_is_refused(self, objects: ObjectStore, unique: str) -> None:
+        await objects.put(f"{unique}/k", b"0123456789")
+        await objects.put(f"{unique}/empty", b"")
+        for key, byte_range in ((f"{unique}/k", ByteRange(10, 20)), (f"{unique}/empty", ByteRange(0, 1))):
+            with pytest.raises(InvalidArgumentError) as refused:
+                await objects.get(key, byte_range=byte_range)
+            assert refused.value.field == "range"
+
+    # -- integrity
+
+    async def test_changed_bytes_are_never_returned(self, objects: ObjectStore, unique: str) -> None:
+        await objects.put(f"{unique}/k", b"the original bytes")
+        await self.tamper(objects, f"{unique}/k", b"the 0riginal bytes")
+        with pytest.raises(IntegrityError):
+            await objects.get(f"{unique}/k")
+
+    async def test_objects_of_other_programs_load_by_their_content_type(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        await self.put_foreign(objects, f"{unique}/report.csv", b"a,b\n1,2\n", "text/csv")
+        found = await objects.get(f"{unique}/report.csv")
+        assert found is not None
+        assert found.data == b"a,b\n1,2\n"
+        assert found.info.content_type == "text/csv"
+        assert found.info.sha256 is None
+        assert [entry.key async for entry in _entries(objects, unique)] == [f"{unique}/report.csv"]
+        replaced = await objects.put(f"{unique}/report.csv", b"ours", if_match=found.info.etag)
+        again = await objects.get(f"{unique}/report.csv", if_match=replaced.etag)
+        assert again is not None
+        assert again.data == b"ours"
+        assert [entry.key async for entry in _entries(objects, unique)] == [f"{unique}/report.csv"]
+        await objects.delete(f"{unique}/report.csv")
+        with pytest.raises(KeyNotFoundError):
+            await objects.get(f"{unique}/report.csv")
+
+    # -- listing
+
+    async def test_a_prefix_is_a_beginning_of_text_not_a_folder(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        for key in ("ab", "abc", "ab/c", "b"):
+            await objects.put(f"{unique}/{key}", b"")
+        assert await _keys(objects, f"{unique}/ab") == [f"{unique}/{k}" for k in ("ab", "ab/c", "abc")]
+        assert await _keys(objects, f"{unique}/ab/") == [f"{unique}/ab/c"]
+        assert await _keys(objects, f"{unique}/zz") == []
+
+    async def test_pages_give_every_key_once_in_order(self, objects: ObjectStore, unique: str) -> None:
+        keys = [f"{unique}/{name}" for name in ("a", "a/1", "a/2", "a-1", "a.b", "a0", "b/x/y", "c", "é")]
+        for key in keys:
+            await objects.put(key, b"x")
+        expected = sorted(keys, key=str.encode)
+        for limit in (1, 2, len(keys), 100):
+            seen: list[str] = []
+            cursor = None
+            while True:
+                page = await objects.list_page(unique + "/", limit=limit, cursor=cursor)
+                assert 1 <= len(page.entries) <= limit
+                seen += [entry.key for entry in page.entries]
+                if (cursor := page.cursor) is None:
+                    break
+            assert seen == expected
+
+    async def test_a_delimiter_folds_what_lies_deeper(self, objects: ObjectStore, unique: str) -> None:
+        for key in ("a", "a/1", "a/2/3", "a.b", "b/1", "b/2", "c"):
+            await objects.put(f"{unique}/{key}", b"")
+        page = await objects.list_page(unique + "/", delimiter="/")
+        assert [entry.key for entry in page.entries] == [f"{unique}/{k}" for k in ("a", "a.b", "c")]
+        assert page.prefixes == [f"{unique}/a/", f"{unique}/b/"]
+        seen: list[str] = []
+        cursor = None
+        while True:
+            page = await objects.list_page(unique + "/", delimiter="/", limit=1, cursor=cursor)
+            seen += [entry.key for entry in page.entries] + page.prefixes
+            if (cursor := page.cursor) is None:
+                break
+        assert seen == [f"{unique}/{k}" for k in ("a", "a.b", "a/", "b/", "c")]
+
+    async def test_details_are_those_of_the_object(self, objects: ObjectStore, unique: str) -> None:
+        put = await objects.put(f"{unique}/k", b"12345")
+        info = await objects.head(f"{unique}/k")
+        page = await objects.list_page(unique, details=True)
+        (entry,) = page.entries
+        assert (entry.key, entry.size, entry.etag) == (f"{unique}/k", 5, put.etag)
+        assert entry.last_modified is not None
+        assert abs(entry.last_modified - info.last_modified) < timedelta(seconds=1)
+
+    @pytest.mark.parametrize(
+        ("arguments", "field"),
+        [
+            ({"limit": 0}, "limit"),
+            ({"limit": 5001}, "limit"),
+            ({"delimiter": "-"}, "delimiter"),
+            ({"cursor": "not a cursor"}, "cursor"),
+        ],
+    )
+    async def test_listing_arguments_that_can_not_be_right(
+        self, objects: ObjectStore, arguments: dict[str, Any], field: str
+    ) -> None:
+        with pytest.raises(InvalidArgumentError) as refused:
+            await objects.list_page("a", **arguments)
+        assert refused.value.field == field
+
+    # -- limits
+
+    async def test_metadata_and_content_type_are_checked_before_anything_is_stored(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        key = f"{unique}/k"
+        for metadata in ({"Upper": "x"}, {"under_score": "x"}, {"aos-x": "x"}, {"a": "line\nbreak"}):
+            with pytest.raises(InvalidArgumentError):
+                await objects.put(key, b"x", metadata=metadata)
+        with pytest.raises(ObjectTooLargeError):
+            await objects.put(key, b"x", metadata={"a": "x" * 2000})
+        for content_type in ("json", "text/", "text/plain\r\nX: y", "a/b" * 100, ""):
+            with pytest.raises(InvalidArgumentError):
+                await objects.put(key, b"x", content_type=content_type)
+        with pytest.raises(KeyNotFoundError):
+            await objects.head(key)
+
+    async def test_cancelling_a_save_leaves_the_old_or_the_new(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        key = f"{unique}/k"
+        old, new = b"old" * 1000, b"new!" * 50_000
+        await objects.put(key, old, content_type="text/x-old")
+        for hops in range(6):
+            task = asyncio.ensure_future(objects.put(key, new, content_type="text/x-new"))
+            for _ in range(hops):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            found = await objects.get(key)
+            assert found is not None
+            assert (found.data, found.info.content_type) in ((old, "text/x-old"), (new, "text/x-new"))
+
+
+async def _entries(objects: ObjectStore, prefix: str) -> AsyncIterator[ListEntry]:
+    async for entry in objects.iterate(prefix):
+        assert isinstance(entry, ListEntry)
+        yield entry
+
+
+async def _keys(objects: ObjectStore, prefix: str) -> list[str]:
+    return [entry.key async for entry in _entries(objects, prefix)]

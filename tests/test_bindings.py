@@ -1,0 +1,73 @@
+"""The bindings of every function, as the platform reads them; a change here changes the deployed app."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from typing import Any
+
+from storage_lib.config import CONNECTION, StorageConfig
+from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE
+from tests.conftest import PROJECT
+
+SNAPSHOT = PROJECT / "tests" / "snapshots" / "bindings.json"
+
+
+_TELL = """
+import json, function_app
+found = {f.get_function_name(): f.get_raw_bindings() for f in function_app.app.get_functions()}
+print(json.dumps(found))
+"""
+
+
+@functools.cache
+def bindings() -> dict[str, list[dict[str, Any]]]:
+    # In a process of its own: an app can be indexed once, and other tests serve it.
+    run = subprocess.run([sys.executable, "-c", _TELL], cwd=PROJECT, capture_output=True, check=True)
+    return {name: [json.loads(raw) for raw in found] for name, found in json.loads(run.stdout).items()}
+
+
+def test_bindings_are_those_of_the_snapshot() -> None:
+    expected = json.loads(SNAPSHOT.read_text())
+    found = bindings()
+    assert sorted(found) == sorted(expected)
+    for name, function in found.items():
+        assert function == expected[name], name
+
+
+def test_only_liveness_is_anonymous() -> None:
+    levels = {
+        name: binding["authLevel"]
+        for name, function in bindings().items()
+        for binding in function
+        if binding["type"] == "httpTrigger"
+    }
+    assert {name for name, level in levels.items() if level == "ANONYMOUS"} == {"health_live"}
+    assert set(levels.values()) == {"ANONYMOUS", "FUNCTION"}
+
+
+def test_queue_bindings_use_the_queues_and_the_connection_of_the_library() -> None:
+    found = bindings()
+    for name, queue in (("process_task", TASK_QUEUE), ("process_poison_task", POISON_QUEUE)):
+        (trigger,) = [b for b in found[name] if b["type"] == "queueTrigger"]
+        (output,) = [b for b in found[name] if b["type"] == "queue"]
+        assert (trigger["queueName"], output["queueName"]) == (queue, EVENT_QUEUE)
+        assert trigger["connection"] == output["connection"] == CONNECTION
+    # The poison queue's name is not free: the platform makes it from the queue's.
+    assert f"{TASK_QUEUE}-poison" == POISON_QUEUE
+
+
+def test_host_json_leaves_the_encoding_to_the_queue_client() -> None:
+    """The settings; test_http.py has the proof by messages that arrive, encoded and plain."""
+    queues = json.loads((PROJECT / "host.json").read_text())["extensions"]["queues"]
+    assert queues["messageEncoding"] == "none"
+    assert StorageConfig().message_encoding == "base64"
+
+
+def test_host_json_and_the_engine_agree_on_attempts() -> None:
+    from storage_lib.tasks.engine import MAX_ATTEMPTS
+
+    queues = json.loads((PROJECT / "host.json").read_text())["extensions"]["queues"]
+    assert queues["maxDequeueCount"] == MAX_ATTEMPTS
