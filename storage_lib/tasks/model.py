@@ -21,6 +21,8 @@ from storage_lib.keys import SYSTEM_PREFIX
 
 TASK_QUEUE = "agent-tasks"
 POISON_QUEUE = "agent-tasks-poison"
+HIGH_QUEUE = "agent-tasks-high"
+HIGH_POISON_QUEUE = "agent-tasks-high-poison"
 EVENT_QUEUE = "agent-events"
 TASK_TABLE = "tasks"
 
