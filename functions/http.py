@@ -61,6 +61,7 @@ _HEADERS = {
     "if_absent": "If-None-Match",
     "content_type": "Content-Type",
     "metadata": "x-meta-*",
+    "ttl": "x-ttl-seconds",
 }
 """Where the library's arguments come from."""
 
@@ -209,6 +210,18 @@ def metadata_of(req: func.HttpRequest) -> dict[str, str]:
     }
 
 
+def ttl_of(req: func.HttpRequest) -> float | None:
+    """The time to live of ``x-ttl-seconds``; None without the header."""
+    text = req.headers.get("x-ttl-seconds")
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,10}(\.\d{1,3})?", text.strip(), re.ASCII):
+        raise InvalidArgumentError(
+            f"x-ttl-seconds is {text[:40]!r}", field="x-ttl-seconds", limit="a number of seconds, 0 or more"
+        )
+    return float(text)
+
+
 def object_headers(info: ObjectInfo) -> dict[str, str]:
     headers = {
         "Content-Type": info.content_type,
@@ -220,6 +233,8 @@ def object_headers(info: ObjectInfo) -> dict[str, str]:
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, no-cache",
     }
+    if info.expires_at is not None:
+        headers["x-expires-at"] = info.expires_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     for name, value in info.metadata.items():
         headers[f"x-meta-{name}"] = encode_metadata_value(value)
     return headers

@@ -20,6 +20,7 @@ from functions.http import (
     object_key,
     problems,
     range_problem,
+    ttl_of,
 )
 from functions.state import state
 from storage_lib.backends.base import ObjectInfo
@@ -27,7 +28,6 @@ from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
-    UnsupportedOperationError,
 )
 from storage_lib.manager import StorageManager
 
@@ -43,13 +43,10 @@ async def save_object(req: func.HttpRequest) -> func.HttpResponse:
     """``PUT /api/objects/{key}``: store the body under its Content-Type.
 
     201 with Location for a new object, 200 for a replaced one, with its ETag; 412 where ``If-Match`` or
-    ``If-None-Match: *`` does not hold.
+    ``If-None-Match: *`` does not hold. ``x-ttl-seconds`` is its time to live, ``x-meta-*`` is kept with it.
     """
     key = object_key(req)
     app = state()
-    if "x-ttl-seconds" in req.headers:
-        # Kept for ever instead of for a while would be worse than refused.
-        raise UnsupportedOperationError("a time to live is not supported yet", field="x-ttl-seconds")
     body = body_of(req, app.max_body_bytes)
     if_match = await _condition(req, app.storage, key)
     if_absent = _must_be_absent(req)
@@ -63,6 +60,7 @@ async def save_object(req: func.HttpRequest) -> func.HttpResponse:
         metadata=metadata_of(req),
         if_match=if_match,
         if_absent=if_absent,
+        ttl=ttl_of(req),
     )
     created = put.created if existed is None else not existed
     headers = {"ETag": f'"{put.etag}"'}

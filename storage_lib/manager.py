@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Self, cast, overload
 
 from storage_lib import values
 from storage_lib.backends.base import (
     ByteRange,
+    ByteSource,
     ListEntry,
     ListPage,
     ObjectInfo,
+    ObjectReader,
+    ObjectStats,
     PutResult,
     StorageBackend,
     StoredObject,
@@ -24,6 +28,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     SerializationError,
+    StorageError,
     TransientStorageError,
 )
 from storage_lib.factory import build
@@ -83,6 +88,7 @@ class StorageManager:
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
+        ttl: float | None = None,
     ) -> PutResult:
         """Store ``value`` so that `load` gives it back with the same type.
 
@@ -90,6 +96,7 @@ class StorageManager:
             ``text/…`` for a str, ``…+json`` for JSON, any other for bytes.
         :param metadata: small texts kept with the object.
         :param if_match: replace only the object with this ETag. :param if_absent: create only.
+        :param ttl: seconds after which the object is gone; None means never.
         :raises SerializationError: the value could not come back as it is; nothing was stored.
         :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
         """
@@ -102,6 +109,7 @@ class StorageManager:
             metadata=metadata,
             if_match=if_match,
             if_absent=if_absent,
+            ttl=ttl,
         )
 
     @overload
@@ -123,7 +131,8 @@ class StorageManager:
     ) -> Any:
         """Replace a value by ``change(value)``, again if another writer was faster; nothing is lost.
 
-        ``change`` may be called several times and may be a coroutine function. Returns the new value.
+        ``change`` may be called several times and may be a coroutine function. Returns the new value. The
+        object keeps its metadata and the end of its life.
 
         :param initial: what ``change`` gets when there is no object yet.
         :raises KeyNotFoundError: there is no object and no ``initial``.
@@ -147,6 +156,7 @@ class StorageManager:
                     metadata=None if found is None else found.info.metadata,
                     if_match=None if found is None else found.info.etag,
                     if_absent=found is None,
+                    ttl=None if found is None else self._remaining(found.info),
                 )
             except PreconditionFailedError:
                 # Whoever won has gone on; a random pause keeps many writers from meeting again.
@@ -157,6 +167,11 @@ class StorageManager:
             f"object {key!r} was changed by others {_UPDATE_ATTEMPTS} times in a row",
             remedy="try again later",
         )
+
+    def _remaining(self, info: ObjectInfo) -> float | None:
+        if info.expires_at is None:
+            return None
+        return max(info.expires_at.timestamp() - self.backend.objects.clock(), 0)
 
     # -- bytes
 
@@ -169,15 +184,57 @@ class StorageManager:
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
+        ttl: float | None = None,
     ) -> PutResult:
-        """Store bytes as they are. JSON is checked to be JSON.
+        """Store bytes as they are. JSON is checked to be JSON. Conditions and ``ttl`` as for `save`.
 
         :raises SerializationError: the bytes are not what the content type says; nothing was stored.
         """
         validate_user_key(key)
         values.validate(data, validate_content_type(content_type))
         return await self.backend.objects.put(
-            key, data, content_type=content_type, metadata=metadata, if_match=if_match, if_absent=if_absent
+            key,
+            data,
+            content_type=content_type,
+            metadata=metadata,
+            if_match=if_match,
+            if_absent=if_absent,
+            ttl=ttl,
+        )
+
+    async def write_stream(
+        self,
+        key: str,
+        source: ByteSource,
+        *,
+        content_type: str = values.BYTES,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        ttl: float | None = None,
+    ) -> PutResult:
+        """Store what ``source`` gives, of any length, with constant memory; all or nothing, as `write`. What
+        it holds is not checked against its content type.
+
+        :param source: an async or plain iterable of bytes, or a binary file object.
+        """
+        return await self.backend.objects.put_stream(
+            validate_user_key(key),
+            source,
+            content_type=content_type,
+            metadata=metadata,
+            if_match=if_match,
+            if_absent=if_absent,
+            ttl=ttl,
+        )
+
+    def open_reader(
+        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
+    ) -> AbstractAsyncContextManager[ObjectReader]:
+        """``async with storage.open_reader(key) as reader: async for chunk in reader: …`` reads an object of
+        any size with constant memory, and verifies it before it gives the last chunk."""
+        return self.backend.objects.open_reader(
+            validate_user_key(key), byte_range=byte_range, if_match=if_match
         )
 
     async def read(
@@ -216,6 +273,49 @@ class StorageManager:
         """:raises KeyNotFoundError: there is no such object."""
         await self.backend.objects.delete(validate_user_key(key), if_match=if_match)
 
+    async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
+        """Copy an object, within the store where it can. :raises KeyNotFoundError: there is no source."""
+        return await self.backend.objects.copy(
+            validate_user_key(source), validate_user_key(target), if_absent=if_absent
+        )
+
+    async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
+        """Copy, then delete the source; a crash in between leaves both."""
+        return await self.backend.objects.move(
+            validate_user_key(source), validate_user_key(target), if_absent=if_absent
+        )
+
+    async def stats(self, prefix: str = "") -> ObjectStats:
+        """How many objects start with ``prefix`` and how many bytes they hold, found by listing them."""
+        return await self.backend.objects.stats(prefix, skip=SYSTEM_PREFIX)
+
+    async def sweep_expired(self, limit: int = 1000) -> int:
+        """Remove up to ``limit`` objects whose time to live is over; how many were removed."""
+        return await self.backend.objects.sweep_expired(limit)
+
+    # -- many at once
+
+    async def save_many(
+        self, items: Mapping[str, Any], *, concurrency: int = 16, **options: Any
+    ) -> dict[str, PutResult | StorageError]:
+        """`save` each value under its key. The result of each, or the error that it alone had.
+
+        :param concurrency: at most so many at a time. :param options: of `save`, for all of them.
+        """
+        return await _each(items, lambda key: self.save(key, items[key], **options), concurrency)
+
+    async def load_many(
+        self, keys: Iterable[str], model: Any = None, *, concurrency: int = 16
+    ) -> dict[str, Any | StorageError]:
+        """`load` each key: its value, or the error that it alone had."""
+        return await _each(keys, lambda key: self.load(key, model), concurrency)
+
+    async def delete_many(
+        self, keys: Iterable[str], *, concurrency: int = 16
+    ) -> dict[str, StorageError | None]:
+        """`delete` each key: None, or the error that it alone had."""
+        return await _each(keys, self.delete, concurrency)
+
     async def list_keys(self, prefix: str = "") -> AsyncIterator[str]:
         """Every key that starts with ``prefix``, in order of its UTF-8 bytes, a page in memory at a time."""
         async for entry in self.backend.objects.iterate(prefix, skip=SYSTEM_PREFIX):
@@ -235,6 +335,28 @@ class StorageManager:
         return await self.backend.objects.list_page(
             prefix, delimiter=delimiter, limit=limit, cursor=cursor, details=details, skip=SYSTEM_PREFIX
         )
+
+
+async def _each[T](
+    keys: Iterable[str], work: Callable[[str], Awaitable[T]], concurrency: int
+) -> dict[str, T | StorageError]:
+    """Do ``work`` for each key, each once; an error that is no `StorageError` ends them all."""
+    if concurrency < 1:
+        raise InvalidArgumentError(f"concurrency {concurrency} is below 1", field="concurrency")
+    results: dict[str, T | StorageError] = dict.fromkeys(keys, cast("T", None))
+    waiting = iter(list(results))
+
+    async def worker() -> None:
+        for key in waiting:
+            try:
+                results[key] = await work(key)
+            except StorageError as error:
+                results[key] = error
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(concurrency, len(results))):
+            group.create_task(worker())
+    return results
 
 
 def _value(found: StoredObject, model: Any) -> Any:

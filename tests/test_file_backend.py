@@ -1,29 +1,86 @@
+"""The file backend: the contract, and what is its own (files, SQLite, other programs, broken disks)."""
+
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unicodedata
+import zlib
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from storage_lib.backends.file import FileStorageBackend
-from storage_lib.backends.objects import ObjectStore
+from storage_lib.backends.file import FileStorageBackend, durable, sqlite
+from storage_lib.backends.file import tables as file_tables
+from storage_lib.backends.file.files import ObjectFiles
+from storage_lib.backends.file.format import Header, data_offset, decode_header, encode_header
+from storage_lib.backends.file.locks import KeyLocks
+from storage_lib.backends.file.oserrors import os_errors
+from storage_lib.backends.file.paths import PathMap
+from storage_lib.backends.memory import MemoryBackend
+from storage_lib.backends.objects import ByteRange, ListEntry, ObjectStore
+from storage_lib.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    IntegrityError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+from storage_lib.keys import validate_key
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
+from storage_lib.testing.objects import AWKWARD_KEYS
 
 
 @pytest.fixture(scope="module")
-async def backend(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FileStorageBackend]:
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FileStorageBackend]:
     async with FileStorageBackend(tmp_path_factory.mktemp("data")) as backend:
         yield backend
 
 
+@pytest.fixture(scope="module")
+async def folded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FileStorageBackend]:
+    base = tmp_path_factory.mktemp("folded")
+    (base / "system").mkdir()
+    (base / "system/layout.json").write_text('{"version":1,"fold_case":true}')
+    async with FileStorageBackend(base) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[FileStorageBackend]:
+    async with FileStorageBackend(tmp_path / "data") as backend:
+        yield backend
+
+
+@pytest.fixture
+def folder(backend: FileStorageBackend) -> Path:
+    return Path(backend.base_path, "objects")
+
+
 class TestFileObjects(ObjectStoreContract):
     @pytest.fixture
-    def objects(self, backend: FileStorageBackend) -> ObjectStore:
-        return backend.objects
-
-    @pytest.fixture(autouse=True)
-    def _folder(self, backend: FileStorageBackend) -> None:
-        self.folder = Path(backend.base_path, "objects")
+    def objects(self, shared: FileStorageBackend) -> ObjectStore:
+        self.folder = Path(shared.base_path, "objects")
+        return shared.objects
 
     async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
         path = self.folder / f"{key}.obj"
@@ -36,13 +93,765 @@ class TestFileObjects(ObjectStoreContract):
         path.write_bytes(data)
 
 
+class TestFileObjectsWhereCaseIsIgnored(TestFileObjects):
+    @pytest.fixture
+    def objects(self, folded: FileStorageBackend) -> ObjectStore:
+        self.folder = Path(folded.base_path, "objects")
+        return folded.objects
+
+
 class TestFileQueues(QueueStoreContract):
     @pytest.fixture
-    def queues(self, backend: FileStorageBackend) -> object:
-        return backend.queues
+    def queues(self, shared: FileStorageBackend) -> object:
+        return shared.queues
 
 
 class TestFileTables(TableStoreContract):
     @pytest.fixture
-    def tables(self, backend: FileStorageBackend) -> object:
-        return backend.tables
+    def tables(self, shared: FileStorageBackend) -> object:
+        return shared.tables
+
+
+# -- names
+
+
+SEGMENTS = st.one_of(
+    st.text("aAbB%.-+ objOBJß\u017f\u0131İKKé~ǅ/2E56\u0345", min_size=1, max_size=12),
+    st.text(st.characters(exclude_categories=("Cc", "Cs", "Cn")), min_size=1, max_size=20),
+    st.sampled_from([".obj", "a.obj", "a.OBJ", "%+", "a%+", "%6A", "100%", ".", "%2E", "x" * 200, "x" * 201]),
+    st.text("x%.A", min_size=190, max_size=255),
+)
+
+
+def _is_key(key: str) -> bool:
+    try:
+        validate_key(key)
+    except InvalidKeyError:
+        return False
+    return True
+
+
+KEYS = st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join).filter(_is_key)
+
+
+@settings(max_examples=300, deadline=None)
+@given(keys=st.sets(KEYS, min_size=2, max_size=6), fold_case=st.booleans())
+def test_keys_and_files_correspond_one_to_one(keys: set[str], fold_case: bool) -> None:
+    paths = PathMap(fold_case)
+    files: dict[str, str] = {}
+    directories: set[str] = set()
+    for key in keys:
+        path = paths.own(key)
+        parts = path.split("/")
+        assert all(0 < len(part.encode()) <= 255 and not part.startswith(".") for part in parts)
+        assert path.endswith(".obj")
+        assert not any(part.endswith(".obj") for part in parts[:-1])
+        assert paths.key_of(path.removesuffix(".obj")) == key
+        seen = unicodedata.normalize("NFD", path).casefold() if fold_case else path
+        assert files.setdefault(seen, key) == key
+        directories |= {"/".join(parts[:n]) for n in range(1, len(parts))}
+    assert not directories & set(files)
+
+
+def test_no_two_characters_that_stay_share_a_folded_name() -> None:
+    paths = PathMap(fold_case=True)
+    seen: dict[str, str] = {}
+    for code in range(0x21, 0x20000):
+        ch = chr(code)
+        key = f"a{ch}"
+        if unicodedata.category(ch) not in ("Cn", "Cs", "Co", "Lo") and _is_key(key) and ch != "/":
+            path = paths.own(key)
+            for form in (path.casefold(), unicodedata.normalize("NFD", path).casefold(), path.upper()):
+                assert seen.setdefault(form, key) == key
+
+
+async def test_files_are_where_one_looks_and_can_be_read(backend: FileStorageBackend, folder: Path) -> None:
+    await backend.objects.put("configs/ceo.json", b'{"name":"CEO"}', content_type="application/json")
+    first, header, data = (folder / "configs/ceo.json.obj").read_bytes().split(b"\n")
+    assert first.startswith(b"AOSOBJ1 ")
+    assert msgspec.json.decode(header)["content_type"] == "application/json"
+    assert data == b'{"name":"CEO"}'
+
+
+async def test_a_folder_where_case_is_ignored_keeps_keys_apart(tmp_path: Path) -> None:
+    (tmp_path / "system").mkdir()
+    (tmp_path / "system/layout.json").write_text('{"version":1,"fold_case":true}')
+    async with FileStorageBackend(tmp_path) as backend:
+        keys = [*AWKWARD_KEYS, "README.md", "readme.md", "A/B", "a/B", "A/b", "STRASSE", "straße", "strasse"]
+        for key in keys:
+            await backend.objects.put(key, key.encode())
+        names = [str(path).casefold() for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+        assert len(names) == len(set(names)) == len(keys)
+        assert await _listed(backend.objects) == sorted(keys)
+        folder = tmp_path / "objects/Docs"
+        folder.mkdir()
+        (folder / "Guide.MD").write_bytes(b"theirs")
+        found = await backend.objects.get("Docs/Guide.MD")
+        assert found is not None
+        assert found.data == b"theirs"
+        assert await _listed(backend.objects, "Docs/") == ["Docs/Guide.MD"]
+        with pytest.raises(KeyNotFoundError):
+            await backend.objects.head("docs/guide.md")
+
+
+# -- the folder itself
+
+
+@pytest.mark.parametrize("text", ['{"version":2,"fold_case":false}', "{}", "garbage"])
+async def test_a_folder_of_an_unknown_version_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "system").mkdir()
+    (tmp_path / "system/layout.json").write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        await FileStorageBackend(tmp_path).open()
+    assert refused.value.field == "base_path"
+
+
+async def test_a_file_can_not_be_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(ConfigurationError):
+        await FileStorageBackend(tmp_path / "data").open()
+
+
+@pytest.fixture
+def gone() -> int:
+    """The id of a process that is not there any more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+async def test_opening_removes_only_what_crashed_processes_left(tmp_path: Path, gone: int) -> None:
+    temporary = tmp_path / "system/tmp"
+    temporary.mkdir(parents=True)
+    day_ago = time.time() - 86_400
+    for name, modified in (
+        (f"{gone}-aa.tmp", day_ago),
+        (f"{gone}-bb.tmp", time.time()),
+        (f"{os.getpid()}-cc.tmp", day_ago),
+        ("notes.txt", day_ago),
+    ):
+        (temporary / name).write_text("")
+        os.utime(temporary / name, (modified, modified))
+    async with FileStorageBackend(tmp_path):
+        left = sorted(path.name for path in temporary.iterdir())
+    assert left == sorted([f"{gone}-bb.tmp", f"{os.getpid()}-cc.tmp", "notes.txt"])
+
+
+async def test_nothing_is_touched_before_the_first_operation(tmp_path: Path) -> None:
+    backend = FileStorageBackend(tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(KeyNotFoundError):
+        await backend.objects.get("missing")
+    assert not (tmp_path / "data/system/store.db").exists()
+    await backend.close()
+    for call in (
+        backend.objects.put("k", b""),
+        backend.objects.get("k"),
+        backend.queues.send("queue", "x"),
+        backend.tables.get("table", "p", "r"),
+    ):
+        with pytest.raises(StorageError, match="closed"):
+            await call
+
+
+# -- integrity
+
+
+async def test_no_changed_bit_is_ever_returned(backend: FileStorageBackend, folder: Path) -> None:
+    await backend.objects.put("k", b"some data", content_type="text/plain", metadata={"a": "1"})
+    path = folder / "k.obj"
+    stored = path.read_bytes()
+    damaged = [
+        stored[:n] + bytes([stored[n] ^ mask]) + stored[n + 1 :]
+        for n in range(len(stored))
+        for mask in (0x01, 0x20, 0x80)
+    ]
+    damaged += [stored[:n] for n in range(len(stored))] + [stored + b"x"]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(IntegrityError, match="'k'"):
+            await backend.objects.get("k")
+    page = await backend.objects.list_page(details=True)
+    assert [(entry.key, entry.etag) for entry in page.entries] == [("k", None)]
+    with pytest.raises(IntegrityError):
+        await backend.objects.head("k")
+    await backend.objects.put("k", b"saved again")
+    assert (await backend.objects.get("k")) is not None
+
+
+async def test_a_file_that_was_moved_to_another_name_is_not_that_object(
+    backend: FileStorageBackend, folder: Path
+) -> None:
+    await backend.objects.put("mine", b"secret")
+    (folder / "mine.obj").rename(folder / "yours.obj")
+    with pytest.raises(IntegrityError, match="'yours'"):
+        await backend.objects.get("yours")
+
+
+def test_a_header_can_be_reserved_and_filled_in_later() -> None:
+    header = Header("k", "text/plain", {}, "0" * 64, "1" * 32, 5)
+    reserved = encode_header(header, pad_to=512)
+    assert len(reserved) == 512
+    assert data_offset(reserved, "k") == 512
+    assert decode_header(reserved, 512, "k", 517) == header
+
+
+async def test_a_range_of_a_large_object_is_read_without_the_rest(
+    backend: FileStorageBackend, folder: Path
+) -> None:
+    data = os.urandom(3_000_000)
+    await backend.objects.put("k", data, metadata={"long": "x" * 1400})
+    path = folder / "k.obj"
+    with path.open("r+b") as file:
+        file.seek(-1_000_000, os.SEEK_END)
+        file.write(b"\0")
+    for byte_range in (ByteRange(1000, 1010), ByteRange(5, 1_900_000), ByteRange(-10)):
+        found = await backend.objects.get("k", byte_range=byte_range)
+        assert found is not None
+        start, end = byte_range.resolve(len(data))
+        assert found.data == data[start:end]
+    with pytest.raises(IntegrityError):
+        await backend.objects.get("k")
+
+
+# -- files of other programs
+
+
+async def test_dropped_files_are_objects(backend: FileStorageBackend, folder: Path) -> None:
+    (folder / "50% off").mkdir()
+    (folder / ".git").mkdir()
+    dropped = {
+        "notes.md": "text/markdown",
+        "rows.jsonl": "application/x-ndjson",
+        "rows.csv": "text/csv",
+        "a.json": "application/json",
+        "archive.csv.gz": "application/gzip",
+        "no extension": "application/octet-stream",
+        "100%.txt": "text/plain",
+        "50% off/a%20b.txt": "text/plain",
+        "l" * 230: "application/octet-stream",
+    }
+    for name in dropped:
+        (folder / name).write_bytes(name.encode())
+    for name in (".DS_Store", ".git/config", "ends in dot.", "new\nline", "back\\slash"):
+        (folder / name).write_bytes(b"no object")
+    (folder / "link.txt").symlink_to(folder / "notes.md")
+    (folder / "link").symlink_to(folder.parent / "system")
+    os.mkfifo(folder / "pipe")
+    # A name that is exactly what this library would write stands for what that spells; `%20` is none.
+    assert await _listed(backend.objects) == sorted(dropped)
+    for key, content_type in dropped.items():
+        found = await backend.objects.get(key)
+        assert found is not None
+        assert (found.data.decode(), found.info.content_type) == (key, content_type)
+        assert await backend.objects.get(key, if_none_match=found.info.etag) is None
+    for key in ("link.txt", "link/layout.json", "pipe", ".DS_Store", ".git/config"):
+        with pytest.raises(KeyNotFoundError):
+            await backend.objects.get(key)
+    with pytest.raises(AccessDeniedError):
+        await backend.objects.put("link/escaped", b"x")
+    assert not (folder.parent / "system/escaped.obj").exists()
+
+
+async def test_ours_wins_over_a_dropped_file_of_the_same_key(
+    backend: FileStorageBackend, folder: Path
+) -> None:
+    await backend.objects.put("x", b"ours")
+    (folder / "x").write_bytes(b"theirs")
+    found = await backend.objects.get("x")
+    assert found is not None
+    assert found.data == b"ours"
+    assert await _listed(backend.objects) == ["x"]
+    await backend.objects.delete("x")
+    assert not list(folder.iterdir())
+
+
+async def test_a_dropped_file_is_found_while_it_is_being_replaced(
+    backend: FileStorageBackend, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "x").write_bytes(b"theirs")
+    await backend.objects.put("y", b"ours")
+    ours = (folder / "y.obj").read_bytes().replace(b'"y"', b'"x"')
+    text = ours[26 : ours.index(b"\n", 26)]
+    search = ObjectFiles.foreign_files
+
+    def replaced_meanwhile(files: ObjectFiles, key: str) -> list[str]:
+        (folder / "x.obj").write_bytes(b"AOSOBJ1 %08x %08x\n" % (len(text), zlib.crc32(text)) + ours[26:])
+        (folder / "x").unlink(missing_ok=True)
+        return search(files, key)
+
+    monkeypatch.setattr(ObjectFiles, "foreign_files", replaced_meanwhile)
+    found = await backend.objects.get("x")
+    assert found is not None
+    assert found.data == b"ours"
+
+
+async def test_a_dropped_file_gives_way_to_a_directory_of_its_name(
+    backend: FileStorageBackend, folder: Path
+) -> None:
+    (folder / "report.csv").write_bytes(b"a,b\n")
+    await backend.objects.put("report.csv/notes", b"ours")
+    found = await backend.objects.get("report.csv")
+    assert found is not None
+    assert (found.data, found.info.content_type) == (b"a,b\n", "text/csv")
+    assert await _listed(backend.objects) == ["report.csv", "report.csv/notes"]
+    await backend.objects.put("shadowed", b"ours")
+    (folder / "shadowed").write_bytes(b"left by a crash")
+    await backend.objects.put("shadowed/below", b"x")
+    found = await backend.objects.get("shadowed")
+    assert found is not None
+    assert found.data == b"ours"
+
+
+# -- listing
+
+
+def _plant(folder: Path, key: str, *, foreign: bool) -> None:
+    """Put a file there without the store."""
+    path = folder / (key if foreign else PathMap(fold_case=False).own(key))
+    with contextlib.suppress(FileExistsError, NotADirectoryError, IsADirectoryError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = encode_header(Header(key, "text/plain", {}, "0" * 64, "1" * 32, 0))
+        path.write_bytes(b"" if foreign else header)
+
+
+LISTED = st.lists(
+    st.sampled_from(
+        ["a", "b", "a-", "a0", "a.obj", "%", "é", "🙂", "\uffee", ".h", "x" * 200, "x" * 201, "x" * 230]
+    ),
+    min_size=1,
+    max_size=3,
+).map("/".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ours=st.sets(LISTED, max_size=14),
+    theirs=st.sets(LISTED.filter(lambda key: "obj" not in key and ".h" not in key), max_size=4),
+    prefix=st.one_of(
+        st.just(""), LISTED, LISTED.map(lambda key: key + "/"), LISTED.map(lambda key: key[:-1])
+    ),
+    delimiter=st.sampled_from([None, "/"]),
+    limit=st.integers(1, 5),
+)
+def test_a_listing_is_the_sorted_filtered_set_of_keys(
+    ours: set[str], theirs: set[str], prefix: str, delimiter: str | None, limit: int
+) -> None:
+    async def check() -> None:
+        with tempfile.TemporaryDirectory() as base:
+            folder = Path(base, "objects")
+            for key in ours:
+                _plant(folder, key, foreign=False)
+            for key in theirs:
+                _plant(folder, key, foreign=True)
+            (folder / "a/empty/deeper").mkdir(parents=True, exist_ok=True) if not (
+                folder / "a"
+            ).is_file() else 0
+            model = MemoryBackend().objects
+            for key in (*ours, *theirs):
+                if key in ours or (folder / key).is_file():
+                    await model.put(key, b"")
+            backend = FileStorageBackend(base)
+            cursor = None
+            while True:
+                arguments: dict[str, Any] = {"delimiter": delimiter, "limit": limit, "cursor": cursor}
+                expected = await model.list_page(prefix, **arguments)
+                assert await backend.objects.list_page(prefix, **arguments) == expected
+                if (cursor := expected.cursor) is None:
+                    break
+            await backend.close()
+
+    with contextlib.suppress(InvalidKeyError):
+        asyncio.run(check())
+
+
+async def test_a_directory_left_empty_is_no_common_prefix(backend: FileStorageBackend, folder: Path) -> None:
+    (folder / "empty/deeper").mkdir(parents=True)
+    (folder / "hidden").mkdir()
+    (folder / "hidden/.keep").write_text("")
+    await backend.objects.put("full/deep/er", b"")
+    page = await backend.objects.list_page(delimiter="/")
+    assert (page.entries, page.prefixes) == ([], ["full/"])
+
+
+async def test_deleting_removes_directories_that_become_empty(
+    backend: FileStorageBackend, folder: Path
+) -> None:
+    await backend.objects.put("a/b/c", b"")
+    await backend.objects.put("a/d", b"")
+    await backend.objects.delete("a/b/c")
+    assert sorted(path.name for path in (folder / "a").iterdir()) == ["d.obj"]
+    await backend.objects.delete("a/d")
+    with pytest.raises(PreconditionFailedError):
+        await backend.objects.put("never/there", b"", if_match="other")
+    assert not list(folder.iterdir())
+
+
+async def test_saving_and_deleting_in_one_directory_race_without_failing(backend: FileStorageBackend) -> None:
+    async def churn(n: int) -> None:
+        for _ in range(25):
+            await backend.objects.put(f"one/directory/{n}", b"x")
+            await backend.objects.delete(f"one/directory/{n}")
+
+    await asyncio.gather(*(churn(n) for n in range(8)))
+    assert await _listed(backend.objects) == []
+
+
+# -- cancellation
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_a_cancelled_save_never_overwrites_a_later_one(backend: FileStorageBackend, size: int) -> None:
+    base = Path(backend.base_path)
+    with KeyLocks(str(base / "system/locks")).held("k"):
+        first = asyncio.ensure_future(backend.objects.put("k", b"1" * size))
+        while not list((base / "system/tmp").iterdir()):
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        second = asyncio.ensure_future(backend.objects.put("k", b"second"))
+        await asyncio.sleep(0)
+    await second
+    found = await backend.objects.get("k")
+    assert found is not None
+    assert found.data == b"second"
+    await backend.close()
+    assert not list((base / "system/tmp").iterdir())
+    assert (base / "objects/k.obj").read_bytes().endswith(b"second")
+
+
+# -- the system says no
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (errno.EACCES, AccessDeniedError),
+        (errno.EPERM, AccessDeniedError),
+        (errno.EROFS, AccessDeniedError),
+        (errno.ENOSPC, StorageUnavailableError),
+        (errno.EDQUOT, StorageUnavailableError),
+        (errno.EIO, StorageUnavailableError),
+        (errno.ESTALE, StorageUnavailableError),
+        (errno.EMFILE, TransientStorageError),
+        (errno.ENAMETOOLONG, InvalidKeyError),
+        (errno.EFBIG, ObjectTooLargeError),
+        (errno.EXDEV, ConfigurationError),
+        (errno.ENOENT, KeyNotFoundError),
+        (errno.ENOTDIR, KeyNotFoundError),
+    ],
+)
+def test_errors_of_the_system_have_their_meaning(code: int, expected: type[StorageError]) -> None:
+    with pytest.raises(expected, match="'k'") as raised, os_errors("k", absent=True):
+        raise OSError(code, os.strerror(code), "file")
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+async def test_a_folder_that_vanished_is_unavailable_not_empty(
+    backend: FileStorageBackend, folder: Path
+) -> None:
+    os.rename(folder.parent, folder.parent.with_name("moved"))
+    with pytest.raises(StorageUnavailableError):
+        await backend.objects.put("k", b"x")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on a disk of 12 MiB: a real one where mounting is allowed, else one that only says so."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    arguments = ["-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
+    if mount and subprocess.run([mount, *arguments], capture_output=True).returncode == 0:
+        yield folder
+        subprocess.run(["umount", folder], check=True)
+        return
+    write = os.write
+
+    def limited(fd: int, data: bytes) -> int:
+        if len(data) > 12_000_000:
+            write(fd, data[:500_000])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, data)
+
+    monkeypatch.setattr(durable.os, "write", limited)
+    yield folder
+
+
+async def test_a_full_disk_leaves_what_was_there(small_disk: Path) -> None:
+    async with FileStorageBackend(small_disk) as backend:
+        await backend.objects.put("k", b"old" * 1000, content_type="text/x-old")
+        for key in ("k", "new/key"):
+            with pytest.raises(StorageUnavailableError, match="full") as raised:
+                await backend.objects.put(key, b"n" * 20_000_000)
+            assert "full" in (raised.value.remedy or "")
+        assert not list((small_disk / "system/tmp").iterdir())
+        found = await backend.objects.get("k")
+        assert found is not None
+        assert (found.data, found.info.content_type) == (b"old" * 1000, "text/x-old")
+        assert await _listed(backend.objects) == ["k"]
+        await backend.objects.delete("k")
+        await backend.objects.put("k", b"there is room again")
+
+
+async def test_a_full_disk_stops_queues_without_losing_a_message(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_real = os.path.ismount(small_disk)
+    if not is_real:
+        connect = sqlite3.connect
+
+        def small(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+            connection = connect(*args, **kwargs)
+            connection.execute("PRAGMA max_page_count=100")
+            return connection
+
+        monkeypatch.setattr(sqlite3, "connect", small)
+    async with FileStorageBackend(small_disk) as backend:
+        await backend.objects.put("ballast", b"x" * 5_000_000)
+        sent = 0
+        full: StorageError | None = None
+        while full is None:
+            try:
+                await backend.queues.send("queue", b"x" * 40_000)
+                sent += 1
+            except StorageUnavailableError as error:
+                full = error
+        assert "full" in full.message
+        assert await backend.queues.length("queue") == sent > 0
+        await backend.objects.delete("ballast")
+        if is_real:
+            for _ in range(sent):
+                (message,) = await backend.queues.receive("queue", visibility_timeout=60)
+                assert message.body == b"x" * 40_000
+                await backend.queues.delete("queue", message)
+            assert await backend.queues.receive("queue") == []
+
+
+# -- tables and queues
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_visibility_and_expiry_follow_the_clock(tmp_path: Path) -> None:
+    clock = Clock()
+    async with FileStorageBackend(tmp_path, clock=clock) as backend:
+        queues = backend.queues
+        await queues.send("queue", "first", ttl=100)
+        await queues.send("queue", "delayed", delay=50)
+        (first,) = await queues.receive("queue", max_messages=5, visibility_timeout=10)
+        assert (first.expires_at - first.inserted_at).total_seconds() == 100
+        clock.now += 9.9
+        assert await queues.receive("queue") == []
+        clock.now += 0.1
+        # Visible again, but received by no one: its receipt still holds, as on Azure.
+        renewed = await queues.update("queue", first, visibility_timeout=5)
+        assert await queues.peek("queue") == []
+        clock.now += 40
+        assert [m.body for m in await queues.peek("queue", max_messages=5)] == [b"first", b"delayed"]
+        clock.now += 50
+        assert await queues.length("queue") == 1
+        with pytest.raises(KeyNotFoundError, match="receipt"):
+            await queues.delete("queue", renewed)
+        assert [m.body for m in await queues.receive("queue", max_messages=5)] == [b"delayed"]
+        with contextlib.closing(sqlite3.connect(tmp_path / "system/store.db")) as raw:
+            assert raw.execute("SELECT count(*) FROM messages").fetchone() == (1,)
+
+
+async def test_a_poller_that_finds_nothing_takes_no_lock(
+    backend: FileStorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    await backend.queues.create_queue("queue")
+    with contextlib.closing(
+        sqlite3.connect(Path(backend.base_path, "system/store.db"), isolation_level=None)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert await backend.queues.receive("queue") == []
+        with pytest.raises(TransientStorageError):
+            await backend.queues.send("queue", "x")
+        other.execute("COMMIT")
+    await backend.queues.send("queue", "x")
+    assert len(await backend.queues.receive("queue")) == 1
+
+
+async def test_writes_that_are_committed_together_fail_alone(backend: FileStorageBackend) -> None:
+    await backend.tables.insert("table", "p", "r7", {"n": -1})
+    results = await asyncio.gather(
+        *(backend.tables.insert("table", "p", f"r{n}", {"n": n}) for n in range(40)),
+        *(backend.queues.send("queue", f"m{n}") for n in range(40)),
+        return_exceptions=True,
+    )
+    failed = [n for n, result in enumerate(results) if isinstance(result, BaseException)]
+    assert failed == [7]
+    assert isinstance(results[7], PreconditionFailedError)
+    page = await backend.tables.query("table")
+    assert sorted(entity.properties["n"] for entity in page.entities) == [-1, *range(7), *range(8, 40)]
+    assert await backend.queues.length("queue") == 40
+
+
+async def test_a_failing_write_takes_back_what_it_did(tmp_path: Path) -> None:
+    database = sqlite.Database(lambda: str(tmp_path / "store.db"))
+
+    def add(connection: sqlite3.Connection, name: str) -> None:
+        connection.execute("INSERT INTO tables VALUES (?)", (name,))
+        if name == "bad":
+            raise PreconditionFailedError("no")
+
+    results = await asyncio.gather(
+        *(database.write(lambda c, name=name: add(c, name)) for name in ("a", "bad", "b", "a")),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results[:3]] == [type(None), PreconditionFailedError, type(None)]
+    assert isinstance(results[3], StorageUnavailableError)  # a constraint the statement broke
+    names = await database.read(lambda c: [name for (name,) in c.execute("SELECT name FROM tables")])
+    assert names == ["a", "b"]
+    await database.close()
+
+
+async def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+        await backend.queues.send("queue", "kept")
+        etag = await backend.tables.insert("table", "p", "r", {"n": 1})
+    async with FileStorageBackend(tmp_path) as backend:
+        (message,) = await backend.queues.receive("queue")
+        assert message.body == b"kept"
+        assert (await backend.tables.get("table", "p", "r")).etag == etag
+
+
+def test_one_backend_serves_several_event_loops(tmp_path: Path) -> None:
+    backend = FileStorageBackend(tmp_path)
+    failures: list[BaseException] = []
+
+    async def work(name: str) -> None:
+        for n in range(20):
+            await backend.objects.put(f"{name}/{n}", b"x")
+            await backend.queues.send("queue", "x")
+            await backend.tables.upsert("table", name, f"{n}", {"n": n})
+            assert (await backend.tables.get("table", name, f"{n}")).properties == {"n": n}
+
+    def run(name: str) -> None:
+        try:
+            asyncio.run(work(name))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(f"loop{n}",)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+    async def finish() -> int:
+        length = await backend.queues.length("queue")
+        await backend.close()
+        return length
+
+    assert asyncio.run(finish()) == 60
+
+
+def test_a_backend_that_is_never_closed_does_not_keep_the_process(tmp_path: Path) -> None:
+    code = f"""
+import asyncio
+from storage_lib.backends.file import FileStorageBackend
+async def main():
+    backend = FileStorageBackend({str(tmp_path)!r})
+    await backend.objects.put("k", b"x")
+    await backend.queues.send("queue", "x")
+    await backend.queues.length("queue")
+    return backend
+backend = asyncio.run(main())
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_objects_alone_do_not_load_sqlite_or_the_filter_grammar(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, sys
+from storage_lib.backends.file import FileStorageBackend
+async def main():
+    async with FileStorageBackend({str(tmp_path)!r}) as backend:
+        await backend.objects.put("k", b"x")
+        await backend.objects.get("k")
+        await backend.objects.list_page()
+asyncio.run(main())
+assert not {{"sqlite3", "odata_query", "mimetypes"}} & set(sys.modules), sys.modules
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_a_damaged_database_is_an_integrity_error(tmp_path: Path) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+        await backend.tables.insert("table", "p", "r", {"n": 1})
+    (tmp_path / "system/store.db").write_bytes(b"this is no database at all" * 100)
+    async with FileStorageBackend(tmp_path) as backend:
+        with pytest.raises(IntegrityError):
+            await backend.tables.get("table", "p", "r")
+        with pytest.raises(IntegrityError):
+            await backend.queues.send("queue", "x")
+
+
+async def test_a_database_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "system").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "system/store.db")) as later:
+        later.execute("PRAGMA user_version=9")
+    async with FileStorageBackend(tmp_path) as backend:
+        with pytest.raises(ConfigurationError, match="version 9"):
+            await backend.queues.send("queue", "x")
+
+
+async def test_a_query_looks_through_many_rows_in_steps(
+    backend: FileStorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_tables, "ROWS_A_HOP", 7)
+    await asyncio.gather(
+        *(
+            backend.tables.insert("table", f"p{n % 3}", f"r{n:03}", {"n": n, "rare": n % 10 == 9})
+            for n in range(100)
+        )
+    )
+
+    async def rows(filter: str | None, limit: int, **parameters: Any) -> list[int]:
+        seen: list[int] = []
+        cursor = None
+        while True:
+            page = await backend.tables.query(
+                "table", filter, parameters=parameters, limit=limit, cursor=cursor
+            )
+            assert len(page.entities) == limit or page.cursor is None
+            seen += [entity.properties["n"] for entity in page.entities]
+            if (cursor := page.cursor) is None:
+                return seen
+
+    order = sorted(range(100), key=lambda n: (n % 3, n))
+    for limit in (1, 4, 33, 1000):
+        assert await rows(None, limit) == order
+        assert await rows("rare", limit) == [n for n in order if n % 10 == 9]
+        assert await rows("PartitionKey eq @pk and RowKey ge 'r050'", limit, pk="p1") == [
+            n for n in order if n % 3 == 1 and n >= 50
+        ]
+        assert await rows("PartitionKey gt 'p0' and RowKey lt 'r020' and n ne 7", limit) == [
+            n for n in order if n % 3 > 0 and n < 20 and n != 7
+        ]
+
+
+async def test_a_merge_may_not_exceed_what_an_entity_can_hold(backend: FileStorageBackend) -> None:
+    half = {f"a{n}": b"x" * 65_000 for n in range(9)}
+    await backend.tables.insert("table", "p", "r", half)
+    with pytest.raises(ObjectTooLargeError):
+        await backend.tables.upsert("table", "p", "r", {f"b{n}": b"x" * 65_000 for n in range(9)})
+    assert set((await backend.tables.get("table", "p", "r")).properties) == set(half)
+
+
+async def _listed(objects: ObjectStore, prefix: str = "") -> list[str]:
+    return [entry.key async for entry in objects.iterate(prefix) if isinstance(entry, ListEntry)]

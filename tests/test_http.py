@@ -216,7 +216,9 @@ async def test_keys_outside_the_grammar_are_refused_on_every_route(
         ({"body": b"x", "If_None_Match": '"tag"'}, 400, "invalid-argument", "If-None-Match"),
         ({"body": b"x", "If_Match": '"other"'}, 412, "precondition-failed", "If-Match"),
         ({"body": b"x", "If_Match": "*"}, 412, "precondition-failed", "If-Match"),
-        ({"body": b"x", "x_ttl_seconds": "5"}, 501, "unsupported-operation", "x-ttl-seconds"),
+        ({"body": b"x", "x_ttl_seconds": "-5"}, 400, "invalid-argument", "x-ttl-seconds"),
+        ({"body": b"x", "x_ttl_seconds": "soon"}, 400, "invalid-argument", "x-ttl-seconds"),
+        ({"body": b"x", "x_ttl_seconds": "9999999999"}, 400, "invalid-argument", "x-ttl-seconds"),
     ],
 )
 async def test_a_save_that_can_not_be_right_stores_nothing(
@@ -225,6 +227,21 @@ async def test_a_save_that_can_not_be_right_stores_nothing(
     problem = await client.problem("PUT", "/api/objects/refused", **options)
     assert (problem["status"], problem["code"], problem.get("field")) == (status, code, field)
     assert (await client("HEAD", "/api/objects/refused"))[0] == 404
+
+
+async def test_a_time_to_live(client: Client) -> None:
+    path = "/api/objects/ttl/short"
+    assert (await client("PUT", path, body=b"x", x_ttl_seconds="3600.5"))[0] == 201
+    _, headers, _ = await client("GET", path)
+    assert headers["x-expires-at"] > headers["Last-Modified"][-4:]
+    assert (await client("GET", path, If_None_Match=headers["ETag"]))[0] == 304
+    assert (await client("PUT", path, body=b"x", If_Match=headers["ETag"], x_ttl_seconds="0"))[0] == 200
+    assert (await client.problem("GET", path))["code"] == "key-not-found"
+    assert json.loads((await client("GET", "/api/objects?prefix=ttl/"))[2])["objects"] == []
+    assert (await client("PUT", path, body=b"y", If_None_Match="*"))[0] == 201
+    _, headers, body = await client("GET", path)
+    assert body == b"y"
+    assert "x-expires-at" not in headers
 
 
 async def test_conditional_writes(client: Client) -> None:

@@ -10,9 +10,12 @@ from typing import Self
 
 from storage_lib.backends.objects import (
     ByteRange,
+    ByteSource,
     ListEntry,
     ListPage,
     ObjectInfo,
+    ObjectReader,
+    ObjectStats,
     ObjectStore,
     PutResult,
     StoredObject,
@@ -22,12 +25,15 @@ from storage_lib.backends.tables import Entity, EntityPage, TableStore, UpdateMo
 
 __all__ = [
     "ByteRange",
+    "ByteSource",
     "Entity",
     "EntityPage",
     "ListEntry",
     "ListPage",
     "MessageEncoding",
     "ObjectInfo",
+    "ObjectReader",
+    "ObjectStats",
     "ObjectStore",
     "PutResult",
     "QueueMessage",

@@ -47,7 +47,7 @@ class MemoryBackend(StorageBackend):
 
 class MemoryObjectStore(ObjectStore):
     def __init__(self, clock: Clock = time.time) -> None:
-        self._clock = clock
+        self.clock = clock
         self._objects: dict[str, StoredObject] = {}
         self._order: list[tuple[bytes, str]] = []
 
@@ -72,7 +72,7 @@ class MemoryObjectStore(ObjectStore):
             key=key,
             size=len(data),
             etag=uuid.uuid4().hex,
-            last_modified=_moment(self._clock()),
+            last_modified=_moment(self.clock()),
             content_type=content_type,
             metadata=metadata,
             sha256=sha256,

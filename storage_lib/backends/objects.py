@@ -8,99 +8,55 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import ClassVar
 
-from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError
-from storage_lib.keys import validate_content_type, validate_key, validate_metadata, validate_prefix
+from storage_lib.backends import expiry
+from storage_lib.backends.object_model import (
+    ByteRange,
+    ListEntry,
+    ListPage,
+    ObjectInfo,
+    ObjectStats,
+    PutResult,
+    StoredObject,
+)
+from storage_lib.backends.streaming import ByteSource, ObjectReader, Parts, one_chunk, sha256_of, verify
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+)
+from storage_lib.keys import (
+    SYSTEM_PREFIX,
+    validate_content_type,
+    validate_key,
+    validate_metadata,
+    validate_prefix,
+)
 
+__all__ = [
+    "ByteRange",
+    "ByteSource",
+    "ListEntry",
+    "ListPage",
+    "ObjectInfo",
+    "ObjectReader",
+    "ObjectStats",
+    "ObjectStore",
+    "Parts",
+    "PutResult",
+    "StoredObject",
+    "is_after",
+]
 
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """What is known of an object without its bytes.
-
-    ``etag`` is an opaque strong validator that changes with every write, without quotes. ``sha256`` is
-    the hex digest of the data, or None for an object that another program put there.
-    """
-
-    key: str
-    size: int
-    etag: str
-    last_modified: datetime
-    content_type: str
-    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """An object's bytes, or the asked-for range of them, with its info.
-
-    ``start`` is the offset of ``data[0]`` in the object: 0 unless a range was asked for.
-    """
-
-    info: ObjectInfo
-    data: bytes
-    start: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PutResult:
-    """``created`` tells a new object from a replaced one; None where the store does not say."""
-
-    key: str
-    etag: str
-    size: int
-    created: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class ListEntry:
-    """One object of a listing. ``size``, ``etag`` and ``last_modified`` are set with ``details=True``."""
-
-    key: str
-    size: int | None = None
-    etag: str | None = None
-    last_modified: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ListPage:
-    """A page of a listing. Pass ``cursor`` on for the next page; None means there is none.
-
-    ``prefixes`` are the common prefixes up to the delimiter, each given once, sorted among the keys.
-    """
-
-    entries: list[ListEntry]
-    prefixes: list[str]
-    cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """A range of bytes as in RFC 9110, 14.1.2: from ``start`` up to, not including, ``end`` (None: to the
-    end of the object). A negative ``start`` with no end means the last ``-start`` bytes. An end past the
-    object's end is cut to it."""
-
-    start: int
-    end: int | None = None
-
-    def resolve(self, size: int) -> tuple[int, int]:
-        """The first byte and the one past the last, for an object of ``size`` bytes.
-
-        :raises InvalidArgumentError: no byte of the object lies in the range.
-        """
-        start = max(size + self.start, 0) if self.start < 0 else self.start
-        end = size if self.end is None else min(self.end, size)
-        if start >= end:
-            raise InvalidArgumentError(
-                f"the range starts at byte {start}, the object has {size} bytes", field="range"
-            )
-        return start, end
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 
 class ObjectStore(ABC):
@@ -112,33 +68,95 @@ class ObjectStore(ABC):
     max_object_bytes: int = 5_000_000_000
     """The largest object of a single `put`, in bytes (Azure Put Blob: 5,000 MiB; S3 PutObject: 5 GB)."""
 
+    part_bytes: int = 8 * 1024 * 1024
+    """How much of a stream is held and sent at a time."""
+
+    max_stream_bytes: int = 50_000 * part_bytes
+    """The longest stream, in bytes (Azure: 50,000 blocks)."""
+
+    clock: Callable[[], float] = staticmethod(time.time)
+    """Seconds since the epoch; what decides whether an object has expired."""
+
     async def put(
         self,
         key: str,
         data: bytes,
         *,
-        content_type: str = "application/octet-stream",
+        content_type: str = DEFAULT_CONTENT_TYPE,
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
+        ttl: float | None = None,
     ) -> PutResult:
         """Store ``data`` whole, durable when this returns; a failure leaves what was there.
 
         :param if_match: replace only the object with this ETag.
         :param if_absent: create only.
+        :param ttl: seconds after which the object is gone; None means never.
         :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
         """
-        validate_key(key)
-        validate_content_type(content_type)
-        meta = validate_metadata(dict(metadata)) if metadata else {}
-        if if_match is not None and if_absent:
-            raise InvalidArgumentError("if_match and if_absent exclude each other", field="if_match")
+        kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
         if len(data) > self.max_object_bytes:
             raise ObjectTooLargeError(
-                f"object is {len(data)} bytes", field="data", limit=f"{self.max_object_bytes} bytes"
+                f"object is {len(data)} bytes",
+                field="data",
+                limit=f"{self.max_object_bytes} bytes",
+                remedy="use put_stream",
             )
-        digest = hashlib.sha256(data).hexdigest()
-        return await self._put(key, data, content_type, meta, digest, if_match, if_absent)
+        digest = await sha256_of(data)
+        await self._mark(key, kept)
+
+        def write(if_match: str | None, if_absent: bool) -> Awaitable[PutResult]:
+            return self._put(key, data, content_type, kept, digest, if_match, if_absent)
+
+        try:
+            result = await write(self._unexpired(key, if_match), if_absent)
+        except PreconditionFailedError:
+            if not if_absent:
+                raise
+            expired = await self._expired_in_the_way(key)
+            result = replace(await write(expired, expired is None), created=True)
+        return replace(result, etag=expiry.join_etag(result.etag, kept))
+
+    async def put_stream(
+        self,
+        key: str,
+        source: ByteSource,
+        *,
+        content_type: str = DEFAULT_CONTENT_TYPE,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        ttl: float | None = None,
+    ) -> PutResult:
+        """Store what ``source`` gives, of any length, with constant memory; otherwise as `put`.
+
+        The object appears, whole, when the source has ended; if the source raises, nothing is stored.
+
+        :param source: an async or plain iterable of bytes, or a binary file object.
+        """
+        kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
+        parts = Parts(source, self.part_bytes, self.max_stream_bytes)
+        if (data := await parts.whole()) is not None:
+            return await self.put(
+                key,
+                data,
+                content_type=content_type,
+                metadata=metadata,
+                if_match=if_match,
+                if_absent=if_absent,
+                ttl=ttl,
+            )
+        raw = self._unexpired(key, if_match)
+        if if_absent:
+            raw = await self._expired_in_the_way(key)  # before the long way, not at its end
+        await self._mark(key, kept)
+        result = await self._put_stream(key, parts, content_type, kept, raw, if_absent and raw is None)
+        return replace(
+            result,
+            etag=expiry.join_etag(result.etag, kept),
+            created=True if if_absent else result.created,
+        )
 
     async def get(
         self,
@@ -156,20 +174,102 @@ class ObjectStore(ABC):
         :raises IntegrityError: the bytes are not the ones that were saved.
         """
         validate_key(key)
-        found = await self._get(key, byte_range, if_match, if_none_match)
-        if found is not None and byte_range is None:
-            verify(found)
-        return found
+        known, until = expiry.split_etag(if_none_match)
+        found = await self._get(key, byte_range, expiry.split_etag(if_match)[0], known)
+        if found is None:
+            if until is not None and until <= self.clock():
+                raise expiry.gone(key)
+            return None
+        if byte_range is None:
+            await verify(found)
+        return replace(found, info=self._presented(found.info))
+
+    def open_reader(
+        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
+    ) -> AbstractAsyncContextManager[ObjectReader]:
+        """``async with objects.open_reader(key) as reader: async for chunk in reader: …`` reads an object of
+        any size with constant memory. The last chunk comes only if the whole agreed with the checksum.
+
+        :raises KeyNotFoundError, PreconditionFailedError, IntegrityError: as `get`.
+        """
+        return self._reader(validate_key(key), byte_range, expiry.split_etag(if_match)[0])
+
+    @asynccontextmanager
+    async def _reader(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    ) -> AsyncGenerator[ObjectReader]:
+        info, start, chunks = await self._read_stream(key, byte_range, if_match)
+        async with aclosing(chunks):
+            yield ObjectReader(self._presented(info), start, chunks, verified=byte_range is None)
 
     async def head(self, key: str) -> ObjectInfo:
         """What is known of the object, without its bytes. :raises KeyNotFoundError: there is none."""
         validate_key(key)
-        return await self._head(key)
+        return self._presented(await self._head(key))
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
-        """Remove the object. :raises KeyNotFoundError: there is none (also with ``if_match``)."""
+        """Remove the object. :raises KeyNotFoundError: there is none (also with ``if_match``).
+
+        An expired object that the sweep has not removed yet is removed without a word.
+        """
         validate_key(key)
-        await self._delete(key, if_match)
+        raw, until = expiry.split_etag(if_match)
+        if until is not None and until <= self.clock():
+            raise expiry.gone(key)
+        await self._delete(key, raw)
+
+    async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
+        """Copy an object with its type, metadata and time to live, within the store where it can.
+
+        :raises KeyNotFoundError: there is no ``source``. :raises PreconditionFailedError: ``if_absent`` and
+            there is a ``target``.
+        """
+        validate_key(target)
+        if source == target:
+            raise InvalidArgumentError("source and target are the same key", field="target")
+        info = await self._head(validate_key(source))
+        self._presented(info)
+        await self._mark(target, info.metadata)
+        if if_absent and (expired := await self._expired_in_the_way(target)) is not None:
+            await self._delete(target, expired)
+        result = await self._copy(source, target, if_absent)
+        return replace(result, etag=expiry.join_etag(result.etag, info.metadata))
+
+    async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
+        """`copy`, then delete ``source``. A crash in between leaves both; nothing is ever lost.
+
+        :raises PreconditionFailedError: ``source`` was changed meanwhile; both are there.
+        """
+        before = await self.head(source)
+        result = await self.copy(source, target, if_absent=if_absent)
+        await self.delete(source, if_match=before.etag)
+        return result
+
+    async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
+        """Count the objects that start with ``prefix`` and their bytes, by listing them."""
+        count = total = 0
+        async for entry in self.iterate(prefix, details=True, skip=skip):
+            if isinstance(entry, ListEntry):
+                count += 1
+                total += entry.size or 0
+        return ObjectStats(count, total)
+
+    async def sweep_expired(self, limit: int = 1000) -> int:
+        """Remove up to ``limit`` expired objects and return how many were removed. Any number of sweeps may
+        run at once; an object that was saved anew meanwhile stays."""
+        removed = 0
+        markers = [found async for found in self._expired_markers(limit)]
+        for marker, key in markers:
+            try:
+                info = await self._head(key)
+                if self._is_expired(info):
+                    await self._delete(key, info.etag)
+                    removed += 1
+            except (KeyNotFoundError, PreconditionFailedError):
+                pass  # Deleted or saved anew; a newer marker tells of the new one's end.
+            with suppress(KeyNotFoundError):
+                await self._delete(marker, None)
+        return removed
 
     async def list_page(
         self,
@@ -237,15 +337,122 @@ class ObjectStore(ABC):
         count: int | None,
         details: bool,
     ) -> AsyncIterator[ListEntry | str]:
+        hidden: set[str] = set()
+        if not prefix.startswith(SYSTEM_PREFIX):
+            hidden = {key async for _, key in self._expired_markers(None) if key.startswith(prefix)}
         async for found in self._scan(prefix, delimiter, after, count, details):
-            if skip is not None and (found if isinstance(found, str) else found.key).startswith(skip):
+            name = found if isinstance(found, str) else found.key
+            if skip is not None and name.startswith(skip):
                 break
-            yield found
+            if not hidden or await self._is_visible(found, hidden):
+                yield found
         else:
             return
         # The first name below `skip` was met: go on behind all of them instead of reading them.
         async for found in self._scan(prefix, delimiter, skip, count, details):
-            yield found
+            if not hidden or await self._is_visible(found, hidden):
+                yield found
+
+    async def _is_visible(self, found: ListEntry | str, hidden: set[str]) -> bool:
+        if isinstance(found, str):
+            if not any(key.startswith(found) for key in hidden):
+                return True
+            async for entry in self._scan(found, None, None, None, False):
+                if await self._is_visible(entry, hidden):
+                    return True
+            return False
+        if found.key not in hidden:
+            return True
+        try:
+            return not self._is_expired(await self._head(found.key))
+        except KeyNotFoundError:
+            return False
+
+    # -- time to live
+
+    def _checked(
+        self,
+        key: str,
+        content_type: str,
+        metadata: Mapping[str, str] | None,
+        if_match: str | None,
+        if_absent: bool,
+        ttl: float | None,
+    ) -> dict[str, str]:
+        """Check what a save is given; the metadata to store, the end of its life included."""
+        validate_key(key)
+        validate_content_type(content_type)
+        kept = validate_metadata(dict(metadata)) if metadata else {}
+        if if_match is not None and if_absent:
+            raise InvalidArgumentError("if_match and if_absent exclude each other", field="if_match")
+        if ttl is not None:
+            kept[expiry.METADATA] = expiry.end_of(self.clock(), ttl)
+        return kept
+
+    def _is_expired(self, info: ObjectInfo) -> bool:
+        until = expiry.end_in(info.metadata)
+        return until is not None and until <= self.clock()
+
+    def _presented(self, info: ObjectInfo) -> ObjectInfo:
+        """The info as callers see it. :raises KeyNotFoundError: the object has expired."""
+        until = expiry.end_in(info.metadata)
+        if until is None:
+            return info
+        if until <= self.clock():
+            raise expiry.gone(info.key)
+        return replace(
+            info,
+            etag=expiry.join_etag(info.etag, info.metadata),
+            metadata={name: value for name, value in info.metadata.items() if name != expiry.METADATA},
+            expires_at=datetime.fromtimestamp(until, UTC),
+        )
+
+    def _unexpired(self, key: str, if_match: str | None) -> str | None:
+        """The store's own ETag in ``if_match``. :raises PreconditionFailedError: what it names is gone."""
+        raw, until = expiry.split_etag(if_match)
+        if until is not None and until <= self.clock():
+            raise PreconditionFailedError(f"object {key!r} has expired", field="if_match")
+        return raw
+
+    async def _expired_in_the_way(self, key: str) -> str | None:
+        """The store's ETag of an object that has expired and is still there; None if there is none.
+
+        :raises PreconditionFailedError: there is one that has not expired.
+        """
+        try:
+            info = await self._head(key)
+        except KeyNotFoundError:
+            return None
+        if self._is_expired(info):
+            return info.etag
+        raise PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+
+    async def _mark(self, key: str, metadata: Mapping[str, str]) -> None:
+        """Leave a marker that tells listings and sweeps of the end of an object's life, before the object is
+        there: a marker without an object does no harm, an object without one would stay for ever."""
+        if (end := metadata.get(expiry.METADATA)) is not None:
+            name, content = expiry.marker(key, end)
+            digest = await sha256_of(content)
+            await self._put(name, content, "text/plain; charset=utf-8", {}, digest, None, False)
+
+    async def _expired_markers(self, limit: int | None) -> AsyncIterator[tuple[str, str]]:
+        """(marker, key) of what has expired, first the longest gone."""
+        now = expiry.end_of(self.clock(), 0)
+        count = 0
+        async for found in self._scan(expiry.MARKERS, None, None, limit, False):
+            assert isinstance(found, ListEntry)  # noqa: S101 - there is no delimiter
+            if not expiry.is_due(found.key, now) or count == limit:
+                return
+            count += 1
+            key = expiry.marked_key(found.key)
+            if key is None:
+                try:
+                    stored = await self._get(found.key, None, None, None)
+                except KeyNotFoundError:
+                    continue  # Another sweep was here.
+                assert stored is not None  # noqa: S101 - only a get with if_none_match answers None
+                key = stored.data.decode()
+            yield found.key, key
 
     # -- what a backend implements; arguments are already validated
 
@@ -280,17 +487,43 @@ class ObjectStore(ABC):
         will be read. With a common prefix as ``after``, nothing below that prefix is given again. A stored
         name that is no valid key is not an object of ours and is left out."""
 
+    # -- what a backend may do better
 
-def verify(found: StoredObject) -> None:
-    """:raises IntegrityError: a whole object's bytes do not agree with its size or its checksum."""
-    info = found.info
-    if len(found.data) != info.size:
-        raise IntegrityError(f"object {info.key!r} has {len(found.data)} bytes, expected {info.size}")
-    if info.sha256 is not None and hashlib.sha256(found.data).hexdigest() != info.sha256:
-        raise IntegrityError(
-            f"object {info.key!r} does not agree with its checksum: the stored bytes have changed",
-            remedy="restore the object from a backup or an earlier version",
-        )
+    async def _put_stream(
+        self,
+        key: str,
+        parts: Parts,
+        content_type: str,
+        metadata: dict[str, str],
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
+        """Store ``parts``, each of `part_bytes` but the last. ``parts.sha256`` and ``parts.size`` are known
+        when they have ended; if they raise, nothing may be left. This default holds them all."""
+        data = b"".join([part async for part in parts])
+        return await self._put(key, data, content_type, metadata, parts.sha256, if_match, if_absent)
+
+    async def _read_stream(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        """Info, offset of the first byte, and the bytes chunk by chunk, all of one version of the object;
+        unverified. This default holds them all."""
+        found = await self._get(key, byte_range, if_match, None)
+        assert found is not None  # noqa: S101 - only a get with if_none_match answers None
+        return found.info, found.start, one_chunk(found.data)
+
+    async def _copy(self, source: str, target: str, if_absent: bool) -> PutResult:
+        """Copy bytes, type, metadata and checksum. This default moves the bytes through here."""
+        info, _, chunks = await self._read_stream(source, None, None)
+        async with aclosing(chunks):
+            reader = ObjectReader(info, 0, chunks, verified=True)
+            parts = Parts(reader, self.part_bytes, self.max_stream_bytes)
+            data = await parts.whole()
+            metadata = dict(info.metadata)
+            if data is None:
+                return await self._put_stream(target, parts, info.content_type, metadata, None, if_absent)
+            digest = await sha256_of(data)
+            return await self._put(target, data, info.content_type, metadata, digest, None, if_absent)
 
 
 def is_after(candidate: str, after: str | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -402,6 +403,207 @@ class ObjectStoreContract:
         with pytest.raises(InvalidArgumentError) as refused:
             await objects.list_page("a", **arguments)
         assert refused.value.field == field
+
+    # -- streams
+
+    async def test_a_stream_of_any_length_comes_back(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(objects, "part_bytes", self.small_part)
+        part = self.small_part
+        for length in (0, 10, part - 1, part, part + 1, 3 * part, 3 * part + 7):
+            data = hashlib.shake_128(b"%d" % length).digest(length)
+
+            async def chunks(data: bytes = data) -> AsyncIterator[bytes]:
+                for start in range(0, len(data), 100_001):
+                    yield data[start : start + 100_001]
+
+            for source in (chunks(), [data], io.BytesIO(data)):
+                put = await objects.put_stream(
+                    f"{unique}/s", source, content_type="text/x-stream", metadata={"a": "ü  x"}
+                )
+                assert put.size == length
+            async with objects.open_reader(f"{unique}/s") as reader:
+                assert reader.info.size == length
+                assert reader.info.etag == put.etag
+                assert reader.info.sha256 == hashlib.sha256(data).hexdigest()
+                assert reader.info.content_type == "text/x-stream"
+                assert dict(reader.info.metadata) == {"a": "ü  x"}
+                assert b"".join([chunk async for chunk in reader]) == data
+            found = await objects.get(f"{unique}/s")
+            assert found is not None
+            assert found.data == data
+            if length > 20:
+                async with objects.open_reader(f"{unique}/s", byte_range=ByteRange(5, 15)) as reader:
+                    assert (reader.start, await reader.read()) == (5, data[5:15])
+
+    small_part = 256 * 1024
+    """A part size for tests; S3 needs 5 MiB."""
+
+    async def test_a_stream_that_breaks_leaves_what_was_there(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(objects, "part_bytes", self.small_part)
+        key = f"{unique}/k"
+
+        async def breaking() -> AsyncIterator[bytes]:
+            for _ in range(4):
+                yield b"x" * self.small_part
+            raise RuntimeError("the source broke")
+
+        with pytest.raises(RuntimeError, match="the source broke"):
+            await objects.put_stream(key, breaking())
+        with pytest.raises(KeyNotFoundError):
+            await objects.head(key)
+        await objects.put(key, b"old")
+        with pytest.raises(RuntimeError, match="the source broke"):
+            await objects.put_stream(key, breaking())
+        with pytest.raises(InvalidArgumentError):
+            await objects.put_stream(key, ["text"])  # pyright: ignore[reportArgumentType]
+        with pytest.raises(InvalidArgumentError):
+            await objects.put_stream(key, b"bytes")  # pyright: ignore[reportArgumentType]
+        monkeypatch.setattr(objects, "max_stream_bytes", 3 * self.small_part)
+        with pytest.raises(ObjectTooLargeError):
+            await objects.put_stream(key, [b"x" * self.small_part] * 4)
+        found = await objects.get(key)
+        assert found is not None
+        assert found.data == b"old"
+        assert await _keys(objects, unique) == [key]
+
+    async def test_streams_are_conditional(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(objects, "part_bytes", self.small_part)
+        key, data = f"{unique}/k", [b"x" * self.small_part] * 3
+        first = await objects.put_stream(key, data, if_absent=True)
+        assert first.created is True
+        with pytest.raises(PreconditionFailedError):
+            await objects.put_stream(key, data, if_absent=True)
+        second = await objects.put_stream(key, data, if_match=first.etag)
+        for etag in (first.etag, "other"):
+            with pytest.raises(PreconditionFailedError):
+                await objects.put_stream(key, data, if_match=etag)
+            with pytest.raises(PreconditionFailedError):
+                async with objects.open_reader(key, if_match=etag):
+                    pass
+        assert (await objects.head(key)).etag == second.etag
+        with pytest.raises(KeyNotFoundError):
+            async with objects.open_reader(f"{unique}/missing"):
+                pass
+        with pytest.raises(InvalidArgumentError):
+            async with objects.open_reader(key, byte_range=ByteRange(10**9)):
+                pass
+
+    async def test_a_stream_of_changed_bytes_raises_before_its_end(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        await objects.put(f"{unique}/k", b"the original bytes")
+        await self.tamper(objects, f"{unique}/k", b"the 0riginal bytes")
+        given: list[bytes] = []
+        async with objects.open_reader(f"{unique}/k") as reader:
+            with pytest.raises(IntegrityError):
+                given.extend([chunk async for chunk in reader])
+        assert b"".join(given) != b"the 0riginal bytes"
+
+    # -- copy, move, stats
+
+    async def test_copy_and_move_keep_everything(self, objects: ObjectStore, unique: str) -> None:
+        source, target = f"{unique}/a b%/ü", f"{unique}/t/ä%41"
+        await objects.put(source, b"data", content_type="text/x-a", metadata={"m": "ü  1"})
+        copied = await objects.copy(source, target)
+        for key in (source, target):
+            found = await objects.get(key)
+            assert found is not None
+            assert (found.data, found.info.content_type) == (b"data", "text/x-a")
+            assert dict(found.info.metadata) == {"m": "ü  1"}
+            assert found.info.sha256 == hashlib.sha256(b"data").hexdigest()
+        assert (await objects.head(target)).etag == copied.etag
+        with pytest.raises(PreconditionFailedError):
+            await objects.copy(source, target, if_absent=True)
+        await objects.put(source, b"newer")
+        moved = await objects.move(source, target)
+        found = await objects.get(target, if_match=moved.etag)
+        assert found is not None
+        assert found.data == b"newer"
+        assert await _keys(objects, unique) == [target]
+        for call in (objects.copy, objects.move):
+            with pytest.raises(KeyNotFoundError):
+                await call(source, target)
+            with pytest.raises(InvalidArgumentError):
+                await call(target, target)
+        await objects.copy(target, source, if_absent=True)
+
+    async def test_stats_count_objects_and_bytes(self, objects: ObjectStore, unique: str) -> None:
+        for n in range(3):
+            await objects.put(f"{unique}/{n}", b"x" * n)
+        stats = await objects.stats(f"{unique}/")
+        assert (stats.count, stats.bytes) == (3, 3)
+
+    # -- time to live
+
+    async def test_an_object_is_gone_the_moment_it_expires(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        long_key = f"{unique}/" + "/".join(["d" * 60] * 15)
+        for key in (f"{unique}/a", f"{unique}/deep/b", long_key):
+            put = await objects.put(key, b"short", metadata={"m": "1"}, ttl=10)
+        await objects.put(f"{unique}/c", b"stays")
+        await objects.put(f"{unique}/renewed", b"short", ttl=10)
+        await objects.put(f"{unique}/renewed", b"stays")
+        info = await objects.head(long_key)
+        assert info.expires_at is not None
+        assert abs(info.expires_at.timestamp() - now - 10) < 0.002
+        assert dict(info.metadata) == {"m": "1"}
+        assert info.etag == put.etag
+        assert await objects.get(long_key, if_none_match=put.etag) is None
+        assert await objects.get(long_key, if_match=put.etag) is not None
+        everything = [f"{unique}/a", f"{unique}/c", long_key, f"{unique}/deep/b", f"{unique}/renewed"]
+        assert sorted(await _keys(objects, unique)) == sorted(everything)
+
+        now += 10
+        for key in (f"{unique}/a", f"{unique}/deep/b", long_key):
+            for call in (objects.get, objects.head):
+                with pytest.raises(KeyNotFoundError):
+                    await call(key)
+            with pytest.raises(KeyNotFoundError):
+                async with objects.open_reader(key):
+                    pass
+            with pytest.raises(KeyNotFoundError):
+                await objects.copy(key, f"{unique}/copied")
+        with pytest.raises(KeyNotFoundError):
+            await objects.get(long_key, if_none_match=put.etag)
+        with pytest.raises(PreconditionFailedError):
+            await objects.put(long_key, b"x", if_match=put.etag)
+        assert await _keys(objects, unique) == [f"{unique}/c", f"{unique}/renewed"]
+        folded = await objects.list_page(f"{unique}/", delimiter="/")
+        assert [entry.key for entry in folded.entries] == [f"{unique}/c", f"{unique}/renewed"]
+        assert folded.prefixes == []
+        created = await objects.put(f"{unique}/a", b"anew", if_absent=True)
+        assert created.created is True
+
+        await objects.sweep_expired()
+        monkeypatch.setattr(objects, "clock", lambda: now - 10)
+        assert await _keys(objects, unique) == [f"{unique}/a", f"{unique}/c", f"{unique}/renewed"]
+        found = await objects.get(f"{unique}/a")
+        assert found is not None
+        assert found.data == b"anew"
+
+    async def test_a_life_is_copied_and_can_not_be_negative(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        await objects.put(f"{unique}/a", b"x", ttl=60)
+        copied = await objects.copy(f"{unique}/a", f"{unique}/b")
+        info = await objects.head(f"{unique}/b")
+        assert info.etag == copied.etag
+        assert info.expires_at == (await objects.head(f"{unique}/a")).expires_at
+        for ttl in (-1, float("nan"), float("inf")):
+            with pytest.raises(InvalidArgumentError) as refused:
+                await objects.put(f"{unique}/c", b"x", ttl=ttl)
+            assert refused.value.field == "ttl"
 
     # -- limits
 

@@ -178,8 +178,8 @@ class ObjectWriter:
                 for write in of_directory:
                     write.error = write.error or error
         for write in writes:
-            if isinstance(write, Delete) or write.error is not None:
-                for directory in write.changed:
+            if write.changed and (isinstance(write, Delete) or write.error is not None):
+                for directory in {*write.changed, os.path.dirname(self._files.path(write.key))}:
                     prune(directory, self._root)
 
     def _make_parents(self, key: str) -> Iterable[str]:

@@ -1,0 +1,24 @@
+"""Timers: what has to be done now and then."""
+
+from __future__ import annotations
+
+import logging
+
+import azure.functions as func
+
+from functions.state import state
+
+blueprint = func.Blueprint()
+_log = logging.getLogger("AOS.Maintenance")
+
+SWEEP_LIMIT = 5000
+"""Expired objects removed by one run; the rest waits for the next, hidden all the same."""
+
+
+@blueprint.function_name("sweep_expired")
+@blueprint.timer_trigger(arg_name="timer", schedule="0 */5 * * * *", run_on_startup=False)
+async def sweep_expired(timer: func.TimerRequest) -> None:
+    """Remove objects whose time to live is over."""
+    removed = await state().storage.sweep_expired(SWEEP_LIMIT)
+    if removed:
+        _log.info("%d expired objects were removed", removed)

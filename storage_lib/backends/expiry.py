@@ -1,0 +1,73 @@
+"""Time to live: when an object ends, and how that is kept where no store knows of it.
+
+The end of an object's life is metadata of the object (``aos-expires``, milliseconds since the epoch) and
+decides on every read. Since a listing does not read metadata, each such save leaves a small marker before it,
+named by the moment of the end: listings hide, and sweeps remove, what the few markers of the past name. The
+ETags of such objects carry their end, so that a condition on one that is gone fails unasked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoundError
+from storage_lib.keys import SYSTEM_PREFIX, SYSTEM_SEGMENT, validate_key
+
+METADATA = "aos-expires"
+MARKERS = f"{SYSTEM_PREFIX}ttl/"
+MAX_TTL_SECONDS = 100 * 365 * 24 * 3600
+
+_ETAG = re.compile(r"(.*)~([0-9]{14})")
+
+
+def end_of(now: float, ttl: float) -> str:
+    """The moment ``ttl`` seconds from now, as it is stored: 14 digits of milliseconds, so that text sorts."""
+    if not 0 <= ttl <= MAX_TTL_SECONDS:
+        raise InvalidArgumentError(
+            f"ttl {ttl} is out of range", field="ttl", limit=f"0 to {MAX_TTL_SECONDS} seconds (100 years)"
+        )
+    return f"{int((now + ttl) * 1000):014}"
+
+
+def end_in(metadata: Mapping[str, str]) -> float | None:
+    """The end in seconds since the epoch; None for an object that stays."""
+    text = metadata.get(METADATA)
+    return int(text) / 1000 if text is not None and text.isdecimal() else None
+
+
+def gone(key: str) -> KeyNotFoundError:
+    return KeyNotFoundError(f"object {key!r} does not exist: its time to live is over", field="key")
+
+
+def join_etag(etag: str, metadata: Mapping[str, str]) -> str:
+    """The ETag as callers see it."""
+    end = metadata.get(METADATA)
+    return etag if end is None else f"{etag}~{end}"
+
+
+def split_etag(etag: str | None) -> tuple[str | None, float | None]:
+    """The store's own ETag, and the end that a caller's ETag carries."""
+    match = _ETAG.fullmatch(etag) if etag is not None else None
+    return (etag, None) if match is None else (match[1], int(match[2]) / 1000)
+
+
+def marker(key: str, end: str) -> tuple[str, bytes]:
+    """Name and content of the marker of an object. A key that leaves no room for more is hashed."""
+    name = f"{MARKERS}{end}/{key}"
+    try:
+        validate_key(name)
+    except InvalidKeyError:
+        name = f"{MARKERS}{end}/{SYSTEM_SEGMENT}/{hashlib.sha256(key.encode()).hexdigest()}"
+    return name, key.encode()
+
+
+def is_due(name: str, now: str) -> bool:
+    return name[len(MARKERS) :].partition("/")[0] <= now
+
+
+def marked_key(name: str) -> str | None:
+    """The key that a marker's name tells; None if its content has to."""
+    key = name[len(MARKERS) :].partition("/")[2]
+    return None if key.startswith(SYSTEM_PREFIX) else key

@@ -1,0 +1,175 @@
+"""Streams: any source cut into parts of one size, hashed on the way; readers that verify what they give."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from typing import BinaryIO, cast
+
+from storage_lib.backends.object_model import ObjectInfo, StoredObject
+from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError
+
+ByteSource = AsyncIterable[bytes] | Iterable[bytes] | BinaryIO
+
+_INLINE_BYTES = 1024 * 1024
+"""Up to so many bytes are hashed on the event loop (about a millisecond); more go to a thread."""
+_FILE_CHUNK_BYTES = 1024 * 1024
+
+
+async def sha256_of(data: bytes) -> str:
+    if len(data) <= _INLINE_BYTES:
+        return hashlib.sha256(data).hexdigest()
+    return (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
+
+
+async def verify(found: StoredObject) -> None:
+    """:raises IntegrityError: a whole object's bytes do not agree with its size or its checksum."""
+    info = found.info
+    if len(found.data) != info.size:
+        raise IntegrityError(f"object {info.key!r} has {len(found.data)} bytes, expected {info.size}")
+    if info.sha256 is not None and await sha256_of(found.data) != info.sha256:
+        raise _changed(info.key)
+
+
+def _changed(key: str) -> IntegrityError:
+    return IntegrityError(
+        f"object {key!r} does not agree with its checksum: the stored bytes have changed",
+        remedy="restore the object from a backup or an earlier version",
+    )
+
+
+class Parts:
+    """The bytes of a source in parts of ``size``, the last one shorter; never more than two are held.
+
+    :param limit: of the whole, in bytes.
+    """
+
+    def __init__(self, source: ByteSource, size: int, limit: int) -> None:
+        self._chunks = _chunks(source)
+        self._size = size
+        self._limit = limit
+        self._first: bytes | None = None
+        self._left = memoryview(b"")
+        self._hash = hashlib.sha256()
+        self._ended = False
+        self.size = 0
+        """How many bytes have been given."""
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of what has been given: of the whole, once the parts have ended."""
+        return self._hash.hexdigest()
+
+    async def whole(self) -> bytes | None:
+        """All of it if one part holds it, else None, and the parts are to be iterated."""
+        self._first = await self._cut()
+        return self._first if self._ended and not self._left else None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        part, self._first = self._first if self._first is not None else await self._cut(), None
+        while part:
+            self.size += len(part)
+            if self.size > self._limit:
+                raise ObjectTooLargeError(
+                    "the stream is too long", field="source", limit=f"{self._limit} bytes"
+                )
+            await asyncio.to_thread(self._hash.update, part)
+            yield part
+            part = await self._cut()
+
+    async def _cut(self) -> bytes:
+        pieces: list[memoryview] = []
+        missing = self._size
+        while missing and await self._more():
+            pieces.append(self._left[:missing])
+            self._left = self._left[missing:]
+            missing -= len(pieces[-1])
+        await self._more()  # so that a source of just one part is seen to have ended
+        return b"".join(pieces)
+
+    async def _more(self) -> bool:
+        """Whether there are bytes left, fetched if need be."""
+        while not self._left and not self._ended:
+            try:
+                self._left = memoryview(_as_bytes(await anext(self._chunks)))
+            except StopAsyncIteration:
+                self._ended = True
+        return bool(self._left)
+
+
+class ObjectReader:
+    """An open object: ``info``, and its bytes as an async iterator of chunks.
+
+    ``start`` is the offset of the first byte. Reading to the end verifies length and checksum of a whole
+    object before the last chunk is given.
+    """
+
+    def __init__(
+        self, info: ObjectInfo, start: int, chunks: AsyncGenerator[bytes], *, verified: bool
+    ) -> None:
+        self.info = info
+        self.start = start
+        self._chunks = chunks
+        self._verified = verified
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        digest = hashlib.sha256()
+        length = 0
+        held: bytes | None = None
+        async for chunk in self._chunks:
+            if held is not None:
+                yield held
+            if self._verified:
+                length += len(chunk)
+                if len(chunk) > _INLINE_BYTES:
+                    await asyncio.to_thread(digest.update, chunk)
+                else:
+                    digest.update(chunk)
+            held = chunk
+        if self._verified:
+            if length != self.info.size:
+                raise IntegrityError(
+                    f"object {self.info.key!r} has {length} bytes, expected {self.info.size}"
+                )
+            if self.info.sha256 is not None and digest.hexdigest() != self.info.sha256:
+                raise _changed(self.info.key)
+        if held is not None:
+            yield held
+
+    async def read(self) -> bytes:
+        """All that is left, at once."""
+        return b"".join([chunk async for chunk in self])
+
+
+async def one_chunk(data: bytes) -> AsyncGenerator[bytes]:
+    yield data
+
+
+def _as_bytes(chunk: object) -> bytes:
+    if not isinstance(chunk, bytes | bytearray | memoryview):
+        raise InvalidArgumentError(
+            f"the source gave a {type(chunk).__name__}, not bytes",
+            field="source",
+            remedy="open files in binary mode, encode text",
+        )
+    return bytes(chunk)
+
+
+async def _chunks(source: ByteSource) -> AsyncGenerator[bytes]:
+    if isinstance(source, AsyncIterable):
+        async for chunk in source:
+            yield chunk
+    elif hasattr(source, "read"):
+        file = cast("BinaryIO", source)
+        while chunk := await asyncio.to_thread(file.read, _FILE_CHUNK_BYTES):
+            yield chunk
+    elif isinstance(source, bytes | bytearray | memoryview | str):
+        raise InvalidArgumentError(
+            f"the source is a {type(source).__name__}", field="source", remedy="use put for bytes at hand"
+        )
+    else:
+        iterator = iter(cast("Iterable[bytes]", source))
+        nothing = object()
+        while (chunk := await asyncio.to_thread(next, iterator, nothing)) is not nothing:
+            yield cast("bytes", chunk)

@@ -1,0 +1,215 @@
+"""What `StorageManager` adds to the stores: values, updates, many at once, streams and what it hides."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Any
+
+import pytest
+
+from storage_lib import MemoryBackend, StorageConfig, StorageManager
+from storage_lib.backends.memory import MemoryObjectStore
+from storage_lib.errors import (
+    ConfigurationError,
+    InvalidArgumentError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    SerializationError,
+    StorageUnavailableError,
+)
+
+
+@pytest.fixture
+def storage() -> StorageManager:
+    return StorageManager(backend=MemoryBackend())
+
+
+async def test_the_first_steps(storage: StorageManager) -> None:
+    await storage.save("configs/ceo.json", {"model": "large"}, metadata={"author": "me"})
+    assert await storage.load("configs/ceo.json") == {"model": "large"}
+    assert await storage.exists("configs/ceo.json")
+    assert not await storage.exists("configs/cfo.json")
+    assert dict((await storage.info("configs/ceo.json")).metadata) == {"author": "me"}
+    assert [key async for key in storage.list_keys("configs/")] == ["configs/ceo.json"]
+    await storage.delete("configs/ceo.json")
+    with pytest.raises(KeyNotFoundError):
+        await storage.load("configs/ceo.json")
+
+
+async def test_concurrent_updates_lose_nothing(storage: StorageManager) -> None:
+    async def add(total: int) -> int:
+        await asyncio.sleep(0)
+        return total + 1
+
+    await asyncio.gather(*(storage.update("n", add, initial=0) for _ in range(20)))
+    assert await storage.load("n") == 20
+    assert await storage.update("n", lambda n: n * 2) == 40
+    with pytest.raises(KeyNotFoundError):
+        await storage.update("missing", lambda n: n)
+    with pytest.raises(SerializationError):
+        await storage.update("n", lambda n: object())
+    assert await storage.load("n") == 40
+
+
+async def test_an_update_keeps_metadata_and_the_end_of_life(storage: StorageManager) -> None:
+    await storage.save("n", 1, metadata={"author": "me"}, ttl=3600)
+    before = await storage.info("n")
+    await storage.update("n", lambda n: n + 1)
+    after = await storage.info("n")
+    assert dict(after.metadata) == {"author": "me"}
+    assert before.expires_at is not None
+    assert after.expires_at is not None
+    assert abs((after.expires_at - before.expires_at).total_seconds()) < 1
+
+
+async def test_many_at_once_each_with_its_own_result(storage: StorageManager) -> None:
+    saved = await storage.save_many({"a": 1, "b": b"2", "../c": 3, "d": object()}, metadata={"m": "1"})
+    assert [type(result).__name__ for result in saved.values()] == [
+        "PutResult",
+        "PutResult",
+        "InvalidKeyError",
+        "SerializationError",
+    ]
+    assert list(saved) == ["a", "b", "../c", "d"]
+    loaded = await storage.load_many(["b", "missing", "a", "a"], concurrency=2)
+    assert loaded["a"] == 1
+    assert loaded["b"] == b"2"
+    assert isinstance(loaded["missing"], KeyNotFoundError)
+    deleted = await storage.delete_many(["a", "missing"])
+    assert deleted["a"] is None
+    assert isinstance(deleted["missing"], KeyNotFoundError)
+    assert await storage.load_many([]) == {}
+    with pytest.raises(InvalidArgumentError):
+        await storage.load_many(["a"], concurrency=0)
+
+
+async def test_many_are_bounded() -> None:
+    class Counting(MemoryObjectStore):
+        running = most = 0
+
+        async def _head(self, key: str) -> Any:
+            raise NotImplementedError
+
+        async def _get(self, *arguments: Any) -> Any:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            await asyncio.sleep(0)
+            self.running -= 1
+            return await super()._get(*arguments)
+
+    backend = MemoryBackend()
+    backend.objects = counting = Counting()
+    storage = StorageManager(backend=backend)
+    await storage.save_many({f"k{n}": n for n in range(50)})
+    assert await storage.load_many([f"k{n}" for n in range(50)], concurrency=5) == {
+        f"k{n}": n for n in range(50)
+    }
+    assert counting.most == 5
+
+
+async def test_streams_copies_and_stats(storage: StorageManager) -> None:
+    await storage.write_stream("big", io.BytesIO(b"x" * 100_000), content_type="text/x-big", if_absent=True)
+    with pytest.raises(PreconditionFailedError):
+        await storage.write_stream("big", [b"y"], if_absent=True)
+    async with storage.open_reader("big") as reader:
+        assert sum([len(chunk) async for chunk in reader]) == reader.info.size == 100_000
+    await storage.copy("big", "copy")
+    await storage.move("copy", "moved")
+    assert [key async for key in storage.list_keys()] == ["big", "moved"]
+    stats = await storage.stats()
+    assert (stats.count, stats.bytes) == (2, 200_000)
+
+
+async def test_the_systems_own_keys_are_out_of_reach(storage: StorageManager) -> None:
+    await storage.backend.objects.put(".system/tasks/x", b"secret")
+    await storage.save("a", 1, ttl=3600)
+    await storage.save("z", 1)
+    key = ".system/tasks/x"
+    for refused in (
+        storage.save(key, 1),
+        storage.load(key),
+        storage.delete(key),
+        storage.info(key),
+        storage.write(key, b""),
+        storage.read(key),
+        storage.write_stream(key, [b""]),
+        storage.copy(key, "mine"),
+        storage.copy("z", key),
+        storage.move(key, "mine"),
+        storage.update(key, lambda value: value, initial=1),
+        storage.read_if_changed(key, "tag"),
+    ):
+        with pytest.raises(InvalidKeyError):
+            await refused
+    with pytest.raises(InvalidKeyError):
+        storage.open_reader(key)
+    assert [name async for name in storage.list_keys()] == ["a", "z"]
+    assert (await storage.list_page(delimiter="/")).prefixes == []
+    assert (await storage.stats()).count == 2
+    page = await storage.list_page(limit=1)
+    page = await storage.list_page(limit=1, cursor=page.cursor)
+    assert [entry.key for entry in page.entries] == ["z"]
+
+
+async def test_an_unavailable_store_is_no_answer() -> None:
+    class Away(MemoryObjectStore):
+        async def _head(self, key: str) -> Any:
+            raise StorageUnavailableError("away")
+
+    backend = MemoryBackend()
+    backend.objects = Away()
+    with pytest.raises(StorageUnavailableError):
+        await StorageManager(backend=backend).exists("a")
+
+
+async def test_expired_objects_are_swept(storage: StorageManager) -> None:
+    for n in range(3):
+        await storage.save(f"k{n}", n, ttl=0)
+    await storage.save("stays", 1, ttl=3600)
+    assert await storage.sweep_expired(2) == 2
+    assert await storage.sweep_expired() == 1
+    assert await storage.sweep_expired() == 0
+    left = [entry async for entry in storage.backend.objects.iterate(".system/")]
+    assert len(left) == 1
+
+
+# -- configuration
+
+
+def test_the_environment_says_what_to_open() -> None:
+    assert StorageConfig.from_env({}).storage_type == "file"
+    assert StorageConfig.from_env({"AGENT_STORAGE_PATH": "x"}).base_path == "x"
+    azure = StorageConfig.from_env({"AgentStorage": "UseDevelopmentStorage=true"})
+    assert (azure.storage_type, azure.connection_string) == ("azure", "UseDevelopmentStorage=true")
+    fallback = {"AGENT_STORAGE_TYPE": "azure", "AzureWebJobsStorage": "UseDevelopmentStorage=true"}
+    assert StorageConfig.from_env(fallback).connection_string == "UseDevelopmentStorage=true"
+    identity = StorageConfig.from_env(
+        {
+            "AgentStorage__blobServiceUri": "https://a.blob.core.windows.net",
+            "AgentStorage__queueServiceUri": "https://a.queue.core.windows.net",
+            "AgentStorage__tableServiceUri": "https://a.table.core.windows.net",
+            "AgentStorage__clientId": "id",
+        }
+    )
+    assert identity.storage_type == "azure"
+    assert identity.blob_endpoint == "https://a.blob.core.windows.net"
+    assert identity.client_id == "id"
+    named = StorageConfig.from_env({"AgentStorage__accountName": "a"})
+    assert named.account_url == "https://a.blob.core.windows.net"
+    assert "secret" not in repr(StorageConfig(storage_type="azure", connection_string="AccountKey=secret"))
+
+
+@pytest.mark.parametrize(
+    ("env", "field"),
+    [
+        ({"AGENT_STORAGE_TYPE": "floppy"}, "storage_type"),
+        ({"AGENT_STORAGE_TYPE": "azure"}, "connection_string"),
+        ({"AGENT_STORAGE_MESSAGE_ENCODING": "morse"}, "message_encoding"),
+    ],
+)
+def test_a_configuration_that_can_not_work_names_the_setting(env: dict[str, str], field: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        StorageConfig.from_env(env)
+    assert refused.value.field == field
