@@ -26,14 +26,26 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.keys import decode_metadata_value, encode_metadata_value, validate_user_key
+from storage_lib.tasks.control import TaskStateError
+from storage_lib.tasks.submission import IdempotencyConflictError
 
 _log = logging.getLogger("AOS.Http")
 
 PROBLEM_TYPE = "urn:agent-storage:problem:"
 """A problem's ``type`` is this and the stable code of its error."""
 
+
+class UnsupportedMediaTypeError(InvalidArgumentError):
+    """The body's content type is none that this route takes."""
+
+    code = "unsupported-media-type"
+
+
 _STATUS: tuple[tuple[type[StorageError], int], ...] = (
+    (UnsupportedMediaTypeError, 415),
     (KeyNotFoundError, 404),
+    (TaskStateError, 409),
+    (IdempotencyConflictError, 409),
     (PreconditionFailedError, 412),
     (ObjectTooLargeError, 413),
     (InvalidKeyError, 400),
@@ -47,6 +59,7 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
 _TITLES = {
     400: "Bad Request",
     404: "Not Found",
+    409: "Conflict",
     412: "Precondition Failed",
     413: "Content Too Large",
     415: "Unsupported Media Type",
@@ -68,12 +81,6 @@ _HEADERS = {
 Handler = Callable[[func.HttpRequest], Awaitable[func.HttpResponse]]
 
 
-class UnsupportedMediaTypeError(InvalidArgumentError):
-    """The body's content type is none that this route takes."""
-
-    code = "unsupported-media-type"
-
-
 def problems(handler: Handler) -> Handler:
     """Answer errors as problem+json; only an error of ours tells its detail."""
 
@@ -88,42 +95,46 @@ def problems(handler: Handler) -> Handler:
             return response
         except Exception:
             _log.exception("%s %s failed", req.method, _path(req))
-            return _problem(500, "internal-error", "the server failed; its log has the details")
+            return _problem_response(
+                _document(500, "internal-error", "the server failed; its log has the details")
+            )
 
     return guarded
 
 
 def problem(error: StorageError) -> func.HttpResponse:
     """The problem+json answer to an error."""
-    if isinstance(error, UnsupportedMediaTypeError):
-        status = 415
-    else:
-        status = next(status for kind, status in _STATUS if isinstance(error, kind))
     headers: dict[str, str] = {}
     if isinstance(error, TransientStorageError):
         headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+    return _problem_response(problem_document(error), headers)
+
+
+def problem_document(error: StorageError) -> dict[str, Any]:
+    """An error as a problem (RFC 9457)."""
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
     field = _HEADERS.get(error.field, error.field) if error.field else None
-    extra = {"field": field, "limit": error.limit, "remedy": error.remedy}
-    return _problem(status, error.code, str(error), headers=headers, **extra)
+    return _document(status, error.code, str(error), field=field, limit=error.limit, remedy=error.remedy)
 
 
-def _problem(
-    status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any
-) -> func.HttpResponse:
+def _document(status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
     document = {"type": PROBLEM_TYPE + code, "title": _TITLES[status], "status": status, "detail": detail}
-    document |= {name: value for name, value in extra.items() if value is not None}
-    return json_response(document, status=status, headers=headers, content_type="application/problem+json")
+    return document | {name: value for name, value in extra.items() if value is not None}
+
+
+def _problem_response(
+    document: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> func.HttpResponse:
+    return json_response(
+        document, status=document["status"], headers=headers, content_type="application/problem+json"
+    )
 
 
 def range_problem(size: int) -> func.HttpResponse:
     """416 with the object's size, as RFC 9110, 15.5.17 asks."""
-    return _problem(
-        416,
-        "range-not-satisfiable",
-        f"no byte of the range lies in the object of {size} bytes",
-        headers={"Content-Range": f"bytes */{size}"},
-        field="Range",
-    )
+    detail = f"no byte of the range lies in the object of {size} bytes"
+    document = _document(416, "range-not-satisfiable", detail, field="Range")
+    return _problem_response(document, {"Content-Range": f"bytes */{size}"})
 
 
 def json_response(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime, timedelta
 
 import azure.functions as func
 
@@ -22,3 +23,15 @@ async def sweep_expired(timer: func.TimerRequest) -> None:
     removed = await state().storage.sweep_expired(SWEEP_LIMIT)
     if removed:
         _log.info("%d expired objects were removed", removed)
+
+
+@blueprint.function_name("expire_tasks")
+@blueprint.timer_trigger(arg_name="timer", schedule="30 3 * * * *", run_on_startup=False)
+async def expire_tasks(timer: func.TimerRequest) -> None:
+    """Remove the records of tasks that ended long ago, and idempotency keys whose window is over."""
+    app = state()
+    before = datetime.now(UTC) - timedelta(days=app.task_retention_days)
+    records = await app.engine.records.expire(before, SWEEP_LIMIT)
+    keys = await app.engine.submission.expire_keys(SWEEP_LIMIT)
+    if records or keys:
+        _log.info("%d task records and %d idempotency keys were removed", records, keys)

@@ -34,6 +34,10 @@ class AppState:
         return TaskEngine(self.storage, Registry(filter(None, modules)), lease_seconds=lease)
 
     @cached_property
+    def task_retention_days(self) -> float:
+        return _positive("AGENT_TASK_RETENTION_DAYS", 30)
+
+    @cached_property
     def max_body_bytes(self) -> int:
         return int(_positive("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES))
 

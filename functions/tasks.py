@@ -1,31 +1,87 @@
-"""HTTP: submit, read and list tasks. Queue: process them, and bury what can not be processed."""
+"""HTTP: submit, read, list, cancel and requeue tasks. Queue: process them, and bury what can not be."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, List  # noqa: UP035 - the worker refuses Out[list[str]]
 
 import azure.functions as func
 
-from functions.http import integer_parameter, json_body, json_response, location_below, problems
+from functions.http import (
+    integer_parameter,
+    json_body,
+    json_response,
+    location_below,
+    problem_document,
+    problems,
+)
 from functions.state import state
 from storage_lib.config import CONNECTION
-from storage_lib.errors import InvalidArgumentError
-from storage_lib.tasks.engine import TaskEvent
-from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE, TaskRecord, check_task_id
+from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.tasks.events import TaskEvent
+from storage_lib.tasks.model import (
+    EVENT_QUEUE,
+    HIGH_POISON_QUEUE,
+    HIGH_QUEUE,
+    POISON_QUEUE,
+    TASK_QUEUE,
+    TaskRecord,
+    check_priority,
+    check_task_id,
+)
+from storage_lib.tasks.submission import NewTask
 
 blueprint = func.Blueprint()
 _AUTH = func.AuthLevel.FUNCTION
-_FIELDS = frozenset({"action", "agent_id", "payload", "correlation_id", "delay_seconds"})
+_FIELDS = frozenset(
+    {"action", "agent_id", "payload", "correlation_id", "idempotency_key", "delay_seconds", "priority"}
+)
+MAX_WAIT_SECONDS = 30
 
 
 @blueprint.function_name("submit_task")
 @blueprint.route(route="tasks", methods=["POST"], auth_level=_AUTH)
 @problems
 async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/tasks`` ``{action, agent_id, payload?, correlation_id?, delay_seconds?}``: 202 with the
-    record and its Location."""
+    """``POST /api/tasks`` ``{action, agent_id, payload?, correlation_id?, idempotency_key?, delay_seconds?,
+    priority?}``: 202 with the record and its Location. ``{"tasks": [{…}, …]}`` submits many: either one of
+    them can not be right and none is taken, or each has its record, or its problem, in the answer."""
     app = state()
     body = json_body(req, app.max_body_bytes)
+    trace_parent = req.headers.get("traceparent")
+    if "tasks" in body:
+        return await _submit_many(body, trace_parent)
+    record = await app.engine.submission.submit(_new_task(body, trace_parent))
+    headers = {"Location": location_below(req, record.task_id), "Retry-After": "1"}
+    return json_response(_shown(record), status=202, headers=headers)
+
+
+async def _submit_many(body: dict[str, Any], trace_parent: str | None) -> func.HttpResponse:
+    items: Any = body["tasks"]
+    if not isinstance(items, list) or body.keys() != {"tasks"}:
+        raise InvalidArgumentError('many tasks are {"tasks": [{…}, …]} and nothing else', field="tasks")
+    tasks: list[NewTask] = []
+    for n, item in enumerate(items):
+        try:
+            tasks.append(_new_task(item, trace_parent))
+        except StorageError as error:
+            error.field = f"tasks[{n}].{error.field}" if error.field else f"tasks[{n}]"
+            raise
+    results = await state().engine.submission.submit_many(tasks)
+    answer = [
+        {"problem": problem_document(result)} if isinstance(result, StorageError) else _shown(result)
+        for result in results
+    ]
+    return json_response({"tasks": answer}, status=202)
+
+
+def _new_task(item: Any, trace_parent: str | None) -> NewTask:
+    if not isinstance(item, dict):
+        raise InvalidArgumentError(f"a task is a JSON object, not a {type(item).__name__}")
+    body: dict[str, Any] = item
     if unknown := sorted(body.keys() - _FIELDS):
         raise InvalidArgumentError(
             f"unknown field {unknown[0]!r}", field=unknown[0], limit=", ".join(sorted(_FIELDS))
@@ -36,23 +92,34 @@ async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
     delay = body.get("delay_seconds", 0)
     if isinstance(delay, bool) or not isinstance(delay, int | float):
         raise InvalidArgumentError("delay_seconds must be a number", field="delay_seconds")
-    record = await app.engine.submit(
-        body["action"],
-        body["agent_id"],
-        body.get("payload"),
+    return NewTask(
+        action=body["action"],
+        agent_id=body["agent_id"],
+        payload=body.get("payload"),
         correlation_id=body.get("correlation_id"),
+        idempotency_key=body.get("idempotency_key"),
         delay_seconds=delay,
+        priority=check_priority(body.get("priority")),
+        trace_parent=trace_parent,
     )
-    headers = {"Location": location_below(req, record.task_id), "Retry-After": "1"}
-    return json_response(_shown(record), status=202, headers=headers)
 
 
 @blueprint.function_name("get_task")
 @blueprint.route(route="tasks/{task_id}", methods=["GET"], auth_level=_AUTH)
 @problems
 async def get_task(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/tasks/{task_id}``: the record, with ``Retry-After`` as long as it is not final."""
-    record = await state().engine.records.get(check_task_id(req.route_params.get("task_id")))
+    """``GET /api/tasks/{task_id}?wait=``: the record, with ``Retry-After`` as long as it is not final. With
+    ``wait`` the answer comes when the task has ended, or after so many seconds (at most 30)."""
+    task_id = check_task_id(req.route_params.get("task_id"))
+    wait = integer_parameter(req, "wait", 0, 0, MAX_WAIT_SECONDS)
+    records = state().engine.records
+    loop = asyncio.get_running_loop()
+    until, pause = loop.time() + wait, 0.05
+    record = await records.get(task_id)
+    while not record.is_final and (left := until - loop.time()) > 0:
+        await asyncio.sleep(min(pause, left))
+        pause = min(pause * 1.5, 1)
+        record = await records.get(task_id)
     return json_response(_shown(record), headers=None if record.is_final else {"Retry-After": "1"})
 
 
@@ -60,61 +127,156 @@ async def get_task(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(route="tasks", methods=["GET"], auth_level=_AUTH)
 @problems
 async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/tasks?status=&agent_id=&action=&limit=&cursor=``: a page of records, newest first, without
-    large payloads and results."""
+    """``GET /api/tasks?status=&agent_id=&action=&parent_id=&created_after=&created_before=&limit=&cursor=``:
+    a page of records, newest first, without large payloads and results."""
     page = await state().engine.records.list(
         status=req.params.get("status"),
         agent_id=req.params.get("agent_id"),
         action=req.params.get("action"),
+        parent_id=req.params.get("parent_id"),
+        created_after=_time_parameter(req, "created_after"),
+        created_before=_time_parameter(req, "created_before"),
         limit=integer_parameter(req, "limit", 50, 1, 1000),
         cursor=req.params.get("cursor") or None,
     )
     return json_response({"tasks": [_shown(record) for record in page.records], "cursor": page.cursor})
 
 
+@blueprint.function_name("cancel_task")
+@blueprint.route(route="tasks/{task_id}/cancel", methods=["POST"], auth_level=_AUTH)
+@problems
+async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
+    """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that does not run yet never will; one
+    that runs is asked to stop; 409 for one that has ended otherwise."""
+    record = await state().engine.control.cancel(check_task_id(req.route_params.get("task_id")))
+    return json_response(_shown(record))
+
+
+@blueprint.function_name("requeue_task")
+@blueprint.route(route="tasks/{task_id}/requeue", methods=["POST"], auth_level=_AUTH)
+@problems
+async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
+    """``POST /api/tasks/{task_id}/requeue``: 202 with the record. A failed, cancelled or dead task runs
+    again, keeping its history; 409 for any other."""
+    record = await state().engine.control.requeue(check_task_id(req.route_params.get("task_id")))
+    return json_response(_shown(record), status=202, headers={"Retry-After": "1"})
+
+
 @blueprint.function_name("process_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=TASK_QUEUE, connection=CONNECTION)
-@blueprint.queue_output(arg_name="event", queue_name=EVENT_QUEUE, connection=CONNECTION)
-async def process_task(message: func.QueueMessage, event: func.Out[str]) -> None:
+@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
+async def process_task(message: func.QueueMessage, events: func.Out[List[str]]) -> None:  # noqa: UP006
     """Handle one delivery of the task queue; an error leaves the message to be delivered again."""
-    engine = state().engine
-    published = await engine.process(message.get_body().decode(), dequeue_count=message.dequeue_count or 1)
-    _publish(published, event)
+    await _process(message, TASK_QUEUE, events)
+
+
+@blueprint.function_name("process_high_task")
+@blueprint.queue_trigger(arg_name="message", queue_name=HIGH_QUEUE, connection=CONNECTION)
+@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
+async def process_high_task(message: func.QueueMessage, events: func.Out[List[str]]) -> None:  # noqa: UP006
+    """As `process_task`, for tasks of high priority: a backlog of others does not hold them up."""
+    await _process(message, HIGH_QUEUE, events)
 
 
 @blueprint.function_name("process_poison_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=POISON_QUEUE, connection=CONNECTION)
-@blueprint.queue_output(arg_name="event", queue_name=EVENT_QUEUE, connection=CONNECTION)
-async def process_poison_task(message: func.QueueMessage, event: func.Out[str]) -> None:
+@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
+async def process_poison_task(
+    message: func.QueueMessage,
+    events: func.Out[List[str]],  # noqa: UP006
+) -> None:
     """Turn a message that could not be handled into an inspectable dead record."""
-    engine = state().engine
-    published = await engine.process_poison(message.get_body().decode(), message_id=str(message.id))
-    _publish(published, event)
+    await _process_poison(message, TASK_QUEUE, events)
 
 
-def _publish(published: TaskEvent | None, event: func.Out[str]) -> None:
+@blueprint.function_name("process_high_poison_task")
+@blueprint.queue_trigger(arg_name="message", queue_name=HIGH_POISON_QUEUE, connection=CONNECTION)
+@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
+async def process_high_poison_task(
+    message: func.QueueMessage,
+    events: func.Out[List[str]],  # noqa: UP006
+) -> None:
+    """As `process_poison_task`, for tasks of high priority."""
+    await _process_poison(message, HIGH_QUEUE, events)
+
+
+async def _process(
+    message: func.QueueMessage,
+    queue: str,
+    events: func.Out[List[str]],  # noqa: UP006
+) -> None:
+    text = message.get_body().decode()
+    count = message.dequeue_count or 1
+    _publish(await state().engine.process(text, queue=queue, dequeue_count=count), events)
+
+
+async def _process_poison(
+    message: func.QueueMessage,
+    queue: str,
+    events: func.Out[List[str]],  # noqa: UP006
+) -> None:
+    text = message.get_body().decode()
+    ended = await state().engine.process_poison(text, queue=queue, message_id=str(message.id))
+    _publish(ended, events)
+
+
+def _publish(ended: list[TaskEvent], events: func.Out[List[str]]) -> None:  # noqa: UP006
     # host.json leaves messages as they are (messageEncoding none), so that no message of another program
     # is unreadable before it reaches us; encoding is the queue client's, for triggers and bindings alike.
-    if published is not None:
-        event.set(state().storage.backend.queues.encode(published.to_json()))
+    if ended:
+        encode = state().storage.backend.queues.encode
+        events.set([encode(event.to_json()) for event in ended])
 
 
-def _shown(record: TaskRecord) -> dict[str, Any]:
+def _time_parameter(req: func.HttpRequest, name: str) -> datetime | None:
+    text = req.params.get(name)
+    if text is None:
+        return None
+    try:
+        # A "+" that was not percent-encoded arrives as a space.
+        moment = datetime.fromisoformat(re.sub(r" (?=\d\d:\d\d$)", "+", text))
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"{name} is {text[:40]!r}", field=name, limit="ISO 8601, for example 2026-01-31T12:00:00Z"
+        ) from error
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _shown(record: TaskRecord) -> Mapping[str, Any]:
+    error, children = record.error, record.children
     shown: dict[str, Any] = {
         "task_id": record.task_id,
         "agent_id": record.agent_id,
         "action": record.action,
         "status": record.status,
+        "priority": record.priority,
         "payload": record.payload,
         "result": record.result,
-        "error": record.error and {"code": record.error.code, "message": record.error.message},
+        "error": None
+        if error is None
+        else {"code": error.code, "message": error.message, "traceback": error.traceback or None},
+        "progress": record.progress,
         "attempts": record.attempts,
         "correlation_id": record.correlation_id,
         "created_at": record.created_at,
+        "due_at": record.due_at,
         "started_at": record.started_at,
         "finished_at": record.finished_at,
         "updated_at": record.updated_at,
+        "history": record.history,
     }
-    if record.raw_message is not None:
-        shown["raw_message"] = record.raw_message
-    return shown
+    optional: dict[str, Any] = {
+        "idempotency_key": record.idempotency_key,
+        "traceparent": record.trace_parent,
+        "parent_id": record.parent_id,
+        "raw_message": record.raw_message,
+        "cancel_requested": record.cancel_requested or None,
+        "children": None
+        if children is None or not children.total
+        else {
+            "total": children.total,
+            "ended": children.done.bit_count(),
+            "failed": children.failed.bit_count(),
+        },
+    }
+    return shown | {name: value for name, value in optional.items() if value is not None}

@@ -127,7 +127,12 @@ class StorageManager:
         return _value(found, model)
 
     async def update(
-        self, key: str, change: Callable[[Any], Any | Awaitable[Any]], *, initial: Any = _NOTHING
+        self,
+        key: str,
+        change: Callable[[Any], Any | Awaitable[Any]],
+        *,
+        initial: Any = _NOTHING,
+        once: tuple[str, str] | None = None,
     ) -> Any:
         """Replace a value by ``change(value)``, again if another writer was faster; nothing is lost.
 
@@ -135,6 +140,8 @@ class StorageManager:
         object keeps its metadata and the end of its life.
 
         :param initial: what ``change`` gets when there is no object yet.
+        :param once: a metadata name and value that the change leaves on the object; where the object has
+            it already, the value is returned as it is.
         :raises KeyNotFoundError: there is no object and no ``initial``.
         """
         for attempt in range(_UPDATE_ATTEMPTS):
@@ -144,7 +151,13 @@ class StorageManager:
                 if initial is _NOTHING:
                     raise
                 found = None
-            new = change(initial if found is None else _value(found, None))
+            old = initial if found is None else _value(found, None)
+            metadata = {} if found is None else dict(found.info.metadata)
+            if once is not None:
+                if metadata.get(once[0]) == once[1]:
+                    return old
+                metadata[once[0]] = once[1]
+            new = change(old)
             if isinstance(new, Awaitable):
                 new = await new
             encoded = values.encode(new)
@@ -153,7 +166,7 @@ class StorageManager:
                     key,
                     encoded.data,
                     content_type=encoded.content_type,
-                    metadata=None if found is None else found.info.metadata,
+                    metadata=metadata,
                     if_match=None if found is None else found.info.etag,
                     if_absent=found is None,
                     ttl=None if found is None else self._remaining(found.info),

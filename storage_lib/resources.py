@@ -7,6 +7,7 @@ from storage_lib.tasks.model import (
     EVENT_QUEUE,
     HIGH_POISON_QUEUE,
     HIGH_QUEUE,
+    KEY_TABLE,
     POISON_QUEUE,
     TASK_QUEUE,
     TASK_TABLE,
@@ -14,4 +15,4 @@ from storage_lib.tasks.model import (
 
 CONTAINERS = (DEFAULT_CONTAINER,)
 QUEUES = (TASK_QUEUE, POISON_QUEUE, HIGH_QUEUE, HIGH_POISON_QUEUE, EVENT_QUEUE)
-TABLES = (TASK_TABLE,)
+TABLES = (TASK_TABLE, KEY_TABLE)

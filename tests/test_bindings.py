@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from storage_lib.config import CONNECTION, StorageConfig
-from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE
+from storage_lib.tasks.model import EVENT_QUEUE, HIGH_POISON_QUEUE, HIGH_QUEUE, POISON_QUEUE, TASK_QUEUE
 from tests.conftest import PROJECT
 
 SNAPSHOT = PROJECT / "tests" / "snapshots" / "bindings.json"
@@ -50,13 +50,19 @@ def test_only_liveness_is_anonymous() -> None:
 
 def test_queue_bindings_use_the_queues_and_the_connection_of_the_library() -> None:
     found = bindings()
-    for name, queue in (("process_task", TASK_QUEUE), ("process_poison_task", POISON_QUEUE)):
+    for name, queue in (
+        ("process_task", TASK_QUEUE),
+        ("process_poison_task", POISON_QUEUE),
+        ("process_high_task", HIGH_QUEUE),
+        ("process_high_poison_task", HIGH_POISON_QUEUE),
+    ):
         (trigger,) = [b for b in found[name] if b["type"] == "queueTrigger"]
         (output,) = [b for b in found[name] if b["type"] == "queue"]
         assert (trigger["queueName"], output["queueName"]) == (queue, EVENT_QUEUE)
         assert trigger["connection"] == output["connection"] == CONNECTION
     # The poison queue's name is not free: the platform makes it from the queue's.
     assert f"{TASK_QUEUE}-poison" == POISON_QUEUE
+    assert f"{HIGH_QUEUE}-poison" == HIGH_POISON_QUEUE
 
 
 def test_host_json_leaves_the_encoding_to_the_queue_client() -> None:
@@ -64,10 +70,3 @@ def test_host_json_leaves_the_encoding_to_the_queue_client() -> None:
     queues = json.loads((PROJECT / "host.json").read_text())["extensions"]["queues"]
     assert queues["messageEncoding"] == "none"
     assert StorageConfig().message_encoding == "base64"
-
-
-def test_host_json_and_the_engine_agree_on_attempts() -> None:
-    from storage_lib.tasks.engine import MAX_ATTEMPTS
-
-    queues = json.loads((PROJECT / "host.json").read_text())["extensions"]["queues"]
-    assert queues["maxDequeueCount"] == MAX_ATTEMPTS

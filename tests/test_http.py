@@ -491,6 +491,13 @@ async def test_a_task_that_fails_says_why(client: Client) -> None:
             "priority",
         ),
         (
+            b'{"action": "analyze_report", "agent_id": "a", "urgent": true}',
+            "application/json",
+            400,
+            "invalid-argument",
+            "urgent",
+        ),
+        (
             b'{"action": "analyze_report", "agent_id": "a", "delay_seconds": true}',
             "application/json",
             400,
@@ -508,6 +515,93 @@ async def test_a_submission_that_can_not_be_right_makes_no_task(
     problem = await client.problem("POST", "/api/tasks", body=body, **options)
     assert (problem["status"], problem["code"], problem["field"]) == (status, code, field)
     assert json.loads((await client("GET", "/api/tasks?limit=1000"))[2])["tasks"] == before
+
+
+async def post(client: Client, path: str, document: Any = None, **headers: str) -> tuple[int, Any, Any]:
+    body = b"" if document is None else json.dumps(document).encode()
+    status, answer, data = await client("POST", path, body=body, Content_Type="application/json", **headers)
+    return status, answer, json.loads(data)
+
+
+def analysis(report: str, **fields: Any) -> dict[str, Any]:
+    return {"action": "analyze_report", "agent_id": "ceo", "payload": {"report": report}, **fields}
+
+
+async def test_waiting_for_a_task(client: Client) -> None:
+    await client(
+        "PUT", "/api/objects/reports/cars.json", body=CARS.read_bytes(), Content_Type="application/json"
+    )
+    for priority in ("high", "normal"):
+        _, _, submitted = await post(client, "/api/tasks", analysis("reports/cars.json", priority=priority))
+        status, headers, body = await client("GET", f"/api/tasks/{submitted['task_id']}?wait=30")
+        record = json.loads(body)
+        assert (status, record["status"], record["priority"]) == (200, "succeeded", priority)
+        assert "Retry-After" not in headers
+        assert [attempt["outcome"] for attempt in record["history"]] == ["succeeded"]
+    _, _, delayed = await post(client, "/api/tasks", analysis("reports/cars.json", delay_seconds=3600))
+    _, headers, body = await client("GET", f"/api/tasks/{delayed['task_id']}?wait=1")
+    assert json.loads(body)["status"] == "queued"
+    assert headers["Retry-After"] == "1"
+    assert json.loads(body)["due_at"] > json.loads(body)["created_at"]
+    assert (await client.problem("GET", f"/api/tasks/{delayed['task_id']}?wait=31"))["field"] == "wait"
+    status, _, cancelled = await post(client, f"/api/tasks/{delayed['task_id']}/cancel")
+    assert (status, cancelled["status"]) == (200, "cancelled")
+    status, _, requeued = await post(client, f"/api/tasks/{delayed['task_id']}/requeue")
+    assert (status, requeued["status"]) == (202, "queued")
+    assert (await client.settled(delayed["task_id"]))["status"] == "succeeded"
+    for path in ("cancel", "requeue"):
+        problem = await client.problem("POST", f"/api/tasks/{delayed['task_id']}/{path}")
+        assert (problem["status"], problem["code"]) == (409, "task-state")
+        assert (await client.problem("POST", f"/api/tasks/nobody/{path}"))["status"] == 404
+
+
+async def test_idempotency_keys_and_traces(client: Client) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    task = analysis("reports/none.csv", idempotency_key="once")
+    first = await post(client, "/api/tasks", task, traceparent=trace)
+    second = await post(client, "/api/tasks", task)
+    assert first[2]["task_id"] == second[2]["task_id"]
+    assert second[2]["traceparent"] == trace
+    problem = await client.problem(
+        "POST",
+        "/api/tasks",
+        body=json.dumps(analysis("reports/other.csv", idempotency_key="once")).encode(),
+        Content_Type="application/json",
+    )
+    assert (problem["status"], problem["code"], problem["field"]) == (
+        409,
+        "idempotency-conflict",
+        "idempotency_key",
+    )
+
+
+async def test_many_tasks_in_one_request(client: Client) -> None:
+    tasks = [analysis("reports/none.csv", correlation_id=f"many-{n}") for n in range(5)]
+    status, _, answer = await post(client, "/api/tasks", {"tasks": tasks})
+    assert status == 202
+    assert [task["correlation_id"] for task in answer["tasks"]] == [f"many-{n}" for n in range(5)]
+    for task in answer["tasks"]:
+        record = await client.settled(task["task_id"])
+        assert (record["status"], record["error"]["code"]) == ("failed", "key-not-found")
+        assert "KeyNotFoundError" in record["error"]["traceback"]
+    for wrong, field in (
+        ({"tasks": [*tasks, {"action": "analyze_report"}]}, "tasks[5].agent_id"),
+        ({"tasks": [1]}, "tasks[0]"),
+        ({"tasks": {}}, "tasks"),
+        ({"tasks": tasks, "action": "x"}, "tasks"),
+        ({"tasks": []}, "tasks"),
+        ({"tasks": [analysis("r", priority="urgent")]}, "tasks[0].priority"),
+    ):
+        problem = await client.problem(
+            "POST", "/api/tasks", body=json.dumps(wrong).encode(), Content_Type="application/json"
+        )
+        assert (problem["status"], problem["field"]) == (400, field)
+    found = json.loads(
+        (await client("GET", f"/api/tasks?created_after={answer['tasks'][0]['created_at']}"))[2]
+    )
+    assert len(found["tasks"]) >= 5
+    assert json.loads((await client("GET", "/api/tasks?created_before=2020-01-01"))[2])["tasks"] == []
+    assert (await client.problem("GET", "/api/tasks?created_after=now"))["field"] == "created_after"
 
 
 async def test_reading_tasks_that_are_not_there(client: Client) -> None:

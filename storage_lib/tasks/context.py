@@ -3,16 +3,121 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from storage_lib.errors import SerializationError
 from storage_lib.manager import StorageManager
-from storage_lib.tasks.model import TaskRecord
+from storage_lib.tasks.lease import Lease
+from storage_lib.tasks.model import Priority, TaskRecord, TaskStatus
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.submission import Submission
+
+MAX_PROGRESS_BYTES = 8 * 1024
+_CHECK_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+class TaskCancelledError(Exception):
+    """The task was asked to stop. An action lets it pass, after it has tidied up."""
+
+
 class TaskContext:
-    """``storage`` to read and write, ``task`` as it was when it was claimed, ``log`` for messages."""
+    """``storage`` to read and write, ``task`` as it was when it was claimed, ``log`` for messages, and
+    ``deadline``, the moment (in UTC) at which this run is ended."""
 
-    storage: StorageManager
-    task: TaskRecord
-    log: logging.Logger
+    def __init__(
+        self,
+        storage: StorageManager,
+        lease: Lease,
+        log: logging.Logger,
+        deadline: datetime,
+        submission: Submission,
+    ) -> None:
+        self.storage = storage
+        self.task: TaskRecord = lease.record
+        self.log = log
+        self.deadline = deadline
+        self._lease = lease
+        self._submission = submission
+        self._checked_at = time.monotonic()
+        self._progress_at = float("-inf")
+        self.children = 0
+        """How many children this run has submitted."""
+        self.ended_children: dict[int, bool] = {}
+        """Those of them that had ended in a run before, and whether they succeeded."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task is known to have been asked to stop (see `checkpoint`)."""
+        return self._lease.record.cancel_requested
+
+    async def checkpoint(self) -> None:
+        """Stop here if the task was asked to. Call it as often as you like: the record is read at most once a
+        second.
+
+        :raises TaskCancelledError: it was.
+        """
+        now = time.monotonic()
+        if not self.cancelled and now - self._checked_at >= _CHECK_SECONDS:
+            self._checked_at = now
+            await self._lease.refresh()
+        if self.cancelled:
+            raise TaskCancelledError
+
+    async def progress(self, value: Any) -> None:
+        """Show how far the task is: any small JSON value, in the record until the next one. Written at most
+        once a second. Also a `checkpoint`.
+
+        :raises TaskCancelledError: the task was asked to stop.
+        :raises SerializationError: the value is no JSON, or more than 8 KiB of it.
+        """
+        try:
+            size = len(msgspec.json.encode(value))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise SerializationError(f"the progress is not JSON: {error}", field="progress") from error
+        if size > MAX_PROGRESS_BYTES:
+            raise SerializationError(
+                f"the progress is {size} bytes", field="progress", limit=f"{MAX_PROGRESS_BYTES} bytes"
+            )
+        now = time.monotonic()
+        if now - self._progress_at >= _CHECK_SECONDS:
+            self._progress_at = self._checked_at = now
+            await self._lease.change(progress=value)
+        await self.checkpoint()
+
+    async def update_once(
+        self, key: str, change: Callable[[Any], Any | Awaitable[Any]], **options: Any
+    ) -> Any:
+        """`StorageManager.update`, but applied once by this task, however often the task is run.
+
+        The object remembers, in its metadata ``task-id``, the task that changed it last: between two runs
+        of this task no other task may change the same object.
+        """
+        return await self.storage.update(key, change, once=("task-id", self.task.task_id), **options)
+
+    async def submit(
+        self,
+        action: str,
+        payload: Any = None,
+        *,
+        priority: Priority | None = None,
+        delay_seconds: float = 0,
+    ) -> TaskRecord:
+        """Submit a child task. When the action has returned, the task goes on running until all its children
+        have ended; then it succeeds if they all did, and its result says how each of them ended.
+
+        A run after a retry submits the same children again, in the same order, and finds those of before; a
+        run after a requeue runs those again that did not succeed.
+        """
+        record = await self._submission.child(
+            self.task, self.children, action, payload, priority=priority, delay_seconds=delay_seconds
+        )
+        if record.is_final:
+            self.ended_children[self.children] = record.status is TaskStatus.SUCCEEDED
+        self.children += 1
+        return record

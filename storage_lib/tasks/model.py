@@ -6,11 +6,12 @@ States: queued → running → succeeded | failed | cancelled | dead. The last f
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import re
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -25,6 +26,8 @@ HIGH_QUEUE = "agent-tasks-high"
 HIGH_POISON_QUEUE = "agent-tasks-high-poison"
 EVENT_QUEUE = "agent-events"
 TASK_TABLE = "tasks"
+KEY_TABLE = "taskkeys"
+"""Idempotency keys."""
 
 SCHEMA_VERSION = 1
 """Version of our own messages (``v``). A message without one is of the form that anyone may send."""
@@ -44,21 +47,69 @@ class TaskStatus(StrEnum):
 FINAL = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.DEAD})
 
 
+class Priority(StrEnum):
+    """Which queue delivers a task: the high one is served by a trigger of its own."""
+
+    NORMAL = "normal"
+    HIGH = "high"
+
+    @property
+    def queue(self) -> str:
+        return HIGH_QUEUE if self is Priority.HIGH else TASK_QUEUE
+
+    @property
+    def poison_queue(self) -> str:
+        return HIGH_POISON_QUEUE if self is Priority.HIGH else POISON_QUEUE
+
+
 @dataclass(frozen=True, slots=True)
 class TaskError:
     """Why a task did not succeed: ``code`` is stable (a `StorageError.code` or an exception's name)."""
 
     code: str
     message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of a task, or what ended it without one. ``next_at`` is when it was to be tried again."""
+
+    number: int
+    started_at: datetime | None
+    ended_at: datetime
+    outcome: str
+    error_code: str | None = None
+    error_message: str | None = None
+    next_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """The children of a task that fans out: ``done`` and ``failed`` are bit sets by index, so that a child
+    that tells of its end twice is counted once. ``total`` is 0 until the task waits for them."""
+
+    total: int
+    done: int = 0
+    failed: int = 0
+
+    @property
+    def all_done(self) -> bool:
+        return 0 < self.total <= self.done.bit_count()
+
+    def with_end(self, index: int, succeeded: bool) -> Children:
+        bit = 1 << index
+        return Children(self.total, self.done | bit, self.failed & ~bit if succeeded else self.failed | bit)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
     """All that is known of a task. Times are aware, in UTC.
 
-    ``attempts`` counts how often it began to run; ``fence`` grows with each and is the fencing token of
-    the one who runs it. Before ``lease_until`` nobody else may take it over. ``payload_key`` names the
-    object that holds a large payload.
+    ``attempts`` counts how often it began to run, ``first_attempt`` is the count at its last requeue;
+    ``fence`` grows with each run and is the fencing token of the one who runs it. Before ``lease_until``
+    nobody else may take it over. It does not run before ``due_at``. ``payload_key`` names the object that
+    holds a large payload. ``children`` is set once it waits for them. ``history`` has its latest attempts.
     """
 
     task_id: str
@@ -72,11 +123,22 @@ class TaskRecord:
     result: Any = None
     error: TaskError | None = None
     attempts: int = 0
+    first_attempt: int = 0
     fence: int = 0
+    priority: Priority = Priority.NORMAL
     correlation_id: str | None = None
+    trace_parent: str | None = None
+    idempotency_key: str | None = None
+    parent_id: str | None = None
+    child_index: int | None = None
+    children: Children | None = None
+    progress: Any = None
+    cancel_requested: bool = False
+    due_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     lease_until: datetime | None = None
+    history: tuple[Attempt, ...] = ()
     raw_message: str | None = None
     etag: str = field(default="", compare=False)
 
@@ -84,14 +146,20 @@ class TaskRecord:
     def is_final(self) -> bool:
         return self.status in FINAL
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it only waits for its children to end."""
+        return self.status is TaskStatus.RUNNING and self.children is not None and self.children.total > 0
+
 
 @dataclass(frozen=True, slots=True)
 class TaskMessage:
     """What travels through the queue, and all that is needed to run the task.
 
-    Anyone may send ``{"task_id", "agent_id", "action", "payload"?, "correlation_id"?}``; the record is then
-    made on arrival. Our own messages are the same with ``v``, and ``payload_key`` where the payload is too
-    large for a message and lies in the object store (claim check).
+    Anyone may send ``{"task_id", "agent_id", "action", "payload"?, "correlation_id"?, "traceparent"?}``; the
+    record is then made on arrival. Our own messages are the same with ``v`` and more: ``payload_key`` where
+    the payload is too large for a message and lies in the object store (claim check), ``due_at``, the
+    priority, the parent.
     """
 
     task_id: str
@@ -100,20 +168,21 @@ class TaskMessage:
     payload: Any = None
     payload_key: str | None = None
     correlation_id: str | None = None
+    trace_parent: str | None = None
+    priority: Priority = Priority.NORMAL
+    due_at: datetime | None = None
+    idempotency_key: str | None = None
+    parent_id: str | None = None
+    child_index: int | None = None
+    requeue: int | None = None
+    """The fence of the record whose end this message takes back."""
 
     def to_bytes(self) -> bytes:
-        """The JSON of one of our own messages."""
-        return msgspec.json.encode(
-            {
-                "v": SCHEMA_VERSION,
-                "task_id": self.task_id,
-                "agent_id": self.agent_id,
-                "action": self.action,
-                "payload": self.payload,
-                "payload_key": self.payload_key,
-                "correlation_id": self.correlation_id,
-            }
-        )
+        """The JSON of one of our own messages; what is not set is left out."""
+        fields = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        if "trace_parent" in fields:
+            fields["traceparent"] = fields.pop("trace_parent")
+        return msgspec.json.encode({"v": SCHEMA_VERSION, **fields})
 
     @classmethod
     def parse(cls, text: str) -> TaskMessage:
@@ -144,6 +213,9 @@ class TaskMessage:
             raise InvalidArgumentError(
                 "payload_key is not that of a payload of this task", field="payload_key"
             )
+        index = message.get("child_index")
+        if index is not None and (type(index) is not int or not 0 <= index < MAX_CHILDREN):
+            raise InvalidArgumentError(f"child_index {index!a} is not valid", field="child_index")
         return cls(
             task_id=task_id,
             agent_id=check_agent_id(message.get("agent_id")),
@@ -151,7 +223,18 @@ class TaskMessage:
             payload=message.get("payload"),
             payload_key=payload_key,
             correlation_id=check_correlation_id(message.get("correlation_id")),
+            trace_parent=check_trace_parent(message.get("traceparent")),
+            priority=check_priority(message.get("priority")),
+            due_at=_moment(message.get("due_at")),
+            idempotency_key=check_idempotency_key(message.get("idempotency_key")),
+            parent_id=None if message.get("parent_id") is None else check_task_id(message["parent_id"]),
+            child_index=index,
+            requeue=message.get("requeue"),
         )
+
+
+MAX_CHILDREN = 10_000
+"""Children of one task: as many bits as its record keeps of them."""
 
 
 def content_prefix(task_id: str) -> str:
@@ -193,6 +276,50 @@ def check_correlation_id(value: Any) -> str | None:
     return _checked("correlation_id", value, _PRINTABLE, "1 to 128 printable characters")
 
 
+def check_idempotency_key(value: Any) -> str | None:
+    if value is None:
+        return None
+    return _checked("idempotency_key", value, _PRINTABLE, "1 to 128 printable characters")
+
+
+def check_priority(value: Any) -> Priority:
+    if value is None:
+        return Priority.NORMAL
+    if value not in list(Priority):
+        raise InvalidArgumentError(
+            f"priority {ascii(value)[:80]} is not valid", field="priority", limit=" or ".join(Priority)
+        )
+    return Priority(value)
+
+
+_TRACE_PARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def check_trace_parent(value: Any) -> str | None:
+    """A W3C ``traceparent``; a malformed one is dropped, as the recommendation asks (Trace Context, 3.2)."""
+    return value if isinstance(value, str) and _TRACE_PARENT.fullmatch(value) else None
+
+
+def child_trace_parent(parent: str | None) -> str:
+    """The ``traceparent`` of a new span: in the trace of ``parent``, or in a new one."""
+    trace_id, flags = os.urandom(16).hex(), "01"
+    if parent is not None:
+        _, trace_id, _, flags = parent.split("-")
+    return f"00-{trace_id}-{os.urandom(8).hex()}-{flags}"
+
+
+def _moment(value: Any) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"due_at {ascii(value)[:80]} is not valid", field="due_at", limit="ISO 8601"
+        ) from error
+
+
 def _checked(name: str, value: Any, rule: re.Pattern[str], limit: str) -> str:
     if value is None:
         raise InvalidArgumentError(f"{name} is missing", field=name, limit=limit)
@@ -205,8 +332,17 @@ def _checked(name: str, value: Any, rule: re.Pattern[str], limit: str) -> str:
 
 def new_task_id(now: float | None = None) -> str:
     """A UUID of version 7 (RFC 9562): its order is the order of time, to the millisecond."""
-    milliseconds = int((time.time() if now is None else now) * 1000)
-    bits = milliseconds << 80 | int.from_bytes(os.urandom(10))
+    return _uuid7(int((time.time() if now is None else now) * 1000), os.urandom(10))
+
+
+def child_task_id(parent_id: str, created_at: datetime, index: int) -> str:
+    """The id of a task's child: the same however often the parent submits it."""
+    digest = hashlib.sha256(f"{parent_id}/{index}".encode()).digest()
+    return _uuid7(int(created_at.timestamp() * 1000), digest[:10])
+
+
+def _uuid7(milliseconds: int, rest: bytes) -> str:
+    bits = milliseconds << 80 | int.from_bytes(rest)
     bits = bits & ~(0xF << 76) | 0x7 << 76
     bits = bits & ~(0x3 << 62) | 0x2 << 62
     text = f"{bits:032x}"

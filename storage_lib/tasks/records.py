@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import uuid
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -13,13 +15,24 @@ import msgspec
 from storage_lib import values
 from storage_lib.backends.base import Entity, StorageBackend
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, PreconditionFailedError
-from storage_lib.tasks.model import TASK_TABLE, TaskError, TaskRecord, TaskStatus, content_prefix
+from storage_lib.tasks.model import (
+    FINAL,
+    TASK_TABLE,
+    Attempt,
+    Children,
+    Priority,
+    TaskError,
+    TaskRecord,
+    TaskStatus,
+    content_prefix,
+)
 
 INLINE_BYTES = 16 * 1024
 """Longer payloads and results become objects: a table property holds 32 Ki characters, an entity 1 MiB."""
 
 _TIME_ORDERED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
+_OTHERS = "x"
 _LARGE: Final = ("payload", "result", "raw_message")
 
 
@@ -33,7 +46,12 @@ def record_keys(task_id: str) -> tuple[str, str]:
     if _TIME_ORDERED.fullmatch(task_id):
         day = int(task_id[:8] + task_id[9:13], 16) // 86_400_000
         return f"{9_999_999 - day:07}", task_id.translate(_INVERTED)
-    return f"x{hashlib.sha256(task_id.encode()).hexdigest()[:2]}", task_id
+    return f"{_OTHERS}{hashlib.sha256(task_id.encode()).hexdigest()[:2]}", task_id
+
+
+def _day(moment: datetime) -> str:
+    """The partition of tasks that were created on that day."""
+    return f"{9_999_999 - int(moment.timestamp() // 86_400):07}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +91,8 @@ class TaskRecords:
         except (PreconditionFailedError, KeyNotFoundError):
             await self._discard(stored)
             raise
-        return replace(record, **changes, etag=etag)
+        changed = replace(record, **changes, etag=etag)
+        return changed if changed.is_final else replace(changed, finished_at=None)
 
     async def get(self, task_id: str, *, contents: bool = True) -> TaskRecord:
         """:raises KeyNotFoundError: there is no task of this id.
@@ -92,20 +111,38 @@ class TaskRecords:
         status: str | None = None,
         agent_id: str | None = None,
         action: str | None = None,
+        parent_id: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> RecordPage:
-        """Records newest first, without large payloads and results."""
+        """Records newest first, without large payloads and results.
+
+        :param created_after: only those created at or after it; ``created_before``: only those before it.
+        """
         if status is not None and status not in list(TaskStatus):
             raise InvalidArgumentError(
                 f"status {status!r} is not valid", field="status", limit=" or ".join(TaskStatus)
             )
-        wanted = {"status": status, "agent_id": agent_id, "action": action}
-        parameters = {name: value for name, value in wanted.items() if value is not None}
+        wanted = {"status": status, "agent_id": agent_id, "action": action, "parent_id": parent_id}
+        parameters: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        conditions = [f"{name} eq @{name}" for name in parameters]
+        if created_after is not None:
+            parameters |= {"after": created_after, "after_day": _day(created_after)}
+            # Whole days of the index first, so that older ones are not even looked at.
+            conditions.append(
+                "created_at ge @after and (PartitionKey le @after_day or PartitionKey ge @others)"
+            )
+        if created_before is not None:
+            parameters |= {"before": created_before, "before_day": _day(created_before)}
+            conditions.append("created_at lt @before and PartitionKey ge @before_day")
+        if created_after is not None:
+            parameters["others"] = _OTHERS
         try:
             page = await self._backend.tables.query(
                 TASK_TABLE,
-                " and ".join(f"{name} eq @{name}" for name in parameters) or None,
+                " and ".join(conditions) or None,
                 parameters=parameters,
                 limit=limit,
                 cursor=cursor,
@@ -113,6 +150,30 @@ class TaskRecords:
         except KeyNotFoundError:
             return RecordPage([], None)  # The table is made by the first task: there is none yet.
         return RecordPage([await self._from_entity(entity, False) for entity in page.entities], page.cursor)
+
+    async def expire(self, before: datetime, limit: int) -> int:
+        """Remove up to ``limit`` records of tasks that ended before that moment, and their contents."""
+        try:
+            page = await self._backend.tables.query(
+                TASK_TABLE,
+                "PartitionKey ge @day and finished_at lt @before",
+                parameters={"day": _day(before), "before": before},
+                limit=min(limit, 1000),
+            )
+        except KeyNotFoundError:
+            return 0
+        removed = 0
+        for entity in page.entities:
+            if TaskStatus(entity.properties["status"]) not in FINAL:
+                continue  # It was requeued since.
+            prefix = content_prefix(entity.properties["task_id"])
+            await self._discard([each.key async for each in self._backend.objects.iterate(prefix)])  # pyright: ignore[reportAttributeAccessIssue] - without a delimiter there are only entries
+            with contextlib.suppress(KeyNotFoundError, PreconditionFailedError):
+                await self._backend.tables.delete(
+                    TASK_TABLE, entity.partition_key, entity.row_key, etag=entity.etag
+                )
+                removed += 1
+        return removed
 
     async def _to_properties(self, task_id: str, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The properties of some fields, and the keys of the objects that were written for them."""
@@ -123,8 +184,20 @@ class TaskRecords:
                 # A merge can not remove a property: an empty code says that there is no error any more.
                 properties["error_code"] = "" if value is None else value.code
                 properties["error_message"] = "" if value is None else value.message[:INLINE_BYTES]
+                properties["error_traceback"] = "" if value is None else value.traceback[-INLINE_BYTES:]
+            elif name in ("status", "priority"):
+                properties[name] = str(value)
+            elif name in ("history", "progress"):
+                properties[name] = msgspec.json.encode(value).decode() if value else None
+            elif name == "children":
+                if value is not None:
+                    properties |= {
+                        "children": value.total,
+                        "children_done": f"{value.done:x}",
+                        "children_failed": f"{value.failed:x}",
+                    }
             elif name not in _LARGE:
-                properties[name] = str(value) if name == "status" else value
+                properties[name] = value
             elif value is not None:
                 data = msgspec.json.encode(value)
                 if len(data) <= INLINE_BYTES:
@@ -160,25 +233,35 @@ class TaskRecords:
             elif contents and (key := found.get(name + "_key")):
                 large[name] = await self.load(key)
         code = found.get("error_code")
-        error = TaskError(code, found.get("error_message", "")) if code else None
+        error = None
+        if code:
+            error = TaskError(code, found.get("error_message", ""), found.get("error_traceback", ""))
+        children = None
+        if "children" in found:
+            done, failed = int(found["children_done"], 16), int(found["children_failed"], 16)
+            children = Children(found["children"], done, failed)
+        plain = {name: found[name] for name in _PLAIN if name in found}
+        status = TaskStatus(found["status"])
+        if status not in FINAL:
+            plain.pop("finished_at", None)  # of an end that a requeue took back
         return TaskRecord(
-            task_id=found["task_id"],
-            agent_id=found["agent_id"],
-            action=found["action"],
-            status=TaskStatus(found["status"]),
-            created_at=found["created_at"],
-            updated_at=found["updated_at"],
+            status=status,
+            priority=Priority(found.get("priority", Priority.NORMAL)),
             error=error,
-            attempts=found["attempts"],
-            fence=found["fence"],
-            correlation_id=found.get("correlation_id"),
-            started_at=found.get("started_at"),
-            finished_at=found.get("finished_at"),
-            lease_until=found.get("lease_until"),
-            payload_key=found.get("payload_key"),
+            children=children,
+            progress=msgspec.json.decode(found["progress"]) if found.get("progress") else None,
+            history=_history.decode(found["history"]) if found.get("history") else (),
             etag=entity.etag,
+            **plain,
             **large,
         )
+
+
+_history = msgspec.json.Decoder(tuple[Attempt, ...])
+_PLAIN: Final = frozenset(item.name for item in fields(TaskRecord)) - {
+    *("status", "priority", "error", "children", "progress", "history", "etag"),
+    *_LARGE,
+}
 
 
 def _fields(record: TaskRecord) -> dict[str, Any]:

@@ -10,8 +10,13 @@ from typing import Any
 from storage_lib.errors import ConfigurationError, InvalidArgumentError
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.model import check_action
+from storage_lib.tasks.retry import RetryPolicy
 
 Action = Callable[[TaskContext, Any], Awaitable[Any]]
+
+DEFAULT_TIMEOUT_SECONDS = 540.0
+"""Below the platform's own limit of an invocation (host.json, ``functionTimeout``), so that a task that
+takes too long ends with a reason."""
 
 BUILT_IN = ("storage_lib.tasks.actions",)
 """Modules that register the actions of this library."""
@@ -25,11 +30,13 @@ class UnknownActionError(InvalidArgumentError):
 
 @dataclass(frozen=True, slots=True)
 class RegisteredAction:
-    """An action and the type of its payload (None: any JSON value)."""
+    """An action, the type of its payload (None: any JSON value), its limit in seconds and its retries."""
 
     name: str
     run: Action
-    payload: Any = None
+    payload: Any
+    timeout: float
+    retry: RetryPolicy
 
 
 class Registry:
@@ -71,13 +78,24 @@ class Registry:
 _actions: dict[str, RegisteredAction] = {}
 
 
-def task(name: str, *, payload: Any = None) -> Callable[[Action], Action]:
+def task(
+    name: str,
+    *,
+    payload: Any = None,
+    timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    retry: RetryPolicy | None = None,
+) -> Callable[[Action], Action]:
     """Register an action: ``async def action(context, payload) -> result``.
 
     :param payload: a dataclass, pydantic model or other type; the payload is validated and handed over as
-        one. :raises ConfigurationError: the name is taken by another function.
+        one.
+    :param timeout: seconds that one run may take; then it fails with ``deadline-exceeded``.
+    :param retry: what follows on a transient error.
+    :raises ConfigurationError: the name is taken by another function.
     """
     check_action(name)
+    if not 0 < timeout < float("inf"):
+        raise ConfigurationError(f"timeout {timeout} of action {name!r} is not above 0", field="timeout")
 
     def register(action: Action) -> Action:
         taken = _actions.get(name)
@@ -85,7 +103,7 @@ def task(name: str, *, payload: Any = None) -> Callable[[Action], Action]:
             raise ConfigurationError(
                 f"two actions are named {name!r}: {_where(taken.run)} and {_where(action)}", field="action"
             )
-        _actions[name] = RegisteredAction(name, action, payload)
+        _actions[name] = RegisteredAction(name, action, payload, timeout, retry or RetryPolicy())
         return action
 
     return register

@@ -1,0 +1,124 @@
+"""Changing the course of a task from outside: cancel it, run it again, forget it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from storage_lib.backends.base import QueueStore
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.tasks.model import (
+    TASK_QUEUE,
+    Attempt,
+    Children,
+    TaskMessage,
+    TaskRecord,
+    TaskStatus,
+)
+from storage_lib.tasks.records import TaskRecords
+
+
+class TaskStateError(StorageError):
+    """The task is in a state in which this can not be done."""
+
+    code = "task-state"
+
+
+class Control:
+    """Cancel and requeue, against whatever the workers do at the same time."""
+
+    def __init__(self, records: TaskRecords, queues: QueueStore, now: Callable[[], datetime]) -> None:
+        self._records = records
+        self._queues = queues
+        self._now = now
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """End a task that does not run yet; ask one that runs to stop (`TaskContext.checkpoint`). Children of
+        a cancelled task that have not begun do not run.
+
+        :raises KeyNotFoundError: there is no such task.
+        :raises TaskStateError: it has ended otherwise.
+        """
+        while True:
+            record = await self._records.get(task_id)
+            if record.status is TaskStatus.CANCELLED or record.cancel_requested:
+                return record
+            if record.is_final:
+                raise TaskStateError(f"task {task_id!r} has ended: {record.status}", field="task_id")
+            now = self._now()
+            try:
+                if record.status is TaskStatus.RUNNING and not record.is_waiting:
+                    return await self._records.change(record, cancel_requested=True, updated_at=now)
+                return await self._records.change(
+                    record,
+                    status=TaskStatus.CANCELLED,
+                    cancel_requested=True,
+                    finished_at=now,
+                    updated_at=now,
+                )
+            except PreconditionFailedError:
+                continue
+
+    async def requeue(self, task_id: str) -> TaskRecord:
+        """Run a task that did not succeed again, with as many attempts as at first; its history is kept.
+
+        The dead record of a message that was no task has its message put into the task queue again.
+
+        :raises KeyNotFoundError: there is no such task.
+        :raises TaskStateError: it succeeded, or has not ended.
+        """
+        record = await self._records.get(task_id)
+        if not record.is_final or record.status is TaskStatus.SUCCEEDED:
+            raise TaskStateError(
+                f"task {task_id!r} is {record.status}",
+                field="task_id",
+                limit="only a failed, cancelled or dead task can be run again",
+            )
+        now = self._now()
+        if record.raw_message is not None:
+            await self._queues.send_text(TASK_QUEUE, record.raw_message)
+            return await self._noted(record, now)
+        # The message first, and it alone suffices: it says which end of the task it takes back. So a crash
+        # in between leaves no queued record without a message.
+        message = TaskMessage(
+            task_id=record.task_id,
+            agent_id=record.agent_id,
+            action=record.action,
+            payload=record.payload if record.payload_key is None else None,
+            payload_key=record.payload_key,
+            correlation_id=record.correlation_id,
+            trace_parent=record.trace_parent,
+            priority=record.priority,
+            parent_id=record.parent_id,
+            child_index=record.child_index,
+            requeue=record.fence,
+        )
+        await self._queues.send(record.priority.queue, message.to_bytes())
+        try:
+            return await self.revive(record)
+        except (PreconditionFailedError, KeyNotFoundError):
+            return await self._records.get(task_id)  # A worker has taken it up already.
+
+    async def revive(self, record: TaskRecord) -> TaskRecord:
+        """Make an ended task a queued one. :raises PreconditionFailedError: it was changed meanwhile."""
+        now = self._now()
+        return await self._records.change(
+            record,
+            status=TaskStatus.QUEUED,
+            first_attempt=record.attempts,
+            # A new fence: the message of this requeue must not bring the task back from its next end.
+            fence=record.fence + 1,
+            cancel_requested=False,
+            children=None if record.children is None else Children(0),
+            due_at=now,
+            updated_at=now,
+            history=(*record.history, Attempt(record.attempts, None, now, "requeued")),
+        )
+
+    async def _noted(self, record: TaskRecord, now: datetime) -> TaskRecord:
+        attempt = Attempt(record.attempts, None, now, "requeued")
+        try:
+            return await self._records.change(record, history=(*record.history, attempt), updated_at=now)
+        except PreconditionFailedError:
+            return replace(record, history=(*record.history, attempt))

@@ -1,0 +1,45 @@
+"""What is published when a task has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import msgspec
+
+from storage_lib.tasks.model import TaskRecord, TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """``type`` is ``task.`` and the status. ``error`` is None where there is none."""
+
+    type: str
+    task_id: str
+    agent_id: str
+    action: str
+    status: TaskStatus
+    finished_at: datetime
+    correlation_id: str | None
+    traceparent: str | None
+    parent_id: str | None
+    error: dict[str, str] | None
+
+    @classmethod
+    def of(cls, record: TaskRecord) -> TaskEvent:
+        error = record.error
+        return cls(
+            type=f"task.{record.status}",
+            task_id=record.task_id,
+            agent_id=record.agent_id,
+            action=record.action,
+            status=record.status,
+            finished_at=record.finished_at or record.updated_at,
+            correlation_id=record.correlation_id,
+            traceparent=record.trace_parent,
+            parent_id=record.parent_id,
+            error=None if error is None else {"code": error.code, "message": error.message},
+        )
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()

@@ -1,0 +1,99 @@
+"""Owning a task: the one who claimed its record may change it, until another has claimed it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
+from storage_lib.tasks.model import TaskRecord, TaskStatus
+from storage_lib.tasks.records import TaskRecords
+
+_log = logging.getLogger("AOS.Tasks")
+
+
+class LeaseLostError(Exception):
+    """Another worker has claimed the task, or it was ended from outside."""
+
+
+class Lease:
+    """A claimed record. ``record`` is what is known of it; every change goes through here.
+
+    The fencing token is ``fence``: others (a child that has ended, a request to cancel) may touch the record
+    meanwhile, which changes its ETag but not its fence; whoever claims it anew raises the fence.
+    """
+
+    def __init__(
+        self, records: TaskRecords, record: TaskRecord, length: timedelta, now: Callable[[], datetime]
+    ) -> None:
+        self.record = record
+        self._records = records
+        self._length = length
+        self._now = now
+        self._changing = asyncio.Lock()
+
+    async def change(self, **changes: Any) -> TaskRecord:
+        """Change the record if it is still ours. :raises LeaseLostError: it is not; nothing was changed."""
+        return await self.change_by(lambda _: changes)
+
+    async def change_by(self, changes: Callable[[TaskRecord], dict[str, Any]]) -> TaskRecord:
+        """As `change`, with changes that depend on the record as it is."""
+        async with self._changing:
+            while True:
+                try:
+                    self.record = await self._records.change(
+                        self.record, **changes(self.record), updated_at=self._now()
+                    )
+                except PreconditionFailedError:
+                    await self._reload()
+                except KeyNotFoundError as error:
+                    raise LeaseLostError from error
+                else:
+                    return self.record
+
+    async def refresh(self) -> TaskRecord:
+        """Read the record anew. :raises LeaseLostError: it is not ours any more."""
+        async with self._changing:
+            await self._reload()
+            return self.record
+
+    async def _reload(self) -> None:
+        try:
+            found = await self._records.get(self.record.task_id, contents=False)
+        except KeyNotFoundError as error:
+            raise LeaseLostError from error
+        if found.fence != self.record.fence or found.status is not TaskStatus.RUNNING:
+            raise LeaseLostError
+        self.record = replace(found, payload=self.record.payload, result=self.record.result)
+
+    async def hold[T](self, running: Coroutine[Any, Any, T]) -> T:
+        """Await ``running``, renewing the lease at a third of its length.
+
+        :raises LeaseLostError: the lease was lost; ``running`` was cancelled.
+        """
+        action = asyncio.ensure_future(running)
+        try:
+            while True:
+                done, _ = await asyncio.wait({action}, timeout=self._length.total_seconds() / 3)
+                if done:
+                    return action.result()
+                await self._renew()
+        finally:
+            if not action.done():
+                action.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await action
+
+    async def _renew(self) -> None:
+        try:
+            await self.change(lease_until=self._now() + self._length)
+        except TransientStorageError as error:
+            until = self.record.lease_until
+            if until is None or self._now() >= until:
+                raise LeaseLostError from error
+            _log.warning("the lease of task %s could not be renewed yet: %s", self.record.task_id, error)

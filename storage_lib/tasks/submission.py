@@ -1,0 +1,320 @@
+"""Submitting tasks: one, many, once per idempotency key, and as children of another."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from storage_lib import values
+from storage_lib.backends.base import StorageBackend
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    SerializationError,
+    StorageError,
+    TransientStorageError,
+)
+from storage_lib.tasks.control import Control
+from storage_lib.tasks.model import (
+    KEY_TABLE,
+    MAX_CHILDREN,
+    Priority,
+    TaskMessage,
+    TaskRecord,
+    TaskStatus,
+    check_agent_id,
+    check_correlation_id,
+    check_idempotency_key,
+    check_trace_parent,
+    child_task_id,
+    child_trace_parent,
+    new_task_id,
+)
+from storage_lib.tasks.records import INLINE_BYTES, TaskRecords
+from storage_lib.tasks.registry import RegisteredAction, Registry
+
+MAX_DELAY_SECONDS = 366 * 24 * 3600.0
+MAX_VISIBILITY_SECONDS = 7 * 24 * 3600.0
+"""A message can be delayed so long; a task that is due later is put back when it comes up."""
+KEY_WINDOW_SECONDS = 24 * 3600.0
+MAX_BATCH = 1000
+
+_log = logging.getLogger("AOS.Tasks")
+
+
+class IdempotencyConflictError(StorageError):
+    """The idempotency key was used for a task with another payload, agent or action."""
+
+    code = "idempotency-conflict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """A task to submit. See `Submission.submit` for the fields."""
+
+    action: str
+    agent_id: str
+    payload: Any = None
+    correlation_id: str | None = None
+    idempotency_key: str | None = None
+    delay_seconds: float = 0
+    priority: Priority = Priority.NORMAL
+    trace_parent: str | None = None
+
+
+class Submission:
+    """Accepts tasks for the storage behind ``backend``."""
+
+    def __init__(
+        self,
+        backend: StorageBackend,
+        records: TaskRecords,
+        registry: Registry,
+        control: Control,
+        now: Callable[[], datetime],
+        key_window_seconds: float,
+    ) -> None:
+        self._backend = backend
+        self._records = records
+        self._registry = registry
+        self._control = control
+        self._now = now
+        self._window = timedelta(seconds=key_window_seconds)
+
+    async def submit(self, task: NewTask) -> TaskRecord:
+        """Queue a task; when this returns it will run.
+
+        ``payload`` is any JSON value, checked against the action's payload type before it is taken. With an
+        ``idempotency_key`` the first task with this key and action within the window is returned instead of
+        a second one. It does not run before ``delay_seconds`` have passed (at most a year).
+
+        :raises UnknownActionError: there is no such action.
+        :raises InvalidArgumentError: a field or the payload can not be right; ``field`` names it.
+        :raises IdempotencyConflictError: the key belongs to a different task.
+        """
+        data = self.check(task)
+        now = self._now()
+        task_id = new_task_id(now.timestamp())
+        if task.idempotency_key is not None:
+            first_id = await self._first_with_key(task, data, task_id, now)
+            if first_id != task_id:
+                try:
+                    return await self._records.get(first_id)
+                except KeyNotFoundError:
+                    # Whoever came first has not got so far, or was stopped on the way: a second message
+                    # of the same task does no harm, and none would.
+                    task_id = first_id
+        return await self._send(task, data, task_id, now)
+
+    async def submit_many(self, tasks: Sequence[NewTask]) -> list[TaskRecord | StorageError]:
+        """Submit tasks, 16 at a time: the record of each, or the error that it alone had. All are checked
+        before the first is taken.
+
+        :raises InvalidArgumentError: one of them can not be right, and none was taken; ``field`` begins with
+            ``tasks[n].``.
+        """
+        if not 1 <= len(tasks) <= MAX_BATCH:
+            raise InvalidArgumentError(
+                f"{len(tasks)} tasks at once", field="tasks", limit=f"1 to {MAX_BATCH} tasks"
+            )
+        for n, task in enumerate(tasks):
+            try:
+                self.check(task)
+            except StorageError as error:
+                error.field = f"tasks[{n}].{error.field}" if error.field else f"tasks[{n}]"
+                raise
+        limit = asyncio.Semaphore(16)
+
+        async def one(task: NewTask) -> TaskRecord | StorageError:
+            async with limit:
+                try:
+                    return await self.submit(task)
+                except StorageError as error:
+                    return error
+
+        return await asyncio.gather(*map(one, tasks))
+
+    async def child(
+        self,
+        parent: TaskRecord,
+        index: int,
+        action: str,
+        payload: Any,
+        *,
+        priority: Priority | None,
+        delay_seconds: float,
+    ) -> TaskRecord:
+        """Submit child number ``index`` of a task; submitted again, it is the same task."""
+        if index >= MAX_CHILDREN:
+            raise InvalidArgumentError(
+                f"child number {index}", field="children", limit=f"{MAX_CHILDREN} children"
+            )
+        task = NewTask(
+            action=action,
+            agent_id=parent.agent_id,
+            payload=payload,
+            correlation_id=parent.correlation_id,
+            delay_seconds=delay_seconds,
+            priority=priority or parent.priority,
+            trace_parent=child_trace_parent(parent.trace_parent),
+        )
+        data = self.check(task)
+        task_id = child_task_id(parent.task_id, parent.created_at, index)
+        try:
+            found = await self._records.get(task_id)
+        except KeyNotFoundError:
+            return await self._send(
+                task, data, task_id, self._now(), parent_id=parent.task_id, child_index=index
+            )
+        if parent.first_attempt and found.is_final and found.status is not TaskStatus.SUCCEEDED:
+            return await self._control.requeue(task_id)
+        return found
+
+    def check(self, task: NewTask) -> bytes:
+        """The payload as JSON. :raises InvalidArgumentError: a field can not be right."""
+        registered = self._registry.get(task.action)
+        check_agent_id(task.agent_id)
+        check_correlation_id(task.correlation_id)
+        check_idempotency_key(task.idempotency_key)
+        if not 0 <= task.delay_seconds <= MAX_DELAY_SECONDS:
+            raise InvalidArgumentError(
+                f"delay_seconds {task.delay_seconds} is out of range",
+                field="delay_seconds",
+                limit=f"0 to {MAX_DELAY_SECONDS:.0f} seconds (a year)",
+            )
+        return validated(registered, task.payload)[0]
+
+    async def _send(
+        self,
+        task: NewTask,
+        data: bytes,
+        task_id: str,
+        now: datetime,
+        parent_id: str | None = None,
+        child_index: int | None = None,
+    ) -> TaskRecord:
+        large = len(data) > INLINE_BYTES
+        message = TaskMessage(
+            task_id=task_id,
+            agent_id=task.agent_id,
+            action=task.action,
+            payload=None if large else task.payload,
+            payload_key=await self._records.store(task_id, "payload", data) if large else None,
+            correlation_id=task.correlation_id,
+            trace_parent=check_trace_parent(task.trace_parent) or child_trace_parent(None),
+            priority=task.priority,
+            due_at=now + timedelta(seconds=task.delay_seconds) if task.delay_seconds else None,
+            idempotency_key=task.idempotency_key,
+            parent_id=parent_id,
+            child_index=child_index,
+        )
+        # The message first, and whole: it is all that a task needs to run. A record first could be left
+        # behind without a message by a crash in between, and would wait for ever.
+        await self._backend.queues.send(
+            task.priority.queue, message.to_bytes(), delay=min(task.delay_seconds, MAX_VISIBILITY_SECONDS)
+        )
+        record = new_record(message, now, task.payload)
+        try:
+            return await self._records.insert(record)
+        except PreconditionFailedError:
+            return await self._records.get(task_id)  # It is being processed already.
+        except TransientStorageError as error:
+            # The task is accepted all the same; its record is made when it is delivered.
+            _log.warning("the record of task %s could not be written yet: %s", task_id, error)
+            return record
+
+    async def _first_with_key(self, task: NewTask, data: bytes, task_id: str, now: datetime) -> str:
+        """The id of the first task with this key: ``task_id`` if it is this one."""
+        tables = self._backend.tables
+        row = hashlib.sha256(f"{task.action}\0{task.idempotency_key}".encode()).hexdigest()
+        digest = hashlib.sha256(task.agent_id.encode() + b"\0" + data).hexdigest()
+        entry = {"task_id": task_id, "digest": digest, "expires_at": now + self._window}
+        while True:
+            try:
+                await tables.insert(KEY_TABLE, row[:2], row, entry)
+                return task_id
+            except PreconditionFailedError:
+                pass
+            try:
+                found = await tables.get(KEY_TABLE, row[:2], row)
+                if found.properties["expires_at"] > now:
+                    break
+                await tables.update(KEY_TABLE, row[:2], row, entry, etag=found.etag)
+                return task_id
+            except (KeyNotFoundError, PreconditionFailedError):
+                continue  # Another submitter or the sweep was faster.
+        if found.properties["digest"] != digest:
+            raise IdempotencyConflictError(
+                f"idempotency_key {task.idempotency_key!r} was used for another task of the action"
+                f" {task.action!r}: {found.properties['task_id']}",
+                field="idempotency_key",
+                remedy="use a new key for a different agent or payload",
+            )
+        return found.properties["task_id"]
+
+    async def expire_keys(self, limit: int) -> int:
+        """Remove up to ``limit`` idempotency keys whose window is over."""
+        tables = self._backend.tables
+        try:
+            page = await tables.query(
+                KEY_TABLE, "expires_at le @now", parameters={"now": self._now()}, limit=min(limit, 1000)
+            )
+        except KeyNotFoundError:
+            return 0
+        removed = 0
+        for entity in page.entities:
+            try:
+                await tables.delete(KEY_TABLE, entity.partition_key, entity.row_key, etag=entity.etag)
+                removed += 1
+            except (KeyNotFoundError, PreconditionFailedError):
+                continue  # Used anew just now.
+        return removed
+
+
+def new_record(message: TaskMessage, now: datetime, payload: Any) -> TaskRecord:
+    """The first record of a message's task."""
+    return TaskRecord(
+        task_id=message.task_id,
+        agent_id=message.agent_id,
+        action=message.action,
+        status=TaskStatus.QUEUED,
+        created_at=now,
+        updated_at=now,
+        payload=payload,
+        payload_key=message.payload_key,
+        priority=message.priority,
+        correlation_id=message.correlation_id,
+        trace_parent=message.trace_parent,
+        idempotency_key=message.idempotency_key,
+        parent_id=message.parent_id,
+        child_index=message.child_index,
+        due_at=message.due_at,
+    )
+
+
+def validated(registered: RegisteredAction, payload: Any) -> tuple[bytes, Any]:
+    """The payload as JSON and as the action's type.
+
+    :raises InvalidArgumentError: names the field that does not fit.
+    """
+    try:
+        data = msgspec.json.encode(payload)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidArgumentError(f"the payload is not JSON: {error}", field="payload") from error
+    if registered.payload is None:
+        return data, payload
+    try:
+        return data, values.decode_as(data if payload is not None else b"{}", values.JSON, registered.payload)
+    except SerializationError as error:
+        raise InvalidArgumentError(
+            f"the payload does not fit the action {registered.name!r}: {error}",
+            field="payload" if not error.field else f"payload.{error.field}",
+        ) from error
