@@ -1,0 +1,78 @@
+"""Actions and faults of test_task_chaos.py, loaded into each host by AGENT_TASK_MODULES."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+from typing import Any
+
+from storage_lib.errors import StorageUnavailableError
+from storage_lib.tasks.context import TaskContext
+from storage_lib.tasks.registry import task
+from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
+
+# Many attempts: what the faults and kills cost must not decide how a task ends.
+PATIENT = RetryPolicy(max_attempts=50, base_seconds=0.1, max_seconds=1)
+RATE = float(os.environ.get("CHAOS_RATE", "0"))
+
+
+async def effect(context: TaskContext) -> None:
+    await context.update_once(f"effects/{context.task.task_id}", lambda n: n + 1, initial=0)
+
+
+@task("chaos_ok", retry=PATIENT)
+async def ok(context: TaskContext, payload: Any) -> Any:
+    await effect(context)
+    return payload
+
+
+@task("chaos_flaky", retry=PATIENT)
+async def flaky(context: TaskContext, payload: Any) -> str:
+    await effect(context)
+    if context.task.attempts < 3:
+        raise RetryTaskError("not yet")
+    return "third time"
+
+
+@task("chaos_fails", retry=PATIENT)
+async def fails(context: TaskContext, payload: Any) -> None:
+    raise ValueError("as asked")
+
+
+@task("chaos_never", retry=RetryPolicy(max_attempts=3, base_seconds=0.1))
+async def never(context: TaskContext, payload: Any) -> None:
+    raise RetryTaskError("never")
+
+
+def inject() -> None:
+    """Let a share of all storage operations fail, half of them after they have taken effect."""
+    kind = {"file": ("file", "File"), "azure": ("azure", "Azure")}[os.environ["AGENT_STORAGE_TYPE"]]
+    for module, store, hooks in (
+        ("objects", "ObjectStore", ("_put", "_get")),
+        ("tables", "TableStore", ("_insert", "_update", "_get")),
+        ("queues", "QueueStore", ("_send",)),
+    ):
+        where = importlib.import_module(f"storage_lib.backends.{kind[0]}.{module}")
+        cls = getattr(where, kind[1] + store)
+        for hook in hooks:
+            setattr(cls, hook, _faulty(getattr(cls, hook)))
+
+
+def _faulty(operation: Any) -> Any:
+    chance = random.Random()
+
+    async def with_faults(*arguments: Any, **options: Any) -> Any:
+        fault = chance.random() < RATE
+        if fault and chance.random() < 0.5:
+            raise StorageUnavailableError("injected, before")
+        result = await operation(*arguments, **options)
+        if fault:
+            raise StorageUnavailableError("injected, after")
+        return result
+
+    return with_faults
+
+
+if RATE:
+    inject()
