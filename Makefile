@@ -29,7 +29,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp
+bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
@@ -43,6 +43,10 @@ $(VENV)/run.stamp: requirements.txt devhost/requirements.txt | $(VENV)/python.st
 $(VENV)/dev.stamp: requirements.txt devhost/requirements.txt requirements-dev.txt | $(VENV)/python.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/run.stamp
+
+$(VENV)/bench.stamp: benchmarks/requirements.txt $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@touch $@
 
 $(VENV)/python.stamp:
 	@command -v $(PYTHON) >/dev/null || { \

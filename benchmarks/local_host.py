@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import statistics
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -27,7 +28,7 @@ def measure(runs: int) -> list[tuple[str, str, str]]:
     with tempfile.TemporaryDirectory() as data:
         for run in range(max(3, runs // 3)):
             started = time.perf_counter()
-            process, port = _start(data)
+            process, port = start(data)
             _request(http.client.HTTPConnection("127.0.0.1", port), "GET", "/api/health/live")
             starts.append(time.perf_counter() - started)
             if run == 0:
@@ -85,10 +86,12 @@ def _request(
     assert response.status < 300, (method, path, response.status)
 
 
-def _start(data: str) -> tuple[subprocess.Popen[bytes], int]:
+def start(data: str, settings: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[bytes], int]:
+    """The local host on a free port, ready, with these app settings; the process and the port."""
     process = subprocess.Popen(
         [sys.executable, "-m", "devhost", "--backend", "file", "--port", "0", "--data", data, "--quiet"],
         cwd=PROJECT,
+        env=os.environ | dict(settings or {}),
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None

@@ -8,11 +8,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from devhost.errors import DevhostError
 from devhost.hostjson import apply_local_settings
@@ -50,14 +49,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. Exit code 2 says that something can not work, and what."""
+    """Serve until SIGINT or SIGTERM. Exit code 2 says that something can not work, and what.
+
+    The event loop is left as it is: closing it would wait, for minutes, for threads in which a function has
+    not returned. The caller ends the process.
+    """
     options = parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S"
     )
     logger.setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
-        return asyncio.run(_main(options))
+        return asyncio.Runner().run(_main(options))
     except DevhostError as error:
         print(f"devhost: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -201,13 +204,13 @@ def _hints(host: Host) -> list[str]:
     ]
 
 
-def _exit(code: int) -> None:
-    """End the process; a thread in which a sync function never returns does not hold it up."""
+def _exit(code: int) -> NoReturn:
+    """End the process at once: neither a thread in which a function never returns nor a library's own
+    threads, which can not bear that the interpreter is taken down under them, have a say."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
-        os._exit(code)
-    sys.exit(code)
+    logging.shutdown()
+    os._exit(code)
 
 
 if __name__ == "__main__":

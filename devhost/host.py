@@ -165,7 +165,7 @@ class Host:
             self._cleanup.push_async_callback(backend.close)
             await backend.open()
         except StorageError as error:
-            raise DevhostError(f"the queue store can not be opened: {error}") from error
+            raise DevhostError(f"the storage can not be opened: {error.explained()}") from error
         return backend.queues
 
     def _notify(self, queue: str) -> None:

@@ -73,6 +73,7 @@ _HEADERS = {
     "if_match": "If-Match",
     "if_absent": "If-None-Match",
     "content_type": "Content-Type",
+    "data": "body",
     "metadata": "x-meta-*",
     "ttl": "x-ttl-seconds",
 }
@@ -155,8 +156,13 @@ def object_key(req: func.HttpRequest) -> str:
     """The key of the path, checked.
 
     The platform hands over the path percent-decoded once, but for ``%2F``, which stays as it is; here it is
-    the ``/`` that clients meant who encode a whole key. No key contains a literal ``%2F`` (keys.py).
+    the ``/`` that clients meant who encode a whole key. No key contains a literal ``%2F`` (keys.py), so one
+    that was encoded twice is refused where the URL still tells it.
     """
+    if "%252f" in _path(req).lower():
+        raise InvalidKeyError(
+            "the key contains '%252F', an encoded '%2F'", field="key", remedy="encode the key once"
+        )
     return validate_user_key(re.sub("%2f", "/", req.route_params.get("key", ""), flags=re.IGNORECASE))
 
 
@@ -292,14 +298,50 @@ def modified_since(req: func.HttpRequest) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-_RANGE = re.compile(r"bytes=(\d{1,18})?-(\d{1,18})?")
+def not_modified(req: func.HttpRequest, info: ObjectInfo) -> bool:
+    """Evaluate a read's preconditions in the order of RFC 9110, 13.2.2.
+
+    :raises PreconditionFailedError: ``If-Match`` does not hold.
+    """
+    wanted = etags(req, "If-Match")
+    if wanted is not None and wanted != ["*"] and not any(map(info.has_etag, wanted)):
+        raise PreconditionFailedError(f"object {info.key!r} has another ETag", field="If-Match")
+    known = etags(req, "If-None-Match")
+    if known is not None:
+        return known == ["*"] or any(map(info.has_etag, known))
+    since = modified_since(req)
+    # HTTP dates have whole seconds.
+    return since is not None and info.last_modified.replace(microsecond=0) <= since
+
+
+def refuse_partial_content(req: func.HttpRequest) -> None:
+    """A save replaces the whole object by the body as it is.
+
+    :raises InvalidArgumentError: the body is a part of one (RFC 9110, 14.5).
+    :raises UnsupportedMediaTypeError: the body is encoded, which could not be told when it is loaded.
+    """
+    if "Content-Range" in req.headers:
+        raise InvalidArgumentError(
+            "an object can not be saved in parts", field="Content-Range", remedy="send the whole object"
+        )
+    encoding = req.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaTypeError(
+            f"the body is encoded as {encoding[:40]!r}",
+            field="Content-Encoding",
+            limit="identity",
+            remedy="send it decoded, or under a content type of its own such as application/gzip",
+        )
+
+
+_RANGE = re.compile(r"bytes=(\d+)?-(\d+)?", re.IGNORECASE | re.ASCII)
 
 
 def byte_range(req: func.HttpRequest) -> ByteRange | None:
     """The one range of the ``Range`` header. Several ranges, another unit or a malformed one are ignored,
     and the whole object is the answer (RFC 9110, 14.2)."""
     match = _RANGE.fullmatch(req.headers.get("Range", "").strip())
-    if match is None or match[1] is match[2] is None:
+    if match is None or match[1] is match[2] is None or max(len(match[1] or ""), len(match[2] or "")) > 4000:
         return None
     if match[1] is None:
         # A suffix of no bytes is satisfied by nothing: a range behind every end says so.

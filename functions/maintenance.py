@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 
 import azure.functions as func
@@ -12,17 +13,22 @@ from functions.state import state
 blueprint = func.Blueprint()
 _log = logging.getLogger("AOS.Maintenance")
 
-SWEEP_LIMIT = 5000
-"""Expired objects removed by one run; the rest waits for the next, hidden all the same."""
+SWEEP_LIMIT = 1000
+SWEEP_SECONDS = 50
+"""How long a run may go on while there is more; the rest waits for the next, hidden all the same."""
 
 
 @blueprint.function_name("sweep_expired")
-@blueprint.timer_trigger(arg_name="timer", schedule="0 */5 * * * *", run_on_startup=False)
+@blueprint.timer_trigger(arg_name="timer", schedule="0 * * * * *", run_on_startup=False)
 async def sweep_expired(timer: func.TimerRequest) -> None:
     """Remove objects whose time to live is over."""
-    removed = await state().storage.sweep_expired(SWEEP_LIMIT)
-    if removed:
-        _log.info("%d expired objects were removed", removed)
+    storage = state().storage
+    until = time.monotonic() + SWEEP_SECONDS
+    total = 0
+    while (removed := await storage.sweep_expired(SWEEP_LIMIT)) and time.monotonic() < until:
+        total += removed
+    if total:
+        _log.info("%d expired objects were removed", total)
 
 
 @blueprint.function_name("expire_tasks")

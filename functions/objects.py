@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC
 from typing import Any
 
@@ -16,23 +17,27 @@ from functions.http import (
     location_below,
     metadata_of,
     modified_since,
+    not_modified,
     object_headers,
     object_key,
     problems,
     range_problem,
+    refuse_partial_content,
     ttl_of,
 )
 from functions.state import state
-from storage_lib.backends.base import ObjectInfo
+from storage_lib.backends.base import ObjectInfo, PutResult
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
+    TransientStorageError,
 )
 from storage_lib.manager import StorageManager
 
 blueprint = func.Blueprint()
 _ROUTE = "objects/{*key}"
+_ATTEMPTS = 100
 _AUTH = func.AuthLevel.FUNCTION
 
 
@@ -47,22 +52,27 @@ async def save_object(req: func.HttpRequest) -> func.HttpResponse:
     """
     key = object_key(req)
     app = state()
+    refuse_partial_content(req)
     body = body_of(req, app.max_body_bytes)
-    if_match = await _condition(req, app.storage, key)
+    objects = app.storage.backend.objects
+
+    async def write(if_match: str | None) -> tuple[PutResult, bool | None]:
+        existed = None
+        if not (if_match or if_absent or objects.reports_created):
+            existed = await app.storage.exists(key)
+        put = await app.storage.write(
+            key,
+            body,
+            content_type=req.headers.get("Content-Type") or "application/octet-stream",
+            metadata=metadata_of(req),
+            if_match=if_match,
+            if_absent=if_absent,
+            ttl=ttl_of(req),
+        )
+        return put, put.created if existed is None else not existed
+
     if_absent = _must_be_absent(req)
-    existed = None
-    if not (if_match or if_absent or app.storage.backend.objects.reports_created):
-        existed = await app.storage.exists(key)
-    put = await app.storage.write(
-        key,
-        body,
-        content_type=req.headers.get("Content-Type") or "application/octet-stream",
-        metadata=metadata_of(req),
-        if_match=if_match,
-        if_absent=if_absent,
-        ttl=ttl_of(req),
-    )
-    created = put.created if existed is None else not existed
+    put, created = await _matching(req, app.storage, key, write)
     headers = {"ETag": f'"{put.etag}"'}
     if created:
         headers["Location"] = location_below(req)
@@ -80,18 +90,27 @@ async def load_object(req: func.HttpRequest) -> func.HttpResponse:
     key = object_key(req)
     storage = state().storage
     wanted = byte_range(req)
-    if_range = req.headers.get("If-Range")
-    precondition = any(name in req.headers for name in ("If-Match", "If-None-Match", "If-Modified-Since"))
-    info = None
-    if precondition or (wanted and if_range):
-        info = await storage.info(key)
-        if _not_modified(req, info):
-            return func.HttpResponse(status_code=304, headers=_without_content(object_headers(info)))
-        if if_range is not None and if_range.strip() != f'"{info.etag}"':
-            wanted = None
+    known = etags(req, "If-None-Match")
+    if (
+        known is None
+        and modified_since(req) is not None
+        and not_modified(req, info := await storage.info(key))
+    ):
+        return _not_modified(info)
     try:
-        # Read what the conditions were checked on, not what replaced it meanwhile.
-        found = await storage.read(key, byte_range=wanted, if_match=info.etag if info else None)
+        if known is not None and len(known) == 1 and known != ["*"] and "If-Match" not in req.headers:
+            # The store compares: what the client has already does not travel.
+            found = await storage.read_if_changed(key, known[0], byte_range=wanted)
+            if found is None:
+                return _not_modified(await storage.info(key))
+        else:
+            found = await storage.read(key, byte_range=wanted)
+            if not_modified(req, found.info):
+                return _not_modified(found.info)
+        if_range = req.headers.get("If-Range")
+        if wanted is not None and if_range is not None and if_range.strip() != f'"{found.info.etag}"':
+            wanted = None
+            found = await storage.read(key)
     except InvalidArgumentError as error:
         if error.field != "range":
             raise
@@ -111,10 +130,10 @@ async def load_object(req: func.HttpRequest) -> func.HttpResponse:
 async def head_object(req: func.HttpRequest) -> func.HttpResponse:
     """``HEAD /api/objects/{key}``: the headers of a load, without the bytes."""
     info = await state().storage.info(object_key(req))
-    headers = object_headers(info)
-    if _not_modified(req, info):
-        return func.HttpResponse(status_code=304, headers=_without_content(headers))
-    return func.HttpResponse(status_code=200, headers=headers | {"Content-Length": str(info.size)})
+    if not_modified(req, info):
+        return _not_modified(info)
+    headers = object_headers(info) | {"Content-Length": str(info.size)}
+    return func.HttpResponse(status_code=200, headers=headers)
 
 
 @blueprint.function_name("delete_object")
@@ -124,7 +143,7 @@ async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/objects/{key}``: 204; 404 if there is none; 412 where ``If-Match`` does not hold."""
     key = object_key(req)
     storage = state().storage
-    await storage.delete(key, if_match=await _condition(req, storage, key))
+    await _matching(req, storage, key, lambda if_match: storage.delete(key, if_match=if_match))
     return func.HttpResponse(status_code=204)
 
 
@@ -152,23 +171,36 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"objects": objects, "prefixes": page.prefixes, "cursor": page.cursor})
 
 
-async def _condition(req: func.HttpRequest, storage: StorageManager, key: str) -> str | None:
-    """The one ETag that ``If-Match`` allows a write to replace; None without the header.
+async def _matching[T](
+    req: func.HttpRequest,
+    storage: StorageManager,
+    key: str,
+    write: Callable[[str | None], Awaitable[T]],
+) -> T:
+    """Do a write under the condition of ``If-Match``; without the header, under none.
+
+    The stores compare with one ETag. Where ``*`` or several are allowed, the one that the object has is
+    tried, and anew if it was replaced meanwhile by another that is allowed.
 
     :raises PreconditionFailedError: the object's ETag is none of them, or there is no object.
     """
     tags = etags(req, "If-Match")
     if tags is None:
-        return None
+        return await write(None)
     if len(tags) == 1 and tags != ["*"]:
-        return tags[0]
-    try:
-        current = (await storage.info(key)).etag
-    except KeyNotFoundError as error:
-        raise PreconditionFailedError(f"object {key!r} does not exist", field="If-Match") from error
-    if tags != ["*"] and current not in tags:
-        raise PreconditionFailedError(f"object {key!r} has another ETag", field="If-Match")
-    return current
+        return await write(tags[0])
+    for _ in range(_ATTEMPTS):
+        try:
+            info = await storage.info(key)
+        except KeyNotFoundError as error:
+            raise PreconditionFailedError(f"object {key!r} does not exist", field="If-Match") from error
+        if tags != ["*"] and not any(map(info.has_etag, tags)):
+            raise PreconditionFailedError(f"object {key!r} has another ETag", field="If-Match")
+        try:
+            return await write(info.etag)
+        except PreconditionFailedError:
+            continue
+    raise TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")
 
 
 def _must_be_absent(req: func.HttpRequest) -> bool:
@@ -180,21 +212,5 @@ def _must_be_absent(req: func.HttpRequest) -> bool:
     return tags is not None
 
 
-def _not_modified(req: func.HttpRequest, info: ObjectInfo) -> bool:
-    """Evaluate a read's preconditions in the order of RFC 9110, 13.2.2.
-
-    :raises PreconditionFailedError: ``If-Match`` does not hold.
-    """
-    wanted = etags(req, "If-Match")
-    if wanted is not None and wanted != ["*"] and info.etag not in wanted:
-        raise PreconditionFailedError(f"object {info.key!r} has another ETag", field="If-Match")
-    known = etags(req, "If-None-Match")
-    if known is not None:
-        return known == ["*"] or info.etag in known
-    since = modified_since(req)
-    # HTTP dates have whole seconds.
-    return since is not None and info.last_modified.replace(microsecond=0) <= since
-
-
-def _without_content(headers: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name != "Content-Type"}
+def _not_modified(info: ObjectInfo) -> func.HttpResponse:
+    return func.HttpResponse(status_code=304, headers=object_headers(info))

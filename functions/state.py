@@ -41,6 +41,11 @@ class AppState:
     def max_body_bytes(self) -> int:
         return int(_positive("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES))
 
+    def check_settings(self) -> None:
+        """:raises ConfigurationError: a setting or a task module can not work."""
+        self.engine.registry.names()
+        _ = self.max_body_bytes, self.task_retention_days
+
 
 _states: dict[asyncio.AbstractEventLoop, AppState] = {}
 

@@ -216,7 +216,9 @@ async def _process_poison(
     events: func.Out[List[str]],  # noqa: UP006
 ) -> None:
     text = message.get_body().decode()
-    ended = await state().engine.process_poison(text, queue=queue, message_id=str(message.id))
+    ended = await state().engine.process_poison(
+        text, queue=queue, message_id=str(message.id), dequeue_count=message.dequeue_count or 1
+    )
     _publish(ended, events)
 
 

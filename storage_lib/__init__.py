@@ -1,4 +1,4 @@
-"""Storage for agents: objects, tables and queues with one meaning on files, Azure and memory."""
+"""Storage for agents: objects, tables and queues with one meaning on files, Azure, S3 and memory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ if TYPE_CHECKING:
     from storage_lib.backends.azure import AzureStorageBackend
     from storage_lib.backends.file import FileStorageBackend
     from storage_lib.backends.memory import MemoryBackend
+    from storage_lib.backends.s3 import S3StorageBackend
 
 __all__ = [
     "AzureStorageBackend",
     "FileStorageBackend",
     "MemoryBackend",
+    "S3StorageBackend",
     "StorageBackend",
     "StorageConfig",
     "StorageError",
     "StorageManager",
 ]
 
-_BACKENDS = {"AzureStorageBackend": "azure", "FileStorageBackend": "file", "MemoryBackend": "memory"}
+_BACKENDS = {
+    "AzureStorageBackend": "azure",
+    "FileStorageBackend": "file",
+    "MemoryBackend": "memory",
+    "S3StorageBackend": "s3",
+}
 
 
 def __getattr__(name: str) -> Any:

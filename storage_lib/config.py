@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from storage_lib.errors import ConfigurationError
 
-StorageType = Literal["file", "azure", "memory"]
+StorageType = Literal["file", "azure", "s3", "memory"]
 
 CONNECTION = "AgentStorage"
 """The connection of the bindings and of this library: an app setting with a connection string, or, for an
@@ -23,7 +23,10 @@ DEFAULT_CONTAINER = "agent-storage"
 class StorageConfig:
     """The configuration of a `StorageManager`. Secrets are left out of its repr.
 
-    :param storage_type: ``file`` (a folder), ``azure`` (Blob, Table and Queue Storage) or ``memory``.
+    :param storage_type: ``file`` (a folder), ``azure`` (Blob, Table and Queue Storage), ``s3`` (a bucket;
+        objects only) or ``memory``.
+    :param tables_and_queues: ``file`` or ``azure`` keeps tables and queues there, and only objects in
+        ``storage_type``.
     :param base_path: the folder of the file backend.
     :param connection_string: of the Azure storage account; ``UseDevelopmentStorage=true`` is Azurite.
     :param account_url: instead of it, ``https://NAME.blob.core.windows.net``, with an identity.
@@ -31,6 +34,11 @@ class StorageConfig:
         ``queue_endpoint`` and ``table_endpoint``.
     :param client_id: of the user-assigned managed identity; None takes the identity that there is.
     :param container: the blob container of the objects.
+    :param s3_bucket: the bucket of the objects.
+    :param s3_endpoint: URL of another server than AWS; None takes ``AWS_ENDPOINT_URL_S3`` or
+        ``AWS_ENDPOINT_URL``, else the region's own.
+    :param s3_region: None takes ``AWS_REGION``, else us-east-1.
+    :param s3_access_key_id: with ``s3_secret_access_key``; None takes the credentials of the environment.
     :param message_encoding: of queue messages; must be what host.json says (``base64`` by default).
     """
 
@@ -43,26 +51,43 @@ class StorageConfig:
     table_endpoint: str | None = None
     client_id: str | None = None
     container: str = DEFAULT_CONTAINER
+    s3_bucket: str | None = None
+    s3_endpoint: str | None = None
+    s3_region: str | None = None
+    s3_access_key_id: str | None = None
+    s3_secret_access_key: str | None = field(default=None, repr=False)
+    tables_and_queues: Literal["file", "azure"] | None = None
     message_encoding: Literal["base64", "none"] = "base64"
 
     def __post_init__(self) -> None:
         _choice("storage_type", self.storage_type, get_args(StorageType))
         _choice("message_encoding", self.message_encoding, ("base64", "none"))
+        if self.tables_and_queues is not None:
+            _choice("tables_and_queues", self.tables_and_queues, ("file", "azure"))
+        used = (self.storage_type, self.tables_and_queues)
         urls = (self.account_url, self.blob_endpoint, self.queue_endpoint, self.table_endpoint)
-        if self.storage_type == "azure" and not self.connection_string and not any(urls):
+        if "azure" in used and not self.connection_string and not any(urls):
             raise ConfigurationError(
                 "storage_type azure needs a connection_string or an account_url",
                 field="connection_string",
                 remedy=f"set {CONNECTION} to a connection string, or {CONNECTION}__blobServiceUri for an"
                 " identity",
             )
-        if self.storage_type == "file" and not str(self.base_path):
+        if "file" in used and not str(self.base_path):
             raise ConfigurationError("storage_type file needs a base_path", field="base_path")
+        if "s3" in used and not self.s3_bucket:
+            raise ConfigurationError(
+                "storage_type s3 needs a s3_bucket",
+                field="s3_bucket",
+                remedy="set AGENT_STORAGE_S3_BUCKET to the name of the bucket",
+            )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> StorageConfig:
         """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_CONTAINER``, ``_MESSAGE_ENCODING`` and the connection
-        ``AgentStorage`` (or ``AgentStorage__…``); where that is missing, ``AzureWebJobsStorage``.
+        ``AgentStorage`` (or ``AgentStorage__…``); where that is missing, ``AzureWebJobsStorage``. For S3
+        ``AGENT_STORAGE_S3_BUCKET``, ``_S3_ENDPOINT``, ``_S3_REGION`` and the ``AWS_…`` variables; and
+        ``AGENT_STORAGE_TABLES_AND_QUEUES``.
 
         Without a type it is ``azure`` if the connection ``AgentStorage`` is set, else ``file``.
 
@@ -71,13 +96,24 @@ class StorageConfig:
         env = os.environ if environ is None else environ
         connection = _connection(env, CONNECTION)
         kind = env.get("AGENT_STORAGE_TYPE") or ("azure" if connection else "file")
-        if kind == "azure" and not connection:
+        if not connection and not env.get("AGENT_STORAGE_TYPE") and env.get("WEBSITE_INSTANCE_ID"):
+            # On the platform a folder is one instance's own, and gone with it.
+            raise ConfigurationError(
+                "no storage is configured for this function app",
+                field=CONNECTION,
+                remedy=f"set {CONNECTION} or {CONNECTION}__blobServiceUri, or AGENT_STORAGE_TYPE",
+            )
+        if "azure" in (kind, env.get("AGENT_STORAGE_TABLES_AND_QUEUES")) and not connection:
             connection = _connection(env, "AzureWebJobsStorage")
         values: dict[str, str] = {"storage_type": kind, **connection}
         for name, setting in (
             ("base_path", "AGENT_STORAGE_PATH"),
             ("container", "AGENT_STORAGE_CONTAINER"),
             ("message_encoding", "AGENT_STORAGE_MESSAGE_ENCODING"),
+            ("s3_bucket", "AGENT_STORAGE_S3_BUCKET"),
+            ("s3_endpoint", "AGENT_STORAGE_S3_ENDPOINT"),
+            ("s3_region", "AGENT_STORAGE_S3_REGION"),
+            ("tables_and_queues", "AGENT_STORAGE_TABLES_AND_QUEUES"),
         ):
             if env.get(setting):
                 values[name] = env[setting]

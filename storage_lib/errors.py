@@ -45,6 +45,15 @@ class StorageError(Exception):
         self.limit = limit
         self.remedy = remedy
 
+    def explained(self) -> str:
+        """The message with its limit and its remedy, for people."""
+        parts = [
+            self.message,
+            self.limit and f"limit: {self.limit}",
+            self.remedy and f"remedy: {self.remedy}",
+        ]
+        return "; ".join(part for part in parts if part)
+
     def __str__(self) -> str:
         # KeyError would show the repr of its argument; every error here reads as plain text.
         return self.message

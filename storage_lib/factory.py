@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from storage_lib.backends.base import MessageEncoding, StorageBackend
-from storage_lib.config import StorageConfig
+from storage_lib.config import StorageConfig, StorageType
 
 
 def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = None) -> StorageBackend:
@@ -14,7 +14,16 @@ def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = N
     :param message_encoding: overrides the configured one (a queue listener reads what is on the wire).
     """
     encoding = message_encoding or config.message_encoding
-    match config.storage_type:
+    backend = _build_one(config.storage_type, config, encoding)
+    if config.tables_and_queues in (None, config.storage_type):
+        return backend
+    from storage_lib.backends.combined import CombinedBackend
+
+    return CombinedBackend(backend, _build_one(config.tables_and_queues, config, encoding))
+
+
+def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncoding) -> StorageBackend:
+    match kind:
         case "memory":
             from storage_lib.backends.memory import MemoryBackend
 
@@ -36,5 +45,15 @@ def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = N
                 container=config.container,
                 message_encoding=encoding,
             )
+        case "s3":
+            from storage_lib.backends.s3 import S3StorageBackend
+
+            return S3StorageBackend(
+                config.s3_bucket or "",
+                endpoint=config.s3_endpoint,
+                region=config.s3_region,
+                access_key_id=config.s3_access_key_id,
+                secret_access_key=config.s3_secret_access_key,
+            )
         case _:
-            assert_never(config.storage_type)
+            assert_never(kind)

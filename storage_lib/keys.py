@@ -205,9 +205,14 @@ def encode_metadata_value(value: str) -> str:
 def decode_metadata_value(value: str) -> str:
     if "%" not in value:
         return value
-    from urllib.parse import unquote
+    from urllib.parse import unquote_to_bytes
 
-    return unquote(value)
+    try:
+        return unquote_to_bytes(value).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(
+            f"metadata value {_shown(value)} is not percent-encoded UTF-8", field="metadata"
+        ) from error
 
 
 _PARAMETER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"

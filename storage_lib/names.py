@@ -1,4 +1,16 @@
-"""Names of queues, tables and containers: what every backend accepts, so that a name can move between them.
+"""Names of queues, tables and containers: one rule for all backends, so that a name can move between them.
+
+A name that Azure accepts stands for itself. Any other (``agent_tasks``, ``Sensitive Data``, ``ab``) stands
+for a slug of it, a mark and ten hex digits of its SHA-256: ``agent-tasks-x30a1…`` for queues and containers,
+``sensitivedatax9c22…`` for tables, whose names have letters and digits only. Two different names never share
+storage: the digits keep names of one slug apart (40 bits), and a name that a user writes in exactly this
+form, mark and ten hex digits at its end, is mapped like an invalid one and so can not meet a mapped name.
+
+Refused altogether (`InvalidKeyError`): an empty name, more than 255 characters, ``/``, control characters
+and lone surrogates.
+
+Table names are the same in upper and lower case, on every backend: Azure keeps the case that a table was
+made with and takes any. Invalid table names that differ in case only are different, as their digits are.
 
 Source: "Naming Queues and Metadata", "Understanding the Table Service Data Model", "Naming and Referencing
 Containers, Blobs, and Metadata" (Azure Storage REST).
@@ -6,30 +18,80 @@ Containers, Blobs, and Metadata" (Azure Storage REST).
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 
 from storage_lib.errors import InvalidKeyError
 
+MAX_NAME_CHARACTERS = 255
+"""Of what a user may call a queue, table or container; the mapped name is at most 63."""
+
+_DIGITS = 10
+_AZURE_CHARACTERS = 63
 _DASHED = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
-_TABLE = re.compile(r"[A-Za-z][A-Za-z0-9]{2,62}")
+_CONTAINER = re.compile(rf"{_DASHED.pattern}|\$(?:root|web)")
+_TABLE = re.compile(r"(?![Tt][Aa][Bb][Ll][Ee][Ss]\Z)[A-Za-z][A-Za-z0-9]{2,62}")
+_MAPPED_DASHED = re.compile(rf".*-x[0-9a-f]{{{_DIGITS}}}")
+_MAPPED_TABLE = re.compile(rf".*x[0-9a-f]{{{_DIGITS}}}", re.IGNORECASE)
+_FORBIDDEN = re.compile(r"[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def queue_name(name: str) -> str:
+    """The queue that ``name`` stands for: itself, or the mapped name.
+
+    :raises InvalidKeyError: no queue can be called so.
+    """
+    return _mapped("queue", name, _DASHED, _MAPPED_DASHED, "-")
+
+
+def container_name(name: str) -> str:
+    """The blob container that ``name`` stands for; the rule is that of queues, and ``$root`` and ``$web``,
+    which Azure gives a meaning, stand for themselves.
+
+    :raises InvalidKeyError: no container can be called so.
+    """
+    return _mapped("container", name, _CONTAINER, _MAPPED_DASHED, "-")
+
+
+def table_name(name: str) -> str:
+    """The table that ``name`` stands for: itself, or the mapped name. ``tables`` is reserved by Azure, so it
+    is mapped.
+
+    :raises InvalidKeyError: no table can be called so.
+    """
+    return _mapped("table", name, _TABLE, _MAPPED_TABLE, "")
 
 
 def validate_queue_name(name: str) -> str:
-    """Return ``name``: 3 to 63 of a-z, 0-9 and single hyphens between them. :raises InvalidKeyError: else."""
-    return _check("queue", name, _DASHED, "3 to 63 of a-z, 0-9 and single hyphens inside")
+    """Return ``name`` if Azure takes it as it is: 3 to 63 of a-z, 0-9 and single hyphens between them. For
+    who hands it to Azure's own software, which knows nothing of the mapping.
 
-
-def validate_container_name(name: str) -> str:
-    """Return ``name``; the rule is that of queues. :raises InvalidKeyError: else."""
-    return _check("container", name, _DASHED, "3 to 63 of a-z, 0-9 and single hyphens inside")
-
-
-def validate_table_name(name: str) -> str:
-    """Return ``name``: 3 to 63 letters and digits, a letter first. :raises InvalidKeyError: else."""
-    return _check("table", name, _TABLE, "3 to 63 letters and digits, a letter first")
-
-
-def _check(kind: str, name: str, rule: re.Pattern[str], limit: str) -> str:
-    if not rule.fullmatch(name):
-        raise InvalidKeyError(f"{kind} name {name[:80]!a} is not valid", field=kind, limit=limit)
+    :raises InvalidKeyError: it does not.
+    """
+    if not _DASHED.fullmatch(name):
+        raise InvalidKeyError(
+            f"queue name {name[:80]!a} is not valid",
+            field="queue",
+            limit="3 to 63 of a-z, 0-9 and single hyphens inside",
+        )
     return name
+
+
+def _mapped(kind: str, name: str, valid: re.Pattern[str], mapped: re.Pattern[str], hyphen: str) -> str:
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidKeyError(f"a {kind} name must be a str, not {type(name).__name__}", field=kind)
+    if valid.fullmatch(name) and not mapped.fullmatch(name):
+        return name
+    if not name or len(name) > MAX_NAME_CHARACTERS or _FORBIDDEN.search(name):
+        raise InvalidKeyError(
+            f"{kind} name {name[:80]!a} is not valid",
+            field=kind,
+            limit=f"1 to {MAX_NAME_CHARACTERS} characters, no '/', control characters or surrogates",
+        )
+    tail = f"{hyphen}x{hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", hyphen, plain).strip("-")
+    if not slug or (kind == "table" and slug[0].isdigit()):
+        slug = f"{kind}{slug}"
+    return slug[: _AZURE_CHARACTERS - len(tail)].rstrip("-") + tail

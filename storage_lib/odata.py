@@ -1,17 +1,21 @@
-"""OData filters as Azure Tables speaks them: bound to parameters, and evaluated on an entity.
+"""OData filters as Azure Tables speaks them: parsed, bound to parameters, and evaluated on an entity.
 
-What is allowed is what Azure allows ("Querying tables and entities"): ``eq ne gt ge lt le``, ``and or not``,
-parentheses, property names and literals; no functions, no arithmetic, no ``null``. Literals are ``'text'``
-(quotes doubled), ``5``, ``5L``, ``1.5``, ``true``, ``datetime'2026-01-02T03:04:05Z'``,
-``X'0aff'`` or ``binary'0aff'``, ``guid'…'``; ``@name`` stands for a parameter.
+What is allowed is what Azure allows ("Querying tables and entities", Azure Storage REST): comparisons
+``eq ne gt ge lt le`` of a property with a constant, a boolean property by itself, ``and or not`` and
+parentheses; no functions, no arithmetic, no ``null``, no comparison of two properties. Constants are
+``'text'`` (quotes doubled), ``5``, ``5L``, ``1.5``, ``true``, ``datetime'2026-01-02T03:04:05Z'``,
+``X'0aff'`` or ``binary'0aff'``, ``guid'…'``; ``@name`` stands for a parameter. Operators may be in capitals.
 
-The meaning, as observed on Azurite 3.37 where the documentation is silent:
+The meaning, the same on every backend:
 
-* a comparison with a property that the entity does not have is false, ``ne`` as well; ``not`` turns it into
-  true: ``not (status eq 'done')`` holds for an entity without a status;
-* a comparison of different types is false, again with ``ne`` (Azurite, but not Azure, says true there);
-  integers of 32 and 64 bits and doubles are all numbers and compare by value;
-* text is compared ordinally, by code points; ``not`` binds looser than a comparison, tighter than ``and``.
+* a comparison with a property that the entity does not have is false, ``ne`` as well (as Azure does, see
+  Azure/Azurite#1929); ``not`` turns it into true: ``not (status eq 'done')`` holds for an entity without a
+  status;
+* so is a comparison of different types, again with ``ne`` (Azure asks for a constant of the property's type
+  and does not say what else means); integers of 32 and 64 bits and doubles are all numbers, compare by value,
+  and ``-0.0`` is ``0``;
+* text is compared ordinally, by UTF-16 units as .NET does; bytes one by one; UUIDs as numbers;
+* ``not`` binds looser than a comparison, tighter than ``and``, which binds tighter than ``or``.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
@@ -35,24 +40,67 @@ MAX_FILTER_CHARACTERS = 32 * 1024
 MAX_DEPTH = 64
 """Of parentheses and ``not``, so that no filter can exhaust the stack."""
 
+Operator = Literal["eq", "ne", "lt", "le", "gt", "ge"]
 type KeyBound = tuple[Literal["PartitionKey", "RowKey"], Literal["=", "<", "<=", ">", ">="], str]
 
 
-class Filter:
-    """A filter with its parameters; call it with an entity.
+# -- the filter as a tree
 
-    ``key_bounds`` are conditions on the keys that every entity it holds for fulfils: a store that has an
-    index can look at these entities only.
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """``@name``, until it is bound."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A property compared with a constant, which is a `Parameter` until it is bound. ``yes`` by itself is
+    ``yes eq true``; a constant on the left has been moved to the right."""
+
+    name: str
+    operator: Operator
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Junction:
+    """``and`` (every) or ``or`` of many, flat: filters that programs write can have hundreds of terms."""
+
+    every: bool
+    nodes: tuple[Node, ...]
+
+
+type Node = Compare | Not | Junction
+
+
+class Filter:
+    """A filter with its parameters bound; call it with an entity.
+
+    ``node`` is its tree, None where it holds for every entity. ``key_bounds`` are conditions on the keys
+    that every entity it holds for fulfils: a store that has an index can look at these entities only.
     """
 
-    __slots__ = ("_holds", "key_bounds")
+    __slots__ = ("_holds", "key_bounds", "node")
 
-    def __init__(self, holds: Callable[[Entity], bool], key_bounds: list[KeyBound]) -> None:
-        self._holds = holds
-        self.key_bounds = key_bounds
+    def __init__(self, node: Node | None) -> None:
+        self.node = node
+        self.key_bounds: list[KeyBound] = [] if node is None else list(_key_bounds(node))
+        self._holds = _always if node is None else _predicate(node)
 
     def __call__(self, entity: Entity) -> bool:
         return self._holds(entity)
+
+    @property
+    def names(self) -> set[str]:
+        """The properties that it looks at, keys and Timestamp included."""
+        return set() if self.node is None else {term.name for term in _comparisons(self.node)}
 
 
 def compile_filter(filter: str | None, parameters: Mapping[str, Any]) -> Filter:
@@ -61,57 +109,60 @@ def compile_filter(filter: str | None, parameters: Mapping[str, Any]) -> Filter:
     :raises InvalidArgumentError: it does not parse, uses what Azure does not know, or its parameters are
         not exactly those given.
     """
-    node = _parse(filter) if filter is not None and not filter.isspace() and filter else None
-    for value in parameters.values():
-        _literal(value)
-    _check_names(set(_names(node)), parameters)
-    if node is None:
-        return Filter(lambda _: True, [])
-    return Filter(_predicate(node, parameters), list(_key_bounds(node, parameters)))
-
-
-def bind(filter: str, parameters: Mapping[str, Any]) -> str:
-    """The filter with every ``@name`` outside of text replaced by the literal of ``parameters[name]``.
-
-    :raises InvalidArgumentError: a parameter is missing, not used, or of a type that has no literal.
-    """
-    used: set[str] = set()
-
-    def replaced(found: re.Match[str]) -> str:
-        name = found["name"]
-        if name is None:
-            return found[0]
-        used.add(name)
-        return _literal(parameters[name]) if name in parameters else found[0]
-
-    bound = _TEXT_OR_NAME.sub(replaced, filter)
-    _check_names(used, parameters)
-    return bound
-
-
-_TEXT_OR_NAME = re.compile(r"'(?:[^']|'')*(?:'|\Z)|@(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
-
-
-def _check_names(used: set[str], parameters: Mapping[str, Any]) -> None:
+    if filter is not None and not isinstance(filter, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _wrong(f"it is a {type(filter).__name__}, not a str")
+    node = _parse(filter) if filter and not filter.isspace() else None
+    used = (
+        {term.value.name for term in _comparisons(node) if isinstance(term.value, Parameter)}
+        if node
+        else set[str]()
+    )
     if missing := used - parameters.keys():
         raise _wrong(f"parameters are missing: {', '.join(sorted(missing))}", field="parameters")
     if unused := parameters.keys() - used:
-        raise _wrong(f"parameters are not used: {', '.join(sorted(unused))}", field="parameters")
+        raise _wrong(f"parameters are not used: {', '.join(sorted(map(str, unused)))}", field="parameters")
+    for value in parameters.values():
+        literal(value)
+    return Filter(_bound(node, parameters) if node and used else node)
 
 
-def _literal(value: Any) -> str:
+def bind(filter: str, parameters: Mapping[str, Any]) -> str:
+    """The filter as text, with every ``@name`` replaced by the literal of ``parameters[name]``.
+
+    :raises InvalidArgumentError: as `compile_filter`.
+    """
+    node = compile_filter(filter, parameters).node
+    return "" if node is None else text(node)
+
+
+def text(node: Node) -> str:
+    """A bound tree as a filter that Azure reads: operators in lower case, constants on the right."""
+    match node:
+        case Compare():
+            return f"{node.name} {node.operator} {literal(node.value)}"
+        case Not():
+            return f"not ({text(node.node)})"
+        case Junction():
+            terms = (f"({text(term)})" if isinstance(term, Junction) else text(term) for term in node.nodes)
+            return (" and " if node.every else " or ").join(terms)
+
+
+def literal(value: Any) -> str:
+    """A constant as Azure's filters have it.
+
+    :raises InvalidArgumentError: there is none for this value.
+    """
     match value:
         case bool():
             return "true" if value else "false"
         case int() if -(2**63) <= value < 2**63:
             return str(value) if -(2**31) <= value < 2**31 else f"{value}L"
         case float() if math.isfinite(value):
-            return repr(float(value))
-        case str() if not any("\ud800" <= ch <= "\udfff" for ch in value):
+            return _double(value)
+        case str() if not _SURROGATE.search(value):
             return "'" + value.replace("'", "''") + "'"
         case datetime() if value.tzinfo is not None:
-            moment = value.astimezone(UTC).replace(tzinfo=None)
-            return f"datetime'{moment.isoformat(timespec='microseconds')}Z'"
+            return f"datetime'{_utc(value)}Z'"
         case bytes():
             return f"X'{value.hex()}'"
         case UUID():
@@ -124,306 +175,306 @@ def _literal(value: Any) -> str:
             )
 
 
-# -- the filter as a tree
+def _utc(moment: datetime) -> str:
+    try:
+        return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    except OverflowError as error:
+        raise InvalidArgumentError(
+            f"{moment} is outside the years 1 to 9999 in UTC", field="parameters"
+        ) from error
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _double(value: float) -> str:
+    shortest = repr(float(value))
+    if "e" not in shortest:
+        return shortest
+    # Azurite takes a number with an exponent for the name of a property.
+    digits = format(Decimal(shortest), "f")
+    return digits if "." in digits else digits + ".0"
+
+
+# -- reading it
+
+# The order matters: a prefixed literal before a word, a double before an integer. A number must end where
+# its token does ("5x" is no number, and "5L" no integer followed by a name).
+_TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<open>\() | (?P<close>\))
+    | (?P<prefix>datetime|guid|binary|x)'(?P<content>[^']*)'
+    | '(?P<text>(?:[^']|'')*)'
+    | (?P<double>[+-]?[0-9]+(?:\.[0-9]+(?:e[+-]?[0-9]+)?|e[+-]?[0-9]+))(?![\w.'])
+    | (?P<integer>[+-]?[0-9]+)L?(?![\w.'])
+    | @(?P<parameter>[a-z_]\w*)
+    | (?P<word>[^\W\d]\w{0,254})(?![\w/'.])
+    | (?P<end>\Z)
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_OPERATORS: frozenset[Any] = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
+_MIRRORED: dict[Any, Operator] = {"eq": "eq", "ne": "ne", "lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}
+_KEYWORDS = _OPERATORS | {"and", "or", "not", "true", "false", "null"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Property:
+class _Name:
+    """A property's name, where a constant may stand as well."""
+
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    value: Any
-
-
-type _Operand = _Property | _Parameter | _Value
-
-
-@dataclass(frozen=True, slots=True)
-class _Compare:
-    operator: str
-    left: _Operand
-    right: _Operand
-
-
-@dataclass(frozen=True, slots=True)
-class _Not:
-    node: _Node
-
-
-@dataclass(frozen=True, slots=True)
-class _Junction:
-    """``and`` or ``or`` of many, flat: filters that programs write can have hundreds of terms."""
-
-    every: bool
-    nodes: tuple[_Node, ...]
-
-
-type _Node = _Compare | _Not | _Junction | _Operand
 
 
 @lru_cache(maxsize=256)
-def _parse(filter: str) -> _Node:
+def _parse(filter: str) -> Node:
     """Cached by the text before its parameters are bound, so that one query is parsed once."""
     if len(filter) > MAX_FILTER_CHARACTERS:
         raise _wrong(f"it has {len(filter)} characters", limit=f"{MAX_FILTER_CHARACTERS} characters")
-    from odata_query.exceptions import ODataException
-
-    lexer, parser, convert = _grammar()
-    try:
-        tree = parser().parse(lexer().tokenize(filter.strip()))
-    except ODataException as error:
-        at: int | None = getattr(getattr(error, "token", None), "index", None)
-        raise _wrong(f"it does not parse{f' from character {at}' if at is not None else ''}") from error
-    except ValueError as error:
-        raise _wrong(f"a literal is malformed: {error}") from error
-    return convert(tree, 0)
+    return _Parser(filter).whole()
 
 
-@cache
-def _grammar() -> tuple[Any, Any, Callable[[Any, int], _Node]]:
-    """odata-query's grammar of OData 4 with the literals of OData 3, which Azure Tables speaks.
+class _Parser:
+    """Recursive descent: or < and < not < comparison."""
 
-    Made on first use: importing it builds the tables of its parser, about 0.1 s.
-    """
-    from odata_query import ast
-    from odata_query.grammar import ODataLexer, ODataParser
+    def __init__(self, filter: str) -> None:
+        self._filter = filter
+        self._at = 0
+        self._depth = 0
+        self._next()
 
-    def _(pattern: str) -> Callable[[Any], Any]:  # what sly puts into a class body, told to the type checker
-        raise NotImplementedError(pattern)
+    def whole(self) -> Node:
+        node = self._either()
+        if self._kind != "end":
+            raise self._unexpected()
+        return node
 
-    # Redefined tokens keep their place in the order in which they are tried. DURATION, which Azure does not
-    # have, is the first, so it takes the prefixed literals; each is given to the parser as a STRING whose
-    # value is already the node of this module. Base tokens without a word boundary would break
-    # property names such as `allowed` or `trueish` into two.
-    class Lexer(ODataLexer):
-        tokens = ODataLexer.tokens
+    def _either(self) -> Node:
+        return self._junction("or", self._both, every=False)
 
-        @_(r"(?:datetime|guid|binary|x)'[^']*'|@[a-z_][a-z0-9_]*")
-        def DURATION(self, t: Any) -> Any:  # noqa: N802
-            t.type = "STRING"
-            t.value = _prefixed(t.value)
-            return t
+    def _both(self) -> Node:
+        return self._junction("and", self._negation, every=True)
 
-        @_(r"[+-]?\d+L?(?![\w.'])")
-        def INTEGER(self, t: Any) -> Any:  # noqa: N802
-            value = int(t.value.rstrip("lL"))
-            if not -(2**63) <= value < 2**63:
-                raise ValueError(f"{t.value} is outside 64 bits")
-            t.value = _Value(value)
-            return t
+    def _junction(self, word: str, term: Callable[[], Node], *, every: bool) -> Node:
+        terms = [term()]
+        while self._takes(word):
+            terms.append(term())
+        return terms[0] if len(terms) == 1 else Junction(every, tuple(terms))
 
-        @_(r"(?:true|false)(?!\w)")
-        def BOOLEAN(self, t: Any) -> Any:  # noqa: N802
-            t.value = _Value(t.value.lower() == "true")
-            return t
-
-        @_(r"null(?!\w)")
-        def NULL(self, t: Any) -> Any:  # noqa: N802
-            raise ValueError("null is not supported by Azure Tables")
-
-        @_(r"not(?:\s+|(?=\())")
-        def NOT(self, t: Any) -> Any:  # noqa: N802
-            t.value = ast.Not()
-            return t
-
-        @_(r"(?!)any")
-        def ANY(self, t: Any) -> Any:  # noqa: N802
-            return t
-
-        @_(r"(?!)all")
-        def ALL(self, t: Any) -> Any:  # noqa: N802
-            return t
-
-        @_(r"[a-z_]\w{0,254}")
-        def ODATA_IDENTIFIER(self, t: Any) -> Any:  # noqa: N802
-            t.value = ast.Identifier(t.value)
-            return t
-
-    def operand(node: Any) -> _Operand:
-        match node:
-            case _Value() | _Parameter():
-                return node
-            case ast.String():
-                return _Value(node.val)
-            case ast.Float():
-                return _Value(_finite(node.val))
-            case ast.Identifier():
-                return _Property(node.name)
-            case _:
-                raise _wrong(f"{type(node).__name__} is not supported by Azure Tables")
-
-    def convert(node: Any, depth: int) -> _Node:
-        if depth > MAX_DEPTH:
+    def _negation(self) -> Node:
+        negated = self._takes("not")
+        if not negated and self._kind != "open":
+            return self._comparison()
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
             raise _wrong("it is nested too deeply", limit=f"{MAX_DEPTH} levels")
-        match node:
-            case ast.BoolOp():
-                return junction(node, depth)
-            case ast.UnaryOp(op=ast.Not()):
-                return _Not(convert(node.operand, depth + 1))
-            case ast.Compare(left=ast.UnaryOp(op=ast.Not(), operand=left)):
-                # OData 4 reads `not a eq 1` as `(not a) eq 1`, which has no meaning here.
-                inner = ast.Compare(node.comparator, left, node.right)
-                return _Not(convert(inner, depth + 1))
-            case ast.Compare():
-                name = type(node.comparator).__name__
-                if name not in _OPERATORS:
-                    raise _wrong(f"the operator {name.lower()} is not supported by Azure Tables")
-                return _Compare(name, operand(node.left), operand(node.right))
+        if negated:
+            node: Node = Not(self._negation())
+        else:
+            self._next()
+            node = self._either()
+            if self._kind != "close":
+                raise self._unexpected()
+            self._next()
+        self._depth -= 1
+        return node
+
+    def _comparison(self) -> Node:
+        left = self._operand()
+        how: Any = self._word
+        if how not in _OPERATORS:
+            if isinstance(left, _Name):
+                return Compare(left.name, "eq", True)
+            raise self._unexpected()
+        self._next()
+        right = self._operand()
+        if isinstance(left, _Name) and not isinstance(right, _Name):
+            return Compare(left.name, how, right)
+        if isinstance(right, _Name) and not isinstance(left, _Name):
+            return Compare(right.name, _MIRRORED[how], left)
+        raise _wrong("a comparison needs one property and one constant")
+
+    def _operand(self) -> Any:
+        found = self._found
+        match self._kind:
+            case "word":
+                if self._word in ("true", "false"):
+                    value: Any = self._word == "true"
+                elif self._word == "null":
+                    raise _wrong("null is not supported by Azure Tables")
+                elif self._word in _KEYWORDS:
+                    raise self._unexpected()
+                else:
+                    value = _Name(found["word"])
+            case "parameter":
+                value = Parameter(found["parameter"])
+            case "text":
+                value = found["text"].replace("''", "'")
+            case "integer":
+                value = int(found["integer"])
+                if not -(2**63) <= value < 2**63:
+                    raise _wrong(f"{value} is outside 64 bits")
+            case "double":
+                value = float(found["double"])
+                if not math.isfinite(value):
+                    raise _wrong(f"{found['double']} is larger than a double can be")
+            case "content":
+                value = self._prefixed(found["prefix"].lower(), found["content"])
             case _:
-                return operand(node)
+                raise self._unexpected()
+        self._next()
+        return value
 
-    def junction(node: Any, depth: int) -> _Node:
-        kind, nodes, rest = type(node.op), list[Any](), [node]
-        while rest:
-            term = rest.pop()
-            if isinstance(term, ast.BoolOp) and isinstance(term.op, kind):
-                rest += (term.right, term.left)
-            else:
-                nodes.append(term)
-        return _Junction(kind is ast.And, tuple(convert(term, depth + 1) for term in nodes))
+    def _prefixed(self, prefix: str, content: str) -> Any:
+        try:
+            match prefix:
+                case "datetime":
+                    moment = datetime.fromisoformat(content)
+                    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+                case "guid":
+                    return UUID(content)
+                case _:
+                    return bytes.fromhex(content)
+        except (ValueError, OverflowError) as error:
+            raise _wrong(f"a literal is malformed: {error}") from error
 
-    return Lexer, ODataParser, convert
+    def _takes(self, word: str) -> bool:
+        taken = self._word == word
+        if taken:
+            self._next()
+        return taken
+
+    def _next(self) -> None:
+        found = _TOKEN.match(self._filter, self._at)
+        if found is None:
+            raise self._unexpected()
+        self._found = found
+        self._kind = found.lastgroup
+        self._start, self._at = self._at, found.end()
+        self._word = found["word"].lower() if self._kind == "word" else None
+
+    def _unexpected(self) -> InvalidArgumentError:
+        at = self._at if self._kind is None else self._start
+        return _wrong(f"it does not parse from character {at}")
+
+    _kind: str | None = None
+    _start = 0
 
 
-def _prefixed(text: str) -> _Operand:
-    if text.startswith("@"):
-        return _Parameter(text[1:])
-    prefix, _, rest = text.partition("'")
-    content = rest[:-1]
-    match prefix.lower():
-        case "datetime":
-            moment = datetime.fromisoformat(content)
-            return _Value(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment)
-        case "guid":
-            return _Value(UUID(content))
-        case _:
-            return _Value(bytes.fromhex(content))
+def _bound(node: Node, parameters: Mapping[str, Any]) -> Node:
+    match node:
+        case Compare(value=Parameter() as parameter):
+            return Compare(node.name, node.operator, parameters[parameter.name])
+        case Compare():
+            return node
+        case Not():
+            return Not(_bound(node.node, parameters))
+        case Junction():
+            return Junction(node.every, tuple(_bound(term, parameters) for term in node.nodes))
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _wrong(f"{text} is larger than a double can be")
-    return value
+def _comparisons(node: Node) -> Iterator[Compare]:
+    match node:
+        case Compare():
+            yield node
+        case Not():
+            yield from _comparisons(node.node)
+        case Junction():
+            for term in node.nodes:
+                yield from _comparisons(term)
 
 
 # -- its meaning
 
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "Eq": operator.eq,
-    "NotEq": operator.ne,
-    "Lt": operator.lt,
-    "LtE": operator.le,
-    "Gt": operator.gt,
-    "GtE": operator.ge,
+_COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
 }
-_MIRRORED = {"Eq": "Eq", "Lt": "Gt", "LtE": "GtE", "Gt": "Lt", "GtE": "LtE"}
-_SQL: dict[str, Literal["=", "<", "<=", ">", ">="]] = {
-    "Eq": "=",
-    "Lt": "<",
-    "LtE": "<=",
-    "Gt": ">",
-    "GtE": ">=",
+_SQL: dict[Operator, Literal["=", "<", "<=", ">", ">="]] = {
+    "eq": "=",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
 }
+_KINDS: dict[type, type] = {
+    bool: bool,
+    int: float,
+    float: float,
+    str: str,
+    datetime: datetime,
+    bytes: bytes,
+    UUID: UUID,
+}
+"""Values are comparable if they are of one kind."""
 
 
-def _predicate(node: _Node, parameters: Mapping[str, Any]) -> Callable[[Entity], bool]:
+def _always(_: Entity) -> bool:
+    return True
+
+
+def _predicate(node: Node) -> Callable[[Entity], bool]:
     match node:
-        case _Junction():
-            terms = [_predicate(term, parameters) for term in node.nodes]
+        case Junction():
+            terms = [_predicate(term) for term in node.nodes]
             if node.every:
                 return lambda entity: all(holds(entity) for holds in terms)
             return lambda entity: any(holds(entity) for holds in terms)
-        case _Not():
-            inner = _predicate(node.node, parameters)
+        case Not():
+            inner = _predicate(node.node)
             return lambda entity: not inner(entity)
-        case _Compare():
-            return _comparison(node, parameters)
-        case _:
-            read = _reader(node, parameters)
-            return lambda entity: read(entity) is True
+        case Compare():
+            return _comparison(node)
 
 
-def _comparison(node: _Compare, parameters: Mapping[str, Any]) -> Callable[[Entity], bool]:
-    compare = _OPERATORS[node.operator]
-    left, right = _reader(node.left, parameters), _reader(node.right, parameters)
+def _comparison(node: Compare) -> Callable[[Entity], bool]:
+    read, compare, value = _reader(node.name), _COMPARE[node.operator], node.value
+    kind = next(_KINDS[known] for known in type(value).__mro__ if known in _KINDS)
+    if kind is str and not value.isascii() and node.operator not in ("eq", "ne"):
+        # Code points and UTF-16 units order two texts differently only where both have others than ASCII.
+        units = _units(value)
+        return lambda entity: isinstance(held := read(entity), str) and compare(_units(held), units)
 
     def holds(entity: Entity) -> bool:
-        a, b = left(entity), right(entity)
-        kind = _kind(a)
-        return kind is not None and kind is _kind(b) and compare(a, b)
+        held = read(entity)
+        return _KINDS.get(type(held)) is kind and compare(held, value)
 
     return holds
 
 
-def _kind(value: Any) -> type | None:
-    """Values are comparable if they are of one kind; None is of no kind."""
-    match value:
-        case bool():
-            return bool
-        case int() | float():
-            return float
-        case str():
-            return str
-        case datetime():
-            return datetime
-        case bytes():
-            return bytes
-        case UUID():
-            return UUID
-        case _:
-            return None
+def _units(value: str) -> bytes:
+    return value.encode("utf-16-be")
 
 
-def _reader(node: _Operand, parameters: Mapping[str, Any]) -> Callable[[Entity], Any]:
-    match node:
-        case _Property(name="PartitionKey"):
+def _reader(name: str) -> Callable[[Entity], Any]:
+    match name:
+        case "PartitionKey":
             return lambda entity: entity.partition_key
-        case _Property(name="RowKey"):
+        case "RowKey":
             return lambda entity: entity.row_key
-        case _Property(name="Timestamp"):
+        case "Timestamp":
             return lambda entity: entity.timestamp
-        case _Property(name=name):
+        case _:
             return lambda entity: entity.properties.get(name)
-        case _:
-            value = parameters[node.name] if isinstance(node, _Parameter) else node.value
-            return lambda entity: value
 
 
-def _key_bounds(node: _Node, parameters: Mapping[str, Any]) -> Iterator[KeyBound]:
-    for term in node.nodes if isinstance(node, _Junction) and node.every else (node,):
-        if not isinstance(term, _Compare) or term.operator not in _MIRRORED:
+def _key_bounds(node: Node) -> Iterator[KeyBound]:
+    for term in node.nodes if isinstance(node, Junction) and node.every else (node,):
+        if isinstance(term, Junction) and term.every:
+            yield from _key_bounds(term)
+        if not isinstance(term, Compare) or term.operator == "ne" or not isinstance(term.value, str):
             continue
-        name, left, right = term.operator, term.left, term.right
-        if not isinstance(left, _Property):
-            name, left, right = _MIRRORED[name], right, left
-        if isinstance(left, _Property) and not isinstance(right, _Property):
-            value = parameters[right.name] if isinstance(right, _Parameter) else right.value
-            if left.name in ("PartitionKey", "RowKey") and isinstance(value, str):
-                yield ("PartitionKey" if left.name == "PartitionKey" else "RowKey"), _SQL[name], value
-
-
-def _names(node: _Node | None) -> Iterator[str]:
-    match node:
-        case _Parameter():
-            yield node.name
-        case _Not():
-            yield from _names(node.node)
-        case _Compare():
-            yield from _names(node.left)
-            yield from _names(node.right)
-        case _Junction():
-            for term in node.nodes:
-                yield from _names(term)
-        case _:
-            return
+        # Only these are the same range whether keys are in the order of UTF-8 or of UTF-16.
+        if term.operator != "eq" and not term.value.isascii():
+            continue
+        match term.name:
+            case "PartitionKey" | "RowKey" as name:
+                yield name, _SQL[term.operator], term.value
+            case _:
+                pass
 
 
 def _wrong(why: str, *, field: str = "filter", limit: str | None = None) -> InvalidArgumentError:

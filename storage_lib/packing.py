@@ -35,8 +35,8 @@ from uuid import UUID
 import msgspec
 
 from storage_lib.errors import SerializationError
+from storage_lib.values import MAX_DEPTH
 
-_MAX_DEPTH = 100
 _TUPLE, _SET, _FROZENSET, _PAIRS, _BIG, _DATETIME, _DATE, _TIME, _DELTA, _UUID, _DECIMAL, _ARRAY, _SCALAR = (
     range(1, 14)
 )
@@ -81,9 +81,9 @@ def _pack(value: Any, depth: int, enums: Enums) -> Any:
     if (scalar := _SCALARS.get(kind)) is not None:
         code, content = scalar
         return _Ext(code, content(value))
-    if depth >= _MAX_DEPTH:
+    if depth >= MAX_DEPTH:
         raise SerializationError(
-            "value is nested too deeply, or contains itself", limit=f"{_MAX_DEPTH} levels"
+            "value is nested too deeply, or contains itself", limit=f"{MAX_DEPTH} levels"
         )
     if kind is list:
         return _items(value, depth, enums)
@@ -158,7 +158,12 @@ def _unpack_ext(code: int, content: memoryview) -> Any:
 
 def _iso(value: datetime | time) -> bytes:
     # ISO 8601 has no word for the second of two equal wall-clock times; Python calls it fold.
-    return (value.isoformat() + ("fold" if value.fold else "")).encode()
+    data = (value.isoformat() + ("fold" if value.fold else "")).encode()
+    back = _from_iso(datetime, data) if isinstance(value, datetime) else _from_iso(time, data)
+    if back.utcoffset() != value.utcoffset():
+        # Offsets of less than a second are legal, and not read back right by every Python.
+        raise ValueError(f"the UTC offset of {value!r} would come back as another")
+    return data
 
 
 def _from_iso[T: (datetime, time)](kind: type[T], data: bytes) -> T:

@@ -41,6 +41,7 @@ BYTES: Final = "application/octet-stream"
 PACKED: Final = "application/vnd.agent-storage.value+msgpack"
 NPY: Final = "application/x-npy"
 
+_BOM: Final = b"\xef\xbb\xbf"
 MAX_DEPTH: Final = 100
 """Levels of nesting; more than any document needs, less than any parser here refuses."""
 
@@ -85,7 +86,7 @@ def decode(data: bytes, content_type: str) -> Any:
     kind = essence(content_type)
     try:
         if kind == JSON or kind.endswith("+json"):
-            return _msgspec().json.decode(data.removeprefix(b"\xef\xbb\xbf"))
+            return _msgspec().json.decode(data.removeprefix(_BOM))
         if kind.startswith("text/"):
             return data.decode(charset(content_type))
         if kind == PACKED:
@@ -118,7 +119,7 @@ def decode_as(data: bytes, content_type: str, model: Any) -> Any:
     kind = essence(content_type)
     try:
         if kind == JSON or kind.endswith("+json"):
-            return adapter.validate_json(data)
+            return adapter.validate_json(data.removeprefix(_BOM))
         return adapter.validate_python(decode(data, content_type))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
@@ -142,13 +143,27 @@ def charset(content_type: str) -> str:
 
 
 def validate(data: bytes, content_type: str) -> None:
-    """Check bytes that claim to be JSON, or one of this library's own formats, before they are stored.
+    """Check bytes that claim to be JSON, or one of this library's own formats, before they are stored. JSON
+    is checked for its syntax, without building the value.
 
     :raises SerializationError: they are not.
     """
     kind = essence(content_type)
-    if kind in (JSON, PACKED, NPY) or kind.endswith("+json"):
-        decode(data, content_type)
+    try:
+        if kind == JSON or kind.endswith("+json"):
+            text = data.removeprefix(_BOM)
+            text.decode()
+            msgspec = _msgspec()
+            msgspec.json.decode(text, type=msgspec.Raw)
+        elif kind in (PACKED, NPY):
+            decode(data, content_type)
+    except (ValueError, RecursionError) as error:
+        cause = error.message if isinstance(error, SerializationError) else str(error)
+        raise SerializationError(
+            f"the data is not valid {kind}: {cause}",
+            field="data",
+            remedy="correct it, or give it the content type that it has",
+        ) from error
 
 
 def _msgspec() -> Any:

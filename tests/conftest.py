@@ -18,3 +18,21 @@ async def azurite(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[obj
     ensure_installed(PROJECT)
     async with Azurite(tmp_path_factory.mktemp("azurite")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+async def moto(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[object]:
+    """One moto for the whole run, an S3 in memory; `endpoint` tells where it listens."""
+    from tests.s3_servers import Moto
+
+    async with Moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[object]:
+    """One SeaweedFS for the whole run, an S3 that checks signatures and writes to disk."""
+    from tests.s3_servers import SeaweedFS
+
+    async with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server

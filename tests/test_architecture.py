@@ -26,7 +26,9 @@ LAYERS = [
         "storage_lib.backends.tables",
         "storage_lib.backends.base",
         "storage_lib.backends.expiry",
+        "storage_lib.backends.entities",
         "storage_lib.backends.object_model",
+        "storage_lib.backends.specified",
         "storage_lib.backends.streaming",
     ),
     ("storage_lib.backends", "storage_lib.testing"),
@@ -48,9 +50,8 @@ VENDOR_HOMES = {
     "azure.identity": ("storage_lib.backends.azure",),
     "azure.core": ("storage_lib.backends.azure",),
     "obstore": ("storage_lib.backends.azure", "storage_lib.backends.s3"),
-    "aiohttp": ("devhost", "storage_lib.backends.azure"),
+    "aiohttp": ("devhost", "storage_lib.backends.azure", "storage_lib.backends.s3"),
     "sqlite3": ("storage_lib.backends.file",),
-    "odata_query": ("storage_lib.odata",),
     "pytest": ("storage_lib.testing",),
 }
 

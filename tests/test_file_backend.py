@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -24,7 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_lib.backends.file import FileStorageBackend, durable, sqlite
+from storage_lib.backends.file import FileStorageBackend, directories, durable, sqlite
 from storage_lib.backends.file import tables as file_tables
 from storage_lib.backends.file.files import ObjectFiles
 from storage_lib.backends.file.format import Header, data_offset, decode_header, encode_header
@@ -212,29 +214,25 @@ async def test_a_file_can_not_be_the_folder(tmp_path: Path) -> None:
         await FileStorageBackend(tmp_path / "data").open()
 
 
-@pytest.fixture
-def gone() -> int:
-    """The id of a process that is not there any more."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-async def test_opening_removes_only_what_crashed_processes_left(tmp_path: Path, gone: int) -> None:
+async def test_only_what_crashed_processes_left_is_removed(tmp_path: Path) -> None:
     temporary = tmp_path / "system/tmp"
     temporary.mkdir(parents=True)
-    day_ago = time.time() - 86_400
-    for name, modified in (
-        (f"{gone}-aa.tmp", day_ago),
-        (f"{gone}-bb.tmp", time.time()),
-        (f"{os.getpid()}-cc.tmp", day_ago),
-        ("notes.txt", day_ago),
+    hour_ago = time.time() - 3600
+    writing = durable.TemporaryFiles(str(temporary)).create()
+    for path, modified in (
+        (temporary / "1-aa.tmp", hour_ago),
+        (temporary / "1-bb.tmp", time.time()),
+        (Path(writing[1]), hour_ago),
+        (temporary / "notes.txt", hour_ago),
     ):
-        (temporary / name).write_text("")
-        os.utime(temporary / name, (modified, modified))
-    async with FileStorageBackend(tmp_path):
-        left = sorted(path.name for path in temporary.iterdir())
-    assert left == sorted([f"{gone}-bb.tmp", f"{os.getpid()}-cc.tmp", "notes.txt"])
+        path.touch()
+        os.utime(path, (modified, modified))
+    async with FileStorageBackend(tmp_path) as backend:
+        left = {path.name for path in temporary.iterdir()}
+        assert left == {"1-bb.tmp", os.path.basename(writing[1]), "notes.txt"}
+        os.close(writing[0])
+        await backend.objects.sweep_expired()
+        assert {path.name for path in temporary.iterdir()} == {"1-bb.tmp", "notes.txt"}
 
 
 async def test_nothing_is_touched_before_the_first_operation(tmp_path: Path) -> None:
@@ -433,12 +431,16 @@ LISTED = st.lists(
     ),
     delimiter=st.sampled_from([None, "/"]),
     limit=st.integers(1, 5),
+    kept=st.booleans(),
 )
 def test_a_listing_is_the_sorted_filtered_set_of_keys(
-    ours: set[str], theirs: set[str], prefix: str, delimiter: str | None, limit: int
+    ours: set[str], theirs: set[str], prefix: str, delimiter: str | None, limit: int, kept: bool
 ) -> None:
     async def check() -> None:
-        with tempfile.TemporaryDirectory() as base:
+        with tempfile.TemporaryDirectory() as base, pytest.MonkeyPatch.context() as patch:
+            if kept:
+                patch.setattr(directories, "_MIN_NAMES", 0)
+                patch.setattr(directories, "_QUIET_SECONDS", -1)
             folder = Path(base, "objects")
             for key in ours:
                 _plant(folder, key, foreign=False)
@@ -463,6 +465,50 @@ def test_a_listing_is_the_sorted_filtered_set_of_keys(
 
     with contextlib.suppress(InvalidKeyError):
         asyncio.run(check())
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+async def test_pages_of_a_quiet_directory_are_read_once_and_changes_are_seen(
+    backend: FileStorageBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
+) -> None:
+    keys = {f"flat/{n:04}" for n in range(700)}
+    for key in keys:
+        _plant(folder, key, foreign=False)
+    if quiet:
+        monkeypatch.setattr(directories, "_QUIET_SECONDS", -1)
+    scandir = os.scandir
+    read: list[str] = []
+    monkeypatch.setattr(os, "scandir", lambda path: read.append(path) or scandir(path))
+
+    async def pages() -> set[str]:
+        seen: list[str] = []
+        cursor = None
+        while True:
+            page = await backend.objects.list_page("flat/", limit=50, cursor=cursor)
+            seen += [entry.key for entry in page.entries]
+            if (cursor := page.cursor) is None:
+                assert seen == sorted(set(seen))
+                return set(seen)
+
+    assert await pages() == keys
+    assert read.count(str(folder / "flat")) == (1 if quiet else 14)
+    for n in range(3):
+        before = (folder / "flat").stat().st_mtime_ns
+        await backend.objects.put(f"flat/new{n}", b"")
+        await backend.objects.delete(f"flat/000{n}")
+        while quiet and (folder / "flat").stat().st_mtime_ns == before:
+            await backend.objects.put(f"flat/new{n}", b"")  # the clock of the file system is a coarse one
+        keys = keys - {f"flat/000{n}"} | {f"flat/new{n}"}
+        assert await pages() == keys
+
+
+def test_many_names_are_put_in_order() -> None:
+    chance = random.Random(1)
+    for count in (0, 1, 4096, 4097, 30_000):
+        names = [chance.choice(["", "é", "common/"]) + str(chance.randrange(count)) for _ in range(count)]
+        assert directories.in_order(names) == sorted(names)
+        assert directories.in_order(sorted(names)) == sorted(names)
+        assert directories.in_order(["same"] * count) == ["same"] * count
 
 
 async def test_a_directory_left_empty_is_no_common_prefix(backend: FileStorageBackend, folder: Path) -> None:
@@ -520,6 +566,148 @@ async def test_a_cancelled_save_never_overwrites_a_later_one(backend: FileStorag
     assert (base / "objects/k.obj").read_bytes().endswith(b"second")
 
 
+# -- streams and copies
+
+
+async def test_a_cancelled_stream_leaves_nothing(
+    backend: FileStorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend.objects, "part_bytes", 1000)
+    base = Path(backend.base_path)
+    goes_on = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        for n in range(20):
+            yield b"x" * 700
+            if n == 10:
+                goes_on.set()
+                await asyncio.Event().wait()
+
+    await backend.objects.put("k", b"old")
+    files = _open_files()
+    saving = asyncio.ensure_future(backend.objects.put_stream("k", endless()))
+    await goes_on.wait()
+    assert len(list((base / "system/tmp").iterdir())) == 1
+    saving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert not list((base / "system/tmp").iterdir())
+    assert _open_files() == files
+    found = await backend.objects.get("k")
+    assert found is not None
+    assert found.data == b"old"
+
+
+async def test_a_stream_is_refused_before_it_is_read_if_it_can_not_be_stored(
+    backend: FileStorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend.objects, "part_bytes", 10)
+    read: list[int] = []
+
+    def source() -> Iterator[bytes]:
+        for n in range(100):
+            read.append(n)
+            yield b"x" * 10
+
+    await backend.objects.put("k", b"old")
+    with pytest.raises(PreconditionFailedError):
+        await backend.objects.put_stream("k", source(), if_match="other")
+    assert len(read) < 10
+
+
+async def test_a_condition_on_a_stream_is_decided_at_its_end(
+    backend: FileStorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend.objects, "part_bytes", 10)
+
+    async def overtaken() -> AsyncIterator[bytes]:
+        yield b"x" * 50
+        await backend.objects.put("k", b"overtook")
+        yield b"x" * 50
+
+    first = await backend.objects.put("k", b"old")
+    with pytest.raises(PreconditionFailedError):
+        await backend.objects.put_stream("k", overtaken(), if_match=first.etag)
+    await backend.objects.delete("k")
+    with pytest.raises(PreconditionFailedError):
+        await backend.objects.put_stream("k", overtaken(), if_absent=True)
+    found = await backend.objects.get("k")
+    assert found is not None
+    assert found.data == b"overtook"
+    assert not list(Path(backend.base_path, "system/tmp").iterdir())
+
+
+async def test_a_reader_stays_with_the_version_it_opened(backend: FileStorageBackend) -> None:
+    data = os.urandom(3_500_000)
+    put = await backend.objects.put("k", data)
+    files = _open_files()
+    async with backend.objects.open_reader("k") as reader:
+        assert _open_files() == files + 1
+        chunks = aiter(reader)
+        given = [await anext(chunks)]
+        await backend.objects.put("k", b"new" * 1_000_000)
+        given += [chunk async for chunk in chunks]
+        assert reader.info.etag == put.etag
+        assert b"".join(given) == data
+    async with backend.objects.open_reader("k"):
+        pass
+    async with backend.objects.open_reader("k") as reader:
+        async for _ in reader:
+            break
+    await backend.close()
+    assert _open_files() <= files
+
+
+async def test_a_file_that_another_program_changes_is_never_a_mixture(
+    backend: FileStorageBackend, folder: Path
+) -> None:
+    (folder / "theirs.bin").write_bytes(b"a" * 3_000_000)
+    async with backend.objects.open_reader("theirs.bin") as reader:
+        assert b"".join([chunk async for chunk in reader]) == b"a" * 3_000_000
+    async with backend.objects.open_reader("theirs.bin") as reader:
+        (folder / "theirs.bin").write_bytes(b"b" * 2_000_000)
+        with pytest.raises(TransientStorageError, match="changed by another program"):
+            await reader.read()
+
+
+@pytest.mark.parametrize("in_kernel", [True, False])
+@pytest.mark.parametrize("size", [10, 2_500_000])
+async def test_copies_are_whole_and_have_a_checksum(
+    backend: FileStorageBackend,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    in_kernel: bool,
+) -> None:
+    if not in_kernel:
+
+        def refuse(*_: Any) -> int:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+        monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    data = os.urandom(size)
+    put = await backend.objects.put("ours", data, content_type="text/x-a", metadata={"n": "1"})
+    (folder / "theirs.csv").write_bytes(data)
+    for source, content_type in (("ours", "text/x-a"), ("theirs.csv", "text/csv")):
+        copied = await backend.objects.copy(source, "deep/er/target")
+        found = await backend.objects.get("deep/er/target")
+        assert found is not None
+        assert found.data == data
+        assert found.info.content_type == content_type
+        assert found.info.sha256 == hashlib.sha256(data).hexdigest()
+        assert put.etag != copied.etag == found.info.etag
+    path = folder / "ours.obj"
+    stored = path.read_bytes()
+    path.write_bytes(stored[:-1] + bytes([stored[-1] ^ 1]))
+    await backend.objects.copy("ours", "copy of damaged")
+    with pytest.raises(IntegrityError):
+        await backend.objects.get("copy of damaged")
+
+
+def _open_files() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
 # -- the system says no
 
 
@@ -566,7 +754,7 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         yield folder
         subprocess.run(["umount", folder], check=True)
         return
-    write = os.write
+    write, pwrite = os.write, os.pwrite
 
     def limited(fd: int, data: bytes) -> int:
         if len(data) > 12_000_000:
@@ -574,7 +762,13 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(fd, data)
 
+    def limited_at(fd: int, data: bytes, offset: int) -> int:
+        if offset + len(data) > 12_000_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
     monkeypatch.setattr(durable.os, "write", limited)
+    monkeypatch.setattr(durable.os, "pwrite", limited_at)
     yield folder
 
 
@@ -585,6 +779,8 @@ async def test_a_full_disk_leaves_what_was_there(small_disk: Path) -> None:
             with pytest.raises(StorageUnavailableError, match="full") as raised:
                 await backend.objects.put(key, b"n" * 20_000_000)
             assert "full" in (raised.value.remedy or "")
+            with pytest.raises(StorageUnavailableError, match="full"):
+                await backend.objects.put_stream(key, [b"n" * 1_000_000] * 20)
         assert not list((small_disk / "system/tmp").iterdir())
         found = await backend.objects.get("k")
         assert found is not None

@@ -184,6 +184,7 @@ async def test_keys_travel_percent_encoded(client: Client, store: StorageBackend
         "%E2%80%A6%2F..",
         "dot.",
         "e%CC%81",
+        "a%252fb",
         "s" * 256,
         "/".join(["long-segment-of-a-key"] * 50),
         ".system/tasks/x",
@@ -205,10 +206,13 @@ async def test_keys_outside_the_grammar_are_refused_on_every_route(
 @pytest.mark.parametrize(
     ("options", "status", "code", "field"),
     [
-        ({"body": b"{not json", "Content_Type": "application/json"}, 400, "serialization-error", None),
-        ({"body": b"", "Content_Type": "application/json"}, 400, "serialization-error", None),
-        ({"body": b"\xff", "Content_Type": "application/ld+json"}, 400, "serialization-error", None),
+        ({"body": b"{not json", "Content_Type": "application/json"}, 400, "serialization-error", "body"),
+        ({"body": b"", "Content_Type": "application/json"}, 400, "serialization-error", "body"),
+        ({"body": b"\xff", "Content_Type": "application/ld+json"}, 400, "serialization-error", "body"),
         ({"body": b"x", "Content_Type": "no-slash"}, 400, "invalid-argument", "Content-Type"),
+        ({"body": b"x", "Content_Range": "bytes 0-0/5"}, 400, "invalid-argument", "Content-Range"),
+        ({"body": b"x", "Content_Encoding": "gzip"}, 415, "unsupported-media-type", "Content-Encoding"),
+        ({"body": b"x", "x_meta_a": "%ff"}, 400, "invalid-argument", "x-meta-*"),
         ({"body": b"x" * 200_001}, 413, "object-too-large", "body"),
         ({"body": b"x", "x_meta_a": "y" * 2000}, 413, "object-too-large", "x-meta-*"),
         ({"body": b"x", "x_meta_under_score": "%00"}, 400, "invalid-argument", "x-meta-*"),
@@ -242,6 +246,38 @@ async def test_a_time_to_live(client: Client) -> None:
     _, headers, body = await client("GET", path)
     assert body == b"y"
     assert "x-expires-at" not in headers
+
+
+async def test_listed_etags_are_good_for_conditions(client: Client) -> None:
+    path = "/api/objects/etags/x"
+    await client("PUT", path, body=b"x", x_ttl_seconds="3600")
+    for several in (False, True):
+        for listed in (True, False):
+            page = json.loads((await client("GET", "/api/objects?prefix=etags/"))[2])
+            own = (await client("HEAD", path))[1]["ETag"]
+            tag = f'"{page["objects"][0]["etag"]}"' if listed else own
+            tag = f'"a", {tag}' if several else tag
+            assert (await client("GET", path, If_Match=tag))[0] == 200
+            assert (await client("GET", path, If_None_Match=tag))[0] == 304
+            assert (await client("PUT", path, body=b"x", If_Match=tag, x_ttl_seconds="60"))[0] == 200
+
+
+async def test_reads_and_any_writes_beside_writers_are_never_refused(client: Client) -> None:
+    """412 is an answer to a condition that the client gave, never to a race of its own requests."""
+    path = "/api/objects/raced"
+    await client("PUT", path, body=b"x")
+
+    async def repeat(count: int, *arguments: Any, **headers: Any) -> set[int]:
+        return {(await client(*arguments, **headers))[0] for _ in range(count)}
+
+    statuses = await asyncio.gather(
+        repeat(60, "PUT", path, body=b"y"),
+        repeat(60, "GET", path, If_None_Match='"other"'),
+        repeat(60, "GET", path, If_Modified_Since="Mon, 01 Jan 2001 00:00:00 GMT"),
+        repeat(60, "GET", path, Range="bytes=0-0", If_Range='"other"'),
+        repeat(60, "PUT", path, body=b"z", If_Match="*"),
+    )
+    assert statuses == [{200}] * 5
 
 
 async def test_conditional_writes(client: Client) -> None:
@@ -295,6 +331,7 @@ async def test_conditional_reads(client: Client) -> None:
         ("bytes=4-", 206, "bytes 4-9/10", b"456789"),
         ("bytes=-3", 206, "bytes 7-9/10", b"789"),
         ("bytes=-99", 206, "bytes 0-9/10", b"0123456789"),
+        ("BYTES=0-3", 206, "bytes 0-3/10", b"0123"),
         ("bytes=8-99", 206, "bytes 8-9/10", b"89"),
         ("bytes=0-1,3-4", 200, None, b"0123456789"),
         ("bytes=3-1", 200, None, b"0123456789"),
@@ -314,7 +351,7 @@ async def test_ranges(
 async def test_ranges_outside_the_object_and_of_another_version(client: Client) -> None:
     path = "/api/objects/ranged"
     await client("PUT", path, body=b"0123456789")
-    for wanted in ("bytes=10-", "bytes=10-20", "bytes=-0"):
+    for wanted in ("bytes=10-", "bytes=10-20", "bytes=-0", "bytes=99999999999999999999-"):
         problem = await client.problem("GET", path, Range=wanted)
         assert (problem["status"], problem["code"]) == (416, "range-not-satisfiable")
         assert problem["headers"]["Content-Range"] == "bytes */10"
@@ -396,6 +433,29 @@ async def test_a_report_is_analysed(client: Client, store: StorageBackend) -> No
     assert (event["type"], event["correlation_id"]) == ("task.succeeded", "run-7")
 
 
+async def test_a_profile_never_takes_the_place_of_something_else(client: Client) -> None:
+    body = CARS.read_bytes()
+    await client("PUT", "/api/objects/reports/own.json", body=body, Content_Type="application/json")
+    await client("PUT", "/api/objects/mine", body=b"mine")
+    for output, status, code in (("mine", "failed", "precondition-failed"), ("new", "succeeded", None)):
+        for _ in range(2):  # its own profile it may replace
+            task = analysis("reports/own.json")
+            task["payload"]["output"] = output
+            _, _, submitted = await post(client, "/api/tasks", task)
+            record = await client.settled(submitted["task_id"])
+            assert (record["status"], (record["error"] or {}).get("code")) == (status, code)
+    assert (await client("GET", "/api/objects/mine"))[2] == b"mine"
+    for output in ("reports/own.json", "../x", ".system/x"):
+        task["payload"]["output"] = output
+        problem = await client.problem(
+            "POST", "/api/tasks", body=json.dumps(task).encode(), Content_Type="application/json"
+        )
+        assert problem["status"] == 400
+    task["payload"] |= {"output": "mine", "overwrite": True}
+    _, _, submitted = await post(client, "/api/tasks", task)
+    assert (await client.settled(submitted["task_id"]))["status"] == "succeeded"
+
+
 @pytest.mark.parametrize("encoded", [True, False])
 async def test_a_message_of_another_program_is_processed(
     client: Client, store: StorageBackend, encoded: bool
@@ -446,7 +506,7 @@ async def test_a_garbage_message_ends_as_a_dead_record(
 async def test_a_task_that_fails_says_why(client: Client) -> None:
     for payload, code, words in (
         ({"report": "reports/missing.csv"}, "key-not-found", "reports/missing.csv"),
-        ({"report": "../escape"}, "invalid-key", "../escape"),
+        ({"report": "reports/missing.csv", "output": "reports/none"}, "key-not-found", "missing"),
     ):
         submission = {"action": "analyze_report", "agent_id": "a", "payload": payload}
         _, _, body = await client(

@@ -206,6 +206,7 @@ def test_the_environment_says_what_to_open() -> None:
     [
         ({"AGENT_STORAGE_TYPE": "floppy"}, "storage_type"),
         ({"AGENT_STORAGE_TYPE": "azure"}, "connection_string"),
+        ({"WEBSITE_INSTANCE_ID": "i"}, "AgentStorage"),
         ({"AGENT_STORAGE_MESSAGE_ENCODING": "morse"}, "message_encoding"),
     ],
 )

@@ -812,6 +812,18 @@ async def test_progress_is_small_json(engine: TaskEngine) -> None:
             "invalid-argument",
             "payload_key",
         ),
+        (
+            b'{"task_id": "t", "agent_id": "a", "action": "add", "payload_key": ".system/tasks/t/../../x"}',
+            "invalid-argument",
+            "payload_key",
+        ),
+        (
+            b'{"task_id": "t", "agent_id": "a", "action": "add", "payload_key": ".system/tasks/t/payload-%b"}'
+            % (b"0" * 32),
+            "key-not-found",
+            ".system/tasks/t/payload-",
+        ),
+        (b'{"task_id": "t.", "agent_id": "a", "action": "add"}', "invalid-argument", "task_id"),
     ],
 )
 async def test_a_malformed_message_becomes_an_inspectable_dead_record(
@@ -833,6 +845,27 @@ async def test_a_malformed_message_becomes_an_inspectable_dead_record(
     assert record.error.code == code
     assert words in record.error.message
     assert record.raw_message == poisoned.text
+
+
+async def test_the_event_of_a_dead_message_is_given_again_to_a_second_delivery(engine: TaskEngine) -> None:
+    for count, events in ((1, 1), (1, 0), (2, 1)):
+        found = await engine.process_poison("garbage", queue=TASK_QUEUE, message_id="m", dequeue_count=count)
+        assert len(found) == events
+
+
+async def test_a_wrong_configuration_costs_a_task_nothing(clock: Clock) -> None:
+    storage = StorageManager(backend=MemoryBackend(clock=clock))
+    good = TaskEngine(storage, clock=clock)
+    wrong = TaskEngine(storage, registry_module.Registry(["no_such_module"]), clock=clock)
+    submitted = await good.submit("add", "a", {"by": 1})
+    for _ in range(10):
+        assert await deliver(wrong) == []
+        record = await good.records.get(submitted.task_id)
+        assert (record.status, record.attempts) == (TaskStatus.QUEUED, 0)
+        assert record.error is not None
+        assert record.error.code == "configuration-error"
+        clock.now += 100
+    assert [event.status for event in await deliver(good)] == [TaskStatus.SUCCEEDED]
 
 
 async def test_a_reused_task_id_does_not_touch_the_first_task(engine: TaskEngine) -> None:

@@ -32,7 +32,7 @@ json_leaves = (
 json_values = st.recursive(
     json_leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4)
 )
-offsets = st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone)
+offsets = st.integers(-23 * 3600, 23 * 3600).map(lambda seconds: timezone(timedelta(seconds=seconds)))
 hashable = (
     json_leaves
     | st.binary()
@@ -347,6 +347,25 @@ async def test_bytes_load_by_the_content_type_they_were_written_with() -> None:
         with pytest.raises(SerializationError):
             await storage.write("b", body, content_type=content_type)
     assert not await storage.exists("b")
+
+
+def test_an_offset_that_would_come_back_as_another_is_refused() -> None:
+    moment = datetime(2026, 1, 1, tzinfo=timezone(timedelta(microseconds=1)))
+    with pytest.raises(SerializationError, match="offset"):
+        values.encode([moment])
+
+
+async def test_json_is_checked_for_its_syntax_alone() -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    for data in (b"[1e400]", b"1" * 6000, b'\xef\xbb\xbf{"title": "t", "day": "2026-01-01"}'):
+        await storage.write("k", data, content_type="application/json")
+        assert (await storage.read("k")).data == data
+    assert await storage.load("k", Note) == Note("t", date(2026, 1, 1))
+    for data in (b'{"a": 1,}', b'"\xff"', b"[" * 100_000 + b"]" * 100_000, b"nul"):
+        with pytest.raises(SerializationError) as refused:
+            await storage.write("k", data, content_type="application/json")
+        assert refused.value.field == "data"
+        assert "the data is not valid" in str(refused.value)
 
 
 def test_named_time_zones_keep_the_instant_and_the_offset() -> None:

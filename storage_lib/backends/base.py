@@ -21,13 +21,26 @@ from storage_lib.backends.objects import (
     StoredObject,
 )
 from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
-from storage_lib.backends.tables import Entity, EntityPage, TableStore, UpdateMode
+from storage_lib.backends.specified import TableAndQueueNames
+from storage_lib.backends.tables import (
+    Delete,
+    Entity,
+    EntityPage,
+    Insert,
+    TableOperation,
+    TableStore,
+    Update,
+    UpdateMode,
+    Upsert,
+)
 
 __all__ = [
     "ByteRange",
     "ByteSource",
+    "Delete",
     "Entity",
     "EntityPage",
+    "Insert",
     "ListEntry",
     "ListPage",
     "MessageEncoding",
@@ -40,12 +53,15 @@ __all__ = [
     "QueueStore",
     "StorageBackend",
     "StoredObject",
+    "TableOperation",
     "TableStore",
+    "Update",
     "UpdateMode",
+    "Upsert",
 ]
 
 
-class StorageBackend:
+class StorageBackend(TableAndQueueNames):
     """Objects, tables and queues of one place. Use it as an async context manager, or `close` it.
 
     Opening is lazy: nothing is touched before the first operation or `open`.

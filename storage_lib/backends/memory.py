@@ -13,9 +13,10 @@ from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, overload
 
 from storage_lib.backends.base import StorageBackend
+from storage_lib.backends.entities import check_size
 from storage_lib.backends.objects import (
     ByteRange,
     ListEntry,
@@ -26,8 +27,24 @@ from storage_lib.backends.objects import (
     is_after,
 )
 from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
-from storage_lib.backends.tables import Entity, EntityPage, TableStore, UpdateMode
-from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, PreconditionFailedError
+from storage_lib.backends.tables import (
+    Delete,
+    Entity,
+    EntityPage,
+    Insert,
+    TableOperation,
+    TableStore,
+    Update,
+    UpdateMode,
+    Upsert,
+    at_operation,
+)
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
 
 Clock = Callable[[], float]
 """Seconds since the epoch, as `time.time`; tests inject their own."""
@@ -229,39 +246,49 @@ class _Row:
 
 
 class MemoryTableStore(TableStore):
+    """Tables are found by their names in lower case: Azure takes any."""
+
     def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock
         self._tables: dict[str, dict[tuple[str, str], _Row]] = {}
 
     async def _create_table(self, table: str) -> None:
-        self._tables.setdefault(table, {})
+        self._tables.setdefault(table.lower(), {})
 
     async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
-        rows = self._tables.setdefault(table, {})
-        if (pk, rk) in rows:
-            raise PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
-        return self._store(rows, pk, rk, properties)
+        return self._write(table, pk, Insert(rk, properties))
 
     async def _upsert(
         self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
     ) -> str:
-        rows = self._tables.setdefault(table, {})
-        old = rows[pk, rk].properties if mode == "merge" and (pk, rk) in rows else {}
-        return self._store(rows, pk, rk, {**old, **_present(properties)})
+        return self._write(table, pk, Upsert(rk, properties, mode))
 
     async def _update(
         self, table: str, pk: str, rk: str, properties: dict[str, Any], etag: str | None, mode: UpdateMode
     ) -> str:
-        row = self._found(table, pk, rk, etag)
-        old = row.properties if mode == "merge" else {}
-        return self._store(self._tables[table], pk, rk, {**old, **_present(properties)})
+        return self._write(table, pk, Update(rk, properties, etag, mode))
 
     async def _get(self, table: str, pk: str, rk: str) -> Entity:
         return _entity(pk, rk, self._found(table, pk, rk, None))
 
     async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None:
         self._found(table, pk, rk, etag)
-        del self._tables[table][pk, rk]
+        del self._tables[table.lower()][pk, rk]
+
+    async def _batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
+        after: list[_Row | None] = []
+        for index, operation in enumerate(operations):
+            try:
+                after.append(self._after(table, pk, operation))
+            except StorageError as error:
+                raise at_operation(index, error) from error
+        rows = self._tables.setdefault(table.lower(), {})
+        for operation, row in zip(operations, after, strict=True):
+            if row is None:
+                del rows[pk, operation.row_key]
+            else:
+                rows[pk, operation.row_key] = row
+        return [None if row is None else row.etag for row in after]
 
     async def _query(
         self,
@@ -275,10 +302,10 @@ class MemoryTableStore(TableStore):
         from storage_lib.odata import compile_filter
 
         holds = compile_filter(filter, parameters)
-        if table not in self._tables:
-            raise KeyNotFoundError(f"table {table!r} does not exist", field="table")
-        rows = self._tables[table]
         after = _decode_row_cursor(cursor) if cursor is not None else None
+        rows = self._tables.get(table.lower())
+        if rows is None:
+            raise KeyNotFoundError(f"table {table!r} does not exist", field="table")
         page: list[Entity] = []
         for pk, rk in sorted(rows, key=lambda keys: (keys[0].encode(), keys[1].encode())):
             if after is not None and (pk.encode(), rk.encode()) <= after:
@@ -294,28 +321,44 @@ class MemoryTableStore(TableStore):
             page.append(entity)
         return EntityPage(page, None)
 
-    def _store(self, rows: dict[tuple[str, str], _Row], pk: str, rk: str, properties: dict[str, Any]) -> str:
-        row = _Row(_present(properties), uuid.uuid4().hex, _moment(self._clock()))
-        rows[pk, rk] = row
+    def _write(self, table: str, pk: str, operation: Insert | Upsert | Update) -> str:
+        row = self._after(table, pk, operation)
+        self._tables.setdefault(table.lower(), {})[pk, operation.row_key] = row
         return row.etag
 
+    @overload
+    def _after(self, table: str, pk: str, operation: Insert | Upsert | Update) -> _Row: ...
+    @overload
+    def _after(self, table: str, pk: str, operation: TableOperation) -> _Row | None: ...
+    def _after(self, table: str, pk: str, operation: TableOperation) -> _Row | None:
+        """What the operation makes of its row; nothing is changed yet."""
+        rk = operation.row_key
+        there = self._tables.get(table.lower(), {}).get((pk, rk))
+        match operation:
+            case Insert():
+                if there is not None:
+                    raise PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
+            case Update() | Delete():
+                there = self._found(table, pk, rk, operation.etag)
+            case Upsert():
+                pass
+        if isinstance(operation, Delete):
+            return None
+        properties = dict(operation.properties)
+        if there is not None and not isinstance(operation, Insert) and operation.mode == "merge":
+            # Each half was within the limits; together they may not be.
+            properties = check_size({**there.properties, **properties})
+        return _Row(properties, uuid.uuid4().hex, _moment(self._clock()))
+
     def _found(self, table: str, pk: str, rk: str, etag: str | None) -> _Row:
-        row = self._tables.get(table, {}).get((pk, rk))
+        row = self._tables.get(table.lower(), {}).get((pk, rk))
         if row is None:
             raise KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {table!r}")
         if etag is not None and row.etag != etag:
             raise PreconditionFailedError(
-                f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag!r}"
+                f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag!r}", field="etag"
             )
         return row
-
-
-def _present(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.astimezone(UTC) if isinstance(value, datetime) else value
-        for name, value in properties.items()
-        if value is not None
-    }
 
 
 def _entity(pk: str, rk: str, row: _Row) -> Entity:

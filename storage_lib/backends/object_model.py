@@ -27,6 +27,11 @@ class ObjectInfo:
     sha256: str | None = None
     expires_at: datetime | None = None
 
+    def has_etag(self, etag: str) -> bool:
+        """Whether ``etag`` is this object's, as it is here or as a listing tells it: without the end of its
+        life, which is behind a ``~``."""
+        return self.etag.partition("~")[0] == etag.partition("~")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:

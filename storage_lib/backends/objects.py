@@ -6,6 +6,7 @@ is kept once and not once a backend.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import time
@@ -57,6 +58,7 @@ __all__ = [
 ]
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
+_SWEEP_CONCURRENCY = 16
 
 
 class ObjectStore(ABC):
@@ -257,18 +259,24 @@ class ObjectStore(ABC):
     async def sweep_expired(self, limit: int = 1000) -> int:
         """Remove up to ``limit`` expired objects and return how many were removed. Any number of sweeps may
         run at once; an object that was saved anew meanwhile stays."""
-        removed = 0
         markers = [found async for found in self._expired_markers(limit)]
-        for marker, key in markers:
-            try:
-                info = await self._head(key)
-                if self._is_expired(info):
-                    await self._delete(key, info.etag)
-                    removed += 1
-            except (KeyNotFoundError, PreconditionFailedError):
-                pass  # Deleted or saved anew; a newer marker tells of the new one's end.
-            with suppress(KeyNotFoundError):
-                await self._delete(marker, None)
+        removed = 0
+        for start in range(0, len(markers), _SWEEP_CONCURRENCY):
+            batch = markers[start : start + _SWEEP_CONCURRENCY]
+            removed += sum(await asyncio.gather(*(self._remove_expired(*found) for found in batch)))
+        return removed
+
+    async def _remove_expired(self, marker: str, key: str) -> bool:
+        removed = False
+        try:
+            info = await self._head(key)
+            if self._is_expired(info):
+                await self._delete(key, info.etag)
+                removed = True
+        except (KeyNotFoundError, PreconditionFailedError):
+            pass  # Deleted or saved anew; a newer marker tells of the new one's end.
+        with suppress(KeyNotFoundError):
+            await self._delete(marker, None)
         return removed
 
     async def list_page(

@@ -14,10 +14,12 @@ from datetime import datetime
 from typing import Literal
 
 from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError
-from storage_lib.names import validate_queue_name
+from storage_lib.names import queue_name
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_VISIBILITY_SECONDS = 7 * 24 * 3600
+MAX_TTL_SECONDS = 2**31 - 1
+"""68 years; what the service takes for a whole number of seconds."""
 MAX_RECEIVE = 32
 
 MessageEncoding = Literal["base64", "none"]
@@ -44,6 +46,8 @@ class QueueMessage:
 class QueueStore(ABC):
     """Messages delivered at least once, in no promised order, with the meaning of Azure Queue Storage.
 
+    Queue names may be any that names.py takes; those that Azure refuses are mapped.
+
     ``message_encoding`` is ``"base64"`` unless told otherwise, as the Functions queue trigger expects
     (host.json, ``extensions.queues.messageEncoding``). Both sides must agree.
     """
@@ -53,20 +57,22 @@ class QueueStore(ABC):
 
     async def create_queue(self, queue: str) -> None:
         """Make the queue if it is not there."""
-        await self._create_queue(validate_queue_name(queue))
+        await self._create_queue(queue_name(queue))
 
     async def send(self, queue: str, body: bytes | str, *, delay: float = 0, ttl: float | None = None) -> str:
         """Send a message and return its id; it is durable when this returns. The queue is made if missing.
 
         :param delay: seconds until it can be received, at most 7 days.
-        :param ttl: seconds until it is dropped unread; None means never.
+        :param ttl: seconds until it is dropped unread, more than the delay; None means never.
         :raises ObjectTooLargeError: more than 64 KiB on the wire (with base64: 48 KiB of body).
         """
         text = self.encode(body)
         _check_seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
-        if ttl is not None and ttl <= delay:
-            raise InvalidArgumentError(f"ttl {ttl} must be longer than the delay {delay}", field="ttl")
-        return await self._send(validate_queue_name(queue), text, delay, ttl)
+        if ttl is not None:
+            _check_seconds("ttl", ttl, 0, MAX_TTL_SECONDS)
+            if ttl <= delay:
+                raise InvalidArgumentError(f"ttl {ttl} must be longer than the delay {delay}", field="ttl")
+        return await self._send(queue_name(queue), text, delay, ttl)
 
     async def send_text(self, queue: str, text: str, *, delay: float = 0) -> str:
         """Send ``text`` unencoded, as `QueueMessage.text` has it: to move a message as it is.
@@ -75,7 +81,7 @@ class QueueStore(ABC):
         """
         _check_size(text)
         _check_seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
-        return await self._send(validate_queue_name(queue), text, delay, None)
+        return await self._send(queue_name(queue), text, delay, None)
 
     async def receive(
         self, queue: str, *, max_messages: int = 1, visibility_timeout: float = 30
@@ -89,14 +95,15 @@ class QueueStore(ABC):
                 f"max_messages {max_messages} is out of range", field="max_messages", limit="1 to 32"
             )
         _check_seconds("visibility_timeout", visibility_timeout, 1, MAX_VISIBILITY_SECONDS)
-        return await self._receive(validate_queue_name(queue), max_messages, visibility_timeout)
+        return await self._receive(queue_name(queue), max_messages, visibility_timeout)
 
     async def delete(self, queue: str, message: QueueMessage) -> None:
-        """Remove a message that this receipt still holds.
+        """Remove a message that this receipt still holds. (A peeked message has no receipt.)
 
-        :raises KeyNotFoundError: the receipt has lost its message: someone else received or deleted it.
+        :raises KeyNotFoundError: the receipt has lost its message: someone else received or deleted it, it
+            was updated, or it expired.
         """
-        await self._delete(validate_queue_name(queue), message.id, message.pop_receipt)
+        await self._delete(queue_name(queue), message.id, message.pop_receipt)
 
     async def update(
         self, queue: str, message: QueueMessage, *, visibility_timeout: float, body: bytes | str | None = None
@@ -108,7 +115,7 @@ class QueueStore(ABC):
         """
         _check_seconds("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
         text = message.text if body is None else self.encode(body)
-        return await self._update(validate_queue_name(queue), message, visibility_timeout, text)
+        return await self._update(queue_name(queue), message, visibility_timeout, text)
 
     async def peek(self, queue: str, *, max_messages: int = 1) -> list[QueueMessage]:
         """Visible messages, left as they are; their ``pop_receipt`` is empty."""
@@ -116,15 +123,15 @@ class QueueStore(ABC):
             raise InvalidArgumentError(
                 f"max_messages {max_messages} is out of range", field="max_messages", limit="1 to 32"
             )
-        return await self._peek(validate_queue_name(queue), max_messages)
+        return await self._peek(queue_name(queue), max_messages)
 
     async def length(self, queue: str) -> int:
         """How many messages there are, hidden ones included (Azure: an approximation, never too low)."""
-        return await self._length(validate_queue_name(queue))
+        return await self._length(queue_name(queue))
 
     async def clear(self, queue: str) -> None:
         """Remove every message."""
-        await self._clear(validate_queue_name(queue))
+        await self._clear(queue_name(queue))
 
     def encode(self, body: bytes | str) -> str:
         raw = body.encode() if isinstance(body, str) else body

@@ -1,24 +1,63 @@
-"""The table port: entities by partition key and row key, with ETags and OData filters.
+"""The table port: entities by partition key and row key, with ETags, transactions and OData filters.
 
-A backend implements the ``_hooks``; the public methods validate, then call the hook. Limits are those of
-Azure Table Storage ("Understanding the Table service data model"), the same on every backend.
+A backend implements the ``_hooks``; the public methods validate and map names (names.py) and values
+(entities.py), then call the hook. Limits are those of Azure Table Storage ("Understanding the Table service
+data model", "Performing entity group transactions"), the same on every backend.
 """
 
 from __future__ import annotations
 
-import math
-import re
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from storage_lib.errors import InvalidArgumentError, InvalidKeyError, ObjectTooLargeError
-from storage_lib.names import validate_table_name
+from storage_lib.backends.entities import (
+    MAX_ENTITY_BYTES,
+    MAX_ENTITY_PROPERTIES,
+    MAX_PROPERTY_BYTES,
+    MAX_PROPERTY_CHARACTERS,
+    MAX_TABLE_KEY_CHARACTERS,
+    EntityValue,
+    check_keys,
+    from_stored,
+    stored_text,
+    to_stored,
+)
+from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, StorageError
+from storage_lib.names import table_name
 
-EntityValue = str | int | float | bool | datetime | bytes | None
+__all__ = [
+    "MAX_BATCH_BYTES",
+    "MAX_BATCH_OPERATIONS",
+    "MAX_ENTITY_BYTES",
+    "MAX_ENTITY_PROPERTIES",
+    "MAX_PROPERTY_BYTES",
+    "MAX_PROPERTY_CHARACTERS",
+    "MAX_QUERY_PAGE",
+    "MAX_TABLE_KEY_CHARACTERS",
+    "Delete",
+    "Entity",
+    "EntityPage",
+    "EntityValue",
+    "Insert",
+    "TableOperation",
+    "TableStore",
+    "Update",
+    "UpdateMode",
+    "Upsert",
+    "at_operation",
+]
+
 UpdateMode = Literal["merge", "replace"]
+"""What happens to the properties that are not given: ``merge`` keeps them, ``replace`` drops them. None is a
+property that is not given, so a merge can not remove one (Azure ignores nulls when it merges)."""
+
+MAX_QUERY_PAGE = 1000
+MAX_BATCH_OPERATIONS = 100
+MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +79,68 @@ class EntityPage:
     cursor: str | None
 
 
-MAX_ENTITY_PROPERTIES = 252
-MAX_PROPERTY_CHARACTERS = 32 * 1024
-MAX_PROPERTY_BYTES = 64 * 1024
-MAX_ENTITY_BYTES = 1024 * 1024
-MAX_TABLE_KEY_CHARACTERS = 512
-MAX_QUERY_PAGE = 1000
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """In a `TableStore.batch`: as `TableStore.insert`."""
+
+    row_key: str
+    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """In a `TableStore.batch`: as `TableStore.upsert`."""
+
+    row_key: str
+    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
+    mode: UpdateMode = "merge"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """In a `TableStore.batch`: as `TableStore.update`."""
+
+    row_key: str
+    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
+    etag: str | None = None
+    mode: UpdateMode = "merge"
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """In a `TableStore.batch`: as `TableStore.delete`."""
+
+    row_key: str
+    etag: str | None = None
+
+
+type TableOperation = Insert | Upsert | Update | Delete
 
 
 class TableStore(ABC):
     """Entities by (partition key, row key), ordered by both, with the meaning of Azure Table Storage.
 
     Property values are str (at most 32 Ki UTF-16 units), bool, int (64 bits), float, aware datetime
-    (microseconds, given back in UTC) and bytes (at most 64 KiB); None means the property is not there.
-    An entity is at most 1 MiB.
+    (microseconds, given back in UTC, not before 1601), bytes (at most 64 KiB), UUID, and dict and list of
+    plain JSON (at most 32 Ki units of text); None means the property is not there. All come back with their
+    type; entities.py says how they are stored. An entity is at most 1 MiB and 252 properties.
+
+    Table names may be any that names.py takes; those that Azure refuses are mapped.
     """
 
     async def create_table(self, table: str) -> None:
         """Make the table if it is not there."""
-        await self._create_table(validate_table_name(table))
+        await self._create_table(table_name(table))
 
     async def insert(
-        self, table: str, partition_key: str, row_key: str, properties: Mapping[str, Any]
+        self, table: str, partition_key: str, row_key: str, properties: Mapping[str, EntityValue]
     ) -> str:
         """Add an entity and return its ETag. The table is made if missing.
 
         :raises PreconditionFailedError: an entity with these keys exists.
         """
         return await self._insert(
-            validate_table_name(table), *_row(partition_key, row_key), check_properties(properties)
+            table_name(table), *check_keys(partition_key, row_key), to_stored(properties)
         )
 
     async def upsert(
@@ -76,13 +148,14 @@ class TableStore(ABC):
         table: str,
         partition_key: str,
         row_key: str,
-        properties: Mapping[str, Any],
+        properties: Mapping[str, EntityValue],
         *,
         mode: UpdateMode = "merge",
     ) -> str:
-        """Add the entity, or merge into / replace the one that is there. Returns its ETag."""
+        """Add the entity, or merge into / replace the one that is there. Returns its ETag. The table is
+        made if missing."""
         return await self._upsert(
-            validate_table_name(table), *_row(partition_key, row_key), check_properties(properties), mode
+            table_name(table), *check_keys(partition_key, row_key), to_stored(properties), _mode(mode)
         )
 
     async def update(
@@ -90,7 +163,7 @@ class TableStore(ABC):
         table: str,
         partition_key: str,
         row_key: str,
-        properties: Mapping[str, Any],
+        properties: Mapping[str, EntityValue],
         *,
         etag: str | None = None,
         mode: UpdateMode = "merge",
@@ -101,20 +174,61 @@ class TableStore(ABC):
         :raises PreconditionFailedError: it has another ETag.
         """
         return await self._update(
-            validate_table_name(table),
-            *_row(partition_key, row_key),
-            check_properties(properties),
-            etag,
-            mode,
+            table_name(table), *check_keys(partition_key, row_key), to_stored(properties), etag, _mode(mode)
         )
 
     async def get(self, table: str, partition_key: str, row_key: str) -> Entity:
         """:raises KeyNotFoundError: there is no such entity (or table)."""
-        return await self._get(validate_table_name(table), *_row(partition_key, row_key))
+        return _read(await self._get(table_name(table), *check_keys(partition_key, row_key)))
 
     async def delete(self, table: str, partition_key: str, row_key: str, *, etag: str | None = None) -> None:
         """:raises KeyNotFoundError: there is none. :raises PreconditionFailedError: another ETag."""
-        await self._delete(validate_table_name(table), *_row(partition_key, row_key), etag)
+        await self._delete(table_name(table), *check_keys(partition_key, row_key), etag)
+
+    async def batch(
+        self, table: str, partition_key: str, operations: Sequence[TableOperation]
+    ) -> list[str | None]:
+        """Do all of the operations on entities of one partition, or none of them.
+
+        Returns the new ETag of each entity in the order of the operations, None for a `Delete`. The table is
+        made if it is missing and an operation may add to it. At most 100 operations, each on another
+        entity, of 4 MiB in all (counted as the JSON that Azure gets).
+
+        An operation that fails is named by its index: the error's text begins with ``operation 3:`` and its
+        ``field`` is ``operations[3]``; its type is the one that the single operation would have raised.
+
+        :raises InvalidArgumentError: two operations on one entity, too many, or one that is none.
+        :raises ObjectTooLargeError: more than 4 MiB.
+        """
+        name = table_name(table)
+        check_keys(partition_key, "")
+        if len(operations) > MAX_BATCH_OPERATIONS:
+            raise InvalidArgumentError(
+                f"the batch has {len(operations)} operations",
+                field="operations",
+                limit=f"{MAX_BATCH_OPERATIONS} operations",
+            )
+        checked: list[TableOperation] = []
+        rows: set[str] = set()
+        total = 0
+        for index, operation in enumerate(operations):
+            try:
+                operation = _stored_operation(partition_key, operation)
+                if operation.row_key in rows:
+                    raise InvalidArgumentError(
+                        f"entity {partition_key!r}, {operation.row_key!r} is already in the batch",
+                        remedy="put what is to happen to it into one operation",
+                    )
+            except StorageError as error:
+                raise at_operation(index, error) from error
+            rows.add(operation.row_key)
+            checked.append(operation)
+            total += _wire_size(partition_key, operation)
+        if total > MAX_BATCH_BYTES:
+            raise ObjectTooLargeError(
+                f"the batch is {total} bytes", field="operations", limit=f"{MAX_BATCH_BYTES} bytes"
+            )
+        return await self._batch(name, partition_key, checked) if checked else []
 
     async def query(
         self,
@@ -122,7 +236,7 @@ class TableStore(ABC):
         filter: str | None = None,
         *,
         parameters: Mapping[str, Any] | None = None,
-        select: list[str] | None = None,
+        select: Sequence[str] | None = None,
         limit: int = MAX_QUERY_PAGE,
         cursor: str | None = None,
     ) -> EntityPage:
@@ -130,18 +244,30 @@ class TableStore(ABC):
 
         :param filter: for example ``"PartitionKey eq @day and status eq @status"``; each ``@name`` is
             replaced by the literal of ``parameters[name]``, quoted as its type needs. Never build a
-            filter from user input by hand.
+            filter from user input by hand. What it may be and means stands in odata.py.
+        :param select: the properties to give back, where the entity has them; keys, ETag and timestamp
+            always come.
         :param limit: at most so many entities, 1 to 1,000. A page may hold fewer and still have a cursor.
-        :raises InvalidArgumentError: the filter does not parse, or a parameter is missing.
+        :param cursor: of the page before, for the same query.
+        :raises InvalidArgumentError: the filter does not parse, a parameter is missing, or the cursor is
+            not one that this query gave.
         :raises KeyNotFoundError: there is no such table.
         """
-        if not 1 <= limit <= MAX_QUERY_PAGE:
+        if type(limit) is not int or not 1 <= limit <= MAX_QUERY_PAGE:
             raise InvalidArgumentError(
                 f"limit {limit} is out of range", field="limit", limit=f"1 to {MAX_QUERY_PAGE}"
             )
-        return await self._query(
-            validate_table_name(table), filter, dict(parameters or {}), select, limit, cursor
-        )
+        if cursor is not None and not isinstance(cursor, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidArgumentError("cursor is not one that a query returned", field="cursor")
+        if isinstance(select, str):
+            raise InvalidArgumentError("select is one name, not a list of names", field="select")
+        bound = {
+            name: stored_text(value) if type(value) is str else value
+            for name, value in (parameters or {}).items()
+        }
+        wanted = None if select is None else list(select)
+        page = await self._query(table_name(table), filter, bound, wanted, limit, cursor)
+        return EntityPage([_read(entity) for entity in page.entities], page.cursor)
 
     @abstractmethod
     async def _create_table(self, table: str) -> None: ...
@@ -160,6 +286,8 @@ class TableStore(ABC):
     @abstractmethod
     async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None: ...
     @abstractmethod
+    async def _batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]: ...
+    @abstractmethod
     async def _query(
         self,
         table: str,
@@ -171,103 +299,57 @@ class TableStore(ABC):
     ) -> EntityPage: ...
 
 
-_KEY_FORBIDDEN = re.compile(r"[/\\\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_PROPERTY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_SYSTEM_PROPERTIES = frozenset({"PartitionKey", "RowKey", "Timestamp", "etag"})
+def at_operation(index: int, error: StorageError) -> StorageError:
+    """An error of the same type that names the operation of a batch that failed."""
+    return type(error)(
+        f"operation {index}: {error.message}",
+        field=f"operations[{index}]",
+        limit=error.limit,
+        remedy=error.remedy,
+    )
 
 
-def _row(partition_key: str, row_key: str) -> tuple[str, str]:
-    for name, value in (("partition_key", partition_key), ("row_key", row_key)):
-        if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidKeyError(f"{name} must be a str, not {type(value).__name__}", field=name)
-        if _KEY_FORBIDDEN.search(value):
-            raise InvalidKeyError(
-                f"{name} {value[:80]!a} contains a character that a table key may not have",
-                field=name,
-                limit="no '/', '\\\\', '#', '?', control characters or surrogates",
-                remedy="percent-encode it first",
-            )
-        if len(value) > MAX_TABLE_KEY_CHARACTERS:
-            raise InvalidKeyError(
-                f"{name} has {len(value)} characters",
-                field=name,
-                limit=f"{MAX_TABLE_KEY_CHARACTERS} characters",
-            )
-    return partition_key, row_key
+def _read(entity: Entity) -> Entity:
+    return replace(entity, properties=from_stored(entity.properties))
 
 
-def check_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``properties`` with only values that every backend gives back as they went in.
-
-    :raises InvalidArgumentError: a name or a type that a table can not hold.
-    :raises ObjectTooLargeError: a value or the whole entity is too large.
-    """
-    if len(properties) > MAX_ENTITY_PROPERTIES:
-        raise ObjectTooLargeError(
-            f"entity has {len(properties)} properties",
-            field="properties",
-            limit=f"{MAX_ENTITY_PROPERTIES} properties",
-        )
-    checked: dict[str, Any] = {}
-    total = 0
-    for name, value in properties.items():
-        if not _PROPERTY_NAME.fullmatch(name) or name in _SYSTEM_PROPERTIES:
-            raise InvalidArgumentError(
-                f"property name {name[:80]!a} is not valid",
-                field="properties",
-                limit="letters, digits and _, not starting with a digit, none of the system's names",
-            )
-        total += 2 * len(name) + 8 + _property_size(name, value)
-        checked[name] = value
-    if total > MAX_ENTITY_BYTES:
-        raise ObjectTooLargeError(
-            f"entity is {total} bytes", field="properties", limit=f"{MAX_ENTITY_BYTES} bytes"
-        )
-    return checked
+def _mode(mode: UpdateMode) -> UpdateMode:
+    if mode not in ("merge", "replace"):
+        raise InvalidArgumentError(f"mode {mode!r} is not valid", field="mode", limit="merge or replace")
+    return mode
 
 
-def _property_size(name: str, value: Any) -> int:
-    kind = type(value)
-    if value is None or kind is bool:
-        return 1
-    if kind is int:
-        if not -(2**63) <= value < 2**63:
-            raise InvalidArgumentError(
-                f"property {name!r} is an integer outside 64 bits", field=name, remedy="store it as a str"
-            )
-        return 8
-    if kind is float:
-        if not math.isfinite(value):
-            raise InvalidArgumentError(
-                f"property {name!r} is not a finite number", field=name, remedy="store it as a str"
-            )
-        return 8
-    if kind is datetime:
-        if value.tzinfo is None:
-            raise InvalidArgumentError(
-                f"property {name!r} is a datetime without a time zone",
-                field=name,
-                remedy="give it one, for example datetime.now(UTC)",
-            )
-        return 8
-    if kind is str:
-        size = len(value.encode("utf-16-le", "surrogatepass"))
-        if any("\ud800" <= ch <= "\udfff" for ch in value):
-            raise InvalidArgumentError(f"property {name!r} contains a lone surrogate", field=name)
-    elif kind is bytes:
-        size = len(value)
-    else:
+def _stored_operation(partition_key: str, operation: TableOperation) -> TableOperation:
+    if not isinstance(operation, Insert | Upsert | Update | Delete):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgumentError(
-            f"property {name!r} has the type {kind.__name__}, which a table can not hold",
-            field=name,
-            limit="str, bool, int, float, datetime, bytes or None",
-            remedy="store it as JSON text, or save it as an object and store its key",
+            f"a {type(operation).__name__} is no operation", limit="Insert, Upsert, Update or Delete"
         )
-    if size > MAX_PROPERTY_BYTES:
-        raise ObjectTooLargeError(
-            f"property {name!r} is {size} bytes",
-            field=name,
-            limit=f"{MAX_PROPERTY_BYTES} bytes (text counts two bytes a character)",
-            remedy="save it as an object and store its key",
-        )
+    check_keys(partition_key, operation.row_key)
+    if isinstance(operation, Upsert | Update):
+        _mode(operation.mode)
+    if isinstance(operation, Delete):
+        return operation
+    return replace(operation, properties=to_stored(operation.properties))
+
+
+_OPERATION_BYTES = 1024
+"""Headers of one operation in the request, without its keys."""
+
+
+def _wire_size(partition_key: str, operation: TableOperation) -> int:
+    """Bytes of one operation in the request to Azure, which has JSON with other characters than ASCII
+    escaped, each property with its type, and the keys percent-encoded. Rather too many than too few."""
+    size = _OPERATION_BYTES + 2 * len(json.dumps(partition_key + operation.row_key))
+    size += 3 * len((partition_key + operation.row_key).encode())
+    if isinstance(operation, Delete):
+        return size
+    for name, value in operation.properties.items():
+        size += 2 * len(name) + 48
+        match value:
+            case str():
+                size += len(json.dumps(value))
+            case bytes():
+                size += 4 * (len(value) + 2) // 3
+            case _:
+                size += 40
     return size

@@ -7,18 +7,44 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage_lib import values
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    TransientStorageError,
+)
+from storage_lib.keys import validate_user_key
+from storage_lib.manager import StorageManager
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.registry import task
+
+MAX_REPORT_BYTES = 128 * 1024 * 1024
+"""A profile needs several times the report's size in memory."""
+_GENERATED = ("generated-by", "analyze-report")
+_ATTEMPTS = 100
+_profiling = asyncio.Semaphore(2)
 
 
 @dataclass(frozen=True, slots=True)
 class AnalyzeReport:
     """:param report: the key of the stored report.
     :param output: the key of the profile to write; by default the report's with ``.profile.json`` added.
+    :param overwrite: whether ``output`` may replace an object that is no profile.
     """
 
     report: str
     output: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        validate_user_key(self.report)
+        if validate_user_key(self.target) == self.report:
+            raise InvalidArgumentError("output is the report itself", field="output")
+
+    @property
+    def target(self) -> str:
+        return self.output or f"{self.report}.profile.json"
 
 
 @task("analyze_report", payload=AnalyzeReport)
@@ -27,18 +53,55 @@ async def analyze_report(context: TaskContext, payload: AnalyzeReport) -> dict[s
     object and return the profile's key with its headline figures.
 
     Running it twice writes the same profile twice, which does no harm.
+
+    :raises PreconditionFailedError: there is another object where the profile should go.
+    :raises ObjectTooLargeError: the report is larger than 128 MiB.
     """
     from storage_lib.tasks.report import profile
 
-    output = payload.output or f"{payload.report}.profile.json"
-    found = await context.storage.read(payload.report)
-    # Profiling is pure computation: in a thread it does not hold up other invocations.
-    result = await asyncio.to_thread(
-        profile, found.data, content_type=_declared(found.info.content_type), name=payload.report
-    )
+    storage = context.storage
+    info = await storage.info(payload.report)
+    if info.size > MAX_REPORT_BYTES:
+        raise ObjectTooLargeError(
+            f"the report is {info.size} bytes", field="report", limit=f"{MAX_REPORT_BYTES} bytes"
+        )
+    async with _profiling:
+        found = await storage.read(payload.report)
+        # Profiling is pure computation: in a thread it does not hold up other invocations.
+        result = await asyncio.to_thread(
+            profile, found.data, content_type=_declared(found.info.content_type), name=payload.report
+        )
     result = {"report": payload.report, "report_etag": found.info.etag, **result}
-    await context.storage.save(output, result, metadata={"task-id": context.task.task_id})
-    return {"report": payload.report, "profile": output, **_headline(result)}
+    await _write(storage, payload, result, context.task.task_id)
+    return {"report": payload.report, "profile": payload.target, **_headline(result)}
+
+
+async def _write(storage: StorageManager, payload: AnalyzeReport, result: Any, task_id: str) -> None:
+    metadata = {_GENERATED[0]: _GENERATED[1], "task-id": task_id}
+    if payload.overwrite:
+        await storage.save(payload.target, result, metadata=metadata)
+        return
+    if_match: str | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            await storage.save(
+                payload.target, result, metadata=metadata, if_match=if_match, if_absent=if_match is None
+            )
+            return
+        except PreconditionFailedError as error:
+            try:
+                there = await storage.info(payload.target)
+            except KeyNotFoundError:
+                if_match = None
+                continue
+            if there.metadata.get(_GENERATED[0]) != _GENERATED[1]:
+                raise PreconditionFailedError(
+                    f"object {payload.target!r} exists and is no profile",
+                    field="output",
+                    remedy='choose another output, or say "overwrite": true',
+                ) from error
+            if_match = there.etag  # Another task's profile of the same report: the later one stays.
+    raise TransientStorageError(f"object {payload.target!r} is being replaced all the time")
 
 
 def _declared(content_type: str) -> str | None:

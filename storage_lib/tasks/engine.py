@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from storage_lib.errors import (
+    ConfigurationError,
     InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
@@ -49,6 +50,7 @@ from storage_lib.tasks.submission import (
 
 LEASE_SECONDS = 60.0
 MAX_HISTORY = 20
+CONFIGURATION_WAIT_SECONDS = 60.0
 MAX_DELIVERIES = 20
 """How often a message that did not even get to its action is put back from the poison queue."""
 
@@ -119,7 +121,9 @@ class TaskEngine:
         try:
             message = TaskMessage.parse(text)
             record = await self._record_of(message)
-        except (InvalidArgumentError, SerializationError) as error:
+        except TransientStorageError:
+            raise
+        except StorageError as error:
             _log.warning("message goes to the poison queue: %s", error)
             await self._queues.send_text(f"{queue}-poison", text)
             return []
@@ -137,7 +141,9 @@ class TaskEngine:
         except PreconditionFailedError:
             return await self.records.get(record.task_id)
 
-    async def process_poison(self, text: str, *, queue: str, message_id: str) -> list[TaskEvent]:
+    async def process_poison(
+        self, text: str, *, queue: str, message_id: str, dequeue_count: int = 1
+    ) -> list[TaskEvent]:
         """Handle a message that the platform gave up; when this returns it may be deleted.
 
         A message that is none of a task gets a dead record of its own, ``poison-`` and the id of the message,
@@ -148,10 +154,13 @@ class TaskEngine:
         """
         try:
             record = await self._record_of(TaskMessage.parse(text))
-        except (InvalidArgumentError, SerializationError) as error:
-            return await self._bury_message(text, message_id, error)
+        except TransientStorageError:
+            raise
+        except StorageError as error:
+            return await self._bury_message(text, message_id, error, dequeue_count)
         if record.is_final:
-            return await self._joins.child_ended(record)
+            events = [TaskEvent.of(record)] if dequeue_count > 1 else []
+            return events + await self._joins.child_ended(record)
         given_up = sum(attempt.outcome == "undeliverable" for attempt in record.history)
         claimed = await self._claim(record, text, f"{queue}-poison")
         if claimed is None:
@@ -267,6 +276,10 @@ class TaskEngine:
         queue: str,
     ) -> list[TaskEvent]:
         reason = _error_of(error)
+        if isinstance(error, ConfigurationError):
+            # The app's to mend, not the task's: it waits, and loses no attempt.
+            lease.record = replace(lease.record, attempts=lease.record.attempts - 1)
+            return await self._again(lease, text, queue, CONFIGURATION_WAIT_SECONDS, reason, "misconfigured")
         policy = registered.retry if registered is not None else RetryPolicy()
         attempts = lease.record.attempts - lease.record.first_attempt
         decision = policy.decide(attempts, error)
@@ -334,7 +347,9 @@ class TaskEngine:
             return []
         return await self._joins.complete(record)
 
-    async def _bury_message(self, text: str, message_id: str, reason: StorageError) -> list[TaskEvent]:
+    async def _bury_message(
+        self, text: str, message_id: str, reason: StorageError, dequeue_count: int
+    ) -> list[TaskEvent]:
         now = self._now()
         record = TaskRecord(
             task_id=f"poison-{message_id}",
@@ -350,7 +365,8 @@ class TaskEngine:
         try:
             return [TaskEvent.of(await self.records.insert(record))]
         except PreconditionFailedError:
-            return []  # This delivery was handled before.
+            # It was recorded before; whoever did may have died before its event was out.
+            return [TaskEvent.of(record)] if dequeue_count > 1 else []
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

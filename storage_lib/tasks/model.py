@@ -208,7 +208,7 @@ class TaskMessage:
             )
         task_id = check_task_id(message.get("task_id"))
         payload_key = message.get("payload_key")
-        if payload_key is not None and not str(payload_key).startswith(content_prefix(task_id)):
+        if payload_key is not None and not _is_payload_key(task_id, payload_key):
             # A message must not make a task read what is none of its own.
             raise InvalidArgumentError(
                 "payload_key is not that of a payload of this task", field="payload_key"
@@ -242,6 +242,11 @@ def content_prefix(task_id: str) -> str:
     return f"{SYSTEM_PREFIX}tasks/{task_id}/"
 
 
+def _is_payload_key(task_id: str, key: Any) -> bool:
+    prefix = f"{content_prefix(task_id)}payload-"
+    return isinstance(key, str) and re.fullmatch(re.escape(prefix) + "[0-9a-f]{32}", key) is not None
+
+
 def _unwrapped(text: str) -> bytes:
     if not text.lstrip().startswith("{"):
         try:
@@ -251,14 +256,17 @@ def _unwrapped(text: str) -> bytes:
     return text.encode()
 
 
-_TASK_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_TASK_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,126}[A-Za-z0-9_:-])?")
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}")
 
 
 def check_task_id(value: Any) -> str:
     return _checked(
-        "task_id", value, _TASK_ID, "1 to 128 of letters, digits and . _ : -, a letter or digit first"
+        "task_id",
+        value,
+        _TASK_ID,
+        "1 to 128 of letters, digits and . _ : -, a letter or digit first, no dot last",
     )
 
 

@@ -68,7 +68,10 @@ class Registry:
         for module in self._modules:
             try:
                 import_module(module)
-            except ImportError as error:
+            except ConfigurationError:
+                raise
+            except Exception as error:
+                # A module of the user's: whatever it raises, the tasks can not be told apart.
                 raise ConfigurationError(
                     f"task module {module!r} can not be imported: {error}", field="AGENT_TASK_MODULES"
                 ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -59,8 +60,40 @@ class QueueStoreContract:
         with pytest.raises(KeyNotFoundError, match="receipt"):
             await queues.update(queue, first, visibility_timeout=5)
         await queues.delete(queue, second)
-        with pytest.raises(KeyNotFoundError):
+        with pytest.raises(KeyNotFoundError, match="receipt"):
             await queues.delete(queue, second)
+
+    async def test_only_the_receipt_deletes_or_updates(self, queues: QueueStore, queue: str) -> None:
+        await queues.send(queue, "one")
+        (peeked,) = await queues.peek(queue)
+        (message,) = await queues.receive(queue)
+        others = [
+            peeked,
+            replace(message, pop_receipt="garbage"),
+            replace(message, id=str(uuid.uuid4())),
+            replace(message, id="x"),
+        ]
+        for other in others:
+            with pytest.raises(KeyNotFoundError, match="receipt"):
+                await queues.delete(queue, other)
+            with pytest.raises(KeyNotFoundError, match="receipt"):
+                await queues.update(queue, other, visibility_timeout=5, body="stolen")
+        assert await queues.length(queue) == 1
+        await queues.delete(queue, message)
+
+    async def test_a_deleted_or_cleared_message_is_lost_to_its_receipt(
+        self, queues: QueueStore, queue: str
+    ) -> None:
+        for n in range(2):
+            await queues.send(queue, f"m{n}")
+        first, second = await queues.receive(queue, max_messages=2)
+        await queues.delete(queue, first)
+        await queues.clear(queue)
+        for message in (first, second):
+            with pytest.raises(KeyNotFoundError, match="receipt"):
+                await queues.update(queue, message, visibility_timeout=5)
+            with pytest.raises(KeyNotFoundError, match="receipt"):
+                await queues.delete(queue, message)
 
     async def test_update_hides_replaces_and_renews_the_receipt(self, queues: QueueStore, queue: str) -> None:
         await queues.send(queue, "one")
@@ -74,6 +107,13 @@ class QueueStoreContract:
         (again,) = await queues.receive(queue)
         assert again.body == b"two"
         assert again.dequeue_count == 2
+        # Without a body the text stays, and every use of the newest receipt gives the next.
+        extended = await queues.update(queue, again, visibility_timeout=30)
+        assert (extended.body, extended.id, extended.dequeue_count) == (b"two", again.id, 2)
+        assert extended.next_visible_at > datetime.now(UTC)
+        extended = await queues.update(queue, extended, visibility_timeout=0, body=b"\x00three")
+        (again,) = await queues.receive(queue)
+        assert (again.body, again.dequeue_count) == (b"\x00three", 3)
 
     async def test_a_delayed_message_is_not_there_yet(self, queues: QueueStore, queue: str) -> None:
         await queues.send(queue, "later", delay=1)
@@ -82,6 +122,7 @@ class QueueStoreContract:
 
     async def test_many_are_received_at_once_each_by_one(self, queues: QueueStore, queue: str) -> None:
         await asyncio.gather(*(queues.send(queue, f"m{n}") for n in range(20)))
+        assert len(await queues.peek(queue, max_messages=32)) == 20
         batches = await asyncio.gather(*(queues.receive(queue, max_messages=8) for _ in range(4)))
         received = [message.body for batch in batches for message in batch]
         assert all(len(batch) <= 8 for batch in batches)
@@ -101,8 +142,17 @@ class QueueStoreContract:
         for n in range(3):
             await queues.send(queue, f"m{n}")
         await queues.receive(queue)
+        await queues.send(queue, "hidden", delay=100)
+        assert await queues.length(queue) == 4
         await queues.clear(queue)
         assert await queues.length(queue) == 0
+        await queues.clear(queue)
+
+    async def test_up_to_32_are_received_at_once(self, queues: QueueStore, queue: str) -> None:
+        await asyncio.gather(*(queues.send(queue, f"m{n}") for n in range(33)))
+        received = await queues.receive(queue, max_messages=32)
+        assert len(received) == len({message.id for message in received}) == 32
+        assert len(await queues.receive(queue, max_messages=32)) == 1
 
     async def test_an_expired_message_is_never_given(self, queues: QueueStore, queue: str) -> None:
         await queues.send(queue, "short", ttl=1)
@@ -116,22 +166,62 @@ class QueueStoreContract:
         name = f"q-{uuid.uuid4().hex[:12]}"
         with pytest.raises(KeyNotFoundError):
             await queues.receive(name)
+        for call in (queues.peek, queues.length, queues.clear):
+            with pytest.raises(KeyNotFoundError):
+                await call(name)
         await queues.send(name, "one")
         assert len(await queues.receive(name)) == 1
         await queues.create_queue(name)
 
+    async def test_names_that_azure_refuses_are_mapped_to_queues_of_their_own(
+        self, queues: QueueStore
+    ) -> None:
+        tail = uuid.uuid4().hex[:8]
+        names = [f"agent_tasks_{tail}", f"agent--tasks-{tail}", f"Agent_tasks_{tail}", f"-{tail}-"]
+        names += [f"ü {tail}", f"{tail} " * 28]
+        for name in names:
+            await queues.create_queue(name)
+            await queues.send(name, name)
+        for name in names:
+            (message,) = await queues.receive(name, max_messages=32)
+            assert message.body == name.encode()
+            assert [m.id for m in await queues.peek(name)] == []
+            await queues.delete(name, await queues.update(name, message, visibility_timeout=9))
+            assert await queues.length(name) == 0
+        for name in ("", "a/b", "a\n", "a\x00", "\ud800", "x" * 256, None):
+            with pytest.raises(InvalidKeyError):
+                await queues.send(name, "x")  # pyright: ignore[reportArgumentType]
+            with pytest.raises(InvalidKeyError):
+                await queues.receive(name)  # pyright: ignore[reportArgumentType]
+
     async def test_limits_are_refused_before_anything_is_sent(self, queues: QueueStore, queue: str) -> None:
         with pytest.raises(ObjectTooLargeError):
             await queues.send(queue, b"x" * 49_153)
-        for arguments in ({"delay": -1}, {"delay": 8 * 24 * 3600}, {"ttl": 0}, {"delay": 9, "ttl": 3}):
+        for arguments in (
+            {"delay": -1},
+            {"delay": 8 * 24 * 3600},
+            {"delay": float("nan")},
+            {"ttl": 0},
+            {"ttl": 2**31},
+            {"ttl": float("nan")},
+            {"delay": 9, "ttl": 3},
+        ):
             with pytest.raises(InvalidArgumentError):
                 await queues.send(queue, "x", **arguments)
         for arguments in ({"max_messages": 0}, {"max_messages": 33}, {"visibility_timeout": 0}):
             with pytest.raises(InvalidArgumentError):
                 await queues.receive(queue, **arguments)
-        for name in ("ab", "Upper", "a_b", "-a-", "a--b", "x" * 64, "ä-queue", "a/b"):
-            with pytest.raises(InvalidKeyError):
-                await queues.send(name, "x")
+        for count in (0, 33):
+            with pytest.raises(InvalidArgumentError):
+                await queues.peek(queue, max_messages=count)
+        await queues.send(queue, "x")
+        (message,) = await queues.receive(queue, visibility_timeout=7 * 24 * 3600)
+        for seconds in (-1, 7 * 24 * 3600 + 1):
+            with pytest.raises(InvalidArgumentError):
+                await queues.update(queue, message, visibility_timeout=seconds)
+        with pytest.raises(ObjectTooLargeError):
+            await queues.update(queue, message, visibility_timeout=5, body=b"x" * 49_153)
+        await queues.delete(queue, message)
         assert await queues.length(queue) == 0
 
 

@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.base import TableStore
+from storage_lib.backends.base import Delete, Insert, TableStore, Update, Upsert
 from storage_lib.errors import (
     InvalidArgumentError,
     InvalidKeyError,
     KeyNotFoundError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    StorageError,
 )
+from storage_lib.odata import compile_filter
+from storage_lib.testing.filters import CORPUS, ROWS, generated
+
+GENERATED = 250
+"""Filters from the seed; each is one request to the store."""
 
 PROPERTIES: dict[str, Any] = {
     "text": "päck 🙂 'quoted' <&>\r\n",
@@ -28,7 +34,18 @@ PROPERTIES: dict[str, Any] = {
     "number": 0.1,
     "whole_number": 3.0,
     "moment": datetime(2026, 2, 3, 4, 5, 6, 789_012, UTC),
+    "first_moment": datetime(1601, 1, 1, tzinfo=UTC),
     "binary": bytes(range(256)),
+    "no_binary": b"",
+    "id": uuid.UUID("00112233-4455-6677-8899-aabbccddeeff"),
+    "settings": {"z": 1, "a": {"list": [1, 2.0, None, True, "ü 🙂 'x'"], "large": 10**30}},
+    "tags": ["a", "b"],
+    "no_tags": [],
+    "no_settings": {},
+    "like_json": 'json:{"a":1}',
+    "like_escaped": "text:json:[1]",
+    "nearly_json": 'json: {"a":1}',
+    "plain_json": '{"a":1}',
 }
 
 
@@ -65,6 +82,41 @@ class TableStoreContract:
         with pytest.raises(PreconditionFailedError):
             await tables.insert(table, "p", "r", {"n": 2})
         assert dict((await tables.get(table, "p", "r")).properties) == {"n": 1}
+
+    async def test_a_dict_is_stored_as_text_that_others_can_read(
+        self, tables: TableStore, table: str
+    ) -> None:
+        settings = {"mödel": "large", "n": [1, {"deep": None}]}
+        await tables.insert(table, "p", "dict", {"v": settings})
+        await tables.insert(table, "p", "text", {"v": 'json:{"mödel":1}'})
+        stored = 'json:{"mödel":"large","n":[1,{"deep":null}]}'
+        for filter, parameters, expected in (
+            (f"v eq '{stored}'", {}, {"dict"}),
+            ("v ge 'json:' and v lt 'json;'", {}, {"dict"}),
+            ("v eq @v", {"v": 'json:{"mödel":1}'}, {"text"}),
+            ("v eq 'text:json:{\"mödel\":1}'", {}, {"text"}),
+        ):
+            page = await tables.query(table, filter, parameters=parameters)
+            assert {entity.row_key for entity in page.entities} == expected, filter
+            assert all(
+                entity.properties["v"] == (settings if entity.row_key == "dict" else 'json:{"mödel":1}')
+                for entity in page.entities
+            )
+        with pytest.raises(InvalidArgumentError, match="literal"):
+            await tables.query(table, "v eq @v", parameters={"v": settings})
+        # A merge changes the value and what it is in one.
+        await tables.update(table, "p", "dict", {"v": "plain"})
+        assert dict((await tables.get(table, "p", "dict")).properties) == {"v": "plain"}
+
+    async def test_none_is_nothing_however_it_is_written(self, tables: TableStore, table: str) -> None:
+        await tables.upsert(table, "p", "r", {"a": 1, "b": None})
+        for change in (tables.upsert, tables.update):
+            await change(table, "p", "r", {"a": None, "c": 2})
+            assert dict((await tables.get(table, "p", "r")).properties) == {"a": 1, "c": 2}
+        await tables.update(table, "p", "r", {"a": None, "d": 3}, mode="replace")
+        assert dict((await tables.get(table, "p", "r")).properties) == {"d": 3}
+        await tables.upsert(table, "p", "r", {"a": None}, mode="replace")
+        assert dict((await tables.get(table, "p", "r")).properties) == {}
 
     async def test_upsert_merges_or_replaces(self, tables: TableStore, table: str) -> None:
         await tables.upsert(table, "p", "r", {"a": 1, "b": 1})
@@ -151,8 +203,17 @@ class TableStoreContract:
             {"n": 2**63},
             {"n": float("nan")},
             {"n": datetime(2026, 1, 1)},
-            {"n": [1]},
+            {"n": datetime(1600, 12, 31, tzinfo=UTC)},
+            {"n": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))},
+            {"n": object()},
+            {"n": (1, 2)},
+            {"n": {1: 2}},
+            {"n": {"a": b"x"}},
+            {"n": [float("inf")]},
+            {"n": ["\ud800"]},
             {"n": "\ud800"},
+            {"etag": "x"},
+            {3: "x"},
             {"PartitionKey": "x"},
             {"with-dash": 1},
             {"1st": 1},
@@ -170,25 +231,236 @@ class TableStoreContract:
     async def test_limits(self, tables: TableStore, table: str) -> None:
         for properties in (
             {"s": "x" * 32_769},
+            {"s": "🙂" * 16_385},
+            {"j": ["x" * 32_760]},
             {"b": b"x" * 65_537},
             {f"p{n}": b"x" * 65_536 for n in range(17)},
             {f"p{n}": 1 for n in range(253)},
         ):
             with pytest.raises(ObjectTooLargeError):
                 await tables.insert(table, "p", "r", properties)
-        for key in ("a/b", "a\\b", "a#b", "a?b", "a\tb", "x" * 513):
+        await tables.insert(table, "🙂" * 256, "x" * 512, {"s": "🙂" * 16_384, "j": ["x" * 32_759]})
+        nested: list[Any] = []
+        for _ in range(100):
+            nested = [nested]
+        with pytest.raises(InvalidArgumentError):
+            await tables.insert(table, "p", "r", {"nested": nested})
+        bad_keys: list[Any] = ["a/b", "a\\b", "a#b", "a?b", "a\tb", "x" * 513, "🙂" * 257, "\ud800", 3]
+        for key in bad_keys:
             with pytest.raises(InvalidKeyError):
                 await tables.insert(table, key, "r", {})
             with pytest.raises(InvalidKeyError):
                 await tables.get(table, "p", key)
-        for name in ("ab", "1abc", "a-b", "x" * 64):
+        for mode in ("merged", None):
+            with pytest.raises(InvalidArgumentError):
+                await tables.upsert(table, "p", "r", {}, mode=mode)  # pyright: ignore[reportArgumentType]
+        for limit in (0, 1001, -1, 2.5, True):
+            with pytest.raises(InvalidArgumentError):
+                await tables.query(table, limit=limit)  # pyright: ignore[reportArgumentType]
+
+    async def test_names_that_azure_refuses_are_mapped_to_tables_of_their_own(
+        self, tables: TableStore
+    ) -> None:
+        tail = uuid.uuid4().hex[:8]
+        names = [f"my_table_{tail}", f"my-table-{tail}", f"My_table_{tail}", f"1{tail}", f"{tail} ü" * 20]
+        for name in names:
+            await tables.create_table(name)
+            await tables.insert(name, "p", "r", {"name": name})
+        for name in names:
+            assert (await tables.get(name, "p", "r")).properties == {"name": name}
+            assert [dict(e.properties) for e in (await tables.query(name)).entities] == [{"name": name}]
+            await tables.delete(name, "p", "r")
+        for name in ("", "a/b", "a\n", "a\x00", "\ud800", "x" * 256, None):
             with pytest.raises(InvalidKeyError):
-                await tables.insert(name, "p", "r", {})
+                await tables.insert(name, "p", "r", {})  # pyright: ignore[reportArgumentType]
+            with pytest.raises(InvalidKeyError):
+                await tables.query(name)  # pyright: ignore[reportArgumentType]
+
+    @pytest.mark.parametrize(
+        "cursor", ["no cursor", "", "AAAA", "eyJ9", "W10", "WzEsMl0", "ü", "a\x00", "=", 5], ids=repr
+    )
+    async def test_a_cursor_that_no_query_gave_is_refused(
+        self, tables: TableStore, table: str, cursor: Any
+    ) -> None:
         with pytest.raises(InvalidArgumentError):
-            await tables.query(table, limit=0)
+            await tables.query(table, cursor=cursor)
+
+    @pytest.mark.parametrize(
+        ("filter", "parameters"),
+        [
+            ("n eq", {}),
+            ("n eq 1 and", {}),
+            ("n = 1", {}),
+            ("n eq n", {}),
+            ("n eq PartitionKey", {}),
+            ("1 eq 1", {}),
+            ("true", {}),
+            ("n eq null", {}),
+            ("n eq NaN", {}),
+            ("n eq 1e999", {}),
+            ("n eq 9223372036854775808", {}),
+            ("n eq 'open", {}),
+            ("startswith(s, 'a')", {}),
+            ("n eq @missing", {}),
+            ("n eq 1", {"unused": 1}),
+            ("n eq @n", {"n": float("nan")}),
+            ("n eq @n", {"n": None}),
+            ("n eq @n", {"n": 2**63}),
+            (5, {}),
+        ],
+        ids=repr,
+    )
+    async def test_a_filter_that_azure_does_not_know_is_refused(
+        self, tables: TableStore, table: str, filter: Any, parameters: dict[str, Any]
+    ) -> None:
         with pytest.raises(InvalidArgumentError):
-            await tables.query(table, cursor="no cursor")
+            await tables.query(table, filter, parameters=parameters)
+
+    @pytest.fixture
+    async def rows(self, tables: TableStore, table: str) -> str:
+        for (pk, rk), properties in ROWS.items():
+            await tables.insert(table, pk, rk, properties)
+        return table
+
+    async def test_a_filter_means_the_same_everywhere(self, tables: TableStore, rows: str) -> None:
+        wrong: list[str] = []
+        for filter, parameters, expected in CORPUS:
+            page = await tables.query(rows, filter, parameters=parameters)
+            found = {entity.row_key for entity in page.entities}
+            if found != expected or page.cursor is not None:
+                wrong.append(
+                    f"{filter} {parameters}: too many {found - expected}, missing {expected - found}"
+                )
+            assert all(
+                dict(entity.properties) == ROWS[entity.partition_key, entity.row_key]
+                for entity in page.entities
+            )
+        assert wrong == []
+
+    async def test_generated_filters_mean_the_same_everywhere(self, tables: TableStore, rows: str) -> None:
+        everything = (await tables.query(rows)).entities
+        # Judged as it is stored; of these rows only JSON is stored as something else.
+        everything = [entity for entity in everything if "j" not in entity.properties]
+        wrong: list[str] = []
+        for filter, parameters in generated(2026, GENERATED):
+            holds = compile_filter(filter, parameters)
+            expected = {entity.row_key for entity in everything if holds(entity)}
+            page = await tables.query(rows, filter, parameters=parameters)
+            found = {entity.row_key for entity in page.entities if "j" not in entity.properties}
+            if found != expected:
+                wrong.append(
+                    f"{filter} {parameters}: too many {found - expected}, missing {expected - found}"
+                )
+        assert wrong == []
+
+    async def test_a_filter_may_have_hundreds_of_terms(self, tables: TableStore, rows: str) -> None:
+        terms = " or ".join(f"n eq {n}" for n in range(500))
+        assert len((await tables.query(rows, terms)).entities) == 2
+        page = await tables.query(rows, f"PartitionKey eq @p and ({terms})", parameters={"p": "q"})
+        assert page.entities == []
+        page = await tables.query(rows, "s eq @s", parameters={"s": "ü" * 16_000})
+        assert page.entities == []
+
+    async def test_pages_of_a_filter_are_the_whole_in_order(self, tables: TableStore, rows: str) -> None:
+        for filter, limit in (("d ge datetime'2026-01-01'", 2), ("not (n gt 0)", 3), ("b eq false", 1)):
+            whole = await tables.query(rows, filter, select=["s", "nothing"])
+            seen: list[tuple[str, str]] = []
+            cursor = None
+            while True:
+                page = await tables.query(rows, filter, select=["s", "nothing"], limit=limit, cursor=cursor)
+                assert len(page.entities) <= limit
+                seen += [(entity.partition_key, entity.row_key) for entity in page.entities]
+                for entity in page.entities:
+                    row = ROWS[entity.partition_key, entity.row_key]
+                    assert dict(entity.properties) == {name: row[name] for name in ("s",) if name in row}
+                if (cursor := page.cursor) is None:
+                    break
+            assert seen == [(entity.partition_key, entity.row_key) for entity in whole.entities]
+            assert len(seen) > limit
+
+    async def test_select_gives_the_named_properties_only(self, tables: TableStore, table: str) -> None:
+        await tables.insert(table, "p", "r", {"a": 1, "b": [2], "c": "x"})
+        for select, expected in (
+            (["b"], {"b": [2]}),
+            (["b", "nope"], {"b": [2]}),
+            (["PartitionKey"], {}),
+            ([], {}),
+        ):
+            (entity,) = (await tables.query(table, "c eq 'x'", select=select)).entities
+            assert (dict(entity.properties), entity.partition_key, entity.row_key) == (expected, "p", "r")
+            assert entity.etag == (await tables.get(table, "p", "r")).etag
         with pytest.raises(InvalidArgumentError):
-            await tables.query(table, "n eq")
+            await tables.query(table, select="a")
+
+    async def test_a_batch_does_everything(self, tables: TableStore, table: str) -> None:
+        kept = await tables.insert(table, "p", "kept", {"n": 1, "m": 1})
+        gone = await tables.insert(table, "p", "gone", {})
+        await tables.insert(table, "p", "old", {"a": 1})
+        etags = await tables.batch(
+            table,
+            "p",
+            [
+                Insert("new", {"j": {"a": [1]}, "id": uuid.UUID(int=5)}),
+                Upsert("old", {"b": 2}),
+                Update("kept", {"n": 2}, etag=kept, mode="replace"),
+                Delete("gone", etag=gone),
+                Upsert("made", {"c": None}),
+            ],
+        )
+        entities = (await tables.query(table)).entities
+        assert {entity.row_key: dict(entity.properties) for entity in entities} == {
+            "new": {"j": {"a": [1]}, "id": uuid.UUID(int=5)},
+            "old": {"a": 1, "b": 2},
+            "kept": {"n": 2},
+            "made": {},
+        }
+        by_row = {entity.row_key: entity.etag for entity in entities}
+        assert etags == [by_row["new"], by_row["old"], by_row["kept"], None, by_row["made"]]
+        assert await tables.batch(table, "p", []) == []
+        many = await tables.batch(table, "p's ü", [Insert(f"r{n:02} %", {"n": n}) for n in range(100)])
+        assert len(many) == 100
+        assert all(many)
+        await tables.batch(table, "p's ü", [Delete(f"r{n:02} %") for n in range(100)])
+
+    async def test_a_batch_does_nothing_if_one_operation_fails(self, tables: TableStore, table: str) -> None:
+        etag = await tables.insert(table, "p", "there", {"n": 1})
+        other = await tables.update(table, "p", "there", {"n": 1})
+        failures: list[tuple[Any, type[StorageError]]] = [
+            (Insert("there"), PreconditionFailedError),
+            (Update("missing", {"n": 2}), KeyNotFoundError),
+            (Delete("missing"), KeyNotFoundError),
+            (Update("there", {"n": 2}, etag=etag), PreconditionFailedError),
+            (Delete("there", etag=etag), PreconditionFailedError),
+            (Upsert("bad", {"n": object()}), InvalidArgumentError),  # pyright: ignore[reportArgumentType]
+            (Upsert("large", {"n": "x" * 40_000}), ObjectTooLargeError),
+            (Insert("bad/key"), InvalidKeyError),
+            (Insert("fine"), InvalidArgumentError),
+            ("Insert", InvalidArgumentError),
+        ]
+        for failing, kind in failures:
+            operations = [Upsert("fine", {"n": 2}), Insert("fine too"), failing, Upsert("last")]
+            with pytest.raises(kind, match="operation 2") as failed:
+                await tables.batch(table, "p", operations)
+            assert failed.value.field == "operations[2]"
+            (entity,) = (await tables.query(table)).entities
+            assert (entity.row_key, dict(entity.properties), entity.etag) == ("there", {"n": 1}, other)
+
+    async def test_limits_of_a_batch(self, tables: TableStore, table: str) -> None:
         with pytest.raises(InvalidArgumentError):
-            await tables.query(table, "n eq @missing", parameters={})
+            await tables.batch(table, "p", [Insert(f"r{n}") for n in range(101)])
+        large = {f"b{n}": b"x" * 65_536 for n in range(11)}
+        with pytest.raises(ObjectTooLargeError):
+            await tables.batch(table, "p", [Insert(f"r{n}", large) for n in range(5)])
+        with pytest.raises(InvalidKeyError):
+            await tables.batch(table, "a/b", [Insert("r")])
+        assert (await tables.query(table)).entities == []
+        await tables.batch(table, "p", [Insert(f"r{n}", large) for n in range(4)])
+
+    async def test_a_batch_makes_a_missing_table_if_it_may_add(self, tables: TableStore) -> None:
+        name = f"t{uuid.uuid4().hex[:12]}"
+        with pytest.raises(KeyNotFoundError, match="operation 0"):
+            await tables.batch(name, "p", [Update("r", {"n": 1})])
+        with pytest.raises(KeyNotFoundError):
+            await tables.query(name)
+        await tables.batch(name, "p", [Insert("r", {"n": 1}), Upsert("s", {})])
+        assert len((await tables.query(name)).entities) == 2

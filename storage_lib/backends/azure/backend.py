@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from storage_lib.backends.azure.blobs import BlobNames
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.endpoints import Endpoints, check_key, check_sas, resolve
 from storage_lib.backends.azure.objects import AzureObjectStore
@@ -11,19 +12,20 @@ from storage_lib.backends.azure.queues import AzureQueueStore
 from storage_lib.backends.azure.tables import AzureTableStore
 from storage_lib.backends.base import MessageEncoding, StorageBackend
 from storage_lib.errors import ConfigurationError, InvalidKeyError
-from storage_lib.names import validate_container_name
+from storage_lib.names import container_name
 
 DEFAULT_CONTAINER = "agent-storage"
 
 
-class AzureStorageBackend(StorageBackend):
-    """Objects in one blob container; tables and queues of the account by their names.
+class AzureStorageBackend(BlobNames, StorageBackend):
+    """Objects in one blob container, others by `container`; tables and queues of the account by their names.
 
     :param connection_string: of the account (``UseDevelopmentStorage=true`` is Azurite on its own ports).
     :param account_url: instead of it, the URL of any one of the services; see `endpoints.resolve`.
     :param credential: anything with ``get_token`` (azure-identity, sync or async), an account key or SAS
         as text, an AzureNamedKeyCredential or AzureSasCredential. None: what the connection string or URL
         brings, else the identity there is (DefaultAzureCredential). It is not closed here.
+    :param container: of `objects`, mapped by names.py where Azure refuses the name.
     :param client_id: of the user-assigned managed identity, where no credential is given.
     :param verify: path of the CA certificate to trust (for tests over TLS).
 
@@ -55,7 +57,7 @@ class AzureStorageBackend(StorageBackend):
             table_endpoint=table_endpoint,
         )
         try:
-            validate_container_name(container)
+            container = container_name(container)
         except InvalidKeyError as error:
             raise ConfigurationError(str(error), field="container", limit=error.limit) from error
         endpoints = _with_secret(endpoints, credential)
@@ -64,6 +66,7 @@ class AzureStorageBackend(StorageBackend):
             endpoints, container, credential=credential, client_id=client_id, verify=verify
         )
         self.objects = self._objects = AzureObjectStore(self._clients)
+        self._containers = {}
         self.queues = AzureQueueStore(self._clients, message_encoding)
         self.tables = AzureTableStore(self._clients)
 
@@ -74,7 +77,8 @@ class AzureStorageBackend(StorageBackend):
         await self._objects.open()
 
     async def close(self) -> None:
-        self._objects.close()
+        for store in (self._objects, *self._containers.values()):
+            store.close()
         await self._clients.close()
 
 

@@ -7,6 +7,7 @@ share one session (one pool of connections). The SDK's own retries are off: retr
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -52,17 +53,25 @@ class Clients:
         self._given_credential = credential
         self._client_id = client_id
         self._loops: dict[asyncio.AbstractEventLoop, _LoopClients] = {}
-        self._closed = False
+        self._end = _End()
+
+    def at(self, container: str) -> Clients:
+        """The same clients, sessions and end, for another container."""
+        other = copy.copy(self)
+        other.container_name = container
+        return other
 
     async def container(self) -> ContainerClient:
         here = await self._here()
-        if here.container is None:
+        client = here.containers.get(self.container_name)
+        if client is None:
             from azure.storage.blob.aio import ContainerClient
 
-            here.container = ContainerClient(
+            client = ContainerClient(
                 self.endpoints.blob, self.container_name, credential=self._key(here), **self._options(here)
             )
-        return here.container
+            _remember(here.containers, self.container_name, client)
+        return client
 
     async def queue(self, name: str) -> QueueClient:
         here = await self._here()
@@ -97,12 +106,12 @@ class Clients:
         return await (await self._here()).credential.get_token(SCOPE)
 
     def check_open(self) -> None:
-        if self._closed:
+        if self._end.reached:
             raise StorageError("the storage backend is closed", remedy="make a new one")
 
     async def close(self) -> None:
         """Close what was made in this loop; a loop that is run to its end by asyncio closes its own."""
-        self._closed = True
+        self._end.reached = True
         here = self._loops.pop(asyncio.get_running_loop(), None)
         if here is not None:
             await here.lifetime.aclose()
@@ -161,13 +170,20 @@ class Clients:
 
 
 @dataclass(slots=True)
+class _End:
+    """Whether the backend has been closed, for all its containers."""
+
+    reached: bool = False
+
+
+@dataclass(slots=True)
 class _LoopClients:
     lifetime: AsyncGenerator[None]
     transport: Any
     credential: _Credential
-    container: ContainerClient | None = None
     queue_service: QueueServiceClient | None = None
     table_service: TableServiceClient | None = None
+    containers: dict[str, ContainerClient] = field(default_factory=dict[str, "ContainerClient"])
     queues: dict[str, QueueClient] = field(default_factory=dict[str, "QueueClient"])
     tables: dict[str, TableClient] = field(default_factory=dict[str, "TableClient"])
 

@@ -117,6 +117,19 @@ class Answer:
             return UnsupportedOperationError(text)
         if status is None or status in (408, 429) or status >= 500 or code in _UNAVAILABLE:
             return StorageUnavailableError(text, retry_after=self.retry_after)
+        if code == "InvalidBlockList":
+            return TransientStorageError(
+                f"{text}: another save to it ended meanwhile, which drops the blocks of this one",
+                remedy="save it again",
+            )
+        if code == "InvalidBlobOrBlock":
+            return StorageError(
+                text,
+                remedy="another program's unfinished upload is in the way for up to a week; save the object"
+                " whole (put) once, which drops it",
+            )
+        if code == "PendingCopyOperation":
+            return TransientStorageError(text, remedy="a copy to it is under way; try again later")
         if code is not None and "Lease" in code:
             return TransientStorageError(text, remedy="another program holds a lease; try again later")
         if code in _TOO_LARGE or status == 413:

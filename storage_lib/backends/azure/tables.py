@@ -1,5 +1,5 @@
-"""Tables by azure-data-tables. Python types are kept: an int travels as Edm.Int32 where it fits and as
-Edm.Int64 else, a datetime as UTC; what the SDK wraps on the way back is unwrapped."""
+"""Tables by azure-data-tables. An int travels as Edm.Int32 where it fits and as Edm.Int64 else; what the SDK
+wraps on the way back is unwrapped. The service filters as filters.py asks, the filter judges the answer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ import binascii
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
 
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import TABLE_MISSING, read, read_response, translated
-from storage_lib.backends.tables import Entity, EntityPage, TableStore, UpdateMode
-from storage_lib.errors import InvalidArgumentError
+from storage_lib.backends.azure.filters import question
+from storage_lib.backends.tables import (
+    Delete,
+    Entity,
+    EntityPage,
+    Insert,
+    TableOperation,
+    TableStore,
+    Update,
+    UpdateMode,
+    Upsert,
+    at_operation,
+)
+from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.odata import compile_filter
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
@@ -88,22 +101,44 @@ class AzureTableStore(TableStore):
         limit: int,
         cursor: str | None,
     ) -> EntityPage:
-        from storage_lib.odata import bind
-
         token = None if cursor is None else _decode_cursor(cursor)
+        holds = compile_filter(filter, parameters)
         options: dict[str, Any] = {"results_per_page": limit}
         if select is not None:
-            options["select"] = sorted({*select, *_KEYS, "Timestamp"})
-        # Not the SDK's own parameters=: it replaces only names between spaces, so "(n eq @n)" fails.
-        bound = bind(filter, parameters) if filter else None
+            options["select"] = sorted({*select, *holds.names, *_KEYS, "Timestamp"})
+        asked = question(holds)
         async with self._client(table, "query") as client:
-            found = client.query_entities(bound, **options) if bound else client.list_entities(**options)
+            found = client.query_entities(asked, **options) if asked else client.list_entities(**options)
             # Typed as a str in the SDK, but for tables the token is the pair of keys.
             pages: Any = found.by_page(continuation_token=cast("Any", token))
             async for page in pages:
                 entities = [_from_wire(entity) async for entity in page]
-                return EntityPage(entities, _encode_cursor(pages.continuation_token))
+                kept = [_projected(entity, select) for entity in entities if holds(entity)]
+                return EntityPage(kept, _encode_cursor(pages.continuation_token))
         return EntityPage([], None)
+
+    async def _batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
+        doing = f"batch in partition {pk!r} of table {table!r}"
+        adds = any(isinstance(operation, Insert | Upsert) for operation in operations)
+        transaction = [_operation(pk, operation) for operation in operations]
+        for attempt in (1, 2):
+            try:
+                client = await self._clients.table(table)
+                answers = await client.submit_transaction(transaction)
+                break
+            except Exception as error:
+                answer = read(error)
+                if answer is None:
+                    raise
+                if answer.code != TABLE_MISSING or not adds or attempt == 2:
+                    raise _at_failed(error, answer.as_error(doing), len(operations)) from error
+            await self._create_table(table)
+        else:
+            raise AssertionError("unreachable")
+        return [
+            None if isinstance(operation, Delete) else str(answer["etag"])
+            for operation, answer in zip(operations, answers, strict=True)
+        ]
 
     async def _made(
         self, table: str, doing: str, call: Callable[[TableClient], Awaitable[Mapping[str, Any]]]
@@ -145,28 +180,46 @@ def _condition(etag: str | None) -> dict[str, Any]:
     return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
 
 
-def _to_wire(pk: str, rk: str, properties: dict[str, Any]) -> dict[str, Any]:
+def _operation(pk: str, operation: TableOperation) -> Any:
+    """The operation as the SDK's transactions have it."""
+    rk = operation.row_key
+    match operation:
+        case Insert():
+            return "create", _to_wire(pk, rk, operation.properties)
+        case Upsert():
+            return "upsert", _to_wire(pk, rk, operation.properties), {"mode": _mode(operation.mode)}
+        case Update():
+            options = {"mode": _mode(operation.mode), **_condition(operation.etag)}
+            return "update", _to_wire(pk, rk, operation.properties), options
+        case Delete():
+            return "delete", {"PartitionKey": pk, "RowKey": rk}, _condition(operation.etag)
+
+
+def _at_failed(error: Exception, failure: StorageError, count: int) -> StorageError:
+    """``failure``, naming the operation that the service blames: its message begins with the index."""
+    index = str(getattr(error, "message", "")).partition(":")[0].strip()
+    return at_operation(int(index), failure) if index.isdecimal() and int(index) < count else failure
+
+
+def _to_wire(pk: str, rk: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     from azure.data.tables import EdmType
 
     entity: dict[str, Any] = {"PartitionKey": pk, "RowKey": rk}
     for name, value in properties.items():
-        if value is None:
-            continue
         if type(value) is int and not -(2**31) <= value < 2**31:
             entity[name] = (value, EdmType.INT64)
         elif isinstance(value, datetime):
-            # The SDK writes the year 33 as "33", which no one reads.
-            entity[name] = (
-                value.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z",
-                EdmType.DATETIME,
-            )
+            entity[name] = (value.isoformat(timespec="microseconds")[:-6] + "Z", EdmType.DATETIME)
         else:
             entity[name] = value
     return entity
 
 
 def _from_wire(entity: Any, pk: str | None = None, rk: str | None = None) -> Entity:
-    properties = {name: _value(value) for name, value in entity.items() if name not in _KEYS}
+    # A selected property that the entity does not have comes as null.
+    properties = {
+        name: _value(value) for name, value in entity.items() if name not in _KEYS and value is not None
+    }
     metadata = entity.metadata
     return Entity(
         entity.get("PartitionKey", pk),
@@ -190,9 +243,15 @@ def _value(value: Any) -> Any:
             value.microsecond,
             UTC,
         )
-    if isinstance(value, tuple):
-        return value[0]  # EntityProperty: an Int64
-    return str(value) if isinstance(value, UUID) else value
+    return value[0] if isinstance(value, tuple) else value  # an EntityProperty: an Int64
+
+
+def _projected(entity: Entity, select: list[str] | None) -> Entity:
+    """Without the properties that were fetched for the filter only."""
+    if select is None:
+        return entity
+    kept = {name: entity.properties[name] for name in select if name in entity.properties}
+    return replace(entity, properties=kept)
 
 
 def _encode_cursor(token: Any) -> str | None:

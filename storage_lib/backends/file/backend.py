@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from storage_lib.backends.base import MessageEncoding, StorageBackend
 from storage_lib.backends.file.layout import Layout, prepare
@@ -12,6 +13,9 @@ from storage_lib.backends.file.objects import FileObjectStore
 from storage_lib.backends.file.queues import FileQueueStore
 from storage_lib.backends.file.sqlite import Database
 from storage_lib.backends.file.tables import FileTableStore
+from storage_lib.backends.object_model import PutResult
+from storage_lib.backends.specified import Listed, load_value, names_below, put_value
+from storage_lib.keys import validate_user_key
 
 
 class FileStorageBackend(StorageBackend):
@@ -22,7 +26,7 @@ class FileStorageBackend(StorageBackend):
 
     :param base_path: the folder; made if missing. What is in it stands in layout.py.
     :param message_encoding: of queue messages; ``"base64"`` is what the Functions queue trigger expects.
-    :param clock: seconds since the epoch, for visibility, expiry and timestamps of tables and queues.
+    :param clock: seconds since the epoch, for visibility, times to live, and timestamps of tables and queues.
     """
 
     def __init__(
@@ -34,7 +38,7 @@ class FileStorageBackend(StorageBackend):
     ) -> None:
         self.base_path = os.path.abspath(os.fspath(base_path))
         self._database = Database(lambda: self._prepare().database)
-        self._files = FileObjectStore(self._prepare)
+        self._files = FileObjectStore(self._prepare, clock)
         self.objects = self._files
         self.tables = FileTableStore(self._database, clock)
         self.queues = FileQueueStore(self._database, message_encoding, clock)
@@ -54,3 +58,31 @@ class FileStorageBackend(StorageBackend):
         """Finish what is being written, then release threads and the database."""
         await self._files.close()
         await self._database.close()
+
+    # -- the names of the specification
+
+    async def write(self, path: str, data: Any) -> PutResult:
+        """Store bytes, text or any value that values.py knows, durable when this returns; a file object or
+        an async iterable of bytes is streamed.
+
+        :raises InvalidKeyError: ``path`` is outside the grammar of keys.py (no ``..``, no leading slash).
+        :raises SerializationError: the value could not come back as it is; nothing was stored.
+        """
+        return await put_value(self.objects, path, data)
+
+    async def read(self, path: str) -> Any:
+        """What was written there, with its type; a file of another program by its content type, else its
+        bytes.
+
+        :raises KeyNotFoundError: there is nothing.
+        :raises IntegrityError: the bytes are not the ones that were written.
+        """
+        return await load_value(self.objects, path)
+
+    async def delete(self, path: str) -> None:
+        """:raises KeyNotFoundError: there is nothing."""
+        await self.objects.delete(validate_user_key(path))
+
+    def list_files(self, prefix: str = "") -> Listed[str]:
+        """The paths that begin with ``prefix``, in order: ``async for`` one by one, ``await`` as a list."""
+        return names_below(self.objects, prefix)

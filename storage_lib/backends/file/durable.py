@@ -7,23 +7,27 @@ place, fsync the directory. A crash before the rename leaves the old file, after
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
 from collections.abc import Generator
 
-_STALE_SECONDS = 3600
+_STALE_SECONDS = 60
 
 
 class TemporaryFiles:
-    """Temporary files in a directory of their own, named after the process that writes them."""
+    """Temporary files in a directory of their own, each locked by whoever writes it."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
 
     def create(self) -> tuple[int, str]:
-        """A new file, open for writing, and its path."""
+        """A new file, open for writing, and its path. `remove_stale` spares it until it is closed."""
         path = f"{self._directory}/{os.getpid()}-{os.urandom(8).hex()}.tmp"
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # without locks its age alone spares it
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd, path
 
     @contextlib.contextmanager
     def written(self, data: bytes) -> Generator[str]:
@@ -41,29 +45,29 @@ class TemporaryFiles:
                 os.unlink(path)
 
     def remove_stale(self) -> None:
-        """Remove what crashed processes left: old, and of a process that is not there any more.
+        """Remove what crashed processes left: files that nobody holds locked any more, a minute after they
+        were written to last.
 
-        Both must hold: another process, or one in another container, may be writing right now.
+        The kernel lets go of a lock when its holder dies, which tells the dead from the living in other
+        containers too, where process ids mean nothing. The minute is for a file that is just being made.
         """
         with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
             for entry in entries:
-                pid = entry.name.partition("-")[0]
-                if not (entry.name.endswith(".tmp") and pid.isdecimal()):
-                    continue
-                with contextlib.suppress(OSError):
-                    age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                    if age > _STALE_SECONDS and not _is_running(int(pid)):
-                        os.unlink(entry.path)
+                if entry.name.endswith(".tmp"):
+                    with contextlib.suppress(OSError):
+                        age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                        if age > _STALE_SECONDS:
+                            _unlink_unlocked(entry.path)
 
 
-def _is_running(pid: int) -> bool:
+def _unlink_unlocked(path: str) -> None:
+    """:raises OSError: the file is locked, gone, or no file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -73,15 +77,24 @@ def write_all(fd: int, data: bytes) -> None:
             written += os.write(fd, rest)
 
 
-def start_writeback(fd: int) -> None:
-    """Ask the system to begin writing the file's data, without waiting.
+def write_all_at(fd: int, data: bytes, offset: int) -> None:
+    with memoryview(data) as view:
+        written = 0
+        while written < len(data):
+            with view[written:] as rest:
+                written += os.pwrite(fd, rest, offset + written)
+
+
+def start_writeback(fd: int, offset: int = 0, size: int = 0) -> None:
+    """Ask the system to begin writing the file's data (``size`` bytes from ``offset``; 0: to the end),
+    without waiting.
 
     Files that are all on their way when the first of them is synced share one commit of the file system's
     journal. Only a hint: what is promised is promised by fsync.
     """
     if hasattr(os, "posix_fadvise"):
         # On Linux this begins the writeback of what is dirty, which can not be dropped.
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
 
 def sync_directory(directory: str) -> None:

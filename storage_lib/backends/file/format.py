@@ -25,6 +25,7 @@ from storage_lib.errors import IntegrityError
 
 PREAMBLE_BYTES = 26
 MAX_HEADER_BYTES = 64 * 1024
+BLOCK_BYTES = 4096
 READ_AHEAD_BYTES = 4096
 """What holds nearly every header (key, content type and metadata are limited), read in one go."""
 
@@ -51,6 +52,12 @@ def encode_header(header: Header, *, pad_to: int = 0) -> bytes:
     text = _encoder.encode(header)
     text = text.ljust(pad_to - PREAMBLE_BYTES - 1)
     return b"AOSOBJ1 %08x %08x\n%b\n" % (len(text), zlib.crc32(text), text)
+
+
+def block_aligned(length: int) -> int:
+    """``length`` rounded up to whole blocks. File systems that can share blocks between files (XFS, Btrfs)
+    copy an object without copying its data if its data begins with a block."""
+    return -(-length // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def data_offset(start: bytes, key: str) -> int:

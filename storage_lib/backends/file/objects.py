@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from storage_lib.backends.file.files import INLINE_BYTES, ObjectFiles, TooLargeError
+from storage_lib.backends.file.directories import KeptNames
+from storage_lib.backends.file.files import (
+    INLINE_BYTES,
+    ObjectFiles,
+    OpenObject,
+    TooLargeError,
+    check_etag,
+)
 from storage_lib.backends.file.jobs import Job, resolve
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.walk import Walk
-from storage_lib.backends.file.writing import Delete, ObjectWriter, Put, Write
+from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
+from storage_lib.backends.file.writing import ObjectWriter
 from storage_lib.backends.objects import (
     ByteRange,
     ListEntry,
     ObjectInfo,
     ObjectStore,
+    Parts,
     PutResult,
     StoredObject,
 )
@@ -31,12 +41,16 @@ WRITERS = 4
 MAX_BATCH = 8
 """Writes that one of them takes at once. More and larger would save work, but wait for the disk in line."""
 LIST_CHUNK = 1000
+READ_CHUNK = 1024 * 1024
+"""Of a stream: how many bytes are read at a time, one chunk ahead."""
 
 
 class FileObjectStore(ObjectStore):
-    """Objects as files. ``prepare`` makes or checks the folder; it runs before the first operation."""
+    """Objects as files. ``prepare`` makes or checks the folder; it runs before the first operation.
+    ``clock`` (seconds since the epoch) decides what has expired."""
 
-    def __init__(self, prepare: Callable[[], Layout]) -> None:
+    def __init__(self, prepare: Callable[[], Layout], clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
         self._prepare = prepare
         self._opened: tuple[ObjectFiles, ObjectWriter] | None = None
         self._lock = threading.Lock()
@@ -44,6 +58,7 @@ class FileObjectStore(ObjectStore):
         self._waiting: deque[tuple[Write, Job]] = deque()
         self._writers = 0
         self._closed = False
+        self._names = KeptNames()
 
     async def open(self) -> None:
         """Make the folder, or check the one that is there."""
@@ -76,29 +91,41 @@ class FileObjectStore(ObjectStore):
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage-files")
         return self._threads
 
-    async def _in_thread[T](self, work: Callable[[], T]) -> T:
+    def _start[T](self, work: Callable[[], T]) -> asyncio.Future[T]:
         with self._lock:
             threads = self._executor()
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
+        return asyncio.get_running_loop().run_in_executor(threads, work)
+
+    async def _in_thread[T](self, work: Callable[[], T]) -> T:
+        return await self._start(work)
 
     # -- writing
 
-    async def _write[W: Write](self, write: W) -> W:
-        """Have it done: by itself if it is large, else together with the others that wait."""
-        _, writer = await self._open()
-        job = Job()
-        write.is_abandoned = job.future.cancelled
-        with self._lock:
-            threads = self._executor()
-            if isinstance(write, Put) and write.header.size > INLINE_BYTES:
-                threads.submit(_run, writer, [(write, job)])
-            else:
-                self._waiting.append((write, job))
-                if self._writers < WRITERS:
-                    self._writers += 1
-                    threads.submit(self._write_waiting, writer)
+    async def _write(self, write: Write) -> None:
+        """Have it done: by itself if it is large, else together with the others that wait. However it ends,
+        it is discarded."""
+        try:
+            _, writer = await self._open()
+            job = Job()
+            write.is_abandoned = job.future.cancelled
+            with self._lock:
+                threads = self._executor()
+                if write.is_large:
+                    threads.submit(_run, writer, [(write, job)])
+                else:
+                    self._waiting.append((write, job))
+                    if self._writers < WRITERS:
+                        self._writers += 1
+                        threads.submit(self._write_waiting, writer)
+        except BaseException:
+            write.discard()
+            raise
         await job.future
-        return write
+
+    async def _save(self, put: Put) -> PutResult:
+        await self._write(put)
+        assert put.result is not None  # noqa: S101 - or its error had been raised
+        return put.result
 
     def _write_waiting(self, writer: ObjectWriter) -> None:
         while True:
@@ -119,8 +146,8 @@ class FileObjectStore(ObjectStore):
         if_match: str | None,
         if_absent: bool,
     ) -> PutResult:
-        put = await self._write(
-            Put(
+        return await self._save(
+            PutBytes(
                 key,
                 if_match,
                 data=data,
@@ -130,8 +157,39 @@ class FileObjectStore(ObjectStore):
                 if_absent=if_absent,
             )
         )
-        assert put.result is not None  # noqa: S101 - or its error had been raised
-        return put.result
+
+    async def _put_stream(
+        self,
+        key: str,
+        parts: Parts,
+        content_type: str,
+        metadata: dict[str, str],
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
+        _, writer = await self._open()
+        put = PutParts(key, if_match, content_type=content_type, metadata=metadata, if_absent=if_absent)
+        try:
+            await self._in_thread(lambda: writer.begin(put))
+            appended: asyncio.Future[None] | None = None
+            async for part in parts:  # The next part is fetched while this one is written.
+                if appended is not None:
+                    await appended
+                if put.error is not None:
+                    raise put.error
+                appended = self._start(lambda part=part: put.append(part))
+            if appended is not None:
+                await appended
+            await self._in_thread(lambda: put.finish(parts.sha256))
+        except BaseException:
+            # In a thread, because it waits for what is being appended; to its end, because it must be done.
+            await asyncio.shield(asyncio.to_thread(put.discard))
+            raise
+        return await self._save(put)
+
+    async def _copy(self, source: str, target: str, if_absent: bool) -> PutResult:
+        file = await self._open_object(source)
+        return await self._save(PutCopy(file, target, None, if_absent=if_absent))
 
     async def _delete(self, key: str, if_match: str | None) -> None:
         await self._write(Delete(key, if_match))
@@ -157,11 +215,71 @@ class FileObjectStore(ObjectStore):
         with os_errors(key, absent=True):
             return files.head(key)
 
+    async def _read_stream(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        file = await self._open_object(key)
+        try:
+            check_etag(file.info, if_match)
+            size = file.info.size
+            start, end = (0, size) if byte_range is None else byte_range.resolve(size)
+        except BaseException:
+            file.close()
+            raise
+        chunks = self._chunks(file, start, end)
+        await anext(chunks)
+        return file.info, start, chunks
+
+    async def _chunks(self, file: OpenObject, start: int, end: int) -> AsyncGenerator[bytes]:
+        """An empty chunk, then the bytes from ``start`` to ``end``; the next chunk is read while one is used.
+
+        A generator that was never started does not close what it was given: hence the empty chunk.
+        """
+
+        def read(start: int) -> bytes:
+            with os_errors(file.info.key):
+                return file.read(start, min(READ_CHUNK, end - start))
+
+        with file:
+            yield b""
+            if end - start <= INLINE_BYTES:
+                if start < end:
+                    yield read(start)
+                return
+            ahead = self._ahead(lambda: read(start))
+            try:
+                for following in range(start + READ_CHUNK, end, READ_CHUNK):
+                    chunk = await ahead
+                    ahead = self._ahead(lambda following=following: read(following))
+                    yield chunk
+                yield await ahead
+            finally:
+                ahead.cancel()
+
+    def _ahead[T](self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Start work whose result may never be asked for; then nobody wants to hear that it failed either."""
+        future = self._start(work)
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return future
+
+    async def _open_object(self, key: str) -> OpenObject:
+        files, _ = await self._open()
+        with os_errors(key, absent=True):
+            return files.open(key)
+
+    # -- listing
+
+    async def sweep_expired(self, limit: int = 1000) -> int:
+        """As for every store; also removes what crashed processes left of what they were writing."""
+        _, writer = await self._open()
+        await self._in_thread(writer.remove_stale)
+        return await super().sweep_expired(limit)
+
     async def _scan(
         self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
     ) -> AsyncIterator[ListEntry | str]:
         files, _ = await self._open()
-        walk = iter(Walk(files.root, files.paths, prefix, delimiter, after))
+        walk = iter(Walk(files.root, files.paths, prefix, delimiter, after, self._names))
         size = min(count or LIST_CHUNK, LIST_CHUNK)
 
         def chunk() -> tuple[list[ListEntry | str], bool]:
@@ -178,7 +296,12 @@ class FileObjectStore(ObjectStore):
 
 
 def _run(writer: ObjectWriter, batch: list[tuple[Write, Job]]) -> None:
-    writes = [write for write, job in batch if not job.cancelled]
+    writes: list[Write] = []
+    for write, job in batch:
+        if job.cancelled:
+            write.discard()
+        else:
+            writes.append(write)
     try:
         writer.run(writes)
     except BaseException as error:

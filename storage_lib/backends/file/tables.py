@@ -11,12 +11,32 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import msgspec
 
+from storage_lib.backends.entities import check_size
+from storage_lib.backends.file.prefilter import prefilter
 from storage_lib.backends.file.sqlite import Database
-from storage_lib.backends.tables import Entity, EntityPage, TableStore, UpdateMode, check_properties
-from storage_lib.errors import IntegrityError, InvalidArgumentError, KeyNotFoundError, PreconditionFailedError
+from storage_lib.backends.tables import (
+    Delete,
+    Entity,
+    EntityPage,
+    Insert,
+    TableOperation,
+    TableStore,
+    Update,
+    UpdateMode,
+    Upsert,
+    at_operation,
+)
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -24,66 +44,103 @@ if TYPE_CHECKING:
     from storage_lib.odata import Filter
 
 ROWS_A_HOP = 2000
-"""Rows that one query looks at before another gets its turn on the reader thread."""
+"""Rows that one query decodes before another gets its turn on the reader thread."""
+PREFILTERED = 10
+"""How many times as many rows it looks at where SQLite itself leaves out most of them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # MessagePack keeps apart what JSON merges: 1 and 1.0, bytes and text; moments are its timestamp extension.
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(dict[str, Any])
+_UUID = 1
+"""The extension type of a UUID: its 16 bytes."""
 
 
 class FileTableStore(TableStore):
-    """``clock`` gives seconds since the epoch, for `Entity.timestamp`."""
+    """Tables are found by their names in lower case: Azure takes any.
+
+    ``clock`` gives seconds since the epoch, for `Entity.timestamp`.
+    """
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
 
     async def _create_table(self, table: str) -> None:
-        await self._database.write(lambda connection: _make(connection, table))
+        await self._database.write(lambda connection: _make(connection, table.lower()))
 
     async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
-        def insert(connection: Connection) -> str:
-            _make(connection, table)
-            if _row(connection, table, pk, rk) is not None:
-                raise PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
-            return self._store(connection, table, pk, rk, properties)
-
-        return await self._database.write(insert)
+        return str(await self._write(table, pk, Insert(rk, properties)))
 
     async def _upsert(
         self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
     ) -> str:
-        def upsert(connection: Connection) -> str:
-            _make(connection, table)
-            old = _row(connection, table, pk, rk) if mode == "merge" else None
-            changed = properties if old is None else _merged(old, properties, table, pk, rk)
-            return self._store(connection, table, pk, rk, changed)
-
-        return await self._database.write(upsert)
+        return str(await self._write(table, pk, Upsert(rk, properties, mode)))
 
     async def _update(
         self, table: str, pk: str, rk: str, properties: dict[str, Any], etag: str | None, mode: UpdateMode
     ) -> str:
-        def update(connection: Connection) -> str:
-            old = _existing(connection, table, pk, rk, etag)
-            changed = properties if mode == "replace" else _merged(old, properties, table, pk, rk)
-            return self._store(connection, table, pk, rk, changed)
-
-        return await self._database.write(update)
+        return str(await self._write(table, pk, Update(rk, properties, etag, mode)))
 
     async def _get(self, table: str, pk: str, rk: str) -> Entity:
+        table = table.lower()
+
         def get(connection: Connection) -> Entity:
             return _entity(table, pk, rk, *_existing(connection, table, pk, rk, None))
 
         return await self._database.read(get)
 
     async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None:
-        def delete(connection: Connection) -> None:
-            _existing(connection, table, pk, rk, etag)
-            connection.execute("DELETE FROM entities WHERE tbl = ? AND pk = ? AND rk = ?", (table, pk, rk))
+        await self._write(table, pk, Delete(rk, etag))
 
-        await self._database.write(delete)
+    async def _batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
+        def batch(connection: Connection) -> list[str | None]:
+            etags: list[str | None] = []
+            for index, operation in enumerate(operations):
+                try:
+                    etags.append(self._do(connection, table.lower(), pk, operation))
+                except StorageError as error:
+                    raise at_operation(index, error) from error
+            return etags
+
+        return await self._database.write(batch)
+
+    async def _write(self, table: str, pk: str, operation: TableOperation) -> str | None:
+        return await self._database.write(
+            lambda connection: self._do(connection, table.lower(), pk, operation)
+        )
+
+    def _do(self, connection: Connection, table: str, pk: str, operation: TableOperation) -> str | None:
+        rk = operation.row_key
+        there: _Row | None = None
+        match operation:
+            case Insert():
+                _make(connection, table)
+                if _row(connection, table, pk, rk) is not None:
+                    raise PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
+            case Upsert():
+                _make(connection, table)
+                if operation.mode == "merge":
+                    there = _row(connection, table, pk, rk)
+            case Update():
+                there = _existing(connection, table, pk, rk, operation.etag)
+                if operation.mode == "replace":
+                    there = None
+            case Delete():
+                _existing(connection, table, pk, rk, operation.etag)
+                connection.execute(
+                    "DELETE FROM entities WHERE tbl = ? AND pk = ? AND rk = ?", (table, pk, rk)
+                )
+                return None
+        properties = dict(operation.properties)
+        if there is not None:
+            # Each half was within the limits; together they may not be.
+            properties = check_size(_properties(there[2], table, pk, rk) | properties)
+        etag = os.urandom(16).hex()
+        connection.execute(
+            "INSERT OR REPLACE INTO entities (tbl, pk, rk, etag, ts, props) VALUES (?, ?, ?, ?, ?, ?)",
+            (table, pk, rk, etag, round(self._clock() * 1_000_000), _encode(properties)),
+        )
+        return etag
 
     async def _query(
         self,
@@ -98,13 +155,22 @@ class FileTableStore(TableStore):
 
         after = _decode_cursor(cursor) if cursor is not None else None
         holds = compile_filter(filter, parameters)
+        likely = prefilter(holds.node, _encode)
+        hop = ROWS_A_HOP if likely is None else ROWS_A_HOP * PREFILTERED
+        table = table.lower()
         found: list[Entity] = []
 
         def look(connection: Connection) -> tuple[str, str] | None:
             """Add to ``found``; the keys of the last row looked at, if there may be more behind it."""
             if connection.execute("SELECT 1 FROM tables WHERE name = ?", (table,)).fetchone() is None:
                 raise KeyNotFoundError(f"table {table!r} does not exist", field="table")
-            rows = connection.execute(*_rows_behind(table, holds, after))
+            where, values = _range_behind(table, holds, after)
+            window = f"FROM entities WHERE {where} ORDER BY pk, rk LIMIT"
+            statement = f"SELECT pk, rk, etag, ts, props {window} {hop}"
+            if likely is not None:
+                # LIMIT inside: what bounds the time is how many rows are looked at, not how many pass.
+                statement = f"SELECT * FROM ({statement}) WHERE {likely[0]}"  # noqa: S608 - no values
+            rows = connection.execute(statement, [*values, *(likely[1] if likely else ())])
             last, seen = None, 0
             try:
                 for pk, rk, etag, ts, props in rows:
@@ -116,7 +182,9 @@ class FileTableStore(TableStore):
                             return last
             finally:
                 rows.close()
-            return last if seen == ROWS_A_HOP else None
+            if likely is not None:
+                return connection.execute(f"SELECT pk, rk {window} 1 OFFSET {hop - 1}", values).fetchone()
+            return last if seen == hop else None
 
         while len(found) <= limit:
             after = await self._database.read(look)
@@ -125,15 +193,6 @@ class FileTableStore(TableStore):
         more = len(found) > limit
         page = [_projected(entity, select) for entity in found[:limit]]
         return EntityPage(page, _encode_cursor(page[-1]) if more else None)
-
-    def _store(self, connection: Connection, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
-        etag = os.urandom(16).hex()
-        kept = {name: value for name, value in properties.items() if value is not None}
-        connection.execute(
-            "INSERT OR REPLACE INTO entities (tbl, pk, rk, etag, ts, props) VALUES (?, ?, ?, ?, ?, ?)",
-            (table, pk, rk, etag, round(self._clock() * 1_000_000), _encoder.encode(kept)),
-        )
-        return etag
 
 
 type _Row = tuple[str, int, bytes]
@@ -150,9 +209,10 @@ def _row(connection: Connection, table: str, pk: str, rk: str) -> _Row | None:
     ).fetchone()
 
 
-def _rows_behind(table: str, holds: Filter, after: tuple[str, str] | None) -> tuple[str, list[str]]:
-    """The next rows that may pass the filter: its conditions on the keys become a range of the index."""
-    where, values = ["tbl = ?"], [table]
+def _range_behind(table: str, holds: Filter, after: tuple[str, str] | None) -> tuple[str, list[Any]]:
+    """The rows that may pass the filter, as a condition: what it says of the keys is a range of the index."""
+    where: list[str] = ["tbl = ?"]
+    values: list[Any] = [table]
     partitions = {value for name, how, value in holds.key_bounds if name == "PartitionKey" and how == "="}
     within = after is not None and after[0] in partitions
     if after is not None:
@@ -163,11 +223,7 @@ def _rows_behind(table: str, holds: Filter, after: tuple[str, str] | None) -> tu
         if after is None or how not in (">", ">=") or not (within or name == "PartitionKey"):
             where.append(f"{'pk' if name == 'PartitionKey' else 'rk'} {how} ?")
             values.append(value)
-    statement = (
-        f"SELECT pk, rk, etag, ts, props FROM entities WHERE {' AND '.join(where)}"  # noqa: S608 - no values
-        f" ORDER BY pk, rk LIMIT {ROWS_A_HOP}"
-    )
-    return statement, values
+    return " AND ".join(where), values
 
 
 def _existing(connection: Connection, table: str, pk: str, rk: str, etag: str | None) -> _Row:
@@ -181,17 +237,30 @@ def _existing(connection: Connection, table: str, pk: str, rk: str, etag: str | 
     return row
 
 
-def _merged(old: _Row, changes: dict[str, Any], table: str, pk: str, rk: str) -> dict[str, Any]:
-    """A None neither stores nor removes a property: Azure ignores nulls when it merges."""
-    present = {name: value for name, value in changes.items() if value is not None}
-    # Each half was within the limits; together they may not be.
-    return check_properties(_properties(old[2], table, pk, rk) | present)
+def _encode(value: Any) -> bytes:
+    """MessagePack of the map of properties, or of a name or value as it stands in it."""
+    if isinstance(value, dict):
+        value = {name: _packable(item) for name, item in value.items()}
+    return _encoder.encode(_packable(value))
+
+
+def _packable(value: Any) -> Any:
+    return msgspec.msgpack.Ext(_UUID, value.bytes) if isinstance(value, UUID) else value
+
+
+def _unpacked(code: int, data: memoryview) -> Any:
+    if code != _UUID:
+        raise ValueError(f"extension {code} is not known")
+    return UUID(bytes=bytes(data))
+
+
+_decoder = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_unpacked)
 
 
 def _properties(props: bytes, table: str, pk: str, rk: str) -> dict[str, Any]:
     try:
         return _decoder.decode(props)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise IntegrityError(f"entity {pk!r}, {rk!r} of table {table!r} is not readable") from error
 
 

@@ -8,9 +8,20 @@ A segment cut into several names (paths.py) is put together first and ordered as
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
+from storage_lib.backends.file.directories import (
+    Directory,
+    KeptNames,
+    Names,
+    Reading,
+    in_order,
+    is_too_large,
+    size_of,
+)
 from storage_lib.backends.file.oserrors import MISSING
 from storage_lib.backends.file.paths import CONTINUED, SUFFIX, PathMap
 from storage_lib.backends.objects import is_after
@@ -18,29 +29,28 @@ from storage_lib.errors import InvalidKeyError
 from storage_lib.keys import validate_key
 
 
-class _Directory(NamedTuple):
-    """``own``: our files in it are objects of this place; ``foreign``: other programs' files are."""
-
-    path: str
-    own: bool = True
-    foreign: bool = True
-
-
 class _Node(NamedTuple):
     base: str
     """The key prefix of everything below: empty, or ending in a slash."""
     names: Iterator[str]
-    directories: dict[str, list[_Directory]]
+    directories: dict[str, list[Directory]]
 
 
 class Walk:
     """Keys and common prefixes behind ``after``, as `ObjectStore._scan` describes them. Iterate it once."""
 
     def __init__(
-        self, root: str, paths: PathMap, prefix: str, delimiter: str | None, after: str | None
+        self,
+        root: str,
+        paths: PathMap,
+        prefix: str,
+        delimiter: str | None,
+        after: str | None,
+        kept: KeptNames,
     ) -> None:
         self._root = root
         self._paths = paths
+        self._kept = kept
         self._prefix = prefix
         self._delimiter = delimiter
         self._after = after
@@ -48,7 +58,7 @@ class Walk:
     def __iter__(self) -> Iterator[str]:
         """Keys, and common prefixes, which end in a slash."""
         base = self._prefix[: self._prefix.rfind("/") + 1]
-        start = [_Directory(self._root)]
+        start = [Directory(self._root)]
         for segment in base.split("/")[:-1]:
             start = self._descend(start, segment)
         stack = [self._read(base, start)]
@@ -79,22 +89,53 @@ class Walk:
             return is_after(key, after)
         return key > after or after.startswith(key)
 
-    def _read(self, base: str, directories: list[_Directory]) -> _Node:
-        names: set[str] = set()
-        below: dict[str, list[_Directory]] = {}
+    def _read(self, base: str, directories: list[Directory]) -> _Node:
+        names = self._kept.find(tuple(directories))
+        if names is None:
+            names = self._names(base, directories)
+        return _Node(base, self._select(base, names.ordered), names.below)
+
+    def _names(self, base: str, directories: list[Directory]) -> Names:
+        """All the names in ``directories``; only those wanted if they are too many to be kept."""
+        names: list[str] = []
+        below: dict[str, list[Directory]] = {}
+        size = 0
+        reading = Reading()
         for directory in directories:
-            for segment, found in self._entries(directory):
+            for segment, found in self._entries(directory, reading):
                 name = segment if found is None else segment + "/"
-                if not self._wanted(base + name):
+                if not is_too_large(size):
+                    size += size_of(name)
+                    if is_too_large(size):
+                        names = [name for name in names if self._wanted(base + name)]
+                elif not self._wanted(base + name):
                     continue
-                names.add(name)
+                names.append(name)
                 if found is not None:
                     below.setdefault(name, []).append(found)
-        return _Node(base, iter(sorted(names)), below)
+        found_names = Names(in_order(names), below)
+        self._kept.keep(tuple(directories), found_names, size, reading)
+        return found_names
 
-    def _has_object(self, base: str, directories: list[_Directory]) -> bool:
+    def _select(self, base: str, ordered: list[str]) -> Iterator[str]:
+        """Of sorted names those that are wanted, each once."""
+        prefix, after = self._prefix[len(base) :], self._after
+        first = prefix
+        if after is not None and after.startswith(base):
+            segment, slash, _ = after[len(base) :].partition("/")
+            first = max(prefix, segment + slash)
+        start = bisect_left(ordered, first)
+        last = None
+        for name in islice(ordered, start, None):
+            if not name.startswith(prefix):
+                return
+            if name != last and self._wanted(base + name):
+                yield name
+            last = name
+
+    def _has_object(self, base: str, directories: list[Directory]) -> bool:
         """Looks no further than the first: directories left empty by a crash are no common prefix."""
-        below: list[tuple[str, _Directory]] = []
+        below: list[tuple[str, Directory]] = []
         for directory in directories:
             for segment, found in self._entries(directory):
                 if found is not None:
@@ -104,11 +145,13 @@ class Walk:
         return any(self._has_object(key, [directory]) for key, directory in below)
 
     def _entries(
-        self, directory: _Directory, names: tuple[str, ...] = ()
-    ) -> Iterator[tuple[str, _Directory | None]]:
+        self, directory: Directory, reading: Reading | None = None, names: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, Directory | None]]:
         """The segments in ``directory``, with the directory below or None for an object."""
         decode, (path, own, foreign) = self._paths.decode, directory
         continued: list[str] = []
+        if reading is not None:
+            reading.begin(path)
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
@@ -135,28 +178,28 @@ class Walk:
             if error.errno not in MISSING:  # removed while we were on our way
                 raise
         for name in continued:
-            yield from self._entries(_Directory(f"{path}/{name}", own, foreign), (*names, name))
+            yield from self._entries(Directory(f"{path}/{name}", own, foreign), reading, (*names, name))
 
     def _directory(
-        self, parent: _Directory, names: tuple[str, ...], name: str
-    ) -> Iterator[tuple[str, _Directory]]:
+        self, parent: Directory, names: tuple[str, ...], name: str
+    ) -> Iterator[tuple[str, Directory]]:
         path, own, foreign = parent
         below = f"{path}/{name}"
         segment = self._paths.decode((*names, name))
         if segment is not None:
-            yield segment, _Directory(below, own, foreign)
+            yield segment, Directory(below, own, foreign)
             return
         if foreign and not names and self._paths.stands_for_itself(name):
-            yield name, _Directory(below, own=False)
+            yield name, Directory(below, own=False)
         if own and self._paths.fold_case:
             # Made by another program as `Docs`: our directory `docs` is the same one on this file system.
             segment = self._paths.decode((*names, name.casefold()))
             if segment is not None:
-                yield segment, _Directory(below, foreign=False)
+                yield segment, Directory(below, foreign=False)
 
-    def _descend(self, directories: list[_Directory], segment: str) -> list[_Directory]:
+    def _descend(self, directories: list[Directory], segment: str) -> list[Directory]:
         """The directories for one segment of the prefix, found without reading their siblings."""
-        found: list[_Directory] = []
+        found: list[Directory] = []
         for path, own, foreign in directories:
             for ours, spelled in zip((True, False), self._paths.foreign(segment), strict=False):
                 below = f"{path}/{spelled}"
@@ -164,7 +207,7 @@ class Walk:
                     continue
                 theirs = not self._paths.fold_case or _spelled_so(path, spelled)
                 if (own and ours) or (foreign and theirs):
-                    found.append(_Directory(below, own and ours, foreign and theirs))
+                    found.append(Directory(below, own and ours, foreign and theirs))
         return found
 
 

@@ -8,23 +8,16 @@ journal one commit, and so do their renames, instead of two for each object.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable
 
-from storage_lib.backends.file.durable import (
-    TemporaryFiles,
-    prune,
-    start_writeback,
-    sync_directory,
-    write_all,
-)
+from storage_lib.backends.file.durable import TemporaryFiles, prune, sync_directory
 from storage_lib.backends.file.files import ObjectFiles, check_etag, is_regular
-from storage_lib.backends.file.format import Header, encode_header
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.locks import KeyLocks
-from storage_lib.backends.file.oserrors import MISSING, not_found, os_errors
+from storage_lib.backends.file.oserrors import not_found, os_errors
+from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write, unlink_if_there
 from storage_lib.backends.objects import PutResult
 from storage_lib.errors import (
     AccessDeniedError,
@@ -35,54 +28,6 @@ from storage_lib.errors import (
 )
 
 _ATTEMPTS = 100
-
-
-class _AbandonedError(Exception):
-    """Whoever asked for this write was cancelled, and nothing was changed."""
-
-
-class Write:
-    """One save or delete on its way."""
-
-    def __init__(self, key: str, if_match: str | None = None) -> None:
-        self.key = key
-        self.if_match = if_match
-        self.is_abandoned: Callable[[], bool] = bool
-        """Whether its caller has been cancelled and must not be surprised by it any more."""
-        self.result: PutResult | None = None
-        self.error: BaseException | None = None
-        self.changed: list[str] = []
-        """Directories whose entries it changed."""
-
-    def take_effect(self) -> None:
-        """Called with the key's lock held: whoever writes the key after a cancelled write takes the lock
-        later, so a cancelled write can never overwrite what came after it."""
-        if self.is_abandoned():
-            raise _AbandonedError
-
-
-class Put(Write):
-    def __init__(
-        self,
-        key: str,
-        if_match: str | None,
-        *,
-        data: bytes,
-        content_type: str,
-        metadata: dict[str, str],
-        sha256: str,
-        if_absent: bool,
-    ) -> None:
-        super().__init__(key, if_match)
-        self.data = data
-        self.if_absent = if_absent
-        self.header = Header(key, content_type, metadata, sha256, os.urandom(16).hex(), len(data))
-        self.fd = -1
-        self.temporary: str | None = None
-
-
-class Delete(Write):
-    """Removal of what is there when it takes effect."""
 
 
 class ObjectWriter:
@@ -101,18 +46,25 @@ class ObjectWriter:
             _each(writes, self._apply)
             self._make_durable(writes)
         finally:
-            for put in puts:
-                _discard(put)
+            for write in writes:
+                write.discard()
+
+    def begin(self, put: PutParts) -> None:
+        """Make the file that parts are appended to before it is `run`.
+
+        :raises PreconditionFailedError: the object is already not as ``put`` demands.
+        """
+        with os_errors(put.key):
+            self._check(put)
+            put.begin(self._temporary)
+
+    def remove_stale(self) -> None:
+        """Remove what crashed processes left of what they were writing."""
+        self._temporary.remove_stale()
 
     def _stage(self, put: Put) -> None:
-        header = encode_header(put.header)
-        put.fd, put.temporary = self._temporary.create()
-        if len(put.data) <= 64 * 1024:
-            write_all(put.fd, header + put.data)
-        else:
-            write_all(put.fd, header)
-            write_all(put.fd, put.data)
-        start_writeback(put.fd)
+        self._check(put)  # Without the lock: what has failed already need not be written first.
+        put.stage(self._temporary)
 
     def _apply(self, write: Write) -> None:
         if isinstance(write, Put):
@@ -126,13 +78,10 @@ class ObjectWriter:
         for _ in range(_ATTEMPTS):
             put.changed += self._make_parents(key)
             with self._locks.held(key):
+                self._check(put)
                 others = self._files.foreign_files(key)
                 exists = bool(others) or is_regular(path)
-                if put.if_absent and exists:
-                    raise PreconditionFailedError(f"object {key!r} exists", field="if_absent")
-                if put.if_match is not None:
-                    self._check_current(key, put.if_match)
-                put.take_effect()
+                put.check_wanted()
                 try:
                     os.replace(put.temporary, path)
                 except (FileNotFoundError, NotADirectoryError):
@@ -140,16 +89,21 @@ class ObjectWriter:
                 put.temporary = None
                 put.changed.append(os.path.dirname(path))
                 for other in others:
-                    _unlink_if_there(other)
+                    unlink_if_there(other)
             return PutResult(key, put.header.etag, put.header.size, not exists)
         raise TransientStorageError(f"object {key!r}: its directory is removed as often as it is made")
 
-    def _check_current(self, key: str, if_match: str) -> None:
-        try:
-            info = self._files.head(key)
-        except KeyNotFoundError as error:
-            raise PreconditionFailedError(f"object {key!r} does not exist", field="if_match") from error
-        check_etag(info, if_match)
+    def _check(self, put: Put) -> None:
+        """:raises PreconditionFailedError: the object is not as ``put`` demands."""
+        key = put.key
+        if put.if_absent and (is_regular(self._files.path(key)) or self._files.foreign_files(key)):
+            raise PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+        if put.if_match is not None:
+            try:
+                info = self._files.head(key)
+            except KeyNotFoundError as error:
+                raise PreconditionFailedError(f"object {key!r} does not exist", field="if_match") from error
+            check_etag(info, put.if_match)
 
     def _delete(self, delete: Write) -> None:
         key, path = delete.key, self._files.path(delete.key)
@@ -159,10 +113,10 @@ class ObjectWriter:
                 raise not_found(key)
             if delete.if_match is not None:
                 check_etag(self._files.head(key), delete.if_match)
-            delete.take_effect()
+            delete.check_wanted()
             # Ours is the newer one: a crash in between must not bring the older one back.
             for name in (*others, path):
-                if _unlink_if_there(name):
+                if unlink_if_there(name):
                     delete.changed.append(os.path.dirname(name))
 
     def _make_durable(self, writes: list[Write]) -> None:
@@ -215,27 +169,18 @@ class ObjectWriter:
         if key is None:
             return
         try:
-            found = self._files.read(key)
+            found = self._files.open(key)
         except KeyNotFoundError:
             return  # another writer was faster
-        if found is None:
-            return
         if found.info.sha256 is not None:
+            found.close()
             # A crash came between renaming ours into place and removing the other: ours is the object.
             with self._locks.held(key):
                 if is_regular(self._files.path(key)):
                     for other in self._files.foreign_files(key):
-                        _unlink_if_there(other)
+                        unlink_if_there(other)
             return
-        put = Put(
-            key,
-            found.info.etag,
-            data=found.data,
-            content_type=found.info.content_type,
-            metadata={},
-            sha256=hashlib.sha256(found.data).hexdigest(),
-            if_absent=False,
-        )
+        put = PutCopy(found, key, found.info.etag, if_absent=False)
         self.run([put])
         if put.error is not None and not isinstance(put.error, PreconditionFailedError):
             raise put.error
@@ -250,20 +195,3 @@ def _each[W: Write](writes: Iterable[W], action: Callable[[W], object]) -> None:
                     action(write)
             except Exception as error:
                 write.error = error
-
-
-def _discard(put: Put) -> None:
-    if put.fd >= 0:
-        os.close(put.fd)
-    if put.temporary is not None:
-        _unlink_if_there(put.temporary)
-
-
-def _unlink_if_there(path: str) -> bool:
-    try:
-        os.unlink(path)
-    except OSError as error:
-        if error.errno in MISSING:
-            return False
-        raise
-    return True

@@ -1,0 +1,73 @@
+"""The same no-op tasks with Celery on its filesystem transport, with results kept as files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TASKS = 600
+APP = """
+from celery import Celery
+
+app = Celery("bench_celery", broker="filesystem://", backend="file://{folder}/results")
+app.conf.broker_transport_options = {{
+    "data_folder_in": "{folder}/queue", "data_folder_out": "{folder}/queue",
+    "control_folder": "{folder}/control", "store_processed": False,
+}}
+app.conf.task_acks_late = True
+
+@app.task
+def no_op():
+    return None
+"""
+SUBMIT = """
+import time
+from bench_celery import no_op
+started = time.perf_counter()
+results = [no_op.delay() for _ in range({tasks})]
+for result in results:
+    result.get(timeout=120, interval=0.02)
+print({tasks} / (time.perf_counter() - started))
+"""
+
+
+def rate() -> float:
+    """Tasks a second, from the first submission to the last result."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("queue", "control", "results"):
+            (Path(folder) / name).mkdir()
+        (Path(folder) / "bench_celery.py").write_text(APP.format(folder=folder))
+        environment = os.environ | {"PYTHONPATH": folder, "C_FORCE_ROOT": "1"}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "bench_celery", "worker", "--pool", "threads", "-c", "8"],
+            env=environment,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert worker.stderr is not None
+            for line in worker.stderr:
+                if " ready." in line:
+                    break
+            submit = subprocess.run(
+                [sys.executable, "-c", SUBMIT.format(tasks=TASKS)],
+                env=environment,
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return float(submit.stdout)
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(20)
+            if worker.poll() is None:
+                worker.kill()

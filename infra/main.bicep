@@ -1,0 +1,431 @@
+// Everything that agent storage needs, in one resource group. No key and no secret is made, asked for or put out.
+targetScope = 'subscription'
+
+@description('Required. Name of the environment. The resource group is called by it, and all other names come from it.')
+@minLength(1)
+@maxLength(64)
+param environmentName string
+
+@description('Required. Region of everything. `az functionapp list-flexconsumption-locations` tells which have the plan.')
+@minLength(1)
+@metadata({
+  azd: {
+    type: 'location'
+  }
+})
+param location string
+
+@description('Optional. Name of the resource group; empty makes one from the environment.')
+param resourceGroupName string = ''
+
+@description('Optional. Object id of a person or group that may read and write the data too; empty for nobody.')
+param principalId string = ''
+
+@description('Optional. Kind of that principal.')
+@allowed([
+  'User'
+  'Group'
+  'ServicePrincipal'
+])
+param principalType string = 'User'
+
+@description('Optional. Keeps what the Functions host needs in a storage account of its own, away from the data and its load.')
+param separateHostStorage bool = true
+
+@description('Optional. Redundancy of the data. Geo-redundant ones survive the loss of a region.')
+@allowed([
+  'Standard_LRS'
+  'Standard_ZRS'
+  'Standard_GRS'
+  'Standard_RAGRS'
+  'Standard_GZRS'
+  'Standard_RAGZRS'
+])
+param dataStorageSku string = 'Standard_RAGRS'
+
+@description('Optional. Redundancy of a host account of its own. It holds nothing that a deployment does not bring back.')
+@allowed([
+  'Standard_LRS'
+  'Standard_ZRS'
+])
+param hostStorageSku string = 'Standard_LRS'
+
+@description('Optional. Days that deleted and overwritten blobs can be brought back.')
+@minValue(2)
+@maxValue(365)
+param retentionDays int = 14
+
+@description('Optional. Days after the last change at which an object moves to the cool tier; 0 leaves all in the hot tier.')
+@minValue(0)
+param coolAfterDays int = 0
+
+@description('Optional. Memory of an instance in MB.')
+@allowed([
+  512
+  2048
+  4096
+])
+param instanceMemoryMB int = 2048
+
+@description('Optional. Most instances that the platform scales to.')
+@minValue(1)
+@maxValue(1000)
+param maximumInstanceCount int = 100
+
+@description('Optional. Instances that never sleep, and are paid for always: objects with `name` (`http`, or `function:` and a function) and `instanceCount`.')
+param alwaysReady array = []
+
+@description('Optional. HTTP requests at once on one instance. The platform would take one only for Python; these functions are asynchronous. Eight of the largest bodies fit into 2048 MB.')
+@minValue(1)
+@maxValue(1000)
+param httpConcurrency int = 8
+
+@description('Optional. Queue messages taken at once by one instance, for each function; 0 leaves it to host.json.')
+@minValue(0)
+@maxValue(32)
+param queueBatchSize int = 0
+
+@description('Optional. Messages still in work at which the next batch is taken; -1 leaves it to host.json.')
+@minValue(-1)
+param queueNewBatchThreshold int = -1
+
+@description('Optional. Spreads the plan over availability zones, in regions that have them.')
+param zoneRedundant bool = false
+
+@description('Optional. Further app settings, such as AGENT_TASK_MODULES. Not for secrets.')
+param appSettings object = {}
+
+@description('Optional. Puts storage and vault behind private endpoints in a virtual network, and closes their public ones.')
+param networkIsolation bool = false
+
+@description('Optional. Address space of that network, /20 or larger.')
+param networkAddressPrefix string = '10.20.0.0/20'
+
+@description('Optional. Client id of an Entra app registration: every call but liveness then needs a token for it. Empty leaves only function keys.')
+param authClientId string = ''
+
+@description('Optional. Client ids of the applications that may call; empty for all of the tenant.')
+param authAllowedApplications array = []
+
+@description('Optional. Makes a key vault with a key that wraps data keys.')
+param keyVaultEnabled bool = false
+
+@description('Optional. Who gets alerts by mail; empty shows them in the portal only.')
+param alertEmail string = ''
+
+@description('Optional. Tests from outside, every quarter of an hour, that the app answers. Each run wakes it.')
+param availabilityTest bool = true
+
+@description('Optional. 95th percentile of the duration of HTTP requests, in milliseconds, above which an alert is raised.')
+@minValue(1)
+param latencyThresholdMs int = 5000
+
+@description('Optional. Messages waiting in the queues above which an alert is raised.')
+@minValue(1)
+param backlogThreshold int = 10000
+
+@description('Optional. Days that logs are kept.')
+@minValue(30)
+@maxValue(730)
+param logRetentionDays int = 30
+
+@description('Optional. Gigabytes a day after which logs are no longer taken until the next day; -1 for no cap.')
+@minValue(-1)
+param logDailyQuotaGb int = 5
+
+@description('Optional. Budget of the resource group for a month, in the currency of the bill; 0 for none.')
+@minValue(0)
+param budgetAmount int = 0
+
+@description('Conditional. First day of the month in which the budget begins, as 2026-12-01. Required with a budget; it can not be changed afterwards.')
+param budgetStartDate string = ''
+
+var abbreviations = loadJsonContent('abbreviations.json')
+var token = toLower(uniqueString(subscription().id, environmentName, location))
+var tags = {
+  'azd-env-name': environmentName
+}
+
+// The names that the code uses. tests/test_infra.py compares them with storage_lib/resources.py.
+var objectContainer = 'agent-storage'
+var queues = [
+  'agent-tasks'
+  'agent-tasks-poison'
+  'agent-tasks-high'
+  'agent-tasks-high-poison'
+  'agent-events'
+]
+var tables = [
+  'tasks'
+  'taskkeys'
+]
+var deploymentContainer = 'app-packages'
+
+var dataAccountName = '${abbreviations.storageStorageAccounts}${token}data'
+var hostAccountName = separateHostStorage ? '${abbreviations.storageStorageAccounts}${token}host' : dataAccountName
+var dataAccount = {
+  name: dataAccountName
+  skuName: dataStorageSku
+  containers: separateHostStorage ? [
+    objectContainer
+  ] : [
+    objectContainer
+    deploymentContainer
+  ]
+  queues: queues
+  tables: tables
+  coolAfterDays: coolAfterDays
+}
+var hostAccount = {
+  name: hostAccountName
+  skuName: hostStorageSku
+  containers: [
+    deploymentContainer
+  ]
+  queues: []
+  tables: []
+  coolAfterDays: 0
+}
+// The data account first, the host's last; they may be one.
+var storageAccounts = separateHostStorage ? [
+  dataAccount
+  hostAccount
+] : [
+  dataAccount
+]
+var storageAccountNames = map(storageAccounts, account => account.name)
+
+// The host keeps locks and keys in blobs, which takes an owner, and what it diagnoses in a table.
+var hostRoles = [
+  'Storage Blob Data Owner'
+  'Storage Queue Data Contributor'
+  'Storage Table Data Contributor'
+]
+var dataRoles = [
+  'Storage Blob Data Contributor'
+  'Storage Queue Data Contributor'
+  'Storage Table Data Contributor'
+]
+var dataGrants = map(dataRoles, role => {
+  account: dataAccountName
+  role: role
+})
+// With one account the two lists overlap, and a role can be given only once.
+var appGrants = union(map(hostRoles, role => {
+  account: hostAccountName
+  role: role
+}), dataGrants)
+
+var keyVaultName = keyVaultEnabled ? '${abbreviations.keyVaultVaults}${token}' : ''
+var storageServices = [
+  'blob'
+  'queue'
+  'table'
+]
+var storageLinks = flatten(map(storageAccountNames, account => map(storageServices, service => {
+  type: 'Microsoft.Storage/storageAccounts'
+  name: account
+  groupId: service
+  zone: 'privatelink.${service}.${environment().suffixes.storage}'
+})))
+var keyVaultZone = 'privatelink${replace(environment().suffixes.keyvaultDns, '.vault.', '.vaultcore.')}'
+var keyVaultLinks = keyVaultEnabled ? [
+  {
+    type: 'Microsoft.KeyVault/vaults'
+    name: keyVaultName
+    groupId: 'vault'
+    zone: keyVaultZone
+  }
+] : []
+var zoneNames = concat(map(storageServices, service => 'privatelink.${service}.${environment().suffixes.storage}'), keyVaultEnabled ? [
+  keyVaultZone
+] : [])
+
+resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
+  name: empty(resourceGroupName) ? '${abbreviations.resourcesResourceGroups}${environmentName}' : resourceGroupName
+  location: location
+  tags: tags
+}
+
+module identity 'modules/identity.bicep' = {
+  name: 'identity'
+  scope: group
+  params: {
+    name: '${abbreviations.managedIdentityUserAssignedIdentities}${token}'
+    location: location
+    tags: tags
+  }
+}
+
+module monitoring 'modules/monitoring.bicep' = {
+  name: 'monitoring'
+  scope: group
+  params: {
+    workspaceName: '${abbreviations.operationalInsightsWorkspaces}${token}'
+    applicationInsightsName: '${abbreviations.insightsComponents}${token}'
+    location: location
+    tags: tags
+    retentionDays: logRetentionDays
+    dailyQuotaGb: logDailyQuotaGb
+  }
+}
+
+module storage 'modules/storage.bicep' = [for account in storageAccounts: {
+  name: 'storage-${account.name}'
+  scope: group
+  params: {
+    name: account.name
+    location: location
+    tags: tags
+    skuName: account.skuName
+    containers: account.containers
+    queues: account.queues
+    tables: account.tables
+    privateOnly: networkIsolation
+    retentionDays: retentionDays
+    coolAfterDays: account.coolAfterDays
+  }
+}]
+
+module keyVault 'modules/key-vault.bicep' = if (keyVaultEnabled) {
+  name: 'key-vault'
+  scope: group
+  params: {
+    name: keyVaultName
+    location: location
+    tags: tags
+    publicNetworkAccess: networkIsolation ? 'Disabled' : 'Enabled'
+  }
+}
+
+module network 'modules/network.bicep' = if (networkIsolation) {
+  name: 'network'
+  scope: group
+  params: {
+    name: '${abbreviations.networkVirtualNetworks}${token}'
+    securityGroupPrefix: '${abbreviations.networkNetworkSecurityGroups}${token}-'
+    endpointPrefix: abbreviations.networkPrivateEndpoints
+    location: location
+    tags: tags
+    addressPrefix: networkAddressPrefix
+    privateLinks: concat(storageLinks, keyVaultLinks)
+    zoneNames: zoneNames
+  }
+  dependsOn: [
+    storage
+    keyVault
+  ]
+}
+
+module appAccess 'modules/rbac.bicep' = {
+  name: 'access-app'
+  scope: group
+  params: {
+    principalId: identity.outputs.principalId
+    storageGrants: appGrants
+    applicationInsightsName: '${abbreviations.insightsComponents}${token}'
+    keyVaultName: keyVaultName
+  }
+  dependsOn: [
+    storage
+    monitoring
+    keyVault
+  ]
+}
+
+module operatorAccess 'modules/rbac.bicep' = if (!empty(principalId)) {
+  name: 'access-operator'
+  scope: group
+  params: {
+    principalId: principalId
+    principalType: principalType
+    storageGrants: dataGrants
+  }
+  dependsOn: [
+    storage
+  ]
+}
+
+module functionApp 'modules/function-app.bicep' = {
+  name: 'function-app'
+  scope: group
+  params: {
+    name: '${abbreviations.webSitesFunctions}${token}'
+    planName: '${abbreviations.webServerFarms}${token}'
+    location: location
+    tags: tags
+    serviceName: 'api'
+    identityId: identity.outputs.id
+    identityClientId: identity.outputs.clientId
+    hostEndpoints: storage[length(storageAccounts) - 1].outputs.endpoints
+    dataEndpoints: storage[0].outputs.endpoints
+    deploymentContainer: deploymentContainer
+    objectContainer: objectContainer
+    applicationInsightsConnectionString: monitoring.outputs.connectionString
+    instanceMemoryMB: instanceMemoryMB
+    maximumInstanceCount: maximumInstanceCount
+    alwaysReady: alwaysReady
+    httpConcurrency: httpConcurrency
+    queueBatchSize: queueBatchSize
+    queueNewBatchThreshold: queueNewBatchThreshold
+    zoneRedundant: zoneRedundant
+    subnetId: networkIsolation ? network!.outputs.appSubnetId : ''
+    appSettings: appSettings
+  }
+  // Before its first start the app has to be allowed what it does then.
+  dependsOn: [
+    appAccess
+  ]
+}
+
+module authentication 'modules/authentication.bicep' = if (!empty(authClientId)) {
+  name: 'authentication'
+  scope: group
+  params: {
+    appName: functionApp.outputs.name
+    clientId: authClientId
+    allowedApplications: authAllowedApplications
+  }
+}
+
+module alerts 'modules/alerts.bicep' = {
+  name: 'alerts'
+  scope: group
+  params: {
+    prefixes: abbreviations
+    token: token
+    location: location
+    tags: tags
+    applicationInsightsId: monitoring.outputs.applicationInsightsId
+    storageAccountNames: storageAccountNames
+    dataAccountName: dataAccountName
+    appUri: functionApp.outputs.uri
+    email: alertEmail
+    availabilityTest: availabilityTest
+    latencyThresholdMs: latencyThresholdMs
+    backlogThreshold: backlogThreshold
+    budgetAmount: budgetAmount
+    budgetStartDate: budgetStartDate
+  }
+}
+
+@description('Region of everything.')
+output AZURE_LOCATION string = location
+
+@description('Tenant whose identities are trusted.')
+output AZURE_TENANT_ID string = tenant().tenantId
+
+@description('Name of the resource group.')
+output AZURE_RESOURCE_GROUP string = group.name
+
+@description('Name of the function app.')
+output AZURE_FUNCTION_NAME string = functionApp.outputs.name
+
+@description('Address of the function app.')
+output AZURE_FUNCTION_URI string = functionApp.outputs.uri
+
+@description('Name of the storage account with the data.')
+output AGENT_STORAGE_ACCOUNT string = dataAccountName
+
+@description('Identifier of the key that wraps data keys; empty without a vault.')
+output AGENT_STORAGE_KEY_URI string = keyVaultEnabled ? keyVault!.outputs.keyUri : ''

@@ -1,0 +1,222 @@
+// The app on a Flex Consumption plan. Whatever it opens, it opens with its identity.
+
+@description('Required. Name of the function app, unique in Azure.')
+param name string
+
+@description('Required. Name of the plan.')
+param planName string
+
+@description('Required. Region of app and plan.')
+param location string
+
+@description('Required. Tags of app and plan.')
+param tags object
+
+@description('Required. Service of azure.yaml that is deployed to the app.')
+param serviceName string
+
+@description('Required. Resource id of the identity of the app.')
+param identityId string
+
+@description('Required. Client id of the same identity.')
+param identityClientId string
+
+@description('Required. Addresses of the storage account of the Functions host: `blob`, `queue` and `table`.')
+param hostEndpoints object
+
+@description('Required. Addresses of the storage account of the data: `blob`, `queue` and `table`.')
+param dataEndpoints object
+
+@description('Required. Container of the host account that code packages are deployed to.')
+param deploymentContainer string
+
+@description('Required. Container of the data account that objects are kept in.')
+param objectContainer string
+
+@description('Required. Connection string of Application Insights, which takes telemetry from identities only.')
+param applicationInsightsConnectionString string
+
+@description('Required. Memory of an instance in MB.')
+param instanceMemoryMB int
+
+@description('Required. Most instances that the platform scales to.')
+param maximumInstanceCount int
+
+@description('Required. Instances that never sleep: objects with `name` (`http`, or `function:` and a function) and `instanceCount`.')
+param alwaysReady array
+
+@description('Required. HTTP requests at once on one instance.')
+param httpConcurrency int
+
+@description('Required. Queue messages taken at once by one instance, for each function; 0 leaves it to host.json.')
+param queueBatchSize int
+
+@description('Required. Messages still in work at which the next batch is taken; -1 leaves it to host.json.')
+param queueNewBatchThreshold int
+
+@description('Required. Spreads the plan over availability zones, in regions that have them.')
+param zoneRedundant bool
+
+@description('Required. Resource id of the subnet to call out through; empty for none.')
+param subnetId string
+
+@description('Required. Further app settings, by name.')
+param appSettings object
+
+var connections = [
+  {
+    name: 'AzureWebJobsStorage'
+    endpoints: hostEndpoints
+  }
+  {
+    name: 'AgentStorage'
+    endpoints: dataEndpoints
+  }
+]
+var services = [
+  'blob'
+  'queue'
+  'table'
+]
+var connectionUris = flatten(map(connections, connection => map(services, service => {
+  name: '${connection.name}__${service}ServiceUri'
+  value: connection.endpoints[service]
+})))
+var connectionIdentities = flatten(map(connections, connection => [
+  {
+    name: '${connection.name}__credential'
+    value: 'managedidentity'
+  }
+  {
+    name: '${connection.name}__clientId'
+    value: identityClientId
+  }
+]))
+var ownSettings = [
+  {
+    name: 'AGENT_STORAGE_TYPE'
+    value: 'azure'
+  }
+  {
+    name: 'AGENT_STORAGE_CONTAINER'
+    value: objectContainer
+  }
+  {
+    name: 'APPLICATIONINSIGHTS_CONNECTION_STRING'
+    value: applicationInsightsConnectionString
+  }
+  {
+    name: 'APPLICATIONINSIGHTS_AUTHENTICATION_STRING'
+    value: 'ClientId=${identityClientId};Authorization=AAD'
+  }
+]
+var queueSettings = concat(queueBatchSize > 0 ? [
+  {
+    name: 'AzureFunctionsJobHost__extensions__queues__batchSize'
+    value: string(queueBatchSize)
+  }
+] : [], queueNewBatchThreshold >= 0 ? [
+  {
+    name: 'AzureFunctionsJobHost__extensions__queues__newBatchThreshold'
+    value: string(queueNewBatchThreshold)
+  }
+] : [])
+var furtherSettings = map(items(appSettings), setting => {
+  name: setting.key
+  value: string(setting.value)
+})
+var publishingChannels = [
+  'ftp'
+  'scm'
+]
+
+resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
+  // checkov:skip=CKV_AZURE_225: a parameter, for not every region has zones
+  name: planName
+  location: location
+  tags: tags
+  kind: 'functionapp'
+  sku: {
+    name: 'FC1'
+    tier: 'FlexConsumption'
+  }
+  properties: {
+    reserved: true
+    zoneRedundant: zoneRedundant
+  }
+}
+
+resource app 'Microsoft.Web/sites@2025-03-01' = {
+  // checkov:skip=CKV_AZURE_17: callers are known by function keys or Entra tokens, not by certificates
+  // checkov:skip=CKV_AZURE_212: Flex Consumption scales to zero; always-ready instances are a parameter
+  // checkov:skip=CKV_AZURE_213: Flex Consumption has no health check path; an availability test asks instead
+  // checkov:skip=CKV_AZURE_222: agents call it from anywhere, with a key or a token
+  name: name
+  location: location
+  tags: union(tags, {
+    'azd-service-name': serviceName
+  })
+  kind: 'functionapp,linux'
+  identity: {
+    type: 'UserAssigned'
+    userAssignedIdentities: {
+      '${identityId}': {}
+    }
+  }
+  properties: {
+    serverFarmId: plan.id
+    httpsOnly: true
+    clientAffinityEnabled: false
+    virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
+    siteConfig: {
+      minTlsVersion: '1.2'
+      scmMinTlsVersion: '1.2'
+      ftpsState: 'Disabled'
+      http20Enabled: true
+      remoteDebuggingEnabled: false
+      appSettings: concat(connectionUris, connectionIdentities, ownSettings, queueSettings, furtherSettings)
+    }
+    functionAppConfig: {
+      runtime: {
+        name: 'python'
+        version: '3.13'
+      }
+      deployment: {
+        storage: {
+          type: 'blobContainer'
+          value: '${hostEndpoints.blob}${deploymentContainer}'
+          authentication: {
+            type: 'UserAssignedIdentity'
+            userAssignedIdentityResourceId: identityId
+          }
+        }
+      }
+      scaleAndConcurrency: {
+        alwaysReady: alwaysReady
+        instanceMemoryMB: instanceMemoryMB
+        maximumInstanceCount: maximumInstanceCount
+        triggers: {
+          http: {
+            perInstanceConcurrency: httpConcurrency
+          }
+        }
+      }
+    }
+  }
+}
+
+// Deployment is by Entra tokens; user name and password stay off for the site and for FTP.
+#disable-next-line BCP225 // the name comes from the loop, so that the type of the body is not checked
+resource publishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = [for channel in publishingChannels: {
+  parent: app
+  name: channel
+  properties: {
+    allow: false
+  }
+}]
+
+@description('Name of the function app.')
+output name string = app.name
+
+@description('Address of the function app.')
+output uri string = 'https://${app.properties.defaultHostName}'

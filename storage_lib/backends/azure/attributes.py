@@ -1,0 +1,77 @@
+"""What travels with a blob's bytes: content type, metadata, checksum and ETag, as they are on the wire.
+
+User metadata ``some-name`` is ``some_name`` (names are C# identifiers there; ours have no ``_``), values are
+as `encode_metadata_value` leaves them, and the checksum is ``aos_sha256``. Metadata of other programs is
+given with lower-case names and ``-`` for ``_``; names outside our grammar are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from storage_lib.backends.objects import ObjectInfo
+from storage_lib.errors import PreconditionFailedError
+from storage_lib.keys import decode_metadata_value, encode_metadata_value
+
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
+CHECKSUM = "aos_sha256"
+
+_METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_HTTP_ATTRIBUTES = frozenset(
+    {
+        "Cache-Control",
+        "Content-Disposition",
+        "Content-Encoding",
+        "Content-Language",
+        "Content-Type",
+        "Storage-Class",
+    }
+)
+# Some proxies and old clients drop a header without a value. No value of ours contains U+0000.
+_EMPTY_VALUE = "%00"
+
+
+def blob_metadata(metadata: dict[str, str], sha256: str) -> dict[str, str]:
+    """The metadata of the blob for that of an object."""
+    kept = {CHECKSUM: sha256}
+    for name, value in metadata.items():
+        # The service signs header values with runs of spaces folded into one; encoded ones are left alone.
+        kept[name.replace("-", "_")] = encode_metadata_value(value).replace("  ", "%20%20") or _EMPTY_VALUE
+    return kept
+
+
+def object_info(key: str, result: Any) -> ObjectInfo:
+    """The info in an answer of obstore to GET or HEAD."""
+    meta = result.meta
+    content_type = DEFAULT_CONTENT_TYPE
+    sha256 = None
+    metadata: dict[str, str] = {}
+    for name, value in result.attributes.items():
+        if name == "Content-Type":
+            content_type = value or DEFAULT_CONTENT_TYPE
+        elif name == CHECKSUM:
+            sha256 = value
+        elif name not in _HTTP_ATTRIBUTES:
+            ours = name.lower().replace("_", "-")
+            if _METADATA_NAME.fullmatch(ours):
+                metadata[ours] = "" if value == _EMPTY_VALUE else decode_metadata_value(value)
+    return ObjectInfo(
+        key, meta["size"], bare(meta["e_tag"]), meta["last_modified"], content_type, metadata, sha256
+    )
+
+
+def bare(etag: str | None) -> str:
+    """An ETag as we give it, without quotes."""
+    return (etag or "").strip('"')
+
+
+def is_etag(text: str) -> bool:
+    return text.isascii() and text.isprintable() and '"' not in text
+
+
+def quoted(etag: str, key: str) -> str:
+    """An ETag as the service wants it. :raises PreconditionFailedError: no object can have it."""
+    if not is_etag(etag):
+        raise PreconditionFailedError(f"{key!r} can not have the ETag {etag!r}", field="if_match")
+    return f'"{etag}"'

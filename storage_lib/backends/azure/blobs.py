@@ -1,0 +1,97 @@
+"""The names of the specification for blobs, over one object store for each container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.azure.errors import read
+from storage_lib.backends.azure.objects import AzureObjectStore
+from storage_lib.backends.object_model import PutResult
+from storage_lib.backends.objects import ObjectStore
+from storage_lib.backends.specified import Listed, load_value, names_below, put_value
+from storage_lib.errors import InvalidArgumentError
+from storage_lib.names import container_name
+
+AccessLevel = Literal["private", "blob", "container"]
+"""Who may read without credentials: nobody; whoever knows a blob's name; whoever knows the container's."""
+
+
+class BlobNames:
+    """Containers of the account by name. Names that Azure refuses are mapped (names.py); blob names are keys
+    (keys.py)."""
+
+    _clients: Clients
+    _objects: AzureObjectStore
+    _containers: dict[str, AzureObjectStore]
+
+    def container(self, name: str) -> ObjectStore:
+        """The object store of a container; the same one each time. It is made when it is first written.
+
+        :raises InvalidKeyError: no container can be called so.
+        """
+        mapped = container_name(name)
+        if mapped == self._clients.container_name:
+            return self._objects
+        store = self._containers.get(mapped)
+        if store is None:
+            store = self._containers[mapped] = AzureObjectStore(self._clients.at(mapped))
+        return store
+
+    async def create_container(self, *, name: str, access_level: AccessLevel | None = None) -> bool:
+        """Make a container. False says that it was there; it is then left as it is, with its access level.
+
+        :param access_level: None is ``private``. The account must allow the others.
+        :raises AccessDeniedError: the account forbids public access, or the credentials forbid this.
+        """
+        if access_level not in (None, "private", "blob", "container"):
+            raise InvalidArgumentError(
+                f"access level {access_level!r} is not valid",
+                field="access_level",
+                limit="private, blob or container",
+            )
+        mapped = container_name(name)
+        public = None if access_level == "private" else access_level
+        try:
+            await (await self._clients.at(mapped).container()).create_container(public_access=public)
+        except Exception as error:
+            answer = read(error)
+            if answer is None:
+                raise
+            if answer.code == "ContainerAlreadyExists":
+                return False
+            raise answer.as_error(f"create container {mapped!r}") from error
+        return True
+
+    async def upload_blob(
+        self,
+        *,
+        container: str,
+        blob_name: str,
+        data: Any,
+        metadata: Mapping[str, str] | None = None,
+        overwrite: bool = True,
+    ) -> PutResult:
+        """Store bytes, text or any value that values.py knows; a file object or an async iterable of bytes is
+        streamed. The container is made if it is missing.
+
+        :param overwrite: False refuses where there is a blob of that name.
+        :raises PreconditionFailedError: there is, and ``overwrite`` is False.
+        :raises SerializationError: the value could not come back as it is.
+        """
+        return await put_value(
+            self.container(container), blob_name, data, metadata=metadata, if_absent=not overwrite
+        )
+
+    async def download_blob(self, *, container: str, blob_name: str) -> Any:
+        """What was uploaded, with its type; a blob of another program by its content type, else its bytes.
+
+        :raises KeyNotFoundError: there is no such blob.
+        :raises IntegrityError: its bytes are not the ones that were uploaded.
+        """
+        return await load_value(self.container(container), blob_name)
+
+    def list_blobs(self, *, container: str, prefix: str = "") -> Listed[str]:
+        """The names that begin with ``prefix``, in order: ``async for`` one by one, ``await`` as a list."""
+        return names_below(self.container(container), prefix)

@@ -1,0 +1,49 @@
+"""Copies within a container, made by the service: Copy Blob keeps type, metadata and checksum."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from storage_lib.backends.azure.attributes import bare
+from storage_lib.backends.azure.container import Container
+from storage_lib.backends.objects import ObjectInfo
+from storage_lib.errors import StorageError
+
+_POLL_SECONDS = 0.5
+
+
+async def copy_blob(container: Container, source: ObjectInfo, target: str, if_absent: bool) -> str:
+    """Copy the very version ``source`` and return the ETag of the copy.
+
+    :raises KeyNotFoundError: the source is gone.
+    :raises PreconditionFailedError: the source has changed, or (``if_absent``) there is a target.
+    """
+    from azure.core import MatchConditions
+
+    url = (await container.blob(source.key)).url
+    if container.clients.endpoints.sas is not None:
+        url = f"{url.partition('?')[0]}?{container.clients.endpoints.sas}"
+    conditions: dict[str, Any] = {
+        "source_etag": f'"{source.etag}"',
+        "source_match_condition": MatchConditions.IfNotModified,
+    }
+    if if_absent:
+        conditions["match_condition"] = MatchConditions.IfMissing
+    doing = f"copy {source.key!r} to {target!r}"
+    blob = await container.blob(target)
+    try:
+        answer = await blob.start_copy_from_url(url, **conditions)
+        etag, status = answer["etag"], answer["copy_status"]
+        # Within an account copies are done when the answer comes; the service reserves the right to do them
+        # later, and then the target is empty until then.
+        while status == "pending":
+            await asyncio.sleep(_POLL_SECONDS)
+            properties = await blob.get_blob_properties()
+            etag, status = properties.etag, properties.copy.status
+    except Exception as error:
+        await container.failed(error, doing, "if_absent")
+        raise
+    if status != "success":
+        raise StorageError(f"{doing}: the service says {status!r}", remedy="copy it again")
+    return bare(str(etag))

@@ -1,0 +1,135 @@
+"""Streams to and from blobs: blocks staged side by side, and a body read a chunk ahead of its reader.
+
+A blob of blocks appears by Put Block List, whole, with the type and metadata that are known only then.
+Blocks that were never committed are not to be seen and go after a week. The service drops all of a blob's
+uncommitted blocks when anything is committed to it: of uploads that race for a key, the ones that end later
+find theirs gone and fail, and none can be made of the blocks of two, since every upload names its own.
+
+obstore moves no metadata and no condition with its multipart uploads, so blocks go through the SDK, at about
+a millisecond of processor time for a MiB, three times that of obstore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
+from storage_lib.backends.azure.container import Container
+from storage_lib.backends.objects import Parts
+
+BLOCKS_IN_FLIGHT = 4
+CHUNK_BYTES = 512 * 1024
+"""Of a stream down: soon there, and small enough to be hashed without the way to a thread and back."""
+_PIECE_BYTES = 256 * 1024
+
+
+async def put_blocks(
+    container: Container,
+    key: str,
+    parts: Parts,
+    content_type: str,
+    metadata: dict[str, str],
+    if_match: str | None,
+    if_absent: bool,
+) -> str:
+    """Store the parts as a blob of blocks and return its ETag. If anything fails, nothing is to be seen.
+
+    :raises TransientStorageError: another save to ``key`` ended meanwhile, which dropped the blocks.
+    """
+    from azure.core import MatchConditions
+    from azure.storage.blob import BlobBlock, ContentSettings
+
+    condition: dict[str, Any] = {}
+    if if_absent:
+        condition["match_condition"] = MatchConditions.IfMissing
+    elif if_match is not None:
+        condition |= {"etag": quoted(if_match, key), "match_condition": MatchConditions.IfNotModified}
+    blob = await container.blob(key)
+    doing = f"put {key!r}"
+
+    async def stage(block: str, part: bytes) -> None:
+        while True:
+            try:
+                await blob.stage_block(block, cast("Any", _Pieces(part)), length=len(part))
+                break
+            except Exception as error:
+                await container.failed(error, doing)
+        container.seen = True
+
+    # The first one finds out whether there is a container.
+    blocks = await _stage(aiter(parts), stage, first_alone=not container.seen)
+    try:
+        answer: Any = await blob.commit_block_list(
+            [BlobBlock(block) for block in blocks],
+            content_settings=ContentSettings(content_type=content_type),
+            metadata=blob_metadata(metadata, parts.sha256),
+            **condition,
+        )
+    except Exception as error:
+        await container.failed(error, doing, "if_absent" if if_absent else "if_match")
+        raise
+    return bare(answer["etag"])
+
+
+async def _stage(
+    parts: AsyncIterator[bytes], stage: Callable[[str, bytes], Awaitable[None]], first_alone: bool
+) -> list[str]:
+    """Stage each part under an id of its own, a few at a time, and return the ids in order."""
+    upload = secrets.token_hex(12)
+    ids: list[str] = []
+    free = asyncio.Semaphore(BLOCKS_IN_FLIGHT)
+
+    async def send(block: str, part: bytes) -> None:
+        try:
+            await stage(block, part)
+        finally:
+            free.release()
+
+    try:
+        async with asyncio.TaskGroup() as sending:
+            async for part in parts:
+                await free.acquire()
+                # All ids of a blob have one length; that of obstore's, should one of its uploads be open.
+                ids.append(f"{upload}{len(ids):08x}")
+                task = sending.create_task(send(ids[-1], part))
+                if first_alone and len(ids) == 1:
+                    await task
+    except BaseExceptionGroup as failed:
+        # The others were cancelled for it, or failed of the same.
+        raise failed.exceptions[0] from failed.exceptions[0].__cause__
+    return ids
+
+
+class _Pieces:
+    """A part as the body of a request: views, so that nothing is copied and little waits in the socket. It
+    can be read again, should the SDK have to ask for a token of another tenant first."""
+
+    def __init__(self, part: bytes) -> None:
+        self._part = memoryview(part)
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        for start in range(0, len(self._part), _PIECE_BYTES):
+            yield self._part[start : start + _PIECE_BYTES]
+
+
+async def read_ahead(body: Any) -> AsyncGenerator[bytes]:
+    """The chunks of obstore's ``body``; while one is used, the next is read."""
+    chunks = body.stream(min_chunk_size=CHUNK_BYTES)
+
+    async def read() -> bytes | None:
+        try:
+            return bytes(await anext(chunks))
+        except StopAsyncIteration:
+            return None
+
+    reading = asyncio.create_task(read())
+    try:
+        while (chunk := await reading) is not None:
+            reading = asyncio.create_task(read())
+            yield chunk
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)

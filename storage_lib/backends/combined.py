@@ -1,0 +1,32 @@
+"""Two backends as one: objects of the first, tables and queues of the second."""
+
+from __future__ import annotations
+
+from storage_lib.backends.base import StorageBackend
+
+
+class CombinedBackend(StorageBackend):
+    """Objects where they are cheap, tables and queues where there are any: S3 with Azure, or with files.
+
+    It opens and closes both; each keeps its own errors and guarantees.
+    """
+
+    def __init__(self, objects: StorageBackend, tables_and_queues: StorageBackend) -> None:
+        self._parts = (objects, tables_and_queues)
+        self.objects = objects.objects
+        self.tables = tables_and_queues.tables
+        self.queues = tables_and_queues.queues
+
+    def __repr__(self) -> str:
+        return f"CombinedBackend({self._parts[0]!r}, {self._parts[1]!r})"
+
+    async def open(self) -> None:
+        for part in self._parts:
+            await part.open()
+
+    async def close(self) -> None:
+        first, second = self._parts
+        try:
+            await first.close()
+        finally:
+            await second.close()

@@ -1,0 +1,232 @@
+"""The kinds of writes: a save of bytes at hand, of a stream or of another object's bytes, and a delete.
+
+A save first makes a temporary file that holds the whole of the new object, each kind in its own way. How such
+a file becomes the object is the same for all of them and stands in writing.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from storage_lib.backends.file.durable import TemporaryFiles, start_writeback, write_all, write_all_at
+from storage_lib.backends.file.files import INLINE_BYTES, OpenObject
+from storage_lib.backends.file.format import Header, block_aligned, encode_header
+from storage_lib.backends.file.oserrors import MISSING, os_errors
+from storage_lib.backends.objects import PutResult
+
+_COPY_BYTES = 64 * 1024 * 1024
+"""How much is copied between two looks whether anyone still wants the copy."""
+_READ_BYTES = 1024 * 1024
+
+
+class AbandonedError(Exception):
+    """Whoever asked for this write was cancelled, and nothing was changed."""
+
+
+class Write:
+    """One save or delete on its way."""
+
+    is_large = False
+    """Whether it takes so long that others should not wait for it in one batch."""
+
+    def __init__(self, key: str, if_match: str | None = None) -> None:
+        self.key = key
+        self.if_match = if_match
+        self.is_abandoned: Callable[[], bool] = bool
+        """Whether its caller has been cancelled and must not be surprised by it any more."""
+        self.result: PutResult | None = None
+        self.error: BaseException | None = None
+        self.changed: list[str] = []
+        """Directories whose entries it changed."""
+
+    def check_wanted(self) -> None:
+        """Called with the key's lock held, before anything is changed: whoever writes the key after a
+        cancelled write takes the lock later, so a cancelled write can never overwrite what came after it.
+
+        :raises AbandonedError: its caller has been cancelled.
+        """
+        if self.is_abandoned():
+            raise AbandonedError
+
+    def discard(self) -> None:
+        """Let go of what it holds, once it is done or will not be done."""
+
+
+class Delete(Write):
+    """Removal of what is there when it takes effect."""
+
+
+class Put(Write):
+    """A save. ``header`` is what the object will be, its bytes lie in ``temporary``, open as ``fd``."""
+
+    def __init__(self, key: str, if_match: str | None, *, if_absent: bool, header: Header) -> None:
+        super().__init__(key, if_match)
+        self.if_absent = if_absent
+        self.header = header
+        self.is_large = header.size > INLINE_BYTES
+        self.fd = -1
+        self.temporary: str | None = None
+
+    def stage(self, files: TemporaryFiles) -> None:
+        """Make the temporary file, whole, but not yet safely on the disk."""
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        if self.temporary is not None:
+            unlink_if_there(self.temporary)
+            self.temporary = None
+
+
+class PutBytes(Put):
+    def __init__(
+        self,
+        key: str,
+        if_match: str | None,
+        *,
+        data: bytes,
+        content_type: str,
+        metadata: dict[str, str],
+        sha256: str,
+        if_absent: bool,
+    ) -> None:
+        header = Header(key, content_type, metadata, sha256, _new_etag(), len(data))
+        super().__init__(key, if_match, if_absent=if_absent, header=header)
+        self._data = data
+
+    def stage(self, files: TemporaryFiles) -> None:
+        header = encode_header(self.header)
+        if self.is_large:
+            header = encode_header(self.header, pad_to=block_aligned(len(header)))
+        self.fd, self.temporary = files.create()
+        if len(self._data) <= 64 * 1024:
+            write_all(self.fd, header + self._data)
+        else:
+            write_all(self.fd, header)
+            write_all(self.fd, self._data)
+        start_writeback(self.fd)
+
+
+class PutParts(Put):
+    """A save whose bytes come bit by bit: `begin`, `append` …, `finish`, all before it is staged.
+
+    The file begins with room for a header; size and checksum are known, and it is written, at the end.
+    Each step may run in another thread, and `discard` while one is running.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        if_match: str | None,
+        *,
+        content_type: str,
+        metadata: dict[str, str],
+        if_absent: bool,
+    ) -> None:
+        longest = Header(key, content_type, metadata, "0" * 64, _new_etag(), sys.maxsize)
+        super().__init__(key, if_match, if_absent=if_absent, header=longest)
+        self._room = block_aligned(len(encode_header(longest)))
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def begin(self, files: TemporaryFiles) -> None:
+        with self._lock:
+            self.fd, self.temporary = files.create()
+
+    def append(self, part: bytes) -> None:
+        """Never raises: the first failure is kept in ``error`` and undoes what is appended after it."""
+        with self._lock:
+            if self.fd < 0 or self.error is not None:
+                return
+            try:
+                with os_errors(self.key):
+                    write_all_at(self.fd, part, self._room + self._size)
+                    start_writeback(self.fd, self._room + self._size, len(part))
+                self._size += len(part)
+            except Exception as error:
+                self.error = error
+
+    def finish(self, sha256: str) -> None:
+        """:param sha256: hex digest of all that was appended."""
+        self.header = msgspec.structs.replace(self.header, sha256=sha256, size=self._size)
+        if self.error is not None:
+            raise self.error
+        with self._lock, os_errors(self.key):
+            write_all_at(self.fd, encode_header(self.header, pad_to=self._room), 0)
+
+    def stage(self, files: TemporaryFiles) -> None:
+        start_writeback(self.fd, 0, self._room)
+
+    def discard(self) -> None:
+        with self._lock:
+            super().discard()
+
+
+class PutCopy(Put):
+    """A save of the bytes of ``source``, with its type, metadata and checksum.
+
+    What another program put there has no checksum; it is taken while copying.
+    """
+
+    def __init__(self, source: OpenObject, key: str, if_match: str | None, *, if_absent: bool) -> None:
+        info = source.info
+        header = Header(
+            key, info.content_type, dict(info.metadata), info.sha256 or "0" * 64, _new_etag(), info.size
+        )
+        super().__init__(key, if_match, if_absent=if_absent, header=header)
+        self._source = source
+
+    def stage(self, files: TemporaryFiles) -> None:
+        size = self.header.size
+        header = encode_header(self.header)
+        room = block_aligned(len(header)) if self.is_large else len(header)
+        self.fd, self.temporary = files.create()
+        if self._source.info.sha256 is None:
+            self._copy_hashed(room, size)
+        else:
+            self._copy(room, size)
+        write_all_at(self.fd, encode_header(self.header, pad_to=room), 0)
+        start_writeback(self.fd)
+
+    def _copy(self, room: int, size: int) -> None:
+        done = 0
+        while done < size:
+            self.check_wanted()
+            copied = self._source.copy_to(self.fd, room + done, done, min(_COPY_BYTES, size - done))
+            start_writeback(self.fd, room + done, copied)
+            done += copied
+
+    def _copy_hashed(self, room: int, size: int) -> None:
+        digest = hashlib.sha256()
+        for done in range(0, size, _READ_BYTES):
+            self.check_wanted()
+            data = self._source.read(done, min(_READ_BYTES, size - done))
+            digest.update(data)
+            write_all_at(self.fd, data, room + done)
+        self.header = msgspec.structs.replace(self.header, sha256=digest.hexdigest())
+
+    def discard(self) -> None:
+        self._source.close()
+        super().discard()
+
+
+def unlink_if_there(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except OSError as error:
+        if error.errno in MISSING:
+            return False
+        raise
+    return True
+
+
+def _new_etag() -> str:
+    return os.urandom(16).hex()

@@ -1,0 +1,204 @@
+"""A bucket and the two ways to it: obstore for the bytes of objects, `S3Client` for all else. Every failure
+leaves here as an error of this library."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+from urllib.parse import urlsplit
+
+from storage_lib.backends.s3.client import CONNECT_SECONDS, READ_SECONDS, Response, S3Client
+from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, read
+from storage_lib.errors import AccessDeniedError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Store
+
+# Uploads of more go through a second client without a read timeout: the service answers only at their end.
+LARGE_UPLOAD_BYTES = 16 * 1024 * 1024
+BY_FOLDER = "SeaweedFS"
+"""What the header Server says of a server that is a file system with folders."""
+FOLDER = '"d41d8cd98f00b204e9800998ecf8427e-0", ""'
+"""The two ETags that the parts of such a server see in a folder without an object; no object has either."""
+_NO_ETAG = '"00000000000000000000000000000000"'
+
+
+class Bucket:
+    """:param create: make the bucket when an operation finds that it is not there, until it has been seen."""
+
+    def __init__(self, name: str, client: S3Client, *, create: bool) -> None:
+        self.name = name
+        self.client = client
+        self._create = create
+        self._seen = False
+        self._stores: dict[bool, S3Store] = {}
+        self._deletes_conditionally = True if is_aws(client.url) else None
+
+    async def open(self) -> None:
+        """See that the service answers, lets us in and has the bucket; make it if that is wanted."""
+        self._seen = False
+        query = {"list-type": "2", "max-keys": "1"}
+        await self.send("GET", query=query, doing=f"open {self.client.url}")
+
+    def close(self) -> None:
+        """Drop obstore's connections."""
+        self._stores.clear()
+
+    async def get(self, key: str, options: Any, doing: str) -> Any:
+        """obstore's answer to GET or HEAD, its body not yet read; None if it is "not modified"."""
+        while True:
+            seen = self._seen
+            try:
+                result = await self._store().get_async(key, options=options)
+            except Exception as error:
+                if type(error).__name__ == "NotModifiedError":
+                    return None
+                await self._failed(error, doing, seen)
+            else:
+                self._seen = True
+                return result
+
+    async def put(
+        self, key: str, data: bytes, attributes: Mapping[str, str], mode: Any = None, doing: str = "put"
+    ) -> str:
+        """One PutObject, whatever the size; S3's ETag of what it made."""
+        store = self._store(large=len(data) > LARGE_UPLOAD_BYTES)
+        while True:
+            seen = self._seen
+            try:
+                result = await store.put_async(
+                    key, data, attributes=cast("Any", attributes), mode=mode, use_multipart=False
+                )
+            except Exception as error:
+                await self._failed(error, doing, seen)
+            else:
+                self._seen = True
+                return result["e_tag"] or ""
+
+    async def send(
+        self,
+        method: str,
+        key: str = "",
+        *,
+        doing: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Response:
+        """The answer to a request of our own, if it is a good one. An error in the body of a 200 is one too:
+        the service begins to answer some requests before it knows how they end."""
+        while True:
+            seen = self._seen
+            response = await self.client.request(method, key, query=query, headers=headers, body=body)
+            answer = response.answer if response.status >= 300 or b"<Error>" in response.body[:500] else None
+            if answer is None:
+                self._seen = True
+                return response
+            await self._answered(answer, doing, None, seen)
+
+    async def deletes_conditionally(self) -> bool:
+        """Whether the server heeds If-Match on DELETE, as AWS does. Others are asked once, with an object
+        that may go: who does not know the header would delete what has changed meanwhile."""
+        if self._deletes_conditionally is None:
+            key = f".system/probe/{uuid.uuid4().hex}"
+            await self.put(key, b"", {}, doing="probe conditional deletes")
+            response = await self.client.request("DELETE", key, headers={"if-match": _NO_ETAG})
+            if response.status not in (200, 204, 412, 501):
+                raise response.answer.as_error("probe conditional deletes")
+            self._deletes_conditionally = response.status == 412
+            if response.status not in (200, 204):
+                await self.client.request("DELETE", key)
+        return self._deletes_conditionally
+
+    async def is_folder(self, key: str) -> bool:
+        """Whether the server took a mere folder for the object when it refused to make it, as SeaweedFS does
+        with ``a`` once there is or was an ``a/b``. `FOLDER` is the condition that holds then."""
+        response = await self.client.request("HEAD", key)
+        return response.status == 404 and BY_FOLDER in response.headers.get("Server", "")
+
+    async def _failed(self, error: Exception, doing: str, seen: bool) -> None:
+        answer = read(error)
+        if answer is None:
+            raise error
+        await self._answered(answer, doing, error, seen)
+
+    async def _answered(self, answer: Answer, doing: str, cause: Exception | None, seen: bool) -> None:
+        """Raise what the answer means. Return if the bucket has been made meanwhile: try again then.
+
+        :param seen: whether there was a bucket when the request was sent.
+        """
+        if answer.code == BUCKET_MISSING and self._create and not seen:
+            if not self._seen:
+                await self._make()
+            return
+        raise answer.as_error(doing) from cause
+
+    async def _make(self) -> None:
+        doing = f"create bucket {self.name!r}"
+        region = self.client.region
+        body = b""
+        # The oldest region is the one that must not be named ("CreateBucket", Amazon S3 API reference).
+        if region != "us-east-1":
+            body = (
+                f"<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint>"
+                "</CreateBucketConfiguration>"
+            ).encode()
+        response = await self.client.request("PUT", body=body)
+        if response.status >= 300 and response.answer.code != "BucketAlreadyOwnedByYou":
+            failure = response.answer.as_error(doing)
+            if isinstance(failure, AccessDeniedError):
+                failure.remedy = f"create the bucket {self.name!r}, or allow these credentials to do it"
+            raise failure
+        self._seen = True
+
+    def _store(self, *, large: bool = False) -> S3Store:
+        store = self._stores.get(large)
+        if store is None:
+            self.client.check_open()
+            store = self._stores[large] = self._make_store(large=large)
+        return store
+
+    def _make_store(self, *, large: bool) -> S3Store:
+        from obstore.store import S3Store
+
+        url = self.client.url
+        client: dict[str, Any] = {
+            "allow_http": url.startswith("http:"),
+            "connect_timeout": f"{CONNECT_SECONDS}s",
+            # The whole request; a connection that stalls is ended by the read timeout.
+            "timeout": "1h",
+        }
+        if not large:
+            client["read_timeout"] = f"{READ_SECONDS}s"
+        # Its address in virtual-hosted style is any URL that stands for the bucket. AWS_… variables that
+        # would change where it goes or who asks are overruled.
+        options: dict[str, Any] = {
+            "endpoint": url,
+            "aws_endpoint_url_s3": url,
+            "virtual_hosted_style_request": True,
+            "region": self.client.region,
+            "conditional_put": "etag",
+            "skip_signature": False,
+            "s3_express": False,
+        }
+        return S3Store(
+            self.name,
+            client_options=cast("ClientConfig", client),
+            retry_config={"max_retries": 0},
+            credential_provider=cast("Any", self.client.credentials.for_obstore()),
+            **options,
+        )
+
+
+def fail(error: Exception, doing: str) -> NoReturn:
+    """Raise what an error of obstore means; any other as it is."""
+    answer = read(error)
+    if answer is None:
+        raise error
+    raise answer.as_error(doing) from error
+
+
+def is_aws(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))

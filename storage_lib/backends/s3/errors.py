@@ -1,0 +1,147 @@
+"""The one place where answers of S3 become errors of ours, whichever client they came through.
+
+obstore's errors are read from their text (they have no fields), our own requests' from status and body. A
+missing object is only believed when the service says ``NoSuchKey``; a missing bucket and a bare 404 (a proxy,
+another server on the port) are never "not found".
+
+Source: "Error responses", list of error codes (Amazon S3 API reference).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from storage_lib.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+    UnsupportedOperationError,
+)
+
+BUCKET_MISSING = "NoSuchBucket"
+KEY_MISSING = "NoSuchKey"
+NOT_PARTIAL = "not a part"
+"""What obstore was given for a range: the whole, as some servers answer for an empty object."""
+
+_CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
+_DENIED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
+_WRONG_REGION = frozenset(
+    {
+        "AuthorizationHeaderMalformed",
+        "IllegalLocationConstraintException",
+        "PermanentRedirect",
+        "TemporaryRedirect",
+    }
+)
+_CONFLICTING = frozenset({"ConditionalRequestConflict", "NoSuchUpload", "OperationAborted"})
+_UNAVAILABLE = frozenset({"RequestTimeout", "SlowDown"})
+_TOO_LARGE = frozenset({"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "MaxMessageLengthExceeded"})
+_DENIED_REMEDY = (
+    "check the access key and its secret, and that the policy allows s3:GetObject, s3:PutObject,"
+    " s3:DeleteObject and s3:ListBucket (without s3:ListBucket the service denies what is not there)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the service said. ``status`` is None when it did not answer, or not to the end."""
+
+    status: int | None
+    code: str | None
+    message: str
+    retry_after: float | None = None
+
+    @property
+    def is_conflict(self) -> bool:
+        return self.status == 412
+
+    def as_error(self, doing: str) -> StorageError:
+        """The error of this library for the answer; ``doing`` tells what was tried, for the message."""
+        text = f"{doing}: {self._words()}"
+        status, code = self.status, self.code
+        if code == BUCKET_MISSING:
+            return ConfigurationError(
+                text, field="bucket", remedy="create the bucket, or pass create_bucket=True"
+            )
+        if code == KEY_MISSING:
+            return KeyNotFoundError(text)
+        if self.is_conflict:
+            return PreconditionFailedError(text)
+        if code in _CLOCK:
+            return AccessDeniedError(text, remedy="set this machine's clock: it differs from the service's")
+        if code in _WRONG_REGION or status in (301, 307):
+            return ConfigurationError(text, field="region", remedy="set the region that the bucket is in")
+        if code == "InvalidObjectState":
+            return StorageError(text, remedy="the object is archived; restore it first")
+        if status in (401, 403) or code in _DENIED:
+            return AccessDeniedError(text, remedy=_DENIED_REMEDY)
+        if status == 404 and code is None:
+            return StorageUnavailableError(
+                text, remedy="this is no answer of S3; check the endpoint and any proxy"
+            )
+        if status == 501:
+            return UnsupportedOperationError(text)
+        if code in _CONFLICTING:
+            return TransientStorageError(text, retry_after=self.retry_after)
+        if status is None or status in (408, 429) or status >= 500 or code in _UNAVAILABLE:
+            return StorageUnavailableError(text, retry_after=self.retry_after)
+        if code in _TOO_LARGE or status == 413:
+            return ObjectTooLargeError(text)
+        if status in (400, 416):
+            return InvalidArgumentError(text, field="range" if status == 416 else None)
+        return StorageError(text)
+
+    def _words(self) -> str:
+        said = " ".join(str(part) for part in (self.status, self.code) if part is not None)
+        return f"{said}: {self.message}" if said and self.message else said or self.message
+
+
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
+_MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
+
+
+def read(error: Exception) -> Answer | None:
+    """What an error of obstore says, or None if ``error`` is none."""
+    text = str(error).partition("\n\nDebug source:")[0].strip()
+    if isinstance(error, FileNotFoundError):
+        if not text.startswith("Object at location"):
+            return None  # a file of ours, not an answer
+    elif not type(error).__module__.startswith("obstore"):
+        return None
+    found = _STATUS.search(text)
+    if found is not None:
+        return _answer(int(found.group(1)), text[found.end() :], None)
+    name = type(error).__name__
+    if name in ("UnauthenticatedError", "PermissionDeniedError"):
+        return Answer(401, None, text)
+    if "redirect without LOCATION" in text:
+        return Answer(301, "PermanentRedirect", text)
+    if "non-partial response" in text:
+        return Answer(416, NOT_PARTIAL, text)
+    if name in ("InvalidPathError", "NotSupportedError"):
+        return Answer(400 if name == "InvalidPathError" else 501, None, text)
+    return Answer(None, None, text)
+
+
+def read_response(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """What the answer to a request of our own says."""
+    retry_after = headers.get("Retry-After", "")
+    return _answer(
+        status, body.decode(errors="replace"), float(retry_after) if retry_after.isdecimal() else None
+    )
+
+
+def _answer(status: int, body: str, retry_after: float | None) -> Answer:
+    code = _CODE.search(body)
+    message = _MESSAGE.search(body)
+    words = message.group(1) if message else body.strip(" :\n")[:200]
+    return Answer(status, code and code.group(1), " ".join(words.split()), retry_after)

@@ -1,0 +1,280 @@
+"""Objects in an S3 bucket: bytes by obstore, what it can not do by signed requests of our own.
+
+obstore costs the least CPU for get, put and head. Its listing takes whole segments for prefixes and fails at
+a foreign name like ``a//b``; conditional deletes, conditions on multipart uploads and copies with new
+metadata it has not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, ClassVar
+
+from storage_lib.backends import expiry
+from storage_lib.backends.objects import (
+    ByteRange,
+    ListEntry,
+    ObjectInfo,
+    ObjectStats,
+    ObjectStore,
+    Parts,
+    PutResult,
+    StoredObject,
+)
+from storage_lib.backends.s3 import wire
+from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
+from storage_lib.backends.s3.copying import copy
+from storage_lib.backends.s3.listing import MAX_PAGE, Found, Listing, Page, Query, parse
+from storage_lib.backends.s3.reading import Reading, other_etag, restless
+from storage_lib.backends.s3.upload import upload
+from storage_lib.errors import (
+    InvalidKeyError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    UnsupportedOperationError,
+)
+from storage_lib.keys import validate_key, validate_prefix
+
+MAX_COPY_BYTES = 5_000_000_000
+_HEADS_AT_ONCE = 32
+_ATTEMPTS = 8
+
+
+class S3ObjectStore(ObjectStore):
+    """A bucket. What an ETag is here, and how exact a condition on one is, stands in wire.py."""
+
+    reports_created: ClassVar[bool] = False
+    # "Amazon S3 multipart upload limits": 10,000 parts.
+    max_stream_bytes: int = 10_000 * ObjectStore.part_bytes
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._reading = Reading(bucket)
+        self._listing = Listing(self._page)
+
+    async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
+        """As the port says; sizes come with the names here, the rest of the details would cost a request
+        each."""
+        count = total = 0
+        async for entry in self.iterate(prefix, skip=skip):
+            if isinstance(entry, ListEntry):
+                count += 1
+                total += entry.size or 0
+        return ObjectStats(count, total)
+
+    # -- hooks
+
+    async def _put(
+        self,
+        key: str,
+        data: bytes,
+        content_type: str,
+        metadata: dict[str, str],
+        sha256: str,
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
+        mark = wire.new_mark()
+        attributes = {"Content-Type": content_type, **wire.to_metadata(metadata, mark, sha256)}
+        mode: Any = "create" if if_absent else None
+        sidecar = None
+        if if_match is not None:
+            sidecar = await self._expect(key, if_match)
+            mode = {"e_tag": wire.quoted(if_match, key)}
+        doing = f"put {key!r}"
+        try:
+            try:
+                etag = await self._bucket.put(key, data, attributes, mode, doing)
+            except PreconditionFailedError:
+                if not if_absent or not await self._bucket.is_folder(key):
+                    raise
+                etag = await self._bucket.put(key, data, attributes, {"e_tag": FOLDER}, doing)
+        except (PreconditionFailedError, KeyNotFoundError) as error:
+            raise _not_as_expected(error, "if_absent" if if_absent else "if_match") from error
+        await self._forget(sidecar)
+        created = True if if_absent else None if if_match is None else False
+        return PutResult(key, wire.join(wire.bare(etag), mark), len(data), created)
+
+    async def _get(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
+    ) -> StoredObject | None:
+        if if_none_match is not None and (await self._reading.raw_head(key))[0].etag == if_none_match:
+            return None
+        for _ in range(_ATTEMPTS):
+            result, info, sidecar = await self._reading.open(key, byte_range, if_match)
+            data, start = await self._reading.all_of(key, result)
+            complete = await self._reading.with_checksum(info, sidecar)
+            if complete is not None:
+                return StoredObject(complete, data, start)
+        raise restless(f"get {key!r}")
+
+    async def _head(self, key: str) -> ObjectInfo:
+        for _ in range(_ATTEMPTS):
+            complete = await self._reading.with_checksum(*await self._reading.raw_head(key))
+            if complete is not None:
+                return complete
+        raise restless(f"head {key!r}")
+
+    async def _delete(self, key: str, if_match: str | None) -> None:
+        doing = f"delete {key!r}"
+        for _ in range(_ATTEMPTS):
+            info, sidecar = await self._reading.raw_head(key)
+            if if_match is not None and info.etag != if_match:
+                raise other_etag(doing, info, if_match)
+            headers: dict[str, str] = {}
+            if await self._bucket.deletes_conditionally():
+                headers["if-match"] = wire.quoted(info.etag, key)
+            elif if_match is not None:
+                raise UnsupportedOperationError(
+                    f"{doing}: the server ignores If-Match on a DELETE",
+                    remedy="use a server that heeds it, as AWS does, or delete without a condition",
+                )
+            try:
+                await self._bucket.send("DELETE", key, headers=headers, doing=doing)
+            except (PreconditionFailedError, KeyNotFoundError):
+                continue  # It was replaced or deleted; the next look tells which.
+            await self._forget(sidecar)
+            return
+        raise restless(doing)
+
+    async def _scan(
+        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
+    ) -> AsyncIterator[ListEntry | str]:
+        size = MAX_PAGE if count is None else count + 1
+        batch: list[Found] = []
+        async with aclosing(self._listing.read(prefix, delimiter, after, size)) as listing:
+            async for found in listing:
+                if not _is_ours(found):
+                    continue
+                if not details:
+                    yield found
+                    continue
+                batch.append(found)
+                if len(batch) == min(size, _HEADS_AT_ONCE):
+                    for entry in await self._with_details(batch):
+                        yield entry
+                    batch.clear()
+        for entry in await self._with_details(batch):
+            yield entry
+
+    async def _put_stream(
+        self,
+        key: str,
+        parts: Parts,
+        content_type: str,
+        metadata: dict[str, str],
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
+        condition: dict[str, str] = {"if-none-match": "*"} if if_absent else {}
+        sidecar = None
+        if if_match is not None:
+            # Now, to tell before all is sent, and once more at the end.
+            sidecar = await self._expect(key, if_match)
+            condition["if-match"] = wire.quoted(if_match, key)
+
+        async def before_the_end() -> None:
+            if if_match is not None:
+                await self._expect(key, if_match)
+
+        try:
+            etag = await upload(self._bucket, key, parts, content_type, metadata, condition, before_the_end)
+        except (PreconditionFailedError, KeyNotFoundError) as error:
+            raise _not_as_expected(error, "if_absent" if if_absent else "if_match") from error
+        await self._forget(sidecar)
+        created = True if if_absent else None if if_match is None else False
+        return PutResult(key, etag, parts.size, created)
+
+    async def _read_stream(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        for _ in range(_ATTEMPTS):
+            result, info, sidecar = await self._reading.open(key, byte_range, if_match)
+            complete = await self._reading.with_checksum(info, sidecar)
+            if complete is not None:
+                return complete, result.range[0], self._reading.chunks(key, result)
+        raise restless(f"get {key!r}")
+
+    async def _copy(self, source: str, target: str, if_absent: bool) -> PutResult:
+        info = await self._head(source)
+        # Not every server heeds a condition on a copy; on a put they do.
+        if if_absent or info.size > MAX_COPY_BYTES:
+            return await super()._copy(source, target, if_absent)
+        for _ in range(_ATTEMPTS):
+            try:
+                etag = await copy(self._bucket, info, target)
+            except PreconditionFailedError:
+                info = await self._head(source)
+                continue
+            return PutResult(target, etag, info.size, None)
+        raise restless(f"copy {source!r}")
+
+    # -- writing
+
+    async def _expect(self, key: str, if_match: str) -> str | None:
+        """See that the object has this ETag, its mark included. The name of its sidecar, to be removed with
+        it."""
+        try:
+            info, sidecar = await self._reading.raw_head(key)
+        except KeyNotFoundError as error:
+            raise _not_as_expected(error, "if_match") from error
+        if info.etag != if_match:
+            raise other_etag(f"put {key!r}", info, if_match)
+        return sidecar
+
+    async def _forget(self, sidecar: str | None) -> None:
+        """Remove a sidecar; one that stays does no harm."""
+        if sidecar is not None:
+            with suppress(StorageError):
+                await self._bucket.send("DELETE", sidecar, doing=f"delete {sidecar!r}")
+
+    # -- listing
+
+    async def _page(self, query: Query) -> Page:
+        doing = f"list {query.prefix!r}"
+        parameters = {"list-type": "2", "encoding-type": "url", "max-keys": str(query.size)}
+        wanted = {
+            "prefix": query.prefix,
+            "delimiter": query.delimiter,
+            "start-after": query.start,
+            "continuation-token": query.token,
+        }
+        parameters |= {name: value for name, value in wanted.items() if value}
+        response = await self._bucket.send("GET", query=parameters, doing=doing)
+        if BY_FOLDER in response.headers.get("Server", ""):
+            self._listing.by_folder = True
+        try:
+            return parse(response.body)
+        except ValueError as error:
+            raise StorageUnavailableError(f"{doing}: this is no answer of S3: {error}") from error
+
+    async def _with_details(self, batch: Sequence[Found]) -> list[Found]:
+        """A listing has not the marks that are part of the ETags: they take a HEAD each, many at once."""
+        found = await asyncio.gather(*(self._detailed(one) for one in batch))
+        return [one for one in found if one is not None]
+
+    async def _detailed(self, found: Found) -> Found | None:
+        if isinstance(found, str):
+            return found
+        try:
+            info, _ = await self._reading.raw_head(found.key)
+        except KeyNotFoundError:
+            return None  # Deleted since it was listed.
+        etag = expiry.join_etag(info.etag, info.metadata)
+        return ListEntry(info.key, info.size, etag, info.last_modified)
+
+
+def _is_ours(found: Found) -> bool:
+    try:
+        validate_prefix(found) if isinstance(found, str) else validate_key(found.key)
+    except InvalidKeyError:
+        return False
+    return True
+
+
+def _not_as_expected(error: StorageError, field: str) -> PreconditionFailedError:
+    return PreconditionFailedError(error.message, field=field)

@@ -1,0 +1,125 @@
+"""Reading objects: what obstore answers, checked and completed with what is kept beside the object."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from storage_lib.backends.objects import ByteRange, ObjectInfo
+from storage_lib.backends.s3 import wire
+from storage_lib.backends.s3.bucket import Bucket, fail
+from storage_lib.backends.s3.errors import NOT_PARTIAL, read
+from storage_lib.errors import (
+    IntegrityError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+
+CHUNK_BYTES = 1024 * 1024
+
+
+class Reading:
+    """The objects of a bucket, to be read."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    async def all_of(self, key: str, result: Any) -> tuple[bytes, int]:
+        """The body of an answer, and the offset of its first byte."""
+        try:
+            data = bytes(await result.bytes_async())
+        except Exception as error:
+            fail(error, f"get {key!r}")
+        start, end = result.range
+        if len(data) != end - start:
+            raise IntegrityError(
+                f"get {key!r}: {len(data)} bytes arrived, the service announced {end - start}"
+            )
+        return data, start
+
+    async def open(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    ) -> tuple[Any, ObjectInfo, str | None]:
+        """obstore's answer, its body not yet read, and what it says."""
+        doing = f"get {key!r}"
+        options: dict[str, Any] = {}
+        if if_match is not None:
+            options["if_match"] = wire.quoted(if_match, key)
+        if byte_range is not None:
+            options["range"] = await self._range(key, byte_range)
+        try:
+            result = await self._bucket.get(key, options, doing)
+        except StorageError as error:
+            answer = read(error.__cause__) if isinstance(error.__cause__, Exception) else None
+            if answer is not None and answer.code == NOT_PARTIAL and byte_range is not None:
+                byte_range.resolve((await self.raw_head(key))[0].size)
+            raise
+        info, sidecar = wire.to_info(key, result)
+        if if_match is not None and info.etag != if_match:
+            raise other_etag(doing, info, if_match)
+        return result, info, sidecar
+
+    async def _range(self, key: str, byte_range: ByteRange) -> Any:
+        start, end = byte_range.start, byte_range.end
+        if start < 0 and end is None:
+            return {"suffix": -start}
+        if start < 0 or (end is not None and end <= start):
+            return byte_range.resolve((await self.raw_head(key))[0].size)
+        return {"offset": start} if end is None else (start, end)
+
+    async def raw_head(self, key: str) -> tuple[ObjectInfo, str | None]:
+        """What is known of the object without its sidecar, and the name of that if it has one."""
+        doing = f"head {key!r}"
+        try:
+            result = await self._bucket.get(key, {"head": True}, doing)
+        except StorageUnavailableError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            # The answer to HEAD has no body: only GET tells a missing object from a missing bucket. Its body
+            # is not read.
+            result = await self._bucket.get(key, {}, doing)
+        return wire.to_info(key, result)
+
+    async def with_checksum(self, info: ObjectInfo, sidecar: str | None) -> ObjectInfo | None:
+        """``info`` with the checksum of its sidecar; None if the object is not there any more.
+
+        :raises IntegrityError: it is, and its sidecar is not.
+        """
+        if sidecar is None:
+            return info
+        doing = f"checksum of {info.key!r}"
+        try:
+            result = await self._bucket.get(sidecar, {}, doing)
+            text = bytes(await result.bytes_async()).decode(errors="replace")
+        except KeyNotFoundError as error:
+            if (await self.raw_head(info.key))[0].etag != info.etag:
+                return None
+            raise IntegrityError(f"{doing} is missing: {sidecar!r} has been removed") from error
+        except Exception as error:
+            fail(error, doing)
+        return ObjectInfo(
+            info.key, info.size, info.etag, info.last_modified, info.content_type, info.metadata, text
+        )
+
+    async def chunks(self, key: str, result: Any) -> AsyncGenerator[bytes]:
+        start, end = result.range
+        left = end - start
+        try:
+            async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
+                left -= len(chunk)
+                yield bytes(chunk)
+        except Exception as error:
+            fail(error, f"get {key!r}")
+        if left:
+            raise IntegrityError(f"get {key!r}: the answer ended {left} bytes early")
+
+
+def other_etag(doing: str, info: ObjectInfo, if_match: str) -> PreconditionFailedError:
+    return PreconditionFailedError(f"{doing}: its ETag is {info.etag}, not {if_match}", field="if_match")
+
+
+def restless(doing: str) -> TransientStorageError:
+    return TransientStorageError(f"{doing}: it is being replaced all the time")

@@ -1,0 +1,132 @@
+"""Streams as multipart uploads: constant memory, and the object appears whole with the last request.
+
+S3 takes an object's metadata when an upload begins, and the checksum of a stream is known when it ends: it
+goes into a small object of its own, the sidecar, written before the upload is completed and named by the mark
+of this write, so that an object that can be seen always has its checksum.
+
+Source: "Multipart upload overview", CompleteMultipartUpload (Amazon S3 API reference).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from xml.sax.saxutils import escape
+
+from storage_lib.backends.objects import Parts
+from storage_lib.backends.s3 import wire
+from storage_lib.backends.s3.answers import text_of
+from storage_lib.backends.s3.bucket import Bucket
+from storage_lib.errors import (
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    UnsupportedOperationError,
+)
+
+PARTS_AT_ONCE = 4
+
+
+async def upload(
+    bucket: Bucket,
+    key: str,
+    parts: Parts,
+    content_type: str,
+    metadata: Mapping[str, str],
+    condition: Mapping[str, str],
+    before_the_end: Callable[[], Awaitable[None]],
+) -> str:
+    """Store ``parts`` and return the port's ETag. If anything fails, nothing is left but, when the last
+    answer was lost, what may belong to an object that is there.
+
+    :param condition: headers that the object must agree with when the upload is completed.
+    :param before_the_end: awaited between the last part and the completion; may raise.
+    """
+    doing = f"put {key!r}"
+    mark = wire.new_mark()
+    headers = wire.to_headers(wire.to_metadata(metadata, mark, None, streamed=True), content_type)
+    query = await _begin(bucket, key, headers, doing)
+    sidecar = f"{wire.SIDECARS}{mark}"
+    completing = False
+    try:
+        etags = await _send_parts(bucket, key, parts, query, doing)
+        await before_the_end()
+        await bucket.put(sidecar, parts.sha256.encode(), {"Content-Type": "text/plain"}, doing=doing)
+        completing = True
+        body = _manifest(etags)
+        try:
+            answer = await bucket.send("POST", key, query=query, headers=condition, body=body, doing=doing)
+        except (PreconditionFailedError, StorageUnavailableError) as error:
+            if "if-match" in condition or not await bucket.is_folder(key):
+                raise
+            raise UnsupportedOperationError(
+                f"{doing}: this server can not stream an object to where it has a folder",
+                remedy="choose a key that no other key has as its folder, or save the object in one piece",
+            ) from error
+    except BaseException as error:
+        # A refusal is an answer: nothing was made. Otherwise the object may be there, and needs its sidecar.
+        is_refused = isinstance(error, StorageError) and not isinstance(error, StorageUnavailableError)
+        await _clean_up(bucket, key, query, sidecar if is_refused or not completing else None)
+        raise
+    return wire.join(wire.bare(text_of(answer.body, "ETag")), mark)
+
+
+async def _begin(bucket: Bucket, key: str, headers: Mapping[str, str], doing: str) -> dict[str, str]:
+    begin = asyncio.create_task(bucket.send("POST", key, query={"uploads": ""}, headers=headers, doing=doing))
+    try:
+        begun = await asyncio.shield(begin)
+    except asyncio.CancelledError:
+        # Only the answer tells which upload is to be given up.
+        await _clean_up(bucket, key, {"uploadId": text_of((await begin).body, "UploadId")}, None)
+        raise
+    return {"uploadId": text_of(begun.body, "UploadId")}
+
+
+async def _send_parts(
+    bucket: Bucket, key: str, parts: Parts, query: Mapping[str, str], doing: str
+) -> list[str]:
+    etags: dict[int, str] = {}
+    slots = asyncio.Semaphore(PARTS_AT_ONCE)
+
+    async def send(number: int, part: bytes) -> None:
+        try:
+            parameters = {**query, "partNumber": str(number)}
+            response = await bucket.send("PUT", key, query=parameters, body=part, doing=doing)
+            etags[number] = response.headers.get("ETag", "")
+        finally:
+            slots.release()
+
+    number = 0
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            async for part in parts:
+                # The slot is taken before the part is cut off the source, but for the first ones.
+                await slots.acquire()
+                number += 1
+                tasks.create_task(send(number, part))
+    except BaseExceptionGroup as group:
+        # One failure has ended all others; callers know errors, not groups.
+        raise group.exceptions[0] from group
+    return [etags[at] for at in sorted(etags)]
+
+
+async def _clean_up(bucket: Bucket, key: str, query: Mapping[str, str], sidecar: str | None) -> None:
+    """Give up the upload; what stays is removed by the bucket's lifecycle rule for incomplete uploads, if
+    any."""
+
+    async def remove() -> None:
+        for name, parameters in ((key, query), (sidecar, {})):
+            if name is not None:
+                with suppress(StorageError):
+                    await bucket.send("DELETE", name, query=parameters, doing=f"clean up after {key!r}")
+
+    await asyncio.shield(remove())
+
+
+def _manifest(etags: list[str]) -> bytes:
+    parts = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>"
+        for number, etag in enumerate(etags, 1)
+    )
+    return f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()

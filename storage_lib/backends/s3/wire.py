@@ -1,0 +1,129 @@
+"""What an object is on the wire: headers, metadata names and ETags.
+
+S3's ETag of an ordinary object is the MD5 of its bytes, so writing the same bytes again does not change it.
+Each write therefore leaves a random mark in the metadata (``aos-write``), and the port's ETag is both, joined
+by a dot. Objects of other programs have no mark, and S3's ETag is theirs. A condition is checked in two
+steps, the mark by a HEAD and S3's ETag with the write itself: a writer that puts *the same bytes* (perhaps
+with other metadata) between the two goes unnoticed; any other is noticed.
+
+User metadata ``some-name`` is ``x-amz-meta-some-name``; the few names that obstore takes for HTTP headers get
+the prefix ``aos-meta-``. Values are as `encode_metadata_value` leaves them. Metadata of other programs is
+given with lower-case names and ``-`` for ``_``; names outside the grammar are left out.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from storage_lib.backends.objects import DEFAULT_CONTENT_TYPE, ObjectInfo
+from storage_lib.errors import PreconditionFailedError
+from storage_lib.keys import decode_metadata_value, encode_metadata_value
+
+CHECKSUM = "aos-sha256"
+MARK = "aos-write"
+STREAMED = "aos-streamed"
+"""Tells that the checksum, which was not known when the upload began, is in a sidecar named by the mark."""
+SIDECARS = ".system/sums/"
+PREFIX = "x-amz-meta-"
+
+_OWN = frozenset({CHECKSUM, MARK, STREAMED})
+_ESCAPE = "aos-meta-"
+_METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_HTTP_ATTRIBUTES = frozenset(
+    {
+        "Cache-Control",
+        "Content-Disposition",
+        "Content-Encoding",
+        "Content-Language",
+        "Content-Type",
+        "Storage-Class",
+    }
+)
+_TAKEN = frozenset(name.lower() for name in _HTTP_ATTRIBUTES)
+# Some servers drop a header without a value. No value of ours contains U+0000.
+_EMPTY_VALUE = "%00"
+_MARKED = re.compile(r"(.*)\.([0-9a-f]{16})")
+
+
+def new_mark() -> str:
+    return secrets.token_hex(8)
+
+
+def to_metadata(
+    metadata: Mapping[str, str], mark: str, sha256: str | None, *, streamed: bool = False
+) -> dict[str, str]:
+    """The metadata to store; of a stream it tells that a sidecar has the checksum."""
+    stored = {MARK: mark}
+    if streamed:
+        stored[STREAMED] = "1"
+    if sha256 is not None:
+        stored[CHECKSUM] = sha256
+    for name, value in metadata.items():
+        stored[_ESCAPE + name if name in _TAKEN else name] = _encode_value(value)
+    return stored
+
+
+def to_headers(metadata: Mapping[str, str], content_type: str) -> dict[str, str]:
+    """The headers of a request that `to_metadata` goes into."""
+    return {"content-type": content_type} | {PREFIX + name: value for name, value in metadata.items()}
+
+
+def to_info(key: str, result: Any) -> tuple[ObjectInfo, str | None]:
+    """What obstore's answer says of the object, and the name of its sidecar if it has one."""
+    meta = result.meta
+    content_type = DEFAULT_CONTENT_TYPE
+    own: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    for name, value in result.attributes.items():
+        if name == "Content-Type":
+            content_type = value or DEFAULT_CONTENT_TYPE
+        elif name in _OWN:
+            own[name] = value
+        elif name not in _HTTP_ATTRIBUTES:
+            ours = name.lower().replace("_", "-").removeprefix(_ESCAPE)
+            if _METADATA_NAME.fullmatch(ours):
+                metadata[ours] = _decode_value(value)
+    mark = own.get(MARK)
+    etag = join(bare(meta["e_tag"]), mark)
+    sidecar = f"{SIDECARS}{mark}" if STREAMED in own else None
+    return (
+        ObjectInfo(key, meta["size"], etag, meta["last_modified"], content_type, metadata, own.get(CHECKSUM)),
+        sidecar,
+    )
+
+
+def join(etag: str, mark: str | None) -> str:
+    return etag if mark is None else f"{etag}.{mark}"
+
+
+def split(etag: str) -> tuple[str, str | None]:
+    """S3's ETag and the mark in an ETag of the port."""
+    match = _MARKED.fullmatch(etag)
+    return (etag, None) if match is None else (match[1], match[2])
+
+
+def bare(etag: str | None) -> str:
+    return (etag or "").strip('"')
+
+
+def is_etag(text: str) -> bool:
+    return text.isascii() and text.isprintable() and '"' not in text
+
+
+def quoted(etag: str, key: str) -> str:
+    """S3's own ETag in an ETag of the port, as a header has it."""
+    if not is_etag(etag):
+        raise PreconditionFailedError(f"{key!r} can not have the ETag {etag!r}", field="if_match")
+    return f'"{split(etag)[0]}"'
+
+
+def _encode_value(value: str) -> str:
+    # Signatures are made of values with runs of spaces folded into one; encoded ones are left alone.
+    return encode_metadata_value(value).replace("  ", "%20%20") or _EMPTY_VALUE
+
+
+def _decode_value(value: str) -> str:
+    return "" if value == _EMPTY_VALUE else decode_metadata_value(value)

@@ -1,0 +1,183 @@
+"""The names of the specification for tables and queues, as thin methods over the ports.
+
+Every backend has them, with the same meaning; they add nothing to the ports but their names, entities as
+dicts with ``PartitionKey`` and ``RowKey``, and JSON messages. The names for files and blobs stand on the
+backends that have them, and share the functions below: what is written comes back with its type, as by
+`StorageManager`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from typing import Any
+
+from storage_lib import values
+from storage_lib.backends.object_model import PutResult, StoredObject
+from storage_lib.backends.objects import ObjectStore
+from storage_lib.backends.queues import QueueMessage, QueueStore
+from storage_lib.backends.tables import Entity, TableStore
+from storage_lib.errors import InvalidArgumentError, SerializationError
+from storage_lib.keys import SYSTEM_PREFIX, validate_user_key
+
+__all__ = ["Listed", "TableAndQueueNames", "load_value", "names_below", "put_value"]
+
+
+class Listed[T]:
+    """What a listing gives: ``async for`` takes one after the other, a page held at a time; ``await`` makes a
+    list of all."""
+
+    def __init__(self, items: Callable[[], AsyncIterator[T]]) -> None:
+        self._items = items
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self._items()
+
+    def __await__(self) -> Generator[Any, Any, list[T]]:
+        return self._all().__await__()
+
+    async def _all(self) -> list[T]:
+        return [item async for item in self._items()]
+
+
+class TableAndQueueNames:
+    """Tables and queues by the names of the specification. `tables` and `queues` can do more."""
+
+    tables: TableStore
+    queues: QueueStore
+
+    async def insert_entity(self, *, table_name: str, entity: Mapping[str, Any]) -> str:
+        """Add an entity and return its ETag; the table is made if missing.
+
+        :param entity: a dict with ``PartitionKey``, ``RowKey`` and the properties.
+        :raises PreconditionFailedError: an entity with these keys exists.
+        :raises InvalidArgumentError: a key is missing, or a value can not be held.
+        """
+        properties = dict(entity)
+        try:
+            keys = properties.pop("PartitionKey"), properties.pop("RowKey")
+        except KeyError as error:
+            raise InvalidArgumentError(
+                f"the entity has no {error.args[0]}", field="entity", remedy="give PartitionKey and RowKey"
+            ) from error
+        return await self.tables.insert(table_name, *keys, properties)
+
+    async def get_entity(self, *, table_name: str, partition_key: str, row_key: str) -> dict[str, Any]:
+        """The entity as the dict that was inserted.
+
+        :raises KeyNotFoundError: there is no such entity (or table).
+        """
+        return _as_dict(await self.tables.get(table_name, partition_key, row_key))
+
+    def query_entities(
+        self,
+        *,
+        table_name: str,
+        filter: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        select: Sequence[str] | None = None,
+    ) -> Listed[dict[str, Any]]:
+        """The entities that an OData filter holds for, in the order of their keys; arguments and errors as of
+        `TableStore.query`. ``async for`` takes them one by one, ``await`` makes a list.
+
+        :raises KeyNotFoundError: there is no such table.
+        """
+
+        async def entities() -> AsyncIterator[dict[str, Any]]:
+            cursor = None
+            while True:
+                page = await self.tables.query(
+                    table_name, filter, parameters=parameters, select=select, cursor=cursor
+                )
+                for entity in page.entities:
+                    yield _as_dict(entity)
+                if (cursor := page.cursor) is None:
+                    return
+
+        return Listed(entities)
+
+    async def send_message(
+        self,
+        *,
+        queue_name: str,
+        message: str | bytes | dict[str, Any] | list[Any],
+        delay: float = 0,
+        ttl: float | None = None,
+    ) -> str:
+        """Send a message and return its id; the queue is made if missing.
+
+        :param message: text, bytes, or a dict or list, which goes as its JSON text.
+        :param delay: seconds until it can be received. :param ttl: seconds until it is dropped unread.
+        :raises SerializationError: a dict or list is not plain JSON.
+        :raises ObjectTooLargeError: more than 64 KiB on the wire.
+        """
+        if not isinstance(message, str | bytes):
+            encoded = values.encode(message)
+            if encoded.content_type != values.JSON or type(message) not in (dict, list):
+                raise SerializationError(
+                    f"a message of type {type(message).__name__} with these contents is not plain JSON",
+                    field="message",
+                    remedy="send text, bytes, or a dict or list of plain JSON values",
+                )
+            message = encoded.data
+        return await self.queues.send(queue_name, message, delay=delay, ttl=ttl)
+
+    async def receive_message(
+        self, *, queue_name: str, visibility_timeout: float = 30
+    ) -> QueueMessage | None:
+        """The next message, hidden from others for so many seconds. None says that there is none now, which
+        is no error; every error is raised. ``body`` has the bytes that were sent, for a dict its JSON.
+
+        :raises KeyNotFoundError: there is no such queue.
+        """
+        received = await self.queues.receive(queue_name, visibility_timeout=visibility_timeout)
+        return received[0] if received else None
+
+    async def delete_message(self, *, queue_name: str, message: QueueMessage) -> None:
+        """Remove a message that was received and is done.
+
+        :raises KeyNotFoundError: the receipt has lost its message: someone else received or deleted it.
+        """
+        await self.queues.delete(queue_name, message)
+
+
+async def put_value(
+    objects: ObjectStore,
+    key: str,
+    data: Any,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    if_absent: bool = False,
+) -> PutResult:
+    """Store a value under a user's key. A file object or an async iterable of bytes is streamed.
+
+    :raises SerializationError: the value could not come back as it is.
+    """
+    validate_user_key(key)
+    if hasattr(data, "read") or hasattr(data, "__aiter__"):
+        return await objects.put_stream(key, data, metadata=metadata, if_absent=if_absent)
+    encoded = values.encode(bytes(data) if isinstance(data, bytearray | memoryview) else data)
+    return await objects.put(
+        key, encoded.data, content_type=encoded.content_type, metadata=metadata, if_absent=if_absent
+    )
+
+
+async def load_value(objects: ObjectStore, key: str) -> Any:
+    """The value under a user's key, by its content type."""
+    found = await objects.get(validate_user_key(key))
+    assert isinstance(found, StoredObject)  # noqa: S101 - only a get with if_none_match answers None
+    return values.decode(found.data, found.info.content_type)
+
+
+def names_below(objects: ObjectStore, prefix: str) -> Listed[str]:
+    """The user's keys that begin with ``prefix``."""
+
+    async def names() -> AsyncIterator[str]:
+        async for entry in objects.iterate(prefix, skip=SYSTEM_PREFIX):
+            if not isinstance(entry, str):
+                yield entry.key
+
+    return Listed(names)
+
+
+def _as_dict(entity: Entity) -> dict[str, Any]:
+    return {"PartitionKey": entity.partition_key, "RowKey": entity.row_key, **entity.properties}

@@ -1,0 +1,138 @@
+"""Who is told when: alerts, the workbook and the budget."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from storage_lib.config import CONNECTION
+from tests.bicep import Deployment
+from tests.infra_model import (
+    ACCOUNT,
+    BUDGET,
+    COMPONENT,
+    METRIC_RULE,
+    QUERY_RULE,
+    SITE,
+    App,
+    Scenario,
+    account_behind,
+    at,
+    one,
+)
+
+
+def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """What must be noticed has an alert that looks at the right resource and reaches somebody."""
+    component, accounts = one(deployment, COMPONENT), deployment.of(ACCOUNT)
+    account = account_behind(deployment, CONNECTION)
+    groups = deployment.of("Microsoft.Insights/actionGroups")
+    mails = [at(group, "properties.emailReceivers.0.emailAddress") for group in groups]
+    if mails != ([scenario["alertEmail"]] if scenario["alertEmail"] else []):
+        yield f"alerts are mailed to {mails}"
+    actions = [group.id for group in groups]
+
+    queries: dict[str, str] = {}
+    for rule in deployment.of(QUERY_RULE):
+        query = str(at(rule, "properties.criteria.allOf.0.query"))
+        queries[rule.name] = query
+        if at(rule, "properties.scopes") != [component.id]:
+            yield f"{rule.name} looks at {at(rule, 'properties.scopes')}"
+        if at(rule, "properties.actions.actionGroups") != actions:
+            yield f"{rule.name} tells nobody"
+        windows = at(rule, "properties.evaluationFrequency"), at(rule, "properties.windowSize")
+        if windows not in (("PT5M", "PT5M"), ("PT15M", "PT15M")):
+            yield f"{rule.name} looks at {windows}"
+        if not (at(rule, "properties.description") and at(rule, "properties.displayName")):
+            yield f"{rule.name} does not say what it means"
+    limit = scenario["latencyThresholdMs"] or 5000
+    for words in (('contains "poison"',), (">= 500",), ("percentile(duration, 95)", f"p95 > {limit}")):
+        if sum(all(word in query for word in words) for query in queries.values()) != 1:
+            yield f"no alert has {words} in its query"
+    for name, function in app.bindings.items():
+        queues = [str(b.get("queueName")) for b in function if b["type"] == "queueTrigger"]
+        if any(queue.endswith("-poison") for queue in queues) and "poison" not in name:
+            yield f"the alert on poison queues does not see the function {name}"
+
+    expected: Counter[Any] = Counter()
+    for each in accounts:
+        expected[each.id, ACCOUNT, "Availability", "LessThan", 99.9, "Average"] += 1
+    queue_scope = f"{account.id}/queueServices/default" if account else ""
+    backlog = scenario["backlogThreshold"] or 10000
+    queue_service = f"{ACCOUNT}/queueServices"
+    expected[queue_scope, queue_service, "QueueMessageCount", "GreaterThan", backlog, "Average"] += 1
+    tests = deployment.of("Microsoft.Insights/webtests")
+    if len(tests) != (0 if scenario["availabilityTest"] is False else 1):
+        yield "the availability test is not there or not asked for"
+    found: Counter[Any] = Counter()
+    for rule in deployment.of(METRIC_RULE):
+        scopes, criteria = at(rule, "properties.scopes") or [""], at(rule, "properties.criteria") or {}
+        if [a.get("actionGroupId") for a in at(rule, "properties.actions") or []] != actions:
+            yield f"{rule.name} tells nobody"
+        if not at(rule, "properties.description"):
+            yield f"{rule.name} does not say what it means"
+        match str(criteria.get("odata.type")).removeprefix("Microsoft.Azure.Monitor."):
+            case "SingleResourceMultipleMetricCriteria":
+                (one_of,) = criteria.get("allOf") or [{}]
+                if one_of.get("criterionType") != "StaticThresholdCriterion" or not one_of.get("name"):
+                    yield f"{rule.name} has the criterion {one_of}"
+                keys = ("metricNamespace", "metricName", "operator", "threshold", "timeAggregation")
+                found[(scopes[0], *(one_of.get(key) for key in keys))] += 1
+            case "WebtestLocationAvailabilityCriteria":
+                wanted = [tests[0].id, component.id, 2] if tests else []
+                seen = [criteria.get(k) for k in ("webTestId", "componentId", "failedLocationCount")]
+                if seen != wanted or scopes != wanted[:2]:
+                    yield f"{rule.name} looks at {seen}"
+                found["webtest"] += 1
+            case other:
+                yield f"{rule.name} has criteria of type {other}"
+    expected["webtest"] = len(tests)
+    if +found != +expected:
+        yield f"metric alerts are {sorted(map(str, found))}, not {sorted(map(str, expected))}"
+    site = one(deployment, SITE)
+    for test in tests:
+        url = f"https://{{{SITE}/{site.name}}}.properties.defaultHostName/api/health/live"
+        if at(test, "properties.Request.RequestUrl") != url:
+            yield f"the availability test asks {at(test, 'properties.Request.RequestUrl')}"
+        if (test.body.get("tags") or {}).get(f"hidden-link:{component.id}") != "Resource":
+            yield "Application Insights does not find its availability test"
+        if not all(place.get("Id") for place in at(test, "properties.Locations") or []):
+            yield "the availability test has a place without a name"
+
+
+def workbook(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    found = one(deployment, "Microsoft.Insights/workbooks")
+    if at(found, "properties.sourceId") != one(deployment, COMPONENT).id:
+        yield "the workbook is not of Application Insights"
+    content = json.loads(at(found, "properties.serializedData") or "{}")
+    items = content.get("items", [])
+    if content.get("version") != "Notebook/1.0" or not items:
+        yield "the workbook is empty"
+    names = [item.get("name") for item in items]
+    if len(set(names)) != len(names):
+        yield "two parts of the workbook have one name"
+
+
+def budget(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    found, amount = deployment.of(BUDGET), scenario["budgetAmount"] or 0
+    if len(found) != (1 if amount else 0):
+        yield f"there are {len(found)} budgets for an amount of {amount}"
+    for each in found:
+        if at(each, "properties.amount") != amount:
+            yield "the budget has another amount"
+        if at(each, "properties.timePeriod.startDate") != scenario["budgetStartDate"]:
+            yield "the budget begins at another time"
+        notifications = at(each, "properties.notifications") or {}
+        for kind, threshold in (("Actual", 80), ("Forecasted", 100)):
+            wanted = {
+                "enabled": True,
+                "operator": "GreaterThanOrEqualTo",
+                "threshold": threshold,
+                "thresholdType": kind,
+                "contactEmails": [scenario["alertEmail"]],
+                "contactRoles": ["Owner"],
+            }
+            if wanted not in notifications.values():
+                yield f"the budget does not tell of {threshold} % {kind}"

@@ -1,0 +1,334 @@
+"""What must be true of ``infra/``: checks over what its templates would deploy, each a list of problems.
+
+They are functions of a folder's files, so that `test_infra.py` can run them on the real ones and on ones that
+something was taken out of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from storage_lib.config import CONNECTION, StorageConfig
+from storage_lib.errors import ConfigurationError
+from storage_lib.resources import CONTAINERS, QUEUES, TABLES
+from tests.bicep import BicepError, Deployment, Files, Resource, deploy
+from tests.infra_alerts import alerts, budget, workbook
+from tests.infra_model import (
+    ACCOUNT,
+    BUDGET,
+    COMPONENT,
+    HOST,
+    IDENTITY,
+    ROLE,
+    SCENARIOS,
+    SERVICES,
+    SITE,
+    VAULT,
+    WORKSPACE,
+    ZONE_LINK,
+    App,
+    Check,
+    Scenario,
+    account_behind,
+    at,
+    endpoint,
+    one,
+    settings_of,
+)
+from tests.infra_network import authentication, network
+from tests.infra_rules import secret_problems, secure
+
+__all__ = ["CHECKS", "SCENARIOS", "App", "problems"]
+
+
+# https://learn.microsoft.com/azure/role-based-access-control/built-in-roles, written down a second time:
+# an id mistyped in a template is found by comparing the two.
+ROLE_IDS = {
+    "12338af0-0e69-4776-bea7-57ae8d297424": "Key Vault Crypto User",
+    "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
+    "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
+    "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
+    "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
+    "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
+}
+
+DATA_ROLES = {
+    "Storage Blob Data Contributor",
+    "Storage Queue Data Contributor",
+    "Storage Table Data Contributor",
+}
+
+HOST_ROLES = {"Storage Blob Data Owner", "Storage Queue Data Contributor", "Storage Table Data Contributor"}
+
+# Flex Consumption takes these from functionAppConfig, and refuses or ignores them as settings.
+# https://learn.microsoft.com/azure/azure-functions/functions-app-settings#flex-consumption-plan-deprecations
+REFUSED_SETTINGS = re.compile(
+    r"ENABLE_ORYX_BUILD|FUNCTIONS_(EXTENSION_VERSION|WORKER_\w+|MAX_HTTP_CONCURRENCY)|SCM_DO_BUILD_\w+"
+    r"|WEBSITE_(CONTENT\w+|RUN_FROM_PACKAGE|NODE_DEFAULT_VERSION|MAX_DYNAMIC_\w+|TIME_ZONE|VNET_ROUTE_ALL)"
+)
+
+
+def problems(files: Files, app: App) -> list[str]:
+    """Everything that is wrong, in any scenario; the first scenario with problems ends it."""
+    found = list(secret_problems(files))
+    for scenario in SCENARIOS:
+        if found:
+            break
+        try:
+            deployment = deploy(files, scenario.parameters)
+            for each in CHECKS:
+                found += [f"{scenario.name}: {problem}" for problem in each(deployment, scenario, app)]
+        except BicepError as error:
+            found.append(f"{scenario.name}: {error}")
+    return found
+
+
+def data_resources(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """The names in the templates are the names in the code, on the account that the code opens."""
+    account = account_behind(deployment, CONNECTION)
+    host = account_behind(deployment, HOST)
+    if account is None or host is None:
+        return
+    package = at(one(deployment, SITE), "properties.functionAppConfig.deployment.storage.value") or ""
+    packages = package.removeprefix(endpoint(host, "blob"))
+    expected = {
+        "blobServices/containers": Counter(CONTAINERS),
+        "queueServices/queues": Counter(QUEUES),
+        "tableServices/tables": Counter(TABLES),
+    }
+    if host is account:
+        expected["blobServices/containers"][packages] += 1
+    for kind, names in expected.items():
+        found = deployment.of(f"{ACCOUNT}/{kind}")
+        declared = Counter(r.name for r in found if r.full_name.startswith(f"{account.name}/default/"))
+        if declared != names:
+            yield f"{kind} are {sorted(declared)}, the code uses {sorted(names)}"
+    for queue in app.queues() - set(QUEUES):
+        yield f"queue {queue} of a binding is not in storage_lib.resources"
+    containers = {r.full_name for r in deployment.of(f"{ACCOUNT}/blobServices/containers")}
+    if f"{host.name}/default/{packages}" not in containers:
+        yield f"code packages are deployed to {package}, which is no container of the host account"
+
+
+def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """Every connection is complete, by the identity of the app, and the code understands what it is given."""
+    site, found = one(deployment, SITE), settings_of(deployment)
+    client = f"{{{IDENTITY}/{one(deployment, IDENTITY).name}}}.properties.clientId"
+    expected: dict[str, str] = {
+        "AGENT_STORAGE_TYPE": "azure",
+        "AGENT_STORAGE_CONTAINER": CONTAINERS[0],
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": (
+            f"{{{COMPONENT}/{one(deployment, COMPONENT).name}}}.properties.ConnectionString"
+        ),
+        "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": f"ClientId={client};Authorization=AAD",
+        **(scenario["appSettings"] or {}),
+    }
+    if scenario["queueBatchSize"]:
+        expected["AzureFunctionsJobHost__extensions__queues__batchSize"] = str(scenario["queueBatchSize"])
+    if scenario["queueNewBatchThreshold"]:
+        threshold = str(scenario["queueNewBatchThreshold"])
+        expected["AzureFunctionsJobHost__extensions__queues__newBatchThreshold"] = threshold
+    for connection in {HOST, CONNECTION} | app.connections():
+        account = account_behind(deployment, connection)
+        if account is None:
+            yield f"{connection}__queueServiceUri is of no storage account"
+            continue
+        expected |= {f"{connection}__{s}ServiceUri": endpoint(account, s) for s in SERVICES}
+        expected |= {f"{connection}__credential": "managedidentity", f"{connection}__clientId": client}
+    for name in expected.keys() | found.keys():
+        if expected.get(name) != found.get(name):
+            yield f"setting {name} is {found.get(name)!r}, not {expected.get(name)!r}"
+        if REFUSED_SETTINGS.fullmatch(name):
+            yield f"setting {name} is not for Flex Consumption"
+    listed = at(site, "properties.siteConfig.appSettings") or []
+    if len(listed) != len(found):
+        yield "a setting is there twice"
+    try:
+        config = StorageConfig.from_env(found)
+    except ConfigurationError as error:
+        yield f"the code refuses the settings: {error}"
+        return
+    if (config.storage_type, config.container, config.client_id) != ("azure", CONTAINERS[0], client):
+        yield f"the code reads the settings as {config}"
+    two = account_behind(deployment, HOST) is not account_behind(deployment, CONNECTION)
+    if two is (scenario["separateHostStorage"] is False):
+        yield "host and data are not as separate as asked for"
+
+
+def roles(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """Each principal has the roles for what it uses and not one more."""
+    identity = f"{{{IDENTITY}/{one(deployment, IDENTITY).name}}}.properties.principalId"
+    expected: set[tuple[str, str, str, str]] = set()
+
+    def grant(principal: str, kind: str, scope: Resource | None, names: set[str]) -> None:
+        expected.update((principal, kind, scope.id if scope else "", name) for name in names)
+
+    grant(identity, "ServicePrincipal", account_behind(deployment, HOST), HOST_ROLES)
+    for connection in {CONNECTION} | app.connections():
+        grant(identity, "ServicePrincipal", account_behind(deployment, connection), DATA_ROLES)
+    component = one(deployment, COMPONENT)
+    grant(identity, "ServicePrincipal", component, {"Monitoring Metrics Publisher"})
+    for vault in deployment.of(VAULT):
+        grant(identity, "ServicePrincipal", vault, {"Key Vault Crypto User"})
+    if scenario["principalId"]:
+        data = account_behind(deployment, CONNECTION)
+        grant(scenario["principalId"], scenario["principalType"], data, DATA_ROLES)
+    found: set[tuple[str, str, str, str]] = set()
+    for assignment in deployment.of(ROLE):
+        given = assignment.properties
+        role = str(given.get("roleDefinitionId")).rpartition("/")[2]
+        scope = assignment.scope.id if assignment.scope else "the resource group"
+        who, kind = str(given.get("principalId")), str(given.get("principalType"))
+        found.add((who, kind, scope, ROLE_IDS.get(role, role)))
+        if not str(given.get("roleDefinitionId")).startswith("/subscriptions/SUB/providers/Microsoft.Auth"):
+            yield f"{role} is no id of a role"
+    for missing in sorted(expected - found):
+        yield f"a role is missing: {missing}"
+    for extra in sorted(found - expected):
+        yield f"a role too many: {extra}"
+
+
+def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """The plan, the runtime and the scale are those asked for, and packages come by identity."""
+    site, identity = one(deployment, SITE), one(deployment, IDENTITY)
+    ready = scenario["alwaysReady"] or []
+    scale: dict[str, Any] = {
+        "alwaysReady": ready,
+        "instanceMemoryMB": scenario["instanceMemoryMB"] or 2048,
+        "maximumInstanceCount": scenario["maximumInstanceCount"] or 100,
+        "triggers": {"http": {"perInstanceConcurrency": scenario["httpConcurrency"] or 8}},
+    }
+    plan = one(deployment, "Microsoft.Web/serverfarms")
+    subnets = [f"{n.id}/subnets/app" for n in deployment.of("Microsoft.Network/virtualNetworks")]
+    for resource, path, expected in (
+        (plan, "sku", {"name": "FC1", "tier": "FlexConsumption"}),
+        (plan, "kind", "functionapp"),
+        (plan, "properties.reserved", True),
+        (plan, "properties.zoneRedundant", bool(scenario["zoneRedundant"])),
+        (site, "kind", "functionapp,linux"),
+        (site, "identity", {"type": "UserAssigned", "userAssignedIdentities": {identity.id: {}}}),
+        (site, "tags.azd-service-name", "api"),
+        (site, "properties.serverFarmId", plan.id),
+        (site, "properties.clientAffinityEnabled", False),
+        (site, "properties.virtualNetworkSubnetId", subnets[0] if subnets else None),
+        (site, "properties.functionAppConfig.runtime", {"name": "python", "version": app.python}),
+        (site, "properties.functionAppConfig.deployment.storage.type", "blobContainer"),
+        (
+            site,
+            "properties.functionAppConfig.deployment.storage.authentication",
+            {"type": "UserAssignedIdentity", "userAssignedIdentityResourceId": identity.id},
+        ),
+        (site, "properties.functionAppConfig.scaleAndConcurrency", scale),
+        (one(deployment, "Microsoft.Resources/resourceGroups"), "location", scenario["location"]),
+    ):
+        if at(resource, path) != expected:
+            yield f"{resource.type}: {path} is {at(resource, path)!r}, not {expected!r}"
+    outputs = deployment.outputs
+    account = account_behind(deployment, CONNECTION)
+    if outputs.get("AZURE_FUNCTION_NAME") != site.name:
+        yield "AZURE_FUNCTION_NAME is not the function app"
+    if outputs.get("AGENT_STORAGE_ACCOUNT") != (account.name if account else None):
+        yield "AGENT_STORAGE_ACCOUNT is not the storage account of the data"
+
+
+def azd_tags(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """`azd` finds its resources by a tag, and a bill is told apart by it."""
+    for resource in deployment.resources:
+        taggable = resource.parent is None or resource.type in (f"{VAULT}/keys", ZONE_LINK)
+        if resource.existing or not taggable or resource.type in (ROLE, BUDGET):
+            continue
+        if (resource.body.get("tags") or {}).get("azd-env-name") != scenario["environmentName"]:
+            yield f"{resource.id} has no tag azd-env-name"
+
+
+def retention(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """Deleted and overwritten data can be brought back as long as asked for, then they are gone."""
+    days = scenario["retentionDays"] or 14
+    account = account_behind(deployment, CONNECTION)
+    for each in deployment.of(ACCOUNT):
+        sku = (scenario["dataStorageSku"] or "Standard_RAGRS") if each is account else None
+        if at(each, "sku.name") != (sku or scenario["hostStorageSku"] or "Standard_LRS"):
+            yield f"{each.name} has redundancy {at(each, 'sku.name')}"
+        cool = scenario["coolAfterDays"] if each is account else None
+        for kind in ("blobServices", "queueServices", "tableServices", "managementPolicies"):
+            if not any(r.parent is each for r in deployment.of(f"{ACCOUNT}/{kind}")):
+                yield f"{each.name} has no {kind}"
+        for service in (r for r in deployment.of(f"{ACCOUNT}/blobServices") if r.parent is each):
+            for path, expected in (
+                ("changeFeed.retentionInDays", days),
+                ("containerDeleteRetentionPolicy.days", days),
+                ("deleteRetentionPolicy.days", days),
+                ("restorePolicy.days", days - 1),
+            ):
+                if at(service, f"properties.{path}") != expected:
+                    yield f"{each.name}: {path} is {at(service, f'properties.{path}')}, not {expected}"
+        for policy in (r for r in deployment.of(f"{ACCOUNT}/managementPolicies") if r.parent is each):
+            rules = at(policy, "properties.policy.rules") or []
+            actions = [rule.get("definition", {}).get("actions") for rule in rules]
+            ends = {"delete": {"daysAfterCreationGreaterThan": days}}
+            expected_actions: list[Any] = [{"version": ends, "snapshot": ends}]
+            if cool:
+                tier = {"tierToCool": {"daysAfterModificationGreaterThan": cool}}
+                expected_actions.append({"baseBlob": tier})
+                last = rules[-1] if rules else {}
+                shape = {key: last.get(key) for key in ("enabled", "type")}
+                filters = last.get("definition", {}).get("filters")
+                if shape != {"enabled": True, "type": "Lifecycle"} or filters != {"blobTypes": ["blockBlob"]}:
+                    yield f"{each.name}: the rule that cools is {last}"
+            names = {rule.get("name") for rule in rules} - {None}
+            if actions != expected_actions or len(names) != len(rules):
+                yield f"{each.name}: lifecycle is {actions}, not {expected_actions}"
+            if not any(r.type == f"{ACCOUNT}/blobServices" and r.parent is each for r in policy.depends):
+                yield f"{each.name}: lifecycle may come before versioning"
+    workspace = one(deployment, WORKSPACE)
+    if at(workspace, "properties.retentionInDays") != (scenario["logRetentionDays"] or 30):
+        yield "logs are not kept as long as asked for"
+    if at(workspace, "properties.workspaceCapping.dailyQuotaGb") != (scenario["logDailyQuotaGb"] or 5):
+        yield "logs are not capped as asked for"
+    if at(one(deployment, COMPONENT), "properties.WorkspaceResourceId") != workspace.id:
+        yield "Application Insights keeps its data elsewhere"
+
+
+def order(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """Whatever a module names is deployed before it, and the app starts with its roles."""
+    homes = {r.id.lower(): r.module for r in deployment.resources if not r.existing}
+    for resource in deployment.resources:
+        texts = [resource.id, *texts_in(resource.body)] if resource.existing else texts_in(resource.body)
+        for text in texts:
+            named = text.lower().removesuffix("/queueservices/default").partition("/subnets/")[0]
+            home = homes.get(named, resource.module)
+            if home and home != resource.module and home not in deployment.waits[resource.module]:
+                yield f"module {resource.module} may come before module {home}, whose {text} it needs"
+    site = one(deployment, SITE)
+    identity = f"{{{IDENTITY}/{one(deployment, IDENTITY).name}}}.properties.principalId"
+    for assignment in deployment.of(ROLE):
+        own = assignment.properties.get("principalId") == identity
+        if own and assignment.module not in deployment.waits[site.module]:
+            yield f"the app may start before its roles of module {assignment.module}"
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from texts_in(item)
+
+
+CHECKS: tuple[Check, ...] = (
+    data_resources,
+    settings,
+    roles,
+    host,
+    azd_tags,
+    secure,
+    retention,
+    network,
+    authentication,
+    alerts,
+    workbook,
+    budget,
+    order,
+)

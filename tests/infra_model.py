@@ -1,0 +1,124 @@
+"""How checks of ``infra/`` see it: ways to deploy it, what is known of the code, and where things are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from tests.bicep import BicepError, Deployment, Resource
+
+HOST = "AzureWebJobsStorage"
+SERVICES = ("blob", "queue", "table")
+ACCOUNT = "Microsoft.Storage/storageAccounts"
+BUDGET = "Microsoft.Consumption/budgets"
+COMPONENT = "Microsoft.Insights/components"
+IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
+METRIC_RULE = "Microsoft.Insights/metricAlerts"
+QUERY_RULE = "Microsoft.Insights/scheduledQueryRules"
+ROLE = "Microsoft.Authorization/roleAssignments"
+SITE = "Microsoft.Web/sites"
+VAULT = "Microsoft.KeyVault/vaults"
+WORKSPACE = "Microsoft.OperationalInsights/workspaces"
+ZONE_LINK = "Microsoft.Network/privateDnsZones/virtualNetworkLinks"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A way to deploy. ``everything`` turns all options on, each to a value that is no default."""
+
+    name: str
+    parameters: Mapping[str, Any]
+
+    def __getitem__(self, parameter: str) -> Any:
+        return self.parameters.get(parameter)
+
+
+BASE: dict[str, Any] = {"environmentName": "test", "location": "westeurope"}
+
+SCENARIOS = (
+    Scenario(
+        "everything",
+        BASE
+        | {
+            "principalId": "00000000-0000-0000-0000-00000000beef",
+            "principalType": "Group",
+            "dataStorageSku": "Standard_RAGZRS",
+            "hostStorageSku": "Standard_ZRS",
+            "retentionDays": 21,
+            "coolAfterDays": 30,
+            "instanceMemoryMB": 4096,
+            "maximumInstanceCount": 37,
+            "alwaysReady": [{"name": "http", "instanceCount": 2}],
+            "httpConcurrency": 12,
+            "queueBatchSize": 5,
+            "queueNewBatchThreshold": 3,
+            "zoneRedundant": True,
+            "appSettings": {"AGENT_TASK_MODULES": "more.actions"},
+            "networkIsolation": True,
+            "authClientId": "11111111-1111-1111-1111-111111111111",
+            "authAllowedApplications": ["22222222-2222-2222-2222-222222222222"],
+            "keyVaultEnabled": True,
+            "alertEmail": "operators@example.com",
+            "latencyThresholdMs": 1234,
+            "backlogThreshold": 567,
+            "logRetentionDays": 45,
+            "logDailyQuotaGb": 2,
+            "budgetAmount": 99,
+            "budgetStartDate": "2026-12-01",
+        },
+    ),
+    Scenario("defaults", BASE),
+    Scenario("one account", BASE | {"separateHostStorage": False, "availabilityTest": False}),
+)
+
+
+@dataclass(frozen=True)
+class App:
+    """What is known of the code: its bindings by function, as in function.json, and its Python version."""
+
+    bindings: Mapping[str, list[dict[str, Any]]]
+    python: str
+
+    def connections(self) -> set[str]:
+        return {b["connection"] for b in chain(*self.bindings.values()) if "connection" in b}
+
+    def queues(self) -> set[str]:
+        return {b["queueName"] for b in chain(*self.bindings.values()) if "queueName" in b}
+
+
+Check = Callable[[Deployment, Scenario, App], Iterator[str]]
+
+
+def one(deployment: Deployment, kind: str) -> Resource:
+    found = deployment.of(kind)
+    if len(found) != 1:
+        raise BicepError(f"{len(found)} resources of type {kind}")
+    return found[0]
+
+
+def settings_of(deployment: Deployment) -> dict[str, str]:
+    listed = at(one(deployment, SITE), "properties.siteConfig.appSettings") or []
+    return {setting.get("name", ""): setting.get("value", "") for setting in listed}
+
+
+def endpoint(account: Resource, service: str) -> str:
+    return f"{{{ACCOUNT}/{account.name}}}.properties.primaryEndpoints.{service}"
+
+
+def account_behind(deployment: Deployment, connection: str) -> Resource | None:
+    """The storage account that a connection's settings lead to."""
+    uri = settings_of(deployment).get(f"{connection}__queueServiceUri")
+    return next((a for a in deployment.of(ACCOUNT) if endpoint(a, "queue") == uri), None)
+
+
+def at(resource: Resource, path: str) -> Any:
+    """A value below a resource's body, by names and numbers with dots; None where there is none."""
+    value: Any = resource.body
+    for name in path.split("."):
+        if isinstance(value, list):
+            value = value[int(name)] if int(name) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,229 @@
+"""What is always so for a type of resource: its API version and its secure values. And no secret anywhere."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tests.bicep import Deployment, Files
+from tests.infra_model import (
+    ACCOUNT,
+    BUDGET,
+    COMPONENT,
+    IDENTITY,
+    METRIC_RULE,
+    QUERY_RULE,
+    ROLE,
+    SITE,
+    VAULT,
+    WORKSPACE,
+    ZONE_LINK,
+    App,
+    Scenario,
+    at,
+)
+
+SECRETS = re.compile(
+    r"\blist(Keys|Secrets|AccountSas|ServiceSas|Credentials|ConnectionStrings|Value)\b|\bgetSecret\b|AccountKey"
+    r"|SharedAccess|InstrumentationKey|@secure|[Pp]assword\s*[:=]|\bsig="
+)
+
+API_VERSIONS = {
+    "Microsoft.Web": "2025-03-01",
+    "Microsoft.Storage": "2025-06-01",
+    "Microsoft.ManagedIdentity": "2024-11-30",
+    "Microsoft.Authorization": "2022-04-01",
+    "Microsoft.Network/privateEndpoints": "2025-05-01",
+    "Microsoft.Network/virtualNetworks": "2025-05-01",
+    "Microsoft.Network/networkSecurityGroups": "2025-05-01",
+}
+
+Rule = Callable[[Any], bool]
+
+
+def equal(value: Any) -> Rule:
+    return lambda found: found == value and type(found) is type(value)
+
+
+ENABLED = equal(True)
+
+SECURE: dict[str, dict[str, Rule]] = {
+    ACCOUNT: {
+        "kind": equal("StorageV2"),
+        "properties.accessTier": equal("Hot"),
+        "properties.allowBlobPublicAccess": equal(False),
+        "properties.allowCrossTenantReplication": equal(False),
+        "properties.allowSharedKeyAccess": equal(False),
+        "properties.defaultToOAuthAuthentication": ENABLED,
+        "properties.minimumTlsVersion": equal("TLS1_2"),
+        "properties.supportsHttpsTrafficOnly": ENABLED,
+    },
+    f"{ACCOUNT}/blobServices": {
+        "properties.isVersioningEnabled": ENABLED,
+        "properties.changeFeed.enabled": ENABLED,
+        "properties.containerDeleteRetentionPolicy.enabled": ENABLED,
+        "properties.deleteRetentionPolicy.enabled": ENABLED,
+        "properties.restorePolicy.enabled": ENABLED,
+    },
+    f"{ACCOUNT}/blobServices/containers": {"properties.publicAccess": equal("None")},
+    f"{ACCOUNT}/managementPolicies": {
+        "properties.policy.rules.0.enabled": ENABLED,
+        "properties.policy.rules.0.name": bool,
+        "properties.policy.rules.0.type": equal("Lifecycle"),
+        "properties.policy.rules.0.definition.filters.blobTypes": equal(["blockBlob", "appendBlob"]),
+    },
+    f"{ACCOUNT}/queueServices": {},
+    f"{ACCOUNT}/queueServices/queues": {},
+    f"{ACCOUNT}/tableServices": {},
+    f"{ACCOUNT}/tableServices/tables": {},
+    SITE: {
+        "properties.httpsOnly": ENABLED,
+        "properties.siteConfig.ftpsState": equal("Disabled"),
+        "properties.siteConfig.http20Enabled": ENABLED,
+        "properties.siteConfig.minTlsVersion": equal("1.2"),
+        "properties.siteConfig.remoteDebuggingEnabled": equal(False),
+        "properties.siteConfig.scmMinTlsVersion": equal("1.2"),
+    },
+    f"{SITE}/basicPublishingCredentialsPolicies": {"properties.allow": equal(False)},
+    f"{SITE}/config": {
+        "properties.platform.enabled": ENABLED,
+        "properties.globalValidation.requireAuthentication": ENABLED,
+        "properties.globalValidation.unauthenticatedClientAction": equal("Return401"),
+        "properties.globalValidation.excludedPaths": equal(["/api/health/live"]),
+        "properties.httpSettings.requireHttps": ENABLED,
+        "properties.identityProviders.azureActiveDirectory.enabled": ENABLED,
+        "properties.identityProviders.azureActiveDirectory.registration.openIdIssuer": equal(
+            "https://login.microsoftonline.com/TENANT/v2.0"
+        ),
+        "properties.login.tokenStore.enabled": equal(False),
+    },
+    "Microsoft.Web/serverfarms": {},
+    VAULT: {
+        "properties.tenantId": equal("TENANT"),
+        "properties.sku": equal({"family": "A", "name": "standard"}),
+        "properties.enablePurgeProtection": ENABLED,
+        "properties.enableRbacAuthorization": ENABLED,
+        "properties.enableSoftDelete": ENABLED,
+        "properties.softDeleteRetentionInDays": equal(90),
+        "properties.networkAcls.bypass": equal("None"),
+    },
+    f"{VAULT}/keys": {
+        "properties.kty": equal("RSA"),
+        "properties.keySize": equal(3072),
+        "properties.keyOps": equal(["wrapKey", "unwrapKey"]),
+        "properties.rotationPolicy.attributes.expiryTime": equal("P2Y"),
+        "properties.rotationPolicy.lifetimeActions.0": equal(
+            {"action": {"type": "rotate"}, "trigger": {"timeAfterCreate": "P1Y"}}
+        ),
+    },
+    COMPONENT: {
+        "kind": equal("web"),
+        "properties.Application_Type": equal("web"),
+        "properties.DisableIpMasking": equal(False),
+        "properties.DisableLocalAuth": ENABLED,
+        "properties.IngestionMode": equal("LogAnalytics"),
+    },
+    WORKSPACE: {
+        "properties.sku.name": equal("PerGB2018"),
+        "properties.features.disableLocalAuth": ENABLED,
+        "properties.features.enableLogAccessUsingOnlyResourcePermissions": ENABLED,
+    },
+    IDENTITY: {},
+    ROLE: {},
+    "Microsoft.Resources/resourceGroups": {},
+    "Microsoft.Network/networkSecurityGroups": {},
+    "Microsoft.Network/virtualNetworks": {},
+    "Microsoft.Network/privateDnsZones": {"location": equal("global")},
+    ZONE_LINK: {
+        "location": equal("global"),
+        "properties.registrationEnabled": equal(False),
+    },
+    "Microsoft.Network/privateEndpoints": {},
+    "Microsoft.Network/privateEndpoints/privateDnsZoneGroups": {},
+    "Microsoft.Insights/actionGroups": {
+        "location": equal("global"),
+        "properties.enabled": ENABLED,
+        "properties.groupShortName": lambda name: isinstance(name, str) and 0 < len(name) <= 12,
+        "properties.emailReceivers.0.name": bool,
+        "properties.emailReceivers.0.useCommonAlertSchema": ENABLED,
+    },
+    QUERY_RULE: {
+        "kind": equal("LogAlert"),
+        "properties.autoMitigate": ENABLED,
+        "properties.enabled": ENABLED,
+        "properties.skipQueryValidation": ENABLED,
+        "properties.severity": lambda severity: severity in range(5),
+        "properties.criteria.allOf.0.failingPeriods": equal(
+            {"numberOfEvaluationPeriods": 1, "minFailingPeriodsToAlert": 1}
+        ),
+        "properties.criteria.allOf.0.operator": equal("GreaterThan"),
+        "properties.criteria.allOf.0.threshold": equal(0),
+        "properties.criteria.allOf.0.timeAggregation": equal("Count"),
+    },
+    METRIC_RULE: {
+        "location": equal("global"),
+        "properties.autoMitigate": ENABLED,
+        "properties.enabled": ENABLED,
+        "properties.severity": lambda severity: severity in range(5),
+        "properties.evaluationFrequency": bool,
+        "properties.windowSize": bool,
+    },
+    "Microsoft.Insights/webtests": {
+        "kind": equal("standard"),
+        "properties.Enabled": ENABLED,
+        "properties.Frequency": equal(900),
+        "properties.Kind": equal("standard"),
+        "properties.Locations": lambda places: isinstance(places, list) and len(places) >= 3,
+        "properties.Name": bool,
+        "properties.Request.HttpVerb": equal("GET"),
+        "properties.Request.ParseDependentRequests": equal(False),
+        "properties.RetryEnabled": ENABLED,
+        "properties.SyntheticMonitorId": bool,
+        # A cold start may take longer than the default of 30.
+        "properties.Timeout": equal(60),
+        "properties.ValidationRules": equal(
+            {"ExpectedHttpStatusCode": 200, "SSLCheck": True, "SSLCertRemainingLifetimeCheck": 7}
+        ),
+    },
+    "Microsoft.Insights/workbooks": {
+        "kind": equal("shared"),
+        "properties.category": equal("workbook"),
+        "properties.displayName": bool,
+        "properties.version": equal("Notebook/1.0"),
+    },
+    BUDGET: {"properties.category": equal("Cost"), "properties.timeGrain": equal("Monthly")},
+}
+"""For each type that may be deployed, the values that never change. A type without an entry is a problem."""
+
+
+def secure(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    for resource in deployment.resources:
+        for prefix, version in API_VERSIONS.items():
+            if resource.type.startswith(prefix) and resource.api != version:
+                yield f"{resource.type} is of {resource.api}, not {version}"
+        if resource.existing:
+            continue
+        if resource.type not in SECURE:
+            yield f"{resource.type} has no rules in SECURE"
+        for path, rule in SECURE.get(resource.type, {}).items():
+            if not rule(at(resource, path)):
+                yield f"{resource.type}/{resource.full_name}: {path} is {at(resource, path)!r}"
+        located = resource.parent is None and resource.type not in (ROLE, BUDGET)
+        if located and resource.body.get("location") not in (scenario["location"], "global"):
+            yield f"{resource.id} is in {resource.body.get('location')!r}"
+    channels = {r.name for r in deployment.of(f"{SITE}/basicPublishingCredentialsPolicies")}
+    if channels != {"ftp", "scm"}:
+        yield f"basic credentials are closed only for {sorted(channels)}"
+
+
+def secret_problems(files: Files) -> Iterator[str]:
+    for path, content in files.items():
+        for secret in _secrets_in(content):
+            yield f"{path}: {secret}"
+
+
+@functools.lru_cache(maxsize=4096)
+def _secrets_in(content: bytes) -> tuple[str, ...]:
+    return tuple(match[0] for match in SECRETS.finditer(content.decode()))

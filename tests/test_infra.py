@@ -1,0 +1,221 @@
+"""``infra/`` deploys what the code needs, safely; and nothing can be taken out without a test failing."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pycep
+import pytest
+
+from tests.bicep import Declaration, Files, declarations, deploy, parse, read_folder, text_of, walk
+from tests.conftest import PROJECT
+from tests.infra_checks import CHECKS, problems
+from tests.infra_model import ACCOUNT, ROLE, SCENARIOS, App, Check, Scenario, at, settings_of
+from tests.infra_mutations import mutations
+from tests.infra_rules import SECURE, secret_problems
+from tests.test_bindings import bindings
+
+INFRA = PROJECT / "infra"
+TEMPLATES = sorted(path.relative_to(INFRA).as_posix() for path in INFRA.rglob("*.bicep"))
+
+
+@functools.cache
+def files() -> Files:
+    return read_folder(INFRA)
+
+
+@functools.cache
+def app() -> App:
+    return App(bindings(), (PROJECT / ".python-version").read_text().strip())
+
+
+def declared(kind: str) -> list[tuple[str, Declaration]]:
+    return [(path, d) for path in TEMPLATES for d in declarations(files()[path]) if d.kind == kind]
+
+
+@pytest.mark.parametrize("path", TEMPLATES)
+def test_both_parsers_read_every_template(path: str) -> None:
+    parse(files()[path])
+    assert pycep.BicepParser().parse(text=files()[path].decode())
+
+
+def test_the_templates_deploy_what_the_code_needs_and_nothing_unsafe() -> None:
+    assert problems(files(), app()) == []
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_check(check: Check, scenario: Scenario) -> None:
+    assert list(check(deploy(files(), scenario.parameters), scenario, app())) == []
+
+
+UNNOTICED = re.compile(r"main\.bicep:\d+ \w+: name")
+"""The name of a module's deployment: without one, Bicep makes one. Nothing else may go unnoticed."""
+
+
+@pytest.mark.timeout(300)
+def test_whatever_is_taken_out_is_noticed() -> None:
+    """Every property, element, resource and module of every template, one at a time, and every flag turned
+    round; infra_mutations finds them."""
+    real = set(items(files()))
+    found: list[str] = []
+    removable: set[str] = set()
+    count = 0
+    for mutation in mutations(files()):
+        count += 1
+        changed = mutation.apply(files())
+        if not problems(changed, app()):
+            found.append(str(mutation))
+        removable |= real - set(items(changed))
+    assert [name for name in found if not UNNOTICED.fullmatch(name)] == []
+    assert count > 500, "the templates have far more that could be taken out"
+    assert real - removable == set(), "never taken out"
+
+
+def items(of: Files) -> Iterable[str]:
+    """What a full deployment has: a text for each role, setting, container, queue, table and secure value."""
+    try:
+        deployment = deploy(of, SCENARIOS[0].parameters)
+        settings = settings_of(deployment)
+    except Exception:
+        return
+    for assignment in deployment.of(ROLE):
+        role = str(assignment.properties.get("roleDefinitionId"))[-36:]
+        yield f"role {role} of {assignment.properties.get('principalId')} on {assignment.scope}"
+    yield from (f"setting {name}" for name in settings)
+    for resource in deployment.resources:
+        if resource.type.startswith(f"{ACCOUNT}/"):
+            yield f"{resource.type} {resource.full_name}"
+        for path in SECURE.get(resource.type, {}) if not resource.existing else ():
+            yield f"{resource.type}/{resource.full_name}: {path} = {at(resource, path)}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "output key string = storage.listKeys().keys[0].value",
+        "output key string = listKeys(storage.id, '2025-06-01').keys[0].value",
+        "output c string = 'AccountName=x;AccountKey=${key}'",
+        "@secure()\nparam clientSecret string",
+        "var x = vault.getSecret('password')",
+    ],
+)
+def test_a_secret_is_noticed(line: str) -> None:
+    assert list(secret_problems({"main.bicep": line.encode()}))
+
+
+def test_outputs_tell_no_connection_string() -> None:
+    deployed = deploy(files(), SCENARIOS[0].parameters)
+    assert not [name for name, value in deployed.outputs.items() if "connectionstring" in str(value).lower()]
+
+
+@pytest.mark.parametrize("kind", ["param", "output"])
+def test_every_parameter_and_output_says_what_it_is(kind: str) -> None:
+    for path, declaration in declared(kind):
+        call = declaration.decorators.get("description")
+        assert call is not None, f"{path}: {declaration.name} has no description"
+        text = text_of(call)
+        if kind == "output":
+            continue
+        word = re.match(r"(?:sys\.)?description\('(Required|Optional|Conditional)\. [A-Z0-9]", text)
+        assert word, f"{path}: {declaration.name}: {text}"
+        if word[1] != "Conditional":
+            assert (word[1] == "Required") == (declaration.value is None), f"{path}: {declaration.name}"
+
+
+def test_nothing_is_declared_in_vain() -> None:
+    for path in TEMPLATES:
+        tree = parse(files()[path])
+        used = [text_of(n) for n in walk(tree) if n.type == "identifier"]
+        for declaration in declarations(files()[path]):
+            if declaration.kind in ("param", "var"):
+                assert used.count(declaration.name) > 1, f"{path}: {declaration.name} is not used"
+    names = json.loads(files()["abbreviations.json"])
+    text = b"".join(files()[path] for path in TEMPLATES).decode()
+    assert [name for name in names if f".{name}" not in text] == []
+
+
+def test_modules_are_of_this_folder() -> None:
+    """It compiles without a registry."""
+    for path, declaration in declared("module"):
+        source = next(text_of(c).strip("'") for c in declaration.node.named_children if c.type == "string")
+        assert source in files(), f"{path}: {source}"
+
+
+def test_the_parameters_file_is_for_azd_and_agrees_with_the_template() -> None:
+    parameters = json.loads(files()["main.parameters.json"])["parameters"]
+    known = {d.name: d for path, d in declared("param") if path == "main.bicep"}
+    assert parameters.keys() <= known.keys()
+    required = {name for name, d in known.items() if d.value is None}
+    assert required <= parameters.keys()
+    variables: set[str] = set()
+    for name, given in parameters.items():
+        if not isinstance(given["value"], str):
+            continue
+        variable = re.fullmatch(r"\$\{([A-Z_]+)(?:=(\w+))?\}", given["value"])
+        assert variable, f"{name}: {given['value']}"
+        if name not in required:
+            node = known[name].value
+            assert node is not None
+            assert (variable[2] or "") == text_of(node).strip("'"), name
+        variables.add(variable[1])
+    told = (PROJECT / "docs" / "deploy.md").read_text()
+    untold = {name for name in known if f"`{name}`" not in told} - required
+    assert untold == {"principalId", "principalType", "resourceGroupName"}
+    settable = {name for name in variables if name.startswith("AGENT_STORAGE_")}
+    outputs = {d.name for path, d in declared("output") if path == "main.bicep"}
+    assert set(re.findall(r"AGENT_STORAGE_[A-Z_]+", told)) - outputs == settable
+
+
+def test_azd_deploys_this_folder_to_the_app_with_its_tag() -> None:
+    text = (PROJECT / "azure.yaml").read_text()
+    assert "\n  api:\n    project: .\n    language: python\n    host: function\n" in text
+    assert "\n  path: infra\n  module: main\n" in text
+
+
+def checkov_environment() -> Path:
+    """checkov, in an environment beside the tests' own; made when its pins change."""
+    home = Path(sys.prefix) / "checkov"
+    pins = (INFRA / "requirements-checkov.txt").read_text()
+    # checkov pins a parser that gives up on lambdas and nested loops.
+    parser = f"pycep-parser=={importlib.metadata.version('pycep-parser')}"
+    stamp, wanted = home / "made-from", f"{pins}{parser}\n{sys.version}"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", home], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet"]
+        subprocess.run([*pip, "-r", INFRA / "requirements-checkov.txt"], check=True)
+        subprocess.run([*pip, "--no-deps", parser], check=True)
+        stamp.write_text(wanted)
+    return home
+
+
+@pytest.mark.timeout(900)
+def test_checkov_finds_nothing_that_is_not_explained(tmp_path: Path) -> None:
+    command = [checkov_environment() / "bin" / "checkov", "-d", INFRA, "--framework", "bicep"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    run = subprocess.run(
+        [*command, "--skip-download", "--output", "json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = json.loads(run.stdout)
+    summary, results = report["summary"], report["results"]
+    assert summary["parsing_errors"] == 0, results["parsing_errors"]
+    assert "Failed to run check" not in run.stderr
+    assert [f"{c['check_id']} {c['resource']}" for c in results["failed_checks"]] == []
+    assert summary["passed"] > 20
+    assert summary["resource_count"] > 40
+    for skipped in results["skipped_checks"]:
+        reason = skipped["check_result"]["suppress_comment"].strip()
+        assert len(reason) > 20, f"{skipped['check_id']} of {skipped['resource']} is skipped without a reason"
