@@ -503,6 +503,29 @@ async def test_a_garbage_message_ends_as_a_dead_record(
             await asyncio.sleep(0.05)
 
 
+async def test_a_message_of_another_program_can_be_put_back_once_it_can_be_handled(
+    client: Client, store: StorageBackend
+) -> None:
+    """Listed, inspected and requeued over HTTP."""
+    await store.queues.send_text(TASK_QUEUE, "someone else's message")
+    async with asyncio.timeout(30):
+        while True:
+            found = json.loads((await client("GET", "/api/tasks?status=dead&limit=1000"))[2])["tasks"]
+            if dead := [each for each in found if each.get("raw_message") == "someone else's message"]:
+                break
+            await asyncio.sleep(0.05)
+    (record,) = dead
+    status, _, requeued = await post(client, f"/api/tasks/{record['task_id']}/requeue")
+    assert (status, requeued["status"]) == (202, "dead")
+    assert requeued["history"][-1]["outcome"] == "requeued"
+    async with asyncio.timeout(30):  # still no task, so it comes back as another dead record
+        while True:
+            found = json.loads((await client("GET", "/api/tasks?status=dead&limit=1000"))[2])["tasks"]
+            if len([e for e in found if e.get("raw_message") == "someone else's message"]) == 2:
+                break
+            await asyncio.sleep(0.05)
+
+
 async def test_a_task_that_fails_says_why(client: Client) -> None:
     for payload, code, words in (
         ({"report": "reports/missing.csv"}, "key-not-found", "reports/missing.csv"),

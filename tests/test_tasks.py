@@ -374,6 +374,36 @@ async def test_the_action_says_when_and_how_often_it_is_tried_again(engine: Task
     assert (await engine.records.get(submitted.task_id)).status is TaskStatus.DEAD
 
 
+async def test_running_a_task_costs_three_table_operations(clock: Clock) -> None:
+    """Read the record, claim it, end it; the queue is only received from and deleted from."""
+    calls: list[str] = []
+
+    class CountedTables(MemoryTableStore):
+        def __getattribute__(self, name: str) -> Any:
+            if name in ("_insert", "_upsert", "_update", "_get", "_delete", "_query"):
+                calls.append(name)
+            return super().__getattribute__(name)
+
+    class CountedQueues(MemoryQueueStore):
+        async def _send(self, *arguments: Any) -> str:
+            calls.append("_send")
+            return await super()._send(*arguments)
+
+    backend = MemoryBackend(clock=clock)
+    backend.tables, backend.queues = CountedTables(clock), CountedQueues(clock=clock)
+    engine = TaskEngine(StorageManager(backend=backend), clock=clock)
+
+    @task("nothing")
+    async def nothing(context: TaskContext, payload: Any) -> None:
+        return None
+
+    submitted = await engine.submit("nothing", "a")
+    assert calls == ["_send", "_insert"]
+    calls.clear()
+    await engine.process(message_of(submitted), queue=TASK_QUEUE)
+    assert calls == ["_get", "_update", "_update"]
+
+
 async def test_a_message_given_up_for_no_fault_of_its_task_is_queued_again(
     engine: TaskEngine, clock: Clock
 ) -> None:
