@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A run that decides about a change must not depend on chance; every other run looks for new examples.
+settings.register_profile("decides", derandomize=True, print_blob=True)
+if os.environ.get("CI"):
+    settings.load_profile("decides")
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import vega_datasets
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage_lib.errors import InvalidArgumentError, SerializationError
@@ -746,6 +746,7 @@ CELLS = st.text(alphabet='ab1.,;"\n \r|\t-0é', max_size=6)
     rows=st.lists(st.lists(CELLS, min_size=1, max_size=4), min_size=1, max_size=20),
     delimiter=st.sampled_from(",;|\t"),
 )
+@example(rows=[[""], ["", ";"], ["\r"], [";"]], delimiter=",")
 @settings(max_examples=300, deadline=None)
 def test_rows_are_those_of_the_csv_module(rows: list[list[str]], delimiter: str) -> None:
     out = io.StringIO()

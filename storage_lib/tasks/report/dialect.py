@@ -83,6 +83,7 @@ def sniff(source: Source, delimiter: str | None = None) -> tuple[Dialect, list[l
         return dialect, _parse(dialect, lines, whole) or [], 1.0
     decimal_comma = "," in sample and len(_DECIMAL_COMMA.findall(sample)) == sample.count(",")
     found: list[tuple[tuple[float, int, int], Dialect, list[list[str]]]] = []
+    explained: list[tuple[tuple[float, int, int], Dialect, list[list[str]]]] = []
     for candidate in delimiter or DELIMITERS:
         dialect = Dialect(candidate, skip_space=f'{candidate} "' in sample)
         if dialect.skip_space and _parse(dialect, sample, whole) is None:
@@ -96,6 +97,10 @@ def sniff(source: Source, delimiter: str | None = None) -> tuple[Dialect, list[l
         width, share = _usual_width(rows)
         wide = 0 if candidate == "," and decimal_comma else width
         found.append(((share - penalty, wide, max(map(len, rows), default=0)), dialect, rows))
+        if penalty == 0 and '"' in sample and not any('"' in cell for row in rows for cell in row):
+            explained.append(found[-1])
+    # A delimiter under which every quote is a quote is right where another one leaves the quotes broken.
+    found = explained or found
     # max() takes the first of equals: the comma.
     (share, _, _), dialect, rows = max(found, key=lambda candidate: candidate[0])
     return dialect, rows, max(share, 0.0)
