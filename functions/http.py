@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
-from typing import Any
+from typing import Any, Concatenate
 from urllib.parse import quote
 
 import azure.functions as func
@@ -79,16 +79,16 @@ _HEADERS = {
 }
 """Where the library's arguments come from."""
 
-Handler = Callable[[func.HttpRequest], Awaitable[func.HttpResponse]]
 
-
-def problems(handler: Handler) -> Handler:
+def problems[**P](
+    handler: Callable[Concatenate[func.HttpRequest, P], Awaitable[func.HttpResponse]],
+) -> Callable[Concatenate[func.HttpRequest, P], Awaitable[func.HttpResponse]]:
     """Answer errors as problem+json; only an error of ours tells its detail."""
 
     @functools.wraps(handler)
-    async def guarded(req: func.HttpRequest) -> func.HttpResponse:
+    async def guarded(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
         try:
-            return await handler(req)
+            return await handler(req, *others, **outputs)
         except StorageError as error:
             response = problem(error)
             if response.status_code >= 500:

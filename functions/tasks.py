@@ -115,11 +115,12 @@ async def get_task(req: func.HttpRequest) -> func.HttpResponse:
     records = state().engine.records
     loop = asyncio.get_running_loop()
     until, pause = loop.time() + wait, 0.05
-    record = await records.get(task_id)
+    record = await records.get(task_id, contents=False)
     while not record.is_final and (left := until - loop.time()) > 0:
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 1.5, 1)
-        record = await records.get(task_id)
+        record = await records.get(task_id, contents=False)
+    record = await records.get(task_id)
     return json_response(_shown(record), headers=None if record.is_final else {"Retry-After": "1"})
 
 
@@ -144,11 +145,13 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
 
 @blueprint.function_name("cancel_task")
 @blueprint.route(route="tasks/{task_id}/cancel", methods=["POST"], auth_level=_AUTH)
+@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
 @problems
-async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
+async def cancel_task(req: func.HttpRequest, events: func.Out[List[str]]) -> func.HttpResponse:  # noqa: UP006
     """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that does not run yet never will; one
     that runs is asked to stop; 409 for one that has ended otherwise."""
-    record = await state().engine.control.cancel(check_task_id(req.route_params.get("task_id")))
+    record, ended = await state().engine.cancel(check_task_id(req.route_params.get("task_id")))
+    _publish(ended, events)
     return json_response(_shown(record))
 
 

@@ -29,6 +29,7 @@ from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
     IntegrityError,
+    InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
@@ -148,6 +149,10 @@ async def test_an_object_can_be_created_where_there_is_a_folder(backend: S3Stora
     for key in ("folder/a", "folder/b/c", "folder/d/e"):
         await objects.put(key, b"deeper")
     await objects.delete("folder/d/e")
+    await objects.put("empty", b"")
+    await objects.put("empty/below", b"x")
+    with pytest.raises(InvalidArgumentError):
+        await objects.get("empty", byte_range=ByteRange(0))
     winners = await asyncio.gather(
         *(objects.put("folder/b", b"%d" % n, if_absent=True) for n in range(8)), return_exceptions=True
     )

@@ -132,7 +132,7 @@ class Tasks(RuleBasedStateMachine):
         if not really:
             return
         try:
-            self.run(self.engine.control.cancel(self.task_id))
+            self.run(self.engine.cancel(self.task_id))
         except TaskStateError:
             return
 

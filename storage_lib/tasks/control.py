@@ -9,6 +9,7 @@ from datetime import datetime
 from storage_lib.backends.base import QueueStore
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.tasks.model import (
+    MAX_HISTORY,
     TASK_QUEUE,
     Attempt,
     Children,
@@ -33,30 +34,37 @@ class Control:
         self._queues = queues
         self._now = now
 
-    async def cancel(self, task_id: str) -> TaskRecord:
+    async def cancel(self, task_id: str) -> tuple[TaskRecord, bool]:
         """End a task that does not run yet; ask one that runs to stop (`TaskContext.checkpoint`). Children of
         a cancelled task that have not begun do not run.
+
+        The record, and whether this call is what ended the task.
 
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it has ended otherwise.
         """
         while True:
             record = await self._records.get(task_id)
-            if record.status is TaskStatus.CANCELLED or record.cancel_requested:
-                return record
+            if record.status is TaskStatus.CANCELLED:
+                return record, False
+            if record.status is TaskStatus.RUNNING and record.cancel_requested and not record.is_waiting:
+                return record, False
             if record.is_final:
                 raise TaskStateError(f"task {task_id!r} has ended: {record.status}", field="task_id")
             now = self._now()
             try:
                 if record.status is TaskStatus.RUNNING and not record.is_waiting:
-                    return await self._records.change(record, cancel_requested=True, updated_at=now)
-                return await self._records.change(
+                    asked = await self._records.change(record, cancel_requested=True, updated_at=now)
+                    return asked, False
+                ended = await self._records.change(
                     record,
                     status=TaskStatus.CANCELLED,
                     cancel_requested=True,
                     finished_at=now,
                     updated_at=now,
+                    history=_noted(record, now, "cancelled"),
                 )
+                return ended, True
             except PreconditionFailedError:
                 continue
 
@@ -78,7 +86,7 @@ class Control:
         now = self._now()
         if record.raw_message is not None:
             await self._queues.send_text(TASK_QUEUE, record.raw_message)
-            return await self._noted(record, now)
+            return await self._put_back(record, now)
         # The message first, and it alone suffices: it says which end of the task it takes back. So a crash
         # in between leaves no queued record without a message.
         message = TaskMessage(
@@ -111,14 +119,20 @@ class Control:
             fence=record.fence + 1,
             cancel_requested=False,
             children=None if record.children is None else Children(0),
+            result=None,
+            progress=None,
             due_at=now,
             updated_at=now,
-            history=(*record.history, Attempt(record.attempts, None, now, "requeued")),
+            history=_noted(record, now, "requeued"),
         )
 
-    async def _noted(self, record: TaskRecord, now: datetime) -> TaskRecord:
-        attempt = Attempt(record.attempts, None, now, "requeued")
+    async def _put_back(self, record: TaskRecord, now: datetime) -> TaskRecord:
+        history = _noted(record, now, "requeued")
         try:
-            return await self._records.change(record, history=(*record.history, attempt), updated_at=now)
+            return await self._records.change(record, history=history, updated_at=now)
         except PreconditionFailedError:
-            return replace(record, history=(*record.history, attempt))
+            return replace(record, history=history)
+
+
+def _noted(record: TaskRecord, now: datetime, outcome: str) -> tuple[Attempt, ...]:
+    return (*record.history, Attempt(record.attempts, None, now, outcome))[-MAX_HISTORY:]

@@ -34,8 +34,16 @@ from storage_lib.tasks.context import TaskCancelledError, TaskContext
 from storage_lib.tasks.control import Control
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.joins import Joins
-from storage_lib.tasks.lease import Lease, LeaseLostError
-from storage_lib.tasks.model import Attempt, Children, TaskError, TaskMessage, TaskRecord, TaskStatus
+from storage_lib.tasks.lease import Lease, LeaseExpiredError, LeaseLostError
+from storage_lib.tasks.model import (
+    MAX_HISTORY,
+    Attempt,
+    Children,
+    TaskError,
+    TaskMessage,
+    TaskRecord,
+    TaskStatus,
+)
 from storage_lib.tasks.records import TaskRecords
 from storage_lib.tasks.registry import RegisteredAction, Registry, UnknownActionError
 from storage_lib.tasks.retry import RetryPolicy
@@ -49,7 +57,6 @@ from storage_lib.tasks.submission import (
 )
 
 LEASE_SECONDS = 60.0
-MAX_HISTORY = 20
 CONFIGURATION_WAIT_SECONDS = 60.0
 MAX_DELIVERIES = 20
 """How often a message that did not even get to its action is put back from the poison queue."""
@@ -127,8 +134,11 @@ class TaskEngine:
             _log.warning("message goes to the poison queue: %s", error)
             await self._queues.send_text(f"{queue}-poison", text)
             return []
-        if record.is_final and message.requeue is not None and message.requeue == record.fence:
+        if record.is_final and message.requeue == record.fence and record.status is not TaskStatus.SUCCEEDED:
             record = await self._revived(record)
+        if record.is_waiting:
+            # Its last child may have ended before it began to wait, and its worker before it could see that.
+            return await self._joins.complete(await self.records.get(record.task_id))
         if record.is_final:
             events = [TaskEvent.of(record)] if dequeue_count > 1 else []
             return events + await self._joins.child_ended(record)
@@ -161,6 +171,8 @@ class TaskEngine:
         if record.is_final:
             events = [TaskEvent.of(record)] if dequeue_count > 1 else []
             return events + await self._joins.child_ended(record)
+        if record.is_waiting:
+            return await self._joins.complete(await self.records.get(record.task_id))
         given_up = sum(attempt.outcome == "undeliverable" for attempt in record.history)
         claimed = await self._claim(record, text, f"{queue}-poison")
         if claimed is None:
@@ -180,18 +192,15 @@ class TaskEngine:
         :raises TaskExistsError: the id is that of another task.
         """
         try:
-            record = await self.records.get(message.task_id)
+            record = await self.records.get(message.task_id, contents=False)
         except KeyNotFoundError:
-            payload = message.payload
-            if message.payload_key is not None:
-                payload = await self.records.load(message.payload_key)
             try:
-                return await self.records.insert(new_record(message, self._now(), payload))
+                return await self.records.insert(new_record(message, self._now(), message.payload))
             except PreconditionFailedError:
-                record = await self.records.get(message.task_id)
+                record = await self.records.get(message.task_id, contents=False)
         same = (record.agent_id, record.action) == (message.agent_id, message.action)
-        if message.payload_key is None:
-            same = same and record.payload == message.payload
+        if same and message.payload_key is None and record.payload_key is None:
+            same = record.payload == message.payload
         if not same:
             raise TaskExistsError(
                 f"task_id {message.task_id!r} is that of another task, of agent {record.agent_id!r} with the"
@@ -244,20 +253,33 @@ class TaskEngine:
                 # The attempts before ended without a word: their workers died.
                 error = record.error or TaskError("worker-lost", "the worker died each time it ran the task")
                 return await self._end(lease, TaskStatus.DEAD, error=error)
+            if record.payload_key is not None and record.payload is None:
+                record = replace(record, payload=await self.records.load(record.payload_key))
+                lease.record = replace(lease.record, payload=record.payload)
             payload = validated(registered, record.payload)[1]
             deadline = self._now() + timedelta(seconds=registered.timeout)
             log = logging.getLogger(f"AOS.Tasks.{record.action}")
             context = TaskContext(self.storage, lease, log, deadline, self.submission)
-            result = await lease.hold(_limited(registered, context, payload))
+            result = await lease.hold(_limited(registered, context, payload), registered.timeout)
             _check_json(result)
+        except LeaseExpiredError:
+            raise  # Nobody is known to have taken over: the message must come again.
         except LeaseLostError:
             _log.warning("task %s was taken over or ended; its result here is dropped", record.task_id)
             return []
         except TaskCancelledError:
             return await self._end(lease, TaskStatus.CANCELLED)
-        except asyncio.CancelledError:
-            # The host is stopping: give the task back, so that the next host need not wait for the lease.
+        except asyncio.CancelledError as cancelled:
+            current = asyncio.current_task()
+            if current is None or not current.cancelling():
+                # Nobody stops us: the action awaited something that was cancelled.
+                error = RuntimeError("the action was cancelled from within")
+                error.__cause__ = cancelled
+                return await self._failed(lease, registered, error, text, queue)
+            # The host is stopping: give the task back, with its attempt, so that the next host need not wait
+            # for the lease.
             error = TaskError("interrupted", "the host stopped while it ran")
+            lease.record = replace(lease.record, attempts=lease.record.attempts - 1)
             with contextlib.suppress(StorageError, LeaseLostError):
                 await self._again(lease, text, queue, 0, error, "interrupted")
             raise
@@ -276,8 +298,8 @@ class TaskEngine:
         queue: str,
     ) -> list[TaskEvent]:
         reason = _error_of(error)
-        if isinstance(error, ConfigurationError):
-            # The app's to mend, not the task's: it waits, and loses no attempt.
+        if isinstance(error, ConfigurationError) and registered is None:
+            # A task module can not be loaded: the app's to mend. The task waits, and loses no attempt.
             lease.record = replace(lease.record, attempts=lease.record.attempts - 1)
             return await self._again(lease, text, queue, CONFIGURATION_WAIT_SECONDS, reason, "misconfigured")
         policy = registered.retry if registered is not None else RetryPolicy()
@@ -335,8 +357,7 @@ class TaskEngine:
 
     async def _wait_for_children(self, lease: Lease, context: TaskContext, result: Any) -> list[TaskEvent]:
         def changes(record: TaskRecord) -> dict[str, Any]:
-            early = record.children or Children(0)
-            children = Children(context.children, early.done, early.failed)
+            children = (record.children or Children(0)).of(context.children)
             for index, succeeded in context.ended_children.items():
                 children = children.with_end(index, succeeded)
             return {"children": children, "result": result, "error": None}
@@ -345,7 +366,17 @@ class TaskEngine:
             record = await lease.change_by(changes)
         except LeaseLostError:
             return []
+        if record.cancel_requested:
+            return (await self.cancel(record.task_id))[1]
         return await self._joins.complete(record)
+
+    async def cancel(self, task_id: str) -> tuple[TaskRecord, list[TaskEvent]]:
+        """End a task that does not run yet, or ask it to stop; see `Control.cancel`. Its record, and the
+        events of what has ended by that: the task, and what waited for it."""
+        record, ended = await self.control.cancel(task_id)
+        if not ended:
+            return record, []
+        return record, [TaskEvent.of(record), *await self._joins.child_ended(record)]
 
     async def _bury_message(
         self, text: str, message_id: str, reason: StorageError, dequeue_count: int
@@ -416,4 +447,6 @@ def _error_of(error: Exception) -> TaskError:
     code = error.code if isinstance(error, StorageError) else type(error).__name__
     expected = isinstance(error, UnknownActionError | InvalidArgumentError)
     trace = "" if expected else "".join(traceback.format_exception(error))
-    return TaskError(code, str(error) or type(error).__name__, trace)
+    # An error may quote what is no text (a file name in another encoding) and must be storable all the same.
+    message = (str(error) or type(error).__name__).encode(errors="backslashreplace").decode()
+    return TaskError(code, message, trace.encode(errors="backslashreplace").decode())

@@ -24,14 +24,20 @@ class Joins:
         self._now = now
 
     async def parent_is_gone(self, child: TaskRecord) -> bool:
-        """Whether a child need not run, because its parent has ended or was asked to stop."""
-        if child.parent_id is None:
-            return False
-        try:
-            parent = await self._records.get(child.parent_id, contents=False)
-        except KeyNotFoundError:
-            return False
-        return parent.cancel_requested or parent.is_final
+        """Whether a child need not run, because a task above it was cancelled or asked to stop; or because
+        its parent has ended otherwise, unless the child was requeued since, which is meant."""
+        above = child
+        while above.parent_id is not None:
+            try:
+                parent = await self._records.get(above.parent_id, contents=False)
+            except KeyNotFoundError:
+                return False
+            if parent.cancel_requested or parent.status is TaskStatus.CANCELLED:
+                return True
+            if above is child and parent.is_final and not child.first_attempt:
+                return True
+            above = parent
+        return False
 
     async def child_ended(self, child: TaskRecord) -> list[TaskEvent]:
         """Count a child's end; the event of the parent, if this was what ended it, and so on upwards."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,8 +17,19 @@ from storage_lib.tasks.records import TaskRecords
 _log = logging.getLogger("AOS.Tasks")
 
 
+_CANCEL_GRACE_SECONDS = 5.0
+"""How long an action that was cancelled may take to tidy up before it is left alone."""
+
+
 class LeaseLostError(Exception):
     """Another worker has claimed the task, or it was ended from outside."""
+
+
+class LeaseExpiredError(TransientStorageError):
+    """The lease ran out because it could not be renewed; whether anyone has taken over is not known. The
+    message has to be delivered again."""
+
+    code = "lease-expired"
 
 
 class Lease:
@@ -71,29 +82,43 @@ class Lease:
             raise LeaseLostError
         self.record = replace(found, payload=self.record.payload, result=self.record.result)
 
-    async def hold[T](self, running: Coroutine[Any, Any, T]) -> T:
+    async def hold[T](self, running: Coroutine[Any, Any, T], limit: float) -> T:
         """Await ``running``, renewing the lease at a third of its length.
 
+        :param limit: seconds after which ``running`` ends by itself; one that does not is given up.
         :raises LeaseLostError: the lease was lost; ``running`` was cancelled.
+        :raises LeaseExpiredError: the lease could not be renewed in time; ``running`` was cancelled.
+        :raises TimeoutError: ``running`` went on past its limit.
         """
         action = asyncio.ensure_future(running)
+        until = time.monotonic() + limit + _CANCEL_GRACE_SECONDS
         try:
             while True:
                 done, _ = await asyncio.wait({action}, timeout=self._length.total_seconds() / 3)
                 if done:
                     return action.result()
+                if time.monotonic() > until:
+                    raise TimeoutError("the action went on after it had been cancelled at its deadline")
                 await self._renew()
         finally:
             if not action.done():
                 action.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await action
+                await asyncio.wait({action}, timeout=_CANCEL_GRACE_SECONDS)
+                if not action.done():
+                    _log.error("task %s: the action does not end though cancelled", self.record.task_id)
 
     async def _renew(self) -> None:
+        # In time or not at all: past its end another may run the task, and the action must be stopped before.
+        left = 0.0
+        if self.record.lease_until is not None:
+            left = (self.record.lease_until - self._now()).total_seconds()
         try:
-            await self.change(lease_until=self._now() + self._length)
-        except TransientStorageError as error:
+            async with asyncio.timeout(max(left, 0)):
+                await self.change(lease_until=self._now() + self._length)
+        except (TransientStorageError, TimeoutError) as error:
             until = self.record.lease_until
-            if until is None or self._now() >= until:
-                raise LeaseLostError from error
+            if isinstance(error, TimeoutError) or until is None or self._now() >= until:
+                raise LeaseExpiredError(
+                    f"the lease of task {self.record.task_id!r} could not be renewed in time"
+                ) from error
             _log.warning("the lease of task %s could not be renewed yet: %s", self.record.task_id, error)

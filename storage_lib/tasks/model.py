@@ -29,6 +29,8 @@ TASK_TABLE = "tasks"
 KEY_TABLE = "taskkeys"
 """Idempotency keys."""
 
+MAX_HISTORY = 20
+"""So many of the latest attempts are kept in a record."""
 SCHEMA_VERSION = 1
 """Version of our own messages (``v``). A message without one is of the form that anyone may send."""
 
@@ -96,6 +98,11 @@ class Children:
     @property
     def all_done(self) -> bool:
         return 0 < self.total <= self.done.bit_count()
+
+    def of(self, total: int) -> Children:
+        """The first ``total`` of them: an earlier run may have submitted more."""
+        mask = (1 << total) - 1
+        return Children(total, self.done & mask, self.failed & mask)
 
     def with_end(self, index: int, succeeded: bool) -> Children:
         bit = 1 << index
@@ -206,6 +213,9 @@ class TaskMessage:
             raise SerializationError(
                 f"message has the schema version {version!r}", field="v", limit=f"{SCHEMA_VERSION} or none"
             )
+        if version is None:
+            # Only we say which end a message takes back, and whose child a task is.
+            message = {name: value for name, value in message.items() if name not in _OURS}
         task_id = check_task_id(message.get("task_id"))
         payload_key = message.get("payload_key")
         if payload_key is not None and not _is_payload_key(task_id, payload_key):
@@ -233,6 +243,7 @@ class TaskMessage:
         )
 
 
+_OURS = frozenset({"requeue", "parent_id", "child_index", "payload_key", "idempotency_key"})
 MAX_CHILDREN = 10_000
 """Children of one task: as many bits as its record keeps of them."""
 

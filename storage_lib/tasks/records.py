@@ -166,13 +166,18 @@ class TaskRecords:
         for entity in page.entities:
             if TaskStatus(entity.properties["status"]) not in FINAL:
                 continue  # It was requeued since.
-            prefix = content_prefix(entity.properties["task_id"])
-            await self._discard([each.key async for each in self._backend.objects.iterate(prefix)])  # pyright: ignore[reportAttributeAccessIssue] - without a delimiter there are only entries
-            with contextlib.suppress(KeyNotFoundError, PreconditionFailedError):
+            try:
+                # The record first: one that was requeued just now keeps what it needs.
                 await self._backend.tables.delete(
                     TASK_TABLE, entity.partition_key, entity.row_key, etag=entity.etag
                 )
-                removed += 1
+            except (KeyNotFoundError, PreconditionFailedError):
+                continue
+            removed += 1
+            prefix = content_prefix(entity.properties["task_id"])
+            async for found in self._backend.objects.iterate(prefix):
+                with contextlib.suppress(KeyNotFoundError):
+                    await self._backend.objects.delete(found if isinstance(found, str) else found.key)
         return removed
 
     async def _to_properties(self, task_id: str, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -188,7 +193,8 @@ class TaskRecords:
             elif name in ("status", "priority"):
                 properties[name] = str(value)
             elif name in ("history", "progress"):
-                properties[name] = msgspec.json.encode(value).decode() if value else None
+                empty = value is None or value == ()
+                properties[name] = "" if empty else msgspec.json.encode(value).decode()
             elif name == "children":
                 if value is not None:
                     properties |= {
@@ -198,13 +204,17 @@ class TaskRecords:
                     }
             elif name not in _LARGE:
                 properties[name] = value
-            elif value is not None:
+            elif value is None:
+                if fields.get(name + "_key") is None:
+                    properties |= {name: "", name + "_key": ""}
+            else:
+                # Both properties each time: a merge removes none, and a stale one would be read.
                 data = msgspec.json.encode(value)
                 if len(data) <= INLINE_BYTES:
-                    properties[name] = data.decode()
+                    properties |= {name: data.decode(), name + "_key": ""}
                 elif fields.get(name + "_key") is None:
-                    properties[name + "_key"] = await self.store(task_id, name, data)
-                    stored.append(properties[name + "_key"])
+                    stored.append(await self.store(task_id, name, data))
+                    properties |= {name: "", name + "_key": stored[-1]}
         return properties, stored
 
     async def store(self, task_id: str, name: str, data: bytes) -> str:
@@ -228,7 +238,7 @@ class TaskRecords:
         found = entity.properties
         large: dict[str, Any] = {}
         for name in _LARGE:
-            if name in found:
+            if found.get(name):
                 large[name] = msgspec.json.decode(found[name])
             elif contents and (key := found.get(name + "_key")):
                 large[name] = await self.load(key)
@@ -240,7 +250,7 @@ class TaskRecords:
         if "children" in found:
             done, failed = int(found["children_done"], 16), int(found["children_failed"], 16)
             children = Children(found["children"], done, failed)
-        plain = {name: found[name] for name in _PLAIN if name in found}
+        plain = {name: found[name] for name in _PLAIN if found.get(name, "") != ""}
         status = TaskStatus(found["status"])
         if status not in FINAL:
             plain.pop("finished_at", None)  # of an end that a requeue took back

@@ -104,7 +104,7 @@ class Submission:
         now = self._now()
         task_id = new_task_id(now.timestamp())
         if task.idempotency_key is not None:
-            first_id = await self._first_with_key(task, data, task_id, now)
+            first_id = await self._first_with_key(task, task_id, now)
             if first_id != task_id:
                 try:
                     return await self._records.get(first_id)
@@ -174,7 +174,10 @@ class Submission:
             return await self._send(
                 task, data, task_id, self._now(), parent_id=parent.task_id, child_index=index
             )
-        if parent.first_attempt and found.is_final and found.status is not TaskStatus.SUCCEEDED:
+        requeued = [attempt.ended_at for attempt in parent.history if attempt.outcome == "requeued"]
+        failed = found.is_final and found.status is not TaskStatus.SUCCEEDED
+        # Once for each requeue of the parent: what failed since then has failed.
+        if failed and requeued and (found.finished_at or found.updated_at) <= requeued[-1]:
             return await self._control.requeue(task_id)
         return found
 
@@ -231,11 +234,12 @@ class Submission:
             _log.warning("the record of task %s could not be written yet: %s", task_id, error)
             return record
 
-    async def _first_with_key(self, task: NewTask, data: bytes, task_id: str, now: datetime) -> str:
+    async def _first_with_key(self, task: NewTask, task_id: str, now: datetime) -> str:
         """The id of the first task with this key: ``task_id`` if it is this one."""
         tables = self._backend.tables
         row = hashlib.sha256(f"{task.action}\0{task.idempotency_key}".encode()).hexdigest()
-        digest = hashlib.sha256(task.agent_id.encode() + b"\0" + data).hexdigest()
+        same = msgspec.json.encode(task.payload, order="deterministic")
+        digest = hashlib.sha256(task.agent_id.encode() + b"\0" + same).hexdigest()
         entry = {"task_id": task_id, "digest": digest, "expires_at": now + self._window}
         while True:
             try:

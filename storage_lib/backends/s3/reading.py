@@ -8,7 +8,7 @@ from typing import Any
 from storage_lib.backends.objects import ByteRange, ObjectInfo
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import Bucket, fail
-from storage_lib.backends.s3.errors import NOT_PARTIAL, read
+from storage_lib.backends.s3.errors import KEY_MISSING, NOT_PARTIAL, read
 from storage_lib.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -19,6 +19,9 @@ from storage_lib.errors import (
 )
 
 CHUNK_BYTES = 1024 * 1024
+# What servers answer, instead of 416, to a range of an empty object: moto gives the whole, SeaweedFS says
+# that there is no such object if it has a folder of the same name.
+_OF_EMPTY = frozenset({KEY_MISSING, NOT_PARTIAL})
 
 
 class Reading:
@@ -54,7 +57,7 @@ class Reading:
             result = await self._bucket.get(key, options, doing)
         except StorageError as error:
             answer = read(error.__cause__) if isinstance(error.__cause__, Exception) else None
-            if answer is not None and answer.code == NOT_PARTIAL and byte_range is not None:
+            if byte_range is not None and answer is not None and answer.code in _OF_EMPTY:
                 byte_range.resolve((await self.raw_head(key))[0].size)
             raise
         info, sidecar = wire.to_info(key, result)
