@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be given again")
     arguments = parser.parse_args()
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()},", end=" ")
-    print(f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, up to {arguments.runs} turns each")
+    print(f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, up to {arguments.runs} turns each,", end=" ")
+    print(f"load of the machine before {os.getloadavg()[0]:.1f}")
     print(", ".join(f"{library} {version(library)}" for library in LIBRARIES))
     for part in arguments.only or PARTS:
         for name, figure, aim in PARTS[part](arguments.runs):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 TASKS = 600
@@ -43,19 +44,23 @@ def rate() -> float:
             (Path(folder) / name).mkdir()
         (Path(folder) / "bench_celery.py").write_text(APP.format(folder=folder))
         environment = os.environ | {"PYTHONPATH": folder, "C_FORCE_ROOT": "1"}
+        log = Path(folder) / "worker.log"
         worker = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "bench_celery", "worker", "--pool", "threads", "-c", "8"],
+            [
+                *(sys.executable, "-m", "celery", "-A", "bench_celery", "worker"),
+                *("--pool", "threads", "-c", "8", "-l", "INFO", "-f", str(log)),
+            ],
             env=environment,
             cwd=folder,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            assert worker.stderr is not None
-            for line in worker.stderr:
-                if " ready." in line:
-                    break
+            until = time.monotonic() + 60
+            while not (log.exists() and " ready." in log.read_text()):
+                assert worker.poll() is None, "the Celery worker ended"
+                assert time.monotonic() < until, "the Celery worker does not become ready"
+                time.sleep(0.1)
             submit = subprocess.run(
                 [sys.executable, "-c", SUBMIT.format(tasks=TASKS)],
                 env=environment,

@@ -27,7 +27,7 @@ SIZE = 1024 * 1024 * 1024
 WARM_UP = 32 * 1024 * 1024
 CHUNK = 1024 * 1024
 PROJECT = Path(__file__).resolve().parent.parent
-UPLOADS = 2
+UPLOADS = 3
 DOWNLOADS = 4
 
 

@@ -29,6 +29,7 @@ LAYERS = [
         "storage_lib.backends.entities",
         "storage_lib.backends.object_model",
         "storage_lib.backends.specified",
+        "storage_lib.backends.settling",
         "storage_lib.backends.streaming",
     ),
     ("storage_lib.backends", "storage_lib.testing"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
-import time
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from storage_lib.backends.azure.clients import CONNECT_SECONDS, READ_SECONDS, Clients
+from storage_lib.backends.settling import settle_at_exit
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, ClientConfig
@@ -20,17 +18,6 @@ Use = Literal["request", "upload", "stream"]
 that only the silence is."""
 
 _WHOLE_REQUEST: dict[Use, str] = {"request": "1h", "upload": "1h", "stream": "30d"}
-
-
-_SETTLE_SECONDS = 0.05
-
-
-@cache
-def _settle_at_exit() -> None:
-    """Let obstore's threads end what they do after they have handed over their last result, before the
-    interpreter ends: one that lets go of a Python object then aborts the process, after all had gone well
-    (pyo3-async-runtimes, issue 40)."""
-    atexit.register(time.sleep, _SETTLE_SECONDS)
 
 
 class ByteClients:
@@ -55,7 +42,7 @@ class ByteClients:
     def _make(self, use: Use) -> AzureStore:
         from obstore.store import AzureStore
 
-        _settle_at_exit()
+        settle_at_exit()
         endpoints = self._clients.endpoints
         client: dict[str, Any] = {
             "allow_http": endpoints.blob.startswith("http:"),

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from storage_lib.backends.s3.client import CONNECT_SECONDS, READ_SECONDS, Response, S3Client
 from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, read
+from storage_lib.backends.settling import settle_at_exit
 from storage_lib.errors import AccessDeniedError
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ class Bucket:
     def _make_store(self, *, large: bool) -> S3Store:
         from obstore.store import S3Store
 
+        settle_at_exit()
         url = self.client.url
         client: dict[str, Any] = {
             "allow_http": url.startswith("http:"),
