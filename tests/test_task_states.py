@@ -37,6 +37,8 @@ class Tasks(RuleBasedStateMachine):
         self.waiting: dict[int, asyncio.Future[str]] = {}
         self.leases: dict[int, float] = {}
         self.overlaps: list[float] = []
+        self.seen: tuple[TaskStatus, int] | None = None
+        self.requeued = False
         Registry().names()
         registry_module._actions.pop("steps", None)
 
@@ -143,6 +145,7 @@ class Tasks(RuleBasedStateMachine):
             self.run(self.engine.control.requeue(self.task_id))
         except TaskStateError:
             return
+        self.requeued = True
 
     def acknowledge(self) -> None:
         """What was handled is deleted from its queue, if its receipt still holds."""
@@ -162,6 +165,10 @@ class Tasks(RuleBasedStateMachine):
             return
         assert not self.overlaps, "two workers ran the task within a lease"
         record = self.record()
+        seen, self.seen = self.seen, (record.status, record.fence)
+        if seen is not None and seen[0] in FINAL and not self.requeued:
+            assert self.seen == seen, "a final state was left without a requeue"
+        self.requeued = False
         ends = [a.outcome for a in record.history if a.outcome in FINAL]
         requeued = [a.outcome for a in record.history].count("requeued")
         # Between two ends lies a requeue: nothing else leaves a final state, and no two workers win. An end
