@@ -1,4 +1,4 @@
-"""Processes that are killed while they write, and processes that write the same key at once."""
+"""Processes that are killed while they write, and processes that make the folder at once."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ import random
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.objects import ListEntry
-from storage_lib.manager import StorageManager
 
 SOAK = os.environ.get("SOAK") == "1"
 KILLS = int(os.environ.get("SOAK_KILLS", "200" if SOAK else "10"))
-UPDATES = 100 if SOAK else 25
-RACES = 1000 if SOAK else 100
-PROCESSES = 8
 KEYS = 12
 LARGE = 50_000_000
 LARGE_KEYS = ("large", "stream", "copied")
@@ -66,56 +61,6 @@ async def main():
     start = int(sys.argv[2])
     keys = ["large", *(f"k{{n}}" for n in range({KEYS}))]
     await asyncio.gather(stream(backend, start), *(write(backend, key, start) for key in keys))
-
-asyncio.run(main())
-"""
-
-COUNTER = f"""
-import asyncio, sys
-from storage_lib.backends.file import FileStorageBackend
-from storage_lib.errors import PreconditionFailedError
-from storage_lib.manager import StorageManager
-
-async def main():
-    async with FileStorageBackend(sys.argv[1]) as backend:
-        storage = StorageManager(backend=backend)
-        print("ready", flush=True)
-        input()
-        for _ in range({UPDATES}):
-            await storage.update("counter", lambda value: value + 1)
-        for n in range(10):
-            await backend.queues.send("queue", f"{{n}}")
-            while True:
-                entity = await backend.tables.get("table", "p", "r")
-                try:
-                    changed = {{"n": entity.properties["n"] + 1}}
-                    await backend.tables.update("table", "p", "r", changed, etag=entity.etag)
-                    break
-                except PreconditionFailedError:
-                    pass
-
-asyncio.run(main())
-"""
-
-CREATOR = f"""
-import asyncio, sys
-from storage_lib.backends.file import FileStorageBackend
-from storage_lib.errors import PreconditionFailedError
-
-async def create(backend, numbers):
-    for n in numbers:
-        try:
-            await backend.objects.put(f"races/{{n}}", sys.argv[2].encode(), if_absent=True)
-        except PreconditionFailedError:
-            continue
-        print(n)
-
-async def main():
-    async with FileStorageBackend(sys.argv[1]) as backend:
-        print("ready", flush=True)
-        input()
-        numbers = iter(range({RACES}))
-        await asyncio.gather(*(create(backend, numbers) for _ in range(8)))
 
 asyncio.run(main())
 """
@@ -203,58 +148,6 @@ async def _check(folder: Path, acknowledged: dict[tuple[str, str], int]) -> int:
                 # Deleted by the version acknowledged last, or by one that no one was told of.
                 assert key not in LARGE_KEYS
     return newest
-
-
-def _run_at_once(code: str, folder: Path) -> list[str]:
-    """Start processes, have them all begin at the same moment, and give what each of them printed."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, folder, str(n)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in range(PROCESSES)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    printed: list[str] = []
-    for process in processes:
-        output, errors = process.communicate()
-        assert (process.returncode, errors) == (0, "")
-        printed.append(output)
-    return printed
-
-
-@pytest.mark.timeout(600)
-async def test_eight_processes_lose_no_update(tmp_path: Path) -> None:
-    async with FileStorageBackend(tmp_path) as backend:
-        storage = StorageManager(backend=backend)
-        await storage.save("counter", 0)
-        await backend.tables.insert("table", "p", "r", {"n": 0})
-        _run_at_once(COUNTER, tmp_path)
-        assert await storage.load("counter") == PROCESSES * UPDATES
-        assert (await backend.tables.get("table", "p", "r")).properties == {"n": 80}
-        assert await backend.queues.length("queue") == 80
-
-
-@pytest.mark.timeout(600)
-async def test_racing_creators_of_different_processes_have_one_winner(tmp_path: Path) -> None:
-    printed = _run_at_once(CREATOR, tmp_path)
-    wins = Counter(int(line) for output in printed for line in output.split())
-    assert wins == dict.fromkeys(range(RACES), 1)
-    async with FileStorageBackend(tmp_path) as backend:
-        for process, output in enumerate(printed):
-            for n in output.split():
-                found = await backend.objects.get(f"races/{n}")
-                assert found is not None
-                assert found.data == b"%d" % process
 
 
 @pytest.mark.parametrize("name", ["objects", "store"])

@@ -477,76 +477,7 @@ async def test_prefixes_are_told_apart_where_folders_are_listed(seaweedfs: S3Ser
     await backend.close()
 
 
-# -- several processes, and the end of the server
-
-
-PROCESSES = 8
-UPDATES = 100 if SOAK else 10
-RACES = 1000 if SOAK else 20
-
-WORKER = """
-import asyncio, sys
-from storage_lib.backends.s3 import S3StorageBackend
-from storage_lib.errors import PreconditionFailedError
-from storage_lib.manager import StorageManager
-
-async def main():
-    endpoint, bucket, me, updates, races = sys.argv[1:]
-    async with S3StorageBackend(bucket, endpoint=endpoint) as backend:
-        storage = StorageManager(backend=backend)
-        print("ready", flush=True)
-        input()
-        for _ in range(int(updates)):
-            await storage.update("counter", lambda value: value + 1)
-        won = 0
-        for n in range(int(races)):
-            try:
-                await backend.objects.put(f"races/{n}", me.encode(), if_absent=True)
-                won += 1
-            except PreconditionFailedError:
-                pass
-        print(won)
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.timeout(900 if SOAK else 120)
-@pytest.mark.parametrize("name", ["moto", "seaweedfs"] if SOAK else ["seaweedfs"])
-def test_processes_lose_no_update_and_every_race_has_one_winner(
-    request: pytest.FixtureRequest, name: str
-) -> None:
-    asyncio.run(_compete(request.getfixturevalue(name)))
-
-
-async def _compete(server: S3Server) -> None:
-    bucket = a_bucket()
-    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
-    async with backend_of(server, bucket, create_bucket=True) as backend:
-        storage = StorageManager(backend=backend)
-        await storage.save("counter", 0)
-        workers = [
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", WORKER, server.endpoint, bucket, f"{n}", f"{UPDATES}", f"{RACES}"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, **keys},
-            )
-            for n in range(PROCESSES)
-        ]
-        try:
-            for worker in workers:
-                assert worker.stdin is not None
-                assert worker.stdout is not None
-                assert await worker.stdout.readline() == b"ready\n"
-            outputs = await asyncio.gather(*(worker.communicate(b"\n") for worker in workers))
-        finally:
-            for worker in workers:
-                if worker.returncode is None:
-                    worker.kill()
-        assert [worker.returncode for worker in workers] == [0] * PROCESSES
-        assert await storage.load("counter") == PROCESSES * UPDATES
-        assert sum(int(output) for output, _ in outputs) == RACES
+# -- the end of the server
 
 
 async def test_what_was_acknowledged_survives_the_death_of_the_server(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Generator
+from itertools import count
 
 _STALE_SECONDS = 60
 
@@ -20,11 +21,21 @@ class TemporaryFiles:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
+        self._new_names()
+
+    def _new_names(self) -> None:
+        self._prefix = f"{self._directory}/{os.urandom(8).hex()}"
+        self._numbers = count()
 
     def create(self) -> tuple[int, str]:
         """A new file, open for writing, and its path. `remove_stale` spares it until it is closed."""
-        path = f"{self._directory}/{os.getpid()}-{os.urandom(8).hex()}.tmp"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        while True:
+            path = f"{self._prefix}-{next(self._numbers)}.tmp"
+            try:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                break
+            except FileExistsError:  # of a process that was forked from this one
+                self._new_names()
         with contextlib.suppress(OSError):  # without locks its age alone spares it
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return fd, path
