@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,6 +11,9 @@ from datetime import UTC, datetime, timedelta
 import azure.functions as func
 
 from functions.state import state
+from storage_lib.backends.base import QueueStore
+from storage_lib.errors import KeyNotFoundError
+from storage_lib.tasks.model import Priority
 
 blueprint = func.Blueprint()
 _log = logging.getLogger("AOS.Maintenance")
@@ -17,6 +22,7 @@ SWEEP_LIMIT = 1000
 SWEEP_SECONDS = 50
 """How long a run may go on while there is more; the rest waits for the next, hidden all the same."""
 EXPIRE_SECONDS = 400
+WATCHED_QUEUES = tuple(queue for priority in Priority for queue in (priority.queue, priority.poison_queue))
 
 
 @blueprint.function_name("sweep_expired")
@@ -48,3 +54,31 @@ async def expire_tasks(timer: func.TimerRequest) -> None:
             break
     if records or keys:
         _log.info("%d task records and %d idempotency keys were removed", records, keys)
+
+
+@blueprint.function_name("repair_tasks")
+@blueprint.timer_trigger(arg_name="timer", schedule="0 33 * * * *", run_on_startup=False)
+async def repair_tasks(timer: func.TimerRequest) -> None:
+    """Send the messages of long overdue tasks again: the queue may have lost them."""
+    if sent := await state().engine.repair.run():
+        _log.warning("the messages of %d overdue tasks were sent again", sent)
+
+
+@blueprint.function_name("watch_queues")
+@blueprint.timer_trigger(arg_name="timer", schedule="20 */5 * * * *", run_on_startup=False)
+async def watch_queues(timer: func.TimerRequest) -> None:
+    """Log how many messages are in the queues of tasks, in one line, unless there are none.
+
+    The alerts of infra/modules/alerts.bicep read this line: its form is not free.
+    """
+    queues = state().storage.backend.queues
+    counts = await asyncio.gather(*(_length(queues, queue) for queue in WATCHED_QUEUES))
+    if any(counts):
+        _log.info("queue lengths: %s", json.dumps(dict(zip(WATCHED_QUEUES, counts, strict=True))))
+
+
+async def _length(queues: QueueStore, queue: str) -> int:
+    try:
+        return await queues.length(queue)
+    except KeyNotFoundError:
+        return 0  # The first message makes it.

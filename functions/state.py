@@ -7,11 +7,13 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 
+from functions.limits import function_timeout
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 from storage_lib.manager import StorageManager
 from storage_lib.tasks.engine import LEASE_SECONDS, TaskEngine
 from storage_lib.tasks.registry import Registry
+from storage_lib.tasks.submission import KEY_WINDOW_SECONDS
 
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
 """Below the platform's own limit of 100 MB, so that the answer to a larger body is ours and says why."""
@@ -31,11 +33,21 @@ class AppState:
     def engine(self) -> TaskEngine:
         modules = [name.strip() for name in os.environ.get("AGENT_TASK_MODULES", "").split(",")]
         lease = _positive("AGENT_TASK_LEASE_SECONDS", LEASE_SECONDS)
-        return TaskEngine(self.storage, Registry(filter(None, modules)), lease_seconds=lease)
+        registry = Registry(filter(None, modules), host_timeout=function_timeout())
+        return TaskEngine(self.storage, registry, lease_seconds=lease)
 
     @cached_property
     def task_retention_days(self) -> float:
-        return _positive("AGENT_TASK_RETENTION_DAYS", 30)
+        days = _positive("AGENT_TASK_RETENTION_DAYS", 30)
+        if days * 24 * 3600 < KEY_WINDOW_SECONDS:
+            # A key would outlive the record of its task, and the same submission run a second time.
+            raise ConfigurationError(
+                f"AGENT_TASK_RETENTION_DAYS is {days:g}, shorter than the {KEY_WINDOW_SECONDS / 3600:g} hours"
+                " for which an idempotency key stands (KEY_WINDOW_SECONDS)",
+                field="AGENT_TASK_RETENTION_DAYS",
+                limit=f"{KEY_WINDOW_SECONDS / 86400:g} or more",
+            )
+        return days
 
     @cached_property
     def max_body_bytes(self) -> int:

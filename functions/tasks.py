@@ -219,8 +219,14 @@ async def _process_poison(
     events: func.Out[List[str]],  # noqa: UP006
 ) -> None:
     text = message.get_body().decode()
+    # The platform tells it with every message; without, a second delivery would make a second dead record.
+    inserted = message.insertion_time or datetime.now(UTC)
     ended = await state().engine.process_poison(
-        text, queue=queue, message_id=str(message.id), dequeue_count=message.dequeue_count or 1
+        text,
+        queue=queue,
+        message_id=str(message.id),
+        inserted_at=inserted if inserted.tzinfo is not None else inserted.replace(tzinfo=UTC),
+        dequeue_count=message.dequeue_count or 1,
     )
     _publish(ended, events)
 

@@ -29,7 +29,7 @@ param principalId string = ''
 ])
 param principalType string = 'User'
 
-@description('Optional. Keeps what the Functions host needs in a storage account of its own, away from the data and its load.')
+@description('Optional. Keeps what the Functions host needs in a storage account of its own, away from the data and its load. With existing data it is always so.')
 param separateHostStorage bool = true
 
 @description('Optional. Redundancy of the data. Geo-redundant ones survive the loss of a region.')
@@ -80,7 +80,7 @@ param alwaysReady array = []
 @maxValue(1000)
 param httpConcurrency int = 8
 
-@description('Optional. Queue messages taken at once by one instance, for each function; 0 leaves it to host.json.')
+@description('Optional. Queue messages taken at once by one instance, by each function on a queue alike, for the platform has no setting for one of them; 0 leaves it to host.json.')
 @minValue(0)
 @maxValue(32)
 param queueBatchSize int = 0
@@ -95,6 +95,13 @@ param zoneRedundant bool = false
 @description('Optional. Further app settings, such as AGENT_TASK_MODULES. Not for secrets.')
 param appSettings object = {}
 
+@description('Optional. Name of a storage account that is there already and has the data, such as one that failed over; empty makes one. It is left as it is.')
+@maxLength(24)
+param existingDataAccountName string = ''
+
+@description('Optional. Resource group of that account; empty for the one of everything else.')
+param existingDataAccountResourceGroup string = ''
+
 @description('Optional. Puts storage and vault behind private endpoints in a virtual network, and closes their public ones.')
 param networkIsolation bool = false
 
@@ -107,7 +114,7 @@ param authClientId string = ''
 @description('Optional. Client ids of the applications that may call; empty for all of the tenant.')
 param authAllowedApplications array = []
 
-@description('Optional. Makes a key vault with a key that wraps data keys.')
+@description('Optional. Makes a key vault with a key for the code of actions: the app may wrap and unwrap with it, and finds it by the setting AGENT_KEY_VAULT_KEY_URI. Storage itself does not use it.')
 param keyVaultEnabled bool = false
 
 @description('Optional. Who gets alerts by mail; empty shows them in the portal only.')
@@ -120,7 +127,7 @@ param availabilityTest bool = true
 @minValue(1)
 param latencyThresholdMs int = 5000
 
-@description('Optional. Messages waiting in the queues above which an alert is raised.')
+@description('Optional. Messages in one queue of tasks, those in work included, above which an alert is raised.')
 @minValue(1)
 param backlogThreshold int = 10000
 
@@ -146,7 +153,8 @@ var tags = {
   'azd-env-name': environmentName
 }
 
-// The names that the code uses. tests/test_infra.py compares them with storage_lib/resources.py.
+// The names that the code uses, of which it has constants, and no others: tests/test_infra.py compares them with
+// storage_lib/resources.py.
 var objectContainer = 'agent-storage'
 var queues = [
   'agent-tasks'
@@ -161,12 +169,17 @@ var tables = [
 ]
 var deploymentContainer = 'app-packages'
 
-var dataAccountName = '${abbreviations.storageStorageAccounts}${token}data'
-var hostAccountName = separateHostStorage ? '${abbreviations.storageStorageAccounts}${token}host' : dataAccountName
+var groupName = empty(resourceGroupName) ? '${abbreviations.resourcesResourceGroups}${environmentName}' : resourceGroupName
+var makesData = empty(existingDataAccountName)
+// An existing account is not to be changed, so that it takes no packages of the host either.
+var hostIsSeparate = separateHostStorage || !makesData
+var dataGroupName = (makesData || empty(existingDataAccountResourceGroup)) ? groupName : existingDataAccountResourceGroup
+var dataAccountName = makesData ? '${abbreviations.storageStorageAccounts}${token}data' : existingDataAccountName
+var hostAccountName = hostIsSeparate ? '${abbreviations.storageStorageAccounts}${token}host' : dataAccountName
 var dataAccount = {
   name: dataAccountName
   skuName: dataStorageSku
-  containers: separateHostStorage ? [
+  containers: hostIsSeparate ? [
     objectContainer
   ] : [
     objectContainer
@@ -186,14 +199,27 @@ var hostAccount = {
   tables: []
   coolAfterDays: 0
 }
-// The data account first, the host's last; they may be one.
-var storageAccounts = separateHostStorage ? [
+// What is made: the data account first, unless it exists, and the host's last; they may be one.
+var storageAccounts = concat(makesData ? [
   dataAccount
+] : [], hostIsSeparate ? [
   hostAccount
-] : [
-  dataAccount
-]
-var storageAccountNames = map(storageAccounts, account => account.name)
+] : [])
+// What is used, wherever it is.
+var usedAccounts = union([
+  {
+    name: dataAccountName
+    id: resourceId(subscription().subscriptionId, dataGroupName, 'Microsoft.Storage/storageAccounts', dataAccountName)
+  }
+], map(storageAccounts, account => {
+  name: account.name
+  id: resourceId(subscription().subscriptionId, groupName, 'Microsoft.Storage/storageAccounts', account.name)
+}))
+var existingDataEndpoints = {
+  blob: 'https://${dataAccountName}.blob.${environment().suffixes.storage}/'
+  queue: 'https://${dataAccountName}.queue.${environment().suffixes.storage}/'
+  table: 'https://${dataAccountName}.table.${environment().suffixes.storage}/'
+}
 
 // The host keeps locks and keys in blobs, which takes an owner, and what it diagnoses in a table.
 var hostRoles = [
@@ -210,28 +236,29 @@ var dataGrants = map(dataRoles, role => {
   account: dataAccountName
   role: role
 })
-// With one account the two lists overlap, and a role can be given only once.
+// With one account the two lists overlap, and a role can be given only once. On existing data, which may be in
+// another resource group, roles are given by a module of their own.
 var appGrants = union(map(hostRoles, role => {
   account: hostAccountName
   role: role
-}), dataGrants)
+}), makesData ? dataGrants : [])
 
-var keyVaultName = keyVaultEnabled ? '${abbreviations.keyVaultVaults}${token}' : ''
+var keyVaultName = '${abbreviations.keyVaultVaults}${token}'
 var storageServices = [
   'blob'
   'queue'
   'table'
 ]
-var storageLinks = flatten(map(storageAccountNames, account => map(storageServices, service => {
-  type: 'Microsoft.Storage/storageAccounts'
-  name: account
+var storageLinks = flatten(map(usedAccounts, account => map(storageServices, service => {
+  id: account.id
+  name: account.name
   groupId: service
   zone: 'privatelink.${service}.${environment().suffixes.storage}'
 })))
 var keyVaultZone = 'privatelink${replace(environment().suffixes.keyvaultDns, '.vault.', '.vaultcore.')}'
 var keyVaultLinks = keyVaultEnabled ? [
   {
-    type: 'Microsoft.KeyVault/vaults'
+    id: resourceId(subscription().subscriptionId, groupName, 'Microsoft.KeyVault/vaults', keyVaultName)
     name: keyVaultName
     groupId: 'vault'
     zone: keyVaultZone
@@ -242,7 +269,7 @@ var zoneNames = concat(map(storageServices, service => 'privatelink.${service}.$
 ] : [])
 
 resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
-  name: empty(resourceGroupName) ? '${abbreviations.resourcesResourceGroups}${environmentName}' : resourceGroupName
+  name: groupName
   location: location
   tags: tags
 }
@@ -324,7 +351,7 @@ module appAccess 'modules/rbac.bicep' = {
     principalId: identity.outputs.principalId
     storageGrants: appGrants
     applicationInsightsName: '${abbreviations.insightsComponents}${token}'
-    keyVaultName: keyVaultName
+    keyVaultName: keyVaultEnabled ? keyVaultName : ''
   }
   dependsOn: [
     storage
@@ -333,9 +360,18 @@ module appAccess 'modules/rbac.bicep' = {
   ]
 }
 
+module existingDataAccess 'modules/rbac.bicep' = if (!makesData) {
+  name: 'access-existing-data'
+  scope: resourceGroup(dataGroupName)
+  params: {
+    principalId: identity.outputs.principalId
+    storageGrants: dataGrants
+  }
+}
+
 module operatorAccess 'modules/rbac.bicep' = if (!empty(principalId)) {
   name: 'access-operator'
-  scope: group
+  scope: resourceGroup(dataGroupName)
   params: {
     principalId: principalId
     principalType: principalType
@@ -358,7 +394,7 @@ module functionApp 'modules/function-app.bicep' = {
     identityId: identity.outputs.id
     identityClientId: identity.outputs.clientId
     hostEndpoints: storage[length(storageAccounts) - 1].outputs.endpoints
-    dataEndpoints: storage[0].outputs.endpoints
+    dataEndpoints: makesData ? storage[0].outputs.endpoints : existingDataEndpoints
     deploymentContainer: deploymentContainer
     objectContainer: objectContainer
     applicationInsightsConnectionString: monitoring.outputs.connectionString
@@ -370,11 +406,13 @@ module functionApp 'modules/function-app.bicep' = {
     queueNewBatchThreshold: queueNewBatchThreshold
     zoneRedundant: zoneRedundant
     subnetId: networkIsolation ? network!.outputs.appSubnetId : ''
+    keyUri: keyVaultEnabled ? keyVault!.outputs.keyUri : ''
     appSettings: appSettings
   }
   // Before its first start the app has to be allowed what it does then.
   dependsOn: [
     appAccess
+    existingDataAccess
   ]
 }
 
@@ -397,8 +435,7 @@ module alerts 'modules/alerts.bicep' = {
     location: location
     tags: tags
     applicationInsightsId: monitoring.outputs.applicationInsightsId
-    storageAccountNames: storageAccountNames
-    dataAccountName: dataAccountName
+    storageAccounts: usedAccounts
     appUri: functionApp.outputs.uri
     email: alertEmail
     availabilityTest: availabilityTest
@@ -427,5 +464,5 @@ output AZURE_FUNCTION_URI string = functionApp.outputs.uri
 @description('Name of the storage account with the data.')
 output AGENT_STORAGE_ACCOUNT string = dataAccountName
 
-@description('Identifier of the key that wraps data keys; empty without a vault.')
+@description('Identifier of the key for the code of actions; empty without a vault.')
 output AGENT_STORAGE_KEY_URI string = keyVaultEnabled ? keyVault!.outputs.keyUri : ''

@@ -39,8 +39,10 @@ class Runtime(str):
 
 @dataclass
 class Resource:
-    """One resource as it would be sent: ``body`` without name, parent and scope. ``module`` is the name of
-    the module that it is in, empty for the main template; ``depends`` is what it says it waits for."""
+    """One resource as it would be sent: ``body`` without name, parent and scope. ``group`` is its resource
+    group, empty for what is in none; ``module`` is the name of the module that it is in, empty for the main
+    template; ``depends`` is what it says it waits for. One that is ``skipped``, for its condition is false,
+    has a name and an id, but nothing that only a deployed one has."""
 
     type: str
     api: str
@@ -50,6 +52,8 @@ class Resource:
     parent: Resource | None = None
     scope: Resource | None = None
     existing: bool = False
+    skipped: bool = False
+    group: str = ""
     module: str = ""
     depends: list[Resource] = field(default_factory=list["Resource"])
 
@@ -59,7 +63,7 @@ class Resource:
 
     @property
     def id(self) -> str:
-        return resource_id(self.type, self.full_name)
+        return resource_id(self.type, self.full_name, self.group)
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -81,10 +85,16 @@ class Deployment:
         return [r for r in self.resources if r.type.lower() == kind.lower() and not r.existing]
 
 
-def resource_id(kind: str, name: str) -> str:
+GROUP = "Microsoft.Resources/resourceGroups"
+
+
+def resource_id(kind: str, name: str, group: str = "") -> str:
+    if kind == GROUP:
+        return f"/subscriptions/SUB/resourceGroups/{name}"
     provider, *types = kind.split("/")
-    pairs = "/".join(f"{t}/{n}" for t, n in zip(types, name.split("/"), strict=False))
-    return f"/subscriptions/SUB/resourceGroups/GROUP/providers/{provider}/{pairs}"
+    pairs = "/".join(f"{t}/{n}" for t, n in zip(types, name.split("/"), strict=True))
+    home = f"/resourceGroups/{group}" if group else ""
+    return f"/subscriptions/SUB{home}/providers/{provider}/{pairs}"
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -122,7 +132,7 @@ def deploy(files: Files, parameters: Mapping[str, Any], main: str = "main.bicep"
     :raises BicepError: it can not be compiled, or a parameter is outside of its limits.
     """
     deployment = Deployment()
-    deployment.outputs = _Template(files, main, deployment, "").run(parameters)
+    deployment.outputs = _Template(files, main, deployment, "", "").run(parameters)
     return deployment
 
 
@@ -178,10 +188,12 @@ Then = Callable[[Any], Any]
 class _Template:
     """One file with its parameters; everything in it is evaluated when it is first asked for."""
 
-    def __init__(self, files: Files, path: str, deployment: Deployment, module: str) -> None:
+    def __init__(self, files: Files, path: str, deployment: Deployment, module: str, group: str) -> None:
         if path not in files:
             raise BicepError(f"there is no {path}")
-        self.files, self.path, self.deployment, self.name = files, path, deployment, module
+        self.files, self.path, self.deployment = files, path, deployment
+        self.name, self.group = module, group
+        self.functions = _FUNCTIONS | {"resourceGroup": self.resource_group, "resourceId": self.resource_id}
         self.declared = {d.name: d for d in declarations(files[path]) if d.kind != "output"}
         self.values: dict[str, Any] = {}
         self.busy: set[str] = set()
@@ -234,24 +246,21 @@ class _Template:
             raise BicepError(f"{self.path}: {name} needs itself")
         self.busy.add(name)
         declaration = self.declared[name]
-        build = {"var": self.expression, "resource": self.resource, "module": self.module}[declaration.kind]
         node = declaration.value
         if node is None:
             raise BicepError(f"{self.path}: {name} has no value")
-        if declaration.kind == "var":
-            value = build(node, {})
-        else:
-            value = self.looped(node, {}, lambda body, scope: build(declaration, body, scope))  # type: ignore[call-arg]
+        value = self.expression(node, {}) if declaration.kind == "var" else self.looped(declaration, node, {})
         self.values[name] = value
         return value
 
-    def looped(self, node: Node, scope: Scope, build: Callable[[Node, Scope], Any]) -> Any:
+    def looped(self, declaration: Declaration, node: Node, scope: Scope, wanted: bool = True) -> Any:
         if node.type == "for_statement":
-            return [self.looped(body, inner, build) for body, inner in self.iterate(node, scope)]
+            return [self.looped(declaration, body, inner) for body, inner in self.iterate(node, scope)]
         if node.type == "if_statement":
             condition, body = node.named_children
-            return build(body, scope) if self.expression(condition, scope) else None
-        return build(node, scope)
+            return self.looped(declaration, body, scope, bool(self.expression(condition, scope)))
+        build = self.resource if declaration.kind == "resource" else self.module
+        return build(declaration, node, scope, wanted)
 
     def iterate(self, node: Node, scope: Scope) -> Iterator[tuple[Node, Scope]]:
         names = [
@@ -267,22 +276,32 @@ class _Template:
         for index, item in enumerate(self.expression(items, scope)):
             yield body, scope | dict(zip(names, (item, index), strict=False))
 
-    def resource(self, declaration: Declaration, node: Node, scope: Scope) -> Resource:
+    def resource(self, declaration: Declaration, node: Node, scope: Scope, wanted: bool) -> Resource:
         kind = next(c for c in declaration.node.named_children if c.type == "string")
         kind, _, api = self.expression(kind, {}).partition("@")
-        body = self.expression(node, scope)
+        # Azure also looks at the names of what it does not deploy, before anything is deployed.
+        body = self.expression(node, scope) if wanted else self.head(node, scope)
         existing = any(c.type == "existing" for c in declaration.node.children)
-        if "name" not in body:
-            raise BicepError(f"{self.path}: {declaration.name} has no name")
+        name, parent, outer = (body.pop(key, None) for key in ("name", "parent", "scope"))
         depends = body.pop("dependsOn", [])
-        found = Resource(kind, api, body.pop("name"), self.path, existing=existing, module=self.name)
-        found.depends = [r for r in depends if isinstance(r, Resource)]
-        found.parent, found.scope = body.pop("parent", None), body.pop("scope", None)
-        if kind.count("/") > 1 and found.parent is None:
+        found = Resource(
+            kind, api, name or "", self.path, body, parent, existing=existing, skipped=not wanted
+        )
+        group = outer if outer is not None and outer.type == GROUP else None
+        found.scope = None if group else outer
+        found.group = parent.group if parent else group.name if group else self.group
+        found.module = self.name
+        found.depends = [r for r in depends if isinstance(r, Resource) and not r.skipped]
+        if kind.count("/") > 1 and parent is None:
             raise BicepError(f"{self.path}: {declaration.name} has no parent")
-        if found.parent is not None and found.parent.type != kind.rpartition("/")[0]:
-            raise BicepError(f"{self.path}: {declaration.name} is no child of {found.parent.type}")
-        found.body = body
+        if parent is not None and parent.type != kind.rpartition("/")[0]:
+            raise BicepError(f"{self.path}: {declaration.name} is no child of {parent.type}")
+        if not all(found.full_name.split("/")) or found.full_name.count("/") + 1 != kind.count("/"):
+            raise BicepError(f"{self.path}: the name of {declaration.name} is {found.full_name!r}")
+        if not wanted:
+            return found
+        if any(each is not None and each.skipped and not each.existing for each in (parent, outer)):
+            raise BicepError(f"{self.path}: {declaration.name} is in what is not deployed")
         scoped = f"{found.scope.id}{found.id}" if found.scope else found.id
         if not existing and scoped in self.deployment.ids:
             raise BicepError(f"{self.path}: {scoped} is deployed twice")
@@ -291,12 +310,25 @@ class _Template:
         self.deployment.resources.append(found)
         return found
 
-    def module(self, declaration: Declaration, node: Node, scope: Scope) -> dict[str, Any]:
+    def head(self, node: Node, scope: Scope) -> dict[str, Any]:
+        """Where something would be: the part of it that is looked at even where its condition is false."""
+        pairs = [pair for pair in node.named_children if pair.type == "object_property"]
+        named = [pair for pair in pairs if text_of(pair.named_children[0]) in ("name", "parent", "scope")]
+        return {text_of(p.named_children[0]): self.expression(p.named_children[-1], scope) for p in named}
+
+    def module(
+        self, declaration: Declaration, node: Node, scope: Scope, wanted: bool
+    ) -> dict[str, Any] | None:
         path = self.expression(next(c for c in declaration.node.named_children if c.type == "string"), {})
-        body = self.expression(node, scope)
-        if not isinstance(body.get("scope"), Resource):
+        body = self.expression(node, scope) if wanted else self.head(node, scope)
+        group = body.get("scope")
+        if not isinstance(group, Resource):
             raise BicepError(f"{self.path}: module {declaration.name} has no scope")
-        name = body.get("name") or declaration.name
+        name = body.get("name", declaration.name)
+        if not name:
+            raise BicepError(f"{self.path}: the name of module {declaration.name} is empty")
+        if not wanted:
+            return None
         if name in self.deployment.waits:
             raise BicepError(f"{self.path}: two modules are called {name}")
         used = {text_of(n) for n in walk(declaration.node) if n.type == "identifier"} - {declaration.name}
@@ -306,8 +338,22 @@ class _Template:
                 built = self.value(other)
                 for one in built if isinstance(built, list) else [built] if built else []:
                     waits |= {one["name"]} | self.deployment.waits[one["name"]]
-        outputs = _Template(self.files, path, self.deployment, name).run(body.get("params", {}))
-        return {"name": name, "outputs": outputs}
+        template = _Template(self.files, path, self.deployment, name, group.name)
+        return {"name": name, "outputs": template.run(body.get("params", {}))}
+
+    def resource_group(self, name: str | None = None) -> Any:
+        """Of this template, or the one called so."""
+        if name is None:
+            return {"id": resource_id(GROUP, self.group), "name": self.group}
+        if not name:
+            raise BicepError(f"{self.path}: the name of a resource group is empty")
+        return Resource(GROUP, "", name, self.path, existing=True, module=self.name)
+
+    def resource_id(self, *parts: str) -> str:
+        """``(subscription, group, type, names…)``, the first two of which may be left out."""
+        start = next(i for i, part in enumerate(parts) if "/" in part)
+        group = parts[start - 1] if start else self.group
+        return resource_id(parts[start], "/".join(parts[start + 1 :]), group)
 
     def expression(self, node: Node | None, scope: Scope, then: Then | None = None) -> Any:
         """:param then: what is done with the value. tree-sitter-bicep takes `a ? b : c.d` for
@@ -415,6 +461,8 @@ class _Template:
         if isinstance(target, Resource):
             if name in ("id", "name", "type"):
                 return {"id": target.id, "name": target.name, "type": target.type}[name]
+            if target.skipped:
+                raise BicepError(f"{self.path}: {text_of(node)} is of what is not deployed")
             return Runtime(f"{{{target.type}/{target.full_name}}}.{name}")
         if isinstance(target, Runtime):
             return Runtime(f"{target}.{name}")
@@ -440,11 +488,11 @@ class _Template:
                 raise BicepError(f"{self.path}: there is no {path}")
             text = self.files[path].decode()
             return json.loads(text) if name == "loadJsonContent" else text
-        if name not in _FUNCTIONS:
+        if name not in self.functions:
             raise BicepError(f"{self.path}: the function {name} is not understood here")
         try:
-            return _FUNCTIONS[name](*given)
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            return self.functions[name](*given)
+        except (StopIteration, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise BicepError(f"{self.path}:{node.start_point.row + 1}: {name}: {error}") from error
 
     def part(self, node: Node, name: str, scope: Scope) -> Any:
@@ -511,10 +559,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "length": len,
     "map": lambda values, function: [function(value) for value in values],
     "replace": lambda text, old, new: text.replace(old, new),
-    "resourceGroup": lambda: {"id": "/subscriptions/SUB/resourceGroups/GROUP", "name": "GROUP"},
-    "resourceId": resource_id,
     "string": _string,
-    "subscription": lambda: {"id": "/subscriptions/SUB"},
+    "subscription": lambda: {"id": "/subscriptions/SUB", "subscriptionId": "SUB"},
     "subscriptionResourceId": lambda kind, name: f"/subscriptions/SUB/providers/{kind}/{name}",
     "tenant": lambda: {"tenantId": "TENANT"},
     "toLower": lambda text: text.lower(),

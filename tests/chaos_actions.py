@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import random
@@ -14,6 +15,7 @@ from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
 
 # Many attempts: what the faults and kills cost must not decide how a task ends.
 PATIENT = RetryPolicy(max_attempts=50, base_seconds=0.1, max_seconds=1)
+CHILDREN = 3
 RATE = float(os.environ.get("CHAOS_RATE", "0"))
 
 
@@ -43,6 +45,33 @@ async def fails(context: TaskContext, payload: Any) -> None:
 @task("chaos_never", retry=RetryPolicy(max_attempts=3, base_seconds=0.1))
 async def never(context: TaskContext, payload: Any) -> None:
     raise RetryTaskError("never")
+
+
+@task("chaos_mended", retry=RetryPolicy(max_attempts=3, base_seconds=0.1))
+async def mended(context: TaskContext, payload: Any) -> str:
+    if not context.task.first_attempt:
+        raise RetryTaskError("not before it was requeued")
+    await effect(context)
+    return "mended"
+
+
+@task("chaos_fan", retry=PATIENT)
+async def fan(context: TaskContext, payload: Any) -> Any:
+    for n in range(CHILDREN):
+        await context.submit("chaos_ok", {"child": n})
+    return payload
+
+
+@task("chaos_endless", retry=PATIENT)
+async def endless(context: TaskContext, payload: Any) -> None:
+    while True:
+        await asyncio.sleep(0.2)
+        await context.checkpoint()
+
+
+@task("chaos_cancelled", retry=PATIENT)
+async def cancelled(context: TaskContext, payload: Any) -> None:
+    await effect(context)
 
 
 def inject() -> None:

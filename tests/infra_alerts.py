@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from storage_lib.config import CONNECTION
 from tests.bicep import Deployment
 from tests.infra_model import (
     ACCOUNT,
@@ -18,16 +17,24 @@ from tests.infra_model import (
     SITE,
     App,
     Scenario,
-    account_behind,
     at,
     one,
+    used_accounts,
 )
+
+# What these mean for the line that the app logs is evaluated by test_infra_queues.py.
+QUEUE_LENGTHS = (
+    'traces | where message startswith "queue lengths: "'
+    ' | extend lengths = parse_json(extract("^queue lengths: ([{].*[}])$", 1, message))'
+    " | mv-expand queue = bag_keys(lengths) to typeof(string)"
+    " | extend messages = tolong(lengths[queue])"
+)
+BY_QUEUE = {"name": "queue", "operator": "Include", "values": ["*"]}
 
 
 def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     """What must be noticed has an alert that looks at the right resource and reaches somebody."""
-    component, accounts = one(deployment, COMPONENT), deployment.of(ACCOUNT)
-    account = account_behind(deployment, CONNECTION)
+    component = one(deployment, COMPONENT)
     groups = deployment.of("Microsoft.Insights/actionGroups")
     mails = [at(group, "properties.emailReceivers.0.emailAddress") for group in groups]
     if mails != ([scenario["alertEmail"]] if scenario["alertEmail"] else []):
@@ -35,9 +42,15 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
     actions = [group.id for group in groups]
 
     queries: dict[str, str] = {}
+    of_queues: list[str] = []
     for rule in deployment.of(QUERY_RULE):
         query = str(at(rule, "properties.criteria.allOf.0.query"))
         queries[rule.name] = query
+        if QUEUE_LENGTHS in query:
+            of_queues.append(query)
+        split = at(rule, "properties.criteria.allOf.0.dimensions")
+        if split != ([BY_QUEUE] if QUEUE_LENGTHS in query else []):
+            yield f"{rule.name} is split by {split}"
         if at(rule, "properties.scopes") != [component.id]:
             yield f"{rule.name} looks at {at(rule, 'properties.scopes')}"
         if at(rule, "properties.actions.actionGroups") != actions:
@@ -47,7 +60,7 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
             yield f"{rule.name} looks at {windows}"
         if not (at(rule, "properties.description") and at(rule, "properties.displayName")):
             yield f"{rule.name} does not say what it means"
-    limit = scenario["latencyThresholdMs"] or 5000
+    limit = scenario["latencyThresholdMs"]
     for words in (('contains "poison"',), (">= 500",), ("percentile(duration, 95)", f"p95 > {limit}")):
         if sum(all(word in query for word in words) for query in queries.values()) != 1:
             yield f"no alert has {words} in its query"
@@ -56,15 +69,20 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
         if any(queue.endswith("-poison") for queue in queues) and "poison" not in name:
             yield f"the alert on poison queues does not see the function {name}"
 
+    twice = " | summarize seen = count() by queue | where seen >= 2"
+    backlog = scenario["backlogThreshold"]
+    wanted_of_queues = [
+        f'{QUEUE_LENGTHS} | where queue endswith "-poison" and messages > 0{twice}',
+        f'{QUEUE_LENGTHS} | where queue !endswith "-poison" and messages > {backlog}{twice}',
+    ]
+    if of_queues != wanted_of_queues:
+        yield f"lengths of queues are watched by {of_queues}"
+
     expected: Counter[Any] = Counter()
-    for each in accounts:
+    for each in used_accounts(deployment):
         expected[each.id, ACCOUNT, "Availability", "LessThan", 99.9, "Average"] += 1
-    queue_scope = f"{account.id}/queueServices/default" if account else ""
-    backlog = scenario["backlogThreshold"] or 10000
-    queue_service = f"{ACCOUNT}/queueServices"
-    expected[queue_scope, queue_service, "QueueMessageCount", "GreaterThan", backlog, "Average"] += 1
     tests = deployment.of("Microsoft.Insights/webtests")
-    if len(tests) != (0 if scenario["availabilityTest"] is False else 1):
+    if len(tests) != int(scenario["availabilityTest"]):
         yield "the availability test is not there or not asked for"
     found: Counter[Any] = Counter()
     for rule in deployment.of(METRIC_RULE):
@@ -116,7 +134,7 @@ def workbook(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
 
 
 def budget(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
-    found, amount = deployment.of(BUDGET), scenario["budgetAmount"] or 0
+    found, amount = deployment.of(BUDGET), scenario["budgetAmount"]
     if len(found) != (1 if amount else 0):
         yield f"there are {len(found)} budgets for an amount of {amount}"
     for each in found:
@@ -131,7 +149,7 @@ def budget(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
                 "operator": "GreaterThanOrEqualTo",
                 "threshold": threshold,
                 "thresholdType": kind,
-                "contactEmails": [scenario["alertEmail"]],
+                "contactEmails": [scenario["alertEmail"]] if scenario["alertEmail"] else [],
                 "contactRoles": ["Owner"],
             }
             if wanted not in notifications.values():

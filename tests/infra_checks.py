@@ -14,7 +14,7 @@ from typing import Any
 from storage_lib.config import CONNECTION, StorageConfig
 from storage_lib.errors import ConfigurationError
 from storage_lib.resources import CONTAINERS, QUEUES, TABLES
-from tests.bicep import BicepError, Deployment, Files, Resource, deploy
+from tests.bicep import GROUP, BicepError, Deployment, Files, Resource, deploy, resource_id
 from tests.infra_alerts import alerts, budget, workbook
 from tests.infra_model import (
     ACCOUNT,
@@ -35,8 +35,10 @@ from tests.infra_model import (
     account_behind,
     at,
     endpoint,
+    group_name,
     one,
     settings_of,
+    used_accounts,
 )
 from tests.infra_network import authentication, network
 from tests.infra_rules import secret_problems, secure
@@ -94,11 +96,13 @@ def data_resources(deployment: Deployment, scenario: Scenario, app: App) -> Iter
         return
     package = at(one(deployment, SITE), "properties.functionAppConfig.deployment.storage.value") or ""
     packages = package.removeprefix(endpoint(host, "blob"))
-    expected = {
+    expected: dict[str, Counter[str]] = {
         "blobServices/containers": Counter(CONTAINERS),
         "queueServices/queues": Counter(QUEUES),
         "tableServices/tables": Counter(TABLES),
     }
+    if account.existing:
+        expected = {kind: Counter() for kind in expected}
     if host is account:
         expected["blobServices/containers"][packages] += 1
     for kind, names in expected.items():
@@ -124,13 +128,18 @@ def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
             f"{{{COMPONENT}/{one(deployment, COMPONENT).name}}}.properties.ConnectionString"
         ),
         "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": f"ClientId={client};Authorization=AAD",
-        **(scenario["appSettings"] or {}),
+        **scenario["appSettings"],
     }
-    if scenario["queueBatchSize"]:
+    if scenario["queueBatchSize"] > 0:
         expected["AzureFunctionsJobHost__extensions__queues__batchSize"] = str(scenario["queueBatchSize"])
-    if scenario["queueNewBatchThreshold"]:
+    if scenario["queueNewBatchThreshold"] >= 0:
         threshold = str(scenario["queueNewBatchThreshold"])
         expected["AzureFunctionsJobHost__extensions__queues__newBatchThreshold"] = threshold
+    keys = deployment.of(f"{VAULT}/keys")
+    if [key.name for key in keys] != (["agent-storage"] if scenario["keyVaultEnabled"] else []):
+        yield f"the keys are {[key.name for key in keys]}"
+    for key in keys:
+        expected["AGENT_KEY_VAULT_KEY_URI"] = key_uri(key)
     for connection in {HOST, CONNECTION} | app.connections():
         account = account_behind(deployment, connection)
         if account is None:
@@ -153,9 +162,20 @@ def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
         return
     if (config.storage_type, config.container, config.client_id) != ("azure", CONTAINERS[0], client):
         yield f"the code reads the settings as {config}"
-    two = account_behind(deployment, HOST) is not account_behind(deployment, CONNECTION)
-    if two is (scenario["separateHostStorage"] is False):
+    host, data = account_behind(deployment, HOST), account_behind(deployment, CONNECTION)
+    there = scenario["existingDataAccountName"]
+    if (host is not data) is not bool(scenario["separateHostStorage"] or there):
         yield "host and data are not as separate as asked for"
+    group = scenario["existingDataAccountResourceGroup"] or group_name(scenario)
+    if there and (data is None or data.id != resource_id(ACCOUNT, there, group)):
+        yield f"the data are in {data and data.id}"
+    for account in used_accounts(deployment):
+        if account.existing and account is not data:
+            yield f"{account.id} is not the account of the data"
+
+
+def key_uri(key: Resource) -> str:
+    return f"{{{VAULT}/keys/{key.full_name}}}.properties.keyUri"
 
 
 def roles(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
@@ -171,8 +191,11 @@ def roles(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]
         grant(identity, "ServicePrincipal", account_behind(deployment, connection), DATA_ROLES)
     component = one(deployment, COMPONENT)
     grant(identity, "ServicePrincipal", component, {"Monitoring Metrics Publisher"})
-    for vault in deployment.of(VAULT):
-        grant(identity, "ServicePrincipal", vault, {"Key Vault Crypto User"})
+    # A key is of use only to an app that is told of it.
+    told = settings_of(deployment).get("AGENT_KEY_VAULT_KEY_URI")
+    for key in deployment.of(f"{VAULT}/keys"):
+        if told == key_uri(key):
+            grant(identity, "ServicePrincipal", key.parent, {"Key Vault Crypto User"})
     if scenario["principalId"]:
         data = account_behind(deployment, CONNECTION)
         grant(scenario["principalId"], scenario["principalType"], data, DATA_ROLES)
@@ -194,12 +217,11 @@ def roles(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]
 def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     """The plan, the runtime and the scale are those asked for, and packages come by identity."""
     site, identity = one(deployment, SITE), one(deployment, IDENTITY)
-    ready = scenario["alwaysReady"] or []
     scale: dict[str, Any] = {
-        "alwaysReady": ready,
-        "instanceMemoryMB": scenario["instanceMemoryMB"] or 2048,
-        "maximumInstanceCount": scenario["maximumInstanceCount"] or 100,
-        "triggers": {"http": {"perInstanceConcurrency": scenario["httpConcurrency"] or 8}},
+        "alwaysReady": scenario["alwaysReady"],
+        "instanceMemoryMB": scenario["instanceMemoryMB"],
+        "maximumInstanceCount": scenario["maximumInstanceCount"],
+        "triggers": {"http": {"perInstanceConcurrency": scenario["httpConcurrency"]}},
     }
     plan = one(deployment, "Microsoft.Web/serverfarms")
     subnets = [f"{n.id}/subnets/app" for n in deployment.of("Microsoft.Network/virtualNetworks")]
@@ -207,7 +229,7 @@ def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
         (plan, "sku", {"name": "FC1", "tier": "FlexConsumption"}),
         (plan, "kind", "functionapp"),
         (plan, "properties.reserved", True),
-        (plan, "properties.zoneRedundant", bool(scenario["zoneRedundant"])),
+        (plan, "properties.zoneRedundant", scenario["zoneRedundant"]),
         (site, "kind", "functionapp,linux"),
         (site, "identity", {"type": "UserAssigned", "userAssignedIdentities": {identity.id: {}}}),
         (site, "tags.azd-service-name", "api"),
@@ -222,7 +244,7 @@ def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
             {"type": "UserAssignedIdentity", "userAssignedIdentityResourceId": identity.id},
         ),
         (site, "properties.functionAppConfig.scaleAndConcurrency", scale),
-        (one(deployment, "Microsoft.Resources/resourceGroups"), "location", scenario["location"]),
+        (one(deployment, GROUP), "location", scenario["location"]),
     ):
         if at(resource, path) != expected:
             yield f"{resource.type}: {path} is {at(resource, path)!r}, not {expected!r}"
@@ -232,6 +254,16 @@ def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
         yield "AZURE_FUNCTION_NAME is not the function app"
     if outputs.get("AGENT_STORAGE_ACCOUNT") != (account.name if account else None):
         yield "AGENT_STORAGE_ACCOUNT is not the storage account of the data"
+    keys = [key_uri(key) for key in deployment.of(f"{VAULT}/keys")] or [""]
+    if outputs.get("AGENT_STORAGE_KEY_URI") != keys[0]:
+        yield "AGENT_STORAGE_KEY_URI is not the key of the vault"
+    group = group_name(scenario)
+    if one(deployment, GROUP).name != group or outputs.get("AZURE_RESOURCE_GROUP") != group:
+        yield f"the resource group is not {group}"
+    for resource in deployment.resources:
+        # Only roles are given elsewhere, on data that are there already.
+        if resource.group not in ("", group) and not resource.existing and resource.type != ROLE:
+            yield f"{resource.id} is in another resource group"
 
 
 def azd_tags(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
@@ -246,11 +278,10 @@ def azd_tags(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
 
 def retention(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     """Deleted and overwritten data can be brought back as long as asked for, then they are gone."""
-    days = scenario["retentionDays"] or 14
+    days = scenario["retentionDays"]
     account = account_behind(deployment, CONNECTION)
     for each in deployment.of(ACCOUNT):
-        sku = (scenario["dataStorageSku"] or "Standard_RAGRS") if each is account else None
-        if at(each, "sku.name") != (sku or scenario["hostStorageSku"] or "Standard_LRS"):
+        if at(each, "sku.name") != scenario["dataStorageSku" if each is account else "hostStorageSku"]:
             yield f"{each.name} has redundancy {at(each, 'sku.name')}"
         cool = scenario["coolAfterDays"] if each is account else None
         for kind in ("blobServices", "queueServices", "tableServices", "managementPolicies"):
@@ -284,9 +315,9 @@ def retention(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[
             if not any(r.type == f"{ACCOUNT}/blobServices" and r.parent is each for r in policy.depends):
                 yield f"{each.name}: lifecycle may come before versioning"
     workspace = one(deployment, WORKSPACE)
-    if at(workspace, "properties.retentionInDays") != (scenario["logRetentionDays"] or 30):
+    if at(workspace, "properties.retentionInDays") != scenario["logRetentionDays"]:
         yield "logs are not kept as long as asked for"
-    if at(workspace, "properties.workspaceCapping.dailyQuotaGb") != (scenario["logDailyQuotaGb"] or 5):
+    if at(workspace, "properties.workspaceCapping.dailyQuotaGb") != scenario["logDailyQuotaGb"]:
         yield "logs are not capped as asked for"
     if at(one(deployment, COMPONENT), "properties.WorkspaceResourceId") != workspace.id:
         yield "Application Insights keeps its data elsewhere"
@@ -296,9 +327,12 @@ def order(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]
     """Whatever a module names is deployed before it, and the app starts with its roles."""
     homes = {r.id.lower(): r.module for r in deployment.resources if not r.existing}
     for resource in deployment.resources:
+        there = resource.type == ACCOUNT and resource.name == scenario["existingDataAccountName"]
+        if resource.existing and not there and resource.id.lower() not in homes:
+            yield f"{resource.id} is taken for there, and is not"
         texts = [resource.id, *texts_in(resource.body)] if resource.existing else texts_in(resource.body)
         for text in texts:
-            named = text.lower().removesuffix("/queueservices/default").partition("/subnets/")[0]
+            named = text.lower().partition("/subnets/")[0]
             home = homes.get(named, resource.module)
             if home and home != resource.module and home not in deployment.waits[resource.module]:
                 yield f"module {resource.module} may come before module {home}, whose {text} it needs"

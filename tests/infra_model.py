@@ -32,8 +32,43 @@ class Scenario:
     parameters: Mapping[str, Any]
 
     def __getitem__(self, parameter: str) -> Any:
-        return self.parameters.get(parameter)
+        return self.parameters[parameter] if parameter in self.parameters else DEFAULTS[parameter]
 
+
+# Written down a second time: a default changed in the template deploys something else than this says.
+DEFAULTS: dict[str, Any] = {
+    "resourceGroupName": "",
+    "principalId": "",
+    "principalType": "User",
+    "separateHostStorage": True,
+    "dataStorageSku": "Standard_RAGRS",
+    "hostStorageSku": "Standard_LRS",
+    "retentionDays": 14,
+    "coolAfterDays": 0,
+    "instanceMemoryMB": 2048,
+    "maximumInstanceCount": 100,
+    "alwaysReady": [],
+    "httpConcurrency": 8,
+    "queueBatchSize": 0,
+    "queueNewBatchThreshold": -1,
+    "zoneRedundant": False,
+    "appSettings": {},
+    "existingDataAccountName": "",
+    "existingDataAccountResourceGroup": "",
+    "networkIsolation": False,
+    "networkAddressPrefix": "10.20.0.0/20",
+    "authClientId": "",
+    "authAllowedApplications": [],
+    "keyVaultEnabled": False,
+    "alertEmail": "",
+    "availabilityTest": True,
+    "latencyThresholdMs": 5000,
+    "backlogThreshold": 10000,
+    "logRetentionDays": 30,
+    "logDailyQuotaGb": 5,
+    "budgetAmount": 0,
+    "budgetStartDate": "",
+}
 
 BASE: dict[str, Any] = {"environmentName": "test", "location": "westeurope"}
 
@@ -70,7 +105,34 @@ SCENARIOS = (
         },
     ),
     Scenario("defaults", BASE),
-    Scenario("one account", BASE | {"separateHostStorage": False, "availabilityTest": False}),
+    Scenario(
+        "one account",
+        BASE
+        | {
+            "resourceGroupName": "agents",
+            "principalId": "00000000-0000-0000-0000-00000000cafe",
+            "separateHostStorage": False,
+            "queueNewBatchThreshold": 0,
+            "authClientId": "11111111-1111-1111-1111-111111111111",
+            "keyVaultEnabled": True,
+            "availabilityTest": False,
+            "budgetAmount": 5,
+            "budgetStartDate": "2026-12-01",
+        },
+    ),
+    Scenario(
+        "data elsewhere",
+        BASE
+        | {
+            "principalId": "00000000-0000-0000-0000-00000000cafe",
+            "separateHostStorage": False,
+            "existingDataAccountName": "stolddata",
+            "existingDataAccountResourceGroup": "rg-old",
+            "networkIsolation": True,
+            "networkAddressPrefix": "10.30.0.0/16",
+        },
+    ),
+    Scenario("data here", BASE | {"existingDataAccountName": "stolddata"}),
 )
 
 
@@ -103,14 +165,29 @@ def settings_of(deployment: Deployment) -> dict[str, str]:
     return {setting.get("name", ""): setting.get("value", "") for setting in listed}
 
 
+def group_name(scenario: Scenario) -> str:
+    return scenario["resourceGroupName"] or f"rg-{scenario['environmentName']}"
+
+
 def endpoint(account: Resource, service: str) -> str:
+    """Where an account answers: as Azure tells of one that is made, by its name of one that exists."""
+    if account.existing:
+        return f"https://{account.name}.{service}.core.windows.net/"
     return f"{{{ACCOUNT}/{account.name}}}.properties.primaryEndpoints.{service}"
+
+
+def used_accounts(deployment: Deployment) -> list[Resource]:
+    """The storage accounts that are made, then those that are there already, each once."""
+    made = deployment.of(ACCOUNT)
+    ids = {account.id for account in made}
+    named = {r.id: r for r in deployment.resources if r.type == ACCOUNT and r.id not in ids}
+    return [*made, *named.values()]
 
 
 def account_behind(deployment: Deployment, connection: str) -> Resource | None:
     """The storage account that a connection's settings lead to."""
     uri = settings_of(deployment).get(f"{connection}__queueServiceUri")
-    return next((a for a in deployment.of(ACCOUNT) if endpoint(a, "queue") == uri), None)
+    return next((a for a in used_accounts(deployment) if endpoint(a, "queue") == uri), None)
 
 
 def at(resource: Resource, path: str) -> Any:

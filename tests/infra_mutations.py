@@ -1,4 +1,4 @@
-"""Everything that can be taken out of a template, one thing at a time, found in its syntax."""
+"""Everything that can be taken out of a template or turned round, one thing at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tree_sitter import Node
 
-from tests.bicep import Files, declarations, text_of, walk
+from tests.bicep import Declaration, Files, declarations, text_of, walk
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Mutation:
 
 
 def mutations(files: Files) -> Iterator[Mutation]:
-    """Each property of an object and each element of a list removed, each boolean turned round, and each
-    resource and module removed; not what parameters default to, for that is a choice."""
+    """Each property of an object and each element of a list removed, each boolean and each condition turned
+    round, each resource and module removed, and each parameter with another default."""
     for path, source in files.items():
         if not path.endswith(".bicep"):
             continue
         for declaration in declarations(source):
             if declaration.kind == "param":
+                yield from _other_default(path, source, declaration)
                 continue
             top = declaration.node
             if declaration.kind in ("resource", "module"):
@@ -44,21 +45,50 @@ def mutations(files: Files) -> Iterator[Mutation]:
                 if node.type == "object_property" or (element and node.type != "comment"):
                     yield _removed(path, source, node, name)
                 elif node.type == "boolean":
-                    other = b"false" if text_of(node) == "true" else b"true"
-                    changed = source[: node.start_byte] + other + source[node.end_byte :]
-                    yield Mutation(path, f"{name} is {other.decode()}", node.start_point.row + 1, changed)
+                    other = "false" if text_of(node) == "true" else "true"
+                    yield _replaced(path, source, node, other, f"{name} is {other}")
+                elif node.type in ("if_statement", "ternary_expression"):
+                    # Of a ternary it swaps the branches.
+                    condition = node.child_by_field_name("condition") or node.named_children[0]
+                    text = text_of(condition)
+                    yield _replaced(path, source, condition, f"(!({text}))", f"{name} unless {text}")
                 elif node.type == "for_statement":
                     items = next(
                         child
                         for before, child in zip(node.children, node.children[1:], strict=False)
                         if before.type == "in"
                     )
-                    changed = source[: items.start_byte] + b"[]" + source[items.end_byte :]
-                    yield Mutation(path, f"{name} for nothing", node.start_point.row + 1, changed)
+                    yield _replaced(path, source, items, "[]", f"{name} for nothing")
+
+
+def _other_default(path: str, source: bytes, declaration: Declaration) -> Iterator[Mutation]:
+    """The default turned round, one more, or another text, one that is allowed where that is limited."""
+    node = declaration.value
+    if node is None:
+        return
+    text = text_of(node)
+    match node.type:
+        case "boolean":
+            other = "false" if text == "true" else "true"
+        case "string":
+            allowed = declaration.decorators.get("allowed")
+            texts = [text_of(n) for n in walk(allowed) if n.type == "string"] if allowed else []
+            other = next((each for each in texts if each != text), text[:-1] + "x'")
+        case "array":
+            other = "['x']"
+        case "object":
+            other = "{ x: 'x' }"
+        case _:
+            other = f"({text}) + 1"
+    yield _replaced(path, source, node, other, f"{declaration.name} defaults to {other}")
 
 
 def _removed(path: str, source: bytes, node: Node, name: str) -> Mutation:
-    changed = source[: node.start_byte] + source[node.end_byte :]
+    return _replaced(path, source, node, "", name)
+
+
+def _replaced(path: str, source: bytes, node: Node, other: str, name: str) -> Mutation:
+    changed = source[: node.start_byte] + other.encode() + source[node.end_byte :]
     return Mutation(path, name, node.start_point.row + 1, changed)
 
 

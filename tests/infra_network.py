@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
+from itertools import islice
 
 from tests.bicep import Deployment
 from tests.infra_model import (
@@ -15,15 +17,17 @@ from tests.infra_model import (
     Scenario,
     at,
     one,
+    used_accounts,
 )
 
 
 def network(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     """Isolated means: no public endpoint, and every service by an address of its own in the network."""
-    isolated = bool(scenario["networkIsolation"])
+    isolated = scenario["networkIsolation"]
     targets: dict[tuple[str, str], str] = {}
-    for account in deployment.of(ACCOUNT):
+    for account in used_accounts(deployment):
         targets |= {(account.id, s): f"privatelink.{s}.core.windows.net" for s in SERVICES}
+    for account in deployment.of(ACCOUNT):
         for path, closed, opened in (
             ("publicNetworkAccess", "Disabled", "Enabled"),
             ("networkAcls.bypass", "None", "AzureServices"),
@@ -52,9 +56,11 @@ def network(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[st
         yield f"the subnet of the app is delegated to {delegated}"
     if subnets["endpoints"].get("delegations"):
         yield "the subnet of the endpoints is delegated"
-    if at(net, "properties.addressSpace.addressPrefixes") != ["10.20.0.0/20"]:
+    space = scenario["networkAddressPrefix"]
+    if at(net, "properties.addressSpace.addressPrefixes") != [space]:
         yield "the network has another address space"
-    if [s.get("addressPrefix") for s in subnets.values()] != ["10.20.0.0/24", "10.20.1.0/24"]:
+    first = [str(subnet) for subnet in islice(ipaddress.ip_network(space).subnets(new_prefix=24), 2)]
+    if [s.get("addressPrefix") for s in subnets.values()] != first:
         yield "the subnets are not the first two of the network"
     groups = {group.id for group in deployment.of("Microsoft.Network/networkSecurityGroups")}
     if {s.get("networkSecurityGroup", {}).get("id") for s in subnets.values()} != groups or len(groups) != 2:

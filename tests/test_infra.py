@@ -15,10 +15,20 @@ from pathlib import Path
 import pycep
 import pytest
 
-from tests.bicep import Declaration, Files, declarations, deploy, parse, read_folder, text_of, walk
+from tests.bicep import (
+    BicepError,
+    Declaration,
+    Files,
+    declarations,
+    deploy,
+    parse,
+    read_folder,
+    text_of,
+    walk,
+)
 from tests.conftest import PROJECT
 from tests.infra_checks import CHECKS, problems
-from tests.infra_model import ACCOUNT, ROLE, SCENARIOS, App, Check, Scenario, at, settings_of
+from tests.infra_model import ACCOUNT, BASE, ROLE, SCENARIOS, App, Check, Scenario, at, settings_of
 from tests.infra_mutations import mutations
 from tests.infra_rules import SECURE, secret_problems
 from tests.test_bindings import bindings
@@ -57,26 +67,31 @@ def test_check(check: Check, scenario: Scenario) -> None:
     assert list(check(deploy(files(), scenario.parameters), scenario, app())) == []
 
 
-UNNOTICED = re.compile(r"main\.bicep:\d+ \w+: name")
-"""The name of a module's deployment: without one, Bicep makes one. Nothing else may go unnoticed."""
+UNNOTICED = re.compile(r"main\.bicep:\d+ (\w+: name|budgetStartDate defaults to .*)")
+"""Nothing but these may go unnoticed: the name of a module's deployment, for without one Bicep makes one, and
+the beginning of a budget, whose default is only there for who has none: no day is right for all."""
 
 
 @pytest.mark.timeout(300)
-def test_whatever_is_taken_out_is_noticed() -> None:
-    """Every property, element, resource and module of every template, one at a time, and every flag turned
-    round; infra_mutations finds them."""
+def test_whatever_is_taken_out_or_turned_round_is_noticed() -> None:
+    """Every property, element, resource and module of every template, one at a time; every flag, condition
+    and default changed; infra_mutations finds them."""
     real = set(items(files()))
     found: list[str] = []
     removable: set[str] = set()
-    count = 0
+    count = conditions = defaults = 0
     for mutation in mutations(files()):
         count += 1
+        conditions += " unless " in mutation.name
+        defaults += " defaults to " in mutation.name
         changed = mutation.apply(files())
         if not problems(changed, app()):
             found.append(str(mutation))
         removable |= real - set(items(changed))
     assert [name for name in found if not UNNOTICED.fullmatch(name)] == []
-    assert count > 500, "the templates have far more that could be taken out"
+    assert count > 800, "the templates have far more that could be taken out"
+    assert conditions > 40
+    assert defaults == sum(declaration.value is not None for _, declaration in declared("param"))
     assert real - removable == set(), "never taken out"
 
 
@@ -96,6 +111,28 @@ def items(of: Files) -> Iterable[str]:
             yield f"{resource.type} {resource.full_name}"
         for path in SECURE.get(resource.type, {}) if not resource.existing else ():
             yield f"{resource.type}/{resource.full_name}: {path} = {at(resource, path)}"
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        ("modules/rbac.bicep", "empty(keyVaultName) ? 'none' : keyVaultName", "keyVaultName"),
+        (
+            "modules/rbac.bicep",
+            "empty(applicationInsightsName) ? 'none' : applicationInsightsName",
+            "applicationInsightsName",
+        ),
+        ("main.bicep", "resourceGroup(dataGroupName)", "resourceGroup(existingDataAccountResourceGroup)"),
+        ("main.bicep", "name: 'key-vault'", "name: keyVaultEnabled ? 'key-vault' : ''"),
+    ],
+)
+def test_an_empty_name_is_noticed_where_nothing_is_deployed(path: str, before: str, after: str) -> None:
+    """Azure evaluates the names of all resources before it looks at their conditions."""
+    source = files()[path].decode()
+    assert before in source
+    changed = {**files(), path: source.replace(before, after).encode()}
+    with pytest.raises(BicepError, match="name of"):
+        deploy(changed, {**BASE, "principalId": "00000000-0000-0000-0000-00000000cafe"})
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,12 @@ ENDS = {
     "chaos_flaky": "succeeded",
     "chaos_fails": "failed",
     "chaos_never": "dead",
+    "chaos_fan": "succeeded",
+    "chaos_mended": "succeeded",  # dead, until it is requeued
+    "chaos_endless": "cancelled",  # while it runs
+    "chaos_cancelled": "cancelled",  # before it is due
 }
+EFFECTS = {"chaos_ok": 1, "chaos_flaky": 1, "chaos_mended": 1}
 
 
 def app_with_quick_retries(folder: Path) -> Path:
@@ -89,9 +94,11 @@ async def test_chaos(backend: str, count: int, tmp_path: Path, azurite: Any) -> 
         hosts = [await start(app, data, settings) for _ in range(HOSTS)]
         try:
             chance = random.Random(11)
+            visitor = Visitor(engine, submitted, chance)
             async with asyncio.timeout(1700 if SOAK else 220):
-                while await unfinished(engine, submitted):
+                while await visitor.unfinished():
                     await asyncio.sleep(0.5 + chance.random())  # the instant is meant to be any
+                    await visitor.interfere()
                     victim = chance.randrange(HOSTS)
                     if chance.random() < 0.4:
                         hosts[victim].kill()
@@ -105,43 +112,88 @@ async def test_chaos(backend: str, count: int, tmp_path: Path, azurite: Any) -> 
 
 
 async def submit(engine: TaskEngine, count: int) -> list[TaskRecord]:
+    """So many tasks, in the order of `ENDS`. Every fifth has a key and is submitted twice at once."""
     actions = list(ENDS)
+    run = random.Random().randrange(10**9)
     new = [
-        NewTask(action=actions[n % len(actions)], agent_id="chaos", payload={"n": n}) for n in range(count)
+        NewTask(
+            action=action,
+            agent_id="chaos",
+            payload={"n": n},
+            delay_seconds=3600 if action == "chaos_cancelled" else 0,
+            idempotency_key=None if n % 5 else f"{run}-{n}",
+        )
+        for n in range(count)
+        if (action := actions[n % len(actions)])
     ]
-    records = [
-        record for record in await engine.submission.submit_many(new) if isinstance(record, TaskRecord)
-    ]
-    assert len(records) == count
+    submit_many = engine.submission.submit_many
+    results, again = await asyncio.gather(submit_many(new), submit_many(new[::5]))
+    records = [result for result in results if isinstance(result, TaskRecord)]
+    assert [r.task_id for r in again if isinstance(r, TaskRecord)] == [r.task_id for r in records[::5]]
+    assert len({record.task_id for record in records}) == count
     for record in records[::10]:  # 10 % are delivered twice
-        message = TaskMessage(record.task_id, record.agent_id, record.action, record.payload)
+        message = TaskMessage.of(record)
         await engine.storage.backend.queues.send(record.priority.queue, message.to_bytes())
     return records
 
 
-async def unfinished(engine: TaskEngine, submitted: list[TaskRecord]) -> bool:
-    for status in ("queued", "running"):
-        page = await engine.records.list(status=status, agent_id="chaos", limit=1)
-        if page.records:
-            return True
-    return False
+class Visitor:
+    """Who submitted the tasks, and does with some of them what can be done over HTTP."""
+
+    def __init__(self, engine: TaskEngine, submitted: list[TaskRecord], chance: random.Random) -> None:
+        self._engine = engine
+        self._chance = chance
+        self._keyed = [record for record in submitted if record.idempotency_key is not None]
+        self._to_cancel = [record for record in submitted if ENDS[record.action] == "cancelled"]
+        self._at_once = len(self._to_cancel) // 6 + 1
+        chance.shuffle(self._to_cancel)
+
+    async def unfinished(self) -> bool:
+        for status, action in (("queued", None), ("running", None), ("dead", "chaos_mended")):
+            found = await self._engine.records.list(agent_id="chaos", status=status, action=action, limit=1)
+            if found.records:
+                return True
+        return False
+
+    async def interfere(self) -> None:
+        for record in self._to_cancel[: self._at_once]:
+            await self._engine.cancel(record.task_id)
+        del self._to_cancel[: self._at_once]
+        dead = await self._engine.records.list(agent_id="chaos", status="dead", action="chaos_mended")
+        for record in dead.records:
+            await self._engine.control.requeue(record.task_id)
+        first = self._chance.choice(self._keyed)
+        again = await self._engine.submit(
+            first.action, first.agent_id, first.payload, idempotency_key=first.idempotency_key
+        )
+        assert again.task_id == first.task_id
 
 
 async def check(engine: TaskEngine, submitted: list[TaskRecord]) -> None:
     ends: Counter[tuple[str, str]] = Counter()
     troubles: Counter[str] = Counter()
+    children: list[TaskRecord] = []
     for task in submitted:
+        if task.action == "chaos_fan":
+            found = (await engine.records.list(parent_id=task.task_id)).records
+            assert len(found) == chaos_actions.CHILDREN
+            children += found
+    for task in (*submitted, *children):
         record = await engine.records.get(task.task_id)
         ends[record.action, record.status] += 1
         assert record.status == ENDS[record.action], record
-        effects = 1 if record.action in ("chaos_ok", "chaos_flaky") else 0
         key = f"effects/{record.task_id}"
-        assert (await engine.storage.load(key) if await engine.storage.exists(key) else 0) == effects
+        effects = await engine.storage.load(key) if await engine.storage.exists(key) else 0
+        assert effects == EFFECTS.get(record.action, 0)
         if record.action == "chaos_ok":
             assert record.result == task.payload
+        if record.action == "chaos_fan":
+            summary = {"total": chaos_actions.CHILDREN, "succeeded": chaos_actions.CHILDREN, "failed": []}
+            assert record.result == {"result": task.payload, "children": summary}
+        else:
+            assert sum(attempt.outcome == record.status for attempt in record.history) == 1
         troubles.update(attempt.outcome for attempt in record.history)
         troubles["injected"] += sum("injected" in (a.error_message or "") for a in record.history)
-        assert sum(attempt.outcome == record.status for attempt in record.history) == 1
-    assert sum(ends.values()) == len(submitted)
-    print(f"{len(submitted)} tasks: {dict(troubles)}")
+    assert sum(ends.values()) == len(submitted) + len(children)
+    print(f"{len(submitted)} tasks and {len(children)} children: {dict(troubles)}")
     assert troubles["injected"] + troubles["lost"], "nothing went wrong, so nothing was tested"

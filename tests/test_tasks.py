@@ -120,11 +120,19 @@ async def deliver(engine: TaskEngine, queue: str = TASK_QUEUE) -> list[Any]:
     events: list[Any] = []
     for message in await queues.receive(queue, max_messages=32):
         if queue == POISON_QUEUE:
-            events += await engine.process_poison(message.text, queue=TASK_QUEUE, message_id=message.id)
+            events += await engine.process_poison(
+                message.text, queue=TASK_QUEUE, message_id=message.id, inserted_at=message.inserted_at
+            )
         else:
             events += await engine.process(message.text, queue=queue, dequeue_count=message.dequeue_count)
         await queues.delete(queue, message)
     return events
+
+
+async def given_up(engine: TaskEngine, text: str, **options: Any) -> list[Any]:
+    """A delivery of the poison queue, of a message that came there at a certain time."""
+    at = datetime(2027, 1, 15, tzinfo=UTC)
+    return await engine.process_poison(text, queue=TASK_QUEUE, message_id="m", inserted_at=at, **options)
 
 
 async def test_a_submitted_task_runs_and_tells_its_result(engine: TaskEngine) -> None:
@@ -412,13 +420,69 @@ async def test_a_message_given_up_for_no_fault_of_its_task_is_queued_again(
     await deliver_nothing(engine)
     raw = message_of(submitted)
     for _ in range(MAX_DELIVERIES):
-        assert await engine.process_poison(raw, queue=TASK_QUEUE, message_id="m") == []
+        assert await given_up(engine, raw) == []
         assert (await engine.records.get(submitted.task_id)).attempts == 0
         clock.now += 600
-    (event,) = await engine.process_poison(raw, queue=TASK_QUEUE, message_id="m")
+    (event,) = await given_up(engine, raw)
     assert event.status is TaskStatus.DEAD
     assert event.error is not None
     assert event.error["code"] == "delivery-exhausted"
+
+
+@pytest.mark.parametrize("between", ["lost", "misconfigured"])
+async def test_what_happens_in_between_does_not_save_a_message_that_is_always_given_up(
+    engine: TaskEngine, clock: Clock, between: str
+) -> None:
+    """Also where more is remembered of it than the history holds."""
+    wrong = TaskEngine(engine.storage, registry_module.Registry(["no_such_module"]), clock=clock)
+    submitted = await engine.submit("add", "a", {"by": 1})
+    await deliver_nothing(engine)
+    raw = message_of(submitted)
+    for _ in range(MAX_DELIVERIES):
+        if between == "misconfigured":
+            assert await process(wrong, raw) is None
+        else:
+            record = await engine.records.get(submitted.task_id)
+            await engine.records.change(record, status=TaskStatus.RUNNING)  # a worker that died at once
+        clock.now += 600
+        assert await given_up(engine, raw) == []
+        clock.now += 600
+    (event,) = await given_up(engine, raw)
+    assert event.status is TaskStatus.DEAD
+
+
+async def test_an_attempt_or_a_requeue_gives_a_message_all_its_deliveries_again(
+    engine: TaskEngine, clock: Clock
+) -> None:
+    submitted = await engine.submit("flaky", "a", {"until": 2})
+    await deliver_nothing(engine)
+    raw = message_of(submitted)
+    for _ in range(2):
+        for _ in range(MAX_DELIVERIES):
+            assert await given_up(engine, raw) == []
+            clock.now += 600
+        await process(engine, raw)  # the first time it fails, and is to be tried again
+        clock.now += 600
+    assert (await engine.records.get(submitted.task_id)).status is TaskStatus.SUCCEEDED
+    given = await engine.submit("add", "a", {"by": 1})
+    for _ in range(MAX_DELIVERIES + 1):
+        events = await given_up(engine, message_of(given))
+        clock.now += 600
+    assert [event.status for event in events] == [TaskStatus.DEAD]
+    await engine.control.requeue(given.task_id)
+    assert await given_up(engine, message_of(given)) == []
+
+
+async def test_a_requeue_whose_message_is_given_up_takes_place_all_the_same(
+    engine: TaskEngine, clock: Clock
+) -> None:
+    submitted = await engine.submit("fail", "a")
+    await deliver(engine)
+    record = await engine.records.get(submitted.task_id)
+    # The requeuer could send its message and no more, and the message was not handled either.
+    raw = TaskMessage.of(record, requeue=record.fence).to_bytes().decode()
+    assert await given_up(engine, raw) == []
+    assert (await engine.records.get(submitted.task_id)).status is TaskStatus.QUEUED
 
 
 async def test_a_task_that_kills_its_worker_each_time_ends_dead(engine: TaskEngine, clock: Clock) -> None:
@@ -584,15 +648,21 @@ async def test_a_requeued_task_has_all_its_attempts_again(engine: TaskEngine, cl
     assert (record.status, record.attempts) == (TaskStatus.SUCCEEDED, 8)
 
 
-async def test_the_message_of_another_program_can_be_put_back(engine: TaskEngine) -> None:
+@pytest.mark.parametrize("queue", [TASK_QUEUE, HIGH_QUEUE])
+async def test_the_message_of_another_program_can_be_put_back_where_it_came_from(
+    engine: TaskEngine, queue: str
+) -> None:
     queues = engine.storage.backend.queues
-    await queues.send_text(TASK_QUEUE, "not for us")
-    await deliver(engine)
-    await deliver(engine, POISON_QUEUE)
+    await queues.send_text(queue, "not for us")
+    await deliver(engine, queue)
+    (message,) = await queues.receive(f"{queue}-poison")
+    await engine.process_poison(
+        message.text, queue=queue, message_id=message.id, inserted_at=message.inserted_at
+    )
     (record,) = (await engine.records.list(status="dead")).records
     requeued = await engine.control.requeue(record.task_id)
     assert requeued.history[-1].outcome == "requeued"
-    (message,) = await queues.peek(TASK_QUEUE)
+    (message,) = await queues.peek(queue)
     assert message.text == "not for us"
 
 
@@ -1081,7 +1151,7 @@ async def test_a_malformed_message_becomes_an_inspectable_dead_record(
     (event,) = await deliver(engine, POISON_QUEUE)
     assert event.status is TaskStatus.DEAD
     (record,) = (await engine.records.list(status="dead")).records
-    assert record.task_id == f"poison-{poisoned.id}"
+    assert (record.agent_id, record.action, record.created_at) == ("unknown", "unknown", poisoned.inserted_at)
     assert record.error is not None
     assert record.error.code == code
     assert words in record.error.message
@@ -1090,8 +1160,27 @@ async def test_a_malformed_message_becomes_an_inspectable_dead_record(
 
 async def test_the_event_of_a_dead_message_is_given_again_to_a_second_delivery(engine: TaskEngine) -> None:
     for count, events in ((1, 1), (1, 0), (2, 1)):
-        found = await engine.process_poison("garbage", queue=TASK_QUEUE, message_id="m", dequeue_count=count)
+        found = await given_up(engine, "garbage", dequeue_count=count)
         assert len(found) == events
+
+
+async def test_dead_messages_of_others_are_listed_among_the_tasks_newest_first(
+    engine: TaskEngine, clock: Clock
+) -> None:
+    """By the time at which they came, however late they were looked at."""
+    start = datetime.fromtimestamp(clock.now, UTC)
+    expected: list[str | None] = []
+    for n in range(3):
+        expected += [(await engine.submit("add", "a", {"by": n})).task_id, f"garbage {n}"]
+        clock.now += 80_000
+    for n in range(3):
+        at = start + timedelta(seconds=80_000 * n + 1)
+        text = f"garbage {n}"
+        await engine.process_poison(text, queue=TASK_QUEUE, message_id=f"m{n}", inserted_at=at)
+    page = await engine.records.list()
+    assert [each.raw_message or each.task_id for each in page.records] == expected[::-1]
+    page = await engine.records.list(status="dead", created_after=start + timedelta(seconds=10))
+    assert [each.raw_message for each in page.records] == ["garbage 2", "garbage 1"]
 
 
 async def test_a_wrong_configuration_costs_a_task_nothing(clock: Clock) -> None:

@@ -15,11 +15,8 @@ param tags object
 @description('Required. Resource id of Application Insights.')
 param applicationInsightsId string
 
-@description('Required. Names of the storage accounts.')
-param storageAccountNames array
-
-@description('Required. Name of the storage account with the queues.')
-param dataAccountName string
+@description('Required. The storage accounts: objects with `name` and `id`.')
+param storageAccounts array
 
 @description('Required. Address of the app.')
 param appUri string
@@ -33,7 +30,7 @@ param availabilityTest bool
 @description('Required. 95th percentile of the duration of HTTP requests, in milliseconds, above which an alert is raised.')
 param latencyThresholdMs int
 
-@description('Required. Messages waiting in the queues above which an alert is raised.')
+@description('Required. Messages in one queue of tasks, those in work included, above which an alert is raised.')
 param backlogThreshold int
 
 @description('Required. Budget of the resource group for a month, in the currency of the bill; 0 for none.')
@@ -45,14 +42,41 @@ param budgetStartDate string
 var actionGroupIds = empty(email) ? [] : [
   actionGroup.id
 ]
-// The names of functions on poison queues all have the word in them.
+// A row for each queue of tasks, out of the line that the timer watch_queues logs every five minutes. What storage
+// counts itself is of no use: all queues together, and nobody has to take what is in agent-events.
+var queueLengths = 'traces | where message startswith "queue lengths: " | extend lengths = parse_json(extract("^queue lengths: ([{].*[}])$", 1, message)) | mv-expand queue = bag_keys(lengths) to typeof(string) | extend messages = tolong(lengths[queue])'
+// Once may be chance: within a quarter of an hour there are three lines.
+var seenTwice = 'summarize seen = count() by queue | where seen >= 2'
 var queryAlerts = [
   {
-    name: 'poison-tasks'
-    description: 'A task could not be processed and went through a poison queue. GET /api/tasks?status=dead tells which and why.'
+    // The names of functions on poison queues all have the word in them. The app takes what is in these queues
+    // and records it as dead, so that each run is a message that was given up.
+    name: 'given-up'
+    description: 'A task could not be processed and was given up, after a poison queue. GET /api/tasks?status=dead tells which and why.'
     severity: 1
     window: 'PT5M'
     query: 'requests | where name contains "poison"'
+    dimensions: []
+  }
+  {
+    name: 'poison-length'
+    description: 'Messages stay in a poison queue: nothing takes them, or recording them as dead fails.'
+    severity: 1
+    window: 'PT15M'
+    query: '${queueLengths} | where queue endswith "-poison" and messages > 0 | ${seenTwice}'
+    dimensions: [
+      'queue'
+    ]
+  }
+  {
+    name: 'backlog'
+    description: 'More than ${backlogThreshold} messages stay in a queue of tasks: they come in faster than they are done, or nothing takes them.'
+    severity: 2
+    window: 'PT15M'
+    query: '${queueLengths} | where queue !endswith "-poison" and messages > ${backlogThreshold} | ${seenTwice}'
+    dimensions: [
+      'queue'
+    ]
   }
   {
     name: 'failures'
@@ -60,6 +84,7 @@ var queryAlerts = [
     severity: 1
     window: 'PT15M'
     query: 'requests | summarize total = count(), failed = countif(toint(resultCode) >= 500 or (success == false and toint(resultCode) == 0)) | where total >= 20 and failed * 20 > total'
+    dimensions: []
   }
   {
     name: 'latency'
@@ -67,37 +92,9 @@ var queryAlerts = [
     severity: 2
     window: 'PT15M'
     query: 'requests | where isnotempty(url) | summarize total = count(), p95 = percentile(duration, 95) | where total >= 20 and p95 > ${latencyThresholdMs}'
+    dimensions: []
   }
 ]
-var availabilityAlerts = map(storageAccountNames, account => {
-  name: 'availability-${account}'
-  description: 'Storage answered less than 99.9 % of valid requests.'
-  severity: 1
-  scope: resourceId('Microsoft.Storage/storageAccounts', account)
-  namespace: 'Microsoft.Storage/storageAccounts'
-  metric: 'Availability'
-  operator: 'LessThan'
-  // Bicep has no other way to write a number with a fraction.
-  threshold: json('99.9')
-  frequency: 'PT5M'
-  window: 'PT15M'
-})
-var backlogAlert = {
-  name: 'backlog'
-  description: 'More than ${backlogThreshold} messages are waiting: tasks come in faster than they are done, or nothing takes them.'
-  severity: 2
-  scope: '${resourceId('Microsoft.Storage/storageAccounts', dataAccountName)}/queueServices/default'
-  namespace: 'Microsoft.Storage/storageAccounts/queueServices'
-  metric: 'QueueMessageCount'
-  operator: 'GreaterThan'
-  threshold: backlogThreshold
-  // Storage counts the messages of all queues together, once an hour.
-  frequency: 'PT1H'
-  window: 'PT1H'
-}
-var metricAlerts = concat(availabilityAlerts, [
-  backlogAlert
-])
 var testLocations = [
   'emea-nl-ams-azr'
   'us-va-ash-azr'
@@ -158,6 +155,13 @@ resource queryRules 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for a
           timeAggregation: 'Count'
           operator: 'GreaterThan'
           threshold: 0
+          dimensions: map(alert.dimensions, column => {
+            name: column
+            operator: 'Include'
+            values: [
+              '*'
+            ]
+          })
           failingPeriods: {
             numberOfEvaluationPeriods: 1
             minFailingPeriodsToAlert: 1
@@ -171,30 +175,31 @@ resource queryRules 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for a
   }
 }]
 
-resource metricRules 'Microsoft.Insights/metricAlerts@2018-03-01' = [for alert in metricAlerts: {
-  name: '${prefixes.insightsMetricAlerts}${alert.name}-${token}'
+resource storageRules 'Microsoft.Insights/metricAlerts@2018-03-01' = [for account in storageAccounts: {
+  name: '${prefixes.insightsMetricAlerts}availability-${account.name}-${token}'
   location: 'global'
   tags: tags
   properties: {
-    description: alert.description
+    description: 'Storage answered less than 99.9 % of valid requests.'
     enabled: true
-    severity: alert.severity
+    severity: 1
     scopes: [
-      alert.scope
+      account.id
     ]
-    evaluationFrequency: alert.frequency
-    windowSize: alert.window
+    evaluationFrequency: 'PT5M'
+    windowSize: 'PT15M'
     autoMitigate: true
     criteria: {
       'odata.type': 'Microsoft.Azure.Monitor.SingleResourceMultipleMetricCriteria'
       allOf: [
         {
           criterionType: 'StaticThresholdCriterion'
-          name: alert.name
-          metricNamespace: alert.namespace
-          metricName: alert.metric
-          operator: alert.operator
-          threshold: alert.threshold
+          name: 'availability'
+          metricNamespace: 'Microsoft.Storage/storageAccounts'
+          metricName: 'Availability'
+          operator: 'LessThan'
+          // Bicep has no other way to write a number with a fraction.
+          threshold: json('99.9')
           timeAggregation: 'Average'
         }
       ]

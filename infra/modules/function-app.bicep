@@ -60,6 +60,9 @@ param zoneRedundant bool
 @description('Required. Resource id of the subnet to call out through; empty for none.')
 param subnetId string
 
+@description('Required. Identifier of the key for the code of the app to wrap keys with; empty for none.')
+param keyUri string
+
 @description('Required. Further app settings, by name.')
 param appSettings object
 
@@ -121,6 +124,12 @@ var queueSettings = concat(queueBatchSize > 0 ? [
     value: string(queueNewBatchThreshold)
   }
 ] : [])
+var keySettings = empty(keyUri) ? [] : [
+  {
+    name: 'AGENT_KEY_VAULT_KEY_URI'
+    value: keyUri
+  }
+]
 var furtherSettings = map(items(appSettings), setting => {
   name: setting.key
   value: string(setting.value)
@@ -174,7 +183,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
       ftpsState: 'Disabled'
       http20Enabled: true
       remoteDebuggingEnabled: false
-      appSettings: concat(connectionUris, connectionIdentities, ownSettings, queueSettings, furtherSettings)
+      appSettings: concat(connectionUris, connectionIdentities, ownSettings, queueSettings, keySettings, furtherSettings)
     }
     functionAppConfig: {
       runtime: {

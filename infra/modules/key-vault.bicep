@@ -1,4 +1,4 @@
-// A vault with one key, which wraps the keys that data is encrypted with. The key never leaves it.
+// A vault with one key, for actions that wrap keys of their own. The key never leaves it.
 
 @description('Required. Name of the key vault: 3 to 24 characters, unique in Azure.')
 @minLength(3)

@@ -18,7 +18,7 @@ param tags object
 @description('Required. Address space of the network in CIDR notation, /20 or larger; its first two /24 become subnets.')
 param addressPrefix string
 
-@description('Required. What gets a private endpoint: objects with `type`, `name`, `groupId` and `zone`.')
+@description('Required. What gets a private endpoint: objects with `id`, `name`, `groupId` and `zone`.')
 param privateLinks array
 
 @description('Required. Names of the private DNS zones, each once.')
@@ -104,7 +104,7 @@ resource endpoints 'Microsoft.Network/privateEndpoints@2025-05-01' = [for link i
       {
         name: link.groupId
         properties: {
-          privateLinkServiceId: resourceId(link.type, link.name)
+          privateLinkServiceId: link.id
           groupIds: [
             link.groupId
           ]

@@ -34,12 +34,13 @@ resource accounts 'Microsoft.Storage/storageAccounts@2025-06-01' existing = [for
   name: grant.account
 }]
 
+// Azure looks at the name of a resource even where its condition is false, and refuses an empty one.
 resource applicationInsights 'Microsoft.Insights/components@2020-02-02' existing = if (!empty(applicationInsightsName)) {
-  name: applicationInsightsName
+  name: empty(applicationInsightsName) ? 'none' : applicationInsightsName
 }
 
 resource keyVault 'Microsoft.KeyVault/vaults@2024-11-01' existing = if (!empty(keyVaultName)) {
-  name: keyVaultName
+  name: empty(keyVaultName) ? 'none' : keyVaultName
 }
 
 resource storageRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [for (grant, i) in storageGrants: {

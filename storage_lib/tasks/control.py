@@ -8,15 +8,9 @@ from datetime import datetime
 
 from storage_lib.backends.base import QueueStore
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
-from storage_lib.tasks.model import (
-    MAX_HISTORY,
-    TASK_QUEUE,
-    Attempt,
-    Children,
-    TaskMessage,
-    TaskRecord,
-    TaskStatus,
-)
+from storage_lib.tasks.conflicts import Conflicts
+from storage_lib.tasks.history import noted
+from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
 
 
@@ -43,6 +37,7 @@ class Control:
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it has ended otherwise.
         """
+        conflicts = Conflicts()
         while True:
             record = await self._records.get(task_id)
             if record.status is TaskStatus.CANCELLED:
@@ -62,16 +57,16 @@ class Control:
                     cancel_requested=True,
                     finished_at=now,
                     updated_at=now,
-                    history=_noted(record, now, "cancelled"),
+                    history=noted(record, now, "cancelled"),
                 )
                 return ended, True
             except PreconditionFailedError:
-                continue
+                await conflicts.pause()
 
     async def requeue(self, task_id: str) -> TaskRecord:
         """Run a task that did not succeed again, with as many attempts as at first; its history is kept.
 
-        The dead record of a message that was no task has its message put into the task queue again.
+        The dead record of a message that was no task has its message put back into the queue it came from.
 
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it succeeded, or has not ended.
@@ -85,23 +80,11 @@ class Control:
             )
         now = self._now()
         if record.raw_message is not None:
-            await self._queues.send_text(TASK_QUEUE, record.raw_message)
+            await self._queues.send_text(record.priority.queue, record.raw_message)
             return await self._put_back(record, now)
         # The message first, and it alone suffices: it says which end of the task it takes back. So a crash
         # in between leaves no queued record without a message.
-        message = TaskMessage(
-            task_id=record.task_id,
-            agent_id=record.agent_id,
-            action=record.action,
-            payload=record.payload if record.payload_key is None else None,
-            payload_key=record.payload_key,
-            correlation_id=record.correlation_id,
-            trace_parent=record.trace_parent,
-            priority=record.priority,
-            parent_id=record.parent_id,
-            child_index=record.child_index,
-            requeue=record.fence,
-        )
+        message = TaskMessage.of(record, requeue=record.fence)
         await self._queues.send(record.priority.queue, message.to_bytes())
         try:
             return await self.revive(record)
@@ -117,22 +100,19 @@ class Control:
             first_attempt=record.attempts,
             # A new fence: the message of this requeue must not bring the task back from its next end.
             fence=record.fence + 1,
+            given_up=0,
             cancel_requested=False,
             children=None if record.children is None else Children(0),
             result=None,
             progress=None,
             due_at=now,
             updated_at=now,
-            history=_noted(record, now, "requeued"),
+            history=noted(record, now, "requeued"),
         )
 
     async def _put_back(self, record: TaskRecord, now: datetime) -> TaskRecord:
-        history = _noted(record, now, "requeued")
+        history = noted(record, now, "requeued")
         try:
             return await self._records.change(record, history=history, updated_at=now)
         except PreconditionFailedError:
             return replace(record, history=history)
-
-
-def _noted(record: TaskRecord, now: datetime, outcome: str) -> tuple[Attempt, ...]:
-    return (*record.history, Attempt(record.attempts, None, now, outcome))[-MAX_HISTORY:]

@@ -33,19 +33,14 @@ from storage_lib.manager import StorageManager
 from storage_lib.tasks.context import TaskCancelledError, TaskContext
 from storage_lib.tasks.control import Control
 from storage_lib.tasks.events import TaskEvent
+from storage_lib.tasks.history import ended
 from storage_lib.tasks.joins import Joins
 from storage_lib.tasks.lease import Lease, LeaseExpiredError, LeaseLostError
-from storage_lib.tasks.model import (
-    MAX_HISTORY,
-    Attempt,
-    Children,
-    TaskError,
-    TaskMessage,
-    TaskRecord,
-    TaskStatus,
-)
+from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus
+from storage_lib.tasks.poison import buried
 from storage_lib.tasks.records import TaskRecords
 from storage_lib.tasks.registry import RegisteredAction, Registry, UnknownActionError
+from storage_lib.tasks.repair import Repair
 from storage_lib.tasks.retry import RetryPolicy
 from storage_lib.tasks.submission import (
     KEY_WINDOW_SECONDS,
@@ -59,7 +54,7 @@ from storage_lib.tasks.submission import (
 LEASE_SECONDS = 60.0
 CONFIGURATION_WAIT_SECONDS = 60.0
 MAX_DELIVERIES = 20
-"""How often a message that did not even get to its action is put back from the poison queue."""
+"""How often in a row a message that did not even get to its action is put back from the poison queue."""
 
 _log = logging.getLogger("AOS.Tasks")
 
@@ -100,6 +95,7 @@ class TaskEngine:
         self.submission = Submission(
             storage.backend, self.records, self.registry, self.control, self._now, key_window_seconds
         )
+        self.repair = Repair(self.records, storage.backend.queues, self._now)
         self._joins = Joins(self.records, self._now)
         self._queues = storage.backend.queues
         self._length = timedelta(seconds=lease_seconds)
@@ -134,46 +130,58 @@ class TaskEngine:
             _log.warning("message goes to the poison queue: %s", error)
             await self._queues.send_text(f"{queue}-poison", text)
             return []
-        if record.is_final and message.requeue == record.fence and record.status is not TaskStatus.SUCCEEDED:
-            record = await self._revived(record)
+        record = await self._revived(record, message)
         if record.is_waiting:
             # Its last child may have ended before it began to wait, and its worker before it could see that.
-            return await self._joins.complete(await self.records.get(record.task_id))
+            return await self._joins.complete(record)
         if record.is_final:
             events = [TaskEvent.of(record)] if dequeue_count > 1 else []
             return events + await self._joins.child_ended(record)
         claimed = await self._claim(record, text, queue)
         return [] if claimed is None else await self._run(claimed, text, queue)
 
-    async def _revived(self, record: TaskRecord) -> TaskRecord:
+    async def _revived(self, record: TaskRecord, message: TaskMessage) -> TaskRecord:
+        """The record, queued again if that is what the message is for."""
+        if not record.is_final or record.status is TaskStatus.SUCCEEDED or message.requeue != record.fence:
+            return record
         try:
             return await self.control.revive(record)
         except PreconditionFailedError:
             return await self.records.get(record.task_id)
 
     async def process_poison(
-        self, text: str, *, queue: str, message_id: str, dequeue_count: int = 1
+        self, text: str, *, queue: str, message_id: str, inserted_at: datetime, dequeue_count: int = 1
     ) -> list[TaskEvent]:
         """Handle a message that the platform gave up; when this returns it may be deleted.
 
-        A message that is none of a task gets a dead record of its own, ``poison-`` and the id of the message,
-        which holds the message and the reason. A task that did not fail by itself (a store was away each
-        time) is queued again; else it ends dead.
+        A message that is none of a task gets a dead record of its own, which holds the message and the reason
+        (poison.py). A task that did not fail by itself (a store was away each time) is queued again; after
+        `MAX_DELIVERIES` in a row without an attempt it ends dead.
 
         :param queue: the task queue (not the poison queue) that it came from.
+        :param message_id: that of the message in the poison queue; ``inserted_at``: when it was put there.
         """
         try:
-            record = await self._record_of(TaskMessage.parse(text))
+            message = TaskMessage.parse(text)
+            record = await self._record_of(message)
         except TransientStorageError:
             raise
         except StorageError as error:
-            return await self._bury_message(text, message_id, error, dequeue_count)
+            dead = buried(
+                text,
+                queue=queue,
+                message_id=message_id,
+                inserted_at=inserted_at,
+                reason=error,
+                now=self._now(),
+            )
+            return await self._bury(dead, dequeue_count)
+        record = await self._revived(record, message)
         if record.is_final:
             events = [TaskEvent.of(record)] if dequeue_count > 1 else []
             return events + await self._joins.child_ended(record)
         if record.is_waiting:
-            return await self._joins.complete(await self.records.get(record.task_id))
-        given_up = sum(attempt.outcome == "undeliverable" for attempt in record.history)
+            return await self._joins.complete(record)
         claimed = await self._claim(record, text, f"{queue}-poison")
         if claimed is None:
             return []
@@ -181,10 +189,11 @@ class TaskEngine:
         reason = TaskError(
             "delivery-exhausted", "the message could not be handled as often as it was delivered"
         )
+        given_up = claimed.given_up
         if given_up >= MAX_DELIVERIES:
             return await self._end(lease, TaskStatus.DEAD, error=record.error or reason)
         delay = RetryPolicy(base_seconds=5).decide(min(given_up, 3) + 1, TransientStorageError("")).delay or 0
-        return await self._again(lease, text, queue, delay, reason, "undeliverable")
+        return await self._again(lease, text, queue, delay, reason, "undeliverable", given_up=given_up + 1)
 
     async def _record_of(self, message: TaskMessage) -> TaskRecord:
         """The record of a message, made now where there is none.
@@ -224,7 +233,7 @@ class TaskEngine:
                 return None
             history = record.history
             if record.status is TaskStatus.RUNNING:
-                history = _with(history, record, now, "lost", None)
+                history = ended(record, now, "lost", None)
             try:
                 return await self.records.change(
                     record,
@@ -281,7 +290,7 @@ class TaskEngine:
             error = TaskError("interrupted", "the host stopped while it ran")
             lease.record = replace(lease.record, attempts=lease.record.attempts - 1)
             with contextlib.suppress(StorageError, LeaseLostError):
-                await self._again(lease, text, queue, 0, error, "interrupted")
+                await self._again(lease, text, queue, 0, error, "interrupted", given_up=0)
             raise
         except Exception as error:
             return await self._failed(lease, registered, error, text, queue)
@@ -306,7 +315,7 @@ class TaskEngine:
         attempts = lease.record.attempts - lease.record.first_attempt
         decision = policy.decide(attempts, error)
         if decision.delay is not None:
-            return await self._again(lease, text, queue, decision.delay, reason, "retry")
+            return await self._again(lease, text, queue, decision.delay, reason, "retry", given_up=0)
         _log.warning("task %s failed: %s", lease.record.task_id, reason.message, exc_info=error)
         if not isinstance(error, TransientStorageError):
             return await self._end(lease, TaskStatus.FAILED, error=reason)
@@ -316,7 +325,14 @@ class TaskEngine:
         return events
 
     async def _again(
-        self, lease: Lease, text: str, queue: str, delay: float, error: TaskError, outcome: str
+        self,
+        lease: Lease,
+        text: str,
+        queue: str,
+        delay: float,
+        error: TaskError,
+        outcome: str,
+        **changes: Any,
     ) -> list[TaskEvent]:
         """Put the task back, to run in ``delay`` seconds."""
         now = self._now()
@@ -329,7 +345,8 @@ class TaskEngine:
                     "lease_until": now,
                     "error": error,
                     "attempts": record.attempts,
-                    "history": _with(record.history, record, now, outcome, error, due),
+                    "history": ended(record, now, outcome, error, due),
+                    **changes,
                 }
             )
         except LeaseLostError:
@@ -346,7 +363,7 @@ class TaskEngine:
                 lambda record: {
                     "status": status,
                     "finished_at": now,
-                    "history": _with(record.history, record, now, str(status), error),
+                    "history": ended(record, now, str(status), error),
                     **changes,
                 }
             )
@@ -378,21 +395,7 @@ class TaskEngine:
             return record, []
         return record, [TaskEvent.of(record), *await self._joins.child_ended(record)]
 
-    async def _bury_message(
-        self, text: str, message_id: str, reason: StorageError, dequeue_count: int
-    ) -> list[TaskEvent]:
-        now = self._now()
-        record = TaskRecord(
-            task_id=f"poison-{message_id}",
-            agent_id="unknown",
-            action="unknown",
-            status=TaskStatus.DEAD,
-            created_at=now,
-            updated_at=now,
-            finished_at=now,
-            error=TaskError(reason.code, str(reason)),
-            raw_message=text,
-        )
+    async def _bury(self, record: TaskRecord, dequeue_count: int) -> list[TaskEvent]:
         try:
             return [TaskEvent.of(await self.records.insert(record))]
         except PreconditionFailedError:
@@ -421,26 +424,6 @@ def _check_json(result: Any) -> None:
         msgspec.json.encode(result)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise SerializationError(f"the result can not be stored as JSON: {error}") from error
-
-
-def _with(
-    history: tuple[Attempt, ...],
-    record: TaskRecord,
-    now: datetime,
-    outcome: str,
-    error: TaskError | None,
-    next_at: datetime | None = None,
-) -> tuple[Attempt, ...]:
-    attempt = Attempt(
-        record.attempts,
-        record.started_at,
-        now,
-        outcome,
-        None if error is None else error.code,
-        None if error is None else error.message[:500],
-        next_at,
-    )
-    return (*history, attempt)[-MAX_HISTORY:]
 
 
 def _error_of(error: Exception) -> TaskError:

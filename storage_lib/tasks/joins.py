@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
+from weakref import WeakValueDictionary
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.model import Children, TaskError, TaskRecord, TaskStatus, child_task_id
 from storage_lib.tasks.records import TaskRecords
@@ -22,6 +25,9 @@ class Joins:
     def __init__(self, records: TaskRecords, now: Callable[[], datetime]) -> None:
         self._records = records
         self._now = now
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By parent: children that end in this process count one after another, so that only those of other
+        instances can be met."""
 
     async def parent_is_gone(self, child: TaskRecord) -> bool:
         """Whether a child need not run, because a task above it was cancelled or asked to stop; or because
@@ -43,42 +49,60 @@ class Joins:
         """Count a child's end; the event of the parent, if this was what ended it, and so on upwards."""
         if child.parent_id is None or child.child_index is None:
             return []
+        turn = self._turns.setdefault(child.parent_id, asyncio.Lock())
+        try:
+            async with turn:
+                parent = await self._count(
+                    child.parent_id, child.child_index, child.status is TaskStatus.SUCCEEDED
+                )
+        except KeyNotFoundError:
+            return []
+        if parent.is_final:
+            # Its event may have been lost with the worker that ended it; its own parent must know.
+            return await self.child_ended(parent)
+        return await self.complete(parent)
+
+    async def _count(self, parent_id: str, index: int, succeeded: bool) -> TaskRecord:
+        """The parent with that child counted; as it is, if it has ended."""
+        conflicts = Conflicts()
         while True:
-            try:
-                parent = await self._records.get(child.parent_id)
-            except KeyNotFoundError:
-                return []
-            if parent.is_final:
-                # Its event may have been lost with the worker that ended it; its own parent must know.
-                return await self.child_ended(parent)
+            parent = await self._records.get(parent_id, contents=False)
             # While the parent still runs, its total is not known (0): it may submit more.
             known = parent.children or Children(0)
-            updated = known.with_end(child.child_index, child.status is TaskStatus.SUCCEEDED)
-            if updated != known:
-                try:
-                    parent = await self._records.change(parent, children=updated)
-                except PreconditionFailedError:
-                    continue
-            return await self.complete(parent)
+            counted = known.with_end(index, succeeded)
+            if parent.is_final or counted == known:
+                return parent
+            try:
+                return await self._records.change(parent, children=counted, updated_at=self._now())
+            except PreconditionFailedError:
+                await conflicts.pause()
 
     async def complete(self, parent: TaskRecord) -> list[TaskEvent]:
         """End a waiting task if all its children have ended. Its event, and those of its own parents."""
-        while True:
-            children = parent.children
-            if parent.is_final or children is None or not parent.is_waiting or not children.all_done:
-                return []
+        conflicts = Conflicts()
+        while _waits_for_nothing(parent):
+            # Only here its own result is needed, which may be an object to load.
+            parent = await self._records.get(parent.task_id)
+            if not _waits_for_nothing(parent):
+                break  # Another child's end was faster.
             now = self._now()
             try:
                 ended = await self._records.change(
-                    parent, finished_at=now, updated_at=now, **_outcome(parent, children)
+                    parent, finished_at=now, updated_at=now, **_outcome(parent)
                 )
             except PreconditionFailedError:
-                parent = await self._records.get(parent.task_id)
+                await conflicts.pause()
                 continue
             return [TaskEvent.of(ended), *await self.child_ended(ended)]
+        return []
 
 
-def _outcome(parent: TaskRecord, children: Children) -> dict[str, Any]:
+def _waits_for_nothing(parent: TaskRecord) -> bool:
+    return parent.is_waiting and parent.children is not None and parent.children.all_done
+
+
+def _outcome(parent: TaskRecord) -> dict[str, Any]:
+    children = parent.children or Children(0)
     failed = [n for n in range(children.total) if children.failed >> n & 1]
     summary = {
         "total": children.total,

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
+from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
 
@@ -54,6 +55,7 @@ class Lease:
 
     async def change_by(self, changes: Callable[[TaskRecord], dict[str, Any]]) -> TaskRecord:
         """As `change`, with changes that depend on the record as it is."""
+        conflicts = Conflicts()
         async with self._changing:
             while True:
                 try:
@@ -61,6 +63,7 @@ class Lease:
                         self.record, **changes(self.record), updated_at=self._now()
                     )
                 except PreconditionFailedError:
+                    await conflicts.pause()
                     await self._reload()
                 except KeyNotFoundError as error:
                     raise LeaseLostError from error

@@ -59,6 +59,11 @@ class Priority(StrEnum):
     def queue(self) -> str:
         return HIGH_QUEUE if self is Priority.HIGH else TASK_QUEUE
 
+    @classmethod
+    def of_queue(cls, queue: str) -> Priority:
+        """That of the tasks in a task queue."""
+        return cls.HIGH if queue == HIGH_QUEUE else cls.NORMAL
+
     @property
     def poison_queue(self) -> str:
         return HIGH_POISON_QUEUE if self is Priority.HIGH else POISON_QUEUE
@@ -104,6 +109,10 @@ class Children:
         mask = (1 << total) - 1
         return Children(total, self.done & mask, self.failed & mask)
 
+    def of_unknown_total(self) -> Children:
+        """The same ends, of a task that does not wait for them (any more): it may submit others."""
+        return Children(0, self.done, self.failed)
+
     def with_end(self, index: int, succeeded: bool) -> Children:
         bit = 1 << index
         return Children(self.total, self.done | bit, self.failed & ~bit if succeeded else self.failed | bit)
@@ -115,8 +124,9 @@ class TaskRecord:
 
     ``attempts`` counts how often it began to run, ``first_attempt`` is the count at its last requeue;
     ``fence`` grows with each run and is the fencing token of the one who runs it. Before ``lease_until``
-    nobody else may take it over. It does not run before ``due_at``. ``payload_key`` names the object that
-    holds a large payload. ``children`` is set once it waits for them. ``history`` has its latest attempts.
+    nobody else may take it over. ``given_up`` counts how often the platform gave up its message since an
+    attempt was made. It does not run before ``due_at``. ``payload_key`` names the object that holds a large
+    payload. ``children`` is set once it waits for them. ``history`` has its latest attempts.
     """
 
     task_id: str
@@ -132,6 +142,7 @@ class TaskRecord:
     attempts: int = 0
     first_attempt: int = 0
     fence: int = 0
+    given_up: int = 0
     priority: Priority = Priority.NORMAL
     correlation_id: str | None = None
     trace_parent: str | None = None
@@ -183,6 +194,24 @@ class TaskMessage:
     child_index: int | None = None
     requeue: int | None = None
     """The fence of the record whose end this message takes back."""
+
+    @classmethod
+    def of(cls, record: TaskRecord, *, requeue: int | None = None) -> TaskMessage:
+        """The message of a task that has its record."""
+        return cls(
+            task_id=record.task_id,
+            agent_id=record.agent_id,
+            action=record.action,
+            payload=record.payload if record.payload_key is None else None,
+            payload_key=record.payload_key,
+            correlation_id=record.correlation_id,
+            trace_parent=record.trace_parent,
+            priority=record.priority,
+            idempotency_key=record.idempotency_key,
+            parent_id=record.parent_id,
+            child_index=record.child_index,
+            requeue=requeue,
+        )
 
     def to_bytes(self) -> bytes:
         """The JSON of one of our own messages; what is not set is left out."""
@@ -356,8 +385,12 @@ def new_task_id(now: float | None = None) -> str:
 
 def child_task_id(parent_id: str, created_at: datetime, index: int) -> str:
     """The id of a task's child: the same however often the parent submits it."""
-    digest = hashlib.sha256(f"{parent_id}/{index}".encode()).digest()
-    return _uuid7(int(created_at.timestamp() * 1000), digest[:10])
+    return derived_task_id(created_at, hashlib.sha256(f"{parent_id}/{index}".encode()).digest())
+
+
+def derived_task_id(moment: datetime, digest: bytes) -> str:
+    """An id in the order of time, as `new_task_id`, that is the same for the same ``digest``."""
+    return _uuid7(int(moment.timestamp() * 1000), digest[:10])
 
 
 def _uuid7(milliseconds: int, rest: bytes) -> str:

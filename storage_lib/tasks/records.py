@@ -151,6 +151,28 @@ class TaskRecords:
             return RecordPage([], None)  # The table is made by the first task: there is none yet.
         return RecordPage([await self._from_entity(entity, False) for entity in page.entities], page.cursor)
 
+    async def overdue(self, before: datetime, *, cursor: str | None = None) -> RecordPage:
+        """Records, without large contents, of tasks that have not ended though they were due, or their lease
+        was over, before that moment, and that nobody has changed since."""
+        try:
+            page = await self._backend.tables.query(
+                TASK_TABLE,
+                # "not … ge" and not "lt": it holds where there is no such property as well.
+                "PartitionKey ge @day and updated_at lt @before"
+                " and (status eq @queued and not (due_at ge @before)"
+                " or status eq @running and not (lease_until ge @before))",
+                parameters={
+                    "day": _day(before),
+                    "before": before,
+                    "queued": str(TaskStatus.QUEUED),
+                    "running": str(TaskStatus.RUNNING),
+                },
+                cursor=cursor,
+            )
+        except KeyNotFoundError:
+            return RecordPage([], None)
+        return RecordPage([await self._from_entity(entity, False) for entity in page.entities], page.cursor)
+
     async def expire(self, before: datetime, limit: int) -> int:
         """Remove up to ``limit`` records of tasks that ended before that moment, and their contents."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -42,13 +43,22 @@ class RegisteredAction:
 class Registry:
     """Actions by name. Modules are imported when an action is first looked up, not at a cold start."""
 
-    def __init__(self, modules: Iterable[str] = ()) -> None:
-        """:param modules: names of further modules that call `task` when they are imported."""
+    def __init__(self, modules: Iterable[str] = (), *, host_timeout: float = math.inf) -> None:
+        """
+        :param modules: names of further modules that call `task` when they are imported.
+        :param host_timeout: seconds after which whatever calls the engine is ended from outside: an action
+            must end before, or its task would have no reason and be run again and again.
+        """
         self._modules = [*BUILT_IN, *modules]
+        self._host_timeout = host_timeout
         self._loaded = False
 
     def get(self, name: str) -> RegisteredAction:
-        """:raises UnknownActionError: there is none of this name."""
+        """
+        :raises UnknownActionError: there is none of this name.
+        :raises ConfigurationError: a module can not be imported, or an action may take longer than the host
+            lets it.
+        """
         self._load()
         try:
             return _actions[name]
@@ -75,6 +85,14 @@ class Registry:
                 raise ConfigurationError(
                     f"task module {module!r} can not be imported: {error}", field="AGENT_TASK_MODULES"
                 ) from error
+        for action in _actions.values():
+            if action.timeout >= self._host_timeout:
+                raise ConfigurationError(
+                    f"timeout {action.timeout:g} s of action {action.name!r} is not below functionTimeout,"
+                    f" {self._host_timeout:g} s",
+                    field="timeout",
+                    remedy="lower the timeout in @task, or raise functionTimeout in host.json",
+                )
         self._loaded = True
 
 
@@ -92,7 +110,8 @@ def task(
 
     :param payload: a dataclass, pydantic model or other type; the payload is validated and handed over as
         one.
-    :param timeout: seconds that one run may take; then it fails with ``deadline-exceeded``.
+    :param timeout: seconds that one run may take; then it fails with ``deadline-exceeded``. Less than the
+        host's own limit (`Registry`).
     :param retry: what follows on a transient error.
     :raises ConfigurationError: the name is taken by another function.
     """

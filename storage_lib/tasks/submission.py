@@ -44,6 +44,10 @@ from storage_lib.tasks.registry import RegisteredAction, Registry
 MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 MAX_VISIBILITY_SECONDS = 7 * 24 * 3600.0
 """A message can be delayed so long; a task that is due later is put back when it comes up."""
+FIRST_DELIVERY_SECONDS = 30.0
+"""A message is hidden at first no longer than this: if the record could not be written after the message was
+sent, its first delivery writes it and puts the message back, so that a task with a long delay can be seen and
+cancelled. It costs such a task one delivery more."""
 KEY_WINDOW_SECONDS = 24 * 3600.0
 MAX_BATCH = 1000
 
@@ -222,7 +226,7 @@ class Submission:
         # The message first, and whole: it is all that a task needs to run. A record first could be left
         # behind without a message by a crash in between, and would wait for ever.
         await self._backend.queues.send(
-            task.priority.queue, message.to_bytes(), delay=min(task.delay_seconds, MAX_VISIBILITY_SECONDS)
+            task.priority.queue, message.to_bytes(), delay=min(task.delay_seconds, FIRST_DELIVERY_SECONDS)
         )
         record = new_record(message, now, task.payload)
         try:

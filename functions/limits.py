@@ -1,0 +1,41 @@
+"""What the Functions host allows an invocation, from where it is set: an app setting, or host.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from storage_lib.errors import ConfigurationError
+
+SETTING = "AzureFunctionsJobHost__functionTimeout"
+"""Overrides host.json, as the platform has it for each of its values."""
+HOST_JSON = Path(__file__).parent.parent / "host.json"
+DEFAULT_SECONDS = 30 * 60.0
+"""Of the Flex Consumption and Premium plans, where nothing is set (Azure Functions scale and hosting)."""
+
+_TIME_SPAN = re.compile(r"(?:(\d+)\.)?(\d+):(\d\d):(\d\d)(?:\.\d+)?")
+
+
+def function_timeout(host_json: Path = HOST_JSON) -> float:
+    """Seconds after which the host ends an invocation; infinite where it does not.
+
+    :raises ConfigurationError: it is set to what can not be a time.
+    """
+    value: Any = os.environ.get(SETTING)
+    if value is None and host_json.exists():
+        value = json.loads(host_json.read_text()).get("functionTimeout")
+    if value is None:
+        return DEFAULT_SECONDS
+    if str(value) == "-1":
+        return math.inf
+    found = _TIME_SPAN.fullmatch(str(value))
+    if found is None:
+        raise ConfigurationError(
+            f"functionTimeout is {value!r}", field="functionTimeout", limit="hh:mm:ss, or -1 for no limit"
+        )
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds

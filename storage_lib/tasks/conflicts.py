@@ -1,0 +1,25 @@
+"""Many writers of one record: who loses the race tries again, after a pause that parts the losers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+_FIRST_SECONDS = 0.01
+"""About as long as it takes to read a record and write it back: a shorter pause parts nobody."""
+_LONGEST_SECONDS = 1.0
+
+
+class Conflicts:
+    """The conflicts that one writer has had in a row; make one before its loop, `pause` where it lost.
+
+    Without pauses n writers that meet need about n² / 2 writes, with them a few each.
+    """
+
+    def __init__(self) -> None:
+        self._longest = _FIRST_SECONDS
+
+    async def pause(self) -> None:
+        """Wait a random time: up to 10 ms at first, up to twice that each time after, at most a second."""
+        await asyncio.sleep(random.uniform(0, self._longest))  # noqa: S311 - spreads load, hides nothing
+        self._longest = min(self._longest * 2, _LONGEST_SECONDS)

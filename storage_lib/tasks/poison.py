@@ -1,0 +1,36 @@
+"""Messages of others: one that is no task ends in a dead record of its own, which keeps it and says why."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+from storage_lib.errors import StorageError
+from storage_lib.tasks.model import Priority, TaskError, TaskRecord, TaskStatus, derived_task_id
+
+UNKNOWN = "unknown"
+"""Agent and action of such a record; its `TaskRecord.raw_message` is what tells it from a task."""
+
+
+def buried(
+    text: str, *, queue: str, message_id: str, inserted_at: datetime, reason: StorageError, now: datetime
+) -> TaskRecord:
+    """The dead record of a message of the poison queue.
+
+    Its id follows from the id of the message and the time at which it was put there, so that each delivery of
+    it gives the same record, and the records stand among the others in the order of time.
+
+    :param queue: the task queue that it came from, and goes back to when it is requeued.
+    """
+    return TaskRecord(
+        task_id=derived_task_id(inserted_at, hashlib.sha256(message_id.encode()).digest()),
+        agent_id=UNKNOWN,
+        action=UNKNOWN,
+        status=TaskStatus.DEAD,
+        priority=Priority.of_queue(queue),
+        created_at=inserted_at,
+        updated_at=now,
+        finished_at=now,
+        error=TaskError(reason.code, str(reason)),
+        raw_message=text,
+    )

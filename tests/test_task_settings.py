@@ -1,0 +1,115 @@
+"""Settings of the task engine that can not work are refused by name, before a task suffers from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functions.limits import DEFAULT_SECONDS, SETTING, function_timeout
+from functions.state import AppState
+from storage_lib.config import StorageConfig
+from storage_lib.errors import ConfigurationError
+from storage_lib.tasks import registry as registry_module
+from storage_lib.tasks.registry import DEFAULT_TIMEOUT_SECONDS, Registry, task
+
+
+@pytest.fixture(autouse=True)
+def actions() -> Iterator[None]:
+    Registry().names()
+    before = dict(registry_module._actions)
+    yield
+    registry_module._actions.clear()
+    registry_module._actions.update(before)
+
+
+def app(tmp_path: Path) -> AppState:
+    return AppState(StorageConfig(base_path=tmp_path))
+
+
+def takes(seconds: float) -> None:
+    @task("takes_long", timeout=seconds)
+    async def takes_long(context: Any, payload: Any) -> None: ...
+
+
+# -- time limits
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("00:10:00", 600),
+        ("02:00:05", 7205),
+        ("1.00:00:00", 86400),
+        ("00:05:00.5000000", 300),
+        ("-1", math.inf),
+        (-1, math.inf),
+        (None, DEFAULT_SECONDS),
+    ],
+)
+def test_the_hosts_limit_is_read_as_the_host_reads_it(value: Any, seconds: float, tmp_path: Path) -> None:
+    host_json = tmp_path / "host.json"
+    host_json.write_text(
+        json.dumps({"version": "2.0"} | ({} if value is None else {"functionTimeout": value}))
+    )
+    assert function_timeout(host_json) == seconds
+
+
+def test_a_setting_overrides_host_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert function_timeout(tmp_path / "none.json") == DEFAULT_SECONDS
+    monkeypatch.setenv(SETTING, "00:01:00")
+    assert function_timeout() == 60
+    monkeypatch.setenv(SETTING, "a while")
+    with pytest.raises(ConfigurationError, match="a while") as refused:
+        function_timeout()
+    assert refused.value.field == "functionTimeout"
+
+
+def test_the_apps_own_limits_fit(tmp_path: Path) -> None:
+    assert function_timeout() > DEFAULT_TIMEOUT_SECONDS
+    app(tmp_path).check_settings()
+
+
+@pytest.mark.parametrize("seconds", [600, 3600])
+def test_an_action_that_the_host_would_kill_is_refused(seconds: float, tmp_path: Path) -> None:
+    takes(seconds)
+    with pytest.raises(ConfigurationError) as refused:
+        app(tmp_path).check_settings()
+    assert f"timeout {seconds:g} s of action 'takes_long'" in str(refused.value)
+    assert "functionTimeout, 600 s" in str(refused.value)
+
+
+async def test_nothing_is_submitted_to_an_app_with_such_an_action(tmp_path: Path) -> None:
+    takes(601)
+    found = app(tmp_path)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError):
+            await found.engine.submit("takes_long", "a")
+
+
+@pytest.mark.parametrize("limit", ["01:00:01", "-1"])
+def test_a_host_that_lets_it_take_so_long_is_content(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes(3600)
+    monkeypatch.setenv(SETTING, limit)
+    app(tmp_path).check_settings()
+
+
+# -- retention
+
+
+def test_records_are_kept_as_long_as_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a submission repeated within the key's day would run a second time."""
+    monkeypatch.setenv("AGENT_TASK_RETENTION_DAYS", "1")
+    assert app(tmp_path).task_retention_days == 1
+    monkeypatch.setenv("AGENT_TASK_RETENTION_DAYS", "0.9")
+    with pytest.raises(ConfigurationError) as refused:
+        app(tmp_path).check_settings()
+    assert refused.value.field == "AGENT_TASK_RETENTION_DAYS"
+    assert "KEY_WINDOW_SECONDS" in str(refused.value)
+    assert "24 hours" in str(refused.value)
