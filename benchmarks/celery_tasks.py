@@ -1,4 +1,8 @@
-"""The same no-op tasks with Celery on its filesystem transport, with results kept as files."""
+"""The same no-op tasks with Celery.
+
+On its filesystem transport with results kept as files, which waits for no disk; and on its SQLite transport
+with results in SQLite, which does, as ours.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,25 @@ import time
 from pathlib import Path
 
 TASKS = 600
-APP = """
-from celery import Celery
-
+TRANSPORTS = {
+    "filesystem": """
 app = Celery("bench_celery", broker="filesystem://", backend="file://{folder}/results")
 app.conf.broker_transport_options = {{
     "data_folder_in": "{folder}/queue", "data_folder_out": "{folder}/queue",
     "control_folder": "{folder}/control", "store_processed": False,
 }}
+""",
+    "SQLite": """
+from kombu.transport.sqlalchemy import Transport
+
+app = Celery("bench_celery", broker="sqla+sqlite:///{folder}/queue.db", backend="db+sqlite:///{folder}/results.db")
+# It asks for messages once a second otherwise; no option says so.
+Transport.polling_interval = 0.02
+""",
+}
+APP = """
+from celery import Celery
+{transport}
 app.conf.task_acks_late = True
 
 @app.task
@@ -37,12 +52,13 @@ print({tasks} / (time.perf_counter() - started))
 """
 
 
-def rate() -> float:
+def rate(transport: str) -> float:
     """Tasks a second, from the first submission to the last result."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("queue", "control", "results"):
             (Path(folder) / name).mkdir()
-        (Path(folder) / "bench_celery.py").write_text(APP.format(folder=folder))
+        broker = TRANSPORTS[transport].format(folder=folder)
+        (Path(folder) / "bench_celery.py").write_text(APP.format(transport=broker))
         environment = os.environ | {"PYTHONPATH": folder, "C_FORCE_ROOT": "1"}
         log = Path(folder) / "worker.log"
         worker = subprocess.Popen(

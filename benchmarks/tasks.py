@@ -1,6 +1,7 @@
 """No-op tasks through the local host on the file backend: submitted over HTTP, processed from the queue.
 
-Celery has the same number of no-op tasks on its filesystem transport, on one worker with as many threads.
+Celery has the same number of no-op tasks on its filesystem and on its SQLite transport, on one worker with as
+many threads.
 """
 
 from __future__ import annotations
@@ -38,11 +39,18 @@ def measure(_: int) -> list[tuple[str, str, str]]:
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(30)
-    peer = celery_tasks.rate()
+    peers = {transport: celery_tasks.rate(transport) for transport in celery_tasks.TRANSPORTS}
     return [
         (f"no-op tasks end to end, {THREADS} submitters, one a request", f"{rates[0]:.0f} /s", ""),
         (f"no-op tasks end to end, {THREADS} submitters, {BATCH} a request", f"{rates[1]:.0f} /s", "300 /s"),
-        ("no-op tasks, one a request / Celery, filesystem transport", f"{rates[0] / peer:.2f} x", ">= 3 x"),
+        *(
+            (
+                f"no-op tasks, one a request / Celery, {transport} transport",
+                f"{rates[0] / peer:.2f} x",
+                ">= 3 x",
+            )
+            for transport, peer in peers.items()
+        ),
     ]
 
 
