@@ -98,6 +98,7 @@ class Control:
             record,
             status=TaskStatus.QUEUED,
             first_attempt=record.attempts,
+            requeued_at=now,
             # A new fence: the message of this requeue must not bring the task back from its next end.
             fence=record.fence + 1,
             given_up=0,

@@ -33,6 +33,7 @@ from storage_lib.manager import StorageManager
 from storage_lib.tasks.context import TaskCancelledError, TaskContext
 from storage_lib.tasks.control import Control
 from storage_lib.tasks.events import TaskEvent
+from storage_lib.tasks.groups import deciding
 from storage_lib.tasks.history import ended
 from storage_lib.tasks.joins import Joins
 from storage_lib.tasks.lease import Lease, LeaseExpiredError, LeaseLostError
@@ -135,8 +136,9 @@ class TaskEngine:
             # Its last child may have ended before it began to wait, and its worker before it could see that.
             return await self._joins.complete(record)
         if record.is_final:
-            events = [TaskEvent.of(record)] if dequeue_count > 1 else []
-            return events + await self._joins.child_ended(record)
+            again = dequeue_count > 1
+            events = [TaskEvent.of(record)] if again else []
+            return events + await self._joins.child_ended(record, again=again)
         claimed = await self._claim(record, text, queue)
         return [] if claimed is None else await self._run(claimed, text, queue)
 
@@ -178,8 +180,9 @@ class TaskEngine:
             return await self._bury(dead, dequeue_count)
         record = await self._revived(record, message)
         if record.is_final:
-            events = [TaskEvent.of(record)] if dequeue_count > 1 else []
-            return events + await self._joins.child_ended(record)
+            again = dequeue_count > 1
+            events = [TaskEvent.of(record)] if again else []
+            return events + await self._joins.child_ended(record, again=again)
         if record.is_waiting:
             return await self._joins.complete(record)
         claimed = await self._claim(record, text, f"{queue}-poison")
@@ -411,6 +414,8 @@ async def _limited(registered: RegisteredAction, context: TaskContext, payload: 
     try:
         async with limit:
             return await registered.run(context, payload)
+    except ExceptionGroup as group:  # of an asyncio.TaskGroup
+        raise deciding(group) from group
     except TimeoutError as error:
         if not limit.expired():
             raise

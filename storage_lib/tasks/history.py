@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import msgspec
+
 from storage_lib.tasks.model import MAX_HISTORY, Attempt, TaskError, TaskRecord
+
+MAX_CHARACTERS = 30_000
+"""Of the history as JSON: a table property holds 32 Ki characters."""
 
 
 def ended(
@@ -24,9 +29,17 @@ def ended(
         None if error is None else error.message[:500],
         next_at,
     )
-    return (*record.history, attempt)[-MAX_HISTORY:]
+    return _bounded((*record.history, attempt))
 
 
 def noted(record: TaskRecord, now: datetime, outcome: str) -> tuple[Attempt, ...]:
     """The history of a record to which something was done that is no attempt."""
-    return (*record.history, Attempt(record.attempts, None, now, outcome))[-MAX_HISTORY:]
+    return _bounded((*record.history, Attempt(record.attempts, None, now, outcome)))
+
+
+def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """The latest of them that fit: what is unprintable in a message takes six characters in JSON."""
+    history = history[-MAX_HISTORY:]
+    while len(msgspec.json.encode(history)) > MAX_CHARACTERS:
+        history = history[1:]
+    return history

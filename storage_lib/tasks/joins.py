@@ -40,37 +40,40 @@ class Joins:
                 return False
             if parent.cancel_requested or parent.status is TaskStatus.CANCELLED:
                 return True
-            if above is child and parent.is_final and not child.first_attempt:
+            if above is child and parent.is_final and child.requeued_at is None:
                 return True
             above = parent
         return False
 
-    async def child_ended(self, child: TaskRecord) -> list[TaskEvent]:
-        """Count a child's end; the event of the parent, if this was what ended it, and so on upwards."""
+    async def child_ended(self, child: TaskRecord, *, again: bool = False) -> list[TaskEvent]:
+        """Count a child's end; the event of the parent, if this was what ended it, and so on upwards.
+
+        :param again: give the events of parents that have ended as well: whoever ended them may have died
+            before they were out.
+        """
         if child.parent_id is None or child.child_index is None:
             return []
         turn = self._turns.setdefault(child.parent_id, asyncio.Lock())
         try:
             async with turn:
-                parent = await self._count(
-                    child.parent_id, child.child_index, child.status is TaskStatus.SUCCEEDED
-                )
+                parent = await self._count(child, child.parent_id, child.child_index)
         except KeyNotFoundError:
             return []
         if parent.is_final:
-            # Its event may have been lost with the worker that ended it; its own parent must know.
-            return await self.child_ended(parent)
+            # The worker that ended it may have died at once; its own parent must know.
+            events = [TaskEvent.of(parent)] if again and parent.children and parent.children.all_done else []
+            return events + await self.child_ended(parent, again=again)
         return await self.complete(parent)
 
-    async def _count(self, parent_id: str, index: int, succeeded: bool) -> TaskRecord:
-        """The parent with that child counted; as it is, if it has ended."""
+    async def _count(self, child: TaskRecord, parent_id: str, index: int) -> TaskRecord:
+        """The parent with that child counted; as it is, if it has ended, or was requeued since then."""
         conflicts = Conflicts()
         while True:
             parent = await self._records.get(parent_id, contents=False)
             # While the parent still runs, its total is not known (0): it may submit more.
             known = parent.children or Children(0)
-            counted = known.with_end(index, succeeded)
-            if parent.is_final or counted == known:
+            counted = known.with_end(index, child.status is TaskStatus.SUCCEEDED)
+            if parent.is_final or counted == known or child.runs_again_with(parent):
                 return parent
             try:
                 return await self._records.change(parent, children=counted, updated_at=self._now())

@@ -102,7 +102,8 @@ class Children:
 
     @property
     def all_done(self) -> bool:
-        return 0 < self.total <= self.done.bit_count()
+        every = (1 << self.total) - 1
+        return self.total > 0 and self.done & every == every
 
     def of(self, total: int) -> Children:
         """The first ``total`` of them: an earlier run may have submitted more."""
@@ -114,6 +115,8 @@ class Children:
         return Children(0, self.done, self.failed)
 
     def with_end(self, index: int, succeeded: bool) -> Children:
+        if 0 < self.total <= index:
+            return self  # of an earlier run, which submitted more
         bit = 1 << index
         return Children(self.total, self.done | bit, self.failed & ~bit if succeeded else self.failed | bit)
 
@@ -122,7 +125,8 @@ class Children:
 class TaskRecord:
     """All that is known of a task. Times are aware, in UTC.
 
-    ``attempts`` counts how often it began to run, ``first_attempt`` is the count at its last requeue;
+    ``attempts`` counts how often it began to run, ``first_attempt`` is the count at its last requeue,
+    ``requeued_at`` its time;
     ``fence`` grows with each run and is the fencing token of the one who runs it. Before ``lease_until``
     nobody else may take it over. ``given_up`` counts how often the platform gave up its message since an
     attempt was made. It does not run before ``due_at``. ``payload_key`` names the object that holds a large
@@ -141,6 +145,7 @@ class TaskRecord:
     error: TaskError | None = None
     attempts: int = 0
     first_attempt: int = 0
+    requeued_at: datetime | None = None
     fence: int = 0
     given_up: int = 0
     priority: Priority = Priority.NORMAL
@@ -163,6 +168,16 @@ class TaskRecord:
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    def runs_again_with(self, parent: TaskRecord) -> bool:
+        """Whether it ended without success before its parent was requeued: the parent's next run submits it
+        again, and the end that it had counts no more."""
+        return (
+            self.is_final
+            and self.status is not TaskStatus.SUCCEEDED
+            and parent.requeued_at is not None
+            and (self.finished_at or self.updated_at) <= parent.requeued_at
+        )
 
     @property
     def is_waiting(self) -> bool:

@@ -225,7 +225,8 @@ class TaskRecords:
                         "children_failed": f"{value.failed:x}",
                     }
             elif name not in _LARGE:
-                properties[name] = value
+                if value is not None or name not in properties:  # or it is the key of a content just stored
+                    properties[name] = value
             elif value is None:
                 if fields.get(name + "_key") is None:
                     properties |= {name: "", name + "_key": ""}

@@ -7,13 +7,14 @@ overdue is sent again, which does no harm, for the record decides what a deliver
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import batched, takewhile
 from typing import Any
 
 from storage_lib.backends.base import QueueStore
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus, child_task_id
 from storage_lib.tasks.records import TaskRecords
@@ -25,6 +26,8 @@ LONGEST_PAUSE = timedelta(days=1)
 MAX_REPAIRS = 1000
 """In one run, so that a long queue is not made much longer."""
 REDELIVERED = "redelivered"
+
+_log = logging.getLogger("AOS.Tasks")
 
 
 class Repair:
@@ -38,19 +41,29 @@ class Repair:
     async def run(self, limit: int = MAX_REPAIRS) -> int:
         """Send the messages of up to ``limit`` tasks again; returns how many.
 
+        :raises StorageError: the first that stood in the way of one of them; the others were seen to.
+
         A task gets one at most an hour, and each time after twice that, up to a day, so that where many wait
         the next run comes to others. Its history has a note ``redelivered``.
         """
         before = self._now() - OVERDUE
         sent, cursor = 0, None
+        failed: StorageError | None = None
         while True:
             page = await self._records.overdue(before, cursor=cursor)
             for record in page.records:
                 if sent == limit:
                     return sent
-                sent += await self._sent_again(record)
+                try:
+                    sent += await self._sent_again(record)
+                except StorageError as error:  # The others must not wait for this one.
+                    _log.warning("task %s could not be repaired: %s", record.task_id, error)
+                    failed = failed or error
             if (cursor := page.cursor) is None:
-                return sent
+                break
+        if failed is not None:
+            raise failed
+        return sent
 
     async def _sent_again(self, record: TaskRecord) -> bool:
         now = self._now()

@@ -178,10 +178,8 @@ class Submission:
             return await self._send(
                 task, data, task_id, self._now(), parent_id=parent.task_id, child_index=index
             )
-        requeued = [attempt.ended_at for attempt in parent.history if attempt.outcome == "requeued"]
-        failed = found.is_final and found.status is not TaskStatus.SUCCEEDED
         # Once for each requeue of the parent: what failed since then has failed.
-        if failed and requeued and (found.finished_at or found.updated_at) <= requeued[-1]:
+        if found.runs_again_with(parent):
             return await self._control.requeue(task_id)
         return found
 
