@@ -388,6 +388,26 @@ async def test_a_404_of_something_else_is_not_a_missing_key(name: str) -> None:
         await backend.close()
 
 
+@pytest.mark.parametrize("name", ALL_CALLS)
+async def test_a_clock_that_is_wrong_is_denied_and_named(name: str) -> None:
+    body = (
+        b"<?xml version='1.0'?><Error><Code>AuthenticationFailed</Code><Message>Server failed to authenticate"
+        b" the request.</Message><AuthenticationErrorDetail>Request date header too old: 'Wed, 25 Nov 2026"
+        b" 02:34:56 GMT'</AuthenticationErrorDetail></Error>"
+    )
+    answer = (
+        b"HTTP/1.1 403 Forbidden\r\nx-ms-error-code: AuthenticationFailed\r\n"
+        b"Content-Type: application/xml\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+        % (len(body), body)
+    )
+    async with _server(answer) as (port, _):
+        backend = _at(port)
+        with pytest.raises(AccessDeniedError) as denied:
+            await ALL_CALLS[name](backend)
+        await backend.close()
+    assert "clock" in (denied.value.remedy or "")
+
+
 async def test_an_answer_cut_short_is_not_data() -> None:
     answer = (
         b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\nETag: "0x1"\r\n'

@@ -790,6 +790,38 @@ async def test_a_full_disk_leaves_what_was_there(small_disk: Path) -> None:
         await backend.objects.put("k", b"there is room again")
 
 
+def _let_write(folder: Path, allowed: bool) -> None:
+    if os.path.ismount(folder):
+        subprocess.run(["mount", "-o", f"remount,{'rw' if allowed else 'ro'}", folder], check=True)
+        return
+    for path in (folder, *folder.rglob("*")):  # who may not mount is bound by permissions
+        os.chmod(path, (0o555 if path.is_dir() else 0o444) | (0o200 if allowed else 0))
+
+
+async def test_a_read_only_folder_can_be_read_and_says_why_it_can_not_be_written(small_disk: Path) -> None:
+    async with FileStorageBackend(small_disk) as backend:
+        await backend.objects.put("k", b"there")
+        await backend.queues.send("queue", b"message")
+    _let_write(small_disk, False)
+    try:
+        async with FileStorageBackend(small_disk) as backend:
+            for write in (
+                lambda: backend.objects.put("k", b"new"),
+                lambda: backend.objects.put("other", b"new"),
+                lambda: backend.objects.put_stream("k", [b"new"]),
+                lambda: backend.objects.delete("k"),
+                lambda: backend.queues.send("queue", b"other"),
+            ):
+                with pytest.raises(AccessDeniedError):
+                    await write()
+            found = await backend.objects.get("k")
+            assert found is not None
+            assert found.data == b"there"
+            assert await _listed(backend.objects) == ["k"]
+    finally:
+        _let_write(small_disk, True)
+
+
 async def test_a_full_disk_stops_queues_without_losing_a_message(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,7 @@ _TOO_LARGE = frozenset(
 _DENIED_REMEDY = (
     "check the account key or the expiry and permissions of the SAS; an identity needs the roles Storage Blob"
     " Data Contributor, Storage Queue Data Contributor and Storage Table Data Contributor, which take minutes"
-    " to apply; check the account's firewall"
+    " to apply; check the account's firewall; and this machine's clock, which must be within 15 minutes"
 )
 
 
