@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from benchmarks import azure_small, cold_start, file_small, listing, local_host, streams, tasks
+from benchmarks import azure_small, cold_start, file_small, listing, local_host, streams, task_list, tasks
 
 Rows = list[tuple[str, str, str]]
 
@@ -17,6 +17,7 @@ PARTS: dict[str, Callable[[int], Rows]] = {
     "start": cold_start.measure,
     "host": local_host.measure,
     "tasks": tasks.measure,
+    "tasklist": task_list.measure,
     "azure": azure_small.measure,
     "file": file_small.measure,
     "list": listing.measure,
