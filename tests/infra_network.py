@@ -68,6 +68,8 @@ def network(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[st
     for name, subnet in subnets.items():
         if subnet.get("privateEndpointNetworkPolicies") != "NetworkSecurityGroupEnabled":
             yield f"security rules do not hold for private endpoints in {name}"
+        if subnet.get("defaultOutboundAccess") is not (name == "app"):
+            yield f"{name}: defaultOutboundAccess is {subnet.get('defaultOutboundAccess')}"
     zones = {zone.id: zone for zone in deployment.of("Microsoft.Network/privateDnsZones")}
     for zone in zones.values():
         links = deployment.of(ZONE_LINK)

@@ -87,7 +87,10 @@ def test_whatever_is_taken_out_or_turned_round_is_noticed() -> None:
         changed = mutation.apply(files())
         if not problems(changed, app()):
             found.append(str(mutation))
-        removable |= real - set(items(changed))
+        try:
+            removable |= real - set(items(changed))
+        except BicepError:
+            pass  # Nothing is deployed then, which does not show that one item can be missed.
     assert [name for name in found if not UNNOTICED.fullmatch(name)] == []
     assert count > 800, "the templates have far more that could be taken out"
     assert conditions > 40
@@ -97,20 +100,16 @@ def test_whatever_is_taken_out_or_turned_round_is_noticed() -> None:
 
 def items(of: Files) -> Iterable[str]:
     """What a full deployment has: a text for each role, setting, container, queue, table and secure value."""
-    try:
-        deployment = deploy(of, SCENARIOS[0].parameters)
-        settings = settings_of(deployment)
-    except Exception:
-        return
+    deployment = deploy(of, SCENARIOS[0].parameters)
     for assignment in deployment.of(ROLE):
         role = str(assignment.properties.get("roleDefinitionId"))[-36:]
         yield f"role {role} of {assignment.properties.get('principalId')} on {assignment.scope}"
-    yield from (f"setting {name}" for name in settings)
+    yield from (f"setting {name}" for name in settings_of(deployment))
     for resource in deployment.resources:
         if resource.type.startswith(f"{ACCOUNT}/"):
             yield f"{resource.type} {resource.full_name}"
         for path in SECURE.get(resource.type, {}) if not resource.existing else ():
-            yield f"{resource.type}/{resource.full_name}: {path} = {at(resource, path)}"
+            yield f"{resource.type}/{resource.full_name}: {path} = {at(resource, path)!r}"
 
 
 @pytest.mark.parametrize(

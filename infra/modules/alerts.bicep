@@ -54,7 +54,9 @@ var queryAlerts = [
     name: 'given-up'
     description: 'A task could not be processed and was given up, after a poison queue. GET /api/tasks?status=dead tells which and why.'
     severity: 1
-    window: 'PT5M'
+    // Soon, and far enough back for what is logged late.
+    every: 'PT5M'
+    window: 'PT15M'
     query: 'requests | where name contains "poison"'
     dimensions: []
   }
@@ -62,6 +64,7 @@ var queryAlerts = [
     name: 'poison-length'
     description: 'Messages stay in a poison queue: nothing takes them, or recording them as dead fails.'
     severity: 1
+    every: 'PT15M'
     window: 'PT15M'
     query: '${queueLengths} | where queue endswith "-poison" and messages > 0 | ${seenTwice}'
     dimensions: [
@@ -72,6 +75,7 @@ var queryAlerts = [
     name: 'backlog'
     description: 'More than ${backlogThreshold} messages stay in a queue of tasks: they come in faster than they are done, or nothing takes them.'
     severity: 2
+    every: 'PT15M'
     window: 'PT15M'
     query: '${queueLengths} | where queue !endswith "-poison" and messages > ${backlogThreshold} | ${seenTwice}'
     dimensions: [
@@ -82,6 +86,7 @@ var queryAlerts = [
     name: 'failures'
     description: 'More than 5 % of at least 20 requests failed, by an answer of 5xx or an error of a function.'
     severity: 1
+    every: 'PT15M'
     window: 'PT15M'
     query: 'requests | summarize total = count(), failed = countif(toint(resultCode) >= 500 or (success == false and toint(resultCode) == 0)) | where total >= 20 and failed * 20 > total'
     dimensions: []
@@ -90,6 +95,7 @@ var queryAlerts = [
     name: 'latency'
     description: 'The slowest 5 % of at least 20 HTTP requests took longer than ${latencyThresholdMs} ms.'
     severity: 2
+    every: 'PT15M'
     window: 'PT15M'
     query: 'requests | where isnotempty(url) | summarize total = count(), p95 = percentile(duration, 95) | where total >= 20 and p95 > ${latencyThresholdMs}'
     dimensions: []
@@ -143,7 +149,7 @@ resource queryRules 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for a
     scopes: [
       applicationInsightsId
     ]
-    evaluationFrequency: alert.window
+    evaluationFrequency: alert.every
     windowSize: alert.window
     autoMitigate: true
     // Before the first request there is no data that a query could be checked against.

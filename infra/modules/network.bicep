@@ -29,10 +29,14 @@ var subnets = [
     name: 'app'
     // Flex Consumption runs on the same platform as Container Apps. No underscore may be in the name.
     delegation: 'Microsoft.App/environments'
+    // To Entra and to Application Insights the app calls out as the platform does for a delegated subnet,
+    // which can not be a private one.
+    callsOut: true
   }
   {
     name: 'endpoints'
     delegation: ''
+    callsOut: false
   }
 ]
 
@@ -67,6 +71,8 @@ resource network 'Microsoft.Network/virtualNetworks@2025-05-01' = {
             }
           }
         ]
+        // Said in so many words, because what it is without depends on the version of the API.
+        defaultOutboundAccess: subnet.callsOut
         privateEndpointNetworkPolicies: 'NetworkSecurityGroupEnabled'
       }
     }]
