@@ -50,7 +50,7 @@ async def expire_tasks(timer: func.TimerRequest) -> None:
         gone = await app.engine.records.expire(before, SWEEP_LIMIT)
         used = await app.engine.submission.expire_keys(SWEEP_LIMIT)
         records, keys = records + gone, keys + used
-        if not gone and not used:
+        if gone < SWEEP_LIMIT and used < SWEEP_LIMIT:
             break
     if records or keys:
         _log.info("%d task records and %d idempotency keys were removed", records, keys)

@@ -282,14 +282,14 @@ async def test_a_task_that_moves_on_meanwhile_is_left_alone(
     found = engine.records.overdue
 
     async def overdue(*arguments: Any, **options: Any) -> Any:
-        page = await found(*arguments, **options)
+        (record,) = [each async for each in found(*arguments, **options)]
         if end == "claimed":
-            await engine._claim(page.records[0], "", TASK_QUEUE)
+            await engine._claim(record, "", TASK_QUEUE)
         else:
             await engine.cancel(submitted.task_id)
         if end == "removed":
             assert await engine.records.expire(engine._now() + engine._length, 10) == 1
-        return page
+        yield record
 
     monkeypatch.setattr(engine.records, "overdue", overdue)
     assert await engine.repair.run() == 0
@@ -382,13 +382,7 @@ async def test_every_store_finds_what_is_overdue(backend: str, tmp_path: Path, a
         records = TaskEngine(storage).records
         for each in (*overdue, *fine):
             await records.insert(each)
-        found: list[str] = []
-        cursor: str | None = None
-        while True:
-            page = await records.overdue(now, cursor=cursor)
-            found += [each.task_id for each in page.records]
-            if (cursor := page.cursor) is None:
-                break
+        found = [each.task_id async for each in records.overdue(now)]
     ours = {each.task_id for each in (*overdue, *fine)}
     assert ours & set(found) == {each.task_id for each in overdue}
 

@@ -83,15 +83,9 @@ class TableAndQueueNames:
         """
 
         async def entities() -> AsyncIterator[dict[str, Any]]:
-            cursor = None
-            while True:
-                page = await self.tables.query(
-                    table_name, filter, parameters=parameters, select=select, cursor=cursor
-                )
-                for entity in page.entities:
-                    yield _as_dict(entity)
-                if (cursor := page.cursor) is None:
-                    return
+            found = self.tables.iterate(table_name, filter, parameters=parameters, select=select)
+            async for entity in found:
+                yield _as_dict(entity)
 
         return Listed(entities)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -268,6 +268,26 @@ class TableStore(ABC):
         wanted = None if select is None else list(select)
         page = await self._query(table_name(table), filter, bound, wanted, limit, cursor)
         return EntityPage([_read(entity) for entity in page.entities], page.cursor)
+
+    async def iterate(
+        self,
+        table: str,
+        filter: str | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        select: Sequence[str] | None = None,
+    ) -> AsyncIterator[Entity]:
+        """All entities that an OData filter holds for, page by page; arguments and errors as of `query`.
+
+        What is written meanwhile is seen or not; what was there all the time is given exactly once.
+        """
+        cursor = None
+        while True:
+            page = await self.query(table, filter, parameters=parameters, select=select, cursor=cursor)
+            for entity in page.entities:
+                yield entity
+            if (cursor := page.cursor) is None:
+                return
 
     @abstractmethod
     async def _create_table(self, table: str) -> None: ...

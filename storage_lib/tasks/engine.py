@@ -128,7 +128,7 @@ class TaskEngine:
         except TransientStorageError:
             raise
         except StorageError as error:
-            _log.warning("message goes to the poison queue: %s", error)
+            _log.warning("message goes to the poison queue: %s", error.explained())
             await self._queues.send_text(f"{queue}-poison", text)
             return []
         record = await self._revived(record, message)
@@ -435,6 +435,7 @@ def _error_of(error: Exception) -> TaskError:
     code = error.code if isinstance(error, StorageError) else type(error).__name__
     expected = isinstance(error, UnknownActionError | InvalidArgumentError)
     trace = "" if expected else "".join(traceback.format_exception(error))
+    told = error.explained() if isinstance(error, StorageError) else str(error)
     # An error may quote what is no text (a file name in another encoding) and must be storable all the same.
-    message = (str(error) or type(error).__name__).encode(errors="backslashreplace").decode()
+    message = (told or type(error).__name__).encode(errors="backslashreplace").decode()
     return TaskError(code, message, trace.encode(errors="backslashreplace").decode())

@@ -31,6 +31,6 @@ def buried(
         created_at=inserted_at,
         updated_at=now,
         finished_at=now,
-        error=TaskError(reason.code, str(reason)),
+        error=TaskError(reason.code, reason.explained()),
         raw_message=text,
     )

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import uuid
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Final
@@ -49,9 +50,17 @@ def record_keys(task_id: str) -> tuple[str, str]:
     return f"{_OTHERS}{hashlib.sha256(task_id.encode()).hexdigest()[:2]}", task_id
 
 
-def _day(moment: datetime) -> str:
-    """The partition of tasks that were created on that day."""
-    return f"{9_999_999 - int(moment.timestamp() // 86_400):07}"
+def _first_day(moment: datetime) -> str:
+    """The first partition that may hold tasks created at that moment or before: a clock that gave an id may
+    have been a day ahead, and `TaskRecords.insert` refuses more."""
+    return f"{9_999_999 - int((moment.timestamp() + 86_400) // 86_400):07}"
+
+
+def _may_have_contents(properties: Mapping[str, Any]) -> bool:
+    """Whether contents of the task may lie in the object store: those that its record names, or that a run
+    which was interrupted left behind. Most tasks are spared the search, which costs as much as a write."""
+    named = any(properties.get(f"{name}_key") for name in _LARGE)
+    return named or properties["fence"] > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,17 @@ class TaskRecords:
         self._backend = backend
 
     async def insert(self, record: TaskRecord) -> TaskRecord:
-        """:raises PreconditionFailedError: there is a task of this id."""
+        """:raises PreconditionFailedError: there is a task of this id.
+        :raises InvalidArgumentError: the id tells a time that is yet to come.
+        """
+        if record_keys(record.task_id)[0] < _first_day(record.created_at):
+            # It would head every list, and no search by time would find it.
+            raise InvalidArgumentError(
+                f"task_id {record.task_id!r} is a UUID of version 7 of a time to come",
+                field="task_id",
+                limit="at most a day ahead",
+                remedy="set the sender's clock, or send a UUID of version 4",
+            )
         properties, stored = await self._to_properties(record.task_id, _fields(record))
         try:
             etag = await self._backend.tables.insert(TASK_TABLE, *record_keys(record.task_id), properties)
@@ -129,16 +148,14 @@ class TaskRecords:
         parameters: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
         conditions = [f"{name} eq @{name}" for name in parameters]
         if created_after is not None:
-            parameters |= {"after": created_after, "after_day": _day(created_after)}
-            # Whole days of the index first, so that older ones are not even looked at.
-            conditions.append(
-                "created_at ge @after and (PartitionKey le @after_day or PartitionKey ge @others)"
-            )
+            # No bound on the partitions: the id of a child is of the time of its parent, however late it is
+            # made, and that of a message is of when it was sent.
+            parameters["after"] = created_after
+            conditions.append("created_at ge @after")
         if created_before is not None:
-            parameters |= {"before": created_before, "before_day": _day(created_before)}
-            conditions.append("created_at lt @before and PartitionKey ge @before_day")
-        if created_after is not None:
-            parameters["others"] = _OTHERS
+            # Whole days of the index first, so that newer ones are not even looked at.
+            parameters |= {"before": created_before, "day": _first_day(created_before)}
+            conditions.append("created_at lt @before and PartitionKey ge @day")
         try:
             page = await self._backend.tables.query(
                 TASK_TABLE,
@@ -151,41 +168,26 @@ class TaskRecords:
             return RecordPage([], None)  # The table is made by the first task: there is none yet.
         return RecordPage([await self._from_entity(entity, False) for entity in page.entities], page.cursor)
 
-    async def overdue(self, before: datetime, *, cursor: str | None = None) -> RecordPage:
+    async def overdue(self, before: datetime) -> AsyncIterator[TaskRecord]:
         """Records, without large contents, of tasks that have not ended though they were due, or their lease
         was over, before that moment, and that nobody has changed since."""
-        try:
-            page = await self._backend.tables.query(
-                TASK_TABLE,
-                # "not … ge" and not "lt": it holds where there is no such property as well.
-                "PartitionKey ge @day and updated_at lt @before"
-                " and (status eq @queued and not (due_at ge @before)"
-                " or status eq @running and not (lease_until ge @before))",
-                parameters={
-                    "day": _day(before),
-                    "before": before,
-                    "queued": str(TaskStatus.QUEUED),
-                    "running": str(TaskStatus.RUNNING),
-                },
-                cursor=cursor,
-            )
-        except KeyNotFoundError:
-            return RecordPage([], None)
-        return RecordPage([await self._from_entity(entity, False) for entity in page.entities], page.cursor)
+        async for entity in self._until(
+            before,
+            # "not … ge" and not "lt": it holds where there is no such property as well.
+            "updated_at lt @before and (status eq @queued and not (due_at ge @before)"
+            " or status eq @running and not (lease_until ge @before))",
+            queued=str(TaskStatus.QUEUED),
+            running=str(TaskStatus.RUNNING),
+        ):
+            yield await self._from_entity(entity, False)
 
     async def expire(self, before: datetime, limit: int) -> int:
-        """Remove up to ``limit`` records of tasks that ended before that moment, and their contents."""
-        try:
-            page = await self._backend.tables.query(
-                TASK_TABLE,
-                "PartitionKey ge @day and finished_at lt @before",
-                parameters={"day": _day(before), "before": before},
-                limit=min(limit, 1000),
-            )
-        except KeyNotFoundError:
-            return 0
+        """Remove up to ``limit`` records of tasks that ended before that moment, and their contents; returns
+        how many."""
         removed = 0
-        for entity in page.entities:
+        async for entity in self._until(before, "finished_at lt @before"):
+            if removed == limit:
+                break
             if TaskStatus(entity.properties["status"]) not in FINAL:
                 continue  # It was requeued since.
             try:
@@ -196,11 +198,26 @@ class TaskRecords:
             except (KeyNotFoundError, PreconditionFailedError):
                 continue
             removed += 1
-            prefix = content_prefix(entity.properties["task_id"])
-            async for found in self._backend.objects.iterate(prefix):
-                with contextlib.suppress(KeyNotFoundError):
-                    await self._backend.objects.delete(found if isinstance(found, str) else found.key)
+            if _may_have_contents(entity.properties):
+                await self._remove_contents(entity.properties["task_id"])
         return removed
+
+    async def _until(self, before: datetime, condition: str, **parameters: str) -> AsyncIterator[Entity]:
+        """Tasks created before that moment for which an OData filter holds."""
+        try:
+            async for entity in self._backend.tables.iterate(
+                TASK_TABLE,
+                f"PartitionKey ge @day and {condition}",
+                parameters={"day": _first_day(before), "before": before, **parameters},
+            ):
+                yield entity
+        except KeyNotFoundError:
+            return
+
+    async def _remove_contents(self, task_id: str) -> None:
+        async for found in self._backend.objects.iterate(content_prefix(task_id)):
+            with contextlib.suppress(KeyNotFoundError):
+                await self._backend.objects.delete(found if isinstance(found, str) else found.key)
 
     async def _to_properties(self, task_id: str, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The properties of some fields, and the keys of the objects that were written for them."""

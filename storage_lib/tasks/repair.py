@@ -46,21 +46,16 @@ class Repair:
         A task gets one at most an hour, and each time after twice that, up to a day, so that where many wait
         the next run comes to others. Its history has a note ``redelivered``.
         """
-        before = self._now() - OVERDUE
-        sent, cursor = 0, None
+        sent = 0
         failed: StorageError | None = None
-        while True:
-            page = await self._records.overdue(before, cursor=cursor)
-            for record in page.records:
-                if sent == limit:
-                    return sent
-                try:
-                    sent += await self._sent_again(record)
-                except StorageError as error:  # The others must not wait for this one.
-                    _log.warning("task %s could not be repaired: %s", record.task_id, error)
-                    failed = failed or error
-            if (cursor := page.cursor) is None:
-                break
+        async for record in self._records.overdue(self._now() - OVERDUE):
+            if sent == limit:
+                return sent
+            try:
+                sent += await self._sent_again(record)
+            except StorageError as error:  # The others must not wait for this one.
+                _log.warning("task %s could not be repaired: %s", record.task_id, error)
+                failed = failed or error
         if failed is not None:
             raise failed
         return sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -267,21 +268,19 @@ class Submission:
         return found.properties["task_id"]
 
     async def expire_keys(self, limit: int) -> int:
-        """Remove up to ``limit`` idempotency keys whose window is over."""
+        """Remove up to ``limit`` idempotency keys whose window is over; returns how many."""
         tables = self._backend.tables
-        try:
-            page = await tables.query(
-                KEY_TABLE, "expires_at le @now", parameters={"now": self._now()}, limit=min(limit, 1000)
-            )
-        except KeyNotFoundError:
-            return 0
         removed = 0
-        for entity in page.entities:
-            try:
-                await tables.delete(KEY_TABLE, entity.partition_key, entity.row_key, etag=entity.etag)
-                removed += 1
-            except (KeyNotFoundError, PreconditionFailedError):
-                continue  # Used anew just now.
+        with contextlib.suppress(KeyNotFoundError):  # No key was ever used: there is no table.
+            async for entity in tables.iterate(
+                KEY_TABLE, "expires_at le @now", parameters={"now": self._now()}
+            ):
+                if removed == limit:
+                    break
+                # Or it was used anew just now.
+                with contextlib.suppress(KeyNotFoundError, PreconditionFailedError):
+                    await tables.delete(KEY_TABLE, entity.partition_key, entity.row_key, etag=entity.etag)
+                    removed += 1
         return removed
 
 

@@ -172,6 +172,8 @@ class TableStoreContract:
             if (cursor := page.cursor) is None:
                 break
         assert seen == sorted(rows)
+        found = [entity.properties["n"] async for entity in tables.iterate(table, "even eq true")]
+        assert found == [rows.index(row) for row in sorted(rows) if rows.index(row) % 2 == 0]
 
         async def numbers(filter: str, **parameters: Any) -> list[int]:
             page = await tables.query(table, filter, parameters=parameters)
