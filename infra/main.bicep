@@ -43,7 +43,7 @@ param separateHostStorage bool = true
 ])
 param dataStorageSku string = 'Standard_RAGRS'
 
-@description('Optional. Redundancy of a host account of its own. It holds nothing that a deployment does not bring back.')
+@description('Optional. Redundancy of a host account of its own. It holds nothing that a deployment does not bring back. With zoneRedundant it is Standard_ZRS whatever this says.')
 @allowed([
   'Standard_LRS'
   'Standard_ZRS'
@@ -89,7 +89,7 @@ param queueBatchSize int = 0
 @minValue(-1)
 param queueNewBatchThreshold int = -1
 
-@description('Optional. Spreads the plan over availability zones, in regions that have them.')
+@description('Optional. Spreads the plan over availability zones, in regions that have them (`az functionapp list-flexconsumption-locations --zone-redundant=true`). The platform may then keep two always-ready instances for each group of functions, which are paid for.')
 param zoneRedundant bool = false
 
 @description('Optional. Further app settings, such as AGENT_TASK_MODULES. Not for secrets.')
@@ -191,7 +191,8 @@ var dataAccount = {
 }
 var hostAccount = {
   name: hostAccountName
-  skuName: hostStorageSku
+  // No app goes on without the locks and keys of its host.
+  skuName: zoneRedundant ? 'Standard_ZRS' : hostStorageSku
   containers: [
     deploymentContainer
   ]

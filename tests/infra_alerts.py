@@ -96,6 +96,10 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
         yield "the availability test is not there or not asked for"
     found: Counter[Any] = Counter()
     for rule in deployment.of(METRIC_RULE):
+        # Two runs of the test from each place; three looks at storage.
+        window = "PT30M" if "webTestId" in (at(rule, "properties.criteria") or {}) else "PT15M"
+        if at(rule, "properties.windowSize") != window:
+            yield f"{rule.name} looks at {at(rule, 'properties.windowSize')}"
         scopes, criteria = at(rule, "properties.scopes") or [""], at(rule, "properties.criteria") or {}
         if [a.get("actionGroupId") for a in at(rule, "properties.actions") or []] != actions:
             yield f"{rule.name} tells nobody"
@@ -124,10 +128,10 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
         url = f"https://{{{SITE}/{site.name}}}.properties.defaultHostName/api/health/live"
         if at(test, "properties.Request.RequestUrl") != url:
             yield f"the availability test asks {at(test, 'properties.Request.RequestUrl')}"
+        if at(test, "properties.SyntheticMonitorId") != test.name:
+            yield f"the availability test has the id {at(test, 'properties.SyntheticMonitorId')}"
         if (test.body.get("tags") or {}).get(f"hidden-link:{component.id}") != "Resource":
             yield "Application Insights does not find its availability test"
-        if not all(place.get("Id") for place in at(test, "properties.Locations") or []):
-            yield "the availability test has a place without a name"
 
 
 def workbook(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:

@@ -57,6 +57,8 @@ ROLE_IDS = {
     "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
 }
 
+ROLE_DEFINITIONS = "/subscriptions/SUB/providers/Microsoft.Authorization/roleDefinitions/"
+
 DATA_ROLES = {
     "Storage Blob Data Contributor",
     "Storage Queue Data Contributor",
@@ -202,12 +204,10 @@ def roles(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]
     found: set[tuple[str, str, str, str]] = set()
     for assignment in deployment.of(ROLE):
         given = assignment.properties
-        role = str(given.get("roleDefinitionId")).rpartition("/")[2]
+        role = str(given.get("roleDefinitionId")).removeprefix(ROLE_DEFINITIONS)
         scope = assignment.scope.id if assignment.scope else "the resource group"
         who, kind = str(given.get("principalId")), str(given.get("principalType"))
         found.add((who, kind, scope, ROLE_IDS.get(role, role)))
-        if not str(given.get("roleDefinitionId")).startswith("/subscriptions/SUB/providers/Microsoft.Auth"):
-            yield f"{role} is no id of a role"
     for missing in sorted(expected - found):
         yield f"a role is missing: {missing}"
     for extra in sorted(found - expected):
@@ -281,7 +281,8 @@ def retention(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[
     days = scenario["retentionDays"]
     account = account_behind(deployment, CONNECTION)
     for each in deployment.of(ACCOUNT):
-        if at(each, "sku.name") != scenario["dataStorageSku" if each is account else "hostStorageSku"]:
+        of_host = "Standard_ZRS" if scenario["zoneRedundant"] else scenario["hostStorageSku"]
+        if at(each, "sku.name") != (scenario["dataStorageSku"] if each is account else of_host):
             yield f"{each.name} has redundancy {at(each, 'sku.name')}"
         cool = scenario["coolAfterDays"] if each is account else None
         for kind in ("blobServices", "queueServices", "tableServices", "managementPolicies"):
@@ -297,6 +298,8 @@ def retention(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[
                 if at(service, f"properties.{path}") != expected:
                     yield f"{each.name}: {path} is {at(service, f'properties.{path}')}, not {expected}"
         for policy in (r for r in deployment.of(f"{ACCOUNT}/managementPolicies") if r.parent is each):
+            if policy.name != "default":
+                yield f"the lifecycle of {each.name} has the name {policy.name}, and the only one is default"
             rules = at(policy, "properties.policy.rules") or []
             actions = [rule.get("definition", {}).get("actions") for rule in rules]
             ends = {"delete": {"daysAfterCreationGreaterThan": days}}

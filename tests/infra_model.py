@@ -80,7 +80,7 @@ SCENARIOS = (
             "principalId": "00000000-0000-0000-0000-00000000beef",
             "principalType": "Group",
             "dataStorageSku": "Standard_RAGZRS",
-            "hostStorageSku": "Standard_ZRS",
+            "hostStorageSku": "Standard_LRS",
             "retentionDays": 21,
             "coolAfterDays": 30,
             "instanceMemoryMB": 4096,
@@ -112,11 +112,13 @@ SCENARIOS = (
             "resourceGroupName": "agents",
             "principalId": "00000000-0000-0000-0000-00000000cafe",
             "separateHostStorage": False,
+            "coolAfterDays": 1,
+            "queueBatchSize": 1,
             "queueNewBatchThreshold": 0,
             "authClientId": "11111111-1111-1111-1111-111111111111",
             "keyVaultEnabled": True,
             "availabilityTest": False,
-            "budgetAmount": 5,
+            "budgetAmount": 1,
             "budgetStartDate": "2026-12-01",
         },
     ),
@@ -132,7 +134,7 @@ SCENARIOS = (
             "networkAddressPrefix": "10.30.0.0/16",
         },
     ),
-    Scenario("data here", BASE | {"existingDataAccountName": "stolddata"}),
+    Scenario("data here", BASE | {"existingDataAccountName": "stolddata", "zoneRedundant": True}),
 )
 
 

@@ -28,7 +28,8 @@ class Mutation:
 
 def mutations(files: Files) -> Iterator[Mutation]:
     """Each property of an object and each element of a list removed, each boolean and each condition turned
-    round, each resource and module removed, and each parameter with another default."""
+    round, each text and number another one, each resource and module removed, and each parameter with another
+    default."""
     for path, source in files.items():
         if not path.endswith(".bicep"):
             continue
@@ -44,8 +45,12 @@ def mutations(files: Files) -> Iterator[Mutation]:
                 element = node.is_named and node.parent is not None and node.parent.type == "array"
                 if node.type == "object_property" or (element and node.type != "comment"):
                     yield _removed(path, source, node, name)
-                elif node.type == "boolean":
+                if node.type == "boolean":
                     other = "false" if text_of(node) == "true" else "true"
+                    yield _replaced(path, source, node, other, f"{name} is {other}")
+                elif node.type in ("string", "number"):
+                    text = text_of(node)
+                    other = text[:-1] + "x'" if node.type == "string" else f"({text}) + 1"
                     yield _replaced(path, source, node, other, f"{name} is {other}")
                 elif node.type in ("if_statement", "ternary_expression"):
                     # Of a ternary it swaps the branches.

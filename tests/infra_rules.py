@@ -31,14 +31,27 @@ SECRETS = re.compile(
 )
 
 API_VERSIONS = {
-    "Microsoft.Web": "2025-03-01",
-    "Microsoft.Storage": "2025-06-01",
-    "Microsoft.ManagedIdentity": "2024-11-30",
-    "Microsoft.Authorization": "2022-04-01",
+    "Microsoft.Authorization/roleAssignments": "2022-04-01",
+    "Microsoft.Consumption/budgets": "2023-11-01",
+    "Microsoft.Insights/actionGroups": "2023-01-01",
+    "Microsoft.Insights/components": "2020-02-02",
+    "Microsoft.Insights/metricAlerts": "2018-03-01",
+    "Microsoft.Insights/scheduledQueryRules": "2023-12-01",
+    "Microsoft.Insights/webtests": "2022-06-15",
+    "Microsoft.Insights/workbooks": "2023-06-01",
+    "Microsoft.KeyVault/vaults": "2024-11-01",
+    "Microsoft.ManagedIdentity/userAssignedIdentities": "2024-11-30",
+    "Microsoft.Network/networkSecurityGroups": "2025-05-01",
+    "Microsoft.Network/privateDnsZones": "2024-06-01",
     "Microsoft.Network/privateEndpoints": "2025-05-01",
     "Microsoft.Network/virtualNetworks": "2025-05-01",
-    "Microsoft.Network/networkSecurityGroups": "2025-05-01",
+    "Microsoft.OperationalInsights/workspaces": "2025-02-01",
+    "Microsoft.Resources/resourceGroups": "2025-04-01",
+    "Microsoft.Storage/storageAccounts": "2025-06-01",
+    "Microsoft.Web/serverfarms": "2025-03-01",
+    "Microsoft.Web/sites": "2025-03-01",
 }
+"""By type; one below it (``storageAccounts/blobServices``) is of the same version."""
 
 Rule = Callable[[Any], bool]
 
@@ -167,20 +180,21 @@ SECURE: dict[str, dict[str, Rule]] = {
         "properties.autoMitigate": ENABLED,
         "properties.enabled": ENABLED,
         "properties.severity": lambda severity: severity in range(5),
-        "properties.evaluationFrequency": bool,
-        "properties.windowSize": bool,
+        "properties.evaluationFrequency": equal("PT5M"),
     },
     "Microsoft.Insights/webtests": {
         "kind": equal("standard"),
         "properties.Enabled": ENABLED,
         "properties.Frequency": equal(900),
         "properties.Kind": equal("standard"),
-        "properties.Locations": lambda places: isinstance(places, list) and len(places) >= 3,
+        # https://learn.microsoft.com/azure/azure-monitor/app/availability#location-population-tags
+        "properties.Locations": equal(
+            [{"Id": "emea-nl-ams-azr"}, {"Id": "us-va-ash-azr"}, {"Id": "apac-sg-sin-azr"}]
+        ),
         "properties.Name": bool,
         "properties.Request.HttpVerb": equal("GET"),
         "properties.Request.ParseDependentRequests": equal(False),
         "properties.RetryEnabled": ENABLED,
-        "properties.SyntheticMonitorId": bool,
         # A cold start may take longer than the default of 30.
         "properties.Timeout": equal(60),
         "properties.ValidationRules": equal(
@@ -200,9 +214,9 @@ SECURE: dict[str, dict[str, Rule]] = {
 
 def secure(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     for resource in deployment.resources:
-        for prefix, version in API_VERSIONS.items():
-            if resource.type.startswith(prefix) and resource.api != version:
-                yield f"{resource.type} is of {resource.api}, not {version}"
+        version = API_VERSIONS.get("/".join(resource.type.split("/")[:2]))
+        if resource.api != version:
+            yield f"{resource.type} is of {resource.api}, not {version}"
         if resource.existing:
             continue
         if resource.type not in SECURE:

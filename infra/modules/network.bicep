@@ -29,8 +29,8 @@ var subnets = [
     name: 'app'
     // Flex Consumption runs on the same platform as Container Apps. No underscore may be in the name.
     delegation: 'Microsoft.App/environments'
-    // To Entra and to Application Insights the app calls out as the platform does for a delegated subnet,
-    // which can not be a private one.
+    // To Entra and to Application Insights the app calls out as the platform does for a delegated subnet, to
+    // which the rule for private ones does not apply.
     callsOut: true
   }
   {
