@@ -43,7 +43,7 @@ param separateHostStorage bool = true
 ])
 param dataStorageSku string = 'Standard_RAGRS'
 
-@description('Optional. Redundancy of a host account of its own. It holds nothing that a deployment does not bring back. With zoneRedundant it is Standard_ZRS whatever this says.')
+@description('Optional. Redundancy of a host account of its own. It holds nothing that a deployment does not bring back. With zoneRedundant it is Standard_ZRS whatever this says; an account that is there already has to be converted first.')
 @allowed([
   'Standard_LRS'
   'Standard_ZRS'
