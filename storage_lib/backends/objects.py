@@ -33,6 +33,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    TransientStorageError,
 )
 from storage_lib.keys import (
     SYSTEM_PREFIX,
@@ -59,6 +60,7 @@ __all__ = [
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 _SWEEP_CONCURRENCY = 16
+_COPY_ATTEMPTS = 8
 
 
 class ObjectStore(ABC):
@@ -226,26 +228,37 @@ class ObjectStore(ABC):
         :raises KeyNotFoundError: there is no ``source``. :raises PreconditionFailedError: ``if_absent`` and
             there is a ``target``.
         """
-        validate_key(target)
-        if source == target:
-            raise InvalidArgumentError("source and target are the same key", field="target")
-        info = await self._head(validate_key(source))
-        self._presented(info)
-        await self._mark(target, info.metadata)
-        if if_absent and (expired := await self._expired_in_the_way(target)) is not None:
-            await self._delete(target, expired)
-        result = await self._copy(source, target, if_absent)
-        return replace(result, etag=expiry.join_etag(result.etag, info.metadata))
+        return (await self._copied(source, target, if_absent))[1]
 
     async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         """`copy`, then delete ``source``. A crash in between leaves both; nothing is ever lost.
 
         :raises PreconditionFailedError: ``source`` was changed meanwhile; both are there.
         """
-        before = await self.head(source)
-        result = await self.copy(source, target, if_absent=if_absent)
-        await self.delete(source, if_match=before.etag)
+        etag, result = await self._copied(source, target, if_absent)
+        await self.delete(source, if_match=etag)
         return result
+
+    async def _copied(self, source: str, target: str, if_absent: bool) -> tuple[str, PutResult]:
+        """Copy one version of the source; also its ETag."""
+        validate_key(target)
+        if source == target:
+            raise InvalidArgumentError("source and target are the same key", field="target")
+        validate_key(source)
+        for _ in range(_COPY_ATTEMPTS):
+            info = await self._head(source)
+            etag = self._presented(info).etag
+            await self._mark(target, info.metadata)
+            if if_absent and (expired := await self._expired_in_the_way(target)) is not None:
+                await self._delete(target, expired)
+            try:
+                result = await self._copy(info, target, if_absent)
+            except PreconditionFailedError:
+                if (await self._head(source)).etag == info.etag:
+                    raise
+            else:
+                return etag, replace(result, etag=expiry.join_etag(result.etag, info.metadata))
+        raise TransientStorageError(f"copy {source!r}: it is being replaced all the time")
 
     async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
         """Count the objects that start with ``prefix`` and their bytes, by listing them."""
@@ -520,9 +533,13 @@ class ObjectStore(ABC):
         assert found is not None  # noqa: S101 - only a get with if_none_match answers None
         return found.info, found.start, one_chunk(found.data)
 
-    async def _copy(self, source: str, target: str, if_absent: bool) -> PutResult:
-        """Copy bytes, type, metadata and checksum. This default moves the bytes through here."""
-        info, _, chunks = await self._read_stream(source, None, None)
+    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        """Copy bytes, type, metadata and checksum of this very version. This default moves the bytes through
+        here.
+
+        :raises PreconditionFailedError: the source has been replaced, or (``if_absent``) there is a target.
+        """
+        info, _, chunks = await self._read_stream(source.key, None, source.etag)
         async with aclosing(chunks):
             reader = ObjectReader(info, 0, chunks, verified=True)
             parts = Parts(reader, self.part_bytes, self.max_stream_bytes)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.base import ByteRange, ListEntry, ObjectStore
+from storage_lib.backends.base import ByteRange, ListEntry, ObjectInfo, ObjectStore
 from storage_lib.errors import (
     IntegrityError,
     InvalidArgumentError,
@@ -600,6 +600,26 @@ class ObjectStoreContract:
         info = await objects.head(f"{unique}/b")
         assert info.etag == copied.etag
         assert info.expires_at == (await objects.head(f"{unique}/a")).expires_at
+        # Replaced while it is copied: what is copied is one version, with the life of that version.
+        head = objects._head  # pyright: ignore[reportPrivateUsage] - between it and the copy is the gap
+
+        async def replacing(key: str) -> ObjectInfo:
+            info = await head(key)
+            monkeypatch.setattr(objects, "_head", head)
+            await objects.put(f"{unique}/c", b"newer", ttl=30)
+            return info
+
+        await objects.put(f"{unique}/c", b"older")
+        monkeypatch.setattr(objects, "_head", replacing)
+        copied = await objects.copy(f"{unique}/c", f"{unique}/d")
+        found = await objects.get(f"{unique}/d", if_match=copied.etag)
+        assert found is not None
+        assert found.data == b"newer"
+        assert found.info.expires_at is not None
+        monkeypatch.setattr(objects, "clock", lambda: now + 31)
+        await objects.sweep_expired()
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        assert await _keys(objects, unique) == [f"{unique}/a", f"{unique}/b"]
         for ttl in (-1, float("nan"), float("inf")):
             with pytest.raises(InvalidArgumentError) as refused:
                 await objects.put(f"{unique}/c", b"x", ttl=ttl)

@@ -157,17 +157,9 @@ class AzureObjectStore(ObjectStore):
         created = True if if_absent else None if if_match is None else False
         return PutResult(key, etag, parts.size, created)
 
-    async def _copy(self, source: str, target: str, if_absent: bool) -> PutResult:
-        for _ in range(_ATTEMPTS):
-            info = await self._head(source)
-            try:
-                etag = await copy_blob(self._container, info, target, if_absent)
-            except PreconditionFailedError:
-                if if_absent and (await self._head(source)).etag == info.etag:
-                    raise
-            else:
-                return PutResult(target, etag, info.size, True if if_absent else None)
-        raise TransientStorageError(f"copy {source!r}: it is being replaced all the time")
+    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        etag = await copy_blob(self._container, source, target, if_absent)
+        return PutResult(target, etag, source.size, True if if_absent else None)
 
     async def _delete(self, key: str, if_match: str | None) -> None:
         doing = f"delete {key!r}"

@@ -188,8 +188,13 @@ class FileObjectStore(ObjectStore):
             raise
         return await self._save(put)
 
-    async def _copy(self, source: str, target: str, if_absent: bool) -> PutResult:
-        file = await self._open_object(source)
+    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        file = await self._open_object(source.key)
+        try:
+            check_etag(file.info, source.etag)
+        except BaseException:
+            file.close()
+            raise
         return await self._save(PutCopy(file, target, None, if_absent=if_absent))
 
     async def _delete(self, key: str, if_match: str | None) -> None:

@@ -199,19 +199,17 @@ class S3ObjectStore(ObjectStore):
                 return complete, result.range[0], self._reading.chunks(key, result)
         raise restless(f"get {key!r}")
 
-    async def _copy(self, source: str, target: str, if_absent: bool) -> PutResult:
-        info = await self._head(source)
+    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         # Not every server heeds a condition on a copy; on a put they do.
-        if if_absent or info.size > MAX_COPY_BYTES:
+        if if_absent or source.size > MAX_COPY_BYTES:
             return await super()._copy(source, target, if_absent)
-        for _ in range(_ATTEMPTS):
-            try:
-                etag = await copy(self._bucket, info, target)
-            except PreconditionFailedError:
-                info = await self._head(source)
-                continue
-            return PutResult(target, etag, info.size, None)
-        raise restless(f"copy {source!r}")
+        etag = await copy(self._bucket, source, target)
+        # Nor one on the source: bytes of another version would not agree with the metadata of this one.
+        with suppress(KeyNotFoundError):
+            found = await self._head(source.key)
+            if found.etag != source.etag:
+                raise other_etag(f"copy {source.key!r}", found, source.etag)
+        return PutResult(target, etag, source.size, None)
 
     # -- writing
 
