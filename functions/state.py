@@ -13,10 +13,12 @@ from storage_lib.errors import ConfigurationError
 from storage_lib.manager import StorageManager
 from storage_lib.tasks.engine import LEASE_SECONDS, TaskEngine
 from storage_lib.tasks.registry import Registry
-from storage_lib.tasks.submission import KEY_WINDOW_SECONDS
 
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
 """Below the platform's own limit of 100 MB, so that the answer to a larger body is ours and says why."""
+
+MIN_RETENTION_DAYS = 8.0
+"""Longer than any message can be hidden (`MAX_VISIBILITY_SECONDS`), and than an idempotency key stands."""
 
 
 @dataclass
@@ -39,13 +41,12 @@ class AppState:
     @cached_property
     def task_retention_days(self) -> float:
         days = _positive("AGENT_TASK_RETENTION_DAYS", 30)
-        if days * 24 * 3600 < KEY_WINDOW_SECONDS:
-            # A key would outlive the record of its task, and the same submission run a second time.
+        if days < MIN_RETENTION_DAYS:
+            # A hidden message would outlive the record of its task, which had been cancelled, and run it.
             raise ConfigurationError(
-                f"AGENT_TASK_RETENTION_DAYS is {days:g}, shorter than the {KEY_WINDOW_SECONDS / 3600:g} hours"
-                " for which an idempotency key stands (KEY_WINDOW_SECONDS)",
+                f"AGENT_TASK_RETENTION_DAYS is {days:g}, and a message can be hidden for 7 days",
                 field="AGENT_TASK_RETENTION_DAYS",
-                limit=f"{KEY_WINDOW_SECONDS / 86400:g} or more",
+                limit=f"{MIN_RETENTION_DAYS:g} or more",
             )
         return days
 

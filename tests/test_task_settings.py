@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from functions.limits import DEFAULT_SECONDS, SETTING, function_timeout
-from functions.state import AppState
+from functions.state import MIN_RETENTION_DAYS, AppState
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.registry import DEFAULT_TIMEOUT_SECONDS, Registry, task
+from storage_lib.tasks.submission import KEY_WINDOW_SECONDS, MAX_VISIBILITY_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -103,13 +104,17 @@ def test_a_host_that_lets_it_take_so_long_is_content(
 # -- retention
 
 
-def test_records_are_kept_as_long_as_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a submission repeated within the key's day would run a second time."""
-    monkeypatch.setenv("AGENT_TASK_RETENTION_DAYS", "1")
-    assert app(tmp_path).task_retention_days == 1
-    monkeypatch.setenv("AGENT_TASK_RETENTION_DAYS", "0.9")
+def test_records_are_kept_longer_than_a_message_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the message of a cancelled task would find no record, and run it; and a submission repeated within
+    the day of its key would run a second time."""
+    monkeypatch.setenv("AGENT_TASK_RETENTION_DAYS", "8")
+    assert app(tmp_path).task_retention_days == 8
+    assert max(MAX_VISIBILITY_SECONDS, KEY_WINDOW_SECONDS) < MIN_RETENTION_DAYS * 24 * 3600
+    monkeypatch.setenv("AGENT_TASK_RETENTION_DAYS", "7.9")
     with pytest.raises(ConfigurationError) as refused:
         app(tmp_path).check_settings()
     assert refused.value.field == "AGENT_TASK_RETENTION_DAYS"
-    assert "KEY_WINDOW_SECONDS" in str(refused.value)
-    assert "24 hours" in str(refused.value)
+    assert refused.value.limit == "8 or more"
+    assert "hidden for 7 days" in str(refused.value)

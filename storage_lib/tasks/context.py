@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from storage_lib.errors import SerializationError
+from storage_lib.errors import SerializationError, TransientStorageError
 from storage_lib.manager import StorageManager
 from storage_lib.tasks.lease import Lease
 from storage_lib.tasks.model import Priority, TaskRecord, TaskStatus
@@ -48,6 +48,8 @@ class TaskContext:
         self._progress_at = float("-inf")
         self.children = 0
         """How many children this run has submitted."""
+        self.unsubmitted: Exception | None = None
+        """Why it is not known whether one of them was: then the run has to be repeated, however it ends."""
         self.ended_children: dict[int, bool] = {}
         """Those of them that had ended in a run before, and whether they succeeded."""
 
@@ -112,12 +114,26 @@ class TaskContext:
         have ended; then it succeeds if they all did, and its result says how each of them ended.
 
         A run after a retry submits the same children again, in the same order, and finds those of before; a
-        run after a requeue runs those again that did not succeed.
+        run after a requeue runs those again that did not succeed. The order is that of the calls: several at
+        once (`asyncio.gather`) are fine if a run always makes them in the same order.
+
+        :raises InvalidArgumentError: a field or the payload can not be right, or there are too many children;
+            the action may go on without this one.
+        :raises StorageError: it is not known whether it was submitted. The run counts as failed even if the
+            action goes on.
         """
-        record = await self._submission.child(
-            self.task, self.children, action, payload, priority=priority, delay_seconds=delay_seconds
+        index = self.children
+        new = self._submission.new_child(
+            self.task, index, action, payload, priority=priority, delay_seconds=delay_seconds
         )
-        if record.is_final:
-            self.ended_children[self.children] = record.status is TaskStatus.SUCCEEDED
+        # Taken before the first await: whoever submits meanwhile gets another.
         self.children += 1
+        try:
+            record = await self._submission.child(self.task, index, new)
+        except BaseException as error:
+            known = isinstance(error, Exception)
+            self.unsubmitted = error if known else TransientStorageError(f"child {index} may be missing")
+            raise
+        if record.is_final:
+            self.ended_children[index] = record.status is TaskStatus.SUCCEEDED
         return record

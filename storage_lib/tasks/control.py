@@ -63,33 +63,45 @@ class Control:
             except PreconditionFailedError:
                 await conflicts.pause()
 
-    async def requeue(self, task_id: str) -> TaskRecord:
+    async def requeue(self, task_id: str, *, parent_fence: int | None = None) -> TaskRecord:
         """Run a task that did not succeed again, with as many attempts as at first; its history is kept.
 
         The dead record of a message that was no task has its message put back into the queue it came from.
 
+        :param parent_fence: that of the run of its parent which asks for it.
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it succeeded, or has not ended.
         """
-        record = await self._records.get(task_id)
-        if not record.is_final or record.status is TaskStatus.SUCCEEDED:
-            raise TaskStateError(
-                f"task {task_id!r} is {record.status}",
-                field="task_id",
-                limit="only a failed, cancelled or dead task can be run again",
-            )
-        now = self._now()
+        record = await self._kept(task_id, parent_fence)
         if record.raw_message is not None:
             await self._queues.send_text(record.priority.queue, record.raw_message)
-            return await self._put_back(record, now)
-        # The message first, and it alone suffices: it says which end of the task it takes back. So a crash
-        # in between leaves no queued record without a message.
+            return await self._put_back(record, self._now())
+        # The message before the record is queued, and it alone suffices: it says which end of the task it
+        # takes back. So a crash in between leaves no queued record without a message.
         message = TaskMessage.of(record, requeue=record.fence)
         await self._queues.send(record.priority.queue, message.to_bytes())
         try:
             return await self.revive(record)
         except (PreconditionFailedError, KeyNotFoundError):
             return await self._records.get(task_id)  # A worker has taken it up already.
+
+    async def _kept(self, task_id: str, parent_fence: int | None) -> TaskRecord:
+        """The record of a task that can be run again, touched, so that the expiry of old records, which may
+        be about to remove it and what it needs, leaves it."""
+        conflicts = Conflicts()
+        while True:
+            record = await self._records.get(task_id)
+            if not record.is_final or record.status is TaskStatus.SUCCEEDED:
+                raise TaskStateError(
+                    f"task {task_id!r} is {record.status}",
+                    field="task_id",
+                    limit="only a failed, cancelled or dead task can be run again",
+                )
+            changes = {} if parent_fence is None else {"parent_fence": parent_fence}
+            try:
+                return await self._records.change(record, updated_at=self._now(), **changes)
+            except PreconditionFailedError:
+                await conflicts.pause()
 
     async def revive(self, record: TaskRecord) -> TaskRecord:
         """Make an ended task a queued one. :raises PreconditionFailedError: it was changed meanwhile."""
@@ -98,9 +110,9 @@ class Control:
             record,
             status=TaskStatus.QUEUED,
             first_attempt=record.attempts,
-            requeued_at=now,
             # A new fence: the message of this requeue must not bring the task back from its next end.
             fence=record.fence + 1,
+            requeue_fence=record.fence + 1,
             given_up=0,
             cancel_requested=False,
             children=None if record.children is None else Children(0),

@@ -36,13 +36,13 @@ from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.groups import deciding
 from storage_lib.tasks.history import ended
 from storage_lib.tasks.joins import Joins
-from storage_lib.tasks.lease import Lease, LeaseExpiredError, LeaseLostError
+from storage_lib.tasks.lease import DeadlineExceededError, Lease, LeaseExpiredError, LeaseLostError
 from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus
 from storage_lib.tasks.poison import buried
 from storage_lib.tasks.records import TaskRecords
 from storage_lib.tasks.registry import RegisteredAction, Registry, UnknownActionError
 from storage_lib.tasks.repair import Repair
-from storage_lib.tasks.retry import RetryPolicy
+from storage_lib.tasks.retry import RetryPolicy, is_transient
 from storage_lib.tasks.submission import (
     KEY_WINDOW_SECONDS,
     MAX_VISIBILITY_SECONDS,
@@ -64,12 +64,6 @@ class TaskExistsError(InvalidArgumentError):
     """A message uses the id of another task."""
 
     code = "task-id-taken"
-
-
-class DeadlineExceededError(StorageError):
-    """An action took longer than its time limit."""
-
-    code = "deadline-exceeded"
 
 
 class TaskEngine:
@@ -132,15 +126,23 @@ class TaskEngine:
             await self._queues.send_text(f"{queue}-poison", text)
             return []
         record = await self._revived(record, message)
-        if record.is_waiting:
-            # Its last child may have ended before it began to wait, and its worker before it could see that.
-            return await self._joins.complete(record)
-        if record.is_final:
-            again = dequeue_count > 1
-            events = [TaskEvent.of(record)] if again else []
-            return events + await self._joins.child_ended(record, again=again)
+        if record.is_waiting or record.is_final:
+            return await self._finished(record, again=dequeue_count > 1)
         claimed = await self._claim(record, text, queue)
         return [] if claimed is None else await self._run(claimed, text, queue)
+
+    async def _finished(self, record: TaskRecord, *, again: bool) -> list[TaskEvent]:
+        """What is left to do for a task that needs no run: whoever ran it may have died before it was done.
+
+        :param again: its event may not have been published either.
+        """
+        if record.is_final:
+            events = [TaskEvent.of(record)] if again else []
+            return events + await self._joins.child_ended(record, again=again)
+        if record.cancel_requested:  # while it ran, and it began to wait all the same
+            return (await self.cancel(record.task_id))[1]
+        # Its last child may have ended before it began to wait.
+        return await self._joins.complete(record)
 
     async def _revived(self, record: TaskRecord, message: TaskMessage) -> TaskRecord:
         """The record, queued again if that is what the message is for."""
@@ -179,24 +181,16 @@ class TaskEngine:
             )
             return await self._bury(dead, dequeue_count)
         record = await self._revived(record, message)
-        if record.is_final:
-            again = dequeue_count > 1
-            events = [TaskEvent.of(record)] if again else []
-            return events + await self._joins.child_ended(record, again=again)
-        if record.is_waiting:
-            return await self._joins.complete(record)
+        if record.is_waiting or record.is_final:
+            return await self._finished(record, again=dequeue_count > 1)
         claimed = await self._claim(record, text, f"{queue}-poison")
         if claimed is None:
             return []
-        lease = Lease(self.records, replace(claimed, attempts=record.attempts), self._length, self._now)
         reason = TaskError(
             "delivery-exhausted", "the message could not be handled as often as it was delivered"
         )
-        given_up = claimed.given_up
-        if given_up >= MAX_DELIVERIES:
-            return await self._end(lease, TaskStatus.DEAD, error=record.error or reason)
-        delay = RetryPolicy(base_seconds=5).decide(min(given_up, 3) + 1, TransientStorageError("")).delay or 0
-        return await self._again(lease, text, queue, delay, reason, "undeliverable", given_up=given_up + 1)
+        lease = Lease(self.records, claimed, self._length, self._now)
+        return await self._undelivered(lease, text, queue, reason)
 
     async def _record_of(self, message: TaskMessage) -> TaskRecord:
         """The record of a message, made now where there is none.
@@ -273,6 +267,8 @@ class TaskEngine:
             log = logging.getLogger(f"AOS.Tasks.{record.action}")
             context = TaskContext(self.storage, lease, log, deadline, self.submission)
             result = await lease.hold(_limited(registered, context, payload), registered.timeout)
+            if context.unsubmitted is not None:
+                raise context.unsubmitted
             _check_json(result)
         except LeaseExpiredError:
             raise  # Nobody is known to have taken over: the message must come again.
@@ -291,11 +287,13 @@ class TaskEngine:
             # The host is stopping: give the task back, with its attempt, so that the next host need not wait
             # for the lease.
             error = TaskError("interrupted", "the host stopped while it ran")
-            lease.record = replace(lease.record, attempts=lease.record.attempts - 1)
             with contextlib.suppress(StorageError, LeaseLostError):
-                await self._again(lease, text, queue, 0, error, "interrupted", given_up=0)
+                await self._again(lease, text, queue, 0, error, "interrupted", counts=False, given_up=0)
             raise
         except Exception as error:
+            if context is None and is_transient(error):
+                # It did not come to a run, and so to no attempt.
+                return await self._undelivered(lease, text, queue, _error_of(error))
             return await self._failed(lease, registered, error, text, queue)
         if context.children:
             return await self._wait_for_children(lease, context, result)
@@ -312,20 +310,30 @@ class TaskEngine:
         reason = _error_of(error)
         if isinstance(error, ConfigurationError) and registered is None:
             # A task module can not be loaded: the app's to mend. The task waits, and loses no attempt.
-            lease.record = replace(lease.record, attempts=lease.record.attempts - 1)
-            return await self._again(lease, text, queue, CONFIGURATION_WAIT_SECONDS, reason, "misconfigured")
+            wait = CONFIGURATION_WAIT_SECONDS
+            return await self._again(lease, text, queue, wait, reason, "misconfigured", counts=False)
         policy = registered.retry if registered is not None else RetryPolicy()
         attempts = lease.record.attempts - lease.record.first_attempt
         decision = policy.decide(attempts, error)
         if decision.delay is not None:
             return await self._again(lease, text, queue, decision.delay, reason, "retry", given_up=0)
         _log.warning("task %s failed: %s", lease.record.task_id, reason.message, exc_info=error)
-        if not isinstance(error, TransientStorageError):
+        if not is_transient(error):
             return await self._end(lease, TaskStatus.FAILED, error=reason)
         events = await self._end(lease, TaskStatus.DEAD, error=reason)
         # The record says all; the message passes the poison queue for whoever watches that.
         await self._queues.send_text(f"{queue}-poison", text)
         return events
+
+    async def _undelivered(self, lease: Lease, text: str, queue: str, reason: TaskError) -> list[TaskEvent]:
+        """Put a task back that did not get to its action; where that was so too often, it is dead."""
+        given_up = lease.record.given_up
+        if given_up >= MAX_DELIVERIES:
+            return await self._end(lease, TaskStatus.DEAD, error=lease.record.error or reason)
+        delay = RetryPolicy(base_seconds=5).decide(min(given_up, 3) + 1, TransientStorageError("")).delay or 0
+        return await self._again(
+            lease, text, queue, delay, reason, "undeliverable", counts=False, given_up=given_up + 1
+        )
 
     async def _again(
         self,
@@ -335,34 +343,40 @@ class TaskEngine:
         delay: float,
         error: TaskError,
         outcome: str,
+        *,
+        counts: bool = True,
         **changes: Any,
     ) -> list[TaskEvent]:
-        """Put the task back, to run in ``delay`` seconds."""
+        """Put the task back, to run in ``delay`` seconds.
+
+        :param counts: whether this was an attempt; one that was none is given back.
+        """
         now = self._now()
         due = now + timedelta(seconds=delay)
+        attempts = lease.record.attempts - (not counts)
         try:
-            await lease.change_by(
+            await lease.conclude(
                 lambda record: {
                     "status": TaskStatus.QUEUED,
                     "due_at": due,
                     "lease_until": now,
                     "error": error,
-                    "attempts": record.attempts,
-                    "history": ended(record, now, outcome, error, due),
+                    "attempts": attempts,
+                    "history": ended(replace(record, attempts=attempts), now, outcome, error, due),
                     **changes,
                 }
             )
         except LeaseLostError:
             return []
         # After the record: if this fails, the message that is being handled now comes again.
-        await self._queues.send_text(queue, text, delay=delay)
+        await self._queues.send_text(queue, text, delay=min(delay, MAX_VISIBILITY_SECONDS))
         return []
 
     async def _end(self, lease: Lease, status: TaskStatus, **changes: Any) -> list[TaskEvent]:
         now = self._now()
         error: TaskError | None = changes.get("error")
         try:
-            record = await lease.change_by(
+            record = await lease.conclude(
                 lambda record: {
                     "status": status,
                     "finished_at": now,
@@ -383,7 +397,7 @@ class TaskEngine:
             return {"children": children, "result": result, "error": None}
 
         try:
-            record = await lease.change_by(changes)
+            record = await lease.conclude(changes)
         except LeaseLostError:
             return []
         if record.cancel_requested:
@@ -394,9 +408,10 @@ class TaskEngine:
         """End a task that does not run yet, or ask it to stop; see `Control.cancel`. Its record, and the
         events of what has ended by that: the task, and what waited for it."""
         record, ended = await self.control.cancel(task_id)
-        if not ended:
+        if record.status is not TaskStatus.CANCELLED:
             return record, []
-        return record, [TaskEvent.of(record), *await self._joins.child_ended(record)]
+        # Also where it was cancelled before: whoever did that may have died before it was known.
+        return record, [TaskEvent.of(record), *await self._joins.child_ended(record, again=not ended)]
 
     async def _bury(self, record: TaskRecord, dequeue_count: int) -> list[TaskEvent]:
         try:

@@ -9,6 +9,10 @@ import msgspec
 
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 
+MAX_CHARACTERS = 3000
+"""Of an error's code and message in an event: a message of a queue has 48 KiB of text, and a character may
+take six bytes of JSON. The record has more."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskEvent:
@@ -38,7 +42,9 @@ class TaskEvent:
             correlation_id=record.correlation_id,
             traceparent=record.trace_parent,
             parent_id=record.parent_id,
-            error=None if error is None else {"code": error.code, "message": error.message},
+            error=None
+            if error is None
+            else {"code": error.code[:MAX_CHARACTERS], "message": error.message[:MAX_CHARACTERS]},
         )
 
     def to_json(self) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from storage_lib.errors import TransientStorageError
 from storage_lib.tasks.context import TaskCancelledError
 from storage_lib.tasks.lease import LeaseExpiredError, LeaseLostError
+from storage_lib.tasks.retry import is_transient
 
 
 def deciding(group: ExceptionGroup[Exception]) -> Exception:
@@ -20,11 +20,10 @@ def deciding(group: ExceptionGroup[Exception]) -> Exception:
         for error in errors:
             if isinstance(error, kind):
                 return error
-    lasting = [error for error in errors if not isinstance(error, TransientStorageError)]
+    lasting = [error for error in errors if not is_transient(error)]
     if lasting:
         return lasting[0] if len(lasting) == 1 else group
-    transient = [error for error in errors if isinstance(error, TransientStorageError)]
-    return max(transient, key=lambda error: error.retry_after or 0)
+    return max(errors, key=lambda error: getattr(error, "retry_after", None) or 0)
 
 
 def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:

@@ -40,7 +40,7 @@ class Joins:
                 return False
             if parent.cancel_requested or parent.status is TaskStatus.CANCELLED:
                 return True
-            if above is child and parent.is_final and child.requeued_at is None:
+            if above is child and parent.is_final and not child.requeue_fence:
                 return True
             above = parent
         return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError, TransientStorageError
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
@@ -18,8 +19,16 @@ from storage_lib.tasks.records import TaskRecords
 _log = logging.getLogger("AOS.Tasks")
 
 
+_CONCLUDE_TRIES = 6
+_CONCLUDE_SECONDS = 0.5
 _CANCEL_GRACE_SECONDS = 5.0
 """How long an action that was cancelled may take to tidy up before it is left alone."""
+
+
+class DeadlineExceededError(StorageError):
+    """An action took longer than its time limit."""
+
+    code = "deadline-exceeded"
 
 
 class LeaseLostError(Exception):
@@ -70,6 +79,43 @@ class Lease:
                 else:
                     return self.record
 
+    async def conclude(self, changes: Callable[[TaskRecord], dict[str, Any]]) -> TaskRecord:
+        """As `change_by`, for the change with which a run ends: tried again while the lease lasts where the
+        store fails, for the work is done and would be done again.
+
+        :raises TransientStorageError: the store failed each time.
+        """
+        wanted: dict[str, Any] = {}
+
+        def noted(record: TaskRecord) -> dict[str, Any]:
+            wanted.update(changes(record))
+            return wanted
+
+        tries, sure = 0, True
+        while True:
+            try:
+                if not sure and (found := await self._concluded(wanted)) is not None:
+                    return found
+                sure = True
+                return await self.change_by(noted)
+            except TransientStorageError:
+                tries, sure, until = tries + 1, False, self.record.lease_until
+                if tries == _CONCLUDE_TRIES or until is None or self._now() >= until:
+                    raise
+                await asyncio.sleep(random.uniform(0, _CONCLUDE_SECONDS * tries))  # noqa: S311 - spreads load
+
+    async def _concluded(self, wanted: dict[str, Any]) -> TaskRecord | None:
+        """The record if the change was made though its answer was lost: its run has ended, as it was to."""
+        if wanted.get("status", TaskStatus.RUNNING) is TaskStatus.RUNNING:
+            return None  # Made twice it is the same.
+        try:
+            found = await self._records.get(self.record.task_id, contents=False)
+        except KeyNotFoundError:
+            return None
+        marks = ("status", "finished_at", "due_at", "lease_until")
+        made = all(getattr(found, name) == wanted[name] for name in marks if name in wanted)
+        return found if made and found.fence == self.record.fence else None
+
     async def refresh(self) -> TaskRecord:
         """Read the record anew. :raises LeaseLostError: it is not ours any more."""
         async with self._changing:
@@ -91,7 +137,7 @@ class Lease:
         :param limit: seconds after which ``running`` ends by itself; one that does not is given up.
         :raises LeaseLostError: the lease was lost; ``running`` was cancelled.
         :raises LeaseExpiredError: the lease could not be renewed in time; ``running`` was cancelled.
-        :raises TimeoutError: ``running`` went on past its limit.
+        :raises DeadlineExceededError: ``running`` went on past its limit.
         """
         action = asyncio.ensure_future(running)
         until = time.monotonic() + limit + _CANCEL_GRACE_SECONDS
@@ -101,7 +147,9 @@ class Lease:
                 if done:
                     return action.result()
                 if time.monotonic() > until:
-                    raise TimeoutError("the action went on after it had been cancelled at its deadline")
+                    raise DeadlineExceededError(
+                        "the action went on after it had been cancelled at its deadline", field="timeout"
+                    )
                 await self._renew()
         finally:
             if not action.done():

@@ -125,12 +125,13 @@ class Children:
 class TaskRecord:
     """All that is known of a task. Times are aware, in UTC.
 
-    ``attempts`` counts how often it began to run, ``first_attempt`` is the count at its last requeue,
-    ``requeued_at`` its time;
-    ``fence`` grows with each run and is the fencing token of the one who runs it. Before ``lease_until``
-    nobody else may take it over. ``given_up`` counts how often the platform gave up its message since an
-    attempt was made. It does not run before ``due_at``. ``payload_key`` names the object that holds a large
-    payload. ``children`` is set once it waits for them. ``history`` has its latest attempts.
+    ``attempts`` counts how often it began to run, ``first_attempt`` is the count at its last requeue.
+    ``fence`` grows with each run and each requeue and is the fencing token of the one who runs it;
+    ``requeue_fence`` is the one of its last requeue, ``parent_fence`` that of the run of its parent which
+    submitted it last. Before ``lease_until`` nobody else may take it over. ``given_up`` counts how often its
+    message was given up, or it did not get to its action, since an attempt was made. It does not run before
+    ``due_at``. ``payload_key`` names the object that holds a large payload. ``children`` is set once it waits
+    for them. ``history`` has its latest attempts.
     """
 
     task_id: str
@@ -145,8 +146,9 @@ class TaskRecord:
     error: TaskError | None = None
     attempts: int = 0
     first_attempt: int = 0
-    requeued_at: datetime | None = None
     fence: int = 0
+    requeue_fence: int = 0
+    parent_fence: int = 0
     given_up: int = 0
     priority: Priority = Priority.NORMAL
     correlation_id: str | None = None
@@ -170,14 +172,13 @@ class TaskRecord:
         return self.status in FINAL
 
     def runs_again_with(self, parent: TaskRecord) -> bool:
-        """Whether it ended without success before its parent was requeued: the parent's next run submits it
-        again, and the end that it had counts no more."""
-        return (
-            self.is_final
-            and self.status is not TaskStatus.SUCCEEDED
-            and parent.requeued_at is not None
-            and (self.finished_at or self.updated_at) <= parent.requeued_at
-        )
+        """Whether it ended without success for a run before its parent was requeued: the parent's next run
+        submits it again, and the end that it had counts no more."""
+        return self.is_final and self.status is not TaskStatus.SUCCEEDED and self.is_of_before(parent)
+
+    def is_of_before(self, parent: TaskRecord) -> bool:
+        """Whether no run of its parent has submitted it since the parent was requeued."""
+        return self.parent_fence < parent.requeue_fence
 
     @property
     def is_waiting(self) -> bool:
@@ -207,6 +208,8 @@ class TaskMessage:
     idempotency_key: str | None = None
     parent_id: str | None = None
     child_index: int | None = None
+    parent_fence: int | None = None
+    """That of the run of the parent which submitted it."""
     requeue: int | None = None
     """The fence of the record whose end this message takes back."""
 
@@ -225,6 +228,7 @@ class TaskMessage:
             idempotency_key=record.idempotency_key,
             parent_id=record.parent_id,
             child_index=record.child_index,
+            parent_fence=record.parent_fence or None,
             requeue=requeue,
         )
 
@@ -283,11 +287,12 @@ class TaskMessage:
             idempotency_key=check_idempotency_key(message.get("idempotency_key")),
             parent_id=None if message.get("parent_id") is None else check_task_id(message["parent_id"]),
             child_index=index,
+            parent_fence=message.get("parent_fence"),
             requeue=message.get("requeue"),
         )
 
 
-_OURS = frozenset({"requeue", "parent_id", "child_index", "payload_key", "idempotency_key"})
+_OURS = frozenset({"requeue", "parent_id", "child_index", "parent_fence", "payload_key", "idempotency_key"})
 MAX_CHILDREN = 10_000
 """Children of one task: as many bits as its record keeps of them."""
 

@@ -183,13 +183,20 @@ class TaskRecords:
 
     async def expire(self, before: datetime, limit: int) -> int:
         """Remove up to ``limit`` records of tasks that ended before that moment, and their contents; returns
-        how many."""
+        how many. A child's stays while its parent may submit it again: without it, it would run again."""
         removed = 0
-        async for entity in self._until(before, "finished_at lt @before"):
+        needed: dict[str, bool] = {}
+        # One that is about to be requeued was changed since (`Control.requeue`).
+        async for entity in self._until(before, "finished_at lt @before and updated_at lt @before"):
             if removed == limit:
                 break
             if TaskStatus(entity.properties["status"]) not in FINAL:
                 continue  # It was requeued since.
+            parent_id = entity.properties.get("parent_id")
+            if parent_id and parent_id not in needed:
+                needed[parent_id] = await self._stays(parent_id, before)
+            if parent_id and needed[parent_id]:
+                continue
             try:
                 # The record first: one that was requeued just now keeps what it needs.
                 await self._backend.tables.delete(
@@ -201,6 +208,14 @@ class TaskRecords:
             if _may_have_contents(entity.properties):
                 await self._remove_contents(entity.properties["task_id"])
         return removed
+
+    async def _stays(self, task_id: str, before: datetime) -> bool:
+        """Whether a task has not ended, or not so long ago that its record goes."""
+        try:
+            record = await self.get(task_id, contents=False)
+        except KeyNotFoundError:
+            return False
+        return not record.is_final or max(record.finished_at or before, record.updated_at) >= before
 
     async def _until(self, before: datetime, condition: str, **parameters: str) -> AsyncIterator[Entity]:
         """Tasks created before that moment for which an OData filter holds."""

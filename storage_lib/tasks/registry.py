@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -113,13 +114,21 @@ def task(
     :param timeout: seconds that one run may take; then it fails with ``deadline-exceeded``. Less than the
         host's own limit (`Registry`).
     :param retry: what follows on a transient error.
-    :raises ConfigurationError: the name is taken by another function.
+    :raises ConfigurationError: the name is taken by another function, or the action is no ``async def``.
     """
     check_action(name)
     if not 0 < timeout < float("inf"):
         raise ConfigurationError(f"timeout {timeout} of action {name!r} is not above 0", field="timeout")
 
     def register(action: Action) -> Action:
+        if not inspect.iscoroutinefunction(action) and not inspect.iscoroutinefunction(
+            getattr(action, "__call__", None)  # noqa: B004 - an object whose call is one
+        ):
+            raise ConfigurationError(
+                f"action {name!r}, {_where(action)}, is not an async function",
+                field="action",
+                remedy="define it by async def; what blocks goes through await asyncio.to_thread(…)",
+            )
         taken = _actions.get(name)
         if taken is not None and taken.run is not action:
             raise ConfigurationError(

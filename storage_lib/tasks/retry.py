@@ -14,6 +14,12 @@ class RetryTaskError(TransientStorageError):
     code = "retry-task"
 
 
+def is_transient(error: Exception) -> bool:
+    """Whether the same may go well a moment later: what a store or an action says is so, and a connection to
+    whatever an action talks to that broke or did not answer in time."""
+    return isinstance(error, TransientStorageError | ConnectionError | TimeoutError)
+
+
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
     """``delay`` is in seconds; None means that there is no further attempt."""
@@ -28,8 +34,8 @@ class RetryDecision:
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Exponential backoff with jitter: attempt n+1 begins between half of and the whole of
-    ``base_seconds * 2 ** (n - 1)`` after attempt n failed, at most ``max_seconds``. Only a
-    `TransientStorageError` is tried again.
+    ``base_seconds * 2 ** (n - 1)`` after attempt n failed, at most ``max_seconds``. Only what `is_transient`
+    is tried again.
     """
 
     max_attempts: int = 5
@@ -42,9 +48,9 @@ class RetryPolicy:
 
     def decide(self, attempts: int, error: Exception) -> RetryDecision:
         """What follows on the failure of attempt number ``attempts`` (from 1)."""
-        if not isinstance(error, TransientStorageError) or attempts >= self.max_attempts:
+        if not is_transient(error) or attempts >= self.max_attempts:
             return RetryDecision(None)
-        if error.retry_after is not None:
+        if isinstance(error, TransientStorageError) and error.retry_after is not None:
             return RetryDecision(max(error.retry_after, 0))
         longest = min(self.base_seconds * 2 ** (attempts - 1), self.max_seconds)
         return RetryDecision(random.uniform(longest / 2, longest))  # noqa: S311 - spreads load, hides nothing

@@ -23,7 +23,8 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
-from storage_lib.tasks.control import Control
+from storage_lib.tasks.conflicts import Conflicts
+from storage_lib.tasks.control import Control, TaskStateError
 from storage_lib.tasks.model import (
     KEY_TABLE,
     MAX_CHILDREN,
@@ -147,7 +148,7 @@ class Submission:
 
         return await asyncio.gather(*map(one, tasks))
 
-    async def child(
+    def new_child(
         self,
         parent: TaskRecord,
         index: int,
@@ -156,8 +157,8 @@ class Submission:
         *,
         priority: Priority | None,
         delay_seconds: float,
-    ) -> TaskRecord:
-        """Submit child number ``index`` of a task; submitted again, it is the same task."""
+    ) -> NewTask:
+        """Child number ``index`` of a task. :raises InvalidArgumentError: a field can not be right."""
         if index >= MAX_CHILDREN:
             raise InvalidArgumentError(
                 f"child number {index}", field="children", limit=f"{MAX_CHILDREN} children"
@@ -171,18 +172,29 @@ class Submission:
             priority=priority or parent.priority,
             trace_parent=child_trace_parent(parent.trace_parent),
         )
-        data = self.check(task)
+        self.check(task)
+        return task
+
+    async def child(self, parent: TaskRecord, index: int, task: NewTask) -> TaskRecord:
+        """Submit a child of the run that holds ``parent``; submitted again, it is the same task. Once for
+        each requeue of the parent it is run again if it did not succeed: what failed since then has failed.
+        """
         task_id = child_task_id(parent.task_id, parent.created_at, index)
-        try:
-            found = await self._records.get(task_id)
-        except KeyNotFoundError:
-            return await self._send(
-                task, data, task_id, self._now(), parent_id=parent.task_id, child_index=index
-            )
-        # Once for each requeue of the parent: what failed since then has failed.
-        if found.runs_again_with(parent):
-            return await self._control.requeue(task_id)
-        return found
+        conflicts = Conflicts()
+        while True:
+            try:
+                found = await self._records.get(task_id)
+            except KeyNotFoundError:
+                return await self._send(task, self.check(task), task_id, self._now(), parent, index)
+            if not found.is_of_before(parent) or found.status is TaskStatus.SUCCEEDED:
+                return found
+            try:
+                if found.is_final:
+                    return await self._control.requeue(task_id, parent_fence=parent.fence)
+                # Somebody else runs it again: that run is ours from now on.
+                return await self._records.change(found, parent_fence=parent.fence)
+            except (PreconditionFailedError, TaskStateError, KeyNotFoundError):
+                await conflicts.pause()
 
     def check(self, task: NewTask) -> bytes:
         """The payload as JSON. :raises InvalidArgumentError: a field can not be right."""
@@ -204,7 +216,7 @@ class Submission:
         data: bytes,
         task_id: str,
         now: datetime,
-        parent_id: str | None = None,
+        parent: TaskRecord | None = None,
         child_index: int | None = None,
     ) -> TaskRecord:
         large = len(data) > INLINE_BYTES
@@ -219,8 +231,9 @@ class Submission:
             priority=task.priority,
             due_at=now + timedelta(seconds=task.delay_seconds) if task.delay_seconds else None,
             idempotency_key=task.idempotency_key,
-            parent_id=parent_id,
+            parent_id=None if parent is None else parent.task_id,
             child_index=child_index,
+            parent_fence=None if parent is None else parent.fence,
         )
         # The message first, and whole: it is all that a task needs to run. A record first could be left
         # behind without a message by a crash in between, and would wait for ever.
@@ -301,6 +314,7 @@ def new_record(message: TaskMessage, now: datetime, payload: Any) -> TaskRecord:
         idempotency_key=message.idempotency_key,
         parent_id=message.parent_id,
         child_index=message.child_index,
+        parent_fence=message.parent_fence or 0,
         due_at=message.due_at,
     )
 
