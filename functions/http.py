@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
-from typing import Any, Concatenate
-from urllib.parse import quote
+from typing import Any, Concatenate, Final
+from urllib.parse import quote, unquote
 
 import azure.functions as func
 
@@ -115,7 +116,11 @@ def problem_document(error: StorageError) -> dict[str, Any]:
     """An error as a problem (RFC 9457)."""
     status = next(status for kind, status in _STATUS if isinstance(error, kind))
     field = _HEADERS.get(error.field, error.field) if error.field else None
-    return _document(status, error.code, str(error), field=field, limit=error.limit, remedy=error.remedy)
+    remedy = error.remedy or (_RETRY if status == 412 else None)
+    return _document(status, error.code, str(error), field=field, limit=error.limit, remedy=remedy)
+
+
+_RETRY = "load it again and retry with its ETag"
 
 
 def _document(status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
@@ -159,9 +164,9 @@ def object_key(req: func.HttpRequest) -> str:
     the ``/`` that clients meant who encode a whole key. No key contains a literal ``%2F`` (keys.py), so one
     that was encoded twice is refused where the URL still tells it.
     """
-    if "%252f" in _path(req).lower():
+    if "%2f" in unquote(_path(req)).lower():
         raise InvalidKeyError(
-            "the key contains '%252F', an encoded '%2F'", field="key", remedy="encode the key once"
+            "the key contains an encoded '%2F', such as '%252F'", field="key", remedy="encode the key once"
         )
     return validate_user_key(re.sub("%2f", "/", req.route_params.get("key", ""), flags=re.IGNORECASE))
 
@@ -174,7 +179,8 @@ def body_of(req: func.HttpRequest, limit: int) -> bytes:
             f"the body is {len(body)} bytes",
             field="body",
             limit=f"{limit} bytes (app setting AGENT_STORAGE_MAX_BODY_BYTES)",
-            remedy="split the object, or save it with storage_lib",
+            remedy="raise AGENT_STORAGE_MAX_BODY_BYTES, up to 100 MB, split the object, or save it with"
+            " storage_lib",
         )
     return body
 
@@ -243,7 +249,7 @@ def object_headers(info: ObjectInfo) -> dict[str, str]:
     headers = {
         "Content-Type": info.content_type,
         "ETag": f'"{info.etag}"',
-        "Last-Modified": format_datetime(info.last_modified.astimezone(UTC), usegmt=True),
+        "Last-Modified": _http_date(info.last_modified),
         "Accept-Ranges": "bytes",
         # Stored content is not ours: a browser must neither guess its type nor run it as part of this site.
         "X-Content-Type-Options": "nosniff",
@@ -257,13 +263,26 @@ def object_headers(info: ObjectInfo) -> dict[str, str]:
     return headers
 
 
-_ETAG = re.compile(r'\s*(W/)?"([^"]*)"\s*(?:,|$)')
+def _http_date(moment: datetime) -> str:
+    return format_datetime(moment.astimezone(UTC), usegmt=True)
 
 
-def etags(req: func.HttpRequest, header: str) -> list[str] | None:
-    """The entity tags of ``If-Match`` or ``If-None-Match``: None without the header, ``["*"]`` for any.
+class _Wildcard(enum.Enum):
+    ANY = "*"
 
-    A weak tag can not match a strong comparison; ``If-None-Match`` compares weakly (RFC 9110, 13.1).
+
+ANY: Final = _Wildcard.ANY
+"""The bare ``*`` of a condition. An entity tag may be spelled the same, between quotes."""
+
+type EntityTags = list[str] | _Wildcard
+_ETAG = re.compile(r'\s*(?:(W/)?"([^"]*)"\s*)?(?:,|\Z)')
+
+
+def etags(req: func.HttpRequest, header: str) -> EntityTags | None:
+    """The entity tags of ``If-Match`` or ``If-None-Match``: None without the header, `ANY` for ``*``.
+
+    A weak tag can not match a strong comparison; ``If-None-Match`` compares weakly (RFC 9110, 13.1). Empty
+    members of the list are left out (RFC 9110, 5.6.1.2).
 
     :raises InvalidArgumentError: the header is malformed.
     """
@@ -271,7 +290,7 @@ def etags(req: func.HttpRequest, header: str) -> list[str] | None:
     if text is None:
         return None
     if text.strip() == "*":
-        return ["*"]
+        return ANY
     tags: list[str] = []
     position = 0
     while position < len(text):
@@ -280,15 +299,28 @@ def etags(req: func.HttpRequest, header: str) -> list[str] | None:
             raise InvalidArgumentError(
                 f"{header} is not a list of entity tags", field=header, limit='"tag", … or *'
             )
-        if not match[1] or header == "If-None-Match":
+        if match[2] is not None and (not match[1] or header == "If-None-Match"):
             tags.append(match[2])
         position = match.end()
     return tags
 
 
-def modified_since(req: func.HttpRequest) -> datetime | None:
-    """The moment of ``If-Modified-Since``; a malformed one is ignored, as RFC 9110, 13.1.3 asks."""
-    text = req.headers.get("If-Modified-Since")
+_CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+
+
+def has_conditions(req: func.HttpRequest) -> bool:
+    """Whether the answer depends on which version of the object there is."""
+    return any(name in req.headers for name in _CONDITIONS)
+
+
+def matches(info: ObjectInfo, tags: EntityTags) -> bool:
+    return tags is ANY or any(map(info.has_etag, tags))
+
+
+def http_date(req: func.HttpRequest, header: str) -> datetime | None:
+    """The moment of ``If-Modified-Since`` or ``If-Unmodified-Since``; a malformed one is ignored, as RFC
+    9110, 13.1.3 and 13.1.4, asks."""
+    text = req.headers.get(header)
     if text is None:
         return None
     try:
@@ -298,20 +330,40 @@ def modified_since(req: func.HttpRequest) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
+def check_unchanged(req: func.HttpRequest, info: ObjectInfo) -> None:
+    """Evaluate ``If-Match``; only where it is missing, ``If-Unmodified-Since`` (RFC 9110, 13.2.2).
+
+    :raises PreconditionFailedError: it does not hold.
+    """
+    tags = etags(req, "If-Match")
+    if tags is not None:
+        if not matches(info, tags):
+            raise PreconditionFailedError(f"object {info.key!r} has another ETag", field="If-Match")
+        return
+    since = http_date(req, "If-Unmodified-Since")
+    if since is not None and not _unmodified(info, since):
+        raise PreconditionFailedError(
+            f"object {info.key!r} was modified at {_http_date(info.last_modified)}",
+            field="If-Unmodified-Since",
+        )
+
+
 def not_modified(req: func.HttpRequest, info: ObjectInfo) -> bool:
     """Evaluate a read's preconditions in the order of RFC 9110, 13.2.2.
 
-    :raises PreconditionFailedError: ``If-Match`` does not hold.
+    :raises PreconditionFailedError: ``If-Match`` or ``If-Unmodified-Since`` does not hold.
     """
-    wanted = etags(req, "If-Match")
-    if wanted is not None and wanted != ["*"] and not any(map(info.has_etag, wanted)):
-        raise PreconditionFailedError(f"object {info.key!r} has another ETag", field="If-Match")
+    check_unchanged(req, info)
     known = etags(req, "If-None-Match")
     if known is not None:
-        return known == ["*"] or any(map(info.has_etag, known))
-    since = modified_since(req)
+        return matches(info, known)
+    since = http_date(req, "If-Modified-Since")
+    return since is not None and _unmodified(info, since)
+
+
+def _unmodified(info: ObjectInfo, since: datetime) -> bool:
     # HTTP dates have whole seconds.
-    return since is not None and info.last_modified.replace(microsecond=0) <= since
+    return info.last_modified.replace(microsecond=0) <= since
 
 
 def refuse_partial_content(req: func.HttpRequest) -> None:
@@ -332,6 +384,16 @@ def refuse_partial_content(req: func.HttpRequest) -> None:
             limit="identity",
             remedy="send it decoded, or under a content type of its own such as application/gzip",
         )
+
+
+def range_holds(req: func.HttpRequest, info: ObjectInfo) -> bool:
+    """Whether ``If-Range`` allows a part of this version. A weak tag or a date never does: the one is not
+    equal byte by byte, the other has whole seconds (RFC 9110, 13.1.5)."""
+    wanted = req.headers.get("If-Range")
+    if wanted is None:
+        return True
+    tag = re.fullmatch(r'\s*"([^"]*)"\s*', wanted)
+    return tag is not None and info.has_etag(tag[1])
 
 
 _RANGE = re.compile(r"bytes=(\d+)?-(\d+)?", re.IGNORECASE | re.ASCII)

@@ -17,7 +17,26 @@ HOST_JSON = Path(__file__).parent.parent / "host.json"
 DEFAULT_SECONDS = 30 * 60.0
 """Of the Flex Consumption and Premium plans, where nothing is set (Azure Functions scale and hosting)."""
 
+MAX_BODY_BYTES = 104_857_600
+"""The longest request that the host takes, 100 MB ("Limits" of the HTTP trigger, Azure Functions). It refuses
+longer ones itself, without a word."""
+
 _TIME_SPAN = re.compile(r"(?:(\d+)\.)?(\d+):(\d\d):(\d\d)(?:\.\d+)?")
+
+
+def checked_body_limit(limit: int) -> int:
+    """The largest body in bytes, as it was set.
+
+    :raises ConfigurationError: it is more than the host lets through.
+    """
+    if limit > MAX_BODY_BYTES:
+        raise ConfigurationError(
+            f"AGENT_STORAGE_MAX_BODY_BYTES is {limit}, and the Functions host takes no more than 100 MB",
+            field="AGENT_STORAGE_MAX_BODY_BYTES",
+            limit=f"{MAX_BODY_BYTES} bytes",
+            remedy="set it to that or less; save larger objects with storage_lib",
+        )
+    return limit
 
 
 def function_timeout(host_json: Path = HOST_JSON) -> float:

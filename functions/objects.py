@@ -9,24 +9,28 @@ from typing import Any
 import azure.functions as func
 
 from functions.http import (
+    ANY,
     body_of,
     byte_range,
+    check_unchanged,
     etags,
+    has_conditions,
+    http_date,
     integer_parameter,
     json_response,
     location_below,
     metadata_of,
-    modified_since,
     not_modified,
     object_headers,
     object_key,
     problems,
+    range_holds,
     range_problem,
     refuse_partial_content,
     ttl_of,
 )
 from functions.state import state
-from storage_lib.backends.base import ObjectInfo, PutResult
+from storage_lib.backends.base import ByteRange, ObjectInfo, PutResult, StoredObject
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
@@ -47,8 +51,9 @@ _AUTH = func.AuthLevel.FUNCTION
 async def save_object(req: func.HttpRequest) -> func.HttpResponse:
     """``PUT /api/objects/{key}``: store the body under its Content-Type.
 
-    201 with Location for a new object, 200 for a replaced one, with its ETag; 412 where ``If-Match`` or
-    ``If-None-Match: *`` does not hold. ``x-ttl-seconds`` is its time to live, ``x-meta-*`` is kept with it.
+    201 with Location for a new object, 200 for a replaced one, with its ETag; 412 where ``If-Match``,
+    ``If-None-Match: *`` or ``If-Unmodified-Since`` does not hold. ``x-ttl-seconds`` is its time to live,
+    ``x-meta-*`` is kept with it.
     """
     key = object_key(req)
     app = state()
@@ -86,35 +91,22 @@ async def save_object(req: func.HttpRequest) -> func.HttpResponse:
 @problems
 async def load_object(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/objects/{key}``: the bytes as they were saved, under their Content-Type; 206 for a
-    ``Range``, 304 where ``If-None-Match`` or ``If-Modified-Since`` says that the client has them."""
+    ``Range``, 304 where ``If-None-Match`` or ``If-Modified-Since`` says that the client has them, 412 where
+    ``If-Match`` or ``If-Unmodified-Since`` does not hold."""
     key = object_key(req)
     storage = state().storage
     wanted = byte_range(req)
-    known = etags(req, "If-None-Match")
-    if (
-        known is None
-        and modified_since(req) is not None
-        and not_modified(req, info := await storage.info(key))
-    ):
-        return _not_modified(info)
     try:
-        if known is not None and len(known) == 1 and known != ["*"] and "If-Match" not in req.headers:
-            # The store compares: what the client has already does not travel.
-            found = await storage.read_if_changed(key, known[0], byte_range=wanted)
-            if found is None:
-                return _not_modified(await storage.info(key))
+        if has_conditions(req) or (wanted is not None and "If-Range" in req.headers):
+            found, wanted = await _read_conditionally(req, storage, key, wanted)
         else:
             found = await storage.read(key, byte_range=wanted)
-            if not_modified(req, found.info):
-                return _not_modified(found.info)
-        if_range = req.headers.get("If-Range")
-        if wanted is not None and if_range is not None and if_range.strip() != f'"{found.info.etag}"':
-            wanted = None
-            found = await storage.read(key)
     except InvalidArgumentError as error:
         if error.field != "range":
             raise
         return range_problem((await storage.info(key)).size)
+    if isinstance(found, ObjectInfo):
+        return _not_modified(found)
     headers = object_headers(found.info)
     status = 200
     if wanted is not None:
@@ -122,6 +114,31 @@ async def load_object(req: func.HttpRequest) -> func.HttpResponse:
         end = found.start + len(found.data) - 1
         headers["Content-Range"] = f"bytes {found.start}-{end}/{found.info.size}"
     return func.HttpResponse(found.data, status_code=status, headers=headers)
+
+
+async def _read_conditionally(
+    req: func.HttpRequest, storage: StorageManager, key: str, wanted: ByteRange | None
+) -> tuple[StoredObject | ObjectInfo, ByteRange | None]:
+    """What the conditions let through and the range of it, or the info of what the client has already.
+
+    The conditions come before the range, which may end behind a version that they exclude (RFC 9110, 13.2.2).
+    """
+    known = etags(req, "If-None-Match")
+    alone = "If-Match" not in req.headers and "If-Unmodified-Since" not in req.headers and wanted is None
+    if alone and known is not None and known is not ANY and len(known) == 1:
+        # The store compares: what the client has already does not travel.
+        found = await storage.read_if_changed(key, known[0])
+        return (await storage.info(key) if found is None else found), None
+    for _ in range(_ATTEMPTS):
+        info = await storage.info(key)
+        if not_modified(req, info):
+            return info, None
+        part = wanted if range_holds(req, info) else None
+        try:
+            return await storage.read(key, byte_range=part, if_match=info.etag), part
+        except PreconditionFailedError:
+            continue  # It was replaced meanwhile: what holds for the new one?
+    raise _always_replaced(key)
 
 
 @blueprint.function_name("head_object")
@@ -140,9 +157,14 @@ async def head_object(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(route=_ROUTE, methods=["DELETE"], auth_level=_AUTH)
 @problems
 async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/objects/{key}``: 204; 404 if there is none; 412 where ``If-Match`` does not hold."""
+    """``DELETE /api/objects/{key}``: 204; 404 if there is none; 412 where ``If-Match`` or
+    ``If-Unmodified-Since`` does not hold."""
     key = object_key(req)
     storage = state().storage
+    if "If-None-Match" in req.headers:
+        raise InvalidArgumentError(
+            "If-None-Match is no condition of a delete", field="If-None-Match", remedy="use If-Match"
+        )
     await _matching(req, storage, key, lambda if_match: storage.delete(key, if_match=if_match))
     return func.HttpResponse(status_code=204)
 
@@ -177,39 +199,44 @@ async def _matching[T](
     key: str,
     write: Callable[[str | None], Awaitable[T]],
 ) -> T:
-    """Do a write under the condition of ``If-Match``; without the header, under none.
+    """Do a write under the condition of ``If-Match`` or ``If-Unmodified-Since``; without them, under none.
 
-    The stores compare with one ETag. Where ``*`` or several are allowed, the one that the object has is
-    tried, and anew if it was replaced meanwhile by another that is allowed.
+    The stores compare with one ETag. Where ``*``, several or a date are allowed, the one that the object has
+    is tried, and anew if it was replaced meanwhile by another that is allowed.
 
-    :raises PreconditionFailedError: the object's ETag is none of them, or there is no object.
+    :raises PreconditionFailedError: the object is not as they say; with ``If-Match`` also: there is none.
     """
     tags = etags(req, "If-Match")
-    if tags is None:
-        return await write(None)
-    if len(tags) == 1 and tags != ["*"]:
+    if tags is None and ("If-None-Match" in req.headers or http_date(req, "If-Unmodified-Since") is None):
+        return await write(None)  # what must not be there has no date
+    if tags is not None and tags is not ANY and len(tags) == 1:
         return await write(tags[0])
     for _ in range(_ATTEMPTS):
         try:
             info = await storage.info(key)
         except KeyNotFoundError as error:
+            if tags is None:
+                return await write(None)  # what is not there has no date (RFC 9110, 13.1.4)
             raise PreconditionFailedError(f"object {key!r} does not exist", field="If-Match") from error
-        if tags != ["*"] and not any(map(info.has_etag, tags)):
-            raise PreconditionFailedError(f"object {key!r} has another ETag", field="If-Match")
+        check_unchanged(req, info)
         try:
             return await write(info.etag)
         except PreconditionFailedError:
             continue
-    raise TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")
+    raise _always_replaced(key)
 
 
 def _must_be_absent(req: func.HttpRequest) -> bool:
     tags = etags(req, "If-None-Match")
-    if tags not in (None, ["*"]):
+    if tags is not None and tags is not ANY:
         raise InvalidArgumentError(
             "If-None-Match names entity tags", field="If-None-Match", limit="* when an object is saved"
         )
     return tags is not None
+
+
+def _always_replaced(key: str) -> TransientStorageError:
+    return TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")
 
 
 def _not_modified(info: ObjectInfo) -> func.HttpResponse:

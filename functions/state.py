@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 
-from functions.limits import function_timeout
+from functions.limits import checked_body_limit, function_timeout
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 from storage_lib.manager import StorageManager
@@ -52,7 +52,7 @@ class AppState:
 
     @cached_property
     def max_body_bytes(self) -> int:
-        return int(_positive("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES))
+        return checked_body_limit(int(_positive("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES)))
 
     def check_settings(self) -> None:
         """:raises ConfigurationError: a setting or a task module can not work."""

@@ -137,12 +137,14 @@ class StorageManager:
         """Replace a value by ``change(value)``, again if another writer was faster; nothing is lost.
 
         ``change`` may be called several times and may be a coroutine function. Returns the new value. The
-        object keeps its metadata and the end of its life.
+        object keeps its metadata, the end of its life, and its content type if the new value fits it.
 
         :param initial: what ``change`` gets when there is no object yet.
         :param once: a metadata name and value that the change leaves on the object; where the object has
             it already, the value is returned as it is.
         :raises KeyNotFoundError: there is no object and no ``initial``.
+        :raises InvalidArgumentError: ``change`` returned None for a value that was not None, as
+            ``lambda turns: turns.append(turn)`` does: to store None use `save`. Nothing was stored.
         """
         for attempt in range(_UPDATE_ATTEMPTS):
             try:
@@ -160,12 +162,18 @@ class StorageManager:
             new = change(old)
             if isinstance(new, Awaitable):
                 new = await new
+            if new is None and old is not None:
+                raise InvalidArgumentError(
+                    f"object {key!r}: the change of a {type(old).__name__} returned None",
+                    field="change",
+                    remedy="return the new value; to store None use save",
+                )
             encoded = values.encode(new)
             try:
                 await self.backend.objects.put(
                     key,
                     encoded.data,
-                    content_type=encoded.content_type,
+                    content_type=encoded.content_type if found is None else _kept_type(found.info, encoded),
                     metadata=metadata,
                     if_match=None if found is None else found.info.etag,
                     if_absent=found is None,
@@ -382,6 +390,14 @@ def _value(found: StoredObject, model: Any) -> Any:
         raise SerializationError(
             f"object {info.key!r}: {error.message}", field=error.field, remedy=error.remedy
         ) from error
+
+
+def _kept_type(info: ObjectInfo, encoded: values.Encoded) -> str:
+    """The content type that the object has, unless the new value would not come back under it."""
+    try:
+        return _narrowed(info.content_type, encoded)
+    except InvalidArgumentError:
+        return encoded.content_type
 
 
 def _narrowed(content_type: str, encoded: values.Encoded) -> str:

@@ -29,7 +29,7 @@ import sys
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -40,7 +40,6 @@ from storage_lib.values import MAX_DEPTH
 _TUPLE, _SET, _FROZENSET, _PAIRS, _BIG, _DATETIME, _DATE, _TIME, _DELTA, _UUID, _DECIMAL, _ARRAY, _SCALAR = (
     range(1, 14)
 )
-Enums = Literal["refuse", "value", "identify"]
 _Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -54,14 +53,14 @@ class _RefusedError(Exception):
         self.path = ""
 
 
-def pack(value: Any, *, enums: Enums = "refuse") -> bytes:
+def pack(value: Any, *, enum_values: bool = False) -> bytes:
     """The packed form of ``value``. :raises SerializationError: names the place of what can not be packed.
 
-    :param enums: what to do with an Enum member: refuse it; take its ``value``, where a model will make it
-        a member again; or tell its class and value apart (``identify``), for comparing, not for storing.
+    :param enum_values: take the ``value`` of an Enum member, where a model will make it a member again; else
+        it is refused.
     """
     try:
-        return _encode(_pack(value, 0, enums))
+        return _encode(_pack(value, 0, enum_values))
     except _RefusedError as refused:
         raise SerializationError(
             f"value{refused.path} has the type {refused.kind}, which would not come back as it is",
@@ -72,13 +71,13 @@ def pack(value: Any, *, enums: Enums = "refuse") -> bytes:
         raise SerializationError(f"value can not be packed: {error}") from error
 
 
-def _pack(value: Any, depth: int, enums: Enums) -> Any:
+def _pack(value: Any, depth: int, enum_values: bool) -> Any:
     kind = type(value)
     if kind in _NATIVE or value is None:
         return value
     if kind is int:
         return value if -(2**63) <= value < 2**64 else _Ext(_BIG, str(value).encode())
-    if (scalar := _SCALARS.get(kind)) is not None:
+    if (scalar := SCALARS.get(kind)) is not None:
         code, content = scalar
         return _Ext(code, content(value))
     if depth >= MAX_DEPTH:
@@ -86,38 +85,38 @@ def _pack(value: Any, depth: int, enums: Enums) -> Any:
             "value is nested too deeply, or contains itself", limit=f"{MAX_DEPTH} levels"
         )
     if kind is list:
-        return _items(value, depth, enums)
+        return _items(value, depth, enum_values)
     if kind is dict:
         if all(type(name) is str for name in value):
             packed: dict[str, Any] = {}
             for name, item in value.items():
                 try:
-                    packed[name] = _pack(item, depth + 1, enums)
+                    packed[name] = _pack(item, depth + 1, enum_values)
                 except _RefusedError as refused:
                     refused.path = f".{name}{refused.path}"
                     raise
             return packed
-        return _Ext(_PAIRS, _encode(_items([[k, v] for k, v in value.items()], depth, enums)))
+        return _Ext(_PAIRS, _encode(_items([[k, v] for k, v in value.items()], depth, enum_values)))
     if kind is tuple:
-        return _Ext(_TUPLE, _encode(_items(value, depth, enums)))
+        return _Ext(_TUPLE, _encode(_items(value, depth, enum_values)))
     if kind is set or kind is frozenset:
-        items = sorted(_encode(item) for item in _items(value, depth, enums))
+        items = sorted(_encode(item) for item in _items(value, depth, enum_values))
         return _Ext(_SET if kind is set else _FROZENSET, _encode([msgspec.Raw(item) for item in items]))
     numpy = sys.modules.get("numpy")
     if numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic)):
+        if kind in (numpy.str_, numpy.bytes_) and numpy.asarray(value)[()] != value:
+            raise _RefusedError(f"{kind.__name__} with NUL at its end")  # which numpy takes for padding
         return _Ext(_ARRAY if kind is numpy.ndarray else _SCALAR, pack_npy(value))
-    if enums != "refuse" and isinstance(value, enum.Enum):
-        if enums == "value":
-            return _pack(value.value, depth + 1, enums)
-        return [kind.__qualname__, _pack(value.value, depth + 1, enums)]
+    if enum_values and isinstance(value, enum.Enum):
+        return _pack(value.value, depth + 1, enum_values)
     raise _RefusedError(kind.__name__)
 
 
-def _items(values: Any, depth: int, enums: Enums) -> list[Any]:
+def _items(values: Any, depth: int, enum_values: bool) -> list[Any]:
     packed: list[Any] = []
     for index, item in enumerate(values):
         try:
-            packed.append(_pack(item, depth + 1, enums))
+            packed.append(_pack(item, depth + 1, enum_values))
         except _RefusedError as refused:
             refused.path = f"[{index}]{refused.path}"
             raise
@@ -125,7 +124,7 @@ def _items(values: Any, depth: int, enums: Enums) -> list[Any]:
 
 
 _NATIVE = frozenset({str, bool, float, bytes})
-_SCALARS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
+SCALARS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
     datetime: (_DATETIME, lambda v: _iso(v)),
     date: (_DATE, lambda v: v.isoformat().encode()),
     time: (_TIME, lambda v: _iso(v)),

@@ -7,7 +7,8 @@ dict, list, str, int, float, bool, None (plain JSON)  ``application/json``, read
 text (a str by itself)                                ``text/plain; charset=utf-8``
 bytes                                                 ``application/octet-stream``
 a pydantic model or a dataclass                       ``application/json`` where that is lossless,
-                                                      else msgpack; comes back by ``load(key, Model)``
+                                                      else msgpack; comes back by ``load(key, Model)``,
+                                                      its private attributes and extra fields as well
 a numpy array by itself                               ``application/x-npy`` (the .npy format, no pickle)
 anything nested of the above and bytes, tuple, set,   ``application/vnd.agent-storage.value+msgpack``
 frozenset, datetime, date, time, timedelta, UUID,
@@ -16,8 +17,9 @@ that are not text, NaN and infinities
 ====================================================  ==========================================
 
 Anything else is refused with `SerializationError` before a byte is stored: a subclass (an OrderedDict, an
-Enum) would come back as its base, so it is not taken. A datetime keeps its instant and offset, not the name
-of its time zone. Pickle is neither written nor read.
+Enum) would come back as its base, so it is not taken. In a model it is taken if the declared fields bring it
+back: all that it holds is compared, with its types and at every level, before anything is stored. A datetime
+keeps its instant and offset, not the name of its time zone. Pickle is neither written nor read.
 
 The msgpack form is plain msgpack with the extension types below; other languages can read it.
 """
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import deque
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +47,8 @@ NPY: Final = "application/x-npy"
 _BOM: Final = b"\xef\xbb\xbf"
 MAX_DEPTH: Final = 100
 """Levels of nesting; more than any document needs, less than any parser here refuses."""
+_TOO_LONG: Final = -(10**4299)
+"""The JSON reader takes 4,300 characters of a number with its sign; Python writes 4,300 digits without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +133,15 @@ def decode_as(data: bytes, content_type: str, model: Any) -> Any:
             f"{place or 'the value itself'}: {problem['msg']}"
             for place, problem in zip(places[:5], problems, strict=False)
         )
+        name = getattr(model, "__name__", model)
+        if kind in (PACKED, JSON) or kind.endswith("+json"):
+            raise SerializationError(
+                f"the value is not a valid {name}: {what}", field=places[0] or None
+            ) from error
         raise SerializationError(
-            f"the value is not a valid {getattr(model, '__name__', model)}: {what}", field=places[0] or None
+            f"the value is not a valid {name}: {what}; it is stored as {content_type}, not as JSON",
+            field=places[0] or None,
+            remedy=f"if it is JSON, save it as {JSON} (over HTTP with the header Content-Type: {JSON})",
         ) from error
 
 
@@ -177,8 +189,10 @@ def _is_plain_json(value: Any, depth: int) -> bool:
     """Whether JSON gives ``value`` back exactly. Types are compared exactly: a subclass would come back
     as its base, and a tuple as a list."""
     kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
+    if kind is str or kind is bool or value is None:
         return True
+    if kind is int:
+        return value > _TOO_LONG
     if kind is float:
         return value - value == 0  # neither NaN nor infinite
     if depth >= MAX_DEPTH and (kind is dict or kind is list):
@@ -213,10 +227,20 @@ def _is_typed(value: Any) -> bool:
 @functools.lru_cache(maxsize=256)
 def _adapter(model: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
-    from pydantic.errors import PydanticUserError
+    from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
     try:
-        return TypeAdapter(model)
+        adapter = TypeAdapter(model)
+        if not adapter.pydantic_complete:
+            adapter.rebuild()  # says which name; else the first use would, in words of pydantic's own
+        return adapter
+    except (PydanticUndefinedAnnotation, SyntaxError) as error:
+        raise SerializationError(
+            f"an annotation of {getattr(model, '__name__', model)} can not be resolved: {error}".partition(
+                "\n"
+            )[0],
+            remedy="define what it names at the top of a module, before the first save or load",
+        ) from error
     except PydanticUserError as error:
         raise SerializationError(
             f"{getattr(model, '__name__', model)} can not be validated: {error.message}",
@@ -233,31 +257,107 @@ def _encode_typed(value: Any) -> Encoded:
 
     model = type(value)
     adapter = _adapter(model)
-
-    def fingerprint(instance: Any) -> bytes:
-        fields = {name: getattr(instance, name) for name in _excluded_fields(model)}
-        return pack([adapter.dump_python(instance, round_trip=True), fields], enums="identify")
-
-    expected = fingerprint(value)
     try:
-        data = adapter.dump_json(value, round_trip=True)
-        if fingerprint(adapter.validate_json(data)) == expected:
+        # What pydantic would warn of is a difference, and found below.
+        data = adapter.dump_json(value, round_trip=True, warnings=False)
+        if _difference(value, adapter.validate_json(data), 0) is None:
             return Encoded(data, JSON)
     except (ValidationError, PydanticSerializationError, UnicodeError):
         pass  # Not every value has a JSON form (NaN, bytes that are no text); the packed form is next.
     try:
-        data = pack(adapter.dump_python(value, round_trip=True), enums="value")
-        if fingerprint(adapter.validate_python(unpack(data))) == expected:
+        data = pack(adapter.dump_python(value, round_trip=True, warnings=False), enum_values=True)
+        different = _difference(value, adapter.validate_python(unpack(data)), 0)
+        if different is None:
             return Encoded(data, PACKED)
-        problem = "a field would come back with another value"
+        place, problem = different[0].lstrip("."), different[1]
     except ValidationError as error:
-        problem = str(error)
+        place, problem = "", str(error)
     raise SerializationError(
-        f"a {model.__name__} can not be stored so that it comes back equal: {problem}",
-        remedy="check excluded fields, custom serializers and fields that are not set by __init__",
+        f"a {model.__name__} can not be stored so that it comes back equal: {f'{place} {problem}'.strip()}",
+        field=place or None,
+        remedy="declare the field with the type that it holds; check private attributes, excluded fields,"
+        " custom serializers and fields that are not set by __init__",
     )
 
 
-def _excluded_fields(model: Any) -> list[str]:
-    fields: dict[str, Any] = getattr(model, "__pydantic_fields__", {})
-    return [name for name, field in fields.items() if getattr(field, "exclude", False)]
+_MISSING: Final[Any] = object()
+_ATOMS: Final = frozenset({str, int, bool, bytes, type(None), object})
+
+
+def _difference(value: Any, other: Any, depth: int) -> tuple[str, str] | None:
+    """Where ``other`` is not ``value``, and how; None if they are equal, with the same types, at every level.
+
+    ``==`` does not tell: it takes 1 for True, and a class may leave out a field. Nor does what serializers
+    make of both: they mask, and drop what a subclass adds.
+    """
+    kind = type(value)
+    if kind is not type(other):
+        return "", f"is a {kind.__qualname__} and would come back as a {type(other).__qualname__}"
+    if kind in _ATOMS:
+        return None if value == other else _ANOTHER
+    if kind is float:
+        return None if value == other != 0 or repr(value) == repr(other) else _ANOTHER
+    if depth > MAX_DEPTH:
+        raise SerializationError(
+            "value is nested too deeply, or contains itself", limit=f"{MAX_DEPTH} levels", remedy="flatten it"
+        )
+    if (names := _field_names(kind)) is not None:
+        return _field_difference(names, value, other, depth)
+    if isinstance(value, dict):
+        return _item_difference(value, other, depth)
+    if isinstance(value, (list, tuple, deque)):
+        if len(value) != len(other) or getattr(value, "maxlen", None) != getattr(other, "maxlen", None):
+            return _ANOTHER
+        for index, (item, its) in enumerate(zip(value, other, strict=True)):
+            if (found := _difference(item, its, depth + 1)) is not None:
+                return f"[{index}]{found[0]}", found[1]
+        return None
+    if isinstance(value, (set, frozenset)):
+        theirs = {item: item for item in other}
+        pairs = ((item, theirs.get(item, _MISSING)) for item in value)
+        same = len(value) == len(theirs) and all(_difference(*pair, depth + 1) is None for pair in pairs)
+    else:
+        from storage_lib.packing import SCALARS, pack
+
+        # Equal moments may differ in their offsets, equal Decimals in their digits.
+        exact = kind in SCALARS or _is_array(value)
+        same = pack(value) == pack(other) if exact else bool(value == other)
+    return None if same else _ANOTHER
+
+
+_ANOTHER: Final = ("", "would come back as another value")
+
+
+def _field_difference(names: tuple[str, ...], value: Any, other: Any, depth: int) -> tuple[str, str] | None:
+    for name in names:
+        item, its = getattr(value, name, _MISSING), getattr(other, name, _MISSING)
+        if type(item) is type(its) in _ATOMS and item == its:
+            continue  # Most are such, and a call costs more than this.
+        if (found := _difference(item, its, depth + 1)) is not None:
+            return f".{name}{found[0]}", found[1]
+    for more in ("__pydantic_extra__", "__pydantic_private__"):
+        item, its = getattr(value, more, None), getattr(other, more, None)
+        if item is not its and (found := _difference(item, its, depth)) is not None:
+            return found
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    """Of a dataclass or pydantic model; None of any other class."""
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is None:
+        fields = getattr(kind, "__pydantic_fields__", None)
+    return None if fields is None else tuple(fields)
+
+
+def _item_difference(value: dict[Any, Any], other: dict[Any, Any], depth: int) -> tuple[str, str] | None:
+    if len(value) != len(other):
+        return _ANOTHER
+    for (name, item), (its_name, its) in zip(value.items(), other.items(), strict=True):
+        found = _difference(name, its_name, depth + 1)
+        if found is None and not (type(item) is type(its) in _ATOMS and item == its):
+            found = _difference(item, its, depth + 1)
+        if found is not None:
+            return f".{name}{found[0]}", found[1]
+    return None

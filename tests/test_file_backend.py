@@ -17,7 +17,7 @@ import threading
 import time
 import unicodedata
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +349,30 @@ async def test_dropped_files_are_objects(backend: FileStorageBackend, folder: Pa
     with pytest.raises(AccessDeniedError):
         await backend.objects.put("link/escaped", b"x")
     assert not (folder.parent / "system/escaped.obj").exists()
+
+
+async def test_dropped_names_that_are_no_text_are_left_out(backend: FileStorageBackend, folder: Path) -> None:
+    keys = ["a", "b/c", "z", "é"]
+    for key in keys:
+        await backend.objects.put(key, b"x")
+    root = os.fsencode(folder)
+    for name in (b"caf\xe9.txt", b"caf\xe9.obj", b"b/\xff", b"b/\xc3\xa9\xed\xa0\x80"):
+        Path(os.fsdecode(root + b"/" + name)).write_bytes(b"x")
+    os.makedirs(root + b"/d\xe9r/inner")
+    Path(os.fsdecode(root + b"/d\xe9r/inner/below")).write_bytes(b"x")
+    assert await _listed(backend.objects) == keys
+    assert await _listed(backend.objects, "b/") == ["b/c"]
+    for delimiter, expected in ((None, keys), ("/", ["a", "b/", "z", "é"])):
+        found: list[str] = []
+        cursor = None
+        while True:
+            page = await backend.objects.list_page(limit=1, delimiter=delimiter, cursor=cursor, details=True)
+            found += [entry.key for entry in page.entries] + page.prefixes
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert found == expected
+    assert (await backend.objects.stats()).count == len(keys)
 
 
 async def test_ours_wins_over_a_dropped_file_of_the_same_key(
@@ -735,12 +759,86 @@ def test_errors_of_the_system_have_their_meaning(code: int, expected: type[Stora
     assert isinstance(raised.value.__cause__, OSError)
 
 
-async def test_a_folder_that_vanished_is_unavailable_not_empty(
+async def test_a_folder_that_vanished_is_unavailable_not_empty(tmp_path: Path) -> None:
+    base, away = tmp_path / "data", tmp_path / "away"
+    async with FileStorageBackend(base) as backend:
+        objects, queues, tables = backend.objects, backend.queues, backend.tables
+        await objects.put("a/b", b"x")
+        await queues.send("queue", b"first")
+        await tables.insert("table", "p", "r", {})
+        calls: list[Callable[[], Any]] = [
+            lambda: objects.put("k", b"x"),
+            lambda: objects.put("new/k", b"x"),
+            lambda: objects.put("k", b"x", if_match="e"),
+            lambda: objects.get("a/b"),
+            lambda: objects.head("a/b"),
+            lambda: objects.delete("a/b"),
+            lambda: objects.copy("a/b", "c"),
+            lambda: _listed(objects),
+            lambda: _listed(objects, "a/"),
+            objects.sweep_expired,
+            backend.open,
+        ]
+        rows: list[Callable[[], Any]] = [
+            lambda: queues.send("queue", b"lost"),
+            lambda: queues.peek("queue"),
+            lambda: tables.get("table", "p", "r"),
+            lambda: tables.upsert("table", "p", "r", {"lost": True}),
+        ]
+        # Removed or unmounted; an empty mount point is left; the objects alone are gone.
+        for moved, left, expected in (
+            (".", None, calls + rows),
+            (".", base, calls + rows),
+            ("objects", None, calls),
+        ):
+            os.rename(base / moved, away)
+            if left is not None:
+                left.mkdir()
+            for call in expected:
+                with pytest.raises(StorageUnavailableError):
+                    await call()
+            assert not (base / moved).exists() or not list((base / moved).iterdir())
+            if left is not None:
+                left.rmdir()
+            os.rename(away, base / moved)
+            assert await _listed(objects) == ["a/b"]
+        assert [message.body for message in await queues.peek("queue", max_messages=9)] == [b"first"]
+        assert (await tables.get("table", "p", "r")).properties == {}
+
+
+async def test_a_database_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
+    async with FileStorageBackend(tmp_path / "data") as backend, FileStorageBackend(tmp_path / "new") as new:
+        await backend.queues.send("queue", b"old")
+        await backend.queues.peek("queue")
+        await new.queues.send("queue", b"restored")
+    async with FileStorageBackend(tmp_path / "data") as backend:
+        assert await backend.queues.length("queue") == 1
+        await backend.queues.send("queue", b"old")
+        shutil.rmtree(tmp_path / "data")
+        os.rename(tmp_path / "new", tmp_path / "data")
+        await backend.queues.send("queue", b"second")
+        bodies = [message.body for message in await backend.queues.peek("queue", max_messages=9)]
+        assert bodies == [b"restored", b"second"]
+
+
+async def test_a_directory_in_the_place_of_an_object_is_no_outage(
     backend: FileStorageBackend, folder: Path
 ) -> None:
-    os.rename(folder.parent, folder.parent.with_name("moved"))
-    with pytest.raises(StorageUnavailableError):
-        await backend.objects.put("k", b"x")
+    (folder / "reports.obj/inner").mkdir(parents=True)
+    for save in (
+        lambda: backend.objects.put("reports", b"x"),
+        lambda: backend.objects.put("reports", b"x", if_absent=True),
+        lambda: backend.objects.put_stream("reports", [b"x"] * 3),
+    ):
+        with pytest.raises(AccessDeniedError, match=r"reports\.obj") as refused:
+            await save()
+        assert "another key" in (refused.value.remedy or "")
+    with pytest.raises(KeyNotFoundError):
+        await backend.objects.get("reports")
+    assert await _listed(backend.objects) == []
+    (folder / "reports.obj/inner").rmdir()
+    (folder / "reports.obj").rmdir()
+    await backend.objects.put("reports", b"x")
 
 
 @pytest.fixture

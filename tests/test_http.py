@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -18,8 +19,9 @@ from yarl import URL
 from devhost.host import Host, HostConfig
 from functions import state as state_module
 from functions.state import AppState
-from storage_lib.backends.base import StorageBackend
+from storage_lib.backends.base import QueueMessage, StorageBackend
 from storage_lib.config import StorageConfig
+from storage_lib.errors import KeyNotFoundError
 from storage_lib.factory import build
 from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE
 from tests.conftest import PROJECT
@@ -185,6 +187,8 @@ async def test_keys_travel_percent_encoded(client: Client, store: StorageBackend
         "dot.",
         "e%CC%81",
         "a%252fb",
+        "a%25%32%46b",
+        "a%252%46b",
         "s" * 256,
         "/".join(["long-segment-of-a-key"] * 50),
         ".system/tasks/x",
@@ -324,6 +328,60 @@ async def test_conditional_reads(client: Client) -> None:
     assert (await client.problem("GET", path, If_Match='"other"'))["status"] == 412
 
 
+async def test_a_write_is_refused_where_it_was_modified_since(client: Client) -> None:
+    path = "/api/objects/dated"
+    past = "Mon, 01 Jan 2001 00:00:00 GMT"
+    _, saved, _ = await client(
+        "PUT", path, body=b"1", If_Unmodified_Since=past
+    )  # what is not there has no date
+    _, headers, _ = await client("GET", path)
+    for method in ("PUT", "DELETE", "GET"):
+        problem = await client.problem(method, path, If_Unmodified_Since=past)
+        assert (problem["status"], problem["field"]) == (412, "If-Unmodified-Since")
+        assert problem["remedy"] == "load it again and retry with its ETag"
+    assert (await client("HEAD", path, If_Unmodified_Since=past))[0] == 412
+    assert (await client("GET", path))[2] == b"1"
+    assert (await client("GET", path, If_Unmodified_Since=past, If_Match=saved["ETag"]))[0] == 200
+    assert (await client("GET", path, If_Unmodified_Since="nonsense"))[0] == 200
+    date = headers["Last-Modified"]
+    assert (await client("GET", path, If_Unmodified_Since=date))[2] == b"1"
+    assert (await client("GET", path, If_Unmodified_Since=date, If_None_Match=saved["ETag"]))[0] == 304
+    assert (await client.problem("PUT", path, If_Unmodified_Since=date, If_None_Match="*"))["status"] == 412
+    status, again, _ = await client("PUT", path, body=b"2", If_Unmodified_Since=past, If_Match=saved["ETag"])
+    assert status == 200
+    assert (await client("PUT", path, body=b"3", If_Unmodified_Since="Fri, 01 Jan 2100 00:00:00 GMT"))[
+        0
+    ] == 200
+    assert (await client.problem("DELETE", path, If_Match=again["ETag"]))["status"] == 412
+    assert (await client("DELETE", path, If_Unmodified_Since="Fri, 01 Jan 2100 00:00:00 GMT"))[0] == 204
+    assert (await client.problem("DELETE", path, If_Unmodified_Since=past))["status"] == 404
+
+
+async def test_a_condition_that_a_write_does_not_have_is_refused(client: Client) -> None:
+    path = "/api/objects/kept"
+    _, saved, _ = await client("PUT", path, body=b"1")
+    for tag in ("*", '"a"', saved["ETag"]):
+        problem = await client.problem("DELETE", path, If_None_Match=tag)
+        assert (problem["status"], problem["field"]) == (400, "If-None-Match")
+    assert (await client("GET", path))[2] == b"1"
+
+
+async def test_a_list_of_entity_tags_as_the_standard_has_it(client: Client) -> None:
+    path = "/api/objects/tags"
+    _, saved, _ = await client("PUT", path, body=b"1")
+    quoted_star = '"*"'
+    for method in ("PUT", "DELETE", "GET"):
+        assert (await client.problem(method, path, If_Match=quoted_star))["status"] == 412
+    assert (await client.problem("PUT", "/api/objects/tags2", If_None_Match=quoted_star))["status"] == 400
+    assert (await client("GET", path, If_None_Match=quoted_star))[0] == 200
+    for tags in (f",{saved['ETag']}", f'"a", ,{saved["ETag"]},,', f" , {saved['ETag']} , "):
+        assert (await client("GET", path, If_None_Match=tags))[0] == 304
+        assert (await client("GET", path, If_Match=tags))[0] == 200
+    for tags in ("a", '"a" "b"', '"a', '*, "a"', '"a";'):
+        assert (await client.problem("GET", path, If_Match=tags))["status"] == 400
+    assert (await client.problem("GET", path, If_Match=","))["status"] == 412
+
+
 @pytest.mark.parametrize(
     ("wanted", "status", "content_range", "body"),
     [
@@ -358,6 +416,21 @@ async def test_ranges_outside_the_object_and_of_another_version(client: Client) 
     tag = (await client("HEAD", path))[1]["ETag"]
     assert (await client("GET", path, Range="bytes=0-1", If_Range=tag))[0] == 206
     assert (await client("GET", path, Range="bytes=0-1", If_Range='"old"'))[2] == b"0123456789"
+
+
+async def test_conditions_come_before_the_range(client: Client) -> None:
+    path = "/api/objects/resumed"
+    _, old, _ = await client("PUT", path, body=b"x" * 100)
+    _, new, _ = await client("PUT", path, body=b"new")
+    past = "Mon, 01 Jan 2001 00:00:00 GMT"
+    for if_range in (old["ETag"], f"W/{new['ETag']}", past):
+        assert (await client("GET", path, Range="bytes=50-", If_Range=if_range))[::2] == (200, b"new")
+    for condition in ({"If_Match": old["ETag"]}, {"If_Unmodified_Since": past}):
+        assert (await client.problem("GET", path, Range="bytes=50-", **condition))["status"] == 412
+    assert (await client("GET", path, Range="bytes=50-", If_None_Match=new["ETag"]))[0] == 304
+    for condition in ({"If_Range": new["ETag"]}, {"If_Match": new["ETag"]}, {"If_None_Match": old["ETag"]}):
+        assert (await client.problem("GET", path, Range="bytes=50-", **condition))["status"] == 416
+        assert (await client("GET", path, Range="bytes=1-", **condition))[::2] == (206, b"ew")
 
 
 async def test_listing(client: Client) -> None:
@@ -424,7 +497,9 @@ async def test_a_report_is_analysed(client: Client, store: StorageBackend) -> No
     assert columns["precipitation"]["max"] == 55.9
     async with asyncio.timeout(20):
         while True:
-            events = await store.queues.peek(EVENT_QUEUE, max_messages=32)
+            events: list[QueueMessage] = []
+            with contextlib.suppress(KeyNotFoundError):  # made by the first event, which follows the record
+                events = await store.queues.peek(EVENT_QUEUE, max_messages=32)
             found = [json.loads(event.body) for event in events if event.body]
             if any(event["task_id"] == submitted["task_id"] for event in found):
                 break
@@ -746,6 +821,50 @@ async def test_an_unreachable_store_is_unavailable_never_not_found(client: Clien
         assert problem["headers"]["Retry-After"] == "1"
         assert key not in str(problem)
     assert (await client("GET", "/api/health/live"))[0] == 200
+    await app.storage.close()
+
+
+async def test_a_body_limit_beyond_the_hosts_is_a_configuration_error(
+    client: Client, other_state: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, status in (("104857600", 201), ("104857601", 500)):
+        monkeypatch.setenv("AGENT_STORAGE_MAX_BODY_BYTES", limit)
+        app = other_state(StorageConfig(base_path=tmp_path))
+        assert (await client("PUT", "/api/objects/k", body=b"x"))[0] == status
+        await app.storage.close()
+    problem = await client.problem("PUT", "/api/objects/k", body=b"x")
+    assert (problem["code"], problem["field"]) == ("configuration-error", "AGENT_STORAGE_MAX_BODY_BYTES")
+    assert problem["limit"] == "104857600 bytes"
+
+
+async def test_a_body_that_is_too_large_says_what_to_do(client: Client) -> None:
+    problem = await client.problem("PUT", "/api/objects/large", body=b"x" * 200_001)
+    assert problem["status"] == 413
+    assert "raise AGENT_STORAGE_MAX_BODY_BYTES, up to 100 MB" in problem["remedy"]
+
+
+async def test_a_data_folder_that_vanished_is_unavailable_and_never_made_anew(
+    client: Client, other_state: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    app = other_state(StorageConfig(base_path=folder))
+    assert (await client("PUT", "/api/objects/a/b", body=b"x"))[0] == 201
+    assert (await client("GET", "/api/health/ready"))[0] == 200
+    folder.rename(tmp_path / "away")
+    for method, path in (
+        ("GET", "/api/health/ready"),
+        ("GET", "/api/objects/a/b"),
+        ("GET", "/api/objects"),
+        ("DELETE", "/api/objects/a/b"),
+        ("GET", "/api/tasks"),
+    ):
+        problem = await client.problem(method, path)
+        assert (problem["status"], problem["code"]) == (503, "storage-unavailable"), path
+        assert "folder" in problem["remedy"]
+    assert not folder.exists()
+    (tmp_path / "away").rename(folder)
+    assert (await client("GET", "/api/health/ready"))[0] == 200
+    assert (await client("GET", "/api/objects/a/b"))[2] == b"x"
     await app.storage.close()
 
 

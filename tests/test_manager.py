@@ -64,6 +64,50 @@ async def test_an_update_keeps_metadata_and_the_end_of_life(storage: StorageMana
     assert abs((after.expires_at - before.expires_at).total_seconds()) < 1
 
 
+@pytest.mark.parametrize(
+    ("content_type", "data", "new", "kept"),
+    [
+        ("application/ld+json", b"[1]", [1, 2], "application/ld+json"),
+        ("application/json; charset=utf-8", b"1", None, "application/json; charset=utf-8"),
+        ("text/markdown", b"# a", "# b", "text/markdown"),
+        ("image/png", b"a", b"b", "image/png"),
+        ("image/png", b"a", "b", "text/plain; charset=utf-8"),
+        ("text/markdown", b"# a", {"a": 1}, "application/json"),
+        ("text/html; charset=latin-1", b"\xe9", "é€", "text/plain; charset=utf-8"),
+        ("application/json", b"[]", (1, b""), "application/vnd.agent-storage.value+msgpack"),
+    ],
+)
+async def test_an_update_keeps_the_content_type_that_still_fits(
+    storage: StorageManager, content_type: str, data: bytes, new: Any, kept: str
+) -> None:
+    await storage.write("k", data, content_type=content_type)
+    await storage.update("k", lambda old: old if new is None else new)
+    assert (await storage.info("k")).content_type == kept
+    if new is not None:
+        assert await storage.load("k") == new
+
+
+@pytest.mark.parametrize("once", [None, ("task-id", "t")])
+async def test_a_change_that_forgets_to_return_is_refused(
+    storage: StorageManager, once: tuple[str, str] | None
+) -> None:
+    async def forgets(turns: list[str]) -> None:
+        turns.append("hello")
+
+    await storage.save("turns", ["hi"])
+    before = await storage.info("turns")
+    for change in (lambda turns: turns.append("hello"), forgets):
+        for key in ("turns", "new"):
+            with pytest.raises(InvalidArgumentError) as refused:
+                await storage.update(key, change, initial=[], once=once)
+            assert refused.value.field == "change"
+            assert "return the new value" in (refused.value.remedy or "")
+    assert await storage.info("turns") == before
+    assert not await storage.exists("new")
+    await storage.save("turns", None)
+    assert await storage.update("turns", lambda nothing: nothing) is None
+
+
 async def test_many_at_once_each_with_its_own_result(storage: StorageManager) -> None:
     saved = await storage.save_many({"a": 1, "b": b"2", "../c": 3, "d": object()}, metadata={"m": "1"})
     assert [type(result).__name__ for result in saved.values()] == [

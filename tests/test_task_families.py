@@ -27,6 +27,7 @@ from storage_lib.tasks.engine import MAX_DELIVERIES, TaskEngine
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.lease import _CONCLUDE_TRIES
 from storage_lib.tasks.model import TASK_QUEUE, TaskRecord, TaskStatus, child_task_id
+from storage_lib.tasks.records import record_keys
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryPolicy
 from tests.task_worker import Worker
@@ -185,7 +186,7 @@ async def test_an_action_that_goes_on_without_a_child_is_run_again(worker: Worke
     record = await worker.get(parent.task_id)
     assert (record.status, record.attempts) == (TaskStatus.SUCCEEDED, 2)
     assert record.result["children"]["total"] == 3
-    assert sorted(map(str, world.ran)) == ["0", "1", "2", "careless"]
+    assert sorted(map(str, world.ran)) == ["0", "1", "2", "careless", "careless"]
 
 
 async def test_an_action_may_go_on_without_a_child_that_can_not_be(worker: Worker, world: World) -> None:
@@ -281,7 +282,123 @@ async def test_a_child_that_succeeded_is_remembered_until_its_parent_ends(
     assert (await worker.get(parent.task_id)).status is TaskStatus.SUCCEEDED
     assert len(world.ran) == 3, "the first child once, the second twice"
     worker.clock.now += 40 * DAY
-    assert await worker.engine.records.expire(before(worker, 30), 1000) == 3
+    passes = [await worker.engine.records.expire(before(worker, 30), 1000) for _ in range(3)]
+    assert sum(passes) == 3, "in the end they go, none before the parent"
+
+
+async def test_grandchildren_that_succeeded_are_remembered_too(worker: Worker, world: World) -> None:
+    @task("middle")
+    async def middle(context: TaskContext, payload: Any) -> None:
+        await context.submit("leaf", "paid")
+        await context.submit("mended_only")
+
+    top = await worker.engine.submit("has", "a", [("middle", 0), ("leaf", 40 * DAY)])
+    await worker.settle()
+    for _ in range(45):
+        worker.clock.now += DAY
+        await worker.settle(2)
+        await worker.engine.records.expire(before(worker, 30), 1000)
+    assert (await worker.get(top.task_id)).status is TaskStatus.FAILED
+    world.mended = True
+    await worker.engine.control.requeue(top.task_id)
+    await worker.settle()
+    assert (await worker.get(top.task_id)).status is TaskStatus.SUCCEEDED
+    assert world.ran.count("paid") == 1
+
+
+async def test_an_action_that_submits_again_itself_loses_no_child(worker: Worker, world: World) -> None:
+    @task("stubborn")
+    async def stubborn(context: TaskContext, payload: Any) -> None:
+        for name in "ab":
+            for _ in range(3):
+                try:
+                    await context.submit("leaf", name)
+                    break
+                except StorageUnavailableError:
+                    continue
+            else:
+                raise StorageUnavailableError("given up")
+
+    parent = await worker.engine.submit("stubborn", "a")
+    fail(worker.backend.queues, "send")
+    await worker.settle()
+    record = await worker.get(parent.task_id)
+    assert record.status is TaskStatus.SUCCEEDED
+    assert sorted(world.ran) == ["a", "b"]
+
+
+@pytest.mark.parametrize("step", ["touch", "send", "revive"])
+@pytest.mark.parametrize("fails", [True, False], ids=["which fails", "which succeeds"])
+async def test_a_requeue_of_a_child_that_fails_half_way_is_made_good(
+    worker: Worker, world: World, step: str, fails: bool
+) -> None:
+    parent = await worker.engine.submit("has", "a", [("mended_only", 0)])
+    await worker.settle()
+    await worker.engine.control.requeue(parent.task_id)
+    world.mended = not fails
+    child = await worker.child(parent, "mended_only")
+    ours = lambda *call: child.task_id in str(call)  # noqa: E731
+    if step == "touch":
+        fail(
+            worker.backend.tables,
+            "update",
+            only=lambda t, p, r, given: is_of(child, r) and "status" not in given,
+        )
+    elif step == "send":
+        fail(worker.backend.queues, "send", only=ours)
+    else:
+        queued = to_status(TaskStatus.QUEUED)
+        fail(worker.backend.tables, "update", only=lambda *call: is_of(child, call[2]) and queued(*call))
+    await worker.settle(30)
+    record = await worker.get(parent.task_id)
+    assert record.status is (TaskStatus.FAILED if fails else TaskStatus.SUCCEEDED)
+    assert len(world.ran) == 2, "once before, once again"
+
+
+def is_of(record: TaskRecord, row_key: str) -> bool:
+    return record_keys(record.task_id)[1] == row_key
+
+
+async def test_a_requeued_parent_whose_child_fails_again_fails_again(worker: Worker, world: World) -> None:
+    parent = await worker.engine.submit("has", "a", [("mended_only", 0)])
+    for runs in range(1, 4):
+        await worker.settle()
+        assert (await worker.get(parent.task_id)).status is TaskStatus.FAILED
+        assert len(world.ran) == runs
+        await worker.engine.control.requeue(parent.task_id)
+
+
+async def test_a_record_that_an_older_message_makes_meanwhile_is_adopted(
+    worker: Worker, world: World
+) -> None:
+    """The run before had sent the child, and could not record it."""
+
+    @task("again")
+    async def again(context: TaskContext, payload: Any) -> None:
+        await context.submit("mended_only")
+        if not context.task.requeue_fence:
+            raise ValueError("not yet")
+
+    parent = await worker.engine.submit("again", "a")
+    child = child_task_id(parent.task_id, parent.created_at, 0)
+    insert = lambda table, pk, rk, properties: properties.get("task_id") == child  # noqa: E731
+    fail(worker.backend.tables, "insert", only=insert)
+    await worker.run(await worker.take())
+    old = await worker.take()  # the message of the child, under way
+    await worker.engine.control.requeue(parent.task_id)
+    real = worker.backend.queues.send
+
+    async def send(*arguments: Any, **options: Any) -> Any:
+        worker.backend.queues.send = real  # type: ignore[method-assign]
+        await worker.run(old)
+        return await real(*arguments, **options)
+
+    (text,) = await worker.take()
+    worker.backend.queues.send = send  # type: ignore[method-assign]
+    await worker.run([text])
+    await worker.settle()
+    assert (await worker.get(parent.task_id)).status is TaskStatus.FAILED
+    assert len(world.ran) >= 1
 
 
 def before(worker: Worker, days: float) -> datetime:
@@ -364,6 +481,64 @@ async def test_a_retry_whose_write_fails_once_comes_all_the_same(
     assert [past.outcome for past in record.history] == ["retry", "succeeded"]
 
 
+async def test_an_end_that_is_written_late_is_not_taken_for_a_loss(worker: Worker, world: World) -> None:
+    """The client gave up, looked, tried again; and then the service carried out the first try."""
+    parent = await worker.engine.submit("has", "a", [("leaf", 0)])
+    await worker.run(await worker.take())
+    update, get = worker.backend.tables.update, worker.backend.tables.get
+    late: list[tuple[Any, Any]] = []
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        if arguments[3].get("status") == TaskStatus.SUCCEEDED and not late:
+            late.append((arguments, options))
+            raise StorageUnavailableError("no answer in time")
+        return await update(*arguments, **options)
+
+    async def looks(*keys: Any) -> Any:
+        found = await get(*keys)
+        if late:
+            worker.backend.tables.get = get  # type: ignore[method-assign]
+            arguments, options = late[0]
+            await update(*arguments, **options)
+        return found
+
+    worker.backend.tables.update, worker.backend.tables.get = slow, looks  # type: ignore[method-assign]
+    events = await pump(worker, 3)
+    assert [event.type for event in events] == ["task.succeeded", "task.succeeded"]
+    assert (await worker.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+    assert len(world.ran) == 1
+
+
+async def test_a_dead_task_is_not_put_back_by_a_failure_after_its_end(worker: Worker, world: World) -> None:
+    parent = await worker.engine.submit("has", "a", [("leaf", 0)])
+    await worker.run(await worker.take())
+    (text,) = await worker.take()
+    child = await worker.child(parent, "leaf")
+    gone = {"status": "running", "attempts": 1, "fence": 1, "lease_until": moment(worker)}
+    await worker.backend.tables.update("tasks", *record_keys(child.task_id), gone)
+    worker.clock.now += 1
+    seen: list[str] = []
+    update = worker.backend.tables.update
+
+    async def noting(*arguments: Any, **options: Any) -> Any:
+        if is_of(child, arguments[2]) and "status" in arguments[3]:
+            seen.append(arguments[3]["status"])
+        return await update(*arguments, **options)
+
+    worker.backend.tables.update = noting  # type: ignore[method-assign]
+    fail(worker.backend.tables, "get", at=3)
+    with pytest.raises(StorageUnavailableError):
+        await worker.engine.process(text, queue=TASK_QUEUE)
+    await worker.engine.process(text, queue=TASK_QUEUE, dequeue_count=2)
+    assert seen == ["running", "dead"]
+    assert (await worker.get(child.task_id)).status is TaskStatus.DEAD
+    assert (await worker.get(parent.task_id)).status is TaskStatus.FAILED
+
+
+def moment(worker: Worker) -> datetime:
+    return datetime.fromtimestamp(worker.clock.now, UTC)
+
+
 async def test_an_end_that_can_not_be_written_comes_again(worker: Worker, world: World) -> None:
     """The action ran and runs once more: the worker says so, and does not wait for ever."""
     submitted = await worker.engine.submit("leaf", "a", 1)
@@ -413,33 +588,44 @@ async def test_a_cancel_that_was_interrupted_can_be_repeated(worker: Worker, wor
     fail(worker.backend.tables, "get", at=2)
     with pytest.raises(StorageUnavailableError):
         await worker.engine.cancel(middle.task_id)
-    record, events = await worker.engine.cancel(middle.task_id)
-    assert record.status is TaskStatus.CANCELLED
-    assert [event.type for event in events] == ["task.cancelled", "task.failed"]
+    for _ in range(2):  # whoever repeated it may have died as well, before its events were out
+        record, events = await worker.engine.cancel(middle.task_id)
+        assert record.status is TaskStatus.CANCELLED
+        assert [event.type for event in events] == ["task.cancelled", "task.failed"]
     assert (await worker.get(top.task_id)).status is TaskStatus.FAILED
 
 
-async def test_a_cancel_is_kept_by_a_task_that_began_to_wait(worker: Worker, world: World) -> None:
+@pytest.mark.parametrize("poison", [False, True])
+async def test_a_cancel_is_kept_by_a_task_that_began_to_wait(
+    worker: Worker, world: World, poison: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @task("asked_to_stop")
     async def asked_to_stop(context: TaskContext, payload: Any) -> None:
         await context.submit("leaf", delay_seconds=600)
-        await worker.engine.cancel(context.task.task_id)
+        await worker.engine.control.cancel(context.task.task_id)
 
     submitted = await worker.engine.submit("asked_to_stop", "a")
-    armed = False
+    (text,) = await worker.take()
 
-    def waiting(table: str, pk: str, rk: str, properties: dict[str, Any]) -> bool:
-        nonlocal armed
-        armed = armed or bool(properties.get("children"))
-        return False
+    async def dies(task_id: str) -> Any:
+        raise StorageUnavailableError("the host was gone before it could end it")
 
-    fail(worker.backend.tables, "update", only=waiting)
-    fail(worker.backend.tables, "get", only=lambda *keys: armed)
-    events = await pump(worker)
+    monkeypatch.setattr(worker.engine, "cancel", dies)
+    with pytest.raises(StorageUnavailableError):
+        await worker.engine.process(text, queue=TASK_QUEUE)
+    monkeypatch.undo()
+    assert (await worker.get(submitted.task_id)).is_waiting
+    if poison:
+        now = moment(worker)
+        events = await worker.engine.process_poison(
+            text, queue=TASK_QUEUE, message_id="m", inserted_at=now, dequeue_count=1
+        )
+    else:
+        events = await worker.engine.process(text, queue=TASK_QUEUE, dequeue_count=2)
+    assert [event.type for event in events] == ["task.cancelled"]
     assert (await worker.get(submitted.task_id)).status is TaskStatus.CANCELLED
-    assert "task.cancelled" in [event.type for event in events]
     worker.clock.now += 700
-    await pump(worker)
+    await worker.settle()
     assert world.ran == []
 
 

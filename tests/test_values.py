@@ -10,6 +10,8 @@ from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from pydantic import BaseModel, Field, SecretStr, computed_field
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr, computed_field, field_serializer
 
 from storage_lib import values
 from storage_lib.backends.memory import MemoryBackend
@@ -164,6 +166,8 @@ class Point(tuple[int, int]):
         (SecretStr("x"), ""),
         (lambda: None, ""),
         (int, ""),
+        (np.str_("a\0"), ""),
+        ({"n": [np.bytes_(b"a\0")]}, ".n[0]"),
     ],
     ids=repr,
 )
@@ -173,6 +177,12 @@ def test_what_would_not_come_back_is_refused(value: Any, place: str | None) -> N
     if place is not None:
         assert f"value{place} has the type" in str(refused.value)
         assert refused.value.remedy
+
+
+def test_numpy_texts_that_come_back_are_taken() -> None:
+    for value in (np.str_("a\0b"), np.str_(""), np.bytes_(b""), np.bytes_(b"\0a")):
+        encoded = values.encode(value)
+        assert same(values.decode(encoded.data, encoded.content_type), value)
 
 
 def test_values_that_contain_themselves_are_refused() -> None:
@@ -187,10 +197,13 @@ def test_values_that_contain_themselves_are_refused() -> None:
 
 
 def test_integers_of_any_size_stay_exact() -> None:
-    for value in (2**53 + 1, 2**63, -(2**64), 10**300):
+    for value in (2**53 + 1, 2**63, -(2**64), 10**300, 10**4300 - 1, 1 - 10**4299, -(10**4299), 1 - 10**4300):
         for wrapped in (value, {"n": value}, {"n": value, "b": b""}):
             encoded = values.encode(wrapped)
             assert same(values.decode(encoded.data, encoded.content_type), wrapped)
+    for value in (10**4300, -(10**4300)):
+        with pytest.raises(SerializationError):
+            values.encode([value])
 
 
 # -- models
@@ -290,6 +303,146 @@ async def test_a_model_that_would_lose_something_is_refused_and_nothing_is_store
         await storage.save("m", changed)
     with pytest.raises(KeyNotFoundError):
         await storage.load("m")
+
+
+class Base(BaseModel):
+    a: int = 1
+
+
+class Derived(Base):
+    b: int = 2
+
+
+class Twin(BaseModel):
+    a: int = 1
+
+
+@dataclass
+class Loose:
+    v: Any
+
+
+class Team(BaseModel):
+    lead: Base | None = None
+    either: Base | Twin | None = None
+    members: list[Any] = []
+    by_name: dict[str, Any] = {}
+
+
+class Open(BaseModel, extra="allow"):
+    a: int = 1
+
+
+class Counting(BaseModel):
+    a: int = 1
+    _count: int = PrivateAttr(default=0)
+
+    def counted(self) -> Counting:
+        self._count += 1
+        return self
+
+
+class Masked(BaseModel):
+    key: str
+
+    @field_serializer("key")
+    def mask(self, _: str) -> str:
+        return "***"
+
+
+class Places(BaseModel):
+    folder: Path
+    address: IPv4Address
+    ordered: OrderedDict[str, int]
+    flags: list[Any] = []
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (Team(lead=Derived(b=7)), "lead"),
+        (Team(either=Twin(a=5)), "either"),
+        (Team(members=[{}, Base()]), "members[1]"),
+        (Team(by_name={"x": {"y": Base()}}), "by_name.x.y"),
+        (Loose(Loose(1)), "v"),
+        (Loose([Loose(1)]), "v[0]"),
+        (Loose([Colour.RED]), "v[0]"),
+        (Open(more=Base()), "more"),  # pyright: ignore[reportCallIssue]
+        (Counting().counted(), "_count"),
+        (Masked(key="secret"), "key"),
+        (NotFromInit("1"), "a"),  # pyright: ignore[reportArgumentType]
+        (NotFromInit(True), "a"),
+    ],
+    ids=repr,
+)
+async def test_a_model_that_would_come_back_with_other_types_is_refused(value: Any, place: str) -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    with pytest.raises(SerializationError) as refused:
+        await storage.save("m", value)
+    assert refused.value.field == place
+    assert "secret" not in str(refused.value)
+    assert not await storage.exists("m")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Team(lead=Base(a=2), either=Base(a=3), members=[1, 1.0, True, None, "x", [], {}]),
+        Loose([(1, b"\xff"), {1: Decimal("1.20")}, float("nan"), -0.0, {1, 2.5}]),
+        Open(more=[1, {"a": None}], z=datetime(2026, 1, 1)),  # pyright: ignore[reportCallIssue]
+        Counting(),
+        Places(folder=Path("/x"), address=IPv4Address("10.0.0.1"), ordered=OrderedDict(b=1, a=2)),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+async def test_a_model_comes_back_with_every_type_that_it_holds(value: Any) -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    await storage.save("m", value)
+    assert repr(await storage.load("m", type(value))) == repr(value)
+
+
+def test_models_that_contain_themselves_are_refused() -> None:
+    loop = Loose(None)
+    loop.v = loop
+    deep = Loose(None)
+    for _ in range(150):
+        deep = Loose([deep])
+    for value in (loop, deep):
+        with pytest.raises(SerializationError):
+            values.encode(value)
+
+
+async def test_json_that_was_sent_as_something_else_is_told_so() -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    for content_type in (values.BYTES, "text/plain"):
+        await storage.write("c", b'{"name": "ceo"}', content_type=content_type)
+        for model in (dict, Tool):
+            with pytest.raises(SerializationError, match=content_type) as refused:
+                await storage.load("c", model)
+            assert "Content-Type: application/json" in (refused.value.remedy or "")
+
+
+def _local_class() -> Any:
+    @dataclass
+    class Inner:
+        x: int
+
+    @dataclass
+    class Outer:
+        inner: Inner  # a name that nobody can look up, since annotations are text here
+
+    return Outer(Inner(1))
+
+
+def test_an_annotation_that_can_not_be_resolved_is_named() -> None:
+    value = _local_class()
+    for use in (
+        lambda: values.encode(value),
+        lambda: values.decode_as(b"{}", values.JSON, type(value)),
+    ):
+        with pytest.raises(SerializationError, match=r"Outer can not be resolved: .*'Inner'") as refused:
+            use()
+        assert "top of a module" in (refused.value.remedy or "")
 
 
 async def test_a_mismatch_names_the_field() -> None:

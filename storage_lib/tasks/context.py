@@ -119,9 +119,12 @@ class TaskContext:
 
         :raises InvalidArgumentError: a field or the payload can not be right, or there are too many children;
             the action may go on without this one.
-        :raises StorageError: it is not known whether it was submitted. The run counts as failed even if the
-            action goes on.
+        :raises StorageError: it is not known whether it was submitted. The run has failed with that, even if
+            the action goes on, and submits no more.
         """
+        if self.unsubmitted is not None:
+            # What is submitted now would get the number that another has in the next run.
+            raise self.unsubmitted
         index = self.children
         new = self._submission.new_child(
             self.task, index, action, payload, priority=priority, delay_seconds=delay_seconds

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from storage_lib.backends.base import QueueStore
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.errors import PreconditionFailedError, StorageError
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus
@@ -72,20 +72,26 @@ class Control:
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it succeeded, or has not ended.
         """
-        record = await self._kept(task_id, parent_fence)
+        record = await self._kept(task_id)
         if record.raw_message is not None:
             await self._queues.send_text(record.priority.queue, record.raw_message)
             return await self._put_back(record, self._now())
         # The message before the record is queued, and it alone suffices: it says which end of the task it
         # takes back. So a crash in between leaves no queued record without a message.
         message = TaskMessage.of(record, requeue=record.fence)
+        if parent_fence is not None:
+            message = replace(message, parent_fence=parent_fence)
         await self._queues.send(record.priority.queue, message.to_bytes())
-        try:
-            return await self.revive(record)
-        except (PreconditionFailedError, KeyNotFoundError):
-            return await self._records.get(task_id)  # A worker has taken it up already.
+        while True:
+            try:
+                return await self.revive(record, parent_fence)
+            except PreconditionFailedError:
+                found = await self._records.get(task_id)
+                if not found.is_final or found.fence != record.fence:
+                    return found  # A worker has taken it up already.
+                record = found  # Another requeue has touched it.
 
-    async def _kept(self, task_id: str, parent_fence: int | None) -> TaskRecord:
+    async def _kept(self, task_id: str) -> TaskRecord:
         """The record of a task that can be run again, touched, so that the expiry of old records, which may
         be about to remove it and what it needs, leaves it."""
         conflicts = Conflicts()
@@ -97,14 +103,16 @@ class Control:
                     field="task_id",
                     limit="only a failed, cancelled or dead task can be run again",
                 )
-            changes = {} if parent_fence is None else {"parent_fence": parent_fence}
             try:
-                return await self._records.change(record, updated_at=self._now(), **changes)
+                return await self._records.change(record, updated_at=self._now())
             except PreconditionFailedError:
                 await conflicts.pause()
 
-    async def revive(self, record: TaskRecord) -> TaskRecord:
-        """Make an ended task a queued one. :raises PreconditionFailedError: it was changed meanwhile."""
+    async def revive(self, record: TaskRecord, parent_fence: int | None) -> TaskRecord:
+        """Make an ended task a queued one, for a run of its parent if that asks for it.
+
+        :raises PreconditionFailedError: it was changed meanwhile.
+        """
         now = self._now()
         return await self._records.change(
             record,
@@ -113,6 +121,7 @@ class Control:
             # A new fence: the message of this requeue must not bring the task back from its next end.
             fence=record.fence + 1,
             requeue_fence=record.fence + 1,
+            parent_fence=record.parent_fence if parent_fence is None else parent_fence,
             given_up=0,
             cancel_requested=False,
             children=None if record.children is None else Children(0),

@@ -66,6 +66,10 @@ class TaskExistsError(InvalidArgumentError):
     code = "task-id-taken"
 
 
+class _WornOutError(Exception):
+    """The attempts before ended without a word, and there is no further one."""
+
+
 class TaskEngine:
     """Runs the tasks of one storage.
 
@@ -149,7 +153,7 @@ class TaskEngine:
         if not record.is_final or record.status is TaskStatus.SUCCEEDED or message.requeue != record.fence:
             return record
         try:
-            return await self.control.revive(record)
+            return await self.control.revive(record, message.parent_fence)
         except PreconditionFailedError:
             return await self.records.get(record.task_id)
 
@@ -256,9 +260,7 @@ class TaskEngine:
                 raise TaskCancelledError
             registered = self.registry.get(record.action)
             if record.attempts - record.first_attempt > registered.retry.max_attempts:
-                # The attempts before ended without a word: their workers died.
-                error = record.error or TaskError("worker-lost", "the worker died each time it ran the task")
-                return await self._end(lease, TaskStatus.DEAD, error=error)
+                raise _WornOutError
             if record.payload_key is not None and record.payload is None:
                 record = replace(record, payload=await self.records.load(record.payload_key))
                 lease.record = replace(lease.record, payload=record.payload)
@@ -277,6 +279,9 @@ class TaskEngine:
             return []
         except TaskCancelledError:
             return await self._end(lease, TaskStatus.CANCELLED)
+        except _WornOutError:
+            reason = TaskError("worker-lost", "the worker died each time it ran the task")
+            return await self._end(lease, TaskStatus.DEAD, error=record.error or reason)
         except asyncio.CancelledError as cancelled:
             current = asyncio.current_task()
             if current is None or not current.cancelling():
@@ -329,7 +334,8 @@ class TaskEngine:
         """Put a task back that did not get to its action; where that was so too often, it is dead."""
         given_up = lease.record.given_up
         if given_up >= MAX_DELIVERIES:
-            return await self._end(lease, TaskStatus.DEAD, error=lease.record.error or reason)
+            error, attempts = lease.record.error or reason, lease.record.attempts - 1
+            return await self._end(lease, TaskStatus.DEAD, error=error, attempts=attempts)
         delay = RetryPolicy(base_seconds=5).decide(min(given_up, 3) + 1, TransientStorageError("")).delay or 0
         return await self._again(
             lease, text, queue, delay, reason, "undeliverable", counts=False, given_up=given_up + 1

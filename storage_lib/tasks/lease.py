@@ -67,6 +67,8 @@ class Lease:
         conflicts = Conflicts()
         async with self._changing:
             while True:
+                if self.record.status is not TaskStatus.RUNNING:
+                    raise LeaseLostError  # It has ended, here.
                 try:
                     self.record = await self._records.change(
                         self.record, **changes(self.record), updated_at=self._now()
@@ -98,6 +100,11 @@ class Lease:
                     return found
                 sure = True
                 return await self.change_by(noted)
+            except LeaseLostError:
+                # What was thought to have failed may have come late.
+                if not tries or (found := await self._concluded(wanted)) is None:
+                    raise
+                return found
             except TransientStorageError:
                 tries, sure, until = tries + 1, False, self.record.lease_until
                 if tries == _CONCLUDE_TRIES or until is None or self._now() >= until:

@@ -183,7 +183,8 @@ class TaskRecords:
 
     async def expire(self, before: datetime, limit: int) -> int:
         """Remove up to ``limit`` records of tasks that ended before that moment, and their contents; returns
-        how many. A child's stays while its parent may submit it again: without it, it would run again."""
+        how many. A child's stays as long as its parent's: without it, a requeue of the parent would run it
+        again."""
         removed = 0
         needed: dict[str, bool] = {}
         # One that is about to be requeued was changed since (`Control.requeue`).
@@ -194,7 +195,7 @@ class TaskRecords:
                 continue  # It was requeued since.
             parent_id = entity.properties.get("parent_id")
             if parent_id and parent_id not in needed:
-                needed[parent_id] = await self._stays(parent_id, before)
+                needed[parent_id] = await self._exists(parent_id)
             if parent_id and needed[parent_id]:
                 continue
             try:
@@ -209,13 +210,12 @@ class TaskRecords:
                 await self._remove_contents(entity.properties["task_id"])
         return removed
 
-    async def _stays(self, task_id: str, before: datetime) -> bool:
-        """Whether a task has not ended, or not so long ago that its record goes."""
+    async def _exists(self, task_id: str) -> bool:
         try:
-            record = await self.get(task_id, contents=False)
+            await self._backend.tables.get(TASK_TABLE, *record_keys(task_id))
         except KeyNotFoundError:
             return False
-        return not record.is_final or max(record.finished_at or before, record.updated_at) >= before
+        return True
 
     async def _until(self, before: datetime, condition: str, **parameters: str) -> AsyncIterator[Entity]:
         """Tasks created before that moment for which an OData filter holds."""

@@ -185,7 +185,8 @@ class Submission:
             try:
                 found = await self._records.get(task_id)
             except KeyNotFoundError:
-                return await self._send(task, self.check(task), task_id, self._now(), parent, index)
+                # Its message of a run before may make the record first.
+                found = await self._send(task, self.check(task), task_id, self._now(), parent, index)
             if not found.is_of_before(parent) or found.status is TaskStatus.SUCCEEDED:
                 return found
             try:

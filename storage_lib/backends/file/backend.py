@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from storage_lib.backends.base import MessageEncoding, StorageBackend
-from storage_lib.backends.file.layout import Layout, prepare
+from storage_lib.backends.file.layout import Layout, check, prepare
 from storage_lib.backends.file.objects import FileObjectStore
 from storage_lib.backends.file.queues import FileQueueStore
 from storage_lib.backends.file.sqlite import Database
@@ -20,6 +21,9 @@ from storage_lib.keys import validate_user_key
 
 class FileStorageBackend(StorageBackend):
     """A folder that any number of threads, event loops and processes of one machine may share.
+
+    A folder that vanishes while it is used (removed, unmounted) is unavailable, never empty, and is used
+    again when it is back.
 
     Needs a POSIX system (`flock`) and a file system that keeps what it was told to sync; on a network file
     system both are its promise, not ours. Tables and queues are opened when first used.
@@ -37,6 +41,8 @@ class FileStorageBackend(StorageBackend):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.base_path = os.path.abspath(os.fspath(base_path))
+        self._layout: Layout | None = None
+        self._preparing = threading.Lock()
         self._database = Database(lambda: self._prepare().database)
         self._files = FileObjectStore(self._prepare, clock)
         self.objects = self._files
@@ -44,11 +50,17 @@ class FileStorageBackend(StorageBackend):
         self.queues = FileQueueStore(self._database, message_encoding, clock)
 
     def _prepare(self) -> Layout:
-        return prepare(self.base_path)
+        with self._preparing:
+            if self._layout is None:
+                self._layout = prepare(self.base_path)
+            else:
+                check(self._layout)
+            return self._layout
 
     async def open(self) -> None:
         """Make the folder, or check that it is there, of a known version and open to this process.
 
+        :raises StorageUnavailableError: it was there and is gone.
         :raises AccessDeniedError: the system refuses.
         :raises ConfigurationError: it is not a data folder that this version can use.
         """

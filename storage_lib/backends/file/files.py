@@ -23,7 +23,7 @@ from storage_lib.backends.file.format import (
     decode_header,
 )
 from storage_lib.backends.file.layout import Layout
-from storage_lib.backends.file.oserrors import MISSING, not_found
+from storage_lib.backends.file.oserrors import MISSING, check_there, not_found
 from storage_lib.backends.objects import ByteRange, ObjectInfo, StoredObject
 from storage_lib.errors import PreconditionFailedError, TransientStorageError
 
@@ -184,6 +184,7 @@ class ObjectFiles:
         # A save that replaces another program's file renames ours in before it removes the other.
         if (found := _open_regular(own)) is not None:
             return (*found, True)
+        check_there(self.root)
         raise not_found(key)
 
     def foreign_files(self, key: str) -> list[str]:

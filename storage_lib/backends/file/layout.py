@@ -1,4 +1,4 @@
-"""The data folder: what lies where, made on first use and checked ever after.
+"""The data folder: what lies where, made on first use and only checked ever after.
 
 ::
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from storage_lib.backends.file.durable import TemporaryFiles, sync_directory
-from storage_lib.backends.file.oserrors import os_errors
+from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.backends.file.paths import PathMap
 from storage_lib.errors import ConfigurationError
 
@@ -89,6 +89,25 @@ def prepare(base_path: str) -> Layout:
         database=f"{base}/system/store.db",
         paths=PathMap(fold_case),
     )
+
+
+def check(layout: Layout) -> None:
+    """Check a folder that was prepared before. It is never made again: what stands in its place would be
+    empty, and taken for it.
+
+    :raises StorageUnavailableError: it is gone.
+    :raises ConfigurationError: another one is there, which the layout does not fit.
+    """
+    described = f"{layout.base}/system/layout.json"
+    with os_errors(None):
+        for path in (described, layout.objects, layout.temporary, layout.locks):
+            check_there(path)
+        if _described_fold_case(described) != layout.paths.fold_case:
+            raise ConfigurationError(
+                f"{layout.base} has been replaced by a data folder that spells keys in another way",
+                field="base_path",
+                remedy="restart this process",
+            )
 
 
 def _described_fold_case(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from types import TracebackType
 from typing import Never
 
@@ -18,6 +19,7 @@ from storage_lib.errors import (
 )
 
 MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_RESTORE = "mount or restore the data folder; to begin with an empty one, restart this process"
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOLCK})
@@ -50,6 +52,23 @@ def not_found(key: str) -> KeyNotFoundError:
     return KeyNotFoundError(f"object {key!r} does not exist", field="key")
 
 
+def check_there(path: str) -> os.stat_result:
+    """The status of a part of the data folder. Asked where something is missing, before anyone is told so: a
+    folder that was removed, or unmounted, shows no objects any more, but they are not gone.
+
+    :raises StorageUnavailableError: ``path``, a part of the data folder since it was made, is missing.
+    """
+    try:
+        return os.stat(path)
+    except OSError as error:
+        if error.errno not in MISSING:
+            raise
+        raise StorageUnavailableError(
+            f"the data folder is gone: {path} was there and is not any more",
+            remedy=_RESTORE,
+        ) from error
+
+
 def _raise(error: OSError, key: str | None, *, absent: bool) -> Never:
     code = error.errno
     about = f"object {key!r}" if key is not None else "the data folder"
@@ -70,6 +89,13 @@ def _raise(error: OSError, key: str | None, *, absent: bool) -> Never:
         raise TransientStorageError(
             f"{about}: {words}", remedy="fewer operations at once, or a higher limit of open files"
         ) from error
+    if code == errno.EISDIR and key is not None:
+        place = error.filename2 or error.filename
+        raise AccessDeniedError(
+            f"{about} can not be saved where a directory of another program is ({place})",
+            field="key",
+            remedy="directories inside objects/ may not end in .obj; remove it, or use another key",
+        ) from error
     if code == errno.EFBIG:
         raise ObjectTooLargeError(
             f"{about} is larger than the file system or the process's limit allows: {words}", field="data"
@@ -86,4 +112,6 @@ def _raise(error: OSError, key: str | None, *, absent: bool) -> Never:
             field="base_path",
             remedy="keep the whole data folder on one file system",
         ) from error
-    raise StorageUnavailableError(f"{about}: {words} ({error.filename})") from error
+    raise StorageUnavailableError(
+        f"{about}: {words} ({error.filename})", remedy=_RESTORE if code in MISSING else None
+    ) from error

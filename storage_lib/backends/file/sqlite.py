@@ -16,10 +16,10 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, LifoQueue, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage_lib.backends.file.jobs import Job, resolve
-from storage_lib.backends.file.oserrors import os_errors
+from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -73,6 +73,27 @@ class _Job(Job):
         self.probe = probe
 
 
+class _Opened(NamedTuple):
+    """A connection, and the file that it is to."""
+
+    connection: Connection
+    path: str
+    file: tuple[int, int]
+
+    def is_current(self) -> bool:
+        """Whether the file is still the one at its path: SQLite goes on with one that was removed, and what
+        it commits there is lost. False where another has taken its place.
+
+        :raises StorageUnavailableError: there is none.
+        """
+        with os_errors(None):
+            return _identity(check_there(self.path)) == self.file
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
 class Database:
     """Runs closures on connections to the file at ``locate()``, which is asked on first use, in a thread."""
 
@@ -82,8 +103,9 @@ class Database:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._readers: ThreadPoolExecutor | None = None
-        self._idle: LifoQueue[Connection] = LifoQueue()
+        self._idle: LifoQueue[_Opened] = LifoQueue()
         self._closed = False
+        self._made = False
 
     async def write[T](self, work: Work[T], *, probe: Work[T | None] | None = None) -> T:
         """The result of ``work``, committed together with what else is waiting.
@@ -122,7 +144,7 @@ class Database:
             await asyncio.to_thread(readers.shutdown)
             with contextlib.suppress(Empty):
                 while True:
-                    self._idle.get_nowait().close()
+                    self._idle.get_nowait().connection.close()
         if writer is not None:
             await asyncio.to_thread(writer.join)
 
@@ -131,24 +153,42 @@ class Database:
             raise StorageError("the backend is closed", remedy="use it before close(), or make a new one")
 
     def _read[T](self, work: Work[T]) -> T:
-        try:
-            connection = self._idle.get_nowait()
-        except Empty:
-            connection = self._connect()
-            connection.execute("PRAGMA query_only=1")
+        opened = self._take_idle()
+        if opened is None:
+            opened = self._connect()
+            opened.connection.execute("PRAGMA query_only=1")
         try:
             with sqlite_errors():
-                return work(connection)
+                return work(opened.connection)
         finally:
-            self._idle.put(connection)
+            self._idle.put(opened)
 
-    def _connect(self) -> Connection:
+    def _take_idle(self) -> _Opened | None:
+        with contextlib.suppress(Empty):
+            while True:
+                opened = self._idle.get_nowait()
+                try:
+                    if opened.is_current():
+                        return opened
+                except BaseException:
+                    self._idle.put(opened)
+                    raise
+                opened.connection.close()
+        return None
+
+    def _connect(self) -> _Opened:
         import sqlite3
 
         path = self._locate()
         # sqlite3 says "unable to open database file" for every reason; the system's own is better.
         with os_errors(None):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            if self._made:
+                check_there(path)  # made once, and never again in place of one that vanished
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                file = _identity(os.fstat(fd))
+            finally:
+                os.close(fd)
         with sqlite_errors():
             connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -158,7 +198,8 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-        return connection
+        self._made = True
+        return _Opened(connection, path, file)
 
 
 def _configure(connection: Connection) -> None:
@@ -214,10 +255,10 @@ def _retry_while_locked(action: Callable[[], object]) -> None:
 class _Writer:
     """The writer thread. It knows nothing of `Database`, so that an abandoned one can be collected."""
 
-    def __init__(self, connect: Callable[[], Connection], jobs: SimpleQueue[_Job | None]) -> None:
+    def __init__(self, connect: Callable[[], _Opened], jobs: SimpleQueue[_Job | None]) -> None:
         self._connect = connect
         self._jobs = jobs
-        self._connection: Connection | None = None
+        self._opened: _Opened | None = None
 
     def run(self) -> None:
         more = True
@@ -226,8 +267,8 @@ class _Writer:
             if batch:
                 self._run(batch)
                 resolve(batch)
-        if self._connection is not None:
-            self._connection.close()
+        if self._opened is not None:
+            self._opened.connection.close()
 
     def _take(self) -> tuple[list[_Job], bool]:
         batch: list[_Job] = []
@@ -246,9 +287,12 @@ class _Writer:
 
     def _run(self, batch: list[_Job]) -> None:
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            connection = self._connection
+            if self._opened is not None and not self._opened.is_current():
+                self._opened.connection.close()
+                self._opened = None
+            if self._opened is None:
+                self._opened = self._connect()
+            connection = self._opened.connection
             waiting = [job for job in batch if not _answered(job, connection)]
             if waiting:
                 with sqlite_errors():

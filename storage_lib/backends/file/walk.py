@@ -22,7 +22,7 @@ from storage_lib.backends.file.directories import (
     is_too_large,
     size_of,
 )
-from storage_lib.backends.file.oserrors import MISSING
+from storage_lib.backends.file.oserrors import MISSING, check_there
 from storage_lib.backends.file.paths import CONTINUED, SUFFIX, PathMap
 from storage_lib.backends.objects import is_after
 from storage_lib.errors import InvalidKeyError
@@ -61,6 +61,8 @@ class Walk:
         start = [Directory(self._root)]
         for segment in base.split("/")[:-1]:
             start = self._descend(start, segment)
+        if not start:
+            check_there(self._root)
         stack = [self._read(base, start)]
         while stack:
             node = stack[-1]
@@ -156,7 +158,7 @@ class Walk:
             with os.scandir(path) as entries:
                 for entry in entries:
                     name = entry.name
-                    if name.startswith("."):
+                    if name.startswith(".") or not _is_text(name):
                         continue
                     if name.endswith(SUFFIX):
                         if own and entry.is_file(follow_symlinks=False):
@@ -177,6 +179,7 @@ class Walk:
         except OSError as error:
             if error.errno not in MISSING:  # removed while we were on our way
                 raise
+            check_there(self._root)
         for name in continued:
             yield from self._entries(Directory(f"{path}/{name}", own, foreign), reading, (*names, name))
 
@@ -221,6 +224,17 @@ def _spelled_so(directory: str, names: str) -> bool:
                 return False
             raise
         directory = f"{directory}/{name}"
+    return True
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8 on the disk; one that is not spells no key, nor does anything below it."""
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
     return True
 
 

@@ -16,7 +16,7 @@ from storage_lib.backends.file.durable import TemporaryFiles, prune, sync_direct
 from storage_lib.backends.file.files import ObjectFiles, check_etag, is_regular
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.locks import KeyLocks
-from storage_lib.backends.file.oserrors import not_found, os_errors
+from storage_lib.backends.file.oserrors import check_there, not_found, os_errors
 from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write, unlink_if_there
 from storage_lib.backends.objects import PutResult
 from storage_lib.errors import (
@@ -91,6 +91,7 @@ class ObjectWriter:
                 for other in others:
                     unlink_if_there(other)
             return PutResult(key, put.header.etag, put.header.size, not exists)
+        check_there(self._root)
         raise TransientStorageError(f"object {key!r}: its directory is removed as often as it is made")
 
     def _check(self, put: Put) -> None:
@@ -110,6 +111,7 @@ class ObjectWriter:
         with self._locks.held(key):
             others = self._files.foreign_files(key)
             if not others and not is_regular(path):
+                check_there(self._root)
                 raise not_found(key)
             if delete.if_match is not None:
                 check_etag(self._files.head(key), delete.if_match)
