@@ -125,7 +125,8 @@ class ConfigurationError(StorageError, ValueError):
 
 
 class TransientStorageError(StorageError):
-    """Trying again later may succeed. ``retry_after`` is the store's own hint, in seconds."""
+    """Trying again later may succeed. ``retry_after`` is the store's own hint, in seconds. ``refused`` is set
+    where the store said that it did nothing: what was asked for has surely not happened."""
 
     code = "transient-storage-error"
 
@@ -137,9 +138,11 @@ class TransientStorageError(StorageError):
         limit: str | None = None,
         remedy: str | None = None,
         retry_after: float | None = None,
+        refused: bool = False,
     ) -> None:
         super().__init__(message, field=field, limit=limit, remedy=remedy)
         self.retry_after = retry_after
+        self.refused = refused
 
 
 class StorageUnavailableError(TransientStorageError):

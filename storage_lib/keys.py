@@ -203,6 +203,7 @@ def encode_metadata_value(value: str) -> str:
 
 
 def decode_metadata_value(value: str) -> str:
+    """:raises InvalidArgumentError: `encode_metadata_value` does not make such a value."""
     if "%" not in value:
         return value
     from urllib.parse import unquote_to_bytes
@@ -213,6 +214,14 @@ def decode_metadata_value(value: str) -> str:
         raise InvalidArgumentError(
             f"metadata value {_shown(value)} is not percent-encoded UTF-8", field="metadata"
         ) from error
+
+
+def stored_metadata_value(value: str) -> str:
+    """As `decode_metadata_value`; one that another program has put beside ours is given as it is."""
+    try:
+        return decode_metadata_value(value)
+    except InvalidArgumentError:
+        return value
 
 
 _PARAMETER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"

@@ -178,10 +178,17 @@ async def test_ours_is_an_ordinary_blob(backend: AzureStorageBackend, blobs: Con
 async def test_metadata_of_other_programs_is_given_as_far_as_it_has_a_name(
     backend: AzureStorageBackend, blobs: ContainerClient
 ) -> None:
-    await blobs.upload_blob("foreign", b"x", metadata={"Build_Number": "7", "_private": "y"})
+    theirs = {"Build_Number": "7", "_private": "y", "file": "caf%E9.txt", "rate": "100%25", "none": "%00"}
+    await blobs.upload_blob("foreign", b"x", metadata=theirs)
     found = await backend.objects.get("foreign")
     assert found is not None
-    assert dict(found.info.metadata) == {"build-number": "7"}
+    kept = {"build-number": "7", "file": "caf%E9.txt", "rate": "100%25", "none": "%00"}
+    assert dict(found.info.metadata) == kept
+    # Added to one of ours.
+    await backend.objects.put("ours", b"x", metadata={"a": "ü"})
+    ours = await blobs.get_blob_client("ours").get_blob_properties()
+    await blobs.get_blob_client("ours").set_blob_metadata({**ours.metadata, "file": "caf%E9.txt"})
+    assert dict((await backend.objects.head("ours")).metadata) == {"a": "ü", "file": "caf%E9.txt"}
     assert found.info.content_type == "application/octet-stream"
 
 
@@ -227,11 +234,16 @@ async def test_a_message_is_base64_on_the_wire(azurite: Any, backend: AzureStora
 async def test_plain_text_messages_come_back_to_the_character(azurite: Any) -> None:
     backend = AzureStorageBackend(azurite.connection_string, message_encoding="none")
     queue = f"q-{uuid.uuid4().hex[:12]}"
-    for text in ("a\r\nb\tc\n", "  ", "", "<a>&amp;]]>\"'", "päck 🙂"):
+    for text in ("a\r\nb\tc\n", "\r", "&#13;", "  ", "", "<a>&amp;]]>\"'", "päck 🙂"):
+        await backend.queues.send(queue, "before")
+        (before,) = await backend.queues.receive(queue)
+        await backend.queues.update(queue, before, visibility_timeout=0, body=text)
         await backend.queues.send(queue, text)
-        (message,) = await backend.queues.receive(queue)
-        assert (message.text, message.body) == (text, text.encode())
-        await backend.queues.delete(queue, message)
+        await backend.queues.send_text(queue, text)
+        for message in await backend.queues.receive(queue, max_messages=3):
+            assert (message.text, message.body) == (text, text.encode())
+            await backend.queues.delete(queue, message)
+        assert await backend.queues.length(queue) == 0
     with pytest.raises(InvalidArgumentError, match=r"U\+0001"):
         await backend.queues.send(queue, "a\x01")
     await backend.close()

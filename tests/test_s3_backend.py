@@ -122,9 +122,14 @@ async def test_ours_is_an_ordinary_object(backend: S3StorageBackend, raw: S3Stor
 async def test_metadata_of_other_programs_is_given_as_far_as_it_has_a_name(
     backend: S3StorageBackend, raw: S3Store
 ) -> None:
-    await raw.put_async("foreign", b"x", attributes={"Build_Number": "7", "_private": "y"})
+    theirs = {"Build_Number": "7", "_private": "y", "file": "caf%E9.txt", "rate": "100%25", "none": "%00"}
+    await raw.put_async("foreign", b"x", attributes=theirs)
+    await backend.objects.put("foreign-not", b"x", metadata={"file": "café.txt"})
     info = await backend.objects.head("foreign")
-    assert dict(info.metadata) == {"build-number": "7"}
+    kept = {"build-number": "7", "file": "caf%E9.txt", "rate": "100%25", "none": "%00"}
+    assert dict(info.metadata) == kept
+    page = await backend.objects.list_page("foreign", details=True)
+    assert [entry.key for entry in page.entries] == ["foreign", "foreign-not"]
 
 
 async def test_an_etag_of_the_same_bytes_written_before_is_not_current(backend: S3StorageBackend) -> None:

@@ -4,6 +4,10 @@ The end of an object's life is metadata of the object (``aos-expires``, millisec
 decides on every read. Since a listing does not read metadata, each such save leaves a small marker before it,
 named by the moment of the end: listings hide, and sweeps remove, what the few markers of the past name. The
 ETags of such objects carry their end, so that a condition on one that is gone fails unasked.
+
+An upload can take longer than the life of its object, which then appears when a sweep has already been there.
+Who saved it marks it anew; for the case that nobody lived to do so, a sweep that finds no object leaves a
+late marker, which tells one of the next day to look once more.
 """
 
 from __future__ import annotations
@@ -18,7 +22,11 @@ from storage_lib.keys import SYSTEM_PREFIX, SYSTEM_SEGMENT, validate_key
 METADATA = "aos-expires"
 MARKERS = f"{SYSTEM_PREFIX}ttl/"
 MAX_TTL_SECONDS = 100 * 365 * 24 * 3600
+GRACE_SECONDS = 24 * 3600
+"""How long after its end an object may still appear: no upload of ours takes longer (a request may take an
+hour, and a terabyte passes in a day at 100 Mbit/s)."""
 
+_LATE = f"{SYSTEM_PREFIX}late/"
 _ETAG = re.compile(r"(.*)~([0-9]{14})")
 
 
@@ -61,6 +69,15 @@ def marker(key: str, end: str) -> tuple[str, bytes]:
     except InvalidKeyError:
         name = f"{MARKERS}{end}/{SYSTEM_SEGMENT}/{hashlib.sha256(key.encode()).hexdigest()}"
     return name, key.encode()
+
+
+def late_marker(name: str, key: str) -> tuple[str, bytes] | None:
+    """The marker by which to look once more for an object that is not there; None if ``name`` is one."""
+    end, _, rest = name[len(MARKERS) :].partition("/")
+    if rest.startswith(_LATE):
+        return None
+    end = f"{int(end) + GRACE_SECONDS * 1000:014}"
+    return f"{MARKERS}{end}/{_LATE}{hashlib.sha256(key.encode()).hexdigest()}", key.encode()
 
 
 def is_due(name: str, now: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from storage_lib.backends import expiry
 from storage_lib.backends.object_model import (
@@ -33,6 +33,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    StorageUnavailableError,
     TransientStorageError,
 )
 from storage_lib.keys import (
@@ -44,6 +45,7 @@ from storage_lib.keys import (
 )
 
 __all__ = [
+    "ATTEMPT",
     "ByteRange",
     "ByteSource",
     "ListEntry",
@@ -54,13 +56,27 @@ __all__ = [
     "ObjectStore",
     "Parts",
     "PutResult",
+    "Repeat",
     "StoredObject",
     "is_after",
+    "missing",
+    "unmet",
 ]
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 _SWEEP_CONCURRENCY = 16
 _COPY_ATTEMPTS = 8
+
+ATTEMPT = "aos-attempt"
+"""Metadata that is never shown: the mark of the one call that saved the object."""
+_HIDDEN = frozenset({expiry.METADATA, ATTEMPT})
+
+
+type Repeat = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+async def _once[T](doing: str, step: Callable[[], Awaitable[T]]) -> T:
+    return await step()
 
 
 class ObjectStore(ABC):
@@ -80,6 +96,11 @@ class ObjectStore(ABC):
 
     clock: Callable[[], float] = staticmethod(time.time)
     """Seconds since the epoch; what decides whether an object has expired."""
+
+    repeat: Repeat = staticmethod(_once)
+    """How a backend takes a step of a longer operation that can be done twice without harm, such as a part of
+    a stream: once, or again where it fails, as whoever owns the retries sets it. Given what is done, and how.
+    """
 
     async def put(
         self,
@@ -120,6 +141,7 @@ class ObjectStore(ABC):
                 raise
             expired = await self._expired_in_the_way(key)
             result = replace(await write(expired, expired is None), created=True)
+        await self._mark_again(key, kept)
         return replace(result, etag=expiry.join_etag(result.etag, kept))
 
     async def put_stream(
@@ -156,6 +178,7 @@ class ObjectStore(ABC):
             raw = await self._expired_in_the_way(key)  # before the long way, not at its end
         await self._mark(key, kept)
         result = await self._put_stream(key, parts, content_type, kept, raw, if_absent and raw is None)
+        await self._mark_again(key, kept)
         return replace(
             result,
             etag=expiry.join_etag(result.etag, kept),
@@ -257,6 +280,7 @@ class ObjectStore(ABC):
                 if (await self._head(source)).etag == info.etag:
                     raise
             else:
+                await self._mark_again(target, info.metadata)
                 return etag, replace(result, etag=expiry.join_etag(result.etag, info.metadata))
         raise TransientStorageError(f"copy {source!r}: it is being replaced all the time")
 
@@ -271,12 +295,30 @@ class ObjectStore(ABC):
 
     async def sweep_expired(self, limit: int = 1000) -> int:
         """Remove up to ``limit`` expired objects and return how many were removed. Any number of sweeps may
-        run at once; an object that was saved anew meanwhile stays."""
-        markers = [found async for found in self._expired_markers(limit)]
-        removed = 0
-        for start in range(0, len(markers), _SWEEP_CONCURRENCY):
-            batch = markers[start : start + _SWEEP_CONCURRENCY]
-            removed += sum(await asyncio.gather(*(self._remove_expired(*found) for found in batch)))
+        run at once; an object that was saved anew meanwhile stays.
+
+        :raises StorageError: one can not be removed, say for a lease of another program. The others were,
+            and the next sweep tries it again.
+        """
+        removed = done = 0
+        failures: list[BaseException] = []
+        after = None
+        while done < limit:
+            size = min(_SWEEP_CONCURRENCY, limit - done)
+            batch = [found async for found in self._expired_markers(size, after)]
+            if not batch:
+                break
+            after = batch[-1][0]
+            swept = await asyncio.gather(
+                *(self._remove_expired(*found) for found in batch), return_exceptions=True
+            )
+            removed += swept.count(True)
+            done += swept.count(True) + swept.count(False)
+            failures += [result for result in swept if isinstance(result, BaseException)]
+            if any(isinstance(failure, StorageUnavailableError) for failure in failures):
+                break  # The others would fail alike.
+        if failures:
+            raise failures[0]
         return removed
 
     async def _remove_expired(self, marker: str, key: str) -> bool:
@@ -286,8 +328,12 @@ class ObjectStore(ABC):
             if self._is_expired(info):
                 await self._delete(key, info.etag)
                 removed = True
-        except (KeyNotFoundError, PreconditionFailedError):
-            pass  # Deleted or saved anew; a newer marker tells of the new one's end.
+        except PreconditionFailedError:
+            pass  # Saved anew; a newer marker tells of the new one's end.
+        except KeyNotFoundError:
+            # Deleted, or still on its way.
+            if (late := expiry.late_marker(marker, key)) is not None:
+                await self._put_marker(*late)
         with suppress(KeyNotFoundError):
             await self._delete(marker, None)
         return removed
@@ -416,16 +462,16 @@ class ObjectStore(ABC):
 
     def _presented(self, info: ObjectInfo) -> ObjectInfo:
         """The info as callers see it. :raises KeyNotFoundError: the object has expired."""
-        until = expiry.end_in(info.metadata)
-        if until is None:
+        if _HIDDEN.isdisjoint(info.metadata):
             return info
-        if until <= self.clock():
+        until = expiry.end_in(info.metadata)
+        if until is not None and until <= self.clock():
             raise expiry.gone(info.key)
         return replace(
             info,
             etag=expiry.join_etag(info.etag, info.metadata),
-            metadata={name: value for name, value in info.metadata.items() if name != expiry.METADATA},
-            expires_at=datetime.fromtimestamp(until, UTC),
+            metadata={name: value for name, value in info.metadata.items() if name not in _HIDDEN},
+            expires_at=None if until is None else datetime.fromtimestamp(until, UTC),
         )
 
     def _unexpired(self, key: str, if_match: str | None) -> str | None:
@@ -446,21 +492,31 @@ class ObjectStore(ABC):
             return None
         if self._is_expired(info):
             return info.etag
-        raise PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+        raise unmet(key, None)
 
     async def _mark(self, key: str, metadata: Mapping[str, str]) -> None:
         """Leave a marker that tells listings and sweeps of the end of an object's life, before the object is
         there: a marker without an object does no harm, an object without one would stay for ever."""
         if (end := metadata.get(expiry.METADATA)) is not None:
-            name, content = expiry.marker(key, end)
-            digest = await sha256_of(content)
-            await self._put(name, content, "text/plain; charset=utf-8", {}, digest, None, False)
+            await self._put_marker(*expiry.marker(key, end))
 
-    async def _expired_markers(self, limit: int | None) -> AsyncIterator[tuple[str, str]]:
-        """(marker, key) of what has expired, first the longest gone."""
+    async def _mark_again(self, key: str, metadata: Mapping[str, str]) -> None:
+        """Mark an object whose life was over before it was there: a sweep may have been there first."""
+        until = expiry.end_in(metadata)
+        if until is not None and until <= self.clock():
+            await self._mark(key, metadata)
+
+    async def _put_marker(self, name: str, content: bytes) -> None:
+        digest = await sha256_of(content)
+        await self._put(name, content, "text/plain; charset=utf-8", {}, digest, None, False)
+
+    async def _expired_markers(
+        self, limit: int | None, after: str | None = None
+    ) -> AsyncIterator[tuple[str, str]]:
+        """(marker, key) of what has expired, first the longest gone, behind the marker ``after``."""
         now = expiry.end_of(self.clock(), 0)
         count = 0
-        async for found in self._scan(expiry.MARKERS, None, None, limit, False):
+        async for found in self._scan(expiry.MARKERS, None, after, limit, False):
             assert isinstance(found, ListEntry)  # noqa: S101 - there is no delimiter
             if not expiry.is_due(found.key, now) or count == limit:
                 return
@@ -549,6 +605,18 @@ class ObjectStore(ABC):
                 return await self._put_stream(target, parts, info.content_type, metadata, None, if_absent)
             digest = await sha256_of(data)
             return await self._put(target, data, info.content_type, metadata, digest, None, if_absent)
+
+
+def missing(key: str) -> KeyNotFoundError:
+    """The error, in the same words on every backend, for an object that is not there."""
+    return KeyNotFoundError(f"object {key!r} does not exist", field="key")
+
+
+def unmet(key: str, if_match: str | None) -> PreconditionFailedError:
+    """The error for an object without the ETag ``if_match``; where that is None, for one that is there."""
+    if if_match is None:
+        return PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+    return PreconditionFailedError(f"object {key!r} does not have the ETag {if_match!r}", field="if_match")
 
 
 def is_after(candidate: str, after: str | None) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError
+from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, ObjectTooLargeError
 from storage_lib.names import queue_name
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -173,6 +173,20 @@ class QueueStore(ABC):
     async def _length(self, queue: str) -> int: ...
     @abstractmethod
     async def _clear(self, queue: str) -> None: ...
+
+
+def missing_queue(queue: str) -> KeyNotFoundError:
+    """The error for a queue that is not there."""
+    return KeyNotFoundError(f"queue {queue!r} does not exist", field="queue")
+
+
+def lost_receipt(queue: str, message_id: str) -> KeyNotFoundError:
+    """The error for a receipt that does not hold its message any more."""
+    return KeyNotFoundError(
+        f"the receipt has lost its message {message_id!r} of queue {queue!r}: it was deleted, has expired,"
+        " or was received by another",
+        field="pop_receipt",
+    )
 
 
 def _check_size(text: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -26,7 +27,13 @@ from storage_lib.backends.entities import (
     stored_text,
     to_stored,
 )
-from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, StorageError
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StorageError,
+)
 from storage_lib.names import table_name
 
 __all__ = [
@@ -49,6 +56,10 @@ __all__ = [
     "UpdateMode",
     "Upsert",
     "at_operation",
+    "existing_entity",
+    "missing_entity",
+    "missing_table",
+    "other_entity_etag",
 ]
 
 UpdateMode = Literal["merge", "replace"]
@@ -321,11 +332,32 @@ class TableStore(ABC):
 
 def at_operation(index: int, error: StorageError) -> StorageError:
     """An error of the same type that names the operation of a batch that failed."""
-    return type(error)(
-        f"operation {index}: {error.message}",
-        field=f"operations[{index}]",
-        limit=error.limit,
-        remedy=error.remedy,
+    named = copy(error)  # with all that its type has to say
+    named.message = f"operation {index}: {error.message}"
+    named.args = (named.message,)
+    named.field = f"operations[{index}]"
+    return named
+
+
+def missing_table(table: str) -> KeyNotFoundError:
+    """The error for a query of a table that is not there."""
+    return KeyNotFoundError(f"table {table!r} does not exist", field="table")
+
+
+def missing_entity(table: str, pk: str, rk: str) -> KeyNotFoundError:
+    """The error for an entity, be it for want of its table, that is not there."""
+    return KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {table!r}")
+
+
+def existing_entity(table: str, pk: str, rk: str) -> PreconditionFailedError:
+    """The error for an entity that can not be inserted once more."""
+    return PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
+
+
+def other_entity_etag(table: str, pk: str, rk: str, etag: str) -> PreconditionFailedError:
+    """The error for an entity that does not have this ETag."""
+    return PreconditionFailedError(
+        f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag!r}", field="etag"
     )
 
 

@@ -20,6 +20,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    TransientStorageError,
 )
 
 AWKWARD_KEYS = [
@@ -198,6 +199,58 @@ class ObjectStoreContract:
             with pytest.raises(KeyNotFoundError):
                 await objects.get(key)
 
+    async def test_errors_read_alike_on_every_backend(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(objects, "part_bytes", self.small_part)
+        gone, key = f"{unique}/gone 'ü'", f"{unique}/k"
+        old = (await objects.put(key, b"1")).etag
+        await objects.put(key, b"2")
+        long = [b"x" * self.small_part] * 2
+
+        async def read(key: str, **arguments: Any) -> None:
+            async with objects.open_reader(key, **arguments):
+                pass
+
+        for call in (
+            objects.get(gone),
+            objects.get(gone, byte_range=ByteRange(0, 1)),
+            objects.get(gone, if_match=old),
+            objects.head(gone),
+            objects.delete(gone),
+            objects.delete(gone, if_match=old),
+            objects.copy(gone, key),
+            objects.move(gone, f"{unique}/new"),
+            read(gone),
+        ):
+            with pytest.raises(KeyNotFoundError) as missing:
+                await call
+            assert str(missing.value) == f"object {gone!r} does not exist"
+            assert missing.value.field == "key"
+        for etag in (old, "0x0", "ü"):
+            for call in (
+                objects.put_stream(key, long, if_match=etag),
+                objects.get(key, if_match=etag),
+                objects.get(key, byte_range=ByteRange(-1), if_match=etag),
+                objects.get(key, byte_range=ByteRange(0, 1), if_match=etag),
+                objects.delete(key, if_match=etag),
+                read(key, if_match=etag),
+            ):
+                with pytest.raises(PreconditionFailedError) as unmet:
+                    await call
+                assert str(unmet.value) == f"object {key!r} does not have the ETag {etag!r}"
+                assert unmet.value.field == "if_match"
+        await objects.put(f"{unique}/other", b"x")
+        for call in (
+            objects.put(key, b"3", if_absent=True),
+            objects.put_stream(key, long, if_absent=True),
+            objects.copy(f"{unique}/other", key, if_absent=True),
+        ):
+            with pytest.raises(PreconditionFailedError) as unmet:
+                await call
+            assert str(unmet.value) == f"object {key!r} exists"
+            assert unmet.value.field == "if_absent"
+
     async def test_a_deleted_object_is_gone(self, objects: ObjectStore, unique: str) -> None:
         await objects.put(f"{unique}/k", b"x")
         await objects.delete(f"{unique}/k")
@@ -225,6 +278,7 @@ class ObjectStoreContract:
         with pytest.raises(PreconditionFailedError) as refused:
             await objects.put(key, b"3", if_match=first.etag)
         assert refused.value.field == "if_match"
+        assert str(refused.value) == f"object {key!r} does not have the ETag {first.etag!r}"
         with pytest.raises(PreconditionFailedError):
             await objects.put(f"{unique}/missing", b"3", if_match=first.etag)
         with pytest.raises(PreconditionFailedError):
@@ -624,6 +678,71 @@ class ObjectStoreContract:
             with pytest.raises(InvalidArgumentError) as refused:
                 await objects.put(f"{unique}/c", b"x", ttl=ttl)
             assert refused.value.field == "ttl"
+
+    async def test_an_object_that_appears_after_its_end_is_hidden_and_swept(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        monkeypatch.setattr(objects, "part_bytes", self.small_part)
+        key = f"{unique}/late"
+
+        async def slow() -> AsyncIterator[bytes]:
+            nonlocal now
+            yield b"x" * self.small_part * 2
+            now += 120
+            await objects.sweep_expired()
+
+        await objects.put_stream(key, slow(), ttl=60)
+        with pytest.raises(KeyNotFoundError):
+            await objects.head(key)
+        assert await _keys(objects, unique) == []
+        assert await objects.sweep_expired() == 1
+        with pytest.raises(KeyNotFoundError):
+            await objects._head(key)  # pyright: ignore[reportPrivateUsage] - the hook knows no end
+
+        # The one who saved it is gone before the object appears.
+        put = objects._put  # pyright: ignore[reportPrivateUsage]
+        now += 1000
+        await objects.put(key, b"x", ttl=1)
+        metadata = dict((await objects._head(key)).metadata)  # pyright: ignore[reportPrivateUsage]
+        await objects.delete(key)
+        now += 2
+        assert await objects.sweep_expired() == 0
+        await put(key, b"x", "text/plain", metadata, hashlib.sha256(b"x").hexdigest(), None, False)
+        now += 25 * 3600
+        assert await objects.sweep_expired() == 1
+        now += 25 * 3600
+        assert await objects.sweep_expired() == 0
+        due = [key async for _, key in objects._expired_markers(None)]  # pyright: ignore[reportPrivateUsage]
+        assert due == []
+
+    async def test_an_object_that_can_not_be_removed_does_not_hold_up_the_sweep(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        for n in range(6):
+            await objects.put(f"{unique}/held{n}", b"x", ttl=n + 1)
+        for n in range(40):
+            await objects.put(f"{unique}/free{n}", b"x", ttl=10)
+        now += 20
+        delete = objects._delete  # pyright: ignore[reportPrivateUsage]
+
+        async def refusing(key: str, if_match: str | None) -> None:
+            if key.startswith(f"{unique}/held"):
+                raise TransientStorageError("another program holds a lease")
+            await delete(key, if_match)
+
+        monkeypatch.setattr(objects, "_delete", refusing)
+        for _ in range(8):
+            with pytest.raises(TransientStorageError, match="lease"):
+                await objects.sweep_expired(5)
+        assert await _keys(objects, unique) == []
+        monkeypatch.setattr(objects, "_delete", delete)
+        assert await objects.sweep_expired() == 6
+        now -= 20
+        assert await _keys(objects, unique) == []
 
     # -- limits
 

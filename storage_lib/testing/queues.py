@@ -74,8 +74,10 @@ class QueueStoreContract:
             replace(message, id="x"),
         ]
         for other in others:
-            with pytest.raises(KeyNotFoundError, match="receipt"):
+            with pytest.raises(KeyNotFoundError, match="receipt") as lost:
                 await queues.delete(queue, other)
+            assert lost.value.field == "pop_receipt"
+            assert repr(other.id) in str(lost.value)
             with pytest.raises(KeyNotFoundError, match="receipt"):
                 await queues.update(queue, other, visibility_timeout=5, body="stolen")
         assert await queues.length(queue) == 1
@@ -164,11 +166,10 @@ class QueueStoreContract:
 
     async def test_a_missing_queue_is_made_by_send_and_not_found_by_receive(self, queues: QueueStore) -> None:
         name = f"q-{uuid.uuid4().hex[:12]}"
-        with pytest.raises(KeyNotFoundError):
-            await queues.receive(name)
-        for call in (queues.peek, queues.length, queues.clear):
-            with pytest.raises(KeyNotFoundError):
+        for call in (queues.receive, queues.peek, queues.length, queues.clear):
+            with pytest.raises(KeyNotFoundError) as missing:
                 await call(name)
+            assert (str(missing.value), missing.value.field) == (f"queue {name!r} does not exist", "queue")
         await queues.send(name, "one")
         assert len(await queues.receive(name)) == 1
         await queues.create_queue(name)

@@ -144,6 +144,39 @@ class TableStoreContract:
             with pytest.raises(KeyNotFoundError):
                 await call(table, "p", "r")
 
+    async def test_errors_read_alike_on_every_backend(self, tables: TableStore, table: str) -> None:
+        none = f"t{uuid.uuid4().hex[:12]}"
+        old = await tables.insert(table, "p", "r", {})
+        await tables.update(table, "p", "r", {"n": 1})
+        for name, row in ((table, "gone"), (none, "r")):
+            for call in (
+                tables.get(name, "p", row),
+                tables.update(name, "p", row, {}),
+                tables.update(name, "p", row, {}, etag=old),
+                tables.delete(name, "p", row),
+                tables.delete(name, "p", row, etag=old),
+            ):
+                with pytest.raises(KeyNotFoundError) as missing:
+                    await call
+                assert str(missing.value) == f"entity 'p', {row!r} does not exist in table {name!r}"
+            with pytest.raises(KeyNotFoundError) as missing:
+                await tables.batch(name, "p", [Update(row, {})])
+            assert str(missing.value) == f"operation 0: entity 'p', {row!r} does not exist in table {name!r}"
+        with pytest.raises(KeyNotFoundError) as missing:
+            await tables.query(none)
+        assert (str(missing.value), missing.value.field) == (f"table {none!r} does not exist", "table")
+        for call in (tables.update(table, "p", "r", {}, etag=old), tables.delete(table, "p", "r", etag=old)):
+            with pytest.raises(PreconditionFailedError) as unmet:
+                await call
+            words = f"entity 'p', 'r' of table {table!r} does not have the ETag {old!r}"
+            assert (str(unmet.value), unmet.value.field) == (words, "etag")
+        with pytest.raises(PreconditionFailedError) as unmet:
+            await tables.batch(table, "p", [Upsert("s"), Delete("r", etag=old)])
+        assert str(unmet.value) == f"operation 1: {words}"
+        with pytest.raises(PreconditionFailedError) as unmet:
+            await tables.insert(table, "p", "r", {})
+        assert str(unmet.value) == f"entity 'p', 'r' exists in table {table!r}"
+
     async def test_racing_updates_lose_nothing(self, tables: TableStore, table: str) -> None:
         await tables.insert(table, "p", "r", {"n": 0})
 

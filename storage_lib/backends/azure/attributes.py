@@ -1,8 +1,9 @@
 """What travels with a blob's bytes: content type, metadata, checksum and ETag, as they are on the wire.
 
 User metadata ``some-name`` is ``some_name`` (names are C# identifiers there; ours have no ``_``), values are
-as `encode_metadata_value` leaves them, and the checksum is ``aos_sha256``. Metadata of other programs is
-given with lower-case names and ``-`` for ``_``; names outside our grammar are left out.
+as `encode_metadata_value` leaves them, and the checksum is ``aos_sha256``. Metadata of other programs
+(blobs without our checksum) is given with lower-case names and ``-`` for ``_``, and values as they are; names
+outside our grammar are left out.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from storage_lib.backends.objects import ObjectInfo
-from storage_lib.errors import PreconditionFailedError
-from storage_lib.keys import decode_metadata_value, encode_metadata_value
+from storage_lib.backends.objects import ObjectInfo, unmet
+from storage_lib.keys import encode_metadata_value, stored_metadata_value
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 CHECKSUM = "aos_sha256"
@@ -47,6 +47,7 @@ def object_info(key: str, result: Any) -> ObjectInfo:
     content_type = DEFAULT_CONTENT_TYPE
     sha256 = None
     metadata: dict[str, str] = {}
+    decode = _decode_value if CHECKSUM in result.attributes else str
     for name, value in result.attributes.items():
         if name == "Content-Type":
             content_type = value or DEFAULT_CONTENT_TYPE
@@ -55,10 +56,14 @@ def object_info(key: str, result: Any) -> ObjectInfo:
         elif name not in _HTTP_ATTRIBUTES:
             ours = name.lower().replace("_", "-")
             if _METADATA_NAME.fullmatch(ours):
-                metadata[ours] = "" if value == _EMPTY_VALUE else decode_metadata_value(value)
+                metadata[ours] = decode(value)
     return ObjectInfo(
         key, meta["size"], bare(meta["e_tag"]), meta["last_modified"], content_type, metadata, sha256
     )
+
+
+def _decode_value(value: str) -> str:
+    return "" if value == _EMPTY_VALUE else stored_metadata_value(value)
 
 
 def bare(etag: str | None) -> str:
@@ -73,5 +78,5 @@ def is_etag(text: str) -> bool:
 def quoted(etag: str, key: str) -> str:
     """An ETag as the service wants it. :raises PreconditionFailedError: no object can have it."""
     if not is_etag(etag):
-        raise PreconditionFailedError(f"{key!r} can not have the ETag {etag!r}", field="if_match")
+        raise unmet(key, etag)
     return f'"{etag}"'

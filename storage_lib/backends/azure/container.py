@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from storage_lib.backends.azure.attributes import bare
 from storage_lib.backends.azure.byte_clients import ByteClients, Use
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import CONTAINER_MISSING, read
-from storage_lib.errors import AccessDeniedError, PreconditionFailedError
+from storage_lib.backends.objects import missing, unmet
+from storage_lib.errors import AccessDeniedError, KeyNotFoundError, PreconditionFailedError
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobClient
@@ -34,13 +36,17 @@ class Container:
             except Exception as error:
                 if type(error).__name__ == "NotModifiedError":
                     return None
-                await self.failed(error, doing)
+                await self.failed(error, doing, key, _if_match(options))
             else:
                 self.seen = True
                 return result
 
-    async def failed(self, error: Exception, doing: str, condition: str = "if_match") -> None:
-        """Raise what ``error`` means. Return if the container has just been made: try again then."""
+    async def failed(self, error: Exception, doing: str, key: str = "", if_match: str | None = None) -> None:
+        """Raise what ``error`` means. Return if the container has just been made: try again then.
+
+        :param key: of the object that may be missing, or not as a condition demands: ``if_match``, or that
+            there is none.
+        """
         answer = read(error)
         if answer is None:
             raise error
@@ -50,8 +56,10 @@ class Container:
         if answer.code == "BlobNotFound":
             self.seen = True
         failure = answer.as_error(doing)
-        if isinstance(failure, PreconditionFailedError):
-            failure.field = condition
+        if key and isinstance(failure, KeyNotFoundError):
+            failure = missing(key)
+        elif key and isinstance(failure, PreconditionFailedError):
+            failure = unmet(key, if_match)
         raise failure from error
 
     async def _create(self) -> None:
@@ -68,3 +76,8 @@ class Container:
                     failure.remedy = f"create the container {name!r}, or allow these credentials to do it"
                 raise failure from error
         self.seen = True
+
+
+def _if_match(options: Any) -> str | None:
+    etag = options.get("if_match")
+    return None if etag is None else bare(etag)

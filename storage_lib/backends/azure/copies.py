@@ -7,6 +7,7 @@ from typing import Any
 
 from storage_lib.backends.azure.attributes import bare
 from storage_lib.backends.azure.container import Container
+from storage_lib.backends.azure.errors import read
 from storage_lib.backends.objects import ObjectInfo
 from storage_lib.errors import StorageError
 
@@ -42,7 +43,10 @@ async def copy_blob(container: Container, source: ObjectInfo, target: str, if_ab
             properties = await blob.get_blob_properties()
             etag, status = properties.etag, properties.copy.status
     except Exception as error:
-        await container.failed(error, doing, "if_absent")
+        answer = read(error)
+        if if_absent and answer is not None and answer.is_conflict and not answer.blames_source:
+            await container.failed(error, doing, target)
+        await container.failed(error, doing, source.key, source.etag)
         raise
     if status != "success":
         raise StorageError(f"{doing}: the service says {status!r}", remedy="copy it again")

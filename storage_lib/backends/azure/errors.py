@@ -11,13 +11,14 @@ Sources: "Common REST API error codes", "Blob / Queue / Table service error code
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from storage_lib.errors import (
     AccessDeniedError,
+    ConfigurationError,
     InvalidArgumentError,
     KeyNotFoundError,
     ObjectTooLargeError,
@@ -31,14 +32,20 @@ from storage_lib.errors import (
 CONTAINER_MISSING = "ContainerNotFound"
 QUEUE_MISSING = "QueueNotFound"
 TABLE_MISSING = "TableNotFound"
+ENTITY_EXISTS = "EntityAlreadyExists"
+HIERARCHICAL = "HierarchicalNamespace"
+"""No code of the service: what only an account with a hierarchical namespace answers."""
 
 _NOT_FOUND = frozenset({"BlobNotFound", "ResourceNotFound", "EntityNotFound", QUEUE_MISSING, TABLE_MISSING})
+# The status of a refused copy is what reading the source said.
+_SOURCE_REFUSED = "CannotVerifyCopySource"
 _LOST_RECEIPT = frozenset({"MessageNotFound", "PopReceiptMismatch"})
 _CONFLICT = frozenset(
     {
         "BlobAlreadyExists",
         "ConditionNotMet",
-        "EntityAlreadyExists",
+        ENTITY_EXISTS,
+        "SourceConditionNotMet",
         "TargetConditionNotMet",
         "UpdateConditionNotSatisfied",
     }
@@ -46,12 +53,12 @@ _CONFLICT = frozenset(
 _DENIED = frozenset(
     {
         "AuthenticationFailed",
-        "BlobImmutableDueToPolicy",
         "InvalidAuthenticationInfo",
         "NoAuthenticationInformation",
         "PublicAccessNotPermitted",
     }
 )
+_PROTECTED = frozenset({"BlobImmutableDueToLegalHold", "BlobImmutableDueToPolicy"})
 _UNAVAILABLE = frozenset(
     {
         "ContainerBeingDeleted",
@@ -91,7 +98,21 @@ class Answer:
     @property
     def is_conflict(self) -> bool:
         """Whether a precondition of the request did not hold (and not, say, a lease of someone else)."""
-        return self.code in _CONFLICT or (self.status == 412 and self.code is None)
+        return self.code in _CONFLICT or (self.status == 412 and self.code in (None, _SOURCE_REFUSED))
+
+    @property
+    def is_lost_receipt(self) -> bool:
+        return self.code in _LOST_RECEIPT
+
+    @property
+    def blames_source(self) -> bool:
+        """Whether it is the source of a copy that is not as it should be."""
+        return self.code in ("SourceConditionNotMet", _SOURCE_REFUSED)
+
+    @property
+    def is_not_found(self) -> bool:
+        """Whether the blob, entity, queue or table that was asked for does not exist."""
+        return self.code in _NOT_FOUND or (self.status == 404 and self.code == _SOURCE_REFUSED)
 
     def as_error(self, doing: str) -> StorageError:
         """The error of this library for the answer; ``doing`` tells what was tried, for the message."""
@@ -101,12 +122,18 @@ class Answer:
             return StorageUnavailableError(
                 text, remedy="the container was deleted; open the backend again to make a new, empty one"
             )
-        if code in _NOT_FOUND:
+        if code == HIERARCHICAL:
+            return hierarchical(doing)
+        if self.is_not_found:
             return KeyNotFoundError(text)
-        if code in _LOST_RECEIPT:
+        if self.is_lost_receipt:
             return KeyNotFoundError(f"{text}: the receipt has lost its message", field="pop_receipt")
         if self.is_conflict:
             return PreconditionFailedError(text)
+        if code in _PROTECTED:
+            return AccessDeniedError(
+                text, remedy="lift the legal hold or the immutability policy that it is under, or wait"
+            )
         if status in (401, 403) or code in _DENIED:
             return AccessDeniedError(text, remedy=_DENIED_REMEDY)
         if status == 404 and code is None:
@@ -116,7 +143,8 @@ class Answer:
         if status == 501:
             return UnsupportedOperationError(text)
         if status is None or status in (408, 429) or status >= 500 or code in _UNAVAILABLE:
-            return StorageUnavailableError(text, retry_after=self.retry_after)
+            busy = status == 429 or code == "ServerBusy"
+            return StorageUnavailableError(text, retry_after=self.retry_after, refused=busy)
         if code == "InvalidBlockList":
             return TransientStorageError(
                 f"{text}: another save to it ended meanwhile, which drops the blocks of this one",
@@ -143,6 +171,20 @@ class Answer:
         return f"{said}: {self.message}" if said and self.message else said or self.message
 
 
+type Known = Callable[[Answer], StorageError | None]
+"""The error for an answer that every backend has; None for any other."""
+
+
+def hierarchical(doing: str) -> ConfigurationError:
+    """The error for an account whose names are folders: there ``a`` and ``a/b`` can not both be objects, and
+    listings go folder by folder."""
+    return ConfigurationError(
+        f"{doing}: the account has a hierarchical namespace, whose names are folders and not keys",
+        field="connection_string",
+        remedy="use a storage account without a hierarchical namespace (Data Lake Storage)",
+    )
+
+
 def read(error: Exception) -> Answer | None:
     """What a vendor's error says, or None if ``error`` is not a vendor's."""
     if isinstance(error, StorageError):
@@ -166,15 +208,16 @@ def read_response(response: Any) -> Answer:
 
 
 @contextmanager
-def translated(doing: str) -> Generator[None]:
-    """Raise what a vendor's error in the block means; others pass through."""
+def translated(doing: str, known: Known | None = None) -> Generator[None]:
+    """Raise what a vendor's error in the block means; others pass through. What is ``known`` has the words of
+    the port."""
     try:
         yield
     except Exception as error:
         answer = read(error)
         if answer is None:
             raise
-        raise answer.as_error(doing) from error
+        raise (known and known(answer)) or answer.as_error(doing) from error
 
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3})|\(code: (\d{3})\)")
@@ -185,6 +228,10 @@ _BATCH_REASON = re.compile(r"failed for key .*?: (.*?) \(code: \d{3}\)\Z", re.DO
 _BATCH_CODES = {
     "The specified blob does not exist.": "BlobNotFound",
     "The specified container does not exist.": CONTAINER_MISSING,
+    "This operation is not permitted as the blob is immutable due to a policy.": "BlobImmutableDueToPolicy",
+    "This operation is not permitted as the blob is immutable due to one or more legal holds.": (
+        "BlobImmutableDueToLegalHold"
+    ),
     "There is currently a lease on the blob and no lease ID was specified in the request.": "LeaseIdMissing",
 }
 
@@ -195,6 +242,8 @@ def _read_obstore(error: Exception) -> Answer | None:
     if found is None:
         if isinstance(error, FileNotFoundError) and not text.startswith("Object at location"):
             return None  # a file of ours, not an answer
+        if "got x-ms-resource-type: " in text:
+            return Answer(200, HIERARCHICAL, text)  # obstore's own words for a directory
         name = type(error).__name__
         if name in ("UnauthenticatedError", "PermissionDeniedError"):
             return Answer(401, None, _without_secrets(text))

@@ -4,31 +4,38 @@ The service's answer is judged once more by the filter itself (odata.py), so it 
 holds for, but never less. Asked is what is documented ("Querying tables and entities": a constant of the
 property's type) and what the service and Azurite do alike; the rest is judged here:
 
-* a time is compared by Azurite to the millisecond: ``gt`` is asked as ``ge``;
+* a time is kept to 100 ns by the service, of which we see the microseconds: ``le v`` is asked up to the next
+  microsecond. Azurite compares to the millisecond: ``gt`` and ``lt`` are asked as ``ge`` and ``le``;
 * order between bytes, UUIDs and booleans is not documented (Azurite has that of their Base64): not asked;
 * ``not`` is pushed down to the comparisons, and asked of an equality only: what the service thinks of
   another type, negated, would leave rows out;
-* an Int64 constant does not meet an Int32 property (at Azurite the two together are an error 500). As an int
-  is stored as the smaller where it fits, the two meet all the time: ``n lt 5000000000`` is asked as
-  ``(n le 2147483647 or n lt 5000000000L)``, which says the same and never compares the two.
+* an int constant does not meet an Edm.Double property, nor a double constant an integer: each is asked with
+  its twin, ``n gt 5`` as ``(n gt 5.0 or n gt 5)``;
+* an Int64 constant does not meet an Int32 property (at Azurite the two together are an error 500), though an
+  Int32 constant meets an Int64 property. As an int is stored as the smaller where it fits, the two meet all
+  the time: ``n lt 5000000000`` is asked as ``(n le 2147483647 or n lt 5000000000L)``, which says the same and
+  never compares the two.
 
-What can not be made up for here: Int64 and Edm.Double in one property (a double constant may not meet an
-Int64, nor the other way about). Keep the numbers of a property of one kind.
+What can not be made up for here: at Azurite an Int64 constant and an Edm.Double beyond Int32 together are an
+error 500 too.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+import math
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
+from uuid import UUID
 
-from storage_lib.odata import Compare, Filter, Junction, Node, Not, literal
+from storage_lib.odata import Compare, Filter, Junction, Node, Not, Operator, literal
 
 MAX_QUESTION_BYTES: Final = 8 * 1024
 """Of its part of the URL: servers and proxies refuse a long one (Azurite at 16 KiB with all headers)."""
 
 _INT32 = (-(2**31), 2**31 - 1)
 _HOW: Final = {"=": "eq", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
+_MICROSECOND = timedelta(microseconds=1)
 _FALSE = "PartitionKey lt ''"
 _SYSTEM: dict[str, type] = {"PartitionKey": str, "RowKey": str, "Timestamp": datetime}
 
@@ -63,7 +70,8 @@ def _wide_not(node: Node) -> str | None:
         case Not():
             return _wide(node.node)
         case Compare(operator="eq", value=str() | bool() | int() | float()) if _fits(node):
-            return f"not ({_wide_comparison(node)})"
+            # Without the twins of `_wide_comparison`: what equals fewer is unequal to more.
+            return f"not ({_comparison(node)})"
         case Compare():
             return None
 
@@ -81,26 +89,81 @@ def _fits(node: Compare) -> bool:
     return kind is None or isinstance(node.value, kind)
 
 
+def _comparison(node: Compare) -> str:
+    """The comparison as it is, for a constant that the service can compare."""
+    if isinstance(node.value, int) and not _INT32[0] <= node.value <= _INT32[1]:
+        return _int64(node)
+    return f"{node.name} {node.operator} {literal(node.value)}"
+
+
 def _wide_comparison(node: Compare) -> str | None:
-    name, how, value = node.name, node.operator, node.value
+    how, value = node.operator, node.value
     if not _fits(node):
         return _FALSE
     match value:
-        case bool() | bytes() if how not in ("eq", "ne"):
+        case bool() | bytes() | UUID() if how not in ("eq", "ne"):
             return None
-        case int() if not _INT32[0] <= value <= _INT32[1]:
-            return _wide_int64(node)
-        case datetime() if how == "ne":
-            return f"({name} le {literal(value)} or {name} ge {literal(value)})"
         case datetime():
-            return f"{name} {how.replace('t', 'e') if how in ('lt', 'gt') else how} {literal(value)}"
-        case str() | float() | int() | bytes():
-            return f"{name} {how} {literal(value)}"
+            return _wide_time(node.name, how, value.astimezone(UTC))
+        case int() | float() if not isinstance(value, bool):
+            # The double first: an Edm.Double that it holds for is not compared with an Int64.
+            terms = [*_doubles(node.name, how, value), *_integers(node, value)]
+            return terms[0] if len(terms) == 1 else f"({' or '.join(terms)})"
         case _:
-            return f"{name} {how} {literal(value)}" if how in ("eq", "ne") else None
+            return _comparison(node)
 
 
-def _wide_int64(node: Compare) -> str:
+def _wide_time(name: str, how: Operator, value: datetime) -> str | None:
+    at = literal(value)
+    if how in ("gt", "ge"):
+        return f"{name} ge {at}"
+    if how == "lt":
+        return f"{name} le {at}"
+    if how == "ne":
+        return f"({name} le {at} or {name} ge {at})"
+    try:
+        until = f"{name} le {literal(value + _MICROSECOND)}"
+    except OverflowError:
+        return f"{name} ge {at}" if how == "eq" else None
+    return f"({name} ge {at} and {until})" if how == "eq" else until
+
+
+def _doubles(name: str, how: Operator, value: float) -> list[str]:
+    """What holds for every Edm.Double that the comparison holds for."""
+    double = float(value)
+    if double == value:
+        return [f"{name} {how} {literal(double)}"]
+    # The nearest double: no other one is between it and the int.
+    match how:
+        case "eq":
+            return []
+        case "ne":
+            return [f"{name} le {literal(double)}", f"{name} ge {literal(double)}"]
+        case _:
+            return [f"{name} {how[0]}e {literal(double)}"]
+
+
+def _integers(node: Compare, value: float) -> list[str]:
+    """What holds for every Int32 and Int64 that the comparison holds for."""
+    name, how = node.name, node.operator
+    if isinstance(value, int):
+        return [_comparison(node)]
+    if how in ("eq", "ne"):
+        if not value.is_integer():
+            return [] if how == "eq" else [f"{name} ge 0", f"{name} lt 0"]
+        bound = int(value)
+    else:
+        bound = math.floor(value) if how in ("gt", "le") else math.ceil(value)
+    least, most = _INT32
+    if least <= bound <= most:
+        return [f"{name} {how} {bound}"]
+    # No more than the side of Int32 is asked, by an Int32: Azurite can not compare an Int64 with a double.
+    if how == "eq" or how in (("gt", "ge") if bound > 0 else ("lt", "le")):
+        return [f"{name} gt {most}" if bound > 0 else f"{name} lt {least}"]
+    return [f"{name} ge 0", f"{name} lt 0"]
+
+
+def _int64(node: Compare) -> str:
     """Every Int32 is on one side of the constant: that is asked first, so that none is compared with it."""
     name, how, value = node.name, node.operator, node.value
     above = value > 0

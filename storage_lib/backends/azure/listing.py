@@ -17,10 +17,13 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from storage_lib.backends.azure.errors import hierarchical
 from storage_lib.backends.objects import ListEntry
+from storage_lib.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -130,31 +133,53 @@ def _places(kind: re.Pattern[str], name: str, fixed: int) -> list[int]:
 
 
 def parse(body: bytes, *, details: bool) -> list[Found]:
-    """The entries and common prefixes of an answer to List Blobs, in its order."""
+    """The entries and common prefixes of an answer to List Blobs, in its order.
+
+    :raises ConfigurationError: the account has a hierarchical namespace, or an order in which names would
+        get lost.
+    """
     from xml.etree import ElementTree
 
+    entries: list[Found] = []
+    prefixes: list[Found] = []
     page: list[Found] = []
-    folded = False
     for node in ElementTree.fromstring(body).iterfind("Blobs/*"):  # noqa: S314 - the service's own answer
         name_node = node.find("Name")
         name = (name_node is not None and name_node.text) or ""
         if name_node is not None and name_node.get("Encoded") == "true":
             name = unquote(name)
+        if node.find("Properties/ResourceType") is not None:
+            # Only such accounts have it, for every name.
+            raise hierarchical(f"list {name!r}")
         if node.tag == "BlobPrefix":
-            folded = True
+            prefixes.append(name)
             page.append(name)
-        elif node.findtext("Properties/ResourceType") != "directory":
-            page.append(_entry(name, node) if details else ListEntry(name))
-    return _merged(page) if folded else page
-
-
-def _merged(page: list[Found]) -> list[Found]:
-    """A page whose common prefixes may all come before its blobs, as Azurite's do."""
-    names = [name_of(found) for found in page]
-    units = [name.encode("utf-16-be") for name in names]
-    if names == sorted(names) or units == sorted(units):
+        else:
+            entries.append(_entry(name, node) if details else ListEntry(name))
+            page.append(entries[-1])
+    if _is_sorted(page):
         return page
-    return [found for _, found in sorted(zip(units, page, strict=True), key=lambda pair: pair[0])]
+    # All common prefixes may come before the blobs, as Azurite's do.
+    for order in (name_of, _units):
+        if _is_sorted(entries, order) and _is_sorted(prefixes, order):
+            return sorted(page, key=order)
+    raise ConfigurationError(
+        "the service lists names neither by code points nor by UTF-16 units: some would be left out",
+        field="connection_string",
+        remedy="use a storage account without a hierarchical namespace (Data Lake Storage)",
+    )
+
+
+def _units(found: Found) -> bytes:
+    return name_of(found).encode("utf-16-be")
+
+
+def _is_sorted(page: list[Found], *orders: Callable[[Found], Any]) -> bool:
+    """Whether the page is in one of the orders; without any named, in either that a service may have."""
+    return any(
+        all(before <= after for before, after in pairwise(map(order, page)))
+        for order in orders or (name_of, _units)
+    )
 
 
 def _entry(name: str, node: Element) -> ListEntry:

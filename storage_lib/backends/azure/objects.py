@@ -27,6 +27,7 @@ from storage_lib.backends.objects import (
     Parts,
     PutResult,
     StoredObject,
+    unmet,
 )
 from storage_lib.errors import (
     IntegrityError,
@@ -94,7 +95,7 @@ class AzureObjectStore(ObjectStore):
                 )
                 break
             except Exception as error:
-                await self._container.failed(error, f"put {key!r}", "if_absent" if if_absent else "if_match")
+                await self._container.failed(error, f"put {key!r}", key, if_match)
         self._container.seen = True
         created = True if if_absent else None if if_match is None else False
         return PutResult(key, bare(result["e_tag"]), len(data), created)
@@ -108,7 +109,7 @@ class AzureObjectStore(ObjectStore):
         try:
             data = bytes(await result.bytes_async())
         except Exception as error:
-            await self._container.failed(error, f"get {key!r}")
+            await self._container.failed(error, f"get {key!r}", key)
             raise
         _check_length(key, len(data), result)
         return StoredObject(object_info(key, result), data, result.range[0])
@@ -140,7 +141,7 @@ class AzureObjectStore(ObjectStore):
             # body is not read.
             result = await self._container.open(key, {}, doing)
         except Exception as error:
-            await self._container.failed(error, doing)
+            await self._container.failed(error, doing, key)
             raise
         return object_info(key, result)
 
@@ -153,7 +154,9 @@ class AzureObjectStore(ObjectStore):
         if_match: str | None,
         if_absent: bool,
     ) -> PutResult:
-        etag = await put_blocks(self._container, key, parts, content_type, metadata, if_match, if_absent)
+        etag = await put_blocks(
+            self._container, key, parts, content_type, metadata, if_match, if_absent, self.repeat
+        )
         created = True if if_absent else None if if_match is None else False
         return PutResult(key, etag, parts.size, created)
 
@@ -173,7 +176,7 @@ class AzureObjectStore(ObjectStore):
                 break
             except Exception as error:
                 try:
-                    await self._container.failed(error, doing)
+                    await self._container.failed(error, doing, key, if_match)
                 except PreconditionFailedError:
                     # The emulator gives this answer for a missing blob too.
                     await self._head(key)
@@ -273,9 +276,7 @@ class AzureObjectStore(ObjectStore):
         for _ in range(_ATTEMPTS):
             info = await self._head(key)
             if if_match is not None and info.etag != if_match:
-                raise PreconditionFailedError(
-                    f"get {key!r}: its ETag is {info.etag}, not {if_match}", field="if_match"
-                )
+                raise unmet(key, if_match)
             if if_none_match is not None and info.etag == if_none_match:
                 return None
             options = {"range": byte_range.resolve(info.size), "if_match": f'"{info.etag}"'}

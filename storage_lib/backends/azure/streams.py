@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
 from storage_lib.backends.azure.container import Container
-from storage_lib.backends.objects import Parts
+from storage_lib.backends.objects import Parts, Repeat
 
 BLOCKS_IN_FLIGHT = 4
 CHUNK_BYTES = 512 * 1024
@@ -34,9 +34,11 @@ async def put_blocks(
     metadata: dict[str, str],
     if_match: str | None,
     if_absent: bool,
+    repeat: Repeat,
 ) -> str:
     """Store the parts as a blob of blocks and return its ETag. If anything fails, nothing is to be seen.
 
+    :param repeat: how a block is staged: once, or again where that fails.
     :raises TransientStorageError: another save to ``key`` ended meanwhile, which dropped the blocks.
     """
     from azure.core import MatchConditions
@@ -51,12 +53,15 @@ async def put_blocks(
     doing = f"put {key!r}"
 
     async def stage(block: str, part: bytes) -> None:
+        await repeat(f"{doing}, a block", lambda: stage_once(block, part))
+
+    async def stage_once(block: str, part: bytes) -> None:
         while True:
             try:
                 await blob.stage_block(block, cast("Any", _Pieces(part)), length=len(part))
                 break
             except Exception as error:
-                await container.failed(error, doing)
+                await container.failed(error, doing, key)
         container.seen = True
 
     # The first one finds out whether there is a container.
@@ -69,7 +74,7 @@ async def put_blocks(
             **condition,
         )
     except Exception as error:
-        await container.failed(error, doing, "if_absent" if if_absent else "if_match")
+        await container.failed(error, doing, key, if_match)
         raise
     return bare(answer["etag"])
 

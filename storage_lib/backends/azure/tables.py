@@ -13,7 +13,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from storage_lib.backends.azure.clients import Clients
-from storage_lib.backends.azure.errors import TABLE_MISSING, read, read_response, translated
+from storage_lib.backends.azure.errors import (
+    ENTITY_EXISTS,
+    TABLE_MISSING,
+    Answer,
+    Known,
+    read,
+    read_response,
+    translated,
+)
 from storage_lib.backends.azure.filters import question
 from storage_lib.backends.tables import (
     Delete,
@@ -26,6 +34,10 @@ from storage_lib.backends.tables import (
     UpdateMode,
     Upsert,
     at_operation,
+    existing_entity,
+    missing_entity,
+    missing_table,
+    other_entity_etag,
 )
 from storage_lib.errors import InvalidArgumentError, StorageError
 from storage_lib.odata import compile_filter
@@ -53,7 +65,12 @@ class AzureTableStore(TableStore):
 
     async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
         entity = _to_wire(pk, rk, properties)
-        return await self._made(table, f"insert {_row(pk, rk)}", lambda client: client.create_entity(entity))
+        return await self._made(
+            table,
+            f"insert {_row(pk, rk)}",
+            lambda client: client.create_entity(entity),
+            _known(table, pk, rk),
+        )
 
     async def _upsert(
         self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
@@ -63,19 +80,21 @@ class AzureTableStore(TableStore):
             table,
             f"upsert {_row(pk, rk)}",
             lambda client: client.upsert_entity(entity, mode=_mode(mode)),
+            _known(table, pk, rk),
         )
 
     async def _update(
         self, table: str, pk: str, rk: str, properties: dict[str, Any], etag: str | None, mode: UpdateMode
     ) -> str:
-        async with self._client(table, f"update {_row(pk, rk)} in") as client:
+        known = _known(table, pk, rk, etag)
+        async with self._client(table, f"update {_row(pk, rk)} in", known) as client:
             answer = await client.update_entity(
                 _to_wire(pk, rk, properties), mode=_mode(mode), **_condition(etag)
             )
         return str(answer["etag"])
 
     async def _get(self, table: str, pk: str, rk: str) -> Entity:
-        async with self._client(table, f"get {_row(pk, rk)} of") as client:
+        async with self._client(table, f"get {_row(pk, rk)} of", _known(table, pk, rk)) as client:
             return _from_wire(await client.get_entity(pk, rk), pk, rk)
 
     async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None:
@@ -86,11 +105,16 @@ class AzureTableStore(TableStore):
             last = response.http_response
 
         doing = f"delete {_row(pk, rk)} of"
-        async with self._client(table, doing) as client:
+        known = _known(table, pk, rk, etag)
+        async with self._client(table, doing, known) as client:
             await client.delete_entity(pk, rk, raw_response_hook=look, **_condition(etag))
         if last is not None and last.status_code == 404:
             # The SDK takes "there is none" for success.
-            raise read_response(last).as_error(f"{doing} table {table!r}")
+            answer = read_response(last)
+            said = answer.as_error(f"{doing} table {table!r}")
+            if failure := known(answer):
+                raise failure from said
+            raise said
 
     async def _query(
         self,
@@ -107,7 +131,7 @@ class AzureTableStore(TableStore):
         if select is not None:
             options["select"] = sorted({*select, *holds.names, *_KEYS, "Timestamp"})
         asked = question(holds)
-        async with self._client(table, "query") as client:
+        async with self._client(table, "query", _known(table)) as client:
             found = client.query_entities(asked, **options) if asked else client.list_entities(**options)
             # Typed as a str in the SDK, but for tables the token is the pair of keys.
             pages: Any = found.by_page(continuation_token=cast("Any", token))
@@ -131,7 +155,7 @@ class AzureTableStore(TableStore):
                 if answer is None:
                     raise
                 if answer.code != TABLE_MISSING or not adds or attempt == 2:
-                    raise _at_failed(error, answer.as_error(doing), len(operations)) from error
+                    raise _failed(error, answer, doing, table, pk, operations) from error
             await self._create_table(table)
         else:
             raise AssertionError("unreachable")
@@ -141,7 +165,11 @@ class AzureTableStore(TableStore):
         ]
 
     async def _made(
-        self, table: str, doing: str, call: Callable[[TableClient], Awaitable[Mapping[str, Any]]]
+        self,
+        table: str,
+        doing: str,
+        call: Callable[[TableClient], Awaitable[Mapping[str, Any]]],
+        known: Known,
     ) -> str:
         """The ETag of what ``call`` wrote; the table is made if it was missing."""
         for attempt in (1, 2):
@@ -152,18 +180,33 @@ class AzureTableStore(TableStore):
                 if answer is None:
                     raise
                 if answer.code != TABLE_MISSING or attempt == 2:
-                    raise answer.as_error(f"{doing} in table {table!r}") from error
+                    raise known(answer) or answer.as_error(f"{doing} in table {table!r}") from error
             await self._create_table(table)
         raise AssertionError("unreachable")
 
     @asynccontextmanager
-    async def _client(self, table: str, doing: str) -> AsyncGenerator[TableClient]:
-        with translated(f"{doing} table {table!r}"):
+    async def _client(self, table: str, doing: str, known: Known) -> AsyncGenerator[TableClient]:
+        with translated(f"{doing} table {table!r}", known):
             yield await self._clients.table(table)
 
 
 def _row(pk: str, rk: str) -> str:
     return f"entity ({pk!r}, {rk!r})"
+
+
+def _known(table: str, pk: str = "", rk: str | None = None, etag: str | None = None) -> Known:
+    """What may be wrong with an entity; without a row key, with a table."""
+
+    def known(answer: Answer) -> StorageError | None:
+        if answer.is_not_found:
+            return missing_table(table) if rk is None else missing_entity(table, pk, rk)
+        if rk is not None and answer.code == ENTITY_EXISTS:
+            return existing_entity(table, pk, rk)
+        if rk is not None and etag is not None and answer.is_conflict:
+            return other_entity_etag(table, pk, rk, etag)
+        return None
+
+    return known
 
 
 def _mode(mode: UpdateMode) -> Any:
@@ -195,10 +238,18 @@ def _operation(pk: str, operation: TableOperation) -> Any:
             return "delete", {"PartitionKey": pk, "RowKey": rk}, _condition(operation.etag)
 
 
-def _at_failed(error: Exception, failure: StorageError, count: int) -> StorageError:
-    """``failure``, naming the operation that the service blames: its message begins with the index."""
+def _failed(
+    error: Exception, answer: Answer, doing: str, table: str, pk: str, operations: list[TableOperation]
+) -> StorageError:
+    """What the answer to a batch means, naming the operation that the service blames: its message begins
+    with the index."""
+    failure = answer.as_error(doing)
     index = str(getattr(error, "message", "")).partition(":")[0].strip()
-    return at_operation(int(index), failure) if index.isdecimal() and int(index) < count else failure
+    if not index.isdecimal() or int(index) >= len(operations):
+        return failure
+    blamed = operations[int(index)]
+    etag = blamed.etag if isinstance(blamed, Update | Delete) else None
+    return at_operation(int(index), _known(table, pk, blamed.row_key, etag)(answer) or failure)
 
 
 def _to_wire(pk: str, rk: str, properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
+from storage_lib.backends.objects import missing
 from storage_lib.backends.s3.client import CONNECT_SECONDS, READ_SECONDS, Response, S3Client
-from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, read
+from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, is_error, read
 from storage_lib.backends.settling import settle_at_exit
-from storage_lib.errors import AccessDeniedError
+from storage_lib.errors import AccessDeniedError, KeyNotFoundError
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Store
@@ -55,7 +56,7 @@ class Bucket:
             except Exception as error:
                 if type(error).__name__ == "NotModifiedError":
                     return None
-                await self._failed(error, doing, seen)
+                await self._failed(error, key, doing, seen)
             else:
                 self._seen = True
                 return result
@@ -72,7 +73,7 @@ class Bucket:
                     key, data, attributes=cast("Any", attributes), mode=mode, use_multipart=False
                 )
             except Exception as error:
-                await self._failed(error, doing, seen)
+                await self._failed(error, key, doing, seen)
             else:
                 self._seen = True
                 return result["e_tag"] or ""
@@ -87,16 +88,14 @@ class Bucket:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> Response:
-        """The answer to a request of our own, if it is a good one. An error in the body of a 200 is one too:
-        the service begins to answer some requests before it knows how they end."""
+        """The answer to a request of our own, if it is a good one."""
         while True:
             seen = self._seen
             response = await self.client.request(method, key, query=query, headers=headers, body=body)
-            answer = response.answer if response.status >= 300 or b"<Error>" in response.body[:500] else None
-            if answer is None:
+            if not is_error(response.status, response.body):
                 self._seen = True
                 return response
-            await self._answered(answer, doing, None, seen)
+            await self._answered(response.answer, key, doing, None, seen)
 
     async def deletes_conditionally(self) -> bool:
         """Whether the server heeds If-Match on DELETE, as AWS does. Others are asked once, with an object
@@ -118,13 +117,15 @@ class Bucket:
         response = await self.client.request("HEAD", key)
         return response.status == 404 and BY_FOLDER in response.headers.get("Server", "")
 
-    async def _failed(self, error: Exception, doing: str, seen: bool) -> None:
+    async def _failed(self, error: Exception, key: str, doing: str, seen: bool) -> None:
         answer = read(error)
         if answer is None:
             raise error
-        await self._answered(answer, doing, error, seen)
+        await self._answered(answer, key, doing, error, seen)
 
-    async def _answered(self, answer: Answer, doing: str, cause: Exception | None, seen: bool) -> None:
+    async def _answered(
+        self, answer: Answer, key: str, doing: str, cause: Exception | None, seen: bool
+    ) -> None:
         """Raise what the answer means. Return if the bucket has been made meanwhile: try again then.
 
         :param seen: whether there was a bucket when the request was sent.
@@ -133,7 +134,11 @@ class Bucket:
             if not self._seen:
                 await self._make()
             return
-        raise answer.as_error(doing) from cause
+        failure = answer.as_error(doing)
+        if isinstance(failure, KeyNotFoundError):
+            # The service's words are those of the cause.
+            raise missing(key) from cause or failure
+        raise failure from cause
 
     async def _make(self) -> None:
         doing = f"create bucket {self.name!r}"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from storage_lib.backends.objects import ObjectInfo
+from storage_lib.backends.objects import ObjectInfo, missing, unmet
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.backends.s3.signing import encode_path
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
 
 
 async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
     """Copy the version that ``info`` tells of, with a mark and so an ETag of its own, which is returned.
 
-    :raises PreconditionFailedError: the source has been replaced meanwhile.
+    :raises KeyNotFoundError: the source is gone.
+    :raises PreconditionFailedError: it has been replaced meanwhile.
     """
     mark = wire.new_mark()
     headers = wire.to_headers(wire.to_metadata(info.metadata, mark, info.sha256), info.content_type) | {
@@ -20,5 +22,10 @@ async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
         "x-amz-copy-source-if-match": wire.quoted(info.etag, info.key),
         "x-amz-metadata-directive": "REPLACE",
     }
-    answer = await bucket.send("PUT", target, headers=headers, doing=f"copy {info.key!r} to {target!r}")
+    try:
+        answer = await bucket.send("PUT", target, headers=headers, doing=f"copy {info.key!r} to {target!r}")
+    except KeyNotFoundError as error:
+        raise missing(info.key) from error.__cause__
+    except PreconditionFailedError as error:
+        raise unmet(info.key, info.etag) from error
     return wire.join(wire.bare(text_of(answer.body, "ETag")), mark)

@@ -43,6 +43,15 @@ _WRONG_REGION = frozenset(
 )
 _CONFLICTING = frozenset({"ConditionalRequestConflict", "NoSuchUpload", "OperationAborted"})
 _UNAVAILABLE = frozenset({"RequestTimeout", "SlowDown"})
+_LATE: dict[str | None, int] = {
+    "AccessDenied": 403,
+    "ConditionalRequestConflict": 409,
+    "NoSuchKey": 404,
+    "NoSuchUpload": 404,
+    "PreconditionFailed": 412,
+    "SlowDown": 503,
+}
+"""The status of an error that comes after a 200. Any other is 500: what was asked for may yet happen."""
 _TOO_LARGE = frozenset({"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "MaxMessageLengthExceeded"})
 _DENIED_REMEDY = (
     "check the access key and its secret, and that the policy allows s3:GetObject, s3:PutObject,"
@@ -62,6 +71,11 @@ class Answer:
     @property
     def is_conflict(self) -> bool:
         return self.status == 412
+
+    @property
+    def is_wordless(self) -> bool:
+        """Whether the service refused without saying why, as it does to a HEAD."""
+        return self.status is not None and 400 <= self.status < 500 and self.code is None
 
     def as_error(self, doing: str) -> StorageError:
         """The error of this library for the answer; ``doing`` tells what was tried, for the message."""
@@ -90,9 +104,12 @@ class Answer:
         if status == 501:
             return UnsupportedOperationError(text)
         if code in _CONFLICTING:
-            return TransientStorageError(text, retry_after=self.retry_after)
+            # Of two conditional requests at once one was not taken up.
+            refused = code == "ConditionalRequestConflict"
+            return TransientStorageError(text, retry_after=self.retry_after, refused=refused)
         if status is None or status in (408, 429) or status >= 500 or code in _UNAVAILABLE:
-            return StorageUnavailableError(text, retry_after=self.retry_after)
+            busy = status == 429 or code == "SlowDown"
+            return StorageUnavailableError(text, retry_after=self.retry_after, refused=busy)
         if code in _TOO_LARGE or status == 413:
             return ObjectTooLargeError(text)
         if status in (400, 416):
@@ -104,6 +121,7 @@ class Answer:
         return f"{said}: {self.message}" if said and self.message else said or self.message
 
 
+_ERROR = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<Error[\s/>]")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
@@ -132,8 +150,14 @@ def read(error: Exception) -> Answer | None:
     return Answer(None, None, text)
 
 
+def is_error(status: int, body: bytes) -> bool:
+    """Whether an answer tells of a failure. One with status 200 may: the service begins to answer some
+    requests before it knows how they end, and sends blanks, any number of them, while it works."""
+    return status >= 300 or _ERROR.match(body) is not None
+
+
 def read_response(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    """What the answer to a request of our own says."""
+    """What an answer that tells of a failure says, to a request of our own."""
     retry_after = headers.get("Retry-After", "")
     return _answer(
         status, body.decode(errors="replace"), float(retry_after) if retry_after.isdecimal() else None
@@ -144,4 +168,6 @@ def _answer(status: int, body: str, retry_after: float | None) -> Answer:
     code = _CODE.search(body)
     message = _MESSAGE.search(body)
     words = message.group(1) if message else body.strip(" :\n")[:200]
+    if status < 300:
+        status = _LATE.get(code and code.group(1), 500)
     return Answer(status, code and code.group(1), " ".join(words.split()), retry_after)

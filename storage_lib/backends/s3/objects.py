@@ -22,12 +22,13 @@ from storage_lib.backends.objects import (
     Parts,
     PutResult,
     StoredObject,
+    unmet,
 )
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
 from storage_lib.backends.s3.copying import copy
 from storage_lib.backends.s3.listing import MAX_PAGE, Found, Listing, Page, Query, parse
-from storage_lib.backends.s3.reading import Reading, other_etag, restless
+from storage_lib.backends.s3.reading import Reading, restless
 from storage_lib.backends.s3.upload import upload
 from storage_lib.errors import (
     InvalidKeyError,
@@ -94,7 +95,9 @@ class S3ObjectStore(ObjectStore):
                     raise
                 etag = await self._bucket.put(key, data, attributes, {"e_tag": FOLDER}, doing)
         except (PreconditionFailedError, KeyNotFoundError) as error:
-            raise _not_as_expected(error, "if_absent" if if_absent else "if_match") from error
+            if if_match is None and not if_absent:
+                raise
+            raise unmet(key, if_match) from error.__cause__ or error
         await self._forget(sidecar)
         created = True if if_absent else None if if_match is None else False
         return PutResult(key, wire.join(wire.bare(etag), mark), len(data), created)
@@ -124,7 +127,7 @@ class S3ObjectStore(ObjectStore):
         for _ in range(_ATTEMPTS):
             info, sidecar = await self._reading.raw_head(key)
             if if_match is not None and info.etag != if_match:
-                raise other_etag(doing, info, if_match)
+                raise unmet(key, if_match)
             headers: dict[str, str] = {}
             if await self._bucket.deletes_conditionally():
                 headers["if-match"] = wire.quoted(info.etag, key)
@@ -182,9 +185,13 @@ class S3ObjectStore(ObjectStore):
                 await self._expect(key, if_match)
 
         try:
-            etag = await upload(self._bucket, key, parts, content_type, metadata, condition, before_the_end)
+            etag = await upload(
+                self._bucket, key, parts, content_type, metadata, condition, before_the_end, self.repeat
+            )
         except (PreconditionFailedError, KeyNotFoundError) as error:
-            raise _not_as_expected(error, "if_absent" if if_absent else "if_match") from error
+            if if_match is None and not if_absent:
+                raise
+            raise unmet(key, if_match) from error.__cause__ or error
         await self._forget(sidecar)
         created = True if if_absent else None if if_match is None else False
         return PutResult(key, etag, parts.size, created)
@@ -208,7 +215,7 @@ class S3ObjectStore(ObjectStore):
         with suppress(KeyNotFoundError):
             found = await self._head(source.key)
             if found.etag != source.etag:
-                raise other_etag(f"copy {source.key!r}", found, source.etag)
+                raise unmet(source.key, source.etag)
         return PutResult(target, etag, source.size, None)
 
     # -- writing
@@ -219,9 +226,9 @@ class S3ObjectStore(ObjectStore):
         try:
             info, sidecar = await self._reading.raw_head(key)
         except KeyNotFoundError as error:
-            raise _not_as_expected(error, "if_match") from error
+            raise unmet(key, if_match) from error
         if info.etag != if_match:
-            raise other_etag(f"put {key!r}", info, if_match)
+            raise unmet(key, if_match)
         return sidecar
 
     async def _forget(self, sidecar: str | None) -> None:
@@ -272,7 +279,3 @@ def _is_ours(found: Found) -> bool:
     except InvalidKeyError:
         return False
     return True
-
-
-def _not_as_expected(error: StorageError, field: str) -> PreconditionFailedError:
-    return PreconditionFailedError(error.message, field=field)

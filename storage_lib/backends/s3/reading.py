@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from storage_lib.backends.objects import ByteRange, ObjectInfo
+from storage_lib.backends.objects import ByteRange, ObjectInfo, unmet
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import Bucket, fail
 from storage_lib.backends.s3.errors import KEY_MISSING, NOT_PARTIAL, read
@@ -14,7 +14,6 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
-    StorageUnavailableError,
     TransientStorageError,
 )
 
@@ -55,6 +54,8 @@ class Reading:
             options["range"] = await self._range(key, byte_range)
         try:
             result = await self._bucket.get(key, options, doing)
+        except PreconditionFailedError as error:
+            raise unmet(key, if_match) from error.__cause__
         except StorageError as error:
             answer = read(error.__cause__) if isinstance(error.__cause__, Exception) else None
             if byte_range is not None and answer is not None and answer.code in _OF_EMPTY:
@@ -62,7 +63,7 @@ class Reading:
             raise
         info, sidecar = wire.to_info(key, result)
         if if_match is not None and info.etag != if_match:
-            raise other_etag(doing, info, if_match)
+            raise unmet(key, if_match)
         return result, info, sidecar
 
     async def _range(self, key: str, byte_range: ByteRange) -> Any:
@@ -78,11 +79,13 @@ class Reading:
         doing = f"head {key!r}"
         try:
             result = await self._bucket.get(key, {"head": True}, doing)
-        except StorageUnavailableError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
+        except StorageError as error:
+            cause = error.__cause__
+            answer = read(cause) if isinstance(cause, Exception) else None
+            if answer is None or not answer.is_wordless:
                 raise
-            # The answer to HEAD has no body: only GET tells a missing object from a missing bucket. Its body
-            # is not read.
+            # The answer to HEAD has no body: only GET tells a missing object from a missing bucket, and an
+            # expired token from a request that is wrong. Its body is not read.
             result = await self._bucket.get(key, {}, doing)
         return wire.to_info(key, result)
 
@@ -118,10 +121,6 @@ class Reading:
             fail(error, f"get {key!r}")
         if left:
             raise IntegrityError(f"get {key!r}: the answer ended {left} bytes early")
-
-
-def other_etag(doing: str, info: ObjectInfo, if_match: str) -> PreconditionFailedError:
-    return PreconditionFailedError(f"{doing}: its ETag is {info.etag}, not {if_match}", field="if_match")
 
 
 def restless(doing: str) -> TransientStorageError:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from xml.sax.saxutils import escape
 
-from storage_lib.backends.objects import Parts
+from storage_lib.backends.objects import Parts, Repeat
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
@@ -36,12 +36,14 @@ async def upload(
     metadata: Mapping[str, str],
     condition: Mapping[str, str],
     before_the_end: Callable[[], Awaitable[None]],
+    repeat: Repeat,
 ) -> str:
     """Store ``parts`` and return the port's ETag. If anything fails, nothing is left but, when the last
     answer was lost, what may belong to an object that is there.
 
     :param condition: headers that the object must agree with when the upload is completed.
     :param before_the_end: awaited between the last part and the completion; may raise.
+    :param repeat: how a part is sent: once, or again where that fails.
     """
     doing = f"put {key!r}"
     mark = wire.new_mark()
@@ -50,7 +52,7 @@ async def upload(
     sidecar = f"{wire.SIDECARS}{mark}"
     completing = False
     try:
-        etags = await _send_parts(bucket, key, parts, query, doing)
+        etags = await _send_parts(bucket, key, parts, query, doing, repeat)
         await before_the_end()
         await bucket.put(sidecar, parts.sha256.encode(), {"Content-Type": "text/plain"}, doing=doing)
         completing = True
@@ -84,7 +86,7 @@ async def _begin(bucket: Bucket, key: str, headers: Mapping[str, str], doing: st
 
 
 async def _send_parts(
-    bucket: Bucket, key: str, parts: Parts, query: Mapping[str, str], doing: str
+    bucket: Bucket, key: str, parts: Parts, query: Mapping[str, str], doing: str, repeat: Repeat
 ) -> list[str]:
     etags: dict[int, str] = {}
     slots = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -92,7 +94,10 @@ async def _send_parts(
     async def send(number: int, part: bytes) -> None:
         try:
             parameters = {**query, "partNumber": str(number)}
-            response = await bucket.send("PUT", key, query=parameters, body=part, doing=doing)
+            response = await repeat(
+                f"{doing}, part {number}",
+                lambda: bucket.send("PUT", key, query=parameters, body=part, doing=doing),
+            )
             etags[number] = response.headers.get("ETag", "")
         finally:
             slots.release()

@@ -7,8 +7,9 @@ steps, the mark by a HEAD and S3's ETag with the write itself: a writer that put
 with other metadata) between the two goes unnoticed; any other is noticed.
 
 User metadata ``some-name`` is ``x-amz-meta-some-name``; the few names that obstore takes for HTTP headers get
-the prefix ``aos-meta-``. Values are as `encode_metadata_value` leaves them. Metadata of other programs is
-given with lower-case names and ``-`` for ``_``; names outside the grammar are left out.
+the prefix ``aos-meta-``. Values are as `encode_metadata_value` leaves them. Metadata of other programs
+(objects without our mark) is given with lower-case names and ``-`` for ``_``, and values as they are; names
+outside the grammar are left out.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from storage_lib.backends.objects import DEFAULT_CONTENT_TYPE, ObjectInfo
-from storage_lib.errors import PreconditionFailedError
-from storage_lib.keys import decode_metadata_value, encode_metadata_value
+from storage_lib.backends.objects import DEFAULT_CONTENT_TYPE, ObjectInfo, unmet
+from storage_lib.keys import encode_metadata_value, stored_metadata_value
 
 CHECKSUM = "aos-sha256"
 MARK = "aos-write"
@@ -77,6 +77,7 @@ def to_info(key: str, result: Any) -> tuple[ObjectInfo, str | None]:
     content_type = DEFAULT_CONTENT_TYPE
     own: dict[str, str] = {}
     metadata: dict[str, str] = {}
+    decode = _decode_value if MARK in result.attributes else str
     for name, value in result.attributes.items():
         if name == "Content-Type":
             content_type = value or DEFAULT_CONTENT_TYPE
@@ -85,7 +86,7 @@ def to_info(key: str, result: Any) -> tuple[ObjectInfo, str | None]:
         elif name not in _HTTP_ATTRIBUTES:
             ours = name.lower().replace("_", "-").removeprefix(_ESCAPE)
             if _METADATA_NAME.fullmatch(ours):
-                metadata[ours] = _decode_value(value)
+                metadata[ours] = decode(value)
     mark = own.get(MARK)
     etag = join(bare(meta["e_tag"]), mark)
     sidecar = f"{SIDECARS}{mark}" if STREAMED in own else None
@@ -116,7 +117,7 @@ def is_etag(text: str) -> bool:
 def quoted(etag: str, key: str) -> str:
     """S3's own ETag in an ETag of the port, as a header has it."""
     if not is_etag(etag):
-        raise PreconditionFailedError(f"{key!r} can not have the ETag {etag!r}", field="if_match")
+        raise unmet(key, etag)
     return f'"{split(etag)[0]}"'
 
 
@@ -126,4 +127,4 @@ def _encode_value(value: str) -> str:
 
 
 def _decode_value(value: str) -> str:
-    return "" if value == _EMPTY_VALUE else decode_metadata_value(value)
+    return "" if value == _EMPTY_VALUE else stored_metadata_value(value)

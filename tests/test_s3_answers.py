@@ -1,0 +1,151 @@
+"""What S3 answers only now and then, and no server of the tests does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pytest
+
+from storage_lib.backends.s3 import S3StorageBackend
+from storage_lib.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+from tests.stub_service import Answer, Request, StubService
+
+DATE = {"Last-Modified": "Wed, 25 Nov 2026 03:28:15 GMT"}
+
+
+def backend_of(service: StubService) -> S3StorageBackend:
+    return S3StorageBackend("bucket", endpoint=service.endpoint, access_key_id="a", secret_access_key="b")
+
+
+def error(code: str, before: str = "") -> bytes:
+    return f"{before}<Error><Code>{code}</Code><Message>why</Message></Error>".encode()
+
+
+class Bucket:
+    """Objects in memory. An upload is completed with ``completion`` for an answer, whatever became of it."""
+
+    def __init__(self, completion: Answer, *, takes_effect: bool) -> None:
+        self.objects: dict[str, tuple[Mapping[str, str], bytes]] = {}
+        self.completion = completion
+        self.takes_effect = takes_effect
+        self._headers: Mapping[str, str] = {}
+        self._parts: dict[str, bytes] = {}
+
+    def answer(self, request: Request) -> Answer:
+        method, key = request.method, request.path
+        if method == "POST" and "?uploads" in request.target:
+            self._headers = {
+                n: v for n, v in request.headers.items() if n.startswith(("x-amz-meta-", "content-t"))
+            }
+            return Answer(200, b"<R><UploadId>u1</UploadId></R>")
+        if method == "POST":
+            if self.takes_effect:
+                self.objects[key] = (self._headers, b"".join(self._parts[n] for n in sorted(self._parts)))
+            return self.completion
+        if found := re.search(r"partNumber=(\d+)", request.target):
+            self._parts[found[1]] = request.body
+            return Answer(200, headers={"ETag": '"p"'})
+        if "x-amz-copy-source" in request.headers:
+            return self.completion
+        if method == "PUT":
+            self.objects[key] = (request.headers, request.body)
+            return Answer(200, headers={"ETag": '"e1"'})
+        if method == "DELETE":
+            if "uploadId" not in request.target:
+                self.objects.pop(key, None)
+            return Answer(204)
+        if key not in self.objects:
+            return Answer(404, error("NoSuchKey"))
+        headers, body = self.objects[key]
+        kept = {
+            name: value for name, value in headers.items() if name.startswith(("x-amz-meta-", "content-t"))
+        }
+        return Answer(200, body, {"ETag": '"e1"', **DATE, **kept})
+
+
+STREAM = [b"x" * 9_000_000]
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["", '<?xml version="1.0" encoding="UTF-8"?>\n', " \n" * 5000, '<?xml version="1.0"?>' + " " * 5000],
+    ids=["bare", "declared", "padded", "declared and padded"],
+)
+async def test_an_error_after_a_200_leaves_the_object_that_was_made_readable(before: str) -> None:
+    bucket = Bucket(Answer(200, error("InternalError", before)), takes_effect=True)
+    async with StubService(bucket.answer) as service:
+        backend = backend_of(service)
+        with pytest.raises(StorageUnavailableError, match="InternalError"):
+            await backend.objects.put_stream("k", STREAM)
+        found = await backend.objects.get("k")
+        assert found is not None
+        assert found.data == STREAM[0]
+        with pytest.raises(StorageUnavailableError, match="InternalError"):
+            await backend.objects.copy("k", "l")
+        await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("PreconditionFailed", PreconditionFailedError),
+        ("ConditionalRequestConflict", TransientStorageError),
+        ("AccessDenied", AccessDeniedError),
+    ],
+)
+async def test_a_refusal_after_a_200_is_a_refusal(code: str, kind: type[StorageError]) -> None:
+    body = error(code, "<?xml version='1.0'?>" + "\n" * 600).replace(b"<Error>", b'<Error xmlns="x">')
+    bucket = Bucket(Answer(200, body), takes_effect=False)
+    async with StubService(bucket.answer) as service:
+        backend = backend_of(service)
+        with pytest.raises(kind):
+            await backend.objects.put_stream("k", STREAM)
+        assert bucket.objects == {}, "the checksum went with the upload"
+        await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "remedy"),
+    [
+        (400, "ExpiredToken", AccessDeniedError, "access key"),
+        (403, "RequestTimeTooSkewed", AccessDeniedError, "clock"),
+        (301, "PermanentRedirect", ConfigurationError, "region"),
+        (404, "NoSuchBucket", ConfigurationError, "create the bucket"),
+        (400, "AuthorizationHeaderMalformed", ConfigurationError, "region"),
+    ],
+)
+async def test_what_a_head_can_not_tell_is_asked_for(
+    status: int, code: str, kind: type[StorageError], remedy: str
+) -> None:
+    async with StubService(lambda _: Answer(status, error(code))) as service:
+        backend = backend_of(service)
+        for call in (backend.objects.head, backend.objects.delete, backend.objects.get):
+            with pytest.raises(kind) as refused:
+                await call("k")
+            assert remedy in (refused.value.remedy or "")
+        await backend.close()
+
+
+async def test_the_words_of_the_service_are_those_of_the_cause() -> None:
+    def answer(request: Request) -> Answer:
+        if request.method == "HEAD":
+            return Answer(200, headers={"ETag": '"e1"', **DATE})
+        return Answer(404, error("NoSuchKey"))
+
+    async with StubService(answer) as service:
+        backend = backend_of(service)
+        for call in (backend.objects.get("k"), backend.objects.copy("k", "l")):
+            with pytest.raises(KeyNotFoundError) as missing:
+                await call
+            assert str(missing.value) == "object 'k' does not exist"
+            assert "NoSuchKey" in str(missing.value.__cause__)
+        await backend.close()
