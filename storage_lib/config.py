@@ -17,6 +17,7 @@ CONNECTION = "AgentStorage"
 identity, ``AgentStorage__blobServiceUri``, ``__queueServiceUri``, ``__tableServiceUri``, ``__clientId``."""
 
 DEFAULT_CONTAINER = "agent-storage"
+MAX_RETRY_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class StorageConfig:
     :param s3_region: None takes ``AWS_REGION``, else us-east-1.
     :param s3_access_key_id: with ``s3_secret_access_key``; None takes the credentials of the environment.
     :param message_encoding: of queue messages; must be what host.json says (``base64`` by default).
+    :param retry_attempts: how often in all an operation of Azure or S3 is tried while it fails for the
+        moment; 1 tries once.
     """
 
     storage_type: StorageType = "file"
@@ -58,12 +61,19 @@ class StorageConfig:
     s3_secret_access_key: str | None = field(default=None, repr=False)
     tables_and_queues: Literal["file", "azure"] | None = None
     message_encoding: Literal["base64", "none"] = "base64"
+    retry_attempts: int = 4
 
     def __post_init__(self) -> None:
         _choice("storage_type", self.storage_type, get_args(StorageType))
         _choice("message_encoding", self.message_encoding, ("base64", "none"))
         if self.tables_and_queues is not None:
             _choice("tables_and_queues", self.tables_and_queues, ("file", "azure"))
+        if type(self.retry_attempts) is not int or not 1 <= self.retry_attempts <= MAX_RETRY_ATTEMPTS:
+            raise ConfigurationError(
+                f"retry_attempts is {self.retry_attempts!r}",
+                field="retry_attempts",
+                limit=f"1 to {MAX_RETRY_ATTEMPTS}",
+            )
         used = (self.storage_type, self.tables_and_queues)
         urls = (self.account_url, self.blob_endpoint, self.queue_endpoint, self.table_endpoint)
         if "azure" in used and not self.connection_string and not any(urls):
@@ -84,10 +94,10 @@ class StorageConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> StorageConfig:
-        """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_CONTAINER``, ``_MESSAGE_ENCODING`` and the connection
-        ``AgentStorage`` (or ``AgentStorage__…``); where that is missing, ``AzureWebJobsStorage``. For S3
-        ``AGENT_STORAGE_S3_BUCKET``, ``_S3_ENDPOINT``, ``_S3_REGION`` and the ``AWS_…`` variables; and
-        ``AGENT_STORAGE_TABLES_AND_QUEUES``.
+        """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_CONTAINER``, ``_MESSAGE_ENCODING``, ``_RETRY_ATTEMPTS``
+        and the connection ``AgentStorage`` (or ``AgentStorage__…``); where that is missing,
+        ``AzureWebJobsStorage``. For S3 ``AGENT_STORAGE_S3_BUCKET``, ``_S3_ENDPOINT``, ``_S3_REGION`` and the
+        ``AWS_…`` variables; and ``AGENT_STORAGE_TABLES_AND_QUEUES``.
 
         Without a type it is ``azure`` if the connection ``AgentStorage`` is set, else ``file``.
 
@@ -105,7 +115,7 @@ class StorageConfig:
             )
         if "azure" in (kind, env.get("AGENT_STORAGE_TABLES_AND_QUEUES")) and not connection:
             connection = _connection(env, "AzureWebJobsStorage")
-        values: dict[str, str] = {"storage_type": kind, **connection}
+        values: dict[str, str | int] = {"storage_type": kind, **connection}
         for name, setting in (
             ("base_path", "AGENT_STORAGE_PATH"),
             ("container", "AGENT_STORAGE_CONTAINER"),
@@ -117,6 +127,8 @@ class StorageConfig:
         ):
             if env.get(setting):
                 values[name] = env[setting]
+        if attempts := env.get("AGENT_STORAGE_RETRY_ATTEMPTS"):
+            values["retry_attempts"] = int(attempts) if attempts.isdecimal() else attempts
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
 
 

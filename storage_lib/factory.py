@@ -35,7 +35,7 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
         case "azure":
             from storage_lib.backends.azure import AzureStorageBackend
 
-            return AzureStorageBackend(
+            azure = AzureStorageBackend(
                 config.connection_string,
                 account_url=config.account_url,
                 blob_endpoint=config.blob_endpoint,
@@ -45,15 +45,26 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
                 container=config.container,
                 message_encoding=encoding,
             )
+            return _retrying(azure, config)
         case "s3":
             from storage_lib.backends.s3 import S3StorageBackend
 
-            return S3StorageBackend(
+            s3 = S3StorageBackend(
                 config.s3_bucket or "",
                 endpoint=config.s3_endpoint,
                 region=config.s3_region,
                 access_key_id=config.s3_access_key_id,
                 secret_access_key=config.s3_secret_access_key,
             )
+            return _retrying(s3, config)
         case _:
             assert_never(kind)
+
+
+def _retrying(backend: StorageBackend, config: StorageConfig) -> StorageBackend:
+    """What is behind a network is asked again where it fails."""
+    if config.retry_attempts == 1:
+        return backend
+    from storage_lib.layers.retry import RetryBackend, RetryOptions
+
+    return RetryBackend(backend, RetryOptions(attempts=config.retry_attempts))

@@ -32,7 +32,7 @@ LAYERS = [
         "storage_lib.backends.settling",
         "storage_lib.backends.streaming",
     ),
-    ("storage_lib.backends", "storage_lib.testing"),
+    ("storage_lib.backends", "storage_lib.layers", "storage_lib.testing"),
     ("storage_lib.factory",),
     ("storage_lib.manager",),
     ("storage_lib.tasks",),
@@ -125,6 +125,20 @@ def test_backends_do_not_know_each_other(name: str) -> None:
         parts = imported.split(".")
         if parts[:2] == ["storage_lib", "backends"] and parts[2] in kinds:
             assert parts[2] == own, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in sorted(modules()) if below(n, ("storage_lib.backends", "storage_lib.layers"))]
+)
+def test_layers_and_backends_do_not_know_each_other(name: str) -> None:
+    """A layer knows the ports only, and what is around a backend is not its business."""
+    ports = LAYERS[2]
+    for imported in imports(modules()[name]):
+        if below(name, ("storage_lib.layers",)):
+            port = below(imported, ports) or not below(imported, ("storage_lib.backends",))
+            assert port, f"{name} imports {imported}"
+        else:
+            assert not below(imported, ("storage_lib.layers",)), f"{name} imports {imported}"
 
 
 def test_the_composition_root_is_small() -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.s3 import S3StorageBackend
 from storage_lib.config import StorageConfig
 from storage_lib.factory import build
@@ -113,8 +114,10 @@ def test_processes_lose_no_update_and_every_race_has_one_winner(
 
 async def _compete(config: StorageConfig, run: Run) -> None:
     shared = f"n{uuid.uuid4().hex}"
-    backend = build(config)
-    if isinstance(backend, S3StorageBackend):
+    backend: StorageBackend
+    if config.storage_type != "s3":
+        backend = build(config)
+    else:
         backend = S3StorageBackend(
             config.s3_bucket or "",
             endpoint=config.s3_endpoint,

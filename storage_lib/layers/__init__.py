@@ -1,0 +1,1 @@
+"""Layers: backends around a backend. factory.py says in which order."""

@@ -1,0 +1,50 @@
+"""`RetryBackend`: the retry layer around a backend."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from storage_lib.backends.base import StorageBackend
+from storage_lib.layers.retry.objects import RetryingObjectStore
+from storage_lib.layers.retry.options import RetryOptions
+from storage_lib.layers.retry.queues import RetryingQueueStore
+from storage_lib.layers.retry.retrier import Retrier
+from storage_lib.layers.retry.tables import RetryingTableStore
+
+
+class RetryBackend(StorageBackend):
+    """Tries again what another backend could not do at the moment: the only owner of retries, for clients of
+    services do not know what a second try means. Objects, tables and queues have a circuit breaker each.
+
+    `open` is not tried again: it asks whether the store is there now.
+
+    :param clock: seconds that only go forward; ``sleep`` waits so many of them. Tests inject their own.
+    """
+
+    def __init__(
+        self,
+        inner: StorageBackend,
+        options: RetryOptions | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.inner = inner
+
+        def retrier() -> Retrier:
+            return Retrier(options or RetryOptions(), clock=clock, sleep=sleep)
+
+        self.objects = RetryingObjectStore(inner.objects, retrier())
+        self.tables = RetryingTableStore(inner.tables, retrier())
+        self.queues = RetryingQueueStore(inner.queues, retrier())
+
+    def __repr__(self) -> str:
+        return f"RetryBackend({self.inner!r})"
+
+    async def open(self) -> None:
+        await self.inner.open()
+
+    async def close(self) -> None:
+        await self.inner.close()

@@ -1,0 +1,187 @@
+"""Objects, tried again: with conditions that a lost answer does not turn against their own writer."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+
+from storage_lib.backends.objects import (
+    ATTEMPT,
+    ByteRange,
+    ListEntry,
+    ObjectInfo,
+    ObjectStore,
+    Parts,
+    PutResult,
+    StoredObject,
+)
+from storage_lib.errors import (
+    IntegrityError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    TransientStorageError,
+)
+from storage_lib.layers.retry.retrier import Retrier, Tries
+from storage_lib.layers.retry.unknown import unknown
+
+
+class RetryingObjectStore(ObjectStore):
+    """The hooks of another store, each tried again. Keys, lives and checksums are looked after out here.
+
+    A conditional save leaves a mark of its own in the object's metadata. Where the answer to a try was lost
+    and the next one meets a conflict, the mark tells whether the object in the way is that of the first try.
+
+    A stream up can not be read twice: its parts are tried again one by one (`ObjectStore.repeat`), the
+    request that makes it an object is not. A stream down goes on where it broke off, in the same version.
+    """
+
+    def __init__(self, inner: ObjectStore, retrier: Retrier) -> None:
+        self._inner = inner
+        self._retrier = retrier
+        self.reports_created = inner.reports_created  # pyright: ignore[reportAttributeAccessIssue] - one store's
+        self.max_object_bytes = inner.max_object_bytes
+        self.part_bytes = inner.part_bytes
+        self.max_stream_bytes = inner.max_stream_bytes
+        self.clock = inner.clock
+        inner.repeat = retrier.step
+
+    async def _put(
+        self,
+        key: str,
+        data: bytes,
+        content_type: str,
+        metadata: dict[str, str],
+        sha256: str,
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
+        mark = ""
+        if if_absent or if_match is not None:
+            mark = uuid.uuid4().hex
+            metadata = {**metadata, ATTEMPT: mark}
+
+        async def put(unsure: bool) -> PutResult:
+            try:
+                result = await self._inner._put(
+                    key, data, content_type, metadata, sha256, if_match, if_absent
+                )
+                # What an earlier try may have created, this one replaced.
+                return result if mark or not unsure else replace(result, created=None)
+            except PreconditionFailedError as error:
+                if not unsure:
+                    raise
+                try:
+                    info = await self._inner._head(key)
+                except KeyNotFoundError:
+                    info = None
+                if info is not None and info.metadata.get(ATTEMPT) == mark:
+                    return PutResult(key, info.etag, len(data), created=if_absent)
+                if if_absent:
+                    raise  # There is an object of another's, whoever was first.
+                raise unknown(f"put {key!r}") from error
+
+        return await self._retrier.call(f"put {key!r}", put)
+
+    async def _get(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
+    ) -> StoredObject | None:
+        return await self._retrier.step(
+            f"get {key!r}", lambda: self._inner._get(key, byte_range, if_match, if_none_match)
+        )
+
+    async def _head(self, key: str) -> ObjectInfo:
+        return await self._retrier.step(f"head {key!r}", lambda: self._inner._head(key))
+
+    async def _delete(self, key: str, if_match: str | None) -> None:
+        async def delete(unsure: bool) -> None:
+            try:
+                await self._inner._delete(key, if_match)
+            except KeyNotFoundError:
+                if not unsure:
+                    raise
+
+        await self._retrier.call(f"delete {key!r}", delete)
+
+    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        async def copy(unsure: bool) -> PutResult:
+            try:
+                return await self._inner._copy(source, target, if_absent)
+            except PreconditionFailedError as error:
+                if unsure and if_absent:
+                    raise unknown(f"copy {source.key!r} to {target!r}") from error
+                raise
+
+        return await self._retrier.call(f"copy {source.key!r} to {target!r}", copy)
+
+    async def _scan(
+        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
+    ) -> AsyncIterator[ListEntry | str]:
+        tries = Tries(self._retrier, f"list {prefix!r}")
+        while True:
+            tries.begin()
+            try:
+                async for found in self._inner._scan(prefix, delimiter, after, count, details):
+                    yield found
+                    after = found if isinstance(found, str) else found.key
+                    count = None if count is None else max(count - 1, 1)
+                    tries.came_on()
+            except TransientStorageError as error:
+                await tries.failed(error)
+            else:
+                return
+
+    async def _put_stream(
+        self,
+        key: str,
+        parts: Parts,
+        content_type: str,
+        metadata: dict[str, str],
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
+        return await self._inner._put_stream(key, parts, content_type, metadata, if_match, if_absent)
+
+    async def _read_stream(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        info, start, chunks = await self._retrier.step(
+            f"read {key!r}", lambda: self._inner._read_stream(key, byte_range, if_match)
+        )
+        end = info.size if byte_range is None else byte_range.resolve(info.size)[1]
+        return info, start, self._resumed(info, start, end, chunks)
+
+    async def _resumed(
+        self, info: ObjectInfo, at: int, end: int, chunks: AsyncGenerator[bytes]
+    ) -> AsyncGenerator[bytes]:
+        """The chunks from ``at`` to ``end``, however often the way there breaks."""
+        tries = Tries(self._retrier, f"read {info.key!r}")
+        while True:
+            try:
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        yield chunk
+                        at += len(chunk)
+                        tries.came_on()
+                return
+            except (TransientStorageError, IntegrityError) as error:
+                if at >= end:
+                    raise
+                cut = error if isinstance(error, TransientStorageError) else TransientStorageError(str(error))
+            chunks = await self._again(info, at, end, tries, cut)
+
+    async def _again(
+        self, info: ObjectInfo, at: int, end: int, tries: Tries, cut: TransientStorageError
+    ) -> AsyncGenerator[bytes]:
+        while True:
+            await tries.failed(cut)
+            tries.begin()
+            try:
+                return (await self._inner._read_stream(info.key, ByteRange(at, end), info.etag))[2]
+            except TransientStorageError as error:
+                cut = error
+            except (PreconditionFailedError, KeyNotFoundError) as error:
+                raise TransientStorageError(
+                    f"read {info.key!r}: it was replaced or deleted while it was read", remedy="read it again"
+                ) from error

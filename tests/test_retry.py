@@ -1,0 +1,487 @@
+"""The retry layer: a store that fails often, and loses answers, keeps all of its promises behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore, MemoryQueueStore, MemoryTableStore
+from storage_lib.backends.objects import (
+    ByteRange,
+    ListEntry,
+    ObjectInfo,
+    ObjectStore,
+    PutResult,
+    StoredObject,
+)
+from storage_lib.backends.tables import Insert, Upsert
+from storage_lib.errors import (
+    ConfigurationError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+from storage_lib.layers.retry import RetryBackend, RetryOptions
+from storage_lib.layers.retry.breaker import PAUSE_SECONDS, THRESHOLD
+from storage_lib.manager import StorageManager
+from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
+
+OFTEN = RetryOptions(attempts=60)
+
+
+class Faults:
+    """When a call fails, and whether it was carried out. ``planned`` outcomes come first, one a call."""
+
+    def __init__(self, seed: int | None = None, *, lost: bool = True) -> None:
+        self._random = None if seed is None else random.Random(seed)
+        self._lost = lost
+        self.planned: list[str] = []
+        self.error: Callable[[], Exception] = lambda: StorageUnavailableError("away", refused=not lost)
+        self.calls: list[str] = []
+
+    def next(self, name: str) -> str:
+        self.calls.append(name)
+        if self.planned:
+            return self.planned.pop(0)
+        if self._random is None or self._random.random() > 0.3:
+            return "well"
+        # A copy can not be marked: what a lost answer of one means has a test of its own.
+        may_be_lost = self._lost and name != "_copy"
+        return "lost" if may_be_lost and self._random.random() < 0.5 else "refused"
+
+
+def faulty(hook: str) -> Any:
+    async def call(self: Any, *arguments: Any) -> Any:
+        outcome = self.faults.next(hook)
+        if outcome == "refused":
+            raise self.faults.error()
+        result = await getattr(self.real, hook)(*arguments)
+        if outcome == "lost":
+            raise self.faults.error()
+        return result
+
+    return call
+
+
+class FaultyObjects(ObjectStore):
+    """A memory store behind a bad line."""
+
+    reports_created = False
+
+    def __init__(self, real: MemoryObjectStore, faults: Faults) -> None:
+        self.real, self.faults = real, faults
+
+    async def _put(self, *arguments: Any) -> PutResult:
+        outcome = self.faults.next("_put")
+        if outcome == "refused":
+            raise self.faults.error()
+        result = await self.real._put(*arguments)
+        if outcome == "lost":
+            raise self.faults.error()
+        conditional = arguments[-2] is not None or arguments[-1]
+        return result if conditional else replace(result, created=None)
+
+    _get = faulty("_get")
+    _head = faulty("_head")
+    _delete = faulty("_delete")
+    _copy = faulty("_copy")
+
+    async def _put_stream(self, *arguments: Any) -> PutResult:
+        return replace(await self.real._put_stream(*arguments), created=True if arguments[-1] else None)
+
+    async def _scan(
+        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
+    ) -> AsyncIterator[ListEntry | str]:
+        async for found in self.real._scan(prefix, delimiter, after, count, details):
+            if self.faults.next("_scan") != "well":
+                raise self.faults.error()
+            yield found
+        if self.faults.next("_scan") != "well":
+            raise self.faults.error()
+
+    async def _read_stream(
+        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        if self.faults.next("_read_stream") != "well":
+            raise self.faults.error()
+        info, start, chunks = await self.real._read_stream(key, byte_range, if_match)
+        return info, start, self._pieces(chunks)
+
+    async def _pieces(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                size = max(len(chunk) // 10, 1)
+                for at in range(0, len(chunk), size):
+                    if self.faults.next("chunk") != "well":
+                        raise self.faults.error()
+                    yield chunk[at : at + size]
+
+
+TABLE_HOOKS = ("_create_table", "_insert", "_upsert", "_update", "_get", "_delete", "_query", "_batch")
+QUEUE_HOOKS = (
+    *("_create_queue", "_send", "_receive", "_delete", "_update"),
+    *("_peek", "_length", "_clear"),
+)
+
+
+def faulty_store(real: MemoryTableStore | MemoryQueueStore, hooks: tuple[str, ...], faults: Faults) -> Any:
+    class Faulty(type(real)):  # type: ignore[misc]
+        pass
+
+    for hook in hooks:
+        setattr(Faulty, hook, faulty(hook))
+    store = Faulty.__new__(Faulty)
+    store.__dict__ |= real.__dict__ | {"real": real, "faults": faults}
+    return store
+
+
+class Line:
+    """A memory backend, the bad line to it, and the layer that copes with that."""
+
+    def __init__(self, faults: Faults, options: RetryOptions = OFTEN) -> None:
+        self.memory = MemoryBackend()
+        self.faults = faults
+        self.slept: list[float] = []
+        self.now = 0.0
+        bad = MemoryBackend()
+        bad.objects = FaultyObjects(self.memory.objects, faults)  # type: ignore[assignment]
+        bad.tables = faulty_store(self.memory.tables, TABLE_HOOKS, faults)
+        bad.queues = faulty_store(self.memory.queues, QUEUE_HOOKS, faults)
+        self.backend = RetryBackend(bad, options, clock=lambda: self.now, sleep=self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += min(seconds, 1e-3)  # so that a storm of faults does not reach the deadline
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "AOS.Storage")
+
+
+# -- all promises, behind a line that fails
+
+
+@pytest.fixture(params=[1, 2, 3])
+def stormy(request: pytest.FixtureRequest) -> Line:
+    return Line(Faults(request.param))
+
+
+@pytest.fixture(params=[1, 2])
+def refusing(request: pytest.FixtureRequest) -> Line:
+    return Line(Faults(request.param, lost=False))
+
+
+class TestObjectsBehindABadLine(ObjectStoreContract):
+    @pytest.fixture
+    def objects(self, stormy: Line) -> ObjectStore:
+        return stormy.backend.objects
+
+    async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
+        real = objects._inner.real  # type: ignore[attr-defined]
+        real._objects[key] = replace(real._objects[key], data=data)
+
+    async def put_foreign(self, objects: ObjectStore, key: str, data: bytes, content_type: str) -> None:
+        real = objects._inner.real  # type: ignore[attr-defined]
+        await real.put(key, data, content_type=content_type)
+        real._objects[key] = StoredObject(replace(real._objects[key].info, sha256=None), data)
+
+
+class TestTablesBehindABadLine(TableStoreContract):
+    @pytest.fixture
+    def tables(self, refusing: Line) -> object:
+        return refusing.backend.tables
+
+
+class TestQueuesBehindABadLine(QueueStoreContract):
+    @pytest.fixture
+    def queues(self, refusing: Line) -> object:
+        return refusing.backend.queues
+
+
+async def test_updates_of_many_are_counted_once_each_though_answers_are_lost() -> None:
+    """The law that a plain retry breaks: a save that was carried out is not done a second time."""
+    line = Line(Faults(7))
+    storage = StorageManager(backend=line.backend)
+    unknown: list[str] = []
+
+    async def add() -> None:
+        for _ in range(20):
+            try:
+                await storage.update("count", lambda n: n + 1, initial=0)
+            except TransientStorageError as error:
+                unknown.append(error.message)
+
+    await asyncio.gather(*(add() for _ in range(8)))
+    assert all("not known" in message for message in unknown)
+    count = await StorageManager(backend=line.memory).load("count")
+    assert 160 - len(unknown) <= count <= 160
+    assert len(unknown) < 40
+
+
+async def test_of_many_creators_one_wins_though_answers_are_lost() -> None:
+    line = Line(Faults(3))
+    for n in range(50):
+        results = await asyncio.gather(
+            *(line.backend.objects.put(f"lock-{n}", b"same", if_absent=True) for _ in range(8)),
+            return_exceptions=True,
+        )
+        winners = [result for result in results if isinstance(result, PutResult)]
+        assert len(winners) == 1, "though all have the same bytes"
+        assert all(isinstance(r, PutResult | PreconditionFailedError) for r in results)
+        assert (await line.memory.objects.head(f"lock-{n}")).etag == winners[0].etag
+
+
+# -- one lost answer, each operation
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line(Faults(), RetryOptions(attempts=3))
+
+
+async def test_a_create_whose_answer_was_lost_has_created(line: Line) -> None:
+    line.faults.planned = ["lost"]
+    put = await line.backend.objects.put("k", b"x", metadata={"m": "1"}, if_absent=True)
+    assert put.created is True
+    info = await line.backend.objects.head("k")
+    assert info.etag == put.etag
+    assert dict(info.metadata) == {"m": "1"}, "the mark is not shown"
+    assert dict((await line.memory.objects.head("k")).metadata) == {"m": "1"}, "nor without the layer"
+    replaced = await line.backend.objects.put("k", b"y", if_match=put.etag)
+    assert replaced.created is False
+
+
+async def test_a_replacement_whose_answer_was_lost_has_replaced(line: Line) -> None:
+    first = await line.backend.objects.put("k", b"x")
+    line.faults.planned = ["lost"]
+    second = await line.backend.objects.put("k", b"y", if_match=first.etag)
+    assert (second.etag, second.created) == ((await line.memory.objects.head("k")).etag, False)
+
+
+async def test_a_conflict_is_a_conflict_where_the_store_refused_the_first_try(line: Line) -> None:
+    first = await line.backend.objects.put("k", b"x")
+    await line.memory.objects.put("k", b"another's")
+    line.faults.planned = ["refused"]
+    line.faults.error = lambda: StorageUnavailableError("too busy", refused=True)
+    with pytest.raises(PreconditionFailedError):
+        await line.backend.objects.put("k", b"y", if_match=first.etag)
+
+
+async def test_whether_a_lost_save_was_made_before_anothers_is_not_known(line: Line) -> None:
+    first = await line.backend.objects.put("k", b"x")
+
+    async def another(seconds: float) -> None:
+        await line.memory.objects.put("k", b"another's")
+
+    line.backend.objects._retrier.sleep = another
+    line.faults.planned = ["lost"]
+    with pytest.raises(TransientStorageError, match="not known") as raised:
+        await line.backend.objects.put("k", b"y", if_match=first.etag)
+    assert raised.value.remedy
+
+
+async def test_a_plain_put_says_created_only_where_it_knows(line: Line) -> None:
+    backend = RetryBackend(line.memory, sleep=line.sleep)
+    assert (await backend.objects.put("k", b"x")).created is True
+    assert (await backend.objects.put("k", b"x")).created is False
+    put = line.memory.objects._put
+
+    async def lost_once(*arguments: Any) -> PutResult:
+        line.memory.objects._put = put  # type: ignore[method-assign]
+        await put(*arguments)
+        raise StorageUnavailableError("away")
+
+    line.memory.objects._put = lost_once  # type: ignore[method-assign]
+    assert (await backend.objects.put("new", b"x")).created is None
+
+
+async def test_a_deletion_whose_answer_was_lost_has_deleted(line: Line) -> None:
+    put = await line.backend.objects.put("k", b"x")
+    line.faults.planned = ["lost"]
+    await line.backend.objects.delete("k", if_match=put.etag)
+    with pytest.raises(KeyNotFoundError):
+        await line.backend.objects.delete("k")
+
+
+async def test_a_copy_to_a_free_key_whose_answer_was_lost_is_no_conflict(line: Line) -> None:
+    await line.backend.objects.put("k", b"x")
+    line.faults.planned = ["well", "well", "lost"]  # head of the source, of the target, and the copy
+    with pytest.raises(TransientStorageError, match="not known"):
+        await line.backend.objects.copy("k", "l", if_absent=True)
+    assert (await line.memory.objects.head("l")).size == 1
+
+
+async def test_a_listing_goes_on_where_it_broke_off(line: Line) -> None:
+    for n in range(10):
+        await line.backend.objects.put(f"k/{n}", b"x")
+        await line.backend.objects.put(f"k/{n}/deep", b"x")
+    line.faults.planned = ["well"] * 5 + ["refused"] + ["well"] * 3 + ["refused"] * 2
+    found = [str(entry) async for entry in line.backend.objects.iterate("k/", delimiter="/")]
+    assert found == [str(entry) async for entry in line.memory.objects.iterate("k/", delimiter="/")]
+    assert len(found) == 20
+
+
+async def test_a_reader_goes_on_where_it_broke_off_in_the_same_version(line: Line) -> None:
+    data = bytes(range(256)) * 40
+    await line.backend.objects.put("k", data)
+    for byte_range in (None, ByteRange(100, 5000), ByteRange(-77)):
+        start, end = (0, len(data)) if byte_range is None else byte_range.resolve(len(data))
+        line.faults.planned = ["well"] * 4 + ["refused"] + ["well"] * 4 + ["refused"] * 2
+        async with line.backend.objects.open_reader("k", byte_range=byte_range) as reader:
+            assert b"".join([chunk async for chunk in reader]) == data[start:end]
+        assert line.faults.planned == []
+
+
+async def test_a_reader_does_not_go_on_in_another_version(line: Line) -> None:
+    await line.backend.objects.put("k", b"x" * 1000)
+    line.faults.planned = ["well"] * 4 + ["refused"]
+    async with line.backend.objects.open_reader("k") as reader:
+        chunks = aiter(reader)
+        await anext(chunks)
+        await line.memory.objects.put("k", b"y" * 1000)
+        with pytest.raises(TransientStorageError, match="replaced or deleted while"):
+            [chunk async for chunk in chunks]
+
+
+async def test_a_stream_that_makes_progress_may_break_more_often_than_a_call(line: Line) -> None:
+    await line.backend.objects.put("k", b"x" * 1000)
+    line.faults.planned = (["well"] * 2 + ["refused"]) * 8
+    async with line.backend.objects.open_reader("k") as reader:
+        assert len(b"".join([chunk async for chunk in reader])) == 1000
+
+
+async def test_parts_of_a_stream_up_are_tried_again(line: Line) -> None:
+    inner = line.backend.inner.objects
+    line.faults.planned = ["refused", "refused"]
+
+    async def part() -> str:
+        if line.faults.next("part") != "well":
+            raise line.faults.error()
+        return "done"
+
+    assert await inner.repeat("part 1", part) == "done"
+    assert line.faults.calls == ["part"] * 3
+    assert await MemoryObjectStore().repeat("part 1", part) == "done", "a store alone does it once"
+
+
+async def test_tables_after_a_lost_answer(line: Line) -> None:
+    tables = line.backend.tables
+    line.faults.planned = ["lost"]
+    with pytest.raises(TransientStorageError, match="not known"):
+        await tables.insert("t", "p", "r", {"n": 1})
+    with pytest.raises(PreconditionFailedError):
+        await tables.insert("t", "p", "r", {"n": 1})
+    etag = (await tables.get("t", "p", "r")).etag
+    line.faults.planned = ["lost"]
+    with pytest.raises(TransientStorageError, match="not known"):
+        await tables.update("t", "p", "r", {"n": 2}, etag=etag)
+    line.faults.planned = ["lost"]
+    await tables.update("t", "p", "r", {"n": 3})
+    line.faults.planned = ["lost"]
+    await tables.upsert("t", "p", "r", {"m": 4})
+    assert dict((await tables.get("t", "p", "r")).properties) == {"n": 3, "m": 4}
+    line.faults.planned = ["lost"]
+    with pytest.raises(TransientStorageError, match="not known"):
+        await tables.batch("t", "p", [Insert("a", {"n": 1})])
+    line.faults.planned = ["lost"]
+    assert len(await tables.batch("t", "p", [Upsert("a"), Upsert("b")])) == 2
+    line.faults.planned = ["lost"]
+    await tables.delete("t", "p", "r")
+    with pytest.raises(KeyNotFoundError):
+        await tables.delete("t", "p", "r")
+
+
+async def test_queues_after_a_lost_answer(line: Line) -> None:
+    queues = line.backend.queues
+    line.faults.planned = ["lost"]
+    await queues.send("q", b"x")
+    assert await queues.length("q") == 2, "delivered at least once"
+    first, second = await queues.receive("q", max_messages=2)
+    line.faults.planned = ["lost"]
+    await queues.delete("q", first)
+    with pytest.raises(KeyNotFoundError):
+        await queues.delete("q", first)
+    line.faults.planned = ["lost"]
+    with pytest.raises(TransientStorageError, match="not known"):
+        await queues.update("q", second, visibility_timeout=5)
+
+
+# -- how often, and how long
+
+
+async def test_the_last_error_is_raised_after_as_many_tries_as_asked_for(line: Line) -> None:
+    line.faults.planned = ["refused"] * 3
+    with pytest.raises(StorageUnavailableError, match="away"):
+        await line.backend.objects.get("k")
+    assert line.faults.calls == ["_get"] * 3
+    assert len(line.slept) == 2
+    assert 0.1 <= line.slept[0] <= 0.2
+    assert 0.2 <= line.slept[1] <= 0.4
+
+
+async def test_what_is_not_transient_is_not_tried_again(line: Line) -> None:
+    with pytest.raises(KeyNotFoundError):
+        await line.backend.objects.get("k")
+    assert line.faults.calls == ["_get"]
+
+
+async def test_a_hint_of_the_store_is_heeded_and_not_waited_for_past_the_deadline(line: Line) -> None:
+    line.faults.planned = ["refused"]
+    line.faults.error = lambda: StorageUnavailableError("busy", retry_after=7)
+    with pytest.raises(KeyNotFoundError):
+        await line.backend.objects.get("k")
+    assert line.slept == [7]
+    line.faults.planned = ["refused"]
+    line.faults.error = lambda: StorageUnavailableError("busy", retry_after=3600)
+    with pytest.raises(StorageUnavailableError) as raised:
+        await line.backend.objects.get("k")
+    assert raised.value.retry_after == 3600
+    assert line.slept == [7]
+
+
+async def test_each_try_is_logged(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "AOS.Storage")
+    await line.backend.objects.put("k", b"x")
+    line.faults.planned = ["refused"]
+    await line.backend.objects.get("k")
+    (record,) = caplog.records
+    assert "get 'k': try 2 of 3 in " in record.getMessage()
+    assert "away" in record.getMessage()
+
+
+async def test_a_store_that_is_away_for_long_is_left_alone_and_found_again(line: Line) -> None:
+    await line.backend.objects.put("k", b"x")
+    line.faults.planned = ["refused"] * THRESHOLD
+    for _ in range(THRESHOLD // 3):
+        with pytest.raises(StorageUnavailableError, match="away"):
+            await line.backend.objects.get("k")
+    line.faults.calls.clear()
+    with pytest.raises(StorageUnavailableError, match="not tried") as raised:
+        await line.backend.objects.get("k")
+    assert line.faults.calls == []
+    assert raised.value.retry_after is not None
+    assert 0 < raised.value.retry_after <= PAUSE_SECONDS
+    await line.backend.tables.create_table("t")  # has a breaker of its own
+    line.now += PAUSE_SECONDS
+    line.faults.planned = ["refused"]
+    with pytest.raises(StorageUnavailableError):
+        await line.backend.objects.get("k")
+    assert line.faults.calls.count("_get") == 1, "one try finds out"
+    line.now += PAUSE_SECONDS
+    assert await line.backend.objects.get("k")
+    assert await line.backend.objects.get("k"), "and then all may"
+
+
+@pytest.mark.parametrize("wrong", [{"attempts": 0}, {"base_seconds": -1}, {"deadline_seconds": -1}])
+def test_options_that_can_not_work_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="can not work"):
+        RetryOptions(**wrong)
