@@ -1,18 +1,23 @@
 # The two commands of a newcomer: `make run` and `make test`. Everything is installed into .venv.
 
 PYTHON ?= python3.13
-BACKEND ?= file
 PORT ?= 7071
-DATA ?= data
 ARGS ?=
+# Not given, the app settings decide (README, Configuration).
+BACKEND ?=
+DATA ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+# The project's own files: what a user keeps beside them is not ours to check.
+SOURCES := function_app.py functions storage_lib devhost tests benchmarks README.md docs
 
 .PHONY: run test soak lint format bench clean
 
+# exec, so that what ends make ends the server, and Azurite with it.
 run: $(VENV)/run.stamp
-	@$(BIN)/python -m devhost --backend $(BACKEND) --port $(PORT) --data "$(DATA)" --hints $(ARGS)
+	@exec $(BIN)/python -m devhost $(if $(BACKEND),--backend "$(BACKEND)") $(if $(DATA),--data "$(DATA)") \
+	  --port $(PORT) --hints --end-with-parent $(ARGS)
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest $(ARGS)
@@ -21,13 +26,13 @@ soak: $(VENV)/dev.stamp
 	SOAK=1 $(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/dev.stamp
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/pyright
 
 format: $(VENV)/dev.stamp
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(ARGS)

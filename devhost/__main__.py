@@ -11,11 +11,11 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, get_args
 
-from devhost.errors import DevhostError
+from devhost.errors import MEMORY_REFUSED, DevhostError
 from devhost.hostjson import apply_local_settings
-from devhost.sockets import bind, is_loopback
+from devhost.sockets import bind, is_loopback, listens
 
 if TYPE_CHECKING:
     from devhost.host import Host
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("devhost")
 
 EXIT_REFUSED = 2
+PARENT_POLL_SECONDS = 0.5
+
+EMULATOR = "UseDevelopmentStorage=true"
+EMULATOR_PORTS = (10000, 10001, 10002)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--backend",
         choices=("file", "azurite"),
-        help="where the app stores: a folder, or Azurite, started for it (default: AGENT_STORAGE_TYPE of"
-        " the environment or local.settings.json, else file)",
+        help="where the app stores: a folder, or Azurite, started for it (default: what the environment or"
+        " local.settings.json says, else file)",
     )
     result.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     result.add_argument("--port", type=int, default=7071, help="0 takes a free one (default: %(default)s)")
@@ -45,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--require-keys", action="store_true", help="ask for function keys, as Azure does")
     result.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     result.add_argument("--hints", action="store_true", help="print requests to try")
+    result.add_argument(
+        "--end-with-parent", action="store_true", help="stop when the process that started this one is gone"
+    )
     return result
 
 
@@ -77,6 +84,8 @@ async def _main(options: argparse.Namespace) -> int:
         starting = asyncio.create_task(_start(options, stack))
         asked = asyncio.create_task(stop.wait())
         stack.callback(asked.cancel)
+        if options.end_with_parent:
+            stack.callback(asyncio.create_task(_watch_parent(os.getppid(), stop)).cancel)
         await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
@@ -94,6 +103,13 @@ def _on_signal(stop: asyncio.Event) -> None:
     stop.set()
 
 
+async def _watch_parent(parent: int, stop: asyncio.Event) -> None:
+    """Stop when the parent has died: a SIGKILL of make reaches nobody else."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of a parent that died
+        await asyncio.sleep(PARENT_POLL_SECONDS)
+    stop.set()
+
+
 async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
     """Serve; ``stack`` gets what must be stopped."""
     started = time.perf_counter()
@@ -106,7 +122,8 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
     apply_local_settings(app)
     data = _data_folder(options.data or Path(os.environ.get("AGENT_STORAGE_PATH") or "data"))
     bound = stack.enter_context(bind(options.host, options.port))
-    await _configure_storage(options.backend, data, explicit=options.data is not None, stack=stack)
+    explicit = options.data is not None
+    azurite = await _configure_storage(options.backend, data, explicit=explicit, stack=stack)
 
     # Late, so that a busy port or a wrong option is said at once.
     from devhost.host import Host, HostConfig
@@ -115,28 +132,59 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
     host = Host(config, bound=bound)
     await host.start()
     stack.push_async_callback(host.stop)
-    _announce(host, options, time.perf_counter() - started)
+    _announce(host, options, azurite=azurite, seconds=time.perf_counter() - started)
 
 
 async def _configure_storage(
     backend: str | None, data: Path, *, explicit: bool, stack: AsyncExitStack
-) -> None:
-    """Say in the environment where the app stores, before it is imported. A flag beats the environment."""
-    if backend == "azurite":
-        from devhost.azurite import Azurite
-
-        logger.info("starting Azurite (the first time it is installed from npm, which takes a minute)")
-        azurite = await stack.enter_async_context(Azurite(data / "azurite"))
-        os.environ["AGENT_STORAGE_TYPE"] = "azure"
-        os.environ["AgentStorage"] = azurite.connection_string  # noqa: SIM112 - the app's name for it
-        os.environ["AzureWebJobsStorage"] = azurite.connection_string  # noqa: SIM112 - Functions' name
-        return
+) -> bool:
+    """Say in the environment where the app stores, before it is imported. A flag beats the settings.
+    Whether Azurite was started."""
+    if backend is not None:
+        os.environ.pop("AGENT_STORAGE_TABLES_AND_QUEUES", None)
     if backend == "file":
         os.environ["AGENT_STORAGE_TYPE"] = "file"
-    elif "AgentStorage" not in os.environ:
-        os.environ.setdefault("AGENT_STORAGE_TYPE", "file")
     if explicit or not os.environ.get("AGENT_STORAGE_PATH"):
         os.environ["AGENT_STORAGE_PATH"] = str(data)
+    if backend != "azurite":
+        if not _asks_for_emulator():
+            return False
+        logger.info("%s, and there is none on ports 10000 to 10002", EMULATOR)
+    from devhost.azurite import Azurite
+
+    logger.info("starting Azurite (the first time it is installed from npm, which takes a minute)")
+    azurite = await stack.enter_async_context(Azurite(data / "azurite"))
+    if backend == "azurite":
+        os.environ["AGENT_STORAGE_TYPE"] = "azure"
+    os.environ["AgentStorage"] = azurite.connection_string  # noqa: SIM112 - the app's name for it
+    os.environ["AzureWebJobsStorage"] = azurite.connection_string  # noqa: SIM112 - Functions' name
+    return True
+
+
+def _asks_for_emulator() -> bool:
+    """Whether the settings name the storage emulator, and none runs.
+
+    :raises DevhostError: the settings can not work; the text names the one.
+    """
+    from storage_lib.config import StorageConfig, StorageType
+    from storage_lib.errors import ConfigurationError
+
+    kind = os.environ.get("AGENT_STORAGE_TYPE")
+    if kind and kind not in get_args(StorageType):
+        raise DevhostError(f"AGENT_STORAGE_TYPE is {kind!r}; it must be file, azure or s3")
+    if kind == "memory":
+        raise DevhostError(MEMORY_REFUSED)
+    try:
+        config = StorageConfig.from_env()
+    except ConfigurationError as error:
+        raise DevhostError(f"the settings can not work: {error.explained()}") from error
+    if config.storage_type == "s3" and config.tables_and_queues is None:
+        raise DevhostError(
+            "AGENT_STORAGE_TYPE=s3 keeps objects only; AGENT_STORAGE_TABLES_AND_QUEUES says"
+            " where tables and queues are: file or azure"
+        )
+    used = "azure" in (config.storage_type, config.tables_and_queues)
+    return used and config.connection_string == EMULATOR and not any(map(listens, EMULATOR_PORTS))
 
 
 def _data_folder(path: Path) -> Path:
@@ -165,7 +213,7 @@ def _lease_seconds() -> float:
     return seconds
 
 
-def _announce(host: Host, options: argparse.Namespace, seconds: float) -> None:
+def _announce(host: Host, options: argparse.Namespace, *, azurite: bool, seconds: float) -> None:
     if options.quiet:
         lines: list[str] = []
     else:
@@ -177,14 +225,26 @@ def _announce(host: Host, options: argparse.Namespace, seconds: float) -> None:
             ),
             *(f"  {'queue':<18} {each.queue}  {each.function.name}" for each in host.listeners),
             *(f"  {'timer':<18} {each.schedule.text}  {each.function.name}" for each in host.timers),
+            f"  {'storage':<18} {_storage(azurite)}",
         ]
     lines += [f"{name} key: {key}" for name, key in host.keys.items()]
-    if options.backend == "azurite":
+    if azurite:
         # For other clients to look at the same storage; Azurite's account and key are everybody's.
         lines.append(f"AgentStorage={os.environ['AgentStorage']}")  # noqa: SIM112 - the app's name for it
     if options.hints:
         lines += _hints(host)
     print("\n".join([*lines, f"ready: {host.url} ({seconds:.2f} s)"]), flush=True)
+
+
+def _storage(azurite: bool) -> str:
+    """Where the app stores, for people: without keys."""
+    from storage_lib.config import StorageConfig
+
+    config = StorageConfig.from_env()
+    kinds = {"azure": "Azurite" if azurite else "azure", "file": f"folder {Path(config.base_path).resolve()}"}
+    objects = kinds.get(config.storage_type, f"{config.storage_type} {config.s3_bucket}")
+    others = kinds.get(config.tables_and_queues or config.storage_type)
+    return objects if others in (None, objects) else f"{objects}; tables and queues: {others}"
 
 
 def _hints(host: Host) -> list[str]:

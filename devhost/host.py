@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import logging
 import os
 import socket
+import traceback
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devhost.errors import DevhostError
+from devhost.errors import MEMORY_REFUSED, DevhostError
 from devhost.hostjson import HostJson, load_host_json
 from devhost.sockets import bind
 
@@ -96,6 +98,7 @@ class Host:
         from devhost.runtime import load_app
 
         index = load_app(self.config.app)
+        _check_task_modules()
         self._cleanup.push_async_callback(_shutdown, index)
         invoker = await self._connect(index, settings)
         server = self._http(index, settings, invoker)
@@ -158,9 +161,7 @@ class Host:
         try:
             config = StorageConfig.from_env()
             if config.storage_type == "memory":
-                raise DevhostError(
-                    "AGENT_STORAGE_TYPE=memory: the app's queues can not be seen from outside of it; use file"
-                )
+                raise DevhostError(MEMORY_REFUSED)
             backend: StorageBackend = build(config, message_encoding="none")
             self._cleanup.push_async_callback(backend.close)
             await backend.open()
@@ -183,6 +184,29 @@ class Host:
         )
         # What slipped in while the server closed, and timer runs, which nothing above waits for.
         await invoker.drain(STOP_SECONDS)
+
+
+def _check_task_modules() -> None:
+    """Import what ``AGENT_TASK_MODULES`` names: the app does so at the first task, too late to be noticed.
+
+    :raises DevhostError: a module can not be imported, or has an action that can not work.
+    """
+    modules = [name for each in os.environ.get("AGENT_TASK_MODULES", "").split(",") if (name := each.strip())]
+    if not modules:
+        return
+    from functions.limits import function_timeout
+    from storage_lib.errors import ConfigurationError
+    from storage_lib.tasks import registry
+
+    try:
+        registry.Registry(modules, host_timeout=function_timeout()).names()
+    except ConfigurationError as error:
+        cause = error.__cause__
+        ours = {registry.__file__, importlib.__file__}
+        frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
+        theirs = [each for each in frames if each.filename not in ours and not each.filename.startswith("<")]
+        told = f"AGENT_TASK_MODULES: {error.explained()}\n{''.join(traceback.format_list(theirs))}"
+        raise DevhostError(told.rstrip()) from error
 
 
 async def _shutdown(index: FunctionIndex) -> None:

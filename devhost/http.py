@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import socket
@@ -30,6 +31,10 @@ STOP_SECONDS = 10.0
 
 class BodyTooLargeError(Exception):
     """The request's body is longer than the limit; nothing was invoked."""
+
+
+class LengthRequiredError(Exception):
+    """The request's body is chunked; nothing was invoked."""
 
 
 class HttpServer:
@@ -76,11 +81,10 @@ class HttpServer:
         # A proxy's absolute form is the same resource as the path alone.
         target = re.sub(r"^https?://[^/?]*", "", request.raw_path, flags=re.IGNORECASE)
         function, answer = await self._answer(request, target)
-        # The query may hold a key; the log holds the path only.
         logger.info(
             "%s %s %s %d %.1f ms",
             request.method,
-            target.partition("?")[0].encode("ascii", "backslashreplace").decode(),
+            loggable(target),
             function or "-",
             answer.status,
             (time.perf_counter() - started) * 1000,
@@ -109,7 +113,16 @@ class HttpServer:
         try:
             body = await read_body(request, self._body_limit)
         except BodyTooLargeError:
+            logger.warning(
+                "%s %s: the body is larger than %d bytes, the platform's limit: 413 without a body, as there"
+                " (app setting FUNCTIONS_REQUEST_BODY_SIZE_LIMIT)",
+                request.method,
+                loggable(target),
+                self._body_limit,
+            )
             return function.name, Answer(413, close=True)
+        except LengthRequiredError:
+            return function.name, length_required()
         except (web.RequestPayloadError, ConnectionError, asyncio.IncompleteReadError):
             # The body did not arrive whole; a part of it must never be taken for the whole.
             return function.name, Answer(400, close=True)
@@ -158,23 +171,36 @@ class Answer(web.Response):
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     """The whole body, never more of it than ``limit`` bytes in memory.
 
-    A chunked body is read too. On Azure it does not reach a Python worker (azure-functions-host, issues 4926
-    and 7930): clients must send Content-Length there.
-
-    :raises BodyTooLargeError: it announces more, or turns out to be longer.
+    :raises BodyTooLargeError: it announces more.
+    :raises LengthRequiredError: it is chunked. On Azure such a body does not reach a Python worker
+        (azure-functions-host, issues 4926 and 7930), and an empty object would be stored.
     """
+    if hdrs.TRANSFER_ENCODING in request.headers:
+        raise LengthRequiredError
     if (request.content_length or 0) > limit:
         raise BodyTooLargeError
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLargeError
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return b"".join([chunk async for chunk in request.content.iter_any()])
+
+
+def length_required() -> Answer:
+    """411 with a problem (RFC 9457): the platform would hand over no body and say nothing."""
+    problem = {
+        "type": "urn:agent-storage:problem:length-required",
+        "title": "Length Required",
+        "status": 411,
+        "detail": "the body is chunked; Azure Functions does not hand such a body to a Python worker",
+        "field": "Transfer-Encoding",
+        "remedy": "send the body with a Content-Length",
+    }
+    body = json.dumps(problem, separators=(",", ":")).encode()
+    return Answer(411, {hdrs.CONTENT_TYPE: "application/problem+json"}, body, close=True)
+
+
+def loggable(target: str) -> str:
+    """The path alone, as ASCII: the query may hold a key."""
+    return target.partition("?")[0].encode("ascii", "backslashreplace").decode()
 
 
 def parse_query(raw: str) -> dict[str, str]:

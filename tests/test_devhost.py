@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import http.client
 import importlib.metadata
@@ -15,6 +16,8 @@ import inspect
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +35,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devhost import node, runtime
+from devhost.__main__ import EMULATOR_PORTS
 from devhost.azurite import Azurite
 from devhost.errors import DevhostError
 from devhost.hostjson import (
@@ -48,7 +52,7 @@ from devhost.outputs import QueueOutputs
 from devhost.queues import Backoff, QueueListener, poison_queue_of
 from devhost.routing import Match, MethodNotAllowed, RouteTable, decode_path
 from devhost.runtime import Datum, Function, InvocationResult
-from devhost.sockets import bind
+from devhost.sockets import bind, listens
 from devhost.timers import Clock, Schedule, TimerRunner
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryQueueStore
@@ -928,9 +932,15 @@ def test_compressed_body_is_left_as_it_is(host: Running) -> None:
     assert seen["body"] == "not gzip"
 
 
-def test_chunked_body_arrives_whole(host: Running) -> None:
+def test_chunked_body_is_refused_as_it_would_be_lost_on_the_platform(host: Running) -> None:
     wire = b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
-    assert host.echo("x", "POST", body=wire, headers={"Transfer-Encoding": "chunked"})["body"] == "abcde"
+    response, body = host.ask("POST", "/api/echo/x", wire, {"Transfer-Encoding": "chunked"})
+    assert response.status == 411
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = json.loads(body)
+    assert problem["type"] == "urn:agent-storage:problem:length-required"
+    assert "chunked" in problem["detail"]
+    assert "Content-Length" in problem["remedy"]
 
 
 def test_answer_has_nothing_added(host: Running) -> None:
@@ -1014,9 +1024,9 @@ def test_keys(keyed: Running) -> None:
 def test_body_limit(keyed: Running) -> None:
     url = "/api/text"
     assert keyed.ask("POST", url, b"x" * 1000)[0].status == 200
-    assert keyed.ask("POST", url, b"x" * 1001)[0].status == 413
-    chunked = b"3e9\r\n" + b"x" * 1001 + b"\r\n0\r\n\r\n"
-    assert keyed.ask("POST", url, chunked, {"Transfer-Encoding": "chunked"})[0].status == 413
+    response, body = keyed.ask("POST", url, b"x" * 1001)
+    assert (response.status, body) == (413, b"")
+    assert "POST /api/text: the body is larger than 1000 bytes" in keyed.log
 
 
 async def test_outputs_are_sent_after_success_only(host: Running) -> None:
@@ -1054,7 +1064,7 @@ def test_stop_lets_invocations_end_and_the_app_shut_down(tmp_path: Path, number:
         connection.sendall(b"GET /api/slow/last HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: running.reached("last.started"))
         running.process.send_signal(number)
-        wait_for(lambda: not _listens(running.port or 0))
+        wait_for(lambda: not listens(running.port or 0))
         running.open_gate("last")
         assert connection.recv(10000).startswith(b"HTTP/1.1 200 OK\r\n")
         assert running.process.wait(DEADLINE) == 0
@@ -1066,17 +1076,9 @@ def test_second_signal_forces(tmp_path: Path) -> None:
         connection.sendall(b"GET /api/slow/never HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_for(lambda: running.reached("never.started"))
         running.process.send_signal(signal.SIGINT)
-        wait_for(lambda: not _listens(running.port or 0))
+        wait_for(lambda: not listens(running.port or 0))
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(DEADLINE) == 130
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def refused(app: Path, *arguments: str, **variables: str) -> str:
@@ -1111,6 +1113,49 @@ def test_data_folder_that_can_not_be_written(tmp_path: Path) -> None:
 
 def test_other_machines_need_keys(tmp_path: Path) -> None:
     assert "--require-keys" in refused(tmp_path, "--host", "0.0.0.0")  # noqa: S104 - is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"TYPE": "nonsense"}, "AGENT_STORAGE_TYPE is 'nonsense'; it must be file, azure or s3"),
+        ({"TYPE": "memory"}, "AGENT_STORAGE_TYPE=memory"),
+        ({"TYPE": "azure"}, "set AgentStorage to a connection string"),
+        ({"TYPE": "s3"}, "set AGENT_STORAGE_S3_BUCKET"),
+        ({"TYPE": "s3", "S3_BUCKET": "agents"}, "AGENT_STORAGE_TABLES_AND_QUEUES"),
+    ],
+)
+def test_storage_that_can_not_be_used(tmp_path: Path, settings: dict[str, str], message: str) -> None:
+    app = write_app(tmp_path)
+    variables = {f"AGENT_STORAGE_{name}": value for name, value in settings.items()}
+    assert message in refused(app, "--port", "0", **variables)
+    (app / "local.settings.json").write_text(json.dumps({"Values": variables}))
+    assert message in refused(app, "--port", "0")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (None, "task module 'my_tasks' can not be imported: No module named 'my_tasks'"),
+        ("x = 1 / 0", 'my_tasks.py", line 1, in <module>'),
+        ("def", "invalid syntax (my_tasks.py, line 1)"),
+        (
+            "from storage_lib.tasks.registry import task\n@task('slow', timeout=601)\nasync def f(c, p): ...",
+            "601",
+        ),
+        (
+            "from storage_lib.tasks.registry import task\n@task('analyze_report')\nasync def f(c, p): ...",
+            "two",
+        ),
+    ],
+)
+def test_task_module_that_can_not_be_used(tmp_path: Path, source: str | None, message: str) -> None:
+    app = write_app(tmp_path)
+    if source is not None:
+        (app / "my_tasks.py").write_text(source)
+    told = refused(app, "--port", "0", AGENT_TASK_MODULES="my_tasks")
+    assert told.startswith("devhost: AGENT_TASK_MODULES: ")
+    assert message in told
 
 
 @pytest.mark.parametrize(
@@ -1184,6 +1229,100 @@ def test_worker_runtime_is_the_one_that_was_read() -> None:
     assert list(inspect.signature(Datum).parameters) == ["value", "type"]
 
 
+# --- make run -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def make_run(app: Path, *arguments: str, **variables: str) -> Iterator[Running]:
+    """``make run``, in a process group of its own, as a terminal has it."""
+    stamp = f"{sys.prefix}/run.stamp"
+    make = ["make", "-f", str(PROJECT / "Makefile"), "-o", stamp, "run", f"VENV={sys.prefix}", "PORT=0"]
+    kept = {name: value for name, value in environment(**variables).items() if not name.startswith("MAKE")}
+    with (app / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [*make, *arguments],
+            cwd=app,
+            env=kept,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield Running(process, app)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait(DEADLINE)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "values", "folder"),
+    [
+        ([], {}, {}, "data"),
+        ([], {}, {"AGENT_STORAGE_PATH": "of-file"}, "of-file"),
+        ([], {"AGENT_STORAGE_PATH": "of-env"}, {"AGENT_STORAGE_PATH": "of-file"}, "of-env"),
+        (["DATA=given"], {"AGENT_STORAGE_PATH": "of-env"}, {}, "given"),
+        (
+            ["BACKEND=file"],
+            {"AGENT_STORAGE_TYPE": "s3"},
+            {"AGENT_STORAGE_TABLES_AND_QUEUES": "azure"},
+            "data",
+        ),
+    ],
+)
+def test_the_command_beats_the_environment_and_that_local_settings(
+    tmp_path: Path,
+    arguments: list[str],
+    variables: dict[str, str],
+    values: dict[str, str],
+    folder: str,
+) -> None:
+    app = write_app(tmp_path)
+    (app / "local.settings.json").write_text(json.dumps({"Values": values}))
+    with make_run(app, *arguments, **variables) as running:
+        assert f"  storage            folder {app / folder}" in running.output
+        assert running.ask("GET", "/api/text")[0].status == 200
+
+
+def test_make_run_fails_where_devhost_does(tmp_path: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match="AGENT_STORAGE_TYPE is 'nonsense'"),
+        make_run(write_app(tmp_path), AGENT_STORAGE_TYPE="nonsense"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "kill", "kill -9"])
+def test_what_ends_make_ends_the_server_and_azurite(tmp_path: Path, how: str, azurite: Any) -> None:
+    with make_run(write_app(tmp_path), "BACKEND=azurite") as running:
+        shown = next(line for line in running.output if line.startswith("AgentStorage="))
+        ports = [running.port or 0, *map(int, re.findall(r"127\.0\.0\.1:(\d+)/", shown))]
+        assert len(ports) == 4
+        assert all(map(listens, ports))
+        match how:
+            case "Ctrl-C":
+                os.killpg(running.process.pid, signal.SIGINT)
+            case "kill":
+                running.process.terminate()
+            case _:
+                running.process.kill()
+        running.process.wait(DEADLINE)
+        wait_for(lambda: not any(map(listens, ports)))
+
+
+def test_the_example_of_local_settings_works_as_it_is(tmp_path: Path, azurite: Any) -> None:
+    if any(map(listens, EMULATOR_PORTS)):
+        pytest.skip("an Azurite of somebody else's listens on the ports that it names")
+    app = write_app(tmp_path)
+    shutil.copy(PROJECT / "local.settings.json.example", app / "local.settings.json")
+    with make_run(app) as running:
+        assert "  storage            Azurite" in running.output
+        assert running.ask("GET", "/api/text")[0].status == 200
+
+
 # --- Azurite --------------------------------------------------------------------------------------
 
 
@@ -1255,7 +1394,7 @@ asyncio.run(main())
     async with Azurite(tmp_path) as azurite:
         names = await asyncio.to_thread(_blob_names, azurite.connection_string)
     assert names == ["0", "1", "2", "3", "4"]
-    assert not any(_listens(port) for port in (azurite.blob_port, azurite.queue_port, azurite.table_port))
+    assert not any(listens(port) for port in (azurite.blob_port, azurite.queue_port, azurite.table_port))
 
 
 def _blob_names(connection_string: str) -> list[str]:

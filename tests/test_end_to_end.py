@@ -80,13 +80,13 @@ class Devhost:
 
 
 @asynccontextmanager
-async def devhost(backend: str, data: Path) -> AsyncIterator[Devhost]:
+async def devhost(backend: str, data: Path, **variables: str) -> AsyncIterator[Devhost]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("AGENT_", "Agent", "AzureWebJobs"))}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "devhost", "--backend", backend, "--port", "0", "--data", str(data)),
         cwd=PROJECT,
-        env=clean | {"AGENT_TASK_LEASE_SECONDS": "3", "DEVHOST_LEASE_SECONDS": "3"},
+        env=clean | {"AGENT_TASK_LEASE_SECONDS": "3", "DEVHOST_LEASE_SECONDS": "3"} | variables,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
