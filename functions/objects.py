@@ -8,23 +8,25 @@ from typing import Any
 
 import azure.functions as func
 
-from functions.http import (
+from functions.conditions import (
     ANY,
-    body_of,
     byte_range,
     check_unchanged,
+    date_in,
     etags,
     has_conditions,
-    http_date,
+    not_modified,
+    range_holds,
+)
+from functions.http import (
+    body_of,
     integer_parameter,
     json_response,
     location_below,
     metadata_of,
-    not_modified,
     object_headers,
     object_key,
     problems,
-    range_holds,
     range_problem,
     refuse_partial_content,
     ttl_of,
@@ -207,7 +209,7 @@ async def _matching[T](
     :raises PreconditionFailedError: the object is not as they say; with ``If-Match`` also: there is none.
     """
     tags = etags(req, "If-Match")
-    if tags is None and ("If-None-Match" in req.headers or http_date(req, "If-Unmodified-Since") is None):
+    if tags is None and ("If-None-Match" in req.headers or date_in(req, "If-Unmodified-Since") is None):
         return await write(None)  # what must not be there has no date
     if tags is not None and tags is not ANY and len(tags) == 1:
         return await write(tags[0])

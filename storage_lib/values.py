@@ -28,12 +28,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections import deque
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from storage_lib.errors import SerializationError
 from storage_lib.keys import essence
+from storage_lib.sameness import MAX_DEPTH, difference, is_array
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -45,8 +45,6 @@ PACKED: Final = "application/vnd.agent-storage.value+msgpack"
 NPY: Final = "application/x-npy"
 
 _BOM: Final = b"\xef\xbb\xbf"
-MAX_DEPTH: Final = 100
-"""Levels of nesting; more than any document needs, less than any parser here refuses."""
 _TOO_LONG: Final = -(10**4299)
 """The JSON reader takes 4,300 characters of a number with its sign; Python writes 4,300 digits without it."""
 
@@ -71,7 +69,7 @@ def encode(value: Any) -> Encoded:
             return Encoded(_msgspec().json.encode(value), JSON)
         if _is_typed(value):
             return _encode_typed(value)
-        if _is_array(value) and kind is sys.modules["numpy"].ndarray:
+        if is_array(value) and kind is sys.modules["numpy"].ndarray:
             return Encoded(_npy(value), NPY)
         from storage_lib.packing import pack
 
@@ -206,11 +204,6 @@ def _is_plain_json(value: Any, depth: int) -> bool:
     return False
 
 
-def _is_array(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic))
-
-
 def _npy(value: Any) -> bytes:
     from storage_lib.packing import pack_npy
 
@@ -260,13 +253,13 @@ def _encode_typed(value: Any) -> Encoded:
     try:
         # What pydantic would warn of is a difference, and found below.
         data = adapter.dump_json(value, round_trip=True, warnings=False)
-        if _difference(value, adapter.validate_json(data), 0) is None:
+        if difference(value, adapter.validate_json(data), 0) is None:
             return Encoded(data, JSON)
     except (ValidationError, PydanticSerializationError, UnicodeError):
         pass  # Not every value has a JSON form (NaN, bytes that are no text); the packed form is next.
     try:
         data = pack(adapter.dump_python(value, round_trip=True, warnings=False), enum_values=True)
-        different = _difference(value, adapter.validate_python(unpack(data)), 0)
+        different = difference(value, adapter.validate_python(unpack(data)), 0)
         if different is None:
             return Encoded(data, PACKED)
         place, problem = different[0].lstrip("."), different[1]
@@ -278,86 +271,3 @@ def _encode_typed(value: Any) -> Encoded:
         remedy="declare the field with the type that it holds; check private attributes, excluded fields,"
         " custom serializers and fields that are not set by __init__",
     )
-
-
-_MISSING: Final[Any] = object()
-_ATOMS: Final = frozenset({str, int, bool, bytes, type(None), object})
-
-
-def _difference(value: Any, other: Any, depth: int) -> tuple[str, str] | None:
-    """Where ``other`` is not ``value``, and how; None if they are equal, with the same types, at every level.
-
-    ``==`` does not tell: it takes 1 for True, and a class may leave out a field. Nor does what serializers
-    make of both: they mask, and drop what a subclass adds.
-    """
-    kind = type(value)
-    if kind is not type(other):
-        return "", f"is a {kind.__qualname__} and would come back as a {type(other).__qualname__}"
-    if kind in _ATOMS:
-        return None if value == other else _ANOTHER
-    if kind is float:
-        return None if value == other != 0 or repr(value) == repr(other) else _ANOTHER
-    if depth > MAX_DEPTH:
-        raise SerializationError(
-            "value is nested too deeply, or contains itself", limit=f"{MAX_DEPTH} levels", remedy="flatten it"
-        )
-    if (names := _field_names(kind)) is not None:
-        return _field_difference(names, value, other, depth)
-    if isinstance(value, dict):
-        return _item_difference(value, other, depth)
-    if isinstance(value, (list, tuple, deque)):
-        if len(value) != len(other) or getattr(value, "maxlen", None) != getattr(other, "maxlen", None):
-            return _ANOTHER
-        for index, (item, its) in enumerate(zip(value, other, strict=True)):
-            if (found := _difference(item, its, depth + 1)) is not None:
-                return f"[{index}]{found[0]}", found[1]
-        return None
-    if isinstance(value, (set, frozenset)):
-        theirs = {item: item for item in other}
-        pairs = ((item, theirs.get(item, _MISSING)) for item in value)
-        same = len(value) == len(theirs) and all(_difference(*pair, depth + 1) is None for pair in pairs)
-    else:
-        from storage_lib.packing import SCALARS, pack
-
-        # Equal moments may differ in their offsets, equal Decimals in their digits.
-        exact = kind in SCALARS or _is_array(value)
-        same = pack(value) == pack(other) if exact else bool(value == other)
-    return None if same else _ANOTHER
-
-
-_ANOTHER: Final = ("", "would come back as another value")
-
-
-def _field_difference(names: tuple[str, ...], value: Any, other: Any, depth: int) -> tuple[str, str] | None:
-    for name in names:
-        item, its = getattr(value, name, _MISSING), getattr(other, name, _MISSING)
-        if type(item) is type(its) in _ATOMS and item == its:
-            continue  # Most are such, and a call costs more than this.
-        if (found := _difference(item, its, depth + 1)) is not None:
-            return f".{name}{found[0]}", found[1]
-    for more in ("__pydantic_extra__", "__pydantic_private__"):
-        item, its = getattr(value, more, None), getattr(other, more, None)
-        if item is not its and (found := _difference(item, its, depth)) is not None:
-            return found
-    return None
-
-
-@functools.lru_cache(maxsize=1024)
-def _field_names(kind: type) -> tuple[str, ...] | None:
-    """Of a dataclass or pydantic model; None of any other class."""
-    fields = getattr(kind, "__dataclass_fields__", None)
-    if fields is None:
-        fields = getattr(kind, "__pydantic_fields__", None)
-    return None if fields is None else tuple(fields)
-
-
-def _item_difference(value: dict[Any, Any], other: dict[Any, Any], depth: int) -> tuple[str, str] | None:
-    if len(value) != len(other):
-        return _ANOTHER
-    for (name, item), (its_name, its) in zip(value.items(), other.items(), strict=True):
-        found = _difference(name, its_name, depth + 1)
-        if found is None and not (type(item) is type(its) in _ATOMS and item == its):
-            found = _difference(item, its, depth + 1)
-        if found is not None:
-            return f".{name}{found[0]}", found[1]
-    return None

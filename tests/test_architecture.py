@@ -17,6 +17,7 @@ LAYERS = [
         "storage_lib.keys",
         "storage_lib.names",
         "storage_lib.packing",
+        "storage_lib.sameness",
         "storage_lib.values",
     ),
     ("storage_lib.odata", "storage_lib.config"),

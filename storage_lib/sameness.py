@@ -1,0 +1,101 @@
+"""Whether two values are the same, in every type and at every level."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import deque
+from typing import Any, Final
+
+from storage_lib.errors import SerializationError
+
+MAX_DEPTH: Final = 100
+"""Levels of nesting; more than any document needs, less than any parser here refuses."""
+
+
+def is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic))
+
+
+_MISSING: Final[Any] = object()
+_ATOMS: Final = frozenset({str, int, bool, bytes, type(None), object})
+
+
+def difference(value: Any, other: Any, depth: int) -> tuple[str, str] | None:
+    """Where ``other`` is not ``value``, and how; None if they are equal, with the same types, at every level.
+
+    ``==`` does not tell: it takes 1 for True, and a class may leave out a field. Nor does what serializers
+    make of both: they mask, and drop what a subclass adds.
+    """
+    kind = type(value)
+    if kind is not type(other):
+        return "", f"is a {kind.__qualname__} and would come back as a {type(other).__qualname__}"
+    if kind in _ATOMS:
+        return None if value == other else _ANOTHER
+    if kind is float:
+        return None if value == other != 0 or repr(value) == repr(other) else _ANOTHER
+    if depth > MAX_DEPTH:
+        raise SerializationError(
+            "value is nested too deeply, or contains itself", limit=f"{MAX_DEPTH} levels", remedy="flatten it"
+        )
+    if (names := _field_names(kind)) is not None:
+        return _field_difference(names, value, other, depth)
+    if isinstance(value, dict):
+        return _item_difference(value, other, depth)
+    if isinstance(value, (list, tuple, deque)):
+        if len(value) != len(other) or getattr(value, "maxlen", None) != getattr(other, "maxlen", None):
+            return _ANOTHER
+        for index, (item, its) in enumerate(zip(value, other, strict=True)):
+            if (found := difference(item, its, depth + 1)) is not None:
+                return f"[{index}]{found[0]}", found[1]
+        return None
+    if isinstance(value, (set, frozenset)):
+        theirs = {item: item for item in other}
+        pairs = ((item, theirs.get(item, _MISSING)) for item in value)
+        same = len(value) == len(theirs) and all(difference(*pair, depth + 1) is None for pair in pairs)
+    else:
+        from storage_lib.packing import SCALARS, pack
+
+        # Equal moments may differ in their offsets, equal Decimals in their digits.
+        exact = kind in SCALARS or is_array(value)
+        same = pack(value) == pack(other) if exact else bool(value == other)
+    return None if same else _ANOTHER
+
+
+_ANOTHER: Final = ("", "would come back as another value")
+
+
+def _field_difference(names: tuple[str, ...], value: Any, other: Any, depth: int) -> tuple[str, str] | None:
+    for name in names:
+        item, its = getattr(value, name, _MISSING), getattr(other, name, _MISSING)
+        if type(item) is type(its) in _ATOMS and item == its:
+            continue  # Most are such, and a call costs more than this.
+        if (found := difference(item, its, depth + 1)) is not None:
+            return f".{name}{found[0]}", found[1]
+    for more in ("__pydantic_extra__", "__pydantic_private__"):
+        item, its = getattr(value, more, None), getattr(other, more, None)
+        if item is not its and (found := difference(item, its, depth)) is not None:
+            return found
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    """Of a dataclass or pydantic model; None of any other class."""
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is None:
+        fields = getattr(kind, "__pydantic_fields__", None)
+    return None if fields is None else tuple(fields)
+
+
+def _item_difference(value: dict[Any, Any], other: dict[Any, Any], depth: int) -> tuple[str, str] | None:
+    if len(value) != len(other):
+        return _ANOTHER
+    for (name, item), (its_name, its) in zip(value.items(), other.items(), strict=True):
+        found = difference(name, its_name, depth + 1)
+        if found is None and not (type(item) is type(its) in _ATOMS and item == its):
+            found = difference(item, its, depth + 1)
+        if found is not None:
+            return f".{name}{found[0]}", found[1]
+    return None
