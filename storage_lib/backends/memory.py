@@ -25,6 +25,8 @@ from storage_lib.backends.objects import (
     PutResult,
     StoredObject,
     is_after,
+    missing,
+    unmet,
 )
 from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
 from storage_lib.backends.tables import (
@@ -80,11 +82,9 @@ class MemoryObjectStore(ObjectStore):
     ) -> PutResult:
         current = self._objects.get(key)
         if if_absent and current is not None:
-            raise PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+            raise unmet(key, None)
         if if_match is not None and (current is None or current.info.etag != if_match):
-            raise PreconditionFailedError(
-                f"object {key!r} does not have the ETag {if_match!r}", field="if_match"
-            )
+            raise unmet(key, if_match)
         info = ObjectInfo(
             key=key,
             size=len(data),
@@ -104,9 +104,7 @@ class MemoryObjectStore(ObjectStore):
     ) -> StoredObject | None:
         found = self._found(key)
         if if_match is not None and found.info.etag != if_match:
-            raise PreconditionFailedError(
-                f"object {key!r} does not have the ETag {if_match!r}", field="if_match"
-            )
+            raise unmet(key, if_match)
         if found.info.etag == if_none_match:
             return None
         if byte_range is None:
@@ -120,9 +118,7 @@ class MemoryObjectStore(ObjectStore):
     async def _delete(self, key: str, if_match: str | None) -> None:
         found = self._found(key)
         if if_match is not None and found.info.etag != if_match:
-            raise PreconditionFailedError(
-                f"object {key!r} does not have the ETag {if_match!r}", field="if_match"
-            )
+            raise unmet(key, if_match)
         del self._objects[key]
         del self._order[bisect_left(self._order, (key.encode(), key))]
 
@@ -146,7 +142,7 @@ class MemoryObjectStore(ObjectStore):
         try:
             return self._objects[key]
         except KeyError:
-            raise KeyNotFoundError(f"object {key!r} does not exist", field="key") from None
+            raise missing(key) from None
 
 
 class MemoryQueueStore(QueueStore):

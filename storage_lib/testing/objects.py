@@ -240,6 +240,10 @@ class ObjectStoreContract:
                     await call
                 assert str(unmet.value) == f"object {key!r} does not have the ETag {etag!r}"
                 assert unmet.value.field == "if_match"
+        with pytest.raises(PreconditionFailedError) as unmet:
+            await objects.put(gone, b"1", if_match=old)
+        assert str(unmet.value) == f"object {gone!r} does not have the ETag {old!r}"
+        assert unmet.value.field == "if_match"
         await objects.put(f"{unique}/other", b"x")
         for call in (
             objects.put(key, b"3", if_absent=True),

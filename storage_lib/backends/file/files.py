@@ -24,8 +24,8 @@ from storage_lib.backends.file.format import (
 )
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.oserrors import MISSING, check_there, not_found
-from storage_lib.backends.objects import ByteRange, ObjectInfo, StoredObject
-from storage_lib.errors import PreconditionFailedError, TransientStorageError
+from storage_lib.backends.objects import ByteRange, ObjectInfo, StoredObject, unmet
+from storage_lib.errors import TransientStorageError
 
 INLINE_BYTES = 256 * 1024
 """Up to so many bytes a read costs less than handing it to a thread (0.02 ms against 0.1 ms)."""
@@ -224,9 +224,7 @@ class ObjectFiles:
 
 def check_etag(info: ObjectInfo, if_match: str | None) -> None:
     if if_match is not None and info.etag != if_match:
-        raise PreconditionFailedError(
-            f"object {info.key!r} does not have the ETag {if_match!r}", field="if_match"
-        )
+        raise unmet(info.key, if_match)
 
 
 def _being_changed(key: str) -> TransientStorageError:

@@ -18,7 +18,7 @@ from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.locks import KeyLocks
 from storage_lib.backends.file.oserrors import check_there, not_found, os_errors
 from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write, unlink_if_there
-from storage_lib.backends.objects import PutResult
+from storage_lib.backends.objects import PutResult, unmet
 from storage_lib.errors import (
     AccessDeniedError,
     KeyNotFoundError,
@@ -98,12 +98,12 @@ class ObjectWriter:
         """:raises PreconditionFailedError: the object is not as ``put`` demands."""
         key = put.key
         if put.if_absent and (is_regular(self._files.path(key)) or self._files.foreign_files(key)):
-            raise PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+            raise unmet(key, None)
         if put.if_match is not None:
             try:
                 info = self._files.head(key)
             except KeyNotFoundError as error:
-                raise PreconditionFailedError(f"object {key!r} does not exist", field="if_match") from error
+                raise unmet(key, put.if_match) from error
             check_etag(info, put.if_match)
 
     def _delete(self, delete: Write) -> None:
