@@ -10,7 +10,7 @@ import os
 import socket
 import traceback
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,7 +162,9 @@ class Host:
             config = StorageConfig.from_env()
             if config.storage_type == "memory":
                 raise DevhostError(MEMORY_REFUSED)
-            backend: StorageBackend = build(config, message_encoding="none")
+            # A listener tries again by itself, and is not to be kept from stopping.
+            once = replace(config, retry_attempts=1)
+            backend: StorageBackend = build(once, message_encoding="none")
             self._cleanup.push_async_callback(backend.close)
             await backend.open()
         except StorageError as error:

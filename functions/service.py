@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 import azure.functions as func
 
 from functions.http import json_response, problems
 from functions.state import state
-from storage_lib.errors import KeyNotFoundError
+from storage_lib.errors import KeyNotFoundError, StorageUnavailableError
 from storage_lib.tasks.model import TASK_QUEUE
 
 blueprint = func.Blueprint()
+
+READY_SECONDS = 5.0
+"""Whoever asks whether this instance is ready does not wait for the storage to come back."""
 
 
 @blueprint.function_name("health_live")
@@ -26,12 +30,22 @@ async def health_live(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(route="health/ready", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
 @problems
 async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/health/ready``: 200 if objects, tables and queues answer and the settings can work, else
-    503 or 500 with the reason."""
+    """``GET /api/health/ready``: 200 if objects, tables and queues answer within `READY_SECONDS` and the
+    settings can work, else 503 or 500 with the reason."""
     app = state()
     app.check_settings()
-    await app.storage.open()
-    await app.engine.records.list(limit=1)
-    with suppress(KeyNotFoundError):  # the first task makes the queue
-        await app.storage.backend.queues.peek(TASK_QUEUE)
+
+    async def peek() -> None:
+        with suppress(KeyNotFoundError):  # the first task makes the queue
+            await app.storage.backend.queues.peek(TASK_QUEUE)
+
+    asked = (app.storage.open(), app.engine.records.list(limit=1), peek())
+    limit = asyncio.timeout(READY_SECONDS)
+    try:
+        async with limit:
+            await asyncio.gather(*asked)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise StorageUnavailableError(f"the storage did not answer within {READY_SECONDS:.0f} s") from error
     return json_response({"status": "ready", "storage": app.config.storage_type})

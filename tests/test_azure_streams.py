@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from azure.core.exceptions import HttpResponseError, ServiceResponseError
 from azure.storage.blob import BlobBlock
-from azure.storage.blob.aio import ContainerClient
+from azure.storage.blob.aio import BlobClient, ContainerClient
 
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.objects import ObjectStore
@@ -19,6 +20,9 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
+from storage_lib.layers.retry import RetryOptions
+from storage_lib.layers.retry.objects import RetryingObjectStore
+from storage_lib.layers.retry.retrier import Retrier
 
 PART = 64 * 1024
 
@@ -239,3 +243,36 @@ async def test_a_copy_is_made_by_the_service_whatever_the_size(
 async def _entries(objects: ObjectStore, prefix: str) -> AsyncIterator[Any]:
     async for entry in objects.iterate(prefix, details=True):
         yield entry
+
+
+async def test_a_block_that_fails_is_sent_again(
+    objects: ObjectStore, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the layer: the source of a stream can not be read twice."""
+    failures = {"stage_block": 3, "commit_block_list": 1}
+
+    def failing(name: str, refused: Exception) -> Any:
+        real = getattr(BlobClient, name)
+
+        async def call(self: Any, *args: Any, **options: Any) -> Any:
+            if failures[name]:
+                failures[name] -= 1
+                raise refused
+            return await real(self, *args, **options)
+
+        return call
+
+    busy = HttpResponseError("busy")
+    busy.status_code, busy.error_code = 503, "ServerBusy"  # type: ignore[attr-defined]
+    monkeypatch.setattr(BlobClient, "stage_block", failing("stage_block", ServiceResponseError("reset")))
+    monkeypatch.setattr(BlobClient, "commit_block_list", failing("commit_block_list", busy))
+    layered = RetryingObjectStore(objects, Retrier(RetryOptions(base_seconds=0)))
+    monkeypatch.setattr(layered, "part_bytes", PART)
+    try:
+        await layered.put_stream(key, [b"x" * PART] * 6)
+    finally:
+        del objects.repeat
+    found = await objects.get(key)
+    assert found is not None
+    assert found.data == b"x" * PART * 6
+    assert failures == {"stage_block": 0, "commit_block_list": 0}

@@ -17,6 +17,7 @@ from vega_datasets import local_data
 from yarl import URL
 
 from devhost.host import Host, HostConfig
+from functions import service
 from functions import state as state_module
 from functions.state import AppState
 from storage_lib.backends.base import QueueMessage, StorageBackend
@@ -24,6 +25,7 @@ from storage_lib.config import StorageConfig
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.factory import build
 from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE
+from storage_lib.tasks.records import TaskRecords
 from tests.conftest import PROJECT
 
 CARS = Path(local_data.cars.filepath)
@@ -876,3 +878,16 @@ async def test_corrupt_bytes_are_an_error_never_data(client: Client, environment
     assert (problem["status"], problem["code"]) == (500, "integrity-error")
     await client("PUT", "/api/objects/corrupt", body=b"mended")
     assert (await client("GET", "/api/objects/corrupt"))[2] == b"mended"
+
+
+async def test_readiness_does_not_wait_for_a_storage_that_does_not_answer(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service, "READY_SECONDS", 0.1)
+    monkeypatch.setattr(TaskRecords, "list", never)
+    problem = await client.problem("GET", "/api/health/ready")
+    assert problem["status"] == 503
+    assert "did not answer within" in problem["detail"]

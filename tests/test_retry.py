@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -24,17 +26,22 @@ from storage_lib.backends.objects import (
 from storage_lib.backends.tables import Insert, Upsert
 from storage_lib.errors import (
     ConfigurationError,
+    IntegrityError,
     KeyNotFoundError,
     PreconditionFailedError,
     StorageUnavailableError,
     TransientStorageError,
 )
 from storage_lib.layers.retry import RetryBackend, RetryOptions
-from storage_lib.layers.retry.breaker import PAUSE_SECONDS, THRESHOLD
+from storage_lib.layers.retry.breaker import PATIENCE_SECONDS, PAUSE_SECONDS, THRESHOLD
 from storage_lib.manager import StorageManager
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 
 OFTEN = RetryOptions(attempts=60)
+
+
+CALL: ContextVar[int] = ContextVar("call", default=0)
+"""Which call of a caller this is, for what it comes to behind the line."""
 
 
 class Faults:
@@ -44,28 +51,33 @@ class Faults:
         self._random = None if seed is None else random.Random(seed)
         self._lost = lost
         self.planned: list[str] = []
-        self.error: Callable[[], Exception] = lambda: StorageUnavailableError("away", refused=not lost)
+        self.error: Callable[[], Exception] | None = None
         self.calls: list[str] = []
 
-    def next(self, name: str) -> str:
+    async def next(self, name: str, *, may_be_lost: bool = True) -> str:
+        await asyncio.sleep(0)  # Others come between.
         self.calls.append(name)
         if self.planned:
             return self.planned.pop(0)
         if self._random is None or self._random.random() > 0.3:
             return "well"
-        # A copy can not be marked: what a lost answer of one means has a test of its own.
-        may_be_lost = self._lost and name != "_copy"
-        return "lost" if may_be_lost and self._random.random() < 0.5 else "refused"
+        return "lost" if may_be_lost and self._lost and self._random.random() < 0.5 else "refused"
+
+    def failure(self, outcome: str) -> Exception:
+        if self.error is not None:
+            return self.error()
+        # In a storm the line says so where it did nothing; a planned fault leaves it open.
+        return StorageUnavailableError("away", refused=outcome == "refused" and self._random is not None)
 
 
-def faulty(hook: str) -> Any:
+def faulty(hook: str, *, may_be_lost: bool = True) -> Any:
     async def call(self: Any, *arguments: Any) -> Any:
-        outcome = self.faults.next(hook)
+        outcome = await self.faults.next(hook, may_be_lost=may_be_lost)
         if outcome == "refused":
-            raise self.faults.error()
+            raise self.faults.failure(outcome)
         result = await getattr(self.real, hook)(*arguments)
         if outcome == "lost":
-            raise self.faults.error()
+            raise self.faults.failure(outcome)
         return result
 
     return call
@@ -78,21 +90,31 @@ class FaultyObjects(ObjectStore):
 
     def __init__(self, real: MemoryObjectStore, faults: Faults) -> None:
         self.real, self.faults = real, faults
+        self.saved: list[int] = []
+        """The calls whose saves were carried out."""
 
     async def _put(self, *arguments: Any) -> PutResult:
-        outcome = self.faults.next("_put")
+        outcome = await self.faults.next("_put")
         if outcome == "refused":
-            raise self.faults.error()
+            raise self.faults.failure(outcome)
         result = await self.real._put(*arguments)
+        self.saved.append(CALL.get())
         if outcome == "lost":
-            raise self.faults.error()
+            raise self.faults.failure(outcome)
         conditional = arguments[-2] is not None or arguments[-1]
         return result if conditional else replace(result, created=None)
 
+    async def _delete(self, key: str, if_match: str | None) -> None:
+        # With a condition, what a lost answer means can not be known: it has tests of its own.
+        outcome = await self.faults.next("_delete", may_be_lost=if_match is None)
+        if outcome != "refused":
+            await self.real._delete(key, if_match)
+        if outcome != "well":
+            raise self.faults.failure(outcome)
+
     _get = faulty("_get")
     _head = faulty("_head")
-    _delete = faulty("_delete")
-    _copy = faulty("_copy")
+    _copy = faulty("_copy", may_be_lost=False)
 
     async def _put_stream(self, *arguments: Any) -> PutResult:
         return replace(await self.real._put_stream(*arguments), created=True if arguments[-1] else None)
@@ -101,17 +123,17 @@ class FaultyObjects(ObjectStore):
         self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
     ) -> AsyncIterator[ListEntry | str]:
         async for found in self.real._scan(prefix, delimiter, after, count, details):
-            if self.faults.next("_scan") != "well":
-                raise self.faults.error()
+            if (outcome := await self.faults.next("_scan")) != "well":
+                raise self.faults.failure(outcome)
             yield found
-        if self.faults.next("_scan") != "well":
-            raise self.faults.error()
+        if (outcome := await self.faults.next("_scan")) != "well":
+            raise self.faults.failure(outcome)
 
     async def _read_stream(
         self, key: str, byte_range: ByteRange | None, if_match: str | None
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
-        if self.faults.next("_read_stream") != "well":
-            raise self.faults.error()
+        if (outcome := await self.faults.next("_read_stream")) != "well":
+            raise self.faults.failure(outcome)
         info, start, chunks = await self.real._read_stream(key, byte_range, if_match)
         return info, start, self._pieces(chunks)
 
@@ -120,8 +142,8 @@ class FaultyObjects(ObjectStore):
             async for chunk in chunks:
                 size = max(len(chunk) // 10, 1)
                 for at in range(0, len(chunk), size):
-                    if self.faults.next("chunk") != "well":
-                        raise self.faults.error()
+                    if (outcome := await self.faults.next("chunk")) != "well":
+                        raise self.faults.failure(outcome)
                     yield chunk[at : at + size]
 
 
@@ -151,15 +173,18 @@ class Line:
         self.faults = faults
         self.slept: list[float] = []
         self.now = 0.0
+        self.pace = 1e-3 if options is OFTEN else 1
+        """How fast time passes: in a storm no deadline is to be reached."""
         bad = MemoryBackend()
-        bad.objects = FaultyObjects(self.memory.objects, faults)  # type: ignore[assignment]
+        bad.objects = self.objects = FaultyObjects(self.memory.objects, faults)  # type: ignore[assignment]
         bad.tables = faulty_store(self.memory.tables, TABLE_HOOKS, faults)
         bad.queues = faulty_store(self.memory.queues, QUEUE_HOOKS, faults)
         self.backend = RetryBackend(bad, options, clock=lambda: self.now, sleep=self.sleep)
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.now += min(seconds, 1e-3)  # so that a storm of faults does not reach the deadline
+        self.now += seconds * self.pace
+        await asyncio.sleep(0)
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +219,9 @@ class TestObjectsBehindABadLine(ObjectStoreContract):
         await real.put(key, data, content_type=content_type)
         real._objects[key] = StoredObject(replace(real._objects[key].info, sha256=None), data)
 
+    # Of races behind lost answers some end unknown: they have tests of their own, below.
+    test_racing_updates_lose_nothing = None  # type: ignore[assignment]
+
 
 class TestTablesBehindABadLine(TableStoreContract):
     @pytest.fixture
@@ -207,23 +235,31 @@ class TestQueuesBehindABadLine(QueueStoreContract):
         return refusing.backend.queues
 
 
-async def test_updates_of_many_are_counted_once_each_though_answers_are_lost() -> None:
+@pytest.mark.parametrize("seed", range(10))
+async def test_updates_of_many_are_counted_once_each_though_answers_are_lost(seed: int) -> None:
     """The law that a plain retry breaks: a save that was carried out is not done a second time."""
-    line = Line(Faults(7))
+    line = Line(Faults(seed))
     storage = StorageManager(backend=line.backend)
-    unknown: list[str] = []
+    done: set[int] = set()
+    unknown: set[int] = set()
 
-    async def add() -> None:
-        for _ in range(20):
+    async def add(caller: int) -> None:
+        for n in range(10):
+            CALL.set(call := caller * 1000 + n + 1)
             try:
                 await storage.update("count", lambda n: n + 1, initial=0)
+                done.add(call)
             except TransientStorageError as error:
-                unknown.append(error.message)
+                unknown.add(call)
+                errors.append(error.message)
 
-    await asyncio.gather(*(add() for _ in range(8)))
-    assert all("not known" in message for message in unknown)
-    count = await StorageManager(backend=line.memory).load("count")
-    assert 160 - len(unknown) <= count <= 160
+    errors: list[str] = []
+    await asyncio.gather(*(add(caller) for caller in range(8)))
+    assert all("not known" in message for message in errors)
+    saved = Counter(line.objects.saved)
+    assert max(saved.values()) == 1, "no call did it twice"
+    assert done <= saved.keys() <= done | unknown
+    assert await StorageManager(backend=line.memory).load("count") == len(saved)
     assert len(unknown) < 40
 
 
@@ -236,7 +272,7 @@ async def test_of_many_creators_one_wins_though_answers_are_lost() -> None:
         )
         winners = [result for result in results if isinstance(result, PutResult)]
         assert len(winners) == 1, "though all have the same bytes"
-        assert all(isinstance(r, PutResult | PreconditionFailedError) for r in results)
+        assert sum(isinstance(r, PreconditionFailedError) for r in results) == 7
         assert (await line.memory.objects.head(f"lock-{n}")).etag == winners[0].etag
 
 
@@ -305,11 +341,61 @@ async def test_a_plain_put_says_created_only_where_it_knows(line: Line) -> None:
 
 
 async def test_a_deletion_whose_answer_was_lost_has_deleted(line: Line) -> None:
-    put = await line.backend.objects.put("k", b"x")
+    await line.backend.objects.put("k", b"x")
     line.faults.planned = ["lost"]
-    await line.backend.objects.delete("k", if_match=put.etag)
+    await line.backend.objects.delete("k")
     with pytest.raises(KeyNotFoundError):
         await line.backend.objects.delete("k")
+
+
+async def test_whose_a_deletion_with_a_condition_was_is_not_known(line: Line) -> None:
+    """Where a deletion is a claim, it must not have two winners; nor a loser who deleted."""
+    put = await line.backend.objects.put("k", b"x")
+    line.faults.planned = ["lost"]
+    with pytest.raises(TransientStorageError, match="not known"):
+        await line.backend.objects.delete("k", if_match=put.etag)
+    put = await line.backend.objects.put("k", b"x")
+    await line.memory.objects.put("k", b"another's")
+    line.faults.planned = ["refused"]
+    with pytest.raises(TransientStorageError, match="not known"):
+        await line.backend.objects.delete("k", if_match=put.etag)
+    with pytest.raises(PreconditionFailedError):
+        await line.backend.objects.delete("k", if_match=put.etag)
+
+
+async def test_a_create_whose_object_was_replaced_meanwhile_is_no_conflict(line: Line) -> None:
+    """Else it would be made twice: once in what the other has replaced, and once more."""
+
+    async def replaced(seconds: float) -> None:
+        found = await line.memory.objects.head("k")
+        await line.memory.objects.put("k", b"ours, and another's", if_match=found.etag)
+
+    line.backend.objects._retrier.sleep = replaced
+    line.faults.planned = ["lost"]
+    with pytest.raises(TransientStorageError, match="not known"):
+        await line.backend.objects.put("k", b"ours", if_absent=True)
+
+
+async def test_a_create_after_anothers_create_is_a_conflict(line: Line) -> None:
+    other = Line(Faults())
+    other.objects.real = line.memory.objects
+
+    async def created(seconds: float) -> None:
+        await other.backend.objects.put("k", b"another's", if_absent=True)
+
+    line.backend.objects._retrier.sleep = created
+    line.faults.planned = ["refused"]
+    with pytest.raises(PreconditionFailedError):
+        await line.backend.objects.put("k", b"ours", if_absent=True)
+
+
+async def test_what_was_lost_twice_is_remembered(line: Line) -> None:
+    """One lost answer and one refusal: it may have been made all the same."""
+    first = await line.backend.objects.put("k", b"x")
+    errors = [StorageUnavailableError("away"), StorageUnavailableError("busy", refused=True)]
+    line.faults.planned = ["lost", "refused"]
+    line.faults.error = lambda: errors.pop(0)
+    assert (await line.backend.objects.put("k", b"y", if_match=first.etag)).created is False
 
 
 async def test_a_copy_to_a_free_key_whose_answer_was_lost_is_no_conflict(line: Line) -> None:
@@ -317,6 +403,21 @@ async def test_a_copy_to_a_free_key_whose_answer_was_lost_is_no_conflict(line: L
     line.faults.planned = ["well", "well", "lost"]  # head of the source, of the target, and the copy
     with pytest.raises(TransientStorageError, match="not known"):
         await line.backend.objects.copy("k", "l", if_absent=True)
+    assert (await line.memory.objects.head("l")).size == 1
+    with pytest.raises(PreconditionFailedError):
+        await line.backend.objects.copy("k", "l", if_absent=True)
+
+
+async def test_a_copy_whose_source_is_gone_afterwards_is_not_called_missing(line: Line) -> None:
+    await line.backend.objects.put("k", b"x")
+
+    async def gone(seconds: float) -> None:
+        await line.memory.objects.delete("k")
+
+    line.backend.objects._retrier.sleep = gone
+    line.faults.planned = ["well", "lost"]
+    with pytest.raises(TransientStorageError, match="not known"):
+        await line.backend.objects.copy("k", "l")
     assert (await line.memory.objects.head("l")).size == 1
 
 
@@ -364,8 +465,8 @@ async def test_parts_of_a_stream_up_are_tried_again(line: Line) -> None:
     line.faults.planned = ["refused", "refused"]
 
     async def part() -> str:
-        if line.faults.next("part") != "well":
-            raise line.faults.error()
+        if (outcome := await line.faults.next("part")) != "well":
+            raise line.faults.failure(outcome)
         return "done"
 
     assert await inner.repeat("part 1", part) == "done"
@@ -439,13 +540,35 @@ async def test_a_hint_of_the_store_is_heeded_and_not_waited_for_past_the_deadlin
     line.faults.error = lambda: StorageUnavailableError("busy", retry_after=7)
     with pytest.raises(KeyNotFoundError):
         await line.backend.objects.get("k")
-    assert line.slept == [7]
+    assert 7.1 <= line.slept[0] <= 7.2, "and not by all at the same moment"
     line.faults.planned = ["refused"]
     line.faults.error = lambda: StorageUnavailableError("busy", retry_after=3600)
     with pytest.raises(StorageUnavailableError) as raised:
         await line.backend.objects.get("k")
     assert raised.value.retry_after == 3600
-    assert line.slept == [7]
+    assert len(line.slept) == 1
+
+
+async def test_all_tries_together_have_a_deadline() -> None:
+    line = Line(Faults(), RetryOptions(attempts=100, base_seconds=4, max_seconds=8, deadline_seconds=30))
+    line.faults.planned = ["refused"] * 100
+    with pytest.raises(StorageUnavailableError, match="away"):
+        await line.backend.objects.get("k")
+    assert line.now <= 30
+    assert 4 <= len(line.slept) <= 8
+    assert max(line.slept) <= 8
+    assert len({round(seconds, 6) for seconds in line.slept}) == len(line.slept), "each by chance"
+
+
+async def test_a_try_of_what_is_small_ends_with_the_deadline() -> None:
+    line = Line(Faults(), RetryOptions(attempts=3, deadline_seconds=0.05))
+
+    async def never(*keys: Any) -> Any:
+        await asyncio.Event().wait()
+
+    line.backend.tables._inner._get = never
+    with pytest.raises(StorageUnavailableError, match="no answer within"):
+        await line.backend.tables.get("t", "p", "r")
 
 
 async def test_each_try_is_logged(line: Line, caplog: pytest.LogCaptureFixture) -> None:
@@ -458,14 +581,23 @@ async def test_each_try_is_logged(line: Line, caplog: pytest.LogCaptureFixture) 
     assert "away" in record.getMessage()
 
 
-async def test_a_store_that_is_away_for_long_is_left_alone_and_found_again(line: Line) -> None:
-    await line.backend.objects.put("k", b"x")
-    line.faults.planned = ["refused"] * THRESHOLD
-    for _ in range(THRESHOLD // 3):
+async def away(line: Line) -> None:
+    """Fail until the breaker opens."""
+    line.faults.planned = ["refused"] * 3 * THRESHOLD
+    for _ in range(THRESHOLD):
         with pytest.raises(StorageUnavailableError, match="away"):
             await line.backend.objects.get("k")
+        line.now += PATIENCE_SECONDS / THRESHOLD
+        if line.backend.objects._retrier.breaker.wait() > 0:
+            break
+    line.faults.planned.clear()
     line.faults.calls.clear()
-    with pytest.raises(StorageUnavailableError, match="not tried") as raised:
+
+
+async def test_a_store_that_is_away_for_long_is_left_alone_and_found_again(line: Line) -> None:
+    await line.backend.objects.put("k", b"x")
+    await away(line)
+    with pytest.raises(StorageUnavailableError, match=r"not tried.*away") as raised:
         await line.backend.objects.get("k")
     assert line.faults.calls == []
     assert raised.value.retry_after is not None
@@ -473,12 +605,88 @@ async def test_a_store_that_is_away_for_long_is_left_alone_and_found_again(line:
     await line.backend.tables.create_table("t")  # has a breaker of its own
     line.now += PAUSE_SECONDS
     line.faults.planned = ["refused"]
-    with pytest.raises(StorageUnavailableError):
-        await line.backend.objects.get("k")
-    assert line.faults.calls.count("_get") == 1, "one try finds out"
-    line.now += PAUSE_SECONDS
-    assert await line.backend.objects.get("k")
+    assert await line.backend.objects.get("k"), "one try finds out, and waits for its own next one"
+    assert line.faults.calls.count("_get") == 2
     assert await line.backend.objects.get("k"), "and then all may"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        KeyNotFoundError("not there"),
+        TransientStorageError("a lease of another program"),
+        StorageUnavailableError("too busy", refused=True),
+    ],
+)
+async def test_whatever_the_store_answers_it_is_there(line: Line, answer: Exception) -> None:
+    await away(line)
+    line.now += PAUSE_SECONDS
+    line.faults.planned = ["refused"] * 3
+    line.faults.error = lambda: answer
+    with pytest.raises(type(answer)):
+        await line.backend.objects.get("k")
+    line.faults.planned.clear()
+    await line.backend.objects.put("k", b"x")
+
+
+async def test_a_listing_of_nothing_is_an_answer_too(line: Line) -> None:
+    await away(line)
+    line.now += PAUSE_SECONDS
+    assert [entry async for entry in line.backend.objects._scan("nothing/", None, None, None, False)] == []
+    await line.backend.objects.put("k", b"x")
+
+
+async def test_many_callers_at_once_do_not_make_an_outage_of_a_moment() -> None:
+    line = Line(Faults(), RetryOptions(attempts=4))
+    await line.backend.objects.put("k", b"x")
+    line.faults.planned = ["refused"] * 2 * THRESHOLD
+    found = await asyncio.gather(*(line.backend.objects.get("k") for _ in range(2 * THRESHOLD)))
+    assert all(found)
+
+
+async def test_a_listing_asks_for_no_more_than_is_left(line: Line) -> None:
+    for n in range(5):
+        await line.backend.objects.put(f"k/{n}", b"x")
+    asked: list[int | None] = []
+    real = line.objects._scan
+
+    def scan(prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool) -> Any:
+        asked.append(count)
+        return real(prefix, delimiter, after, count, details)
+
+    line.objects._scan = scan  # type: ignore[method-assign]
+    line.faults.planned = ["well", "well", "refused"]
+    found = [entry async for entry in line.backend.objects._scan("k/", None, None, 4, False)]
+    assert len(found) == 5
+    assert asked == [4, 2]
+
+
+async def test_bytes_that_break_off_are_read_on(line: Line) -> None:
+    """Some clients see the end of a connection as the end of the answer."""
+    await line.backend.objects.put("k", b"x" * 1000)
+    line.faults.planned = ["well"] * 4 + ["refused"]
+    line.faults.error = lambda: IntegrityError("the answer ended early")
+    async with line.backend.objects.open_reader("k") as reader:
+        assert len(b"".join([chunk async for chunk in reader])) == 1000
+    line.faults.planned = ["well"] * 2 + ["refused", "well"] * 3
+    async with line.backend.objects.open_reader("k") as reader:
+        with pytest.raises(IntegrityError, match="ended early"):
+            [chunk async for chunk in reader]
+
+
+async def test_a_break_after_the_last_byte_is_none(line: Line) -> None:
+    await line.backend.objects.put("k", b"x" * 1000)
+    line.faults.planned = ["well"] * 11
+    real = line.objects._pieces
+
+    async def pieces(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        async for chunk in real(chunks):
+            yield chunk
+        raise StorageUnavailableError("away")
+
+    line.objects._pieces = pieces  # type: ignore[method-assign]
+    async with line.backend.objects.open_reader("k") as reader:
+        assert len(b"".join([chunk async for chunk in reader])) == 1000
 
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"base_seconds": -1}, {"deadline_seconds": -1}])

@@ -17,6 +17,7 @@ from storage_lib.errors import (
     StorageUnavailableError,
     TransientStorageError,
 )
+from storage_lib.layers.retry import RetryBackend, RetryOptions
 from tests.stub_service import Answer, Request, StubService
 
 DATE = {"Last-Modified": "Wed, 25 Nov 2026 03:28:15 GMT"}
@@ -148,4 +149,55 @@ async def test_the_words_of_the_service_are_those_of_the_cause() -> None:
                 await call
             assert str(missing.value) == "object 'k' does not exist"
             assert "NoSuchKey" in str(missing.value.__cause__)
+        await backend.close()
+
+
+@pytest.mark.parametrize("step", ["uploads", "partNumber=2", "sums/", "uploadId=u1"])
+async def test_a_stream_survives_one_busy_answer_wherever_it_comes(step: str) -> None:
+    bucket = Bucket(Answer(200, b"<R><ETag>e1</ETag></R>"), takes_effect=True)
+    busy = [Answer(503, error("SlowDown"))]
+
+    def answer(request: Request) -> Answer:
+        meant = step in request.target and (step != "uploadId=u1" or request.method == "POST")
+        return busy.pop() if meant and busy else bucket.answer(request)
+
+    async with StubService(answer) as service:
+        backend = RetryBackend(backend_of(service), RetryOptions(base_seconds=0))
+        await backend.objects.put_stream("k", STREAM)
+        found = await backend.objects.get("k")
+        assert found is not None
+        assert found.data == STREAM[0]
+        assert busy == []
+        await backend.close()
+
+
+async def test_a_completion_whose_answer_is_lost_is_not_repeated() -> None:
+    bucket = Bucket(Answer(500, error("InternalError")), takes_effect=True)
+    async with StubService(bucket.answer) as service:
+        backend = RetryBackend(backend_of(service), RetryOptions(base_seconds=0))
+        with pytest.raises(StorageUnavailableError, match="InternalError"):
+            await backend.objects.put_stream("k", STREAM)
+        completions = [r for r in service.seen if r.method == "POST" and "uploadId" in r.target]
+        assert len(completions) == 1
+        await backend.close()
+
+
+async def test_statistics_cost_no_request_an_object_with_the_layer_either() -> None:
+    names = "".join(
+        f"<Contents><Key>k/{n}</Key><Size>{n}</Size><ETag>e</ETag>"
+        f"<LastModified>2026-11-25T03:28:15.000Z</LastModified></Contents>"
+        for n in range(10)
+    )
+    listing = f"<ListBucketResult><IsTruncated>false</IsTruncated>{names}</ListBucketResult>".encode()
+
+    def answer(request: Request) -> Answer:
+        system = "ttl" in request.target
+        return Answer(200, b"<ListBucketResult></ListBucketResult>" if system else listing)
+
+    async with StubService(answer) as service:
+        backend = RetryBackend(backend_of(service))
+        stats = await backend.objects.stats("k/")
+        assert (stats.count, stats.bytes) == (10, 45)
+        assert {request.method for request in service.seen} == {"GET"}
+        assert len(service.seen) == 2
         await backend.close()

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Protocol
 
 from storage_lib.backends import expiry
 from storage_lib.backends.object_model import (
@@ -72,18 +72,31 @@ ATTEMPT = "aos-attempt"
 _HIDDEN = frozenset({expiry.METADATA, ATTEMPT})
 
 
-type Repeat = Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+class Repeat(Protocol):
+    """How a backend takes a step of a longer operation: once, or again where it fails, as whoever owns the
+    retries sets it.
+
+    :param doing: what is done, for logs. :param step: does it; twice does no harm.
+    :param only_refused: twice would do harm: again only where the store said that it did nothing.
+    """
+
+    async def __call__[T](
+        self, doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False
+    ) -> T: ...
 
 
-async def _once[T](doing: str, step: Callable[[], Awaitable[T]]) -> T:
+async def _once[T](doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
     return await step()
 
 
 class ObjectStore(ABC):
     """Bytes by key, with content type, metadata, ETag and checksum. The guarantees stand in the README."""
 
-    reports_created: ClassVar[bool] = True
+    reports_created: bool = True
     """Whether an unconditional `put` can tell a created object from a replaced one."""
+
+    lists_sizes: bool = False
+    """Whether a listing without details has the sizes all the same."""
 
     max_object_bytes: int = 5_000_000_000
     """The largest object of a single `put`, in bytes (Azure Put Blob: 5,000 MiB; S3 PutObject: 5 GB)."""
@@ -98,9 +111,7 @@ class ObjectStore(ABC):
     """Seconds since the epoch; what decides whether an object has expired."""
 
     repeat: Repeat = staticmethod(_once)
-    """How a backend takes a step of a longer operation that can be done twice without harm, such as a part of
-    a stream: once, or again where it fails, as whoever owns the retries sets it. Given what is done, and how.
-    """
+    """For the parts of a stream, whose source can not be read twice."""
 
     async def put(
         self,
@@ -287,7 +298,7 @@ class ObjectStore(ABC):
     async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
         """Count the objects that start with ``prefix`` and their bytes, by listing them."""
         count = total = 0
-        async for entry in self.iterate(prefix, details=True, skip=skip):
+        async for entry in self.iterate(prefix, details=not self.lists_sizes, skip=skip):
             if isinstance(entry, ListEntry):
                 count += 1
                 total += entry.size or 0

@@ -69,6 +69,8 @@ _UNAVAILABLE = frozenset(
         "TableBeingDeleted",
     }
 )
+# What was asked for has not happened.
+_REFUSED = frozenset({"ContainerBeingDeleted", "QueueBeingDeleted", "ServerBusy", "TableBeingDeleted"})
 _TOO_LARGE = frozenset(
     {
         "EntityTooLarge",
@@ -120,7 +122,9 @@ class Answer:
         status, code = self.status, self.code
         if code == CONTAINER_MISSING:
             return StorageUnavailableError(
-                text, remedy="the container was deleted; open the backend again to make a new, empty one"
+                text,
+                remedy="the container was deleted; open the backend again to make a new, empty one",
+                refused=True,
             )
         if code == HIERARCHICAL:
             return hierarchical(doing)
@@ -143,8 +147,8 @@ class Answer:
         if status == 501:
             return UnsupportedOperationError(text)
         if status is None or status in (408, 429) or status >= 500 or code in _UNAVAILABLE:
-            busy = status == 429 or code == "ServerBusy"
-            return StorageUnavailableError(text, retry_after=self.retry_after, refused=busy)
+            refused = status == 429 or code in _REFUSED
+            return StorageUnavailableError(text, retry_after=self.retry_after, refused=refused)
         if code == "InvalidBlockList":
             return TransientStorageError(
                 f"{text}: another save to it ended meanwhile, which drops the blocks of this one",

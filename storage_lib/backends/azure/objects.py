@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import Any
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, is_etag, object_info, quoted
 from storage_lib.backends.azure.byte_clients import Use
@@ -50,7 +50,7 @@ class AzureObjectStore(ObjectStore):
     """A container. It is made by `open`, or when the first operation finds that it is not there; once it
     has been seen, its absence is an error of its own and never reads as "key not found"."""
 
-    reports_created: ClassVar[bool] = False
+    reports_created = False
 
     def __init__(self, clients: Clients) -> None:
         self._container = Container(clients)

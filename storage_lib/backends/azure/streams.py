@@ -66,16 +66,20 @@ async def put_blocks(
 
     # The first one finds out whether there is a container.
     blocks = await _stage(aiter(parts), stage, first_alone=not container.seen)
-    try:
-        answer: Any = await blob.commit_block_list(
-            [BlobBlock(block) for block in blocks],
-            content_settings=ContentSettings(content_type=content_type),
-            metadata=blob_metadata(metadata, parts.sha256),
-            **condition,
-        )
-    except Exception as error:
-        await container.failed(error, doing, key, if_match)
-        raise
+
+    async def commit() -> Any:
+        try:
+            return await blob.commit_block_list(
+                [BlobBlock(block) for block in blocks],
+                content_settings=ContentSettings(content_type=content_type),
+                metadata=blob_metadata(metadata, parts.sha256),
+                **condition,
+            )
+        except Exception as error:
+            await container.failed(error, doing, key, if_match)
+            raise
+
+    answer = await repeat(f"{doing}, commit", commit, only_refused=True)
     return bare(answer["etag"])
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, ClassVar
+from typing import Any
 
 from storage_lib.backends import expiry
 from storage_lib.backends.objects import (
     ByteRange,
     ListEntry,
     ObjectInfo,
-    ObjectStats,
     ObjectStore,
     Parts,
     PutResult,
@@ -48,7 +47,8 @@ _ATTEMPTS = 8
 class S3ObjectStore(ObjectStore):
     """A bucket. What an ETag is here, and how exact a condition on one is, stands in wire.py."""
 
-    reports_created: ClassVar[bool] = False
+    reports_created = False
+    lists_sizes = True
     # "Amazon S3 multipart upload limits": 10,000 parts.
     max_stream_bytes: int = 10_000 * ObjectStore.part_bytes
 
@@ -56,16 +56,6 @@ class S3ObjectStore(ObjectStore):
         self._bucket = bucket
         self._reading = Reading(bucket)
         self._listing = Listing(self._page)
-
-    async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
-        """As the port says; sizes come with the names here, the rest of the details would cost a request
-        each."""
-        count = total = 0
-        async for entry in self.iterate(prefix, skip=skip):
-            if isinstance(entry, ListEntry):
-                count += 1
-                total += entry.size or 0
-        return ObjectStats(count, total)
 
     # -- hooks
 
@@ -175,14 +165,18 @@ class S3ObjectStore(ObjectStore):
     ) -> PutResult:
         condition: dict[str, str] = {"if-none-match": "*"} if if_absent else {}
         sidecar = None
+
+        async def expected(etag: str) -> str | None:
+            return await self.repeat(f"head {key!r}", lambda: self._expect(key, etag))
+
         if if_match is not None:
             # Now, to tell before all is sent, and once more at the end.
-            sidecar = await self._expect(key, if_match)
+            sidecar = await expected(if_match)
             condition["if-match"] = wire.quoted(if_match, key)
 
         async def before_the_end() -> None:
             if if_match is not None:
-                await self._expect(key, if_match)
+                await expected(if_match)
 
         try:
             etag = await upload(

@@ -48,17 +48,23 @@ async def upload(
     doing = f"put {key!r}"
     mark = wire.new_mark()
     headers = wire.to_headers(wire.to_metadata(metadata, mark, None, streamed=True), content_type)
-    query = await _begin(bucket, key, headers, doing)
+    # Begun twice, one of the uploads stays empty and is none of anybody's.
+    query = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
     sidecar = f"{wire.SIDECARS}{mark}"
     completing = False
     try:
         etags = await _send_parts(bucket, key, parts, query, doing, repeat)
         await before_the_end()
-        await bucket.put(sidecar, parts.sha256.encode(), {"Content-Type": "text/plain"}, doing=doing)
+        digest, plain = parts.sha256.encode(), {"Content-Type": "text/plain"}
+        await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, digest, plain, doing=doing))
         completing = True
         body = _manifest(etags)
         try:
-            answer = await bucket.send("POST", key, query=query, headers=condition, body=body, doing=doing)
+            answer = await repeat(
+                f"{doing}, complete",
+                lambda: bucket.send("POST", key, query=query, headers=condition, body=body, doing=doing),
+                only_refused=True,
+            )
         except (PreconditionFailedError, StorageUnavailableError) as error:
             if "if-match" in condition or not await bucket.is_folder(key):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -10,38 +9,45 @@ from storage_lib.errors import StorageUnavailableError
 
 THRESHOLD = 30
 """Tries in a row, of whatever operations, that found the store unavailable."""
+PATIENCE_SECONDS = 10.0
+"""And they have been going on for so long: many callers at once are as many tries in a moment."""
 PAUSE_SECONDS = 5.0
 
 
 class Breaker:
-    """Counts tries that found a store unavailable; after `THRESHOLD` in a row it lets one try pass each
-    `PAUSE_SECONDS`, until one goes well. The others fail at once, instead of waiting for a store that is away
-    and being one more load when it comes back.
+    """Counts the tries that found a store unavailable, with no answer in between. After `THRESHOLD` of them
+    in `PATIENCE_SECONDS` or more one try may pass each `PAUSE_SECONDS`, until one is answered. The others
+    need not wait for a store that is away, and are no load when it comes back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures = 0
-        self._closed_until = -math.inf
+        self._since = 0.0
+        self._next_at: float | None = None
+        self.last: StorageUnavailableError | None = None
 
-    def check(self, doing: str) -> None:
-        """:raises StorageUnavailableError: the store is left alone at the moment."""
-        if self._failures < THRESHOLD:
-            return
+    def wait(self) -> float:
+        """Seconds until a try may pass; 0 lets this one."""
+        if self._next_at is None:
+            return 0
         now = self._clock()
-        if now < self._closed_until:
-            wait = self._closed_until - now
-            raise StorageUnavailableError(
-                f"{doing}: not tried, since the store has been unavailable {self._failures} times in a row",
-                remedy=f"it is asked again in {wait:.1f} s",
-                retry_after=wait,
-            )
-        self._closed_until = now + PAUSE_SECONDS  # This one finds out.
+        if now < self._next_at:
+            return self._next_at - now
+        self._next_at = now + PAUSE_SECONDS  # This one finds out.
+        return 0
 
-    def failed(self) -> None:
+    def failed(self, error: StorageUnavailableError) -> None:
+        """The store was not there."""
+        now = self._clock()
+        if not self._failures:
+            self._since = now
         self._failures += 1
-        if self._failures == THRESHOLD:
-            self._closed_until = self._clock() + PAUSE_SECONDS
+        self.last = error
+        if self._next_at is None and self._failures >= THRESHOLD and now - self._since >= PATIENCE_SECONDS:
+            self._next_at = now + PAUSE_SECONDS
 
     def answered(self) -> None:
+        """The store was there, whatever it said."""
         self._failures = 0
+        self._next_at = None

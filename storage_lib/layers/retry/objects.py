@@ -21,10 +21,15 @@ from storage_lib.errors import (
     IntegrityError,
     KeyNotFoundError,
     PreconditionFailedError,
+    StorageError,
     TransientStorageError,
 )
 from storage_lib.layers.retry.retrier import Retrier, Tries
 from storage_lib.layers.retry.unknown import unknown
+
+_CREATED = "c"
+_REPLACED = "r"
+"""How a mark begins: by what the save was allowed to do."""
 
 
 class RetryingObjectStore(ObjectStore):
@@ -40,7 +45,8 @@ class RetryingObjectStore(ObjectStore):
     def __init__(self, inner: ObjectStore, retrier: Retrier) -> None:
         self._inner = inner
         self._retrier = retrier
-        self.reports_created = inner.reports_created  # pyright: ignore[reportAttributeAccessIssue] - one store's
+        self.reports_created = inner.reports_created
+        self.lists_sizes = inner.lists_sizes
         self.max_object_bytes = inner.max_object_bytes
         self.part_bytes = inner.part_bytes
         self.max_stream_bytes = inner.max_stream_bytes
@@ -59,7 +65,7 @@ class RetryingObjectStore(ObjectStore):
     ) -> PutResult:
         mark = ""
         if if_absent or if_match is not None:
-            mark = uuid.uuid4().hex
+            mark = f"{_CREATED if if_absent else _REPLACED}{uuid.uuid4().hex}"
             metadata = {**metadata, ATTEMPT: mark}
 
         async def put(unsure: bool) -> PutResult:
@@ -75,11 +81,13 @@ class RetryingObjectStore(ObjectStore):
                 try:
                     info = await self._inner._head(key)
                 except KeyNotFoundError:
-                    info = None
-                if info is not None and info.metadata.get(ATTEMPT) == mark:
+                    raise unknown(f"put {key!r}") from error
+                found = info.metadata.get(ATTEMPT, "")
+                if found == mark:
                     return PutResult(key, info.etag, len(data), created=if_absent)
-                if if_absent:
-                    raise  # There is an object of another's, whoever was first.
+                # What another has created was not made of ours, as a replacement may have been.
+                if if_absent and (found.startswith(_CREATED) or self._is_expired(info)):
+                    raise
                 raise unknown(f"put {key!r}") from error
 
         return await self._retrier.call(f"put {key!r}", put)
@@ -92,24 +100,27 @@ class RetryingObjectStore(ObjectStore):
         )
 
     async def _head(self, key: str) -> ObjectInfo:
-        return await self._retrier.step(f"head {key!r}", lambda: self._inner._head(key))
+        return await self._retrier.small(f"head {key!r}", lambda: self._inner._head(key))
 
     async def _delete(self, key: str, if_match: str | None) -> None:
         async def delete(unsure: bool) -> None:
             try:
                 await self._inner._delete(key, if_match)
-            except KeyNotFoundError:
+            except (KeyNotFoundError, PreconditionFailedError) as error:
                 if not unsure:
                     raise
+                # Without a condition it is gone, as it was to be; with one, somebody else may have taken it.
+                if if_match is not None:
+                    raise unknown(f"delete {key!r}") from error
 
-        await self._retrier.call(f"delete {key!r}", delete)
+        await self._retrier.call(f"delete {key!r}", delete, small=True)
 
     async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         async def copy(unsure: bool) -> PutResult:
             try:
                 return await self._inner._copy(source, target, if_absent)
-            except PreconditionFailedError as error:
-                if unsure and if_absent:
+            except (PreconditionFailedError, KeyNotFoundError) as error:
+                if unsure:
                     raise unknown(f"copy {source.key!r} to {target!r}") from error
                 raise
 
@@ -120,7 +131,7 @@ class RetryingObjectStore(ObjectStore):
     ) -> AsyncIterator[ListEntry | str]:
         tries = Tries(self._retrier, f"list {prefix!r}")
         while True:
-            tries.begin()
+            await tries.begin()
             try:
                 async for found in self._inner._scan(prefix, delimiter, after, count, details):
                     yield found
@@ -129,7 +140,11 @@ class RetryingObjectStore(ObjectStore):
                     tries.came_on()
             except TransientStorageError as error:
                 await tries.failed(error)
+            except StorageError:
+                tries.answered()
+                raise
             else:
+                tries.answered()
                 return
 
     async def _put_stream(
@@ -166,22 +181,28 @@ class RetryingObjectStore(ObjectStore):
                         tries.came_on()
                 return
             except (TransientStorageError, IntegrityError) as error:
-                if at >= end:
-                    raise
-                cut = error if isinstance(error, TransientStorageError) else TransientStorageError(str(error))
-            chunks = await self._again(info, at, end, tries, cut)
+                if at == end:
+                    return  # All of it is here, and its reader verifies it.
+                chunks = await self._again(info, at, end, tries, error)
 
     async def _again(
-        self, info: ObjectInfo, at: int, end: int, tries: Tries, cut: TransientStorageError
+        self, info: ObjectInfo, at: int, end: int, tries: Tries, cut: StorageError
     ) -> AsyncGenerator[bytes]:
+        """The chunks from ``at`` on. :raises StorageError: ``cut``, or why it was cut last."""
         while True:
-            await tries.failed(cut)
-            tries.begin()
+            try:
+                await tries.failed(
+                    cut if isinstance(cut, TransientStorageError) else TransientStorageError("")
+                )
+            except TransientStorageError:
+                raise cut from None
+            await tries.begin()
             try:
                 return (await self._inner._read_stream(info.key, ByteRange(at, end), info.etag))[2]
             except TransientStorageError as error:
                 cut = error
             except (PreconditionFailedError, KeyNotFoundError) as error:
+                tries.answered()
                 raise TransientStorageError(
                     f"read {info.key!r}: it was replaced or deleted while it was read", remedy="read it again"
                 ) from error

@@ -34,4 +34,4 @@ class RetryOptions:
         """Seconds to wait after try number ``tried`` (from 1) failed with that error."""
         longest = min(self.base_seconds * 2 ** (tried - 1), self.max_seconds)
         backoff = random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, hides nothing
-        return max(backoff, error.retry_after or 0)
+        return backoff + (error.retry_after or 0)

@@ -21,15 +21,15 @@ class RetryingQueueStore(QueueStore):
         self._retrier = retrier
 
     async def _create_queue(self, queue: str) -> None:
-        await self._retrier.step(f"create queue {queue!r}", lambda: self._inner._create_queue(queue))
+        await self._retrier.small(f"create queue {queue!r}", lambda: self._inner._create_queue(queue))
 
     async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
-        return await self._retrier.step(
+        return await self._retrier.small(
             f"send to queue {queue!r}", lambda: self._inner._send(queue, text, delay, ttl)
         )
 
     async def _receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
-        return await self._retrier.step(
+        return await self._retrier.small(
             f"receive from queue {queue!r}", lambda: self._inner._receive(queue, count, visibility)
         )
 
@@ -42,7 +42,7 @@ class RetryingQueueStore(QueueStore):
                 if not unsure:
                     raise
 
-        await self._retrier.call(f"delete a message of queue {queue!r}", delete)
+        await self._retrier.call(f"delete a message of queue {queue!r}", delete, small=True)
 
     async def _update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
         doing = f"update a message of queue {queue!r}"
@@ -56,13 +56,15 @@ class RetryingQueueStore(QueueStore):
                     raise unknown(doing) from error
                 raise
 
-        return await self._retrier.call(doing, update)
+        return await self._retrier.call(doing, update, small=True)
 
     async def _peek(self, queue: str, count: int) -> list[QueueMessage]:
-        return await self._retrier.step(f"peek into queue {queue!r}", lambda: self._inner._peek(queue, count))
+        return await self._retrier.small(
+            f"peek into queue {queue!r}", lambda: self._inner._peek(queue, count)
+        )
 
     async def _length(self, queue: str) -> int:
-        return await self._retrier.step(f"length of queue {queue!r}", lambda: self._inner._length(queue))
+        return await self._retrier.small(f"length of queue {queue!r}", lambda: self._inner._length(queue))
 
     async def _clear(self, queue: str) -> None:
-        await self._retrier.step(f"clear queue {queue!r}", lambda: self._inner._clear(queue))
+        await self._retrier.small(f"clear queue {queue!r}", lambda: self._inner._clear(queue))

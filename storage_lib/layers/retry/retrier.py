@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from storage_lib.errors import StorageError, StorageUnavailableError, TransientStorageError
 from storage_lib.layers.retry.breaker import Breaker
 from storage_lib.layers.retry.options import RetryOptions
+from storage_lib.layers.retry.unknown import UnknownOutcomeError
 
 _log = logging.getLogger("AOS.Storage")
 
@@ -32,20 +33,35 @@ class Retrier:
         self.clock = clock
         self.sleep = sleep
 
-    async def call[T](self, doing: str, operation: Callable[[bool], Awaitable[T]]) -> T:
+    async def call[T](
+        self,
+        doing: str,
+        operation: Callable[[bool], Awaitable[T]],
+        *,
+        only_refused: bool = False,
+        small: bool = False,
+    ) -> T:
         """What ``operation`` returns, or its last error.
 
         :param doing: what it does, for logs and errors.
         :param operation: told whether an earlier try may have been carried out though it failed: its answer
             was lost. It decides what an error then means.
+        :param only_refused: try again only where the store said that it did nothing.
+        :param small: it moves no contents, so that no try may go on past the deadline.
         """
         tries = Tries(self, doing)
         while True:
-            tries.begin()
+            await tries.begin()
             try:
-                result = await operation(tries.unsure)
+                if small:
+                    result = await tries.in_time(operation(tries.unsure))
+                else:
+                    result = await operation(tries.unsure)
+            except UnknownOutcomeError:
+                self.breaker.answered()
+                raise
             except TransientStorageError as error:
-                await tries.failed(error)
+                await tries.failed(error, final=only_refused and not error.refused)
             except StorageError:
                 self.breaker.answered()
                 raise
@@ -53,9 +69,13 @@ class Retrier:
                 self.breaker.answered()
                 return result
 
-    async def step[T](self, doing: str, operation: Callable[[], Awaitable[T]]) -> T:
-        """`call`, for what can be done twice without harm."""
-        return await self.call(doing, lambda _: operation())
+    async def step[T](self, doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
+        """`call`, for what can be done twice without harm; or what was refused, with ``only_refused``."""
+        return await self.call(doing, lambda _: step(), only_refused=only_refused)
+
+    async def small[T](self, doing: str, step: Callable[[], Awaitable[T]]) -> T:
+        """`step`, for what moves no contents."""
+        return await self.call(doing, lambda _: step(), small=True)
 
 
 class Tries:
@@ -66,27 +86,62 @@ class Tries:
         self._retrier = retrier
         self._doing = doing
         self._tried = 0
+        self._last: TransientStorageError | None = None
         self._until = retrier.clock() + retrier.options.deadline_seconds
 
-    def begin(self) -> None:
-        """:raises StorageUnavailableError: the store is left alone at the moment."""
-        self._retrier.breaker.check(self._doing)
+    async def begin(self) -> None:
+        """Wait until the store may be asked.
+
+        :raises StorageUnavailableError: it is left alone at the moment, and this is a first try.
+        :raises TransientStorageError: the last one's error, if it can not be asked within the deadline.
+        """
+        breaker = self._retrier.breaker
+        while (wait := breaker.wait()) > 0:
+            if self._last is None:
+                raise StorageUnavailableError(
+                    f"{self._doing}: not tried, the store has been unavailable for a while: {breaker.last}",
+                    remedy=f"it is asked again in {wait:.1f} s",
+                    retry_after=wait,
+                    refused=True,
+                ) from breaker.last
+            if self._retrier.clock() + wait > self._until:
+                raise self._last
+            await self._retrier.sleep(wait)
+
+    async def in_time[T](self, operation: Awaitable[T]) -> T:
+        """:raises StorageUnavailableError: it took longer than there is."""
+        left = max(self._until - self._retrier.clock(), 0)
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                return await operation
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise StorageUnavailableError(f"{self._doing}: no answer within {left:.0f} s") from error
 
     def came_on(self) -> None:
         """Some of it is done, and need not be done again: what fails from now on is a new first try."""
         self._retrier.breaker.answered()
-        self._tried = 0
+        self._tried, self._last = 0, None
         self._until = self._retrier.clock() + self._retrier.options.deadline_seconds
 
-    async def failed(self, error: TransientStorageError) -> None:
+    def answered(self) -> None:
+        """The store has said what there is to say."""
+        self._retrier.breaker.answered()
+
+    async def failed(self, error: TransientStorageError, *, final: bool = False) -> None:
         """Wait for the next try. :raises TransientStorageError: the same, if there is none."""
         retrier, options = self._retrier, self._retrier.options
         self._tried += 1
+        self._last = error
         self.unsure = self.unsure or not error.refused
-        if isinstance(error, StorageUnavailableError):
-            retrier.breaker.failed()
+        if isinstance(error, StorageUnavailableError) and not error.refused:
+            retrier.breaker.failed(error)
+        else:
+            retrier.breaker.answered()
         delay = options.delay(self._tried, error)
-        if self._tried >= options.attempts or retrier.clock() + delay > self._until:
+        if final or self._tried >= options.attempts or retrier.clock() + delay > self._until:
             raise error
         text = "%s: try %d of %d in %.1f s, since %s"
         _log.warning(text, self._doing, self._tried + 1, options.attempts, delay, error)

@@ -29,7 +29,7 @@ class RetryingTableStore(TableStore):
         self._retrier = retrier
 
     async def _create_table(self, table: str) -> None:
-        await self._retrier.step(f"create table {table!r}", lambda: self._inner._create_table(table))
+        await self._retrier.small(f"create table {table!r}", lambda: self._inner._create_table(table))
 
     async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
         doing = f"insert {pk!r}, {rk!r} into table {table!r}"
@@ -42,12 +42,12 @@ class RetryingTableStore(TableStore):
                     raise unknown(doing) from error
                 raise
 
-        return await self._retrier.call(doing, insert)
+        return await self._retrier.call(doing, insert, small=True)
 
     async def _upsert(
         self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
     ) -> str:
-        return await self._retrier.step(
+        return await self._retrier.small(
             f"upsert {pk!r}, {rk!r} in table {table!r}",
             lambda: self._inner._upsert(table, pk, rk, properties, mode),
         )
@@ -60,15 +60,15 @@ class RetryingTableStore(TableStore):
         async def update(unsure: bool) -> str:
             try:
                 return await self._inner._update(table, pk, rk, properties, etag, mode)
-            except PreconditionFailedError as error:
+            except (PreconditionFailedError, KeyNotFoundError) as error:
                 if unsure:
                     raise unknown(doing) from error
                 raise
 
-        return await self._retrier.call(doing, update)
+        return await self._retrier.call(doing, update, small=True)
 
     async def _get(self, table: str, pk: str, rk: str) -> Entity:
-        return await self._retrier.step(
+        return await self._retrier.small(
             f"get {pk!r}, {rk!r} of table {table!r}", lambda: self._inner._get(table, pk, rk)
         )
 
@@ -76,11 +76,14 @@ class RetryingTableStore(TableStore):
         async def delete(unsure: bool) -> None:
             try:
                 await self._inner._delete(table, pk, rk, etag)
-            except KeyNotFoundError:
+            except (KeyNotFoundError, PreconditionFailedError) as error:
                 if not unsure:
                     raise
+                if etag is not None:
+                    raise unknown(doing) from error
 
-        await self._retrier.call(f"delete {pk!r}, {rk!r} of table {table!r}", delete)
+        doing = f"delete {pk!r}, {rk!r} of table {table!r}"
+        await self._retrier.call(doing, delete, small=True)
 
     async def _query(
         self,
@@ -91,7 +94,7 @@ class RetryingTableStore(TableStore):
         limit: int,
         cursor: str | None,
     ) -> EntityPage:
-        return await self._retrier.step(
+        return await self._retrier.small(
             f"query table {table!r}",
             lambda: self._inner._query(table, filter, parameters, select, limit, cursor),
         )
@@ -108,4 +111,4 @@ class RetryingTableStore(TableStore):
                     raise unknown(doing) from error
                 raise
 
-        return await self._retrier.call(doing, batch)
+        return await self._retrier.call(doing, batch, small=True)
