@@ -1181,3 +1181,42 @@ async def test_a_merge_may_not_exceed_what_an_entity_can_hold(backend: FileStora
 
 async def _listed(objects: ObjectStore, prefix: str = "") -> list[str]:
     return [entry.key async for entry in objects.iterate(prefix) if isinstance(entry, ListEntry)]
+
+
+_OTHER_PROCESS = """
+import asyncio, sys
+from storage_lib.backends.file import FileStorageBackend
+
+async def main():
+    async with FileStorageBackend(sys.argv[1]) as backend:
+        for n in range(int(sys.argv[2])):
+            await backend.queues.send("q", f"other {n}")
+        print(await backend.queues.length("q"))
+
+asyncio.run(main())
+"""
+
+
+async def test_what_was_acknowledged_stays_when_another_process_comes_and_goes(tmp_path: Path) -> None:
+    """SQLite's locks are the process's: they go when it closes the file anywhere, and then the other process
+    takes itself for the last one and removes the log that this one still writes to."""
+
+    async def other(sends: int) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _OTHER_PROCESS, str(tmp_path), str(sends), stdout=asyncio.subprocess.PIPE
+        )
+        told, _ = await process.communicate()
+        assert process.returncode == 0
+        return int(told)
+
+    async with FileStorageBackend(tmp_path) as backend, FileStorageBackend(tmp_path) as second:
+        await backend.queues.send("q", "first")
+        await asyncio.gather(*(backend.queues.peek("q") for _ in range(8)))  # readers of their own
+        await second.queues.peek("q")
+        assert await other(10) == 11
+        for n in range(50):
+            await backend.queues.send("q", f"ours {n}")
+        assert await other(0) == 61
+        await second.queues.send("q", "second")
+        assert await backend.queues.length("q") == 62
+    assert await other(0) == 62

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Callable, Generator
@@ -180,26 +181,57 @@ class Database:
         import sqlite3
 
         path = self._locate()
-        # sqlite3 says "unable to open database file" for every reason; the system's own is better.
-        with os_errors(None):
-            if self._made:
-                check_there(path)  # made once, and never again in place of one that vanished
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            try:
-                file = _identity(os.fstat(fd))
-            finally:
-                os.close(fd)
-        with sqlite_errors():
-            connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            try:
-                _configure(connection)
-            except BaseException:
-                connection.close()
-                raise
-        self._made = True
-        return _Opened(connection, path, file)
+        while True:
+            before = None
+            with os_errors(None), contextlib.suppress(FileNotFoundError):
+                if self._made:
+                    check_there(path)  # made once, and never again in place of one that vanished
+                before = _identity(os.stat(path))
+            with sqlite_errors(), _reasons(path):
+                connection = sqlite3.connect(
+                    path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                )
+                try:
+                    _configure(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+            self._made = True
+            with os_errors(None):
+                file = _identity(check_there(path))
+            if before in (None, file):
+                return _Opened(connection, path, file)
+            connection.close()  # Another one was put in its place just now.
+
+
+@contextlib.contextmanager
+def _reasons(path: str) -> Generator[None]:
+    """Raise why a database can not be opened, in the system's own words: sqlite3 says "unable to open
+    database file" for every reason.
+
+    Without opening it: where a process closes a file, whichever of its descriptors, the system drops all of
+    that process's locks on it (POSIX, fcntl), those of its SQLite connections too. Another process then takes
+    itself for the last one and removes the log that this one goes on writing to.
+    """
+    import sqlite3
+
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
+            with os_errors(None):
+                _look(path)
+        raise
+
+
+def _look(path: str) -> None:
+    folder = os.path.dirname(path)
+    os.close(os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
+    for name, mode in ((path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK)):
+        if os.path.lexists(name) and not os.access(name, mode):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 
 
 def _configure(connection: Connection) -> None:
