@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore
 from storage_lib.backends.objects import ObjectStore, StoredObject
+from storage_lib.errors import AccessDeniedError
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 
 
@@ -40,3 +46,81 @@ class TestMemoryTables(TableStoreContract):
     @pytest.fixture
     def tables(self, backend: MemoryBackend) -> object:
         return backend.tables
+
+
+class CountedObjects(MemoryObjectStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.protected = False
+
+    async def _get(self, *arguments: Any) -> Any:
+        self.calls["get"] += 1
+        return await super()._get(*arguments)
+
+    async def _delete(self, key: str, if_match: str | None) -> None:
+        self.calls["delete"] += 1
+        if self.protected and not key.startswith(".system/"):
+            raise AccessDeniedError("under a legal hold")
+        await super()._delete(key, if_match)
+
+
+async def test_markers_of_objects_that_were_deleted_cost_listings_nothing() -> None:
+    objects, now = CountedObjects(), time.time()
+    objects.clock = lambda: now
+    for n in range(50):
+        await objects.put(f"short/{n}", b"x", ttl=10)
+        await objects.delete(f"short/{n}")
+    await objects.put("k", b"x")
+    for _ in range(3):  # before the sweep, after it, and when the late markers are due
+        now += 20
+        objects.calls.clear()
+        assert len((await objects.list_page(skip=".system/")).entries) == 1
+        assert objects.calls["get"] == 0
+        await objects.sweep_expired()
+        now += 24 * 3600
+    assert [found async for found in objects.iterate(".system/")] == []
+
+
+async def test_a_sweep_ends_though_nothing_can_be_removed() -> None:
+    objects, now = CountedObjects(), time.time()
+    objects.clock = lambda: now
+    for n in range(300):
+        await objects.put(f"k{n}", b"x", ttl=1)
+    now += 2
+    objects.protected = True
+    with pytest.raises(AccessDeniedError):
+        await objects.sweep_expired(20)
+    assert 20 <= objects.calls["delete"] <= 40
+
+
+async def test_an_object_that_lands_while_a_sweep_looks_for_it_is_swept_by_the_next() -> None:
+    objects, now = CountedObjects(), time.time()
+    objects.clock = lambda: now
+    head = objects._head
+
+    async def lands(key: str) -> Any:
+        try:
+            return await head(key)
+        finally:
+            if key == "late":
+                objects._head = head  # type: ignore[method-assign]
+                uploaded.set()
+                await asyncio.sleep(0.01)
+
+    uploaded = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"xxx"
+        await uploaded.wait()
+
+    objects.part_bytes = 1
+    upload = asyncio.create_task(objects.put_stream("late", slow(), ttl=1))
+    await asyncio.sleep(0.01)
+    now += 2
+    objects._head = lands  # type: ignore[method-assign]
+    await objects.sweep_expired()
+    await upload
+    assert (await objects.list_page(skip=".system/")).entries == []
+    await objects.sweep_expired()
+    assert "late" not in objects._objects

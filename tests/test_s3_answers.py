@@ -201,3 +201,51 @@ async def test_statistics_cost_no_request_an_object_with_the_layer_either() -> N
         assert {request.method for request in service.seen} == {"GET"}
         assert len(service.seen) == 2
         await backend.close()
+
+
+async def test_metadata_that_are_no_text_do_not_hide_other_objects() -> None:
+    """Some servers send what they were given as it is, and obstore takes none of it."""
+    names = "".join(
+        f"<Contents><Key>{key}</Key><Size>1</Size><ETag>e</ETag>"
+        f"<LastModified>2026-11-25T03:28:15.000Z</LastModified></Contents>"
+        for key in ("bad", "good")
+    )
+    listing = f"<ListBucketResult><IsTruncated>false</IsTruncated>{names}</ListBucketResult>".encode()
+
+    def answer(request: Request) -> Answer:
+        if "list-type" in request.target:
+            return Answer(
+                200, b"<ListBucketResult></ListBucketResult>" if "ttl" in request.target else listing
+            )
+        metadata = {"x-amz-meta-title": "café"} if request.path.endswith("bad") else {}
+        return Answer(200, b"x", {"ETag": '"e1"', **DATE, **metadata})
+
+    async with StubService(answer) as service:
+        backend = RetryBackend(backend_of(service))
+        page = await backend.objects.list_page(details=True)
+        assert [entry.key for entry in page.entries] == ["bad", "good"]
+        service.seen.clear()
+        with pytest.raises(StorageError, match="non UTF-8") as refused:
+            await backend.objects.get("bad")
+        assert not isinstance(refused.value, TransientStorageError)
+        assert "save it anew" in (refused.value.remedy or "")
+        assert len(service.seen) == 1, "an answer, and no outage"
+        await backend.close()
+
+
+async def test_blanks_before_an_answer_are_no_failure() -> None:
+    done = b" \n \n<?xml version='1.0'?><R><ETag>e1</ETag></R>"
+    bucket = Bucket(Answer(200, done), takes_effect=True)
+    async with StubService(bucket.answer) as service:
+        backend = backend_of(service)
+        assert (await backend.objects.put_stream("k", STREAM)).size == len(STREAM[0])
+        await backend.close()
+
+
+@pytest.mark.parametrize("end", ["999999999999999999", "9" * 400, "soon"])
+async def test_an_end_of_life_that_is_none_is_not_one(end: str) -> None:
+    answer = Answer(200, b"x", {"ETag": '"e1"', **DATE, "x-amz-meta-aos-expires": end})
+    async with StubService(lambda _: answer) as service:
+        backend = backend_of(service)
+        assert (await backend.objects.head("k")).expires_at is None
+        await backend.close()

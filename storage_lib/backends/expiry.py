@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoundError
-from storage_lib.keys import SYSTEM_PREFIX, SYSTEM_SEGMENT, validate_key
+from storage_lib.keys import SYSTEM_PREFIX, validate_key
 
 METADATA = "aos-expires"
 MARKERS = f"{SYSTEM_PREFIX}ttl/"
@@ -27,6 +27,8 @@ GRACE_SECONDS = 24 * 3600
 hour, and a terabyte passes in a day at 100 Mbit/s)."""
 
 _LATE = f"{SYSTEM_PREFIX}late/"
+_LATE_HASHED = f"{SYSTEM_PREFIX}late-hashed/"
+_END = re.compile(r"[0-9]{14}")
 _ETAG = re.compile(r"(.*)~([0-9]{14})")
 
 
@@ -42,7 +44,7 @@ def end_of(now: float, ttl: float) -> str:
 def end_in(metadata: Mapping[str, str]) -> float | None:
     """The end in seconds since the epoch; None for an object that stays."""
     text = metadata.get(METADATA)
-    return int(text) / 1000 if text is not None and text.isdecimal() else None
+    return int(text) / 1000 if text is not None and _END.fullmatch(text) else None
 
 
 def gone(key: str) -> KeyNotFoundError:
@@ -51,8 +53,7 @@ def gone(key: str) -> KeyNotFoundError:
 
 def join_etag(etag: str, metadata: Mapping[str, str]) -> str:
     """The ETag as callers see it."""
-    end = metadata.get(METADATA)
-    return etag if end is None else f"{etag}~{end}"
+    return etag if end_in(metadata) is None else f"{etag}~{metadata[METADATA]}"
 
 
 def split_etag(etag: str | None) -> tuple[str | None, float | None]:
@@ -62,22 +63,26 @@ def split_etag(etag: str | None) -> tuple[str | None, float | None]:
 
 
 def marker(key: str, end: str) -> tuple[str, bytes]:
-    """Name and content of the marker of an object. A key that leaves no room for more is hashed."""
-    name = f"{MARKERS}{end}/{key}"
+    """Name and content of the marker of an object."""
+    return _named(f"{MARKERS}{end}/{key}", f"{MARKERS}{end}/{SYSTEM_PREFIX}", key)
+
+
+def _named(name: str, hashed: str, key: str) -> tuple[str, bytes]:
+    """A key that leaves no room for more in the name is hashed."""
     try:
         validate_key(name)
     except InvalidKeyError:
-        name = f"{MARKERS}{end}/{SYSTEM_SEGMENT}/{hashlib.sha256(key.encode()).hexdigest()}"
+        name = f"{hashed}{hashlib.sha256(key.encode()).hexdigest()}"
     return name, key.encode()
 
 
 def late_marker(name: str, key: str) -> tuple[str, bytes] | None:
     """The marker by which to look once more for an object that is not there; None if ``name`` is one."""
     end, _, rest = name[len(MARKERS) :].partition("/")
-    if rest.startswith(_LATE):
+    if rest.startswith((_LATE, _LATE_HASHED)):
         return None
-    end = f"{int(end) + GRACE_SECONDS * 1000:014}"
-    return f"{MARKERS}{end}/{_LATE}{hashlib.sha256(key.encode()).hexdigest()}", key.encode()
+    before = f"{MARKERS}{int(end) + GRACE_SECONDS * 1000:014}/"
+    return _named(f"{before}{_LATE}{key}", f"{before}{_LATE_HASHED}", key)
 
 
 def is_due(name: str, now: str) -> bool:
@@ -86,5 +91,5 @@ def is_due(name: str, now: str) -> bool:
 
 def marked_key(name: str) -> str | None:
     """The key that a marker's name tells; None if its content has to."""
-    key = name[len(MARKERS) :].partition("/")[2]
+    key = name[len(MARKERS) :].partition("/")[2].removeprefix(_LATE)
     return None if key.startswith(SYSTEM_PREFIX) else key

@@ -328,6 +328,8 @@ class ObjectStore(ABC):
             failures += [result for result in swept if isinstance(result, BaseException)]
             if any(isinstance(failure, StorageUnavailableError) for failure in failures):
                 break  # The others would fail alike.
+            if len(failures) >= max(limit, _SWEEP_CONCURRENCY):
+                break  # What can not be removed must not make one sweep endless.
         if failures:
             raise failures[0]
         return removed
@@ -514,8 +516,9 @@ class ObjectStore(ABC):
     async def _mark_again(self, key: str, metadata: Mapping[str, str]) -> None:
         """Mark an object whose life was over before it was there: a sweep may have been there first."""
         until = expiry.end_in(metadata)
-        if until is not None and until <= self.clock():
-            await self._mark(key, metadata)
+        if until is not None and (now := self.clock()) >= until:
+            # By another name than the first: that one may be about to be removed.
+            await self._put_marker(*expiry.marker(key, expiry.end_of(now, 0)))
 
     async def _put_marker(self, name: str, content: bytes) -> None:
         digest = await sha256_of(content)

@@ -23,6 +23,7 @@ error 500 too.
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
@@ -32,7 +33,11 @@ from storage_lib.odata import Compare, Filter, Junction, Node, Not, Operator, li
 
 MAX_QUESTION_BYTES: Final = 8 * 1024
 """Of its part of the URL: servers and proxies refuse a long one (Azurite at 16 KiB with all headers)."""
+MAX_COMPARISONS: Final = 15
+"""In one filter ("Querying tables and entities"). Azurite takes more."""
 
+_TEXT = re.compile(r"'[^']*'")
+_COMPARISON = re.compile(r" (?:eq|ne|lt|le|gt|ge) ")
 _INT32 = (-(2**31), 2**31 - 1)
 _HOW: Final = {"=": "eq", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 _MICROSECOND = timedelta(microseconds=1)
@@ -41,14 +46,28 @@ _SYSTEM: dict[str, type] = {"PartitionKey": str, "RowKey": str, "Timestamp": dat
 
 
 def question(filter: Filter) -> str | None:
-    """The filter for the service, None to ask for every entity. One that is too long for a URL is asked by
-    what it says of the keys."""
-    asked = None if filter.node is None else _wide(filter.node)
-    if asked is not None and len(quote(asked)) > MAX_QUESTION_BYTES:
-        bounds = (f"{name} {_HOW[how]} {literal(value)}" for name, how, value in filter.key_bounds)
-        asked = " and ".join(bounds)
-        return asked if asked and len(quote(asked)) <= MAX_QUESTION_BYTES else None
-    return asked
+    """The filter for the service, None to ask for every entity. Of one that is too long for it is asked what
+    there is room for: first what it says of the keys, then the terms that all have to hold."""
+    if filter.node is None:
+        return None
+    asked = _wide(filter.node)
+    if asked is None or _has_room(asked):
+        return asked
+    terms: list[str | None] = [
+        f"{name} {_HOW[how]} {literal(value)}" for name, how, value in filter.key_bounds
+    ]
+    if isinstance(filter.node, Junction) and filter.node.every:
+        terms += [_wide(node) for node in filter.node.nodes]
+    kept: list[str] = []
+    for term in terms:
+        if term is not None and term not in kept and _has_room(" and ".join([*kept, term])):
+            kept.append(term)
+    return " and ".join(kept) or None
+
+
+def _has_room(asked: str) -> bool:
+    count = len(_COMPARISON.findall(_TEXT.sub("''", asked)))
+    return count <= MAX_COMPARISONS and len(quote(asked)) <= MAX_QUESTION_BYTES
 
 
 def _wide(node: Node) -> str | None:

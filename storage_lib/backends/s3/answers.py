@@ -10,7 +10,7 @@ from storage_lib.errors import StorageUnavailableError
 def text_of(body: bytes, name: str) -> str:
     """The text of the first element of this name. :raises StorageUnavailableError: there is none."""
     try:
-        for node in ElementTree.fromstring(body).iter():  # noqa: S314 - the service's own answer
+        for node in ElementTree.fromstring(body.strip()).iter():  # noqa: S314 - the service's own answer
             if node.tag.rpartition("}")[2] == name and node.text:
                 return node.text
     except ElementTree.ParseError as error:

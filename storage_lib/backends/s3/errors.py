@@ -28,6 +28,8 @@ from storage_lib.errors import (
 
 BUCKET_MISSING = "NoSuchBucket"
 KEY_MISSING = "NoSuchKey"
+METADATA = "Metadata"
+"""No code of the service: obstore gives no object whose metadata are not UTF-8, as some servers have them."""
 NOT_PARTIAL = "not a part"
 """What obstore was given for a range: the whole, as some servers answer for an empty object."""
 
@@ -80,6 +82,10 @@ class Answer:
     def as_error(self, doing: str) -> StorageError:
         """The error of this library for the answer; ``doing`` tells what was tried, for the message."""
         text = f"{doing}: {self._words()}"
+        if self.code == METADATA:
+            return StorageError(
+                text, remedy="another program gave it metadata that are no text; save it anew"
+            )
         status, code = self.status, self.code
         if code == BUCKET_MISSING:
             return ConfigurationError(
@@ -147,7 +153,15 @@ def read(error: Exception) -> Answer | None:
         return Answer(416, NOT_PARTIAL, text)
     if name in ("InvalidPathError", "NotSupportedError"):
         return Answer(400 if name == "InvalidPathError" else 501, None, text)
+    if "Metadata value for" in text:
+        return Answer(200, METADATA, text)
     return Answer(None, None, text)
+
+
+def has_unreadable_metadata(error: StorageError) -> bool:
+    """Whether it is for its metadata, another program's, that an object can not be had."""
+    answer = read(error.__cause__) if isinstance(error.__cause__, Exception) else None
+    return answer is not None and answer.code == METADATA
 
 
 def is_error(status: int, body: bytes) -> bool:

@@ -26,6 +26,7 @@ from storage_lib.backends.objects import (
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
 from storage_lib.backends.s3.copying import copy
+from storage_lib.backends.s3.errors import has_unreadable_metadata
 from storage_lib.backends.s3.listing import MAX_PAGE, Found, Listing, Page, Query, parse
 from storage_lib.backends.s3.reading import Reading, restless
 from storage_lib.backends.s3.upload import upload
@@ -263,6 +264,10 @@ class S3ObjectStore(ObjectStore):
             info, _ = await self._reading.raw_head(found.key)
         except KeyNotFoundError:
             return None  # Deleted since it was listed.
+        except StorageError as error:
+            if not has_unreadable_metadata(error):
+                raise
+            return found  # As the listing has it: one object must not hide the others.
         etag = expiry.join_etag(info.etag, info.metadata)
         return ListEntry(info.key, info.size, etag, info.last_modified)
 
