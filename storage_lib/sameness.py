@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from typing import Any, Final
 
 from storage_lib.errors import SerializationError
@@ -19,6 +20,7 @@ def is_array(value: Any) -> bool:
 
 
 _MISSING: Final[Any] = object()
+_NOTHING: Final[dict[str, Any]] = {}
 _ATOMS: Final = frozenset({str, int, bool, bytes, type(None), object})
 
 
@@ -51,8 +53,8 @@ def difference(value: Any, other: Any, depth: int) -> tuple[str, str] | None:
                 return f"[{index}]{found[0]}", found[1]
         return None
     if isinstance(value, (set, frozenset)):
-        theirs = {item: item for item in other}
-        pairs = ((item, theirs.get(item, _MISSING)) for item in value)
+        theirs = {_key(item): item for item in other}
+        pairs = ((item, theirs.get(_key(item), _MISSING)) for item in value)
         same = len(value) == len(theirs) and all(difference(*pair, depth + 1) is None for pair in pairs)
     else:
         from storage_lib.packing import SCALARS, pack
@@ -67,8 +69,12 @@ _ANOTHER: Final = ("", "would come back as another value")
 
 
 def _field_difference(names: tuple[str, ...], value: Any, other: Any, depth: int) -> tuple[str, str] | None:
+    # Not by getattr where it can be helped: a deprecated field of pydantic warns of it.
+    own: dict[str, Any] = getattr(value, "__dict__", _NOTHING)
+    theirs: dict[str, Any] = getattr(other, "__dict__", _NOTHING)
     for name in names:
-        item, its = getattr(value, name, _MISSING), getattr(other, name, _MISSING)
+        item = own[name] if name in own else getattr(value, name, _MISSING)
+        its = theirs[name] if name in theirs else getattr(other, name, _MISSING)
         if type(item) is type(its) in _ATOMS and item == its:
             continue  # Most are such, and a call costs more than this.
         if (found := difference(item, its, depth + 1)) is not None:
@@ -77,7 +83,23 @@ def _field_difference(names: tuple[str, ...], value: Any, other: Any, depth: int
         item, its = getattr(value, more, None), getattr(other, more, None)
         if item is not its and (found := difference(item, its, depth)) is not None:
             return found
+    if len(own) > len(names):
+        for name in own.keys() - set(names):
+            if name not in theirs and not _is_cached(type(value), name):
+                return f".{name}", "is no declared field and would not come back"
+            if name in theirs and (found := difference(own[name], theirs[name], depth + 1)) is not None:
+                return f".{name}{found[0]}", found[1]
     return None
+
+
+def _is_cached(kind: type, name: str) -> bool:
+    """Whether an attribute is only what a property remembers."""
+    return any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
+
+
+def _key(item: Any) -> Any:
+    """What an item of a set is found by: a NaN is not equal to itself."""
+    return repr(item) if isinstance(item, float) and item != item else item
 
 
 @functools.lru_cache(maxsize=1024)
@@ -92,7 +114,12 @@ def _field_names(kind: type) -> tuple[str, ...] | None:
 def _item_difference(value: dict[Any, Any], other: dict[Any, Any], depth: int) -> tuple[str, str] | None:
     if len(value) != len(other):
         return _ANOTHER
-    for (name, item), (its_name, its) in zip(value.items(), other.items(), strict=True):
+    theirs: Iterable[tuple[Any, Any]] = other.items()
+    if list(value) != list(other) and not isinstance(value, OrderedDict):
+        # A TypedDict comes back in the order in which it was declared.
+        found_by = {name: (name, item) for name, item in other.items()}
+        theirs = [found_by.get(name, (_MISSING, _MISSING)) for name in value]
+    for (name, item), (its_name, its) in zip(value.items(), theirs, strict=True):
         found = difference(name, its_name, depth + 1)
         if found is None and not (type(item) is type(its) in _ATOMS and item == its):
             found = difference(item, its, depth + 1)

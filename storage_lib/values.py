@@ -8,7 +8,8 @@ text (a str by itself)                                ``text/plain; charset=utf-
 bytes                                                 ``application/octet-stream``
 a pydantic model or a dataclass                       ``application/json`` where that is lossless,
                                                       else msgpack; comes back by ``load(key, Model)``,
-                                                      its private attributes and extra fields as well
+                                                      its private attributes and extra fields as well,
+                                                      but not which fields had been set (model_fields_set)
 a numpy array by itself                               ``application/x-npy`` (the .npy format, no pickle)
 anything nested of the above and bytes, tuple, set,   ``application/vnd.agent-storage.value+msgpack``
 frozenset, datetime, date, time, timedelta, UUID,
@@ -45,6 +46,8 @@ PACKED: Final = "application/vnd.agent-storage.value+msgpack"
 NPY: Final = "application/x-npy"
 
 _BOM: Final = b"\xef\xbb\xbf"
+_NAMES: Final[dict[str, Any]] = {"by_alias": True, "by_name": True}
+"""Fields are saved by their names, and others may send them by their aliases."""
 _TOO_LONG: Final = -(10**4299)
 """The JSON reader takes 4,300 characters of a number with its sign; Python writes 4,300 digits without it."""
 
@@ -122,8 +125,8 @@ def decode_as(data: bytes, content_type: str, model: Any) -> Any:
     kind = essence(content_type)
     try:
         if kind == JSON or kind.endswith("+json"):
-            return adapter.validate_json(data.removeprefix(_BOM))
-        return adapter.validate_python(decode(data, content_type))
+            return adapter.validate_json(data.removeprefix(_BOM), **_NAMES)
+        return adapter.validate_python(decode(data, content_type), **_NAMES)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
         places = [".".join(map(str, problem["loc"])) for problem in problems]
@@ -253,13 +256,13 @@ def _encode_typed(value: Any) -> Encoded:
     try:
         # What pydantic would warn of is a difference, and found below.
         data = adapter.dump_json(value, round_trip=True, warnings=False)
-        if difference(value, adapter.validate_json(data), 0) is None:
+        if difference(value, adapter.validate_json(data, **_NAMES), 0) is None:
             return Encoded(data, JSON)
     except (ValidationError, PydanticSerializationError, UnicodeError):
         pass  # Not every value has a JSON form (NaN, bytes that are no text); the packed form is next.
     try:
         data = pack(adapter.dump_python(value, round_trip=True, warnings=False), enum_values=True)
-        different = difference(value, adapter.validate_python(unpack(data)), 0)
+        different = difference(value, adapter.validate_python(unpack(data), **_NAMES), 0)
         if different is None:
             return Encoded(data, PACKED)
         place, problem = different[0].lstrip("."), different[1]

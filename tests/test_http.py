@@ -891,3 +891,14 @@ async def test_readiness_does_not_wait_for_a_storage_that_does_not_answer(
     problem = await client.problem("GET", "/api/health/ready")
     assert problem["status"] == 503
     assert "did not answer within" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "date", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 2020 00:00:00 +99999999999999"]
+)
+async def test_a_date_that_is_none_is_ignored(client: Client, date: str) -> None:
+    await client("PUT", "/api/objects/k", body=b"x")
+    for header in ("If-Modified-Since", "If-Unmodified-Since"):
+        for method in ("GET", "HEAD"):
+            assert (await client(method, "/api/objects/k", **{header: date}))[0] == 200
+    assert (await client("PUT", "/api/objects/k", body=b"y", **{"If-Unmodified-Since": date}))[0] == 200

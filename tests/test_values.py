@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import math
 import zoneinfo
@@ -12,15 +13,25 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID, uuid4
 
 import numpy as np
+import pydantic.dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from pydantic import BaseModel, Field, PrivateAttr, SecretStr, computed_field, field_serializer
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    computed_field,
+    field_serializer,
+)
 
 from storage_lib import values
 from storage_lib.backends.memory import MemoryBackend
@@ -527,3 +538,65 @@ def test_named_time_zones_keep_the_instant_and_the_offset() -> None:
     loaded = values.decode(encoded.data, encoded.content_type)
     assert loaded == [moment, time(1, 2)]
     assert loaded[0].utcoffset() == timedelta(hours=2)
+
+
+class Turn(TypedDict):
+    role: str
+    content: str
+
+
+@dataclass
+class Conversation:
+    turns: list[Turn]
+
+    @functools.cached_property
+    def length(self) -> int:
+        return len(self.turns)
+
+
+class Aliased(BaseModel):
+    model_config = ConfigDict(alias_generator=lambda name: f"{name}X")
+    a: int
+    b: int = Field(default=0, validation_alias=AliasChoices("q", "r"))
+
+
+class Outdated(BaseModel):
+    a: int = Field(default=1, deprecated=True)
+
+
+class Floats(BaseModel):
+    s: set[float]
+
+
+@pydantic.dataclasses.dataclass(config=ConfigDict(extra="allow"))
+class Open:
+    a: int
+
+
+@pytest.mark.filterwarnings("error")
+async def test_models_of_many_a_kind_come_back() -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    remembered = Conversation([{"content": "hi", "role": "user"}])
+    assert remembered.length == 1
+    for value in (
+        remembered,
+        Aliased.model_validate({"aX": 1, "q": 2}),
+        Outdated(),
+        Floats(s={float("nan")}),
+    ):
+        await storage.save("m", value)
+        back = await storage.load("m", type(value))
+        assert type(back) is type(value)
+        assert repr(back) == repr(value) or isinstance(value, Conversation)
+    await storage.save("m", remembered)
+    assert await storage.load("m", Conversation) == remembered
+    await storage.write("sent", b'{"aX": 3, "r": 4}', content_type="application/json")
+    assert await storage.load("sent", Aliased) == Aliased.model_validate({"aX": 3, "q": 4})
+
+
+def test_what_a_class_does_not_declare_is_not_dropped() -> None:
+    stray = Conversation([])
+    stray.note = "kept?"  # type: ignore[attr-defined]
+    for value in (stray, Open(a=1, z=5)):  # type: ignore[call-arg]
+        with pytest.raises(SerializationError, match="is no declared field"):
+            values.encode(value)
