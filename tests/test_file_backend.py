@@ -1220,3 +1220,164 @@ async def test_what_was_acknowledged_stays_when_another_process_comes_and_goes(t
         await second.queues.send("q", "second")
         assert await backend.queues.length("q") == 62
     assert await other(0) == 62
+
+
+async def test_a_query_sees_one_moment_though_it_takes_several_statements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_tables, "ROWS_A_HOP", 5)
+    async with FileStorageBackend(tmp_path) as backend:
+        for n in range(200):
+            status = "done" if 90 <= n < 120 else "other"
+            await backend.tables.insert("t", "p", f"{n:03}", {"status": status})
+        read = backend.tables._database._read
+        changes: list[str] = []
+
+        class Meddled:
+            def __init__(self, connection: sqlite3.Connection) -> None:
+                self._connection = connection
+
+            def execute(self, statement: str, *values: Any) -> Any:
+                if "OFFSET" in statement and not changes:
+                    changes.append(statement)
+                    other = sqlite3.connect(tmp_path / "system/store.db", timeout=10)
+                    with contextlib.closing(other):
+                        other.execute("DELETE FROM entities WHERE rk < '060'")
+                        other.commit()
+                return self._connection.execute(statement, *values)
+
+        monkeypatch.setattr(
+            backend.tables._database, "_read", lambda work: read(lambda connection: work(Meddled(connection)))
+        )
+        page = await backend.tables.query("t", "status eq 'done'")
+        assert changes
+        assert [entity.row_key for entity in page.entities] == [f"{n:03}" for n in range(90, 120)]
+
+
+async def test_a_write_that_waited_while_the_folder_was_restored_is_in_the_restored_one(
+    tmp_path: Path,
+) -> None:
+    async with FileStorageBackend(tmp_path / "backup") as backup:
+        await backup.queues.send("q", "restored")
+    async with FileStorageBackend(tmp_path / "data") as backend:
+        await backend.queues.send("q", "old")
+        other = sqlite3.connect(tmp_path / "data/system/store.db", isolation_level=None)
+        with contextlib.closing(other):
+            other.execute("BEGIN IMMEDIATE")
+            sending = asyncio.create_task(backend.queues.send("q", "new"))
+            await asyncio.sleep(0.2)
+            (tmp_path / "data").rename(tmp_path / "gone")
+            (tmp_path / "backup").rename(tmp_path / "data")
+            other.execute("ROLLBACK")
+        await sending
+        found = await backend.queues.peek("q", max_messages=9)
+        assert [message.body for message in found] == [b"restored", b"new"]
+
+
+async def test_the_log_of_the_database_stays_short_though_readers_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LONGEST_LOG_BYTES", 1024 * 1024)
+    longest = 0
+    async with FileStorageBackend(tmp_path) as backend:
+        await backend.queues.create_queue("q")
+        done = asyncio.Event()
+
+        async def reads() -> None:
+            while not done.is_set():
+                await backend.queues.peek("q")
+
+        readers = [asyncio.create_task(reads()) for _ in range(4)]
+        for _ in range(40):
+            await asyncio.gather(*(backend.queues.send("q", "x" * 30_000) for _ in range(8)))
+            longest = max(longest, (tmp_path / "system/store.db-wal").stat().st_size)
+        done.set()
+        await asyncio.gather(*readers)
+    assert longest < 4 * 1024 * 1024
+
+
+async def test_a_thread_that_can_not_be_started_is_no_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+
+        def no_thread(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        await backend.objects.put("there", b"x")
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(TransientStorageError, match="new thread"):
+            await backend.queues.send("q", "x")
+        monkeypatch.undo()
+        await backend.queues.send("q", "x")
+        assert await backend.queues.length("q") == 1
+
+
+async def test_a_write_that_failed_to_start_is_not_done_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+        start = threading.Thread.start
+        failing = True
+
+        def no_thread(thread: threading.Thread) -> None:
+            if failing and "storage-files" in thread.name:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        await backend.objects.close()
+        backend.objects._closed = False  # with no thread left
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(TransientStorageError, match="new thread"):
+            await backend.objects.put("failed", b"x")
+        failing = False
+        await backend.objects.put("later", b"x")
+        assert [key async for key in backend.objects.iterate()] == [ListEntry("later")]
+
+
+async def test_a_forked_process_is_told_to_make_its_own_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads do not come along, and to wait for one would be for ever."""
+    async with FileStorageBackend(tmp_path) as backend:
+        await backend.objects.put("k", b"x")
+        await backend.queues.send("q", "x")
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: -1)
+            for call in (
+                backend.objects.put("k", b"y"),
+                backend.queues.send("q", "y"),
+                backend.queues.peek("q"),
+            ):
+                with pytest.raises(StorageError, match="before this process was forked"):
+                    await call
+        assert await backend.queues.length("q") == 1
+
+
+async def test_a_stream_that_is_cancelled_as_it_begins_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+        monkeypatch.setattr(backend.objects, "part_bytes", 1000)
+        await backend.objects.put("k", b"x")
+        assert backend.objects._opened is not None
+        writer = backend.objects._opened[1]
+        checked, go = threading.Event(), threading.Event()
+        check = writer._check
+
+        def slow(put: Any) -> None:
+            check(put)
+            checked.set()
+            go.wait(10)
+
+        monkeypatch.setattr(writer, "_check", slow)
+        upload = asyncio.create_task(backend.objects.put_stream("s", [b"x" * 700] * 20))
+        await asyncio.to_thread(checked.wait, 10)
+        upload.cancel()
+        await asyncio.sleep(0.05)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        monkeypatch.undo()
+        await backend.objects.put("k", b"y")
+    assert list((tmp_path / "system/tmp").iterdir()) == []

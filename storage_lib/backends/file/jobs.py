@@ -4,8 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+import os
+from collections.abc import Generator, Iterable
 from typing import Any
+
+from storage_lib.errors import StorageError, TransientStorageError
+
+
+def check_process(pid: int) -> None:
+    """Threads do not come along into a forked process: whoever waits for one there waits for ever.
+
+    :raises StorageError: this is not the process with that id.
+    """
+    if os.getpid() != pid:
+        raise StorageError(
+            "the backend was made before this process was forked", remedy="make a new one in each process"
+        )
+
+
+@contextlib.contextmanager
+def thread_errors() -> Generator[None]:
+    """:raises TransientStorageError: there can be no more threads at the moment."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        raise TransientStorageError(
+            f"the data folder: {error}", remedy="raise the limit of threads"
+        ) from error
 
 
 class Job:

@@ -51,7 +51,7 @@ def prepare(base_path: str) -> Layout:
     base = os.path.realpath(base_path)
     temporary = f"{base}/system/tmp"
     with os_errors(None):
-        is_new = not os.path.exists(f"{base}/objects")
+        missing = _missing(f"{base}/objects")
         for directory in (f"{base}/objects", temporary, f"{base}/system/locks"):
             try:
                 os.makedirs(directory, exist_ok=True)
@@ -61,9 +61,8 @@ def prepare(base_path: str) -> Layout:
                     field="base_path",
                     remedy="choose another base_path, or move that file",
                 ) from error
-        if is_new:
-            sync_directory(base)
-            sync_directory(os.path.dirname(base))
+        for directory in missing:
+            sync_directory(os.path.dirname(directory))
         files = TemporaryFiles(temporary)
         files.remove_stale()
         described = f"{base}/system/layout.json"
@@ -74,6 +73,7 @@ def prepare(base_path: str) -> Layout:
             text = msgspec.json.encode(_Description(VERSION, fold_case))
             with files.written(text) as written:
                 os.replace(written, described)
+            sync_directory(f"{base}/system")
         fold_case = _described_fold_case(described)
         if not fold_case and os.path.exists(f"{base}/system/LAYOUT.JSON"):
             raise ConfigurationError(
@@ -89,6 +89,15 @@ def prepare(base_path: str) -> Layout:
         database=f"{base}/system/store.db",
         paths=PathMap(fold_case),
     )
+
+
+def _missing(directory: str) -> list[str]:
+    """Those of a directory and its parents that are not there."""
+    found: list[str] = []
+    while not os.path.exists(directory):
+        found.append(directory)
+        directory = os.path.dirname(directory)
+    return found
 
 
 def check(layout: Layout) -> None:

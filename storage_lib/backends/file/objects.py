@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from storage_lib.backends.file.files import (
     TooLargeError,
     check_etag,
 )
-from storage_lib.backends.file.jobs import Job, resolve
+from storage_lib.backends.file.jobs import Job, check_process, resolve, thread_errors
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.walk import Walk
@@ -59,6 +60,7 @@ class FileObjectStore(ObjectStore):
         self._waiting: deque[tuple[Write, Job]] = deque()
         self._writers = 0
         self._closed = False
+        self._pid = os.getpid()
         self._names = KeptNames()
 
     async def open(self) -> None:
@@ -88,6 +90,7 @@ class FileObjectStore(ObjectStore):
     def _executor(self) -> ThreadPoolExecutor:
         if self._closed:
             raise StorageError("the backend is closed", remedy="use it before close(), or make a new one")
+        check_process(self._pid)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage-files")
         return self._threads
@@ -95,7 +98,8 @@ class FileObjectStore(ObjectStore):
     def _start[T](self, work: Callable[[], T]) -> asyncio.Future[T]:
         with self._lock:
             threads = self._executor()
-        return asyncio.get_running_loop().run_in_executor(threads, work)
+        with thread_errors():
+            return asyncio.get_running_loop().run_in_executor(threads, work)
 
     async def _in_thread[T](self, work: Callable[[], T]) -> T:
         return await self._start(work)
@@ -105,6 +109,7 @@ class FileObjectStore(ObjectStore):
     async def _write(self, write: Write) -> None:
         """Have it done: by itself if it is large, else together with the others that wait. However it ends,
         it is discarded."""
+        job: Job | None = None
         try:
             _, writer = await self._open()
             job = Job()
@@ -117,10 +122,17 @@ class FileObjectStore(ObjectStore):
                     self._waiting.append((write, job))
                     if self._writers < WRITERS:
                         self._writers += 1
-                        threads.submit(self._write_waiting, writer)
+                        try:
+                            threads.submit(self._write_waiting, writer)
+                        except BaseException:
+                            self._writers -= 1
+                            raise
         except BaseException:
+            if job is not None:
+                job.future.cancel()  # It may wait in a queue all the same, and must not be done later.
             write.discard()
-            raise
+            with thread_errors():
+                raise
         await job.future
 
     async def _save(self, put: Put) -> PutResult:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, LifoQueue, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from storage_lib.backends.file.jobs import Job, resolve
+from storage_lib.backends.file.jobs import Job, check_process, resolve, thread_errors
 from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.errors import (
     AccessDeniedError,
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 10.0
 MAX_BATCH = 256
+LONGEST_LOG_BYTES = 16 * 1024 * 1024
+"""Of the write-ahead log; what SQLite aims at by itself is 4 MiB (1,000 pages)."""
+_LOG_PATIENCE_MS = 500
+_ATTEMPTS = 5
 READERS = 2
 SCHEMA_VERSION = 1
 
@@ -107,6 +111,7 @@ class Database:
         self._idle: LifoQueue[_Opened] = LifoQueue()
         self._closed = False
         self._made = False
+        self._pid = os.getpid()
 
     async def write[T](self, work: Work[T], *, probe: Work[T | None] | None = None) -> T:
         """The result of ``work``, committed together with what else is waiting.
@@ -118,10 +123,12 @@ class Database:
         with self._lock:
             self._check_open()
             if self._writer is None:
-                self._writer = threading.Thread(
+                writer = threading.Thread(
                     target=_Writer(self._connect, self._jobs).run, name="storage-sqlite", daemon=True
                 )
-                self._writer.start()
+                with thread_errors():
+                    writer.start()
+                self._writer = writer
             self._jobs.put(job)
         return await job.future
 
@@ -132,7 +139,9 @@ class Database:
             if self._readers is None:
                 self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="storage-sqlite-read")
             readers = self._readers
-        return await asyncio.get_running_loop().run_in_executor(readers, self._read, work)
+        with thread_errors():
+            reading = asyncio.get_running_loop().run_in_executor(readers, self._read, work)
+        return await reading
 
     async def close(self) -> None:
         """Commit what is waiting, then end the threads and close the file."""
@@ -152,6 +161,7 @@ class Database:
     def _check_open(self) -> None:
         if self._closed:
             raise StorageError("the backend is closed", remedy="use it before close(), or make a new one")
+        check_process(self._pid)
 
     def _read[T](self, work: Work[T]) -> T:
         opened = self._take_idle()
@@ -160,8 +170,12 @@ class Database:
             opened.connection.execute("PRAGMA query_only=1")
         try:
             with sqlite_errors():
+                # All that is read is of one moment, though it takes several statements.
+                opened.connection.execute("BEGIN")
                 return work(opened.connection)
         finally:
+            if opened.connection.in_transaction:
+                opened.connection.execute("ROLLBACK")
             self._idle.put(opened)
 
     def _take_idle(self) -> _Opened | None:
@@ -318,25 +332,38 @@ class _Writer:
         return batch, False
 
     def _run(self, batch: list[_Job]) -> None:
+        waiting = batch
         try:
-            if self._opened is not None and not self._opened.is_current():
-                self._opened.connection.close()
-                self._opened = None
-            if self._opened is None:
-                self._opened = self._connect()
-            connection = self._opened.connection
-            waiting = [job for job in batch if not _answered(job, connection)]
-            if waiting:
+            for _ in range(_ATTEMPTS):
+                opened = self._current()
+                waiting = [job for job in waiting if not _answered(job, opened.connection)]
+                if not waiting:
+                    return
                 with sqlite_errors():
-                    self._commit(waiting, connection)
+                    if self._commit(waiting, opened):
+                        _shorten_log(opened)
+                        return
+            raise TransientStorageError("tables and queues: store.db is being replaced all the time")
         except BaseException as error:
             for job in batch:
                 if job.error is None:
                     job.error = error
 
-    def _commit(self, jobs: list[_Job], connection: Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
+    def _current(self) -> _Opened:
+        if self._opened is not None and not self._opened.is_current():
+            self._opened.connection.close()
+            self._opened = None
+        if self._opened is None:
+            self._opened = self._connect()
+        return self._opened
+
+    def _commit(self, jobs: list[_Job], opened: _Opened) -> bool:
+        """Do them in one transaction. False if the file was replaced before it began, and nothing is done."""
+        connection = opened.connection
+        connection.execute("BEGIN IMMEDIATE")  # may have to wait for other processes
         try:
+            if not opened.is_current():
+                return False
             for job in jobs:
                 connection.execute("SAVEPOINT job")
                 try:
@@ -352,9 +379,34 @@ class _Writer:
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+        if not opened.is_current():
+            raise StorageUnavailableError(
+                "tables and queues: store.db was replaced just now; whether it has this change is not known",
+                remedy="look at what is there now",
+            )
+        return True
+
+
+def _shorten_log(opened: _Opened) -> None:
+    """Move a long log into the database. SQLite does so too, but only while nobody reads: where readers
+    overlap it would grow without end."""
+    try:
+        if os.stat(f"{opened.path}-wal").st_size < LONGEST_LOG_BYTES:
+            return
+    except OSError:
+        return
+    # It is committed already: this is not to be waited for, nor to fail for.
+    opened.connection.execute(f"PRAGMA busy_timeout={_LOG_PATIENCE_MS}")
+    try:
+        with contextlib.suppress(Exception):
+            opened.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        opened.connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
 
 
 def _answered(job: _Job, connection: Connection) -> bool:
+    if job.result is not None or job.error is not None:
+        return True  # in a round before
     if job.probe is None:
         return False
     try:

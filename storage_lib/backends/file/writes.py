@@ -78,12 +78,14 @@ class Put(Write):
         raise NotImplementedError
 
     def discard(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        if self.temporary is not None:
-            unlink_if_there(self.temporary)
-            self.temporary = None
+        fd, temporary = self.fd, self.temporary
+        self.fd, self.temporary = -1, None  # whatever fails below, not twice
+        try:
+            if fd >= 0:
+                os.close(fd)
+        finally:
+            if temporary is not None:
+                unlink_if_there(temporary)
 
 
 class PutBytes(Put):
@@ -136,9 +138,12 @@ class PutParts(Put):
         self._room = block_aligned(len(encode_header(longest)))
         self._size = 0
         self._lock = threading.Lock()
+        self._discarded = False
 
     def begin(self, files: TemporaryFiles) -> None:
         with self._lock:
+            if self._discarded:
+                raise AbandonedError
             self.fd, self.temporary = files.create()
 
     def append(self, part: bytes) -> None:
@@ -167,6 +172,7 @@ class PutParts(Put):
 
     def discard(self) -> None:
         with self._lock:
+            self._discarded = True
             super().discard()
 
 

@@ -8,6 +8,7 @@ journal one commit, and so do their renames, instead of two for each object.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ from storage_lib.errors import (
 )
 
 _ATTEMPTS = 100
+_log = logging.getLogger("AOS.Storage")
 
 
 class ObjectWriter:
@@ -47,7 +49,7 @@ class ObjectWriter:
             self._make_durable(writes)
         finally:
             for write in writes:
-                write.discard()
+                _discard(write)
 
     def begin(self, put: PutParts) -> None:
         """Make the file that parts are appended to before it is `run`.
@@ -186,6 +188,14 @@ class ObjectWriter:
         self.run([put])
         if put.error is not None and not isinstance(put.error, PreconditionFailedError):
             raise put.error
+
+
+def _discard(write: Write) -> None:
+    """Also where one can not be removed the others are; what is left is removed by `remove_stale`."""
+    try:
+        write.discard()
+    except OSError as error:
+        _log.warning("a temporary file of %r stays for a while: %s", write.key, error)
 
 
 def _each[W: Write](writes: Iterable[W], action: Callable[[W], object]) -> None:
