@@ -276,3 +276,12 @@ async def test_a_block_that_fails_is_sent_again(
     assert found is not None
     assert found.data == b"x" * PART * 6
     assert failures == {"stage_block": 0, "commit_block_list": 0}
+
+
+async def test_a_stream_that_may_not_replace_leaves_nothing_behind(objects: ObjectStore, key: str) -> None:
+    for etag in ("other", (await objects.put(f"{key}-2", b"x")).etag):
+        with pytest.raises(PreconditionFailedError):
+            await objects.put_stream(key, [b"y" * PART, b"y"], if_match=etag)
+        with pytest.raises(KeyNotFoundError):
+            await objects.delete(key)
+    assert (await objects.put(key, b"z", if_absent=True)).created is True

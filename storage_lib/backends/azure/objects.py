@@ -154,11 +154,23 @@ class AzureObjectStore(ObjectStore):
         if_match: str | None,
         if_absent: bool,
     ) -> PutResult:
+        if if_match is not None:
+            await self.repeat(f"head {key!r}", lambda: self._expect(key, if_match))
         etag = await put_blocks(
             self._container, key, parts, content_type, metadata, if_match, if_absent, self.repeat
         )
         created = True if if_absent else None if if_match is None else False
         return PutResult(key, etag, parts.size, created)
+
+    async def _expect(self, key: str, if_match: str) -> None:
+        """See that the object has this ETag before all is sent for nothing. What is sent and not committed
+        stays for a week, too, and Azurite takes it for an object."""
+        try:
+            info = await self._head(key)
+        except KeyNotFoundError as error:
+            raise unmet(key, if_match) from error
+        if info.etag != if_match:
+            raise unmet(key, if_match)
 
     async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         etag = await copy_blob(self._container, source, target, if_absent)
