@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Self, cast, overload
@@ -13,7 +13,7 @@ from storage_lib import values
 from storage_lib.backends.base import (
     ByteRange,
     ByteSource,
-    ListEntry,
+    Listed,
     ListPage,
     ObjectInfo,
     ObjectReader,
@@ -22,6 +22,7 @@ from storage_lib.backends.base import (
     StorageBackend,
     StoredObject,
 )
+from storage_lib.backends.specified import names_below
 from storage_lib.config import StorageConfig
 from storage_lib.errors import (
     InvalidArgumentError,
@@ -82,7 +83,7 @@ class StorageManager:
     async def save(
         self,
         key: str,
-        value: Any,
+        data: Any,
         *,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -90,7 +91,7 @@ class StorageManager:
         if_absent: bool = False,
         ttl: float | None = None,
     ) -> PutResult:
-        """Store ``value`` so that `load` gives it back with the same type.
+        """Store ``data``, a value, so that `load` gives it back with the same type.
 
         :param content_type: a closer description than the default of the value's type: another
             ``text/…`` for a str, ``…+json`` for JSON, any other for bytes.
@@ -100,7 +101,7 @@ class StorageManager:
         :raises SerializationError: the value could not come back as it is; nothing was stored.
         :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
         """
-        encoded = values.encode(value)
+        encoded = values.encode(data)
         chosen = encoded.content_type if content_type is None else _narrowed(content_type, encoded)
         return await self.backend.objects.put(
             validate_user_key(key),
@@ -337,11 +338,10 @@ class StorageManager:
         """`delete` each key: None, or the error that it alone had."""
         return await _each(keys, self.delete, concurrency)
 
-    async def list_keys(self, prefix: str = "") -> AsyncIterator[str]:
-        """Every key that starts with ``prefix``, in order of its UTF-8 bytes, a page in memory at a time."""
-        async for entry in self.backend.objects.iterate(prefix, skip=SYSTEM_PREFIX):
-            if isinstance(entry, ListEntry):
-                yield entry.key
+    def list_keys(self, prefix: str = "") -> Listed[str]:
+        """Every key that starts with ``prefix``, in order of its UTF-8 bytes: ``await`` makes a list, ``async
+        for`` takes one after the other and holds a page at a time."""
+        return names_below(self.backend.objects, prefix)
 
     async def list_page(
         self,

@@ -28,6 +28,7 @@ LAYERS = [
         "storage_lib.backends.base",
         "storage_lib.backends.expiry",
         "storage_lib.backends.entities",
+        "storage_lib.backends.listed",
         "storage_lib.backends.object_model",
         "storage_lib.backends.specified",
         "storage_lib.backends.settling",

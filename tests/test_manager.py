@@ -38,6 +38,56 @@ async def test_the_first_steps(storage: StorageManager) -> None:
         await storage.load("configs/ceo.json")
 
 
+async def test_data_is_named_so_and_a_listing_is_a_list_when_awaited(storage: StorageManager) -> None:
+    await storage.save(key="configs/ceo", data={"model": "large"}, content_type="application/json")
+    await storage.save("configs/cfo", data=b"raw")
+    await storage.save("other", 1)
+    assert await storage.load(key="configs/ceo") == {"model": "large"}
+    assert await storage.list_keys(prefix="configs/") == ["configs/ceo", "configs/cfo"]
+    assert await storage.list_keys() == ["configs/ceo", "configs/cfo", "other"]
+    assert [key async for key in storage.list_keys(prefix="o")] == ["other"]
+    with pytest.raises(InvalidKeyError):
+        await storage.list_keys(prefix="../")
+
+
+async def test_each_listing_begins_anew(storage: StorageManager) -> None:
+    await storage.backend.tables.insert("t", "p", "r", {})
+    await storage.save("a", 1)
+    listing = storage.list_keys()
+    assert await listing == ["a"]
+    await storage.save("b", 1)
+    assert await listing == [key async for key in listing] == ["a", "b"]
+    async for _ in listing:
+        break
+    assert await asyncio.gather(listing, storage.list_keys("b")) == [["a", "b"], ["b"]]
+    backend = storage.backend
+    assert [getattr(entry, "key", entry) for entry in await backend.objects.iterate()] == ["a", "b"]
+    assert [entity.row_key for entity in await backend.tables.iterate("t")] == ["r"]
+
+
+async def test_a_listing_that_is_streamed_holds_a_page() -> None:
+    """Reading stops where the reader stops, and nothing is read for a listing that is not used."""
+
+    class Counting(MemoryObjectStore):
+        given = 0
+
+        async def _scan(self, *arguments: Any) -> Any:
+            async for found in super()._scan(*arguments):
+                self.given += 1
+                yield found
+
+    backend = MemoryBackend()
+    backend.objects = counting = Counting()
+    storage = StorageManager(backend=backend)
+    await storage.save_many({f"k{n:03}": n for n in range(200)})
+    counting.given = 0
+    listing = storage.list_keys()
+    assert counting.given == 0
+    async for _ in listing:
+        break
+    assert counting.given <= 2
+
+
 async def test_concurrent_updates_lose_nothing(storage: StorageManager) -> None:
     async def add(total: int) -> int:
         await asyncio.sleep(0)

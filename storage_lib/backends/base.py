@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from storage_lib.backends.listed import Listed
 from storage_lib.backends.objects import (
     ByteRange,
     ByteSource,
@@ -43,6 +44,7 @@ __all__ = [
     "Insert",
     "ListEntry",
     "ListPage",
+    "Listed",
     "MessageEncoding",
     "ObjectInfo",
     "ObjectReader",

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from storage_lib.backends import expiry
+from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import (
     ByteRange,
     ListEntry,
@@ -391,22 +392,27 @@ class ObjectStore(ABC):
                 last = found.key
         return ListPage(entries, prefixes, None)
 
-    async def iterate(
+    def iterate(
         self,
         prefix: str = "",
         *,
         delimiter: str | None = None,
         details: bool = False,
         skip: str | None = None,
-    ) -> AsyncIterator[ListEntry | str]:
-        """Every entry (and, with a delimiter, every common prefix as a str), one by one and in order.
+    ) -> Listed[ListEntry | str]:
+        """Every entry (and, with a delimiter, every common prefix as a str) in order: ``async for`` one by
+        one, ``await`` as a list.
 
-        Holds a page at a time. Objects saved or deleted meanwhile may or may not be seen; all others are
-        given exactly once. Arguments as for `list_page`.
+        Objects saved or deleted meanwhile may or may not be seen; all others are given exactly once.
+        Arguments as for `list_page`.
         """
-        validate_prefix(prefix)
-        async for found in self._scan_without(skip, prefix, delimiter, None, None, details):
-            yield found
+
+        async def found() -> AsyncGenerator[ListEntry | str]:
+            validate_prefix(prefix)
+            async for found in self._scan_without(skip, prefix, delimiter, None, None, details):
+                yield found
+
+        return Listed(found)
 
     async def _scan_without(
         self,

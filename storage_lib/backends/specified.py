@@ -8,10 +8,11 @@ backends that have them, and share the functions below: what is written comes ba
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from storage_lib import values
+from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import PutResult, StoredObject
 from storage_lib.backends.objects import ObjectStore
 from storage_lib.backends.queues import QueueMessage, QueueStore
@@ -19,24 +20,7 @@ from storage_lib.backends.tables import Entity, TableStore
 from storage_lib.errors import InvalidArgumentError, SerializationError
 from storage_lib.keys import SYSTEM_PREFIX, validate_user_key
 
-__all__ = ["Listed", "TableAndQueueNames", "load_value", "names_below", "put_value"]
-
-
-class Listed[T]:
-    """What a listing gives: ``async for`` takes one after the other, a page held at a time; ``await`` makes a
-    list of all."""
-
-    def __init__(self, items: Callable[[], AsyncIterator[T]]) -> None:
-        self._items = items
-
-    def __aiter__(self) -> AsyncIterator[T]:
-        return self._items()
-
-    def __await__(self) -> Generator[Any, Any, list[T]]:
-        return self._all().__await__()
-
-    async def _all(self) -> list[T]:
-        return [item async for item in self._items()]
+__all__ = ["TableAndQueueNames", "load_value", "names_below", "put_value"]
 
 
 class TableAndQueueNames:
@@ -82,7 +66,7 @@ class TableAndQueueNames:
         :raises KeyNotFoundError: there is no such table.
         """
 
-        async def entities() -> AsyncIterator[dict[str, Any]]:
+        async def entities() -> AsyncGenerator[dict[str, Any]]:
             found = self.tables.iterate(table_name, filter, parameters=parameters, select=select)
             async for entity in found:
                 yield _as_dict(entity)
@@ -165,7 +149,7 @@ async def load_value(objects: ObjectStore, key: str) -> Any:
 def names_below(objects: ObjectStore, prefix: str) -> Listed[str]:
     """The user's keys that begin with ``prefix``."""
 
-    async def names() -> AsyncIterator[str]:
+    async def names() -> AsyncGenerator[str]:
         async for entry in objects.iterate(prefix, skip=SYSTEM_PREFIX):
             if not isinstance(entry, str):
                 yield entry.key

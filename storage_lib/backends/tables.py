@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -27,6 +27,7 @@ from storage_lib.backends.entities import (
     stored_text,
     to_stored,
 )
+from storage_lib.backends.listed import Listed
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
@@ -280,25 +281,30 @@ class TableStore(ABC):
         page = await self._query(table_name(table), filter, bound, wanted, limit, cursor)
         return EntityPage([_read(entity) for entity in page.entities], page.cursor)
 
-    async def iterate(
+    def iterate(
         self,
         table: str,
         filter: str | None = None,
         *,
         parameters: Mapping[str, Any] | None = None,
         select: Sequence[str] | None = None,
-    ) -> AsyncIterator[Entity]:
-        """All entities that an OData filter holds for, page by page; arguments and errors as of `query`.
+    ) -> Listed[Entity]:
+        """All entities that an OData filter holds for: ``async for`` one by one, ``await`` as a list;
+        arguments and errors as of `query`.
 
         What is written meanwhile is seen or not; what was there all the time is given exactly once.
         """
-        cursor = None
-        while True:
-            page = await self.query(table, filter, parameters=parameters, select=select, cursor=cursor)
-            for entity in page.entities:
-                yield entity
-            if (cursor := page.cursor) is None:
-                return
+
+        async def entities() -> AsyncGenerator[Entity]:
+            cursor = None
+            while True:
+                page = await self.query(table, filter, parameters=parameters, select=select, cursor=cursor)
+                for entity in page.entities:
+                    yield entity
+                if (cursor := page.cursor) is None:
+                    return
+
+        return Listed(entities)
 
     @abstractmethod
     async def _create_table(self, table: str) -> None: ...

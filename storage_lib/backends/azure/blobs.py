@@ -8,9 +8,10 @@ from typing import Any, Literal
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import read
 from storage_lib.backends.azure.objects import AzureObjectStore
+from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import PutResult
 from storage_lib.backends.objects import ObjectStore
-from storage_lib.backends.specified import Listed, load_value, names_below, put_value
+from storage_lib.backends.specified import load_value, names_below, put_value
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.names import container_name
 

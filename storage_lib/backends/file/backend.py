@@ -14,8 +14,9 @@ from storage_lib.backends.file.objects import FileObjectStore
 from storage_lib.backends.file.queues import FileQueueStore
 from storage_lib.backends.file.sqlite import Database
 from storage_lib.backends.file.tables import FileTableStore
+from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import PutResult
-from storage_lib.backends.specified import Listed, load_value, names_below, put_value
+from storage_lib.backends.specified import load_value, names_below, put_value
 from storage_lib.keys import validate_user_key
 
 
