@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Buffer, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Self, cast, overload
@@ -23,6 +23,7 @@ from storage_lib.backends.base import (
     StoredObject,
 )
 from storage_lib.backends.specified import names_below
+from storage_lib.buffers import as_bytes
 from storage_lib.config import StorageConfig
 from storage_lib.errors import (
     InvalidArgumentError,
@@ -200,7 +201,7 @@ class StorageManager:
     async def write(
         self,
         key: str,
-        data: bytes,
+        data: Buffer,
         *,
         content_type: str = values.BYTES,
         metadata: Mapping[str, str] | None = None,
@@ -210,9 +211,12 @@ class StorageManager:
     ) -> PutResult:
         """Store bytes as they are. JSON is checked to be JSON. Conditions and ``ttl`` as for `save`.
 
+        :param data: bytes, or any bytes-like object: what it holds now is stored.
         :raises SerializationError: the bytes are not what the content type says; nothing was stored.
+        :raises InvalidArgumentError: ``data`` is no bytes-like object.
         """
         validate_user_key(key)
+        data = as_bytes(data)
         values.validate(data, validate_content_type(content_type))
         return await self.backend.objects.put(
             key,

@@ -13,6 +13,7 @@ from tests.conftest import PROJECT
 
 LAYERS = [
     (
+        "storage_lib.buffers",
         "storage_lib.errors",
         "storage_lib.keys",
         "storage_lib.names",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from array import array
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from storage_lib.errors import (
     SerializationError,
     StorageUnavailableError,
 )
+from storage_lib.testing.buffers import NOT_BYTES
 
 
 @pytest.fixture
@@ -214,6 +216,22 @@ async def test_streams_copies_and_stats(storage: StorageManager) -> None:
     assert [key async for key in storage.list_keys()] == ["big", "moved"]
     stats = await storage.stats()
     assert (stats.count, stats.bytes) == (2, 200_000)
+
+
+async def test_write_takes_bytes_like_objects_as_bytes(storage: StorageManager) -> None:
+    await storage.write("k", memoryview(array("d", [1.0, 2.0, 3.0])))
+    assert (await storage.read("k")).data == array("d", [1.0, 2.0, 3.0]).tobytes()
+    await storage.write("json", bytearray(b'{"a": 1}'), content_type="application/json")
+    assert await storage.load("json") == {"a": 1}
+    for wrong in NOT_BYTES:
+        for content_type in ("application/octet-stream", "application/json", "text/plain"):
+            with pytest.raises(InvalidArgumentError) as refused:
+                await storage.write("json", wrong, content_type=content_type)
+            assert refused.value.field == "data"
+            assert refused.value.remedy
+    with pytest.raises(SerializationError, match="bytearray"):
+        await storage.save("json", bytearray(b"would come back as bytes"))
+    assert await storage.load("json") == {"a": 1}
 
 
 async def test_the_systems_own_keys_are_out_of_reach(storage: StorageManager) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from azure.storage.blob.aio import BlobServiceClient
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from storage_lib.errors import (
     SerializationError,
 )
 from storage_lib.names import container_name, queue_name, table_name
+from storage_lib.testing.buffers import buffers
 
 # azure-data-tables reads error bodies so.
 pytestmark = pytest.mark.filterwarnings("ignore:Testing an element's truth value:DeprecationWarning")
@@ -234,6 +236,28 @@ def test_the_own_container_is_mapped_too() -> None:
         account_url="https://acct.blob.core.windows.net", credential=key, container="My_data"
     )
     assert repr(backend).endswith(f"/{container_name('My_data')})")
+
+
+async def test_what_is_bytes_like_is_bytes_by_every_name(
+    files: FileStorageBackend, azure: AzureStorageBackend, name: str
+) -> None:
+    for buffer, expected in buffers():
+        await files.write("k", buffer)
+        assert await files.read("k") == expected
+        await azure.upload_blob(name, "k", buffer)
+        assert await azure.download_blob(name, "k") == expected
+        await files.send_message(name, buffer)
+        message = await files.receive_message(name)
+        assert message is not None
+        assert message.body == expected
+        await files.delete_message(name, message)
+    array = numpy.arange(3.0)
+    await files.write("k", array)
+    assert (await files.read("k")).dtype == array.dtype, "an array is a value"
+    for wrong in (None, 5, {1, 2}, object(), [(1, 2)]):
+        with pytest.raises(SerializationError) as refused:
+            await files.send_message(name, wrong)  # pyright: ignore[reportArgumentType]
+        assert refused.value.field == "message"
 
 
 # -- the mapping

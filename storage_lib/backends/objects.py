@@ -11,7 +11,7 @@ import base64
 import binascii
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Buffer, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from storage_lib.backends.object_model import (
     StoredObject,
 )
 from storage_lib.backends.streaming import ByteSource, ObjectReader, Parts, one_chunk, sha256_of, verify
+from storage_lib.buffers import as_bytes
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
@@ -117,7 +118,7 @@ class ObjectStore(ABC):
     async def put(
         self,
         key: str,
-        data: bytes,
+        data: Buffer,
         *,
         content_type: str = DEFAULT_CONTENT_TYPE,
         metadata: Mapping[str, str] | None = None,
@@ -127,11 +128,13 @@ class ObjectStore(ABC):
     ) -> PutResult:
         """Store ``data`` whole, durable when this returns; a failure leaves what was there.
 
+        :param data: bytes, or any bytes-like object: what it holds now is stored.
         :param if_match: replace only the object with this ETag.
         :param if_absent: create only.
         :param ttl: seconds after which the object is gone; None means never.
         :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
         """
+        data = as_bytes(data)
         kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
         if len(data) > self.max_object_bytes:
             raise ObjectTooLargeError(
@@ -171,7 +174,8 @@ class ObjectStore(ABC):
 
         The object appears, whole, when the source has ended; if the source raises, nothing is stored.
 
-        :param source: an async or plain iterable of bytes, or a binary file object.
+        :param source: an async or plain iterable of bytes-like objects, or a file object that is open in
+            binary mode. Each chunk is taken at once: its owner may use the buffer again for the next.
         """
         kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
         parts = Parts(source, self.part_bytes, self.max_stream_bytes)

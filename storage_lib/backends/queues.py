@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 from abc import ABC, abstractmethod
+from collections.abc import Buffer
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from storage_lib.buffers import as_bytes
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, ObjectTooLargeError
 from storage_lib.names import queue_name
 
@@ -21,6 +23,8 @@ MAX_VISIBILITY_SECONDS = 7 * 24 * 3600
 MAX_TTL_SECONDS = 2**31 - 1
 """68 years; what the service takes for a whole number of seconds."""
 MAX_RECEIVE = 32
+
+_REMEDY = "send text or bytes; for a dict or list json.dumps(…)"
 
 MessageEncoding = Literal["base64", "none"]
 
@@ -59,7 +63,9 @@ class QueueStore(ABC):
         """Make the queue if it is not there."""
         await self._create_queue(queue_name(queue))
 
-    async def send(self, queue: str, body: bytes | str, *, delay: float = 0, ttl: float | None = None) -> str:
+    async def send(
+        self, queue: str, body: Buffer | str, *, delay: float = 0, ttl: float | None = None
+    ) -> str:
         """Send a message and return its id; it is durable when this returns. The queue is made if missing.
 
         :param delay: seconds until it can be received, at most 7 days.
@@ -103,16 +109,23 @@ class QueueStore(ABC):
         :raises KeyNotFoundError: the receipt has lost its message: someone else received or deleted it, it
             was updated, or it expired.
         """
+        _check_message(message)
         await self._delete(queue_name(queue), message.id, message.pop_receipt)
 
     async def update(
-        self, queue: str, message: QueueMessage, *, visibility_timeout: float, body: bytes | str | None = None
+        self,
+        queue: str,
+        message: QueueMessage,
+        *,
+        visibility_timeout: float,
+        body: Buffer | str | None = None,
     ) -> QueueMessage:
         """Hide a received message for so many seconds from now (0: visible at once), with a new body if
         one is given. Returns the message with its new receipt; the old one is void.
 
         :raises KeyNotFoundError: the receipt has lost its message.
         """
+        _check_message(message)
         _check_seconds("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
         text = message.text if body is None else self.encode(body)
         return await self._update(queue_name(queue), message, visibility_timeout, text)
@@ -133,8 +146,8 @@ class QueueStore(ABC):
         """Remove every message."""
         await self._clear(queue_name(queue))
 
-    def encode(self, body: bytes | str) -> str:
-        raw = body.encode() if isinstance(body, str) else body
+    def encode(self, body: Buffer | str) -> str:
+        raw = body.encode() if isinstance(body, str) else as_bytes(body, "body", remedy=_REMEDY)
         if self.message_encoding == "base64":
             text = base64.b64encode(raw).decode()
         else:
@@ -187,6 +200,15 @@ def lost_receipt(queue: str, message_id: str) -> KeyNotFoundError:
         " or was received by another",
         field="pop_receipt",
     )
+
+
+def _check_message(message: object) -> None:
+    if not isinstance(message, QueueMessage):
+        raise InvalidArgumentError(
+            f"message is {'None' if message is None else type(message).__name__}, not one that was received",
+            field="message",
+            remedy="give what receive returned; None says that no message was there",
+        )
 
 
 def _check_size(text: str) -> None:

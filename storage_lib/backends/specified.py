@@ -8,7 +8,7 @@ backends that have them, and share the functions below: what is written comes ba
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Buffer, Mapping, Sequence
 from typing import Any
 
 from storage_lib import values
@@ -17,6 +17,7 @@ from storage_lib.backends.object_model import PutResult, StoredObject
 from storage_lib.backends.objects import ObjectStore
 from storage_lib.backends.queues import QueueMessage, QueueStore
 from storage_lib.backends.tables import Entity, TableStore
+from storage_lib.buffers import as_bytes, is_bytes_like
 from storage_lib.errors import InvalidArgumentError, SerializationError
 from storage_lib.keys import SYSTEM_PREFIX, validate_user_key
 
@@ -29,7 +30,7 @@ class TableAndQueueNames:
     tables: TableStore
     queues: QueueStore
 
-    async def insert_entity(self, *, table_name: str, entity: Mapping[str, Any]) -> str:
+    async def insert_entity(self, table_name: str, entity: Mapping[str, Any]) -> str:
         """Add an entity and return its ETag; the table is made if missing.
 
         :param entity: a dict with ``PartitionKey``, ``RowKey`` and the properties.
@@ -45,7 +46,7 @@ class TableAndQueueNames:
             ) from error
         return await self.tables.insert(table_name, *keys, properties)
 
-    async def get_entity(self, *, table_name: str, partition_key: str, row_key: str) -> dict[str, Any]:
+    async def get_entity(self, table_name: str, partition_key: str, row_key: str) -> dict[str, Any]:
         """The entity as the dict that was inserted.
 
         :raises KeyNotFoundError: there is no such entity (or table).
@@ -54,9 +55,9 @@ class TableAndQueueNames:
 
     def query_entities(
         self,
-        *,
         table_name: str,
         filter: str | None = None,
+        *,
         parameters: Mapping[str, Any] | None = None,
         select: Sequence[str] | None = None,
     ) -> Listed[dict[str, Any]]:
@@ -75,32 +76,37 @@ class TableAndQueueNames:
 
     async def send_message(
         self,
-        *,
         queue_name: str,
-        message: str | bytes | dict[str, Any] | list[Any],
+        message: str | Buffer | dict[str, Any] | list[Any],
+        *,
         delay: float = 0,
         ttl: float | None = None,
     ) -> str:
         """Send a message and return its id; the queue is made if missing.
 
-        :param message: text, bytes, or a dict or list, which goes as its JSON text.
+        :param message: text, bytes or a bytes-like object, or a dict or list, which goes as its JSON text.
         :param delay: seconds until it can be received. :param ttl: seconds until it is dropped unread.
         :raises SerializationError: a dict or list is not plain JSON.
         :raises ObjectTooLargeError: more than 64 KiB on the wire.
         """
-        if not isinstance(message, str | bytes):
-            encoded = values.encode(message)
-            if encoded.content_type != values.JSON or type(message) not in (dict, list):
+        body: str | bytes
+        if isinstance(message, str):
+            body = message
+        elif is_bytes_like(message):
+            body = as_bytes(message, "message")
+        else:
+            encoded = values.encode(message) if type(message) in (dict, list) else None
+            if encoded is None or encoded.content_type != values.JSON:
                 raise SerializationError(
                     f"a message of type {type(message).__name__} with these contents is not plain JSON",
                     field="message",
                     remedy="send text, bytes, or a dict or list of plain JSON values",
                 )
-            message = encoded.data
-        return await self.queues.send(queue_name, message, delay=delay, ttl=ttl)
+            body = encoded.data
+        return await self.queues.send(queue_name, body, delay=delay, ttl=ttl)
 
     async def receive_message(
-        self, *, queue_name: str, visibility_timeout: float = 30
+        self, queue_name: str, *, visibility_timeout: float = 30
     ) -> QueueMessage | None:
         """The next message, hidden from others for so many seconds. None says that there is none now, which
         is no error; every error is raised. ``body`` has the bytes that were sent, for a dict its JSON.
@@ -110,7 +116,7 @@ class TableAndQueueNames:
         received = await self.queues.receive(queue_name, visibility_timeout=visibility_timeout)
         return received[0] if received else None
 
-    async def delete_message(self, *, queue_name: str, message: QueueMessage) -> None:
+    async def delete_message(self, queue_name: str, message: QueueMessage) -> None:
         """Remove a message that was received and is done.
 
         :raises KeyNotFoundError: the receipt has lost its message: someone else received or deleted it.
@@ -133,7 +139,7 @@ async def put_value(
     validate_user_key(key)
     if hasattr(data, "read") or hasattr(data, "__aiter__"):
         return await objects.put_stream(key, data, metadata=metadata, if_absent=if_absent)
-    encoded = values.encode(bytes(data) if isinstance(data, bytearray | memoryview) else data)
+    encoded = values.encode(as_bytes(data) if is_bytes_like(data) else data)
     return await objects.put(
         key, encoded.data, content_type=encoded.content_type, metadata=metadata, if_absent=if_absent
     )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from typing import BinaryIO, cast
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Buffer, Iterable
+from inspect import isawaitable
+from typing import Any, BinaryIO
 
 from storage_lib.backends.object_model import ObjectInfo, StoredObject
+from storage_lib.buffers import as_bytes
 from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError
 
-ByteSource = AsyncIterable[bytes] | Iterable[bytes] | BinaryIO
+ByteSource = AsyncIterable[Buffer] | Iterable[Buffer] | BinaryIO
 
 _INLINE_BYTES = 1024 * 1024
 """Up to so many bytes are hashed on the event loop (about a millisecond); more go to a thread."""
 _FILE_CHUNK_BYTES = 1024 * 1024
+_REMEDY = "open files in binary mode, encode text"
 
 
 async def sha256_of(data: bytes) -> str:
@@ -92,7 +95,8 @@ class Parts:
         """Whether there are bytes left, fetched if need be."""
         while not self._left and not self._ended:
             try:
-                self._left = memoryview(_as_bytes(await anext(self._chunks)))
+                chunk = await anext(self._chunks)
+                self._left = memoryview(as_bytes(chunk, "source", remedy=_REMEDY))
             except StopAsyncIteration:
                 self._ended = True
         return bool(self._left)
@@ -146,30 +150,28 @@ async def one_chunk(data: bytes) -> AsyncGenerator[bytes]:
     yield data
 
 
-def _as_bytes(chunk: object) -> bytes:
-    if not isinstance(chunk, bytes | bytearray | memoryview):
-        raise InvalidArgumentError(
-            f"the source gave a {type(chunk).__name__}, not bytes",
-            field="source",
-            remedy="open files in binary mode, encode text",
-        )
-    return bytes(chunk)
-
-
-async def _chunks(source: ByteSource) -> AsyncGenerator[bytes]:
+async def _chunks(source: Any) -> AsyncGenerator[object]:
+    """What a source gives, unchecked. Its own errors are its reader's."""
     if isinstance(source, AsyncIterable):
         async for chunk in source:
             yield chunk
     elif hasattr(source, "read"):
-        file = cast("BinaryIO", source)
-        while chunk := await asyncio.to_thread(file.read, _FILE_CHUNK_BYTES):
+        while True:
+            chunk = await asyncio.to_thread(source.read, _FILE_CHUNK_BYTES)
+            if isawaitable(chunk):
+                chunk = await chunk
+            if isinstance(chunk, Buffer) and not as_bytes(chunk, "source", remedy=_REMEDY):
+                return
             yield chunk
-    elif isinstance(source, bytes | bytearray | memoryview | str):
+    elif isinstance(source, str | Buffer) or not isinstance(source, Iterable):
         raise InvalidArgumentError(
-            f"the source is a {type(source).__name__}", field="source", remedy="use put for bytes at hand"
+            f"the source is a {type(source).__name__}",
+            field="source",
+            limit="an iterable of bytes, or a file object",
+            remedy="use write or put for bytes at hand",
         )
     else:
-        iterator = iter(cast("Iterable[bytes]", source))
+        iterator = iter(source)
         nothing = object()
         while (chunk := await asyncio.to_thread(next, iterator, nothing)) is not nothing:
-            yield cast("bytes", chunk)
+            yield chunk

@@ -22,6 +22,7 @@ from storage_lib.errors import (
     PreconditionFailedError,
     TransientStorageError,
 )
+from storage_lib.testing.buffers import NOT_BYTES, buffers
 
 AWKWARD_KEYS = [
     "a",
@@ -461,6 +462,69 @@ class ObjectStoreContract:
         with pytest.raises(InvalidArgumentError) as refused:
             await objects.list_page("a", **arguments)
         assert refused.value.field == field
+
+    # -- buffers
+
+    async def test_bytes_like_objects_are_their_bytes(self, objects: ObjectStore, unique: str) -> None:
+        for number, (buffer, expected) in enumerate(buffers()):
+            key = f"{unique}/{number}"
+            put = await objects.put(key, buffer)
+            assert put.size == len(expected)
+            found = await objects.get(key)
+            assert found is not None
+            assert (type(found.data), found.data) == (bytes, expected)
+            await objects.put_stream(f"{key}/s", [b"1", buffer, b"2"])
+            found = await objects.get(f"{key}/s")
+            assert found is not None
+            assert found.data == b"1" + expected + b"2"
+
+    async def test_a_buffer_may_be_changed_once_it_is_handed_over(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        for size in (1000, 3_000_000):  # hashed at once, and in a thread
+            key, buffer = f"{unique}/{size}", bytearray(b"x" * size)
+            saving = asyncio.create_task(objects.put(key, buffer))
+            await asyncio.sleep(0)
+            buffer[:] = b"y"  # its length too
+            await saving
+            found = await objects.get(key)
+            assert found is not None
+            assert found.data == b"x" * size
+
+        async def reused() -> AsyncIterator[bytearray]:
+            buffer = bytearray(1000)
+            for n in range(20):
+                buffer[:] = bytes([n]) * 1000
+                yield buffer
+                buffer[:] = b"?"
+
+        await objects.put_stream(f"{unique}/s", reused())
+        found = await objects.get(f"{unique}/s")
+        assert found is not None
+        assert found.data == b"".join(bytes([n]) * 1000 for n in range(20))
+
+    async def test_what_is_not_bytes_is_refused_before_anything_is_touched(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        key = f"{unique}/k"
+        await objects.put(key, b"old")
+        for wrong in NOT_BYTES:
+            with pytest.raises(InvalidArgumentError) as refused:
+                await objects.put(key, wrong)
+            assert refused.value.field == "data"
+            assert refused.value.remedy
+            for source in ([b"x", wrong], wrong):
+                if source == {}:
+                    continue  # without items it is an empty stream
+                with pytest.raises(InvalidArgumentError) as refused:
+                    await objects.put_stream(key, source)
+                assert refused.value.field == "source"
+                assert refused.value.remedy
+        with pytest.raises(InvalidArgumentError):
+            await objects.put_stream(key, io.StringIO(""))  # pyright: ignore[reportArgumentType]
+        found = await objects.get(key)
+        assert found is not None
+        assert found.data == b"old"
 
     # -- streams
 

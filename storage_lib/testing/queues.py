@@ -11,6 +11,7 @@ import pytest
 
 from storage_lib.backends.base import QueueMessage, QueueStore
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoundError, ObjectTooLargeError
+from storage_lib.testing.buffers import NOT_BYTES, buffers
 
 
 class QueueStoreContract:
@@ -37,6 +38,33 @@ class QueueStoreContract:
         assert message.pop_receipt
         assert before < message.inserted_at < datetime.now(UTC) + timedelta(seconds=5)
         assert message.next_visible_at > message.inserted_at
+
+    async def test_bytes_like_objects_are_their_bytes(self, queues: QueueStore, queue: str) -> None:
+        for buffer, expected in buffers():
+            await queues.send(queue, buffer)
+            (message,) = await queues.receive(queue)
+            assert message.body == expected
+            message = await queues.update(queue, message, visibility_timeout=30, body=buffer)
+            assert message.body == expected
+            await queues.delete(queue, message)
+
+    async def test_what_is_no_message_is_refused(self, queues: QueueStore, queue: str) -> None:
+        await queues.send(queue, b"old")
+        (message,) = await queues.receive(queue)
+        for wrong in NOT_BYTES[1:]:
+            with pytest.raises(InvalidArgumentError) as refused:
+                await queues.send(queue, wrong)
+            assert refused.value.field == "body"
+            assert refused.value.remedy
+            for call in (queues.delete(queue, wrong), queues.update(queue, wrong, visibility_timeout=0)):
+                with pytest.raises(InvalidArgumentError) as refused:
+                    await call
+                assert refused.value.field == "message"
+        for wrong in NOT_BYTES[2:]:  # no text, and not None, which leaves the body as it is
+            with pytest.raises(InvalidArgumentError):
+                await queues.update(queue, message, visibility_timeout=30, body=wrong)
+        await queues.delete(queue, message)
+        assert await queues.length(queue) == 0
 
     async def test_a_received_message_is_hidden_until_deleted(self, queues: QueueStore, queue: str) -> None:
         await queues.send(queue, "one")

@@ -40,7 +40,7 @@ class BlobNames:
             store = self._containers[mapped] = AzureObjectStore(self._clients.at(mapped))
         return store
 
-    async def create_container(self, *, name: str, access_level: AccessLevel | None = None) -> bool:
+    async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
         """Make a container. False says that it was there; it is then left as it is, with its access level.
 
         :param access_level: None is ``private``. The account must allow the others.
@@ -67,10 +67,10 @@ class BlobNames:
 
     async def upload_blob(
         self,
-        *,
         container: str,
         blob_name: str,
         data: Any,
+        *,
         metadata: Mapping[str, str] | None = None,
         overwrite: bool = True,
     ) -> PutResult:
@@ -85,7 +85,7 @@ class BlobNames:
             self.container(container), blob_name, data, metadata=metadata, if_absent=not overwrite
         )
 
-    async def download_blob(self, *, container: str, blob_name: str) -> Any:
+    async def download_blob(self, container: str, blob_name: str) -> Any:
         """What was uploaded, with its type; a blob of another program by its content type, else its bytes.
 
         :raises KeyNotFoundError: there is no such blob.
@@ -93,6 +93,6 @@ class BlobNames:
         """
         return await load_value(self.container(container), blob_name)
 
-    def list_blobs(self, *, container: str, prefix: str = "") -> Listed[str]:
+    def list_blobs(self, container: str, prefix: str = "") -> Listed[str]:
         """The names that begin with ``prefix``, in order: ``async for`` one by one, ``await`` as a list."""
         return names_below(self.container(container), prefix)

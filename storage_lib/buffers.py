@@ -1,0 +1,48 @@
+"""Bytes-like objects, taken once: what is stored is what they held when they were handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Buffer
+from typing import Any
+
+from storage_lib.errors import InvalidArgumentError
+
+_FORMATS = frozenset("cbB?hHiIlLqQnNefdg")
+"""The items of which each is its own bytes (struct's letters): no pointers, no records."""
+
+
+def as_bytes(data: Any, field: str = "data", *, remedy: str = "use save for text or a value") -> bytes:
+    """``data`` if it is bytes, else a copy of the bytes that it holds now; its owner may change it at once.
+
+    :param field: the argument that it is, for the error. :param remedy: what to give instead.
+    :raises InvalidArgumentError: it holds no bytes, or not only bytes.
+    """
+    if type(data) is bytes:
+        return data
+    name = type(data).__name__
+    if not isinstance(data, Buffer):
+        raise InvalidArgumentError(
+            f"{field} is a {name}, not bytes",
+            field=field,
+            limit="bytes or a bytes-like object",
+            remedy=remedy,
+        )
+    try:
+        with memoryview(data) as view:
+            if view.format.lstrip("@=<>!") in _FORMATS:
+                return view.tobytes()
+            items = view.format
+    except (ValueError, BufferError, NotImplementedError) as error:
+        raise InvalidArgumentError(
+            f"{field} is a {name} that gives no bytes: {error}", field=field, remedy="give bytes"
+        ) from error
+    raise InvalidArgumentError(
+        f"{field} is a {name} of items that are not numbers (format {items!r})",
+        field=field,
+        remedy="give bytes",
+    )
+
+
+def is_bytes_like(value: Any) -> bool:
+    """Whether ``value`` stands for its bytes: any buffer but numpy's, which are values with a type."""
+    return isinstance(value, Buffer) and type(value).__module__ != "numpy"
