@@ -21,6 +21,11 @@ MAX_BODY_BYTES = 104_857_600
 """The longest request that the host takes, 100 MB ("Limits" of the HTTP trigger, Azure Functions). It refuses
 longer ones itself, without a word."""
 
+DEFAULT_JSON_BYTES = 4 * 1024 * 1024
+"""The longest body that begins with ``{``. The host parses such a body as JSON whatever its type is, at about
+30 times its size in memory, and it and the worker hold about five copies: eight at once
+(`httpConcurrency`) of 4 MiB are 1.1 GB of an instance's 2 GB."""
+
 _TIME_SPAN = re.compile(r"(?:(\d+)\.)?(\d+):(\d\d):(\d\d)(?:\.\d+)?")
 
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import azure.functions as func
 
-from functions.http import json_response, problems
+from functions.answers import json_response
+from functions.endpoint import endpoint
 from functions.state import state
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError
 from storage_lib.tasks.model import TASK_QUEUE
@@ -19,16 +20,16 @@ READY_SECONDS = 5.0
 
 
 @blueprint.function_name("health_live")
-@blueprint.route(route="health/live", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
-@problems
+@blueprint.route(route="health/live", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS)
+@endpoint()
 async def health_live(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/health/live``: 200 as long as the process answers; asks nothing of the storage."""
     return json_response({"status": "live"})
 
 
 @blueprint.function_name("health_ready")
-@blueprint.route(route="health/ready", methods=["GET"], auth_level=func.AuthLevel.FUNCTION)
-@problems
+@blueprint.route(route="health/ready", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
+@endpoint()
 async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/health/ready``: 200 if objects, tables and queues answer within `READY_SECONDS` and the
     settings can work, else 503 or 500 with the reason."""

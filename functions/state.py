@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 
-from functions.limits import checked_body_limit, function_timeout
+from functions.limits import DEFAULT_JSON_BYTES, checked_body_limit, function_timeout
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 from storage_lib.manager import StorageManager
@@ -54,10 +54,14 @@ class AppState:
     def max_body_bytes(self) -> int:
         return checked_body_limit(int(_positive("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES)))
 
+    @cached_property
+    def max_json_bytes(self) -> int:
+        return int(_positive("AGENT_STORAGE_MAX_JSON_BYTES", DEFAULT_JSON_BYTES))
+
     def check_settings(self) -> None:
         """:raises ConfigurationError: a setting or a task module can not work."""
         self.engine.registry.names()
-        _ = self.max_body_bytes, self.task_retention_days
+        _ = self.max_body_bytes, self.max_json_bytes, self.task_retention_days
 
 
 _states: dict[asyncio.AbstractEventLoop, AppState] = {}

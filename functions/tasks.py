@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, List  # noqa: UP035 - the worker refuses Out[list[str]]
 
 import azure.functions as func
 
-from functions.http import (
-    integer_parameter,
-    json_body,
-    json_response,
-    location_below,
-    problem_document,
-    problems,
-)
+from functions.answers import json_response
+from functions.bodies import json_body
+from functions.endpoint import endpoint
+from functions.parameters import integer_parameter, refuse_unknown, time_parameter
+from functions.paths import location_below
+from functions.problems import problem_document
 from functions.state import state
 from storage_lib.config import CONNECTION
 from storage_lib.errors import InvalidArgumentError, StorageError
@@ -39,18 +36,19 @@ _AUTH = func.AuthLevel.FUNCTION
 _FIELDS = frozenset(
     {"action", "agent_id", "payload", "correlation_id", "idempotency_key", "delay_seconds", "priority"}
 )
+_FILTERS = ("status", "agent_id", "action", "parent_id", "created_after", "created_before")
 MAX_WAIT_SECONDS = 30
 
 
 @blueprint.function_name("submit_task")
 @blueprint.route(route="tasks", methods=["POST"], auth_level=_AUTH)
-@problems
+@endpoint()
 async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks`` ``{action, agent_id, payload?, correlation_id?, idempotency_key?, delay_seconds?,
     priority?}``: 202 with the record and its Location. ``{"tasks": [{…}, …]}`` submits many: either one of
     them can not be right and none is taken, or each has its record, or its problem, in the answer."""
     app = state()
-    body = json_body(req, app.max_body_bytes)
+    body = json_body(req, app)
     trace_parent = req.headers.get("traceparent")
     if "tasks" in body:
         return await _submit_many(body, trace_parent)
@@ -82,10 +80,7 @@ def _new_task(item: Any, trace_parent: str | None) -> NewTask:
     if not isinstance(item, dict):
         raise InvalidArgumentError(f"a task is a JSON object, not a {type(item).__name__}")
     body: dict[str, Any] = item
-    if unknown := sorted(body.keys() - _FIELDS):
-        raise InvalidArgumentError(
-            f"unknown field {unknown[0]!r}", field=unknown[0], limit=", ".join(sorted(_FIELDS))
-        )
+    refuse_unknown(body, _FIELDS, "field")
     for name in ("action", "agent_id"):
         if not isinstance(body.get(name), str):
             raise InvalidArgumentError(f"{name} must be given as text", field=name)
@@ -105,8 +100,8 @@ def _new_task(item: Any, trace_parent: str | None) -> NewTask:
 
 
 @blueprint.function_name("get_task")
-@blueprint.route(route="tasks/{task_id}", methods=["GET"], auth_level=_AUTH)
-@problems
+@blueprint.route(route="tasks/{task_id}", methods=["GET", "HEAD"], auth_level=_AUTH)
+@endpoint("wait")
 async def get_task(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tasks/{task_id}?wait=``: the record, with ``Retry-After`` as long as it is not final. With
     ``wait`` the answer comes when the task has ended, or after so many seconds (at most 30)."""
@@ -125,8 +120,8 @@ async def get_task(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @blueprint.function_name("list_tasks")
-@blueprint.route(route="tasks", methods=["GET"], auth_level=_AUTH)
-@problems
+@blueprint.route(route="tasks", methods=["GET", "HEAD"], auth_level=_AUTH)
+@endpoint(*_FILTERS, "limit", "cursor")
 async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tasks?status=&agent_id=&action=&parent_id=&created_after=&created_before=&limit=&cursor=``:
     a page of records, newest first, without large payloads and results."""
@@ -135,8 +130,8 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
         agent_id=req.params.get("agent_id"),
         action=req.params.get("action"),
         parent_id=req.params.get("parent_id"),
-        created_after=_time_parameter(req, "created_after"),
-        created_before=_time_parameter(req, "created_before"),
+        created_after=time_parameter(req, "created_after"),
+        created_before=time_parameter(req, "created_before"),
         limit=integer_parameter(req, "limit", 50, 1, 1000),
         cursor=req.params.get("cursor") or None,
     )
@@ -146,7 +141,7 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.function_name("cancel_task")
 @blueprint.route(route="tasks/{task_id}/cancel", methods=["POST"], auth_level=_AUTH)
 @blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
-@problems
+@endpoint()
 async def cancel_task(req: func.HttpRequest, events: func.Out[List[str]]) -> func.HttpResponse:  # noqa: UP006
     """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that does not run yet never will; one
     that runs is asked to stop; 409 for one that has ended otherwise."""
@@ -157,7 +152,7 @@ async def cancel_task(req: func.HttpRequest, events: func.Out[List[str]]) -> fun
 
 @blueprint.function_name("requeue_task")
 @blueprint.route(route="tasks/{task_id}/requeue", methods=["POST"], auth_level=_AUTH)
-@problems
+@endpoint()
 async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/requeue``: 202 with the record. A failed, cancelled or dead task runs
     again, keeping its history; 409 for any other."""
@@ -237,20 +232,6 @@ def _publish(ended: list[TaskEvent], events: func.Out[List[str]]) -> None:  # no
     if ended:
         encode = state().storage.backend.queues.encode
         events.set([encode(event.to_json()) for event in ended])
-
-
-def _time_parameter(req: func.HttpRequest, name: str) -> datetime | None:
-    text = req.params.get(name)
-    if text is None:
-        return None
-    try:
-        # A "+" that was not percent-encoded arrives as a space.
-        moment = datetime.fromisoformat(re.sub(r" (?=\d\d:\d\d$)", "+", text))
-    except ValueError as error:
-        raise InvalidArgumentError(
-            f"{name} is {text[:40]!r}", field=name, limit="ISO 8601, for example 2026-01-31T12:00:00Z"
-        ) from error
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _shown(record: TaskRecord) -> Mapping[str, Any]:

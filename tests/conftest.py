@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,9 @@ from hypothesis import settings
 settings.register_profile("decides", derandomize=True, print_blob=True)
 if os.environ.get("CI"):
     settings.load_profile("decides")
+
+if TYPE_CHECKING:
+    from tests.http_app import PlatformApp
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -43,3 +47,18 @@ async def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[o
 
     async with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
+
+
+@pytest.fixture
+async def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PlatformApp]:
+    """The app on files, behind the model of the platform's host."""
+    import asyncio
+
+    from functions import state
+    from storage_lib.config import StorageConfig
+    from tests.http_app import PlatformApp
+
+    app = state.AppState(StorageConfig(base_path=tmp_path / "data"))
+    monkeypatch.setattr(state, "_states", {asyncio.get_running_loop(): app})
+    yield PlatformApp(app)
+    await app.storage.close()

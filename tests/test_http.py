@@ -188,9 +188,6 @@ async def test_keys_travel_percent_encoded(client: Client, store: StorageBackend
         "%E2%80%A6%2F..",
         "dot.",
         "e%CC%81",
-        "a%252fb",
-        "a%25%32%46b",
-        "a%252%46b",
         "s" * 256,
         "/".join(["long-segment-of-a-key"] * 50),
         ".system/tasks/x",
@@ -223,7 +220,7 @@ async def test_keys_outside_the_grammar_are_refused_on_every_route(
         ({"body": b"x", "x_meta_a": "y" * 2000}, 413, "object-too-large", "x-meta-*"),
         ({"body": b"x", "x_meta_under_score": "%00"}, 400, "invalid-argument", "x-meta-*"),
         ({"body": b"x", "If_Match": "unquoted"}, 400, "invalid-argument", "If-Match"),
-        ({"body": b"x", "If_None_Match": '"tag"'}, 400, "invalid-argument", "If-None-Match"),
+        ({"body": b"x", "If_None_Match": "tag"}, 400, "invalid-argument", "If-None-Match"),
         ({"body": b"x", "If_Match": '"other"'}, 412, "precondition-failed", "If-Match"),
         ({"body": b"x", "If_Match": "*"}, 412, "precondition-failed", "If-Match"),
         ({"body": b"x", "x_ttl_seconds": "-5"}, 400, "invalid-argument", "x-ttl-seconds"),
@@ -359,22 +356,13 @@ async def test_a_write_is_refused_where_it_was_modified_since(client: Client) ->
     assert (await client.problem("DELETE", path, If_Unmodified_Since=past))["status"] == 404
 
 
-async def test_a_condition_that_a_write_does_not_have_is_refused(client: Client) -> None:
-    path = "/api/objects/kept"
-    _, saved, _ = await client("PUT", path, body=b"1")
-    for tag in ("*", '"a"', saved["ETag"]):
-        problem = await client.problem("DELETE", path, If_None_Match=tag)
-        assert (problem["status"], problem["field"]) == (400, "If-None-Match")
-    assert (await client("GET", path))[2] == b"1"
-
-
 async def test_a_list_of_entity_tags_as_the_standard_has_it(client: Client) -> None:
     path = "/api/objects/tags"
     _, saved, _ = await client("PUT", path, body=b"1")
     quoted_star = '"*"'
     for method in ("PUT", "DELETE", "GET"):
         assert (await client.problem(method, path, If_Match=quoted_star))["status"] == 412
-    assert (await client.problem("PUT", "/api/objects/tags2", If_None_Match=quoted_star))["status"] == 400
+    assert (await client("PUT", "/api/objects/tags2", If_None_Match=quoted_star))[0] == 201
     assert (await client("GET", path, If_None_Match=quoted_star))[0] == 200
     for tags in (f",{saved['ETag']}", f'"a", ,{saved["ETag"]},,', f" , {saved['ETag']} , "):
         assert (await client("GET", path, If_None_Match=tags))[0] == 304

@@ -125,10 +125,10 @@ def _described_fold_case(path: str) -> bool:
     try:
         described = msgspec.json.decode(text, type=_Description)
     except msgspec.MsgspecError as error:
-        raise ConfigurationError(f"{path} is not readable: {error}", field="base_path") from error
+        raise ConfigurationError(f"{path!r} is not readable: {error}", field="base_path") from error
     if described.version != VERSION:
         raise ConfigurationError(
-            f"{path} says version {described.version}; this library knows version {VERSION}",
+            f"{path!r} says version {described.version}; this library knows version {VERSION}",
             field="base_path",
             remedy="use the version of this library that made the folder, or a later one",
         )

@@ -64,7 +64,7 @@ def check_there(path: str) -> os.stat_result:
         if error.errno not in MISSING:
             raise
         raise StorageUnavailableError(
-            f"the data folder is gone: {path} was there and is not any more",
+            f"the data folder is gone: {path!r} was there and is not any more",
             remedy=_RESTORE,
         ) from error
 

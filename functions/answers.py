@@ -1,0 +1,77 @@
+"""What is answered, whole: the host repairs nothing and turns what is wrong into a 500 or a broken answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+from urllib.parse import quote
+
+import azure.functions as func
+
+from functions.dates import http_date
+from storage_lib.backends.base import ObjectInfo
+from storage_lib.keys import encode_metadata_value
+
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+_IN_NAMES = "!#$%&'*+-.^_`|~"
+"""What a header's name may contain beside letters and digits (RFC 9110, 5.6.2)."""
+_WITHOUT_BODY = (204, 304)
+
+
+def json_response(
+    document: Any,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    content_type: str = "application/json",
+) -> func.HttpResponse:
+    import msgspec
+
+    return func.HttpResponse(
+        msgspec.json.encode(document),
+        status_code=status,
+        headers={"Content-Type": content_type, "Cache-Control": "no-store", **(headers or {})},
+    )
+
+
+def object_headers(info: ObjectInfo) -> dict[str, str]:
+    """Of an answer that shows an object. Other programs may have given it texts that no header can hold."""
+    headers = {
+        "Content-Type": _header_text(info.content_type),
+        "ETag": _header_text(f'"{info.etag}"'),
+        "Last-Modified": http_date(info.last_modified),
+        "Accept-Ranges": "bytes",
+        # Stored content is not ours: a browser must neither guess its type nor run it as part of this site.
+        "Content-Security-Policy": "sandbox",
+        "Cache-Control": "private, no-cache",
+    }
+    if info.expires_at is not None:
+        moment = info.expires_at.astimezone(UTC).isoformat(timespec="milliseconds")
+        headers["x-expires-at"] = moment.replace("+00:00", "Z")
+    for name, value in info.metadata.items():
+        headers.setdefault(
+            f"x-meta-{quote(name.lower(), safe=_IN_NAMES)}", _header_text(encode_metadata_value(value))
+        )
+    return headers
+
+
+def completed(req: func.HttpRequest, response: func.HttpResponse) -> func.HttpResponse:
+    """The answer with its length, without which the host would send it in chunks, and to HEAD without its
+    body."""
+    headers = response.headers
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    if response.status_code in _WITHOUT_BODY:
+        return response
+    headers.setdefault("Content-Length", str(len(response.get_body())))
+    if req.method != "HEAD":
+        return response
+    return func.HttpResponse(status_code=response.status_code, headers=dict(headers))
+
+
+def _header_text(text: str) -> str:
+    """Percent-encode what is not printable ASCII, which the host does not send."""
+    if re.fullmatch(r"[\x20-\x7e]*", text):
+        return text
+    return quote(text, safe=_PRINTABLE, errors="surrogatepass")

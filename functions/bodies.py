@@ -1,0 +1,112 @@
+"""Bodies of requests: whether they arrived, how large they may be, and JSON."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import azure.functions as func
+
+from functions.state import AppState
+from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, SerializationError
+
+_BOM = b"\xef\xbb\xbf"
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\0]*\{")
+"""How a body begins that the host parses as JSON: in UTF-8, or in UTF-16 with a byte order mark."""
+
+
+class LengthRequiredError(InvalidArgumentError):
+    """There was a body, and the host has not handed it over."""
+
+    code = "length-required"
+
+
+class UnsupportedMediaTypeError(InvalidArgumentError):
+    """The body's content type or coding is none that this route takes."""
+
+    code = "unsupported-media-type"
+
+
+def body_of(req: func.HttpRequest, app: AppState) -> bytes:
+    """
+    :raises LengthRequiredError: a body was announced, and there is none.
+    :raises ObjectTooLargeError: the body is larger than the limit of its kind.
+    """
+    body = req.get_body()
+    if not body and _is_announced(req):
+        raise LengthRequiredError(
+            "the request announces a body that has not arrived; the host does not hand over a chunked one",
+            field="Transfer-Encoding" if "Transfer-Encoding" in req.headers else "Content-Length",
+            remedy="send the body whole, with a Content-Length",
+        )
+    if len(body) > app.max_body_bytes:
+        raise ObjectTooLargeError(
+            f"the body is {len(body)} bytes",
+            field="body",
+            limit=f"{app.max_body_bytes} bytes (app setting AGENT_STORAGE_MAX_BODY_BYTES)",
+            remedy="raise AGENT_STORAGE_MAX_BODY_BYTES, up to 100 MB, split the object, or save it with"
+            " storage_lib",
+        )
+    if len(body) > app.max_json_bytes and _OBJECT.match(body):
+        raise ObjectTooLargeError(
+            f"the body is {len(body)} bytes and begins with '{{', so that the host parses it as JSON,"
+            " at about 30 times its size in memory",
+            field="body",
+            limit=f"{app.max_json_bytes} bytes (app setting AGENT_STORAGE_MAX_JSON_BYTES)",
+            remedy="split the object, send it so that it does not begin with '{' (as a JSON array, or"
+            " compressed as application/gzip), save it with storage_lib, or raise"
+            " AGENT_STORAGE_MAX_JSON_BYTES",
+        )
+    return body
+
+
+def _is_announced(req: func.HttpRequest) -> bool:
+    return "Transfer-Encoding" in req.headers or bool(req.headers.get("Content-Length", "").strip(" 0"))
+
+
+def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    :raises UnsupportedMediaTypeError: it does not say that it is JSON, or is encoded.
+    :raises SerializationError: it is not JSON.
+    """
+    body = body_of(req, app)
+    content_type = req.headers.get("Content-Type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaTypeError(
+            f"the content type is {content_type[:80]!r}",
+            field="Content-Type",
+            limit="application/json",
+            remedy="send JSON with the header Content-Type: application/json",
+        )
+    refuse_encoded(req)
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(body.removeprefix(_BOM))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SerializationError(f"the body is not JSON: {error}", field="body") from error
+    if not isinstance(found, dict):
+        raise SerializationError(f"the body is a JSON {type(found).__name__}, not an object", field="body")
+    return found
+
+
+def refuse_encoded(req: func.HttpRequest) -> None:
+    """:raises UnsupportedMediaTypeError: the body has a ``Content-Encoding``. ``identity`` and an empty one
+    are none."""
+    codings = [coding.strip().lower() for coding in req.headers.get("Content-Encoding", "").split(",")]
+    if encoded := [coding for coding in codings if coding not in ("", "identity")]:
+        raise UnsupportedMediaTypeError(
+            f"the body is encoded as {encoded[0][:40]!r}",
+            field="Content-Encoding",
+            limit="identity",
+            remedy="send it decoded, or under a content type of its own such as application/gzip",
+        )
+
+
+def refuse_parts(req: func.HttpRequest) -> None:
+    """:raises InvalidArgumentError: the body is a part of an object (RFC 9110, 14.5)."""
+    if "Content-Range" in req.headers:
+        raise InvalidArgumentError(
+            "an object can not be saved in parts", field="Content-Range", remedy="send the whole object"
+        )

@@ -1,0 +1,103 @@
+"""Reads and writes under the preconditions of a request. Where it can, the store compares; else one version
+is looked at, and read or replaced only if it is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import azure.functions as func
+
+from functions.conditions import ANY, Preconditions, single
+from functions.ranges import range_holds
+from storage_lib.backends.base import ByteRange, ObjectInfo, StoredObject
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
+from storage_lib.manager import StorageManager
+
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What a store is asked to compare when it writes."""
+
+    if_match: str | None = None
+    if_absent: bool = False
+
+
+async def read(
+    req: func.HttpRequest, storage: StorageManager, key: str, wanted: ByteRange | None
+) -> tuple[StoredObject | ObjectInfo, ByteRange | None]:
+    """What the conditions let through and the range of it, or the info of what the client has already.
+
+    The conditions come before the range, which may end behind a version that they exclude (RFC 9110, 13.2.2).
+
+    :raises PreconditionFailedError: one does not hold.
+    """
+    conditions = Preconditions.of(req)
+    if conditions.none and (wanted is None or "If-Range" not in req.headers):
+        return await storage.read(key, byte_range=wanted), wanted
+    known = single(conditions.only_none_match)
+    if known is not None and wanted is None:
+        # The store compares: what the client has already does not travel.
+        found = await storage.read_if_changed(key, known)
+        if found is not None:
+            return found, None
+    for _ in range(_ATTEMPTS):
+        info = await storage.info(key)
+        if not conditions.is_modified(info):
+            return info, None
+        part = wanted if range_holds(req, info) else None
+        try:
+            return await storage.read(key, byte_range=part, if_match=info.etag), part
+        except PreconditionFailedError:
+            continue  # It was replaced meanwhile: what holds for the new one?
+    raise _always_replaced(key)
+
+
+async def create_or_replace[T](
+    req: func.HttpRequest, storage: StorageManager, key: str, write: Callable[[Pin], Awaitable[T]]
+) -> T:
+    """:raises PreconditionFailedError: a condition does not hold for what is there, or not."""
+    conditions = Preconditions.of(req)
+    if conditions.none:
+        return await write(Pin())
+    if tag := single(conditions.only_match):
+        return await write(Pin(if_match=tag))
+    if conditions.match is None and conditions.none_match is ANY:
+        return await write(Pin(if_absent=True))  # what is not there has no date (RFC 9110, 13.1.4)
+    for _ in range(_ATTEMPTS):
+        try:
+            info = await storage.info(key)
+        except KeyNotFoundError:
+            info = None
+        conditions.check_write(key, info)
+        try:
+            return await write(Pin(if_absent=True) if info is None else Pin(if_match=info.etag))
+        except PreconditionFailedError:
+            continue
+    raise _always_replaced(key)
+
+
+async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> None:
+    """
+    :raises KeyNotFoundError: there is no such object, whatever the conditions are (RFC 9110, 13.2.1).
+    :raises PreconditionFailedError: a condition does not hold.
+    """
+    conditions = Preconditions.of(req)
+    if conditions.none or conditions.only_match is ANY:
+        return await storage.delete(key)
+    if tag := single(conditions.only_match):
+        return await storage.delete(key, if_match=tag)
+    for _ in range(_ATTEMPTS):
+        info = await storage.info(key)
+        conditions.check_write(key, info)
+        try:
+            return await storage.delete(key, if_match=info.etag)
+        except PreconditionFailedError:
+            continue
+    raise _always_replaced(key)
+
+
+def _always_replaced(key: str) -> TransientStorageError:
+    return TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")

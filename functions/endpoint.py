@@ -1,0 +1,44 @@
+"""What every HTTP function does around its own work."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Concatenate
+
+import azure.functions as func
+
+from functions.answers import completed
+from functions.parameters import check_query
+from functions.paths import url_path
+from functions.problems import internal_problem, problem
+from storage_lib.errors import StorageError
+
+_log = logging.getLogger("AOS.Http")
+
+type Handler[**P] = Callable[Concatenate[func.HttpRequest, P], Awaitable[func.HttpResponse]]
+
+
+def endpoint[**P](*parameters: str) -> Callable[[Handler[P]], Handler[P]]:
+    """Refuse query parameters of other names, answer errors as problems, and complete every answer. Only an
+    error of ours tells its detail."""
+
+    def around(handler: Handler[P]) -> Handler[P]:
+        @functools.wraps(handler)
+        async def guarded(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
+            try:
+                check_query(req, parameters)
+                response = await handler(req, *others, **outputs)
+            except StorageError as error:
+                response = problem(error)
+                if response.status_code >= 500:
+                    _log.error("%s %s: %s", req.method, url_path(req), error, exc_info=error)
+            except Exception:
+                _log.exception("%s %s failed", req.method, url_path(req))
+                response = internal_problem()
+            return completed(req, response)
+
+        return guarded
+
+    return around

@@ -1,0 +1,113 @@
+"""What else a request says: query parameters and ``x-…`` headers, each known and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime
+from urllib.parse import unquote_to_bytes
+
+import azure.functions as func
+
+from storage_lib.backends.expiry import MAX_TTL_SECONDS
+from storage_lib.errors import InvalidArgumentError
+from storage_lib.keys import decode_metadata_value
+
+_OF_THE_HOST = frozenset({"code", "clientid"})
+"""A function key and the name of its client, which the host reads."""
+_FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+
+
+class UnknownNameError(InvalidArgumentError):
+    """A query parameter or a field of a body that there is not; ``field`` is its name as it was sent."""
+
+
+def check_query(req: func.HttpRequest, known: Collection[str]) -> None:
+    """
+    :raises UnknownNameError: a parameter has another name than those.
+    :raises InvalidArgumentError: the query is not UTF-8.
+    """
+    refuse_unknown(
+        (name for name in req.params if name.lower() not in _OF_THE_HOST), known, "query parameter"
+    )
+    query = req.url.partition("?")[2]
+    if "%" in query:
+        try:
+            unquote_to_bytes(query).decode()
+        except UnicodeError as error:
+            raise InvalidArgumentError(
+                "the query is not UTF-8", field="query", limit="UTF-8, percent-encoded once"
+            ) from error
+
+
+def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> None:
+    """:raises UnknownNameError: one of the names is not known; the remedy is the nearest that is."""
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is None:
+        return
+    from difflib import get_close_matches
+
+    shown = unknown if len(unknown) <= 80 else f"{unknown[:80]}…"
+    name = unknown.lower()[:80]
+    nearest = [each for each in known if each.startswith(name)] or get_close_matches(name, known, 1)
+    raise UnknownNameError(
+        f"unknown {what} {shown!r}",
+        field=ascii(shown)[1:-1],
+        limit=", ".join(sorted(known)) or "none",
+        remedy=f"did you mean {nearest[0]!r}?" if nearest else "leave it out",
+    )
+
+
+def integer_parameter(req: func.HttpRequest, name: str, default: int, low: int, high: int) -> int:
+    text = req.params.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not low <= int(text) <= high:
+        raise InvalidArgumentError(
+            f"{name} is {text[:40]!r}", field=name, limit=f"a whole number from {low} to {high}"
+        )
+    return int(text)
+
+
+def time_parameter(req: func.HttpRequest, name: str) -> datetime | None:
+    """A moment in UTC. One before or after all that is stored is cut to what every store can compare with."""
+    text = req.params.get(name)
+    if text is None:
+        return None
+    try:
+        # A "+" that was not percent-encoded arrives as a space.
+        moment = datetime.fromisoformat(re.sub(r" (?=\d\d:\d\d$)", "+", text))
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"{name} is {text[:40]!r}", field=name, limit="ISO 8601, for example 2026-01-31T12:00:00Z"
+        ) from error
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return min(max(moment, _FIRST), _LAST).astimezone(UTC)
+
+
+def metadata_of(req: func.HttpRequest) -> dict[str, str]:
+    """User metadata of the ``x-meta-*`` headers; values are text, or percent-encoded UTF-8."""
+    try:
+        return {
+            name[len("x-meta-") :]: decode_metadata_value(value)
+            for name, value in req.headers.items()
+            if name.startswith("x-meta-")
+        }
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError("a metadata value is not UTF-8", field="metadata") from error
+
+
+def ttl_of(req: func.HttpRequest) -> float | None:
+    """The time to live of ``x-ttl-seconds``; None without the header."""
+    text = req.headers.get("x-ttl-seconds")
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,10}(\.\d{0,9})?|\.\d{1,9}", text.strip(" \t"), re.ASCII) or (
+        float(text) > MAX_TTL_SECONDS
+    ):
+        raise InvalidArgumentError(
+            f"x-ttl-seconds is {text[:40]!r}",
+            field="x-ttl-seconds",
+            limit=f"a decimal number of seconds, 0 to {MAX_TTL_SECONDS} (100 years)",
+        )
+    return float(text)

@@ -1,0 +1,59 @@
+"""Keys in URLs: what the host makes of a path, and the URL that leads back to a key.
+
+The host decodes a path once, but leaves two kinds of escapes as they were sent: ``%2F``, and bytes that are
+not UTF-8. So ``%2F`` and ``%252F`` arrive alike, and so do ``%FF`` and ``%25FF``. The first two both mean
+``/``, for no key contains ``%2F``. The second two are refused, and a key that contains such text (``a%FFb``)
+is named by the query parameter ``key`` instead. The URL that the host hands over is rebuilt from the decoded
+path and names another key now and then: nothing here reads a key from it.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+import azure.functions as func
+
+from storage_lib.errors import InvalidKeyError
+from storage_lib.keys import validate_user_key
+
+_SLASH = re.compile("%2f", re.IGNORECASE)
+_NOT_ASCII = re.compile("%[89a-f][0-9a-f]", re.IGNORECASE)
+"""An escape that is still there after the host's decoding, though it is of no ASCII character."""
+
+
+def object_key(req: func.HttpRequest) -> str:
+    """The key of the path, or where the path has none of the query parameter ``key``, checked.
+
+    :raises InvalidKeyError: it is outside the grammar, or the path is not UTF-8.
+    """
+    in_path = req.route_params.get("key")
+    if not in_path:
+        return validate_user_key(req.params.get("key", ""))
+    if found := _NOT_ASCII.search(in_path):
+        raise InvalidKeyError(
+            f"the path contains the escape {found[0]!r}, which is not UTF-8 or is encoded twice",
+            field="key",
+            limit="UTF-8, percent-encoded once",
+            remedy="encode the key once; one that contains such text itself goes into the query,"
+            " /api/objects?key=…",
+        )
+    return validate_user_key(_SLASH.sub("/", in_path))
+
+
+def object_location(req: func.HttpRequest, key: str) -> str:
+    """The URL's path, and query where it has to be, that leads to the object ``key``."""
+    objects = url_path(req).rstrip("/")
+    if in_path := req.route_params.get("key"):
+        objects = url_path(req).rsplit("/", in_path.count("/") + 1)[0]
+    return f"{objects}?key={quote(key, safe='/')}" if _NOT_ASCII.search(key) else f"{objects}/{quote(key)}"
+
+
+def location_below(req: func.HttpRequest, segment: str) -> str:
+    """The path of this request with one more segment."""
+    return f"{url_path(req).rstrip('/')}/{quote(segment, safe='')}"
+
+
+def url_path(req: func.HttpRequest) -> str:
+    """The URL's path alone: a query may hold a function key (``code=``), which no log should."""
+    return re.sub(r"^[a-z]+://[^/]*|[?#].*$", "", req.url, flags=re.DOTALL)

@@ -1,0 +1,138 @@
+"""Errors as problem+json (RFC 9457), in the words of HTTP, without a path of this server."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import azure.functions as func
+
+from functions.answers import json_response
+from functions.bodies import LengthRequiredError, UnsupportedMediaTypeError
+from functions.parameters import UnknownNameError
+from storage_lib.errors import (
+    InvalidArgumentError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    SerializationError,
+    StorageError,
+    TransientStorageError,
+    UnsupportedOperationError,
+)
+from storage_lib.tasks.control import TaskStateError
+from storage_lib.tasks.submission import IdempotencyConflictError
+
+PROBLEM_TYPE = "urn:agent-storage:problem:"
+"""A problem's ``type`` is this and the stable code of its error."""
+
+_STATUS: tuple[tuple[type[StorageError], int], ...] = (
+    (LengthRequiredError, 411),
+    (UnsupportedMediaTypeError, 415),
+    (KeyNotFoundError, 404),
+    (TaskStateError, 409),
+    (IdempotencyConflictError, 409),
+    (PreconditionFailedError, 412),
+    (ObjectTooLargeError, 413),
+    (InvalidKeyError, 400),
+    (InvalidArgumentError, 400),
+    (SerializationError, 400),
+    (UnsupportedOperationError, 501),
+    (TransientStorageError, 503),
+    # Refused credentials, broken data and a wrong configuration are the server's to mend, not the client's.
+    (StorageError, 500),
+)
+_TITLES = {
+    400: "Bad Request",
+    404: "Not Found",
+    409: "Conflict",
+    411: "Length Required",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+}
+
+_IN_HTTP = {
+    "if_match": "If-Match",
+    "if_absent": "If-None-Match",
+    "if_none_match": "If-None-Match",
+    "content_type": "Content-Type",
+    "byte_range": "Range",
+    "range": "Range",
+    "data": "body",
+    "value": "body",
+    "metadata": "x-meta-*",
+    "ttl": "x-ttl-seconds",
+    "base_path": "AGENT_STORAGE_PATH",
+    "connection_string": "AgentStorage",
+    "storage_type": "AGENT_STORAGE_TYPE",
+    "s3_bucket": "AGENT_STORAGE_S3_BUCKET",
+}
+"""Where the library's arguments come from."""
+_PYTHON = re.compile(
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\b("""
+    + "|".join(name for name in _IN_HTTP if "_" in name or name == "ttl")
+    + r")\b"
+)
+"""A quoted text, which is a key or value of the client's, or the name of an argument."""
+_PATH = re.compile(
+    r"""(?<=')/[^']*(?=')|(?<=")/[^"]*(?=")|(?<=\()/[^()]*(?=\))|(?<![\w/:.~-])/[^\s'"/,;:()][^\s'",;:()]*"""
+)
+_RETRY = "load it again and retry with its ETag"
+
+
+def problem(error: StorageError) -> func.HttpResponse:
+    """The problem+json answer to an error."""
+    document = problem_document(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, TransientStorageError):
+        headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+    return problem_response(document, headers)
+
+
+def internal_problem() -> func.HttpResponse:
+    """To what nobody foresaw, which a client learns nothing of."""
+    return problem_response(_document(500, "internal-error", "the server failed; its log has the details"))
+
+
+def range_problem(size: int) -> func.HttpResponse:
+    """416 with the object's size, as RFC 9110, 15.5.17 asks."""
+    detail = f"no byte of the range lies in the object of {size} bytes"
+    document = _document(416, "range-not-satisfiable", detail, field="Range")
+    return problem_response(document, {"Content-Range": f"bytes */{size}"})
+
+
+def problem_document(error: StorageError) -> dict[str, Any]:
+    """An error as a problem."""
+    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    names = {} if isinstance(error, UnknownNameError) else _IN_HTTP
+    return _document(
+        status,
+        error.code,
+        _worded(str(error), status),
+        field=names.get(error.field, error.field) if error.field else None,
+        limit=error.limit and _worded(error.limit, status),
+        remedy=_worded(error.remedy, status) if error.remedy else _RETRY if status == 412 else None,
+    )
+
+
+def problem_response(document: dict[str, Any], headers: dict[str, str] | None = None) -> func.HttpResponse:
+    return json_response(
+        document, status=document["status"], headers=headers, content_type="application/problem+json"
+    )
+
+
+def _worded(text: str, status: int) -> str:
+    """In the names that a client knows. Only what is the server's fault can tell of its files."""
+    text = _PYTHON.sub(lambda found: found[1] or _IN_HTTP[found[2]], text)
+    return _PATH.sub("(a path of the server)", text) if status >= 500 else text
+
+
+def _document(status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
+    document = {"type": PROBLEM_TYPE + code, "title": _TITLES[status], "status": status, "detail": detail}
+    return document | {name: value for name, value in extra.items() if value is not None}

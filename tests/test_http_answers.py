@@ -1,0 +1,378 @@
+"""Every answer is whole as the function gives it: the host repairs nothing. `PlatformApp` checks the lengths,
+names and values of each one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from functions import state as state_module
+from storage_lib.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    IntegrityError,
+    InvalidArgumentError,
+    StorageUnavailableError,
+)
+from tests.http_app import AppAnswer, PlatformApp
+
+JSON = {"Content-Type": "application/json"}
+TASK = b'{"action": "analyze_report", "agent_id": "ceo", "payload": {"report": "r"}}'
+
+
+async def with_contents(platform: PlatformApp) -> str:
+    """An object ``a/b`` and a task; the task's id."""
+    await platform(
+        "PUT", "/api/objects/a/b", b"12345", {"Content-Type": "text/plain", "x-meta-author": "Zo%C3%AB"}
+    )
+    return (await platform("POST", "/api/tasks", TASK, JSON)).json["task_id"]
+
+
+async def test_every_route_answers_whole(platform: PlatformApp) -> None:
+    task_id = await with_contents(platform)
+    seen = set[str]()
+    for method, target, status in (
+        ("PUT", "/api/objects/new", 201),
+        ("PUT", "/api/objects/new", 200),
+        ("PUT", "/api/objects?key=new2", 201),
+        ("PUT", "/api/objects/a//b", 400),
+        ("GET", "/api/objects/a/b", 200),
+        ("HEAD", "/api/objects/a/b", 200),
+        ("GET", "/api/objects/none", 404),
+        ("HEAD", "/api/objects/none", 404),
+        ("GET", "/api/objects", 200),
+        ("HEAD", "/api/objects", 200),
+        ("GET", "/api/objects?limit=0", 400),
+        ("DELETE", "/api/objects/new", 204),
+        ("DELETE", "/api/objects/new", 404),
+        ("DELETE", "/api/objects?key=new2", 204),
+        ("POST", "/api/tasks", 202),
+        ("GET", "/api/tasks", 200),
+        ("HEAD", "/api/tasks", 200),
+        ("GET", f"/api/tasks/{task_id}", 200),
+        ("HEAD", f"/api/tasks/{task_id}", 200),
+        ("GET", "/api/tasks/nobody", 404),
+        ("HEAD", "/api/tasks/nobody", 404),
+        ("POST", f"/api/tasks/{task_id}/cancel", 200),
+        ("POST", f"/api/tasks/{task_id}/requeue", 202),
+        ("POST", f"/api/tasks/{task_id}/requeue", 409),
+        ("GET", "/api/health/live", 200),
+        ("HEAD", "/api/health/live", 200),
+        ("GET", "/api/health/ready", 200),
+        ("HEAD", "/api/health/ready", 200),
+    ):
+        body = TASK if target == "/api/tasks" and method == "POST" else b"x" if method == "PUT" else b""
+        answer = await platform(method, target, body, JSON if body == TASK else {})
+        assert answer.status == status, (method, target, answer)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        is_object = target.startswith("/api/objects/") and method in ("GET", "HEAD") and status == 200
+        if status != 204:
+            wanted = "private, no-cache" if is_object else "no-store"
+            assert answer.headers["cache-control"] == wanted
+        seen.add(answer.function)
+    assert seen == {function.name for function in platform.functions}
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/objects/a/b",
+        "/api/objects?key=a/b",
+        "/api/objects?prefix=a/",
+        "/api/objects?limit=x",
+        "/api/objects/none",
+        "/api/objects/..%2f",
+        "/api/tasks",
+        "/api/tasks/{id}",
+        "/api/tasks/none",
+        "/api/tasks?limit=x",
+        "/api/health/live",
+        "/api/health/ready",
+    ],
+)
+async def test_head_is_get_without_the_body(platform: PlatformApp, target: str) -> None:
+    target = target.replace("{id}", await with_contents(platform))
+    got, headed = await platform("GET", target), await platform("HEAD", target)
+    assert (headed.status, dict(headed.headers), headed.body) == (got.status, dict(got.headers), b"")
+    assert int(headed.headers["content-length"]) == len(got.body) > 0
+
+
+async def test_every_get_route_declares_head(platform: PlatformApp) -> None:
+    declared: dict[str, set[str]] = {}
+    for function in platform.functions:
+        declared.setdefault(str(function.trigger["route"]), set()).update(function.trigger["methods"])
+    assert all("HEAD" in methods for methods in declared.values() if "GET" in methods)
+
+
+async def test_what_another_program_named_is_sent_as_ascii(platform: PlatformApp, monkeypatch: Any) -> None:
+    """Its texts are not ours to refuse: the object is served."""
+    await with_contents(platform)
+    objects = platform.storage.backend.objects
+    plain = objects._presented
+
+    def foreign(info: Any) -> Any:
+        from dataclasses import replace
+
+        metadata = {"Under_Score": "ü\n", "under_score": "2", "naïve": "x", "a b": "\u2028"}
+        return replace(plain(info), content_type="text/plain; n=ü\r\n\x7f", metadata=metadata, etag="é")
+
+    monkeypatch.setattr(objects, "_presented", foreign)
+    for method in ("GET", "HEAD"):
+        answer = await platform(method, "/api/objects/a/b")
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "text/plain; n=%C3%BC%0D%0A%7F"
+        assert answer.headers["x-meta-under_score"] == "%C3%BC%0A"
+        assert answer.headers["x-meta-na%c3%afve"] == "x"
+        assert answer.headers["etag"] == '"%C3%A9"'
+
+
+# -- bodies
+
+
+@pytest.mark.parametrize(
+    "announced",
+    [{"Transfer-Encoding": "chunked"}, {"Transfer-Encoding": "gzip, chunked"}, {"Content-Length": "5"}],
+)
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("PUT", "/api/objects/a/b"), ("PUT", "/api/objects?key=a/b"), ("POST", "/api/tasks")],
+)
+async def test_a_body_that_can_not_have_come_is_refused(
+    platform: PlatformApp, announced: dict[str, str], method: str, target: str
+) -> None:
+    await with_contents(platform)
+    tasks = (await platform("GET", "/api/tasks")).body
+    for headers in (announced, announced | JSON, announced | {"If-Match": "*"}):
+        answer = await platform(method, target, b"", headers)
+        assert (answer.status, answer.problem["code"]) == (411, "length-required")
+        assert answer.problem["field"] in announced
+        assert "Content-Length" in answer.problem["remedy"]
+    assert (await platform("GET", "/api/objects/a/b")).body == b"12345"
+    assert (await platform("GET", "/api/tasks")).body == tasks
+
+
+async def test_an_empty_body_that_says_so_is_taken(platform: PlatformApp) -> None:
+    for headers in ({}, {"Content-Length": "0"}):
+        assert (await platform("PUT", "/api/objects/empty", b"", headers)).status in (200, 201)
+    task_id = await with_contents(platform)
+    for route in ("cancel", "requeue"):  # they take no body
+        target = f"/api/tasks/{task_id}/{route}"
+        assert (await platform("POST", target, b"", {"Transfer-Encoding": "chunked"})).status in (200, 202)
+
+
+@pytest.mark.parametrize("before", [b"", b" \r\n\t", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff\0"])
+async def test_a_body_that_the_host_parses_has_a_lower_limit(
+    platform: PlatformApp, monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
+    monkeypatch.setenv("AGENT_STORAGE_MAX_JSON_BYTES", "1000")
+    body = before + b"{" + b"x" * 1000
+    for content_type in ("application/octet-stream", "text/csv"):
+        answer = await platform("PUT", "/api/objects/large", body, {"Content-Type": content_type})
+        assert (answer.status, answer.problem["code"], answer.problem["field"]) == (
+            413,
+            "object-too-large",
+            "body",
+        )
+        assert answer.problem["limit"].startswith("1000 bytes")
+        assert "AGENT_STORAGE_MAX_JSON_BYTES" in answer.problem["remedy"]
+    assert (await platform("PUT", "/api/objects/large", body[:1000])).status == 201
+    for other in (b"[" + body, b"x" * 2000, b" " * 2000):
+        assert (await platform("PUT", "/api/objects/large", other)).status == 200
+
+
+async def test_the_limit_of_such_bodies_is_4_mib_unless_it_is_set(platform: PlatformApp) -> None:
+    for size, status in ((4 * 1024 * 1024, 201), (4 * 1024 * 1024 + 1, 413)):
+        body = b'{"a": "' + b"x" * (size - 9) + b'"}'
+        assert (await platform("PUT", "/api/objects/large", body, JSON)).status == status
+
+
+async def test_a_byte_order_mark_is_no_part_of_json(platform: PlatformApp) -> None:
+    for body in (TASK, b"\xef\xbb\xbf" + TASK):
+        assert (await platform("POST", "/api/tasks", body, JSON)).status == 202
+        assert (await platform("PUT", "/api/objects/bom", body, JSON)).status in (200, 201)
+        assert (await platform("GET", "/api/objects/bom")).body == body
+
+
+@pytest.mark.parametrize(
+    ("coding", "taken"),
+    [("", True), (" ", True), ("identity", True), ("Identity, ,identity", True), (",", True)]
+    + [(each, False) for each in ("gzip", "GZIP", "identity, gzip", "br,", "aws-chunked", "x\ud800", "*")],
+)
+async def test_content_encodings(platform: PlatformApp, coding: str, taken: bool) -> None:
+    headers = JSON | {"Content-Encoding": coding}
+    put = await platform("PUT", "/api/objects/coded", TASK, headers)
+    posted = await platform("POST", "/api/tasks", TASK, headers)
+    if taken:
+        assert (put.status, posted.status) == (201, 202)
+        assert "content-encoding" not in (await platform("GET", "/api/objects/coded")).headers
+    else:
+        for answer in (put, posted):
+            assert (answer.status, answer.problem["field"]) == (415, "Content-Encoding")
+        assert (await platform("GET", "/api/objects/coded")).status == 404
+
+
+@pytest.mark.parametrize("ttl", [".5", "5.", "5.0", "0005", " 5 ", "5.123456789", "3153600000"])
+async def test_times_to_live(platform: PlatformApp, ttl: str) -> None:
+    assert (await platform("PUT", "/api/objects/short", b"x", {"x-ttl-seconds": ttl})).status == 201
+
+
+@pytest.mark.parametrize(
+    "ttl", ["", ".", "-1", "+5", "1e3", "5,5", "0x5", "inf", "nan", "\u0665", "3153600001", "1_0", "5 5"]
+)
+async def test_what_is_no_time_to_live(platform: PlatformApp, ttl: str) -> None:
+    answer = await platform("PUT", "/api/objects/short", b"x", {"x-ttl-seconds": ttl})
+    assert (answer.status, answer.problem["field"]) == (400, "x-ttl-seconds")
+    assert "seconds" in answer.problem["limit"]
+    assert (await platform("HEAD", "/api/objects/short")).status == 404
+
+
+# -- names that nobody knows
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "field", "nearest"),
+    [
+        ("GET", "/api/objects?prefx=a", "prefx", "prefix"),
+        ("GET", "/api/objects?Limit=5", "Limit", "limit"),
+        ("GET", "/api/objects?page=5", "page", None),
+        ("GET", "/api/objects/a/b?versionid=5", "versionid", None),
+        ("HEAD", "/api/objects/a/b?x=5", "x", None),
+        ("PUT", "/api/objects/a/b?ttl=5", "ttl", None),
+        ("DELETE", "/api/objects/a/b?recursive=1", "recursive", None),
+        ("PUT", "/api/objects?kex=a", "kex", "key"),
+        ("POST", "/api/tasks?wait=1", "wait", None),
+        ("GET", "/api/tasks?agent=ceo", "agent", "agent_id"),
+        ("GET", "/api/tasks?Status=dead", "Status", "status"),
+        ("GET", "/api/tasks/x?waits=1", "waits", "wait"),
+        ("POST", "/api/tasks/x/cancel?force=1", "force", None),
+        ("POST", "/api/tasks/x/requeue?force=1", "force", None),
+        ("GET", "/api/health/live?x=1", "x", None),
+        ("GET", "/api/health/ready?x=1", "x", None),
+    ],
+)
+async def test_an_unknown_query_parameter_is_refused(
+    platform: PlatformApp, method: str, target: str, field: str, nearest: str | None
+) -> None:
+    await with_contents(platform)
+    answer = await platform(method, target, b"x")
+    assert answer.status == 400
+    if method != "HEAD":
+        assert (answer.problem["code"], answer.problem["field"]) == ("invalid-argument", field)
+        assert field in answer.problem["detail"]
+        assert (f"{nearest!r}" if nearest else "leave it out") in answer.problem["remedy"]
+    assert (await platform("GET", "/api/objects/a/b")).body == b"12345"
+
+
+async def test_the_names_of_the_host_are_known(platform: PlatformApp) -> None:
+    for query in ("code=secret", "CODE=secret&clientId=default"):
+        assert (await platform("GET", f"/api/objects?{query}")).status == 200
+        assert (await platform("PUT", f"/api/objects/a?{query}", b"x")).status in (200, 201)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "nearest"),
+    [
+        ({"acton": "x"}, "acton", "action"),
+        ({"Priority": "high"}, "Priority", "priority"),
+        ({"delay": 3}, "delay", "delay_seconds"),
+        ({"zzz": 3}, "zzz", None),
+        ({"x\u2028y": 3}, "x\\u2028y", None),
+    ],
+)
+async def test_an_unknown_field_is_refused(
+    platform: PlatformApp, fields: dict[str, Any], field: str, nearest: str | None
+) -> None:
+    task = json.loads(TASK) | fields
+    for document, where in ((task, field), ({"tasks": [json.loads(TASK), task]}, f"tasks[1].{field}")):
+        answer = await platform("POST", "/api/tasks", json.dumps(document).encode(), JSON)
+        assert (answer.status, answer.problem["field"]) == (400, where)
+        assert (f"{nearest!r}" if nearest else "leave it out") in answer.problem["remedy"]
+    assert (await platform("GET", "/api/tasks")).json["tasks"] == []
+
+
+# -- problems
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told", "hidden"),
+    [
+        (
+            StorageUnavailableError(
+                "the data folder is gone: '/srv/my data/objects' and /srv/x: were there",
+                remedy="mount '/srv/x y'",
+            ),
+            503,
+            "the data folder is gone",
+            ("/srv", "/objects"),
+        ),
+        (
+            AccessDeniedError("object 'a/b': denied (/home/me/the data/a b.obj)"),
+            500,
+            "object 'a/b': denied",
+            ("/home", "b.obj"),
+        ),
+        (IntegrityError('"/var/lib/x" is not readable'), 500, "is not readable", ("/var",)),
+        (
+            ConfigurationError("/etc/x: bad", field="base_path", limit="below /srv"),
+            500,
+            "bad",
+            ("/etc", "/srv"),
+        ),
+        (
+            StorageUnavailableError("GET https://x.example:443/c/k: refused"),
+            503,
+            "https://x.example:443/c/k: refused",
+            ("a path of",),
+        ),
+        (
+            InvalidArgumentError(
+                "key '/a' is not if_match='if_match' content_type \"ttl\" ttl", field="if_absent"
+            ),
+            400,
+            "key '/a' is not If-Match='if_match' Content-Type \"ttl\" x-ttl-seconds",
+            ("if_absent",),
+        ),
+    ],
+)
+async def test_a_problem_is_in_the_words_of_http(
+    platform: PlatformApp,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    told: str,
+    hidden: tuple[str, ...],
+) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(platform.storage, "read", fail)
+    answer = await platform("GET", "/api/objects/a")
+    assert answer.status == status
+    assert told in answer.problem["detail"]
+    for text in hidden:
+        assert text not in answer.body.decode()
+
+
+async def test_an_error_that_nobody_foresaw_tells_nothing(
+    platform: PlatformApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret /srv/data")
+
+    monkeypatch.setattr(platform.storage, "read", fail)
+    answer: AppAnswer = await platform("GET", "/api/objects/a?code=key")
+    assert (answer.status, answer.problem["code"]) == (500, "internal-error")
+    assert "secret" not in answer.body.decode()
+    assert "secret" in caplog.text
+    assert "code=key" not in caplog.text
+
+
+async def test_a_setting_that_can_not_work_names_the_setting(
+    platform: PlatformApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "_states", {})
+    monkeypatch.setenv("AGENT_STORAGE_TYPE", "nonsense")
+    answer = await platform("GET", "/api/objects/a")
+    assert (answer.status, answer.problem["field"]) == (500, "AGENT_STORAGE_TYPE")
