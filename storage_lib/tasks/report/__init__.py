@@ -43,7 +43,8 @@ Beside the common keys there is exactly one of
 Time is linear in the bytes and memory a small multiple of them; where exactness would cost more there are
 documented sketches (`storage_lib.tasks.report.sketch`), and every figure that is not exact is flagged.
 Limits: 1,000 columns, 131,072 characters a cell (``csv.field_size_limit()``), correlations over at most
-50,000 sampled rows. What a cell means is documented in `storage_lib.tasks.report.values`.
+50,000 sampled rows, fewer where many columns have missing values. A limit that was met is a warning. What
+a cell means is documented in `storage_lib.tasks.report.values`.
 """
 
 from __future__ import annotations

@@ -19,9 +19,11 @@ from storage_lib.tasks.report.sketch import ValueCounter
 from storage_lib.tasks.report.values import (
     MISSING_JSON,
     MISSING_TEXT,
+    Huge,
     Marker,
     classify_json,
     classify_text,
+    number_key,
     order,
     read_numbers,
 )
@@ -145,7 +147,9 @@ class Column:
     def _distinct(self, kind: str) -> tuple[int, bool]:
         if self._values.exact and kind in ("integer", "number", "boolean", "date", "datetime"):
             # As values, not as written: 1.0 and 1.00 are one.
-            return len({self._reader.classify(value)[1] for value in self._values.counts}), False
+            parsed = (self._reader.classify(value)[1] for value in self._values.counts)
+            numeric = kind in ("integer", "number")
+            return len(set(map(number_key, parsed)) if numeric else set(parsed)), False
         return self._values.distinct()
 
     def _figures(self, kind: str) -> dict[str, Any]:
@@ -185,11 +189,14 @@ class Column:
         if kind not in ("integer", "number"):
             common = self._values.counts.most_common(TOP)
             return [{"value": shown(value), "count": n} for value, n in common]
-        merged: Counter[float] = Counter()
+        merged: Counter[Hashable] = Counter()
+        numbers: dict[Hashable, float] = {}
         for value, n in self._values.counts.items():
-            merged[self._reader.classify(value)[1]] += n
-        common = merged.most_common(TOP)
-        return [{"value": shown(value), "count": n} for value, n in common]
+            number = self._reader.classify(value)[1]
+            key = number_key(number)
+            numbers.setdefault(key, number)
+            merged[key] += n
+        return [{"value": shown(numbers[key]), "count": n} for key, n in merged.most_common(TOP)]
 
 
 class _Tally:
@@ -282,6 +289,8 @@ def shown(value: Hashable) -> Any:
     """A value for the report: numbers as they are if JSON has them, long text cut."""
     if isinstance(value, Marker):
         return value.value
+    if isinstance(value, Huge):
+        return int(value.digits)
     if isinstance(value, str) and len(value) > SHOWN:
         return value[:SHOWN] + "…"
     if isinstance(value, float) and not math.isfinite(value):

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 MAX_COLUMNS = 100
 STRONG = 0.5
 TOP = 10
+_COMPARED = 4_000_000
+"""Rows that are compared one by one over all pairs of columns, which takes a second or two."""
 
 
-def strong_pairs(columns: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """The ten strongest pairs with ``|r| >= 0.5``, strongest first; nan marks a missing value."""
+def strong_pairs(columns: Mapping[str, Sequence[float]], warn: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The ten strongest pairs with ``|r| >= 0.5``, strongest first; nan marks a missing value.
+
+    Each pair with missing values has rows of its own to compare. Where that are many, only every nth row is.
+    """
     whole = {name: _centred(values) for name, values in columns.items() if not any(map(math.isnan, values))}
+    length = max(map(len, columns.values()), default=0)
+    step = math.ceil((math.comb(len(columns), 2) - math.comb(len(whole), 2)) * length / _COMPARED) or 1
+    if step > 1:
+        warn(f"correlations of columns with missing values are over one row in {step}")
+    thinned = columns if step == 1 else {name: values[::step] for name, values in columns.items()}
     found: list[dict[str, Any]] = []
     for a, b in combinations(columns, 2):
         if a in whole and b in whole:
             rows, r = len(columns[a]), _r(whole[a], whole[b])
         else:
-            both = [(x, y) for x, y in zip(columns[a], columns[b], strict=True) if x == x and y == y]
+            both = [(x, y) for x, y in zip(thinned[a], thinned[b], strict=True) if x == x and y == y]
             rows, r = len(both), _r(_centred([x for x, _ in both]), _centred([y for _, y in both]))
         # Two points always lie on a line.
         if r is not None and rows > 2 and abs(r) >= STRONG:

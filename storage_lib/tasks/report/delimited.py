@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -12,7 +12,7 @@ from storage_lib.tasks.report.column import TEXT
 from storage_lib.tasks.report.dialect import Dialect, lay_out, sniff
 from storage_lib.tasks.report.encoding import Source
 from storage_lib.tasks.report.errors import MalformedReportError
-from storage_lib.tasks.report.table import MAX_COLUMNS, Table, listed
+from storage_lib.tasks.report.table import MAX_COLUMNS, Table, is_sparse, listed
 
 _BATCH_CELLS = 1 << 16
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -45,9 +45,8 @@ def _profile(
     source: Source, dialect: Dialect, sample: list[Row], header: str | None, warn: Callable[[str], None]
 ) -> dict[str, Any]:
     warnings: list[str] = []
-    layout = lay_out(sample, header, warnings.append)
-    width = len(layout.names)
-    shown = min(width, MAX_COLUMNS)
+    layout = lay_out(sample, header, MAX_COLUMNS, warnings.append)
+    width, shown = layout.width, len(layout.names)
     if width > shown:
         warnings.append(f"the table has {width} columns; the first {shown} are profiled")
     table = Table(TEXT, shown, "")
@@ -56,14 +55,15 @@ def _profile(
         for _ in range(dialect.skip_lines):
             stream.readline()
         reader = dialect.rows(stream)
-        size = max(1, _BATCH_CELLS // width)
-        while batch := list(islice(reader, size)):
+        for batch in _batches(reader):
             rows = lines.take(batch, dialect.skip_lines + reader.line_num)
-            if rows:
+            if lines.regular:
                 table.add([list(column) for column in islice(zip(*rows, strict=True), shown)], len(rows))
+            elif rows:
+                _add_ragged(table, rows, shown)
     for warning in chain(warnings, lines.warnings()):
         warn(warning)
-    summary = table.summary(layout.names[:shown], warn)
+    summary = table.summary(layout.names, warn)
     return {
         "delimiter": dialect.delimiter,
         "header": layout.header,
@@ -73,8 +73,31 @@ def _profile(
     }
 
 
+def _batches(reader: Iterable[Row]) -> Iterator[list[Row]]:
+    """By cells, not by rows: these may be of any length."""
+    batch: list[Row] = []
+    cells = 0
+    for row in reader:
+        batch.append(row)
+        cells += len(row) + 1
+        if cells >= _BATCH_CELLS:
+            yield batch
+            batch, cells = [], 0
+    if batch:
+        yield batch
+
+
+def _add_ragged(table: Table, rows: list[Row], shown: int) -> None:
+    cut = [row[:shown] for row in rows]
+    if is_sparse(sum(map(len, cut)), len(cut), shown):
+        table.add_sparse([dict(enumerate(row)) for row in cut], shown)
+        return
+    filled = [row + [""] * (shown - len(row)) for row in cut]
+    table.add([list(column) for column in zip(*filled, strict=True)], len(filled))
+
+
 class _Lines:
-    """Turns raw rows into rows of one width, and remembers where they were not."""
+    """Leaves out what is no row of the table, and remembers which rows are not as wide as it."""
 
     def __init__(self, line: int, skip: int, width: int) -> None:
         self._line = line + 1
@@ -82,13 +105,15 @@ class _Lines:
         self._width = width
         self._short: list[int] = []
         self._long: list[int] = []
+        self.regular = True
+        """Whether all rows of the last batch have the width of the table."""
         self.ragged = 0
         self.blank = 0
         self._lost = 0
 
     def take(self, batch: list[Row], last_line: int) -> list[Row]:
-        regular = not self._skip and set(map(len, batch)) == {self._width}
-        rows = batch if regular else list(self._even(batch))
+        self.regular = not self._skip and set(map(len, batch)) == {self._width}
+        rows = batch if self.regular else list(self._rows(batch))
         self._line = last_line + 1
         return rows
 
@@ -102,7 +127,7 @@ class _Lines:
         if self.blank:
             yield f"{self.blank} blank lines were skipped"
 
-    def _even(self, batch: list[Row]) -> Iterator[Row]:
+    def _rows(self, batch: list[Row]) -> Iterator[Row]:
         line = self._line
         for row in batch:
             at = line
@@ -120,12 +145,11 @@ class _Lines:
             if len(row) < self._width:
                 if len(self._short) < 5:
                     self._short.append(at)
-                yield row + [""] * (self._width - len(row))
             else:
                 if len(self._long) < 5:
                     self._long.append(at)
                 self._lost += len(row) - self._width
-                yield row[: self._width]
+            yield row
 
 
 def _line_ends(row: Row) -> int:

@@ -67,7 +67,9 @@ class Layout:
     skip: int
     """Rows before the data: what precedes the table, and the header."""
     header: str
+    width: int
     names: list[str]
+    """Of the columns that are profiled, which may be fewer than ``width``."""
 
 
 def sniff(source: Source, delimiter: str | None = None) -> tuple[Dialect, list[list[str]], float]:
@@ -106,28 +108,33 @@ def sniff(source: Source, delimiter: str | None = None) -> tuple[Dialect, list[l
     return dialect, rows, max(share, 0.0)
 
 
-def lay_out(rows: list[list[str]], declared: str | None, warn: Callable[[str], None]) -> Layout:
-    """Find header, names and width in the first rows (blank ones already removed)."""
+def lay_out(rows: list[list[str]], declared: str | None, most: int, warn: Callable[[str], None]) -> Layout:
+    """Find header, names and width in the first rows (blank ones already removed). Only the first ``most``
+    columns are looked at."""
     width, share = _usual_width(rows)
     width = max(width, 1)
+    shown = min(width, most)
     preamble = 0
     if width > 1 and share >= 0.5:
         while preamble < min(len(rows) - 1, _PREAMBLE_ROWS) and len(rows[preamble]) == 1:
             preamble += 1
     if preamble:
         warn(f"{preamble} rows before the table are not part of it: they have 1 cell, the others {width}")
-    rows = [[cell.strip() for cell in row] for row in rows[preamble:]]
+    whole = rows[preamble:]
+    unnamed = bool(whole) and len(whole[0]) == width - 1
+    unnamed = unnamed and any(row[-1].strip() for row in whole[1:] if len(row) == width)
+    rows = [[cell.strip() for cell in row[:most]] for row in whole]
     first, rest = (rows[0], rows[1:]) if rows else ([], [])
     header = _header(first, rest, declared)
     if header == "none" or (header == "declared" and declared == "absent"):
-        return Layout(preamble, header, [f"column_{i + 1}" for i in range(width)])
+        return Layout(preamble, header, width, [f"column_{i + 1}" for i in range(shown)])
     if header == "assumed":
         warn("the first row was taken as header, but no typed column proves it; header=absent makes it data")
-    if len(first) == width - 1 and any(row[-1] for row in rest if len(row) == width):
+    if unnamed:
         warn("the header has one name less than the rows have cells: the first column is taken as row names")
         first = ["", *first]
-    first = first + [""] * (width - len(first))
-    return Layout(preamble + 1, header, disambiguated(first, warn))
+    first = (first + [""] * (shown - len(first)))[:shown]
+    return Layout(preamble + 1, header, width, disambiguated(first, warn))
 
 
 def disambiguated(names: Sequence[str], warn: Callable[[str], None]) -> list[str]:
@@ -135,11 +142,13 @@ def disambiguated(names: Sequence[str], warn: Callable[[str], None]) -> list[str
     result: list[str] = []
     taken = set(names)
     used: set[str] = set()
+    following: dict[str, int] = {}
     for position, name in enumerate(names, start=1):
         base = name or f"column_{position}"
-        unique, n = base, 2
+        unique, n = base, following.get(base, 2)
         while unique in used or (unique != name and unique in taken):
             unique, n = f"{base}_{n}", n + 1
+        following[base] = n
         if unique != name:
             problem = f"the name {name!r} again" if name else "no name"
             warn(f"column {position} has {problem}: called {unique!r}")

@@ -25,6 +25,8 @@ _MARKS = (
 _NOT_CHARSETS = frozenset(
     {"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"}
 )
+_AT_ONCE = frozenset({"utf-7"})
+"""Their decoders keep an open sequence, however long, and begin it anew with each chunk."""
 _CHUNK = 1 << 20
 
 
@@ -38,8 +40,10 @@ class Source:
     """Length in bytes of the byte order mark, which is not part of the text."""
     warnings: tuple[str, ...] = ()
 
-    def open(self) -> io.TextIOWrapper:
+    def open(self) -> io.TextIOBase:
         """A fresh stream over the text. Line ends are left as they are, as `csv` wants them."""
+        if self.encoding in _AT_ONCE:
+            return io.StringIO(self.text(), newline="")
         raw = io.BytesIO(self.data)
         raw.seek(self.bom)
         return io.TextIOWrapper(raw, encoding=self.encoding, newline="")
@@ -103,7 +107,7 @@ def _check(data: bytes, start: int, encoding: str) -> None:
     blank = True
     position = start
     while position < len(data) or position == start:
-        end = min(position + _CHUNK, len(data))
+        end = len(data) if encoding in _AT_ONCE else min(position + _CHUNK, len(data))
         pending = len(decoder.getstate()[0])
         try:
             text = decoder.decode(view[position:end], end == len(data))

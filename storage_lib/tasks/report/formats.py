@@ -73,7 +73,7 @@ _PARAMETER = re.compile(r';\s*([!#$%&\'*+.^_`|~\w-]+)\s*=\s*(?:"([^"]*)"|([^;\s]
 _HTML = re.compile(r"\s*<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
 _MARKDOWN = re.compile(
     r"^(?:#{1,6} +\S|```|~~~|[-*+] \[[ xX]\] |\|.*\|\s*$)"
-    r"|\[[^\]\n]{1,200}\]\([^)\s]{1,500}\)"
+    r"|\[[^\]\n]{1,200}+\]\([^)\s]{1,500}+\)"
     r"|^[^\n]+\n(?:={3,}|-{3,})\s*$",
     re.MULTILINE,
 )

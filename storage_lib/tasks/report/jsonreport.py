@@ -15,13 +15,15 @@ from storage_lib.tasks.report.dialect import disambiguated
 from storage_lib.tasks.report.encoding import Source
 from storage_lib.tasks.report.errors import MalformedReportError
 from storage_lib.tasks.report.structure import summarise
-from storage_lib.tasks.report.table import MAX_COLUMNS, Table
+from storage_lib.tasks.report.table import MAX_COLUMNS, Table, is_sparse
 from storage_lib.tasks.report.values import Marker, marked
 
 _BATCH_ROWS = 2_000
 _BYTE = re.compile(r"\(byte (\d+)\)")
-_NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*+"|(-?\d[\d.eE+-]*)', re.DOTALL)
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+# A string that is never closed reaches to the end, or a search would begin anew at each quote inside it.
+_STRING = r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)'
+_NUMBERS = re.compile(_STRING + r"|(-?\d[\d.eE+-]*+)", re.DOTALL)
+_BRACKETS = re.compile(_STRING + r"|[\[{]|[\]}]", re.DOTALL)
 
 Warn = Callable[[str], None]
 
@@ -101,9 +103,9 @@ class _Records:
         self._table: Table | None = None
 
     def add(self, batch: tuple[Any, ...], flat: bool) -> None:
-        size = len(batch)
-        columns: list[list[Hashable]] = [[Marker.ABSENT] * size for _ in self.paths]
-        for i, record in enumerate(batch):
+        rows: list[dict[int, Hashable]] = []
+        for record in batch:
+            row: dict[int, Hashable] = {}
             for path, value in [(("value",), record)] if flat else _flattened(record):
                 index = self.paths.get(path)
                 if index is None:
@@ -111,13 +113,20 @@ class _Records:
                         self.lost += 1
                         continue
                     index = self.paths[path] = len(self.paths)
-                    columns.append([Marker.ABSENT] * size)
-                columns[index][i] = marked(value)
+                row[index] = marked(value)
+            rows.append(row)
         if self._table is None:
-            self._table = Table(JSON, len(columns), Marker.ABSENT)
+            self._table = Table(JSON, len(self.paths), Marker.ABSENT)
         # Whole records are compared, also below the level that has columns.
         hashes = [hash(msgspec.json.encode(record, order="sorted")) for record in batch]
-        self._table.add(columns, size, hashes)
+        if is_sparse(sum(map(len, rows)), len(rows), len(self.paths)):
+            self._table.add_sparse(rows, len(self.paths), hashes)
+            return
+        columns: list[list[Hashable]] = [[Marker.ABSENT] * len(rows) for _ in self.paths]
+        for i, row in enumerate(rows):
+            for index, value in row.items():
+                columns[index][i] = value
+        self._table.add(columns, len(rows), hashes)
 
     def summary(self, names: list[str], warn: Warn) -> dict[str, Any]:
         table = self._table or Table(JSON, 0, Marker.ABSENT)

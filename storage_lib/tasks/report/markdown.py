@@ -17,22 +17,23 @@ LISTED = 100
 """How many headings, links, images and code blocks are listed each; all are counted."""
 SHOWN = 200
 
-_FENCE = re.compile(r"([ \t]*)(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(`{3,}|~{3,})[ \t]*([^\s`{]*)([^`]*)$")
-_HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
-_UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
-_RULE = re.compile(r" {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$")
-_TABLE_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*+\|?[ \t]*$")
-_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])(?:[ \t]+|$)(?:\[([ xX])\](?=\s|$))?")
+# Repetitions are possessive or bounded: none gives back what the rest of the pattern would try again.
+_FENCE = re.compile(r"([ \t]*+)(?:(?:[-*+]|\d{1,9}[.)])[ \t]++)?(`{3,}+|~{3,}+)[ \t]*+([^\s`{]*+)[^`]*+$")
+_HEADING = re.compile(r" {0,3}(#{1,6}+)(?=[ \t]|$)")
+_UNDERLINE = re.compile(r" {0,3}(=++|-++)[ \t]*+$")
+_RULE = re.compile(r" {0,3}(?:(?:-[ \t]*+){3,}+|(?:\*[ \t]*+){3,}+|(?:_[ \t]*+){3,}+)$")
+_TABLE_RULE = re.compile(r"[ \t]*+(?:\|[ \t]*+)?+:?-++:?[ \t]*+(?:\|[ \t]*+:?-++:?[ \t]*+)*+(?:\|[ \t]*+)?+$")
+_ITEM = re.compile(r"\s*+(?:[-*+]|\d{1,9}[.)])(?:[ \t]++|$)(?:\[([ xX])\](?=\s|$))?")
 _QUOTE = re.compile(r" {0,3}(?:>[ \t]?)+")
-_DEFINITION = re.compile(r" {0,3}\[([^\]\[]{1,999})\]:[ \t]*<?(\S{1,2000}?)>?(?:[ \t].*)?$")
+_DEFINITION = re.compile(r" {0,3}\[([^\]\[]{1,999}+)\]:[ \t]*+<?(\S{1,2000}?)>?(?:[ \t].*)?$")
 _BACKTICKS = re.compile(r"`+")
-_TARGET = r"\([ \t]*<?((?:[^\s()<>]|\([^\s()]{0,500}\)){0,2000}+)>?(?:[ \t]+[^()]{0,1000})?\)"
+_TARGET = r"\([ \t]*+<?((?:[^\s()<>]|\([^\s()]{0,500}+\)){0,2000}+)>?(?:[ \t]++[^()]{0,1000}+)?\)"
 _IMAGE = re.compile(r"!\[([^\[\]]{0,1000}+)\](?:" + _TARGET + r"|\[([^\[\]]{0,500})\])")
 _LINK = re.compile(r"\[([^\[\]]{0,1000}+)\](?:" + _TARGET + r"|\[([^\[\]]{0,500})\])")
 _AUTOLINK = re.compile(
-    r"<((?:https?|mailto|ftp):[^\s<>]{1,2000})>|(?<![\w/(<\"'=])(https?://[^\s<>\"')\]]{1,2000})"
+    r"<((?:https?|mailto|ftp):[^\s<>]{1,2000}+)>|(?<![\w/(<\"'=])(https?://[^\s<>\"')\]]{1,2000})"
 )
-_TAG = re.compile(r"</?[A-Za-z][^<>]{0,2000}>")
+_TAG = re.compile(r"</?[A-Za-z][^<>]{0,2000}+>")
 _EMPHASIS = re.compile(r"\*{1,3}|~~|(?<!\w)_{1,3}|_{1,3}(?!\w)")
 
 
@@ -190,7 +191,7 @@ def _block(document: _Document, lines: list[str], index: int) -> int:
         document.text(line[quote.end() :], number)
         return index + 1
     if heading := _HEADING.match(line.lstrip() if document.in_list else line):
-        document.heading(len(heading[1]), heading[2] or "", number)
+        document.heading(len(heading[1]), _title(heading.string[heading.end() :]), number)
         return index + 1
     underline = None if document.in_list else _UNDERLINE.match(line)
     if underline and (title := document.take_last()) is not None:
@@ -215,6 +216,13 @@ def _block(document: _Document, lines: list[str], index: int) -> int:
         line = line[item.end() :]
     document.text(line.strip(), number)
     return index + 1
+
+
+def _title(text: str) -> str:
+    """The text of a heading without the signs that may close it (``## Title ##``)."""
+    text = text.strip(" \t")
+    opened = text.rstrip("#")
+    return opened.rstrip(" \t") if not opened or opened[-1] in " \t" else text
 
 
 def _count_item(document: _Document, item: re.Match[str]) -> None:

@@ -49,7 +49,7 @@ _WORD_OR_HAN = re.compile(
 )
 _HAS_HAN = re.compile(rf"[{_HAN}]")
 _END = re.compile(
-    r"[.!?…]++[\"'”\u2019»)\]]{0,3}(?=\s)\s*+(?=[^\s])"
+    r"(?<![.!?…])[.!?…]++[\"'”\u2019»)\]]{0,3}(?=\s)\s*+(?=[^\s])"
     rf"|[{_FULL_STOPS}]++[」』”]?\s*+"
 )
 _ABBREVIATION = re.compile(

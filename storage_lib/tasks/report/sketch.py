@@ -61,12 +61,14 @@ class HashSet:
             self._spilled.extend([h for h in hashes if h not in seen])
 
     def distinct(self) -> int:
-        # In parts by the low bits, because one set over all of them would cost ten times the array.
-        parts = max(1, len(self._spilled) >> 20)
-        total = len(self._seen)
-        for part in range(parts):
-            total += len({h for h in self._spilled if h % parts == part} if parts > 1 else set(self._spilled))
-        return total
+        # In parts, because one set over all of them would cost ten times the array.
+        count = max(1, len(self._spilled) >> 20)
+        if count == 1:
+            return len(self._seen) + len(set(self._spilled))
+        parts = [array("q") for _ in range(count)]
+        for each in self._spilled:
+            parts[each % count].append(each)
+        return len(self._seen) + sum(len(set(part)) for part in parts)
 
 
 class ValueCounter[T]:

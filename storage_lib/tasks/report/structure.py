@@ -12,11 +12,19 @@ from typing import Any
 from storage_lib.tasks.report.column import shown
 
 MAX_PATHS = 500
-_PLAIN_KEY = re.compile(r"[^\W\d]\w*(?:-\w+)*")
+MAX_PATH_CHARACTERS = 1_000
+_PLAIN_KEY = re.compile(r"[^\W\d]\w*+(?:-\w++)*+")
+_ITEMS = "[]"
 
 
 @dataclass(slots=True)
 class _Path:
+    """One path, as a node below that of what it lies in: written out only at the end, so that a deep document
+    is no longer than it is."""
+
+    above: _Path | None = None
+    step: str = "$"
+    below: dict[str, _Path] = field(default_factory=dict[str, "_Path"])
     types: Counter[str] = field(default_factory=Counter[str])
     low: float | None = None
     high: float | None = None
@@ -35,8 +43,12 @@ class _Path:
         if self.example is None and kind not in ("object", "array"):
             self.example = shown(value)
 
-    def summary(self, path: str) -> dict[str, Any]:
-        result: dict[str, Any] = {"path": path, "count": self.types.total(), "types": dict(self.types)}
+    def summary(self) -> dict[str, Any]:
+        result: dict[str, Any] = {
+            "path": self._written(),
+            "count": self.types.total(),
+            "types": dict(self.types),
+        }
         if self.low is not None:
             result |= {"min": self.low, "max": self.high}
         if self.smallest is not None:
@@ -45,49 +57,71 @@ class _Path:
             result["example"] = self.example
         return result
 
+    def _written(self) -> str:
+        steps: list[str] = []
+        node: _Path | None = self
+        while node is not None:
+            steps.append(node.step)
+            node = node.above
+        text = "".join(reversed(steps))
+        return text if len(text) <= MAX_PATH_CHARACTERS else f"…{text[-MAX_PATH_CHARACTERS:]}"
+
 
 def summarise(document: Any, warn: Callable[[str], None]) -> dict[str, Any]:
     """Walk a decoded document. Array items share the path ``…[]``; sizes are keys, items or characters."""
-    paths: dict[str, _Path] = {}
+    root = _Path()
+    paths: list[_Path] = [root]
     totals: Counter[str] = Counter()
     depth = omitted = 0
     # Iterators, not items, wait on the stack: it is as deep as the document, not as wide.
-    stack: list[tuple[Iterator[tuple[str, Any]], int]] = [(iter([("$", document)]), 0)]
+    stack: list[tuple[_Path | None, Iterator[tuple[str, Any]]]] = [(None, iter([("", document)]))]
     while stack:
-        children, level = stack[-1]
-        path, value = next(children, ("", None))
-        if not path:
+        above, children = stack[-1]
+        step, value = next(children, (None, None))
+        if step is None:
             stack.pop()
             continue
         kind = _kind(value)
         totals[kind] += 1
-        if path in paths or len(paths) < MAX_PATHS:
-            paths.setdefault(path, _Path()).measure(kind, value)
-        else:
+        node = root if len(stack) == 1 else None
+        if above is not None:
+            node = above.below.get(step)
+            if node is None and len(paths) < MAX_PATHS:
+                node = above.below[step] = _Path(above, _written(step))
+                paths.append(node)
+        if node is None:
             omitted += 1
+        else:
+            node.measure(kind, value)
         if kind in ("object", "array"):
-            depth = max(depth, level + 1)
-            stack.append((_children(path, value), level + 1))
+            depth = max(depth, len(stack))
+            stack.append((node, _children(value)))
     if omitted:
         warn(f"only the first {MAX_PATHS} paths are listed; {omitted} values lie under others")
     return {
         "root": _kind(document),
         "depth": depth,
         "totals": dict(totals),
-        "paths": [measured.summary(path) for path, measured in paths.items()],
+        "paths": [path.summary() for path in paths],
     }
 
 
-def _children(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    """What lies in an object or an array, each by the step that leads to it."""
     if isinstance(value, dict):
-        return ((_below(path, key), item) for key, item in value.items())
-    return zip(repeat(path + "[]"), value, strict=False)
+        return ((_step(key), item) for key, item in value.items())
+    return zip(repeat(_ITEMS), value, strict=False)
 
 
-def _below(path: str, key: str) -> str:
-    if len(key) > 100:
-        key = key[:100] + "…"
-    return f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{key!r}]"
+def _step(key: str) -> str:
+    """A key as a step: no array has one that begins with a point."""
+    return "." + (key[:100] + "…" if len(key) > 100 else key)
+
+
+def _written(step: str) -> str:
+    if step == _ITEMS:
+        return step
+    return step if _PLAIN_KEY.fullmatch(step, 1) else f"[{step[1:]!r}]"
 
 
 def _kind(value: Any) -> str:

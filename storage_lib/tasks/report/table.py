@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from storage_lib.tasks.report.column import Column, Reader
@@ -13,10 +13,19 @@ from storage_lib.tasks.report.sketch import HashSet, Reservoir
 MAX_COLUMNS = 1_000
 CORRELATED_ROWS = 50_000
 _CORRELATED_CELLS = 1_000_000
+_SPARSE = 4
+"""A batch with a cell in fewer than one place of so many is taken cell by cell."""
+
+
+def is_sparse(cells: int, rows: int, width: int) -> bool:
+    """Whether so many cells of a batch are better given to `Table.add_sparse`: filling up the others would
+    take longer than the report is long."""
+    return cells * _SPARSE < rows * width
 
 
 class Table:
-    """Rows go in as columns (lists of equal length); `summary` gives the finished profile."""
+    """Rows go in as columns (lists of equal length) or, where most cells are absent, as mappings of the
+    others; `summary` gives the finished profile."""
 
     def __init__(self, reader: Reader, width: int, absent: Hashable) -> None:
         self._reader = reader
@@ -24,7 +33,7 @@ class Table:
         self._columns: list[Column] = []
         self._hashes = HashSet()
         sample = min(CORRELATED_ROWS, _CORRELATED_CELLS // max(1, width))
-        self._sample: Reservoir[Sequence[Hashable]] = Reservoir(sample)
+        self._sample: Reservoir[Sequence[Hashable] | dict[int, Hashable]] = Reservoir(sample)
         self._complete = 0
         self.rows = 0
         self._grow(width)
@@ -32,7 +41,8 @@ class Table:
     def add(
         self, columns: Sequence[Sequence[Hashable]], rows: int, hashes: Iterable[int] | None = None
     ) -> None:
-        """Take a batch. More columns than before are new ones; ``hashes`` stand for whole rows."""
+        """Take a batch. More columns than before are new ones; ``hashes`` stand for whole rows, which
+        without them are compared up to their last cell that is not absent."""
         self._grow(len(columns))
         cleaned: list[Sequence[Hashable]] = []
         incomplete: set[int] = set()
@@ -41,10 +51,47 @@ class Table:
             cleaned.append(values)
             incomplete.update(absent)
         lines = list(zip(*cleaned, strict=True)) if cleaned else [()] * rows
-        self._hashes.add(map(hash, lines) if hashes is None else hashes)
+        if hashes is None:
+            ends = cleaned and self._absent in cleaned[-1]
+            hashes = map(hash, map(self._trimmed, lines) if ends else lines)
+        self._hashes.add(hashes)
         self._sample.add(lines)
         self._complete += rows - len(incomplete)
         self.rows += rows
+
+    def add_sparse(
+        self, rows: Sequence[Mapping[int, Hashable]], width: int, hashes: Iterable[int] | None = None
+    ) -> None:
+        """As `add`, of rows that have few of the columns, in time that depends on the cells there are."""
+        self._grow(width)
+        taken: list[tuple[list[int], list[Hashable]]] = [([], []) for _ in range(width)]
+        for at, row in enumerate(rows):
+            for index, cell in row.items():
+                positions, cells = taken[index]
+                positions.append(at)
+                cells.append(cell)
+        cleaned: list[dict[int, Hashable]] = [{} for _ in rows]
+        incomplete: set[int] = {at for at, row in enumerate(rows) if len(row) < width}
+        for index, (column, (positions, cells)) in enumerate(zip(self._columns, taken, strict=True)):
+            if cells:
+                values, absent = column.add(cells)
+                for at, value in zip(positions, values, strict=True):
+                    cleaned[at][index] = value
+                incomplete.update(positions[each] for each in absent)
+            if len(cells) < len(rows):
+                column.skip(len(rows) - len(cells), self._absent)
+        self._hashes.add(
+            (hash(self._trimmed(tuple(row.values()))) for row in cleaned) if hashes is None else hashes
+        )
+        self._sample.add(cleaned)
+        self._complete += len(rows) - len(incomplete)
+        self.rows += len(rows)
+
+    def _trimmed(self, line: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+        end = len(line)
+        while end and line[end - 1] == self._absent:
+            end -= 1
+        return line[:end]
 
     def summary(self, names: Sequence[str], warn: Callable[[str], None]) -> dict[str, Any]:
         columns = [column.summary(name) for column, name in zip(self._columns, names, strict=True)]
@@ -68,12 +115,16 @@ class Table:
             numeric = numeric[:CORRELATED_COLUMNS]
         rows = self._sample.items
         series = {
-            columns[i]["name"]: [
-                self._columns[i].number_of(row[i]) if i < len(row) else float("nan") for row in rows
-            ]
+            columns[i]["name"]: [self._columns[i].number_of(self._cell(row, i)) for row in rows]
             for i in numeric
         }
-        return {"pairs": strong_pairs(series), "rows": len(rows), "is_sampled": not self._sample.complete}
+        pairs = strong_pairs(series, warn)
+        return {"pairs": pairs, "rows": len(rows), "is_sampled": not self._sample.complete}
+
+    def _cell(self, row: Sequence[Hashable] | dict[int, Hashable], index: int) -> Hashable:
+        if isinstance(row, dict):
+            return row.get(index, self._absent)
+        return row[index] if index < len(row) else self._absent
 
     def _grow(self, width: int) -> None:
         while len(self._columns) < width:

@@ -20,8 +20,10 @@ JSON values bring their kind; only strings are looked at, for dates.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import Enum
 from typing import Any
@@ -46,6 +48,7 @@ _TOKEN = re.compile(
 # Line by line over a whole batch: one match instead of one a cell.
 _INTEGERS = re.compile(rf"(?:(?!{_PHONE}){_INTEGER}(?:\n|\Z))*+", re.ASCII)
 _NUMBERS = re.compile(rf"(?:(?!{_PHONE}){_NUMBER}(?:\n|\Z))*+", re.ASCII)
+_WORD_BITS = 64
 _NAMED = re.compile(r"[A-Za-z]+|\d+")
 _MONTH_NAMES = "january february march april may june july august september october november december"
 _MONTHS = tuple(_MONTH_NAMES.split())
@@ -63,6 +66,20 @@ class Marker(Enum):
 
 
 MISSING_JSON = frozenset({Marker.NULL, Marker.ABSENT})
+
+
+@dataclass(frozen=True, slots=True)
+class Huge:
+    """A JSON integer of more than 64 bits, counted by its digits: any number of integers can be found that
+    share a hash, which would make counting them quadratic."""
+
+    digits: str
+
+    def __float__(self) -> float:
+        return float(int(self.digits))
+
+    def __str__(self) -> str:
+        return self.digits
 
 
 def classify_text(text: str) -> tuple[str, Any]:
@@ -94,6 +111,8 @@ def classify_json(value: Hashable) -> tuple[str, Any]:
         if value in (Marker.TRUE, Marker.FALSE):
             return "boolean", value is Marker.TRUE
         return value.value, None
+    if isinstance(value, Huge):
+        return "integer", int(value.digits)
     return ("integer" if isinstance(value, int) else "number"), value
 
 
@@ -122,7 +141,17 @@ def marked(value: Any) -> Hashable:
         return Marker.OBJECT
     if isinstance(value, list):
         return Marker.ARRAY
+    if isinstance(value, int) and value.bit_length() > _WORD_BITS:
+        return Huge(str(value))
     return value
+
+
+def number_key(value: float) -> Hashable:
+    """What equal numbers have in common, to count them by. See `Huge`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    whole = int(value)
+    return str(whole) if whole.bit_length() > _WORD_BITS else value
 
 
 def order(moment: date) -> datetime:
