@@ -124,7 +124,8 @@ async def get_task(req: func.HttpRequest) -> func.HttpResponse:
 @endpoint(*_FILTERS, "limit", "cursor")
 async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tasks?status=&agent_id=&action=&parent_id=&created_after=&created_before=&limit=&cursor=``:
-    a page of records, newest first, without large payloads and results."""
+    a page of records, newest first, without large payloads and results. ``unreadable`` names those of it
+    that are damaged, where there are any."""
     page = await state().engine.records.list(
         status=req.params.get("status"),
         agent_id=req.params.get("agent_id"),
@@ -135,7 +136,10 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
         limit=integer_parameter(req, "limit", 50, 1, 1000),
         cursor=req.params.get("cursor") or None,
     )
-    return json_response({"tasks": [_shown(record) for record in page.records], "cursor": page.cursor})
+    answer: dict[str, Any] = {"tasks": [_shown(record) for record in page.records], "cursor": page.cursor}
+    if page.unreadable:
+        answer["unreadable"] = page.unreadable
+    return json_response(answer)
 
 
 @blueprint.function_name("cancel_task")

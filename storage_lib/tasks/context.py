@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from storage_lib.errors import SerializationError, TransientStorageError
 from storage_lib.manager import StorageManager
+from storage_lib.tasks.jsonvalues import json_of
 from storage_lib.tasks.lease import Lease
 from storage_lib.tasks.model import Priority, TaskRecord, TaskStatus
 
@@ -78,10 +77,7 @@ class TaskContext:
         :raises TaskCancelledError: the task was asked to stop.
         :raises SerializationError: the value is no JSON, or more than 8 KiB of it.
         """
-        try:
-            size = len(msgspec.json.encode(value))
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise SerializationError(f"the progress is not JSON: {error}", field="progress") from error
+        size = len(json_of(value, "progress"))
         if size > MAX_PROGRESS_BYTES:
             raise SerializationError(
                 f"the progress is {size} bytes", field="progress", limit=f"{MAX_PROGRESS_BYTES} bytes"

@@ -12,35 +12,41 @@ import asyncio
 import contextlib
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-
-import msgspec
 
 from storage_lib.errors import (
     ConfigurationError,
     InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
-    SerializationError,
     StorageError,
     TransientStorageError,
 )
 from storage_lib.manager import StorageManager
+from storage_lib.tasks import escapes
 from storage_lib.tasks.context import TaskCancelledError, TaskContext
 from storage_lib.tasks.control import Control
+from storage_lib.tasks.escapes import EscapedError
 from storage_lib.tasks.events import TaskEvent
+from storage_lib.tasks.failures import error_of
 from storage_lib.tasks.groups import deciding
 from storage_lib.tasks.history import ended
 from storage_lib.tasks.joins import Joins
-from storage_lib.tasks.lease import DeadlineExceededError, Lease, LeaseExpiredError, LeaseLostError
+from storage_lib.tasks.jsonvalues import json_of
+from storage_lib.tasks.lease import (
+    DeadlineExceededError,
+    Lease,
+    LeaseExpiredError,
+    LeaseLostError,
+    RefusedError,
+)
 from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus
 from storage_lib.tasks.poison import buried
 from storage_lib.tasks.records import TaskRecords
-from storage_lib.tasks.registry import RegisteredAction, Registry, UnknownActionError
+from storage_lib.tasks.registry import RegisteredAction, Registry
 from storage_lib.tasks.repair import Repair
 from storage_lib.tasks.retry import RetryPolicy, is_transient
 from storage_lib.tasks.submission import (
@@ -271,7 +277,7 @@ class TaskEngine:
             result = await lease.hold(_limited(registered, context, payload), registered.timeout)
             if context.unsubmitted is not None:
                 raise context.unsubmitted
-            _check_json(result)
+            json_of(result, "result")
         except LeaseExpiredError:
             raise  # Nobody is known to have taken over: the message must come again.
         except LeaseLostError:
@@ -298,11 +304,14 @@ class TaskEngine:
         except Exception as error:
             if context is None and is_transient(error):
                 # It did not come to a run, and so to no attempt.
-                return await self._undelivered(lease, text, queue, _error_of(error))
-            return await self._failed(lease, registered, error, text, queue)
-        if context.children:
-            return await self._wait_for_children(lease, context, result)
-        return await self._end(lease, TaskStatus.SUCCEEDED, result=result, error=None)
+                return await self._undelivered(lease, text, queue, error_of(error))
+            return await self._failed(lease, registered, error, text, queue, ran=context is not None)
+        try:
+            if context.children:
+                return await self._wait_for_children(lease, context, result)
+            return await self._end(lease, TaskStatus.SUCCEEDED, result=result, error=None)
+        except RefusedError as unrecorded:  # A result that the store refuses.
+            return await self._failed(lease, registered, unrecorded.reason, text, queue)
 
     async def _failed(
         self,
@@ -311,23 +320,40 @@ class TaskEngine:
         error: Exception,
         text: str,
         queue: str,
+        *,
+        ran: bool = True,
     ) -> list[TaskEvent]:
-        reason = _error_of(error)
+        """Record that the attempt failed.
+
+        :param ran: whether the action is what failed: its policy is about nothing else.
+        """
+        reason = error_of(error)
         if isinstance(error, ConfigurationError) and registered is None:
             # A task module can not be loaded: the app's to mend. The task waits, and loses no attempt.
             wait = CONFIGURATION_WAIT_SECONDS
             return await self._again(lease, text, queue, wait, reason, "misconfigured", counts=False)
-        policy = registered.retry if registered is not None else RetryPolicy()
+        policy = registered.retry if registered is not None and ran else RetryPolicy()
         attempts = lease.record.attempts - lease.record.first_attempt
-        decision = policy.decide(attempts, error)
-        if decision.delay is not None:
-            return await self._again(lease, text, queue, decision.delay, reason, "retry", given_up=0)
-        _log.warning("task %s failed: %s", lease.record.task_id, reason.message, exc_info=error)
-        if not is_transient(error):
-            return await self._end(lease, TaskStatus.FAILED, error=reason)
-        events = await self._end(lease, TaskStatus.DEAD, error=reason)
-        # The record says all; the message passes the poison queue for whoever watches that.
-        await self._queues.send_text(f"{queue}-poison", text)
+        try:
+            delay, lasting = policy.decide(attempts, error).delay, not policy.retries(error)
+        except Exception:  # of a policy of the user's own
+            _log.exception("task %s: its retry policy failed", lease.record.task_id)
+            delay, lasting = None, True
+        try:
+            if delay is not None:
+                return await self._again(lease, text, queue, delay, reason, "retry", given_up=0)
+            status = TaskStatus.FAILED if lasting else TaskStatus.DEAD
+            events = await self._end(lease, status, error=reason)
+        except RefusedError as unrecorded:
+            # What the store takes of it: how it failed counts more than all that it said.
+            _log.error("task %s: the store refused its error: %s", lease.record.task_id, unrecorded.reason)
+            short = TaskError(reason.code, "the store refused what the error says")
+            return await self._end(lease, TaskStatus.FAILED, error=short, result=None, history=())
+        if delay is None:
+            if not lasting:
+                # The record says all; the message passes the poison queue for whoever watches that.
+                await self._queues.send_text(f"{queue}-poison", text)
+            _log.warning("task %s failed: %s", lease.record.task_id, reason.message, exc_info=error)
         return events
 
     async def _undelivered(self, lease: Lease, text: str, queue: str, reason: TaskError) -> list[TaskEvent]:
@@ -431,32 +457,22 @@ class TaskEngine:
 
 
 async def _limited(registered: RegisteredAction, context: TaskContext, payload: Any) -> Any:
+    async def run() -> Any:
+        return await registered.run(context, payload)
+
     limit = asyncio.timeout(registered.timeout)
     try:
         async with limit:
-            return await registered.run(context, payload)
+            return await escapes.contained(asyncio.get_running_loop(), run())
     except ExceptionGroup as group:  # of an asyncio.TaskGroup
-        raise deciding(group) from group
+        raise deciding(group, registered.retry) from group
+    except EscapedError as error:
+        if not isinstance(error.original, BaseExceptionGroup):
+            raise
+        raise deciding(error.original, registered.retry) from error.original
     except TimeoutError as error:
         if not limit.expired():
             raise
         raise DeadlineExceededError(
             f"the action {registered.name!r} took longer than {registered.timeout:g} s", field="timeout"
         ) from error
-
-
-def _check_json(result: Any) -> None:
-    try:
-        msgspec.json.encode(result)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise SerializationError(f"the result can not be stored as JSON: {error}") from error
-
-
-def _error_of(error: Exception) -> TaskError:
-    code = error.code if isinstance(error, StorageError) else type(error).__name__
-    expected = isinstance(error, UnknownActionError | InvalidArgumentError)
-    trace = "" if expected else "".join(traceback.format_exception(error))
-    told = error.explained() if isinstance(error, StorageError) else str(error)
-    # An error may quote what is no text (a file name in another encoding) and must be storable all the same.
-    message = (told or type(error).__name__).encode(errors="backslashreplace").decode()
-    return TaskError(code, message, trace.encode(errors="backslashreplace").decode())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from storage_lib.tasks.context import TaskCancelledError
+from storage_lib.tasks.escapes import EscapedError
 from storage_lib.tasks.lease import LeaseExpiredError, LeaseLostError
-from storage_lib.tasks.retry import is_transient
+from storage_lib.tasks.retry import RetryPolicy, wait_of
 
 
-def deciding(group: ExceptionGroup[Exception]) -> Exception:
+def deciding(group: BaseExceptionGroup[BaseException], policy: RetryPolicy) -> Exception:
     """The one error that decides how the attempt ends.
 
     That the task is no longer ours, or was cancelled, goes before all; then an error that would fail again,
@@ -20,15 +21,19 @@ def deciding(group: ExceptionGroup[Exception]) -> Exception:
         for error in errors:
             if isinstance(error, kind):
                 return error
-    lasting = [error for error in errors if not is_transient(error)]
+    lasting = [error for error in errors if not policy.retries(error)]
     if lasting:
-        return lasting[0] if len(lasting) == 1 else group
-    return max(errors, key=lambda error: getattr(error, "retry_after", None) or 0)
+        return lasting[0] if len(lasting) == 1 else _as_exception(group)
+    return max(errors, key=lambda error: wait_of(error) or 0)
 
 
-def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[Exception]:
     for error in group.exceptions:
-        if isinstance(error, ExceptionGroup):
-            yield from _leaves(error)
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)  # pyright: ignore[reportUnknownArgumentType]
         else:
-            yield error
+            yield _as_exception(error)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else EscapedError(error)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import IntegrityError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.model import Children, TaskError, TaskRecord, TaskStatus, child_task_id
 from storage_lib.tasks.records import TaskRecords
+
+_log = logging.getLogger("AOS.Tasks")
 
 MAX_NAMED = 100
 """So many failed children are named in the parent's result; the rest is counted."""
@@ -58,6 +61,9 @@ class Joins:
             async with turn:
                 parent = await self._count(child, child.parent_id, child.child_index)
         except KeyNotFoundError:
+            return []
+        except IntegrityError as error:
+            _log.error("the end of task %s cannot be counted: %s", child.task_id, error)
             return []
         if parent.is_final:
             # The worker that ended it may have died at once; its own parent must know.

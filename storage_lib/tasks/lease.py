@@ -11,7 +11,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError, TransientStorageError
+from storage_lib.errors import (
+    ConfigurationError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    TransientStorageError,
+)
+from storage_lib.tasks import escapes
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
@@ -33,6 +40,14 @@ class DeadlineExceededError(StorageError):
 
 class LeaseLostError(Exception):
     """Another worker has claimed the task, or it was ended from outside."""
+
+
+class RefusedError(Exception):
+    """The store does not take what was to be recorded at the end of a run: ``reason`` says why."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class LeaseExpiredError(TransientStorageError):
@@ -86,6 +101,7 @@ class Lease:
         store fails, for the work is done and would be done again.
 
         :raises TransientStorageError: the store failed each time.
+        :raises RefusedError: the store does not take it: it is too large, or not what can be stored.
         """
         wanted: dict[str, Any] = {}
 
@@ -110,6 +126,10 @@ class Lease:
                 if tries == _CONCLUDE_TRIES or until is None or self._now() >= until:
                     raise
                 await asyncio.sleep(random.uniform(0, _CONCLUDE_SECONDS * tries))  # noqa: S311 - spreads load
+            except ConfigurationError:
+                raise
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
+                raise RefusedError(error) from error
 
     async def _concluded(self, wanted: dict[str, Any]) -> TaskRecord | None:
         """The record if the change was made though its answer was lost: its run has ended, as it was to."""
@@ -145,6 +165,7 @@ class Lease:
         :raises LeaseLostError: the lease was lost; ``running`` was cancelled.
         :raises LeaseExpiredError: the lease could not be renewed in time; ``running`` was cancelled.
         :raises DeadlineExceededError: ``running`` went on past its limit.
+        :raises EscapedError: it raised what is no `Exception`.
         """
         action = asyncio.ensure_future(running)
         until = time.monotonic() + limit + _CANCEL_GRACE_SECONDS
@@ -152,7 +173,7 @@ class Lease:
             while True:
                 done, _ = await asyncio.wait({action}, timeout=self._length.total_seconds() / 3)
                 if done:
-                    return action.result()
+                    return escapes.call(action.result)
                 if time.monotonic() > until:
                     raise DeadlineExceededError(
                         "the action went on after it had been cancelled at its deadline", field="timeout"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,7 +16,14 @@ import msgspec
 
 from storage_lib import values
 from storage_lib.backends.base import Entity, StorageBackend
-from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import (
     FINAL,
     TASK_TABLE,
@@ -27,6 +35,8 @@ from storage_lib.tasks.model import (
     TaskStatus,
     content_prefix,
 )
+
+_log = logging.getLogger("AOS.Tasks")
 
 INLINE_BYTES = 16 * 1024
 """Longer payloads and results become objects: a table property holds 32 Ki characters, an entity 1 MiB."""
@@ -60,15 +70,25 @@ def _may_have_contents(properties: Mapping[str, Any]) -> bool:
     """Whether contents of the task may lie in the object store: those that its record names, or that a run
     which was interrupted left behind. Most tasks are spared the search, which costs as much as a write."""
     named = any(properties.get(f"{name}_key") for name in _LARGE)
-    return named or properties["fence"] > 1
+    return named or properties.get("fence", 2) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRecord:
+    """A record that is damaged, or of a later version: what can be told of it."""
+
+    task_id: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RecordPage:
-    """A page of task records, newest first. ``cursor`` is None where there is no next page."""
+    """A page of task records, newest first. ``cursor`` is None where there is no next page. ``unreadable``
+    are those of the page that are left out of ``records``."""
 
     records: list[TaskRecord]
     cursor: str | None
+    unreadable: list[UnreadableRecord] = field(default_factory=list[UnreadableRecord])
 
 
 class TaskRecords:
@@ -115,6 +135,7 @@ class TaskRecords:
 
     async def get(self, task_id: str, *, contents: bool = True) -> TaskRecord:
         """:raises KeyNotFoundError: there is no task of this id.
+        :raises IntegrityError: its record is damaged, or of a later version.
 
         :param contents: also load the payload and the result where they are objects of their own.
         """
@@ -166,7 +187,13 @@ class TaskRecords:
             )
         except KeyNotFoundError:
             return RecordPage([], None)  # The table is made by the first task: there is none yet.
-        return RecordPage([await self._from_entity(entity, False) for entity in page.entities], page.cursor)
+        found = RecordPage([], page.cursor)
+        for entity in page.entities:
+            try:
+                found.records.append(await self._from_entity(entity, False))
+            except IntegrityError as error:  # The others are to be seen all the same.
+                found.unreadable.append(UnreadableRecord(_task_id_of(entity), error.message))
+        return found
 
     async def overdue(self, before: datetime) -> AsyncIterator[TaskRecord]:
         """Records, without large contents, of tasks that have not ended though they were due, or their lease
@@ -179,7 +206,10 @@ class TaskRecords:
             queued=str(TaskStatus.QUEUED),
             running=str(TaskStatus.RUNNING),
         ):
-            yield await self._from_entity(entity, False)
+            try:
+                yield await self._from_entity(entity, False)
+            except IntegrityError as error:
+                _log.error("task %s is passed over: %s", _task_id_of(entity), error)
 
     async def expire(self, before: datetime, limit: int) -> int:
         """Remove up to ``limit`` records of tasks that ended before that moment, and their contents; returns
@@ -191,8 +221,8 @@ class TaskRecords:
         async for entity in self._until(before, "finished_at lt @before and updated_at lt @before"):
             if removed == limit:
                 break
-            if TaskStatus(entity.properties["status"]) not in FINAL:
-                continue  # It was requeued since.
+            if entity.properties.get("status") not in FINAL:
+                continue  # It was requeued since, or nobody can tell.
             parent_id = entity.properties.get("parent_id")
             if parent_id and parent_id not in needed:
                 needed[parent_id] = await self._exists(parent_id)
@@ -207,7 +237,7 @@ class TaskRecords:
                 continue
             removed += 1
             if _may_have_contents(entity.properties):
-                await self._remove_contents(entity.properties["task_id"])
+                await self._remove_contents(_task_id_of(entity))
         return removed
 
     async def _exists(self, task_id: str) -> bool:
@@ -283,13 +313,28 @@ class TaskRecords:
         """A content that was kept as an object."""
         found = await self._backend.objects.get(key)
         assert found is not None  # noqa: S101 - only a get with if_none_match answers None
-        return msgspec.json.decode(found.data)
+        try:
+            return msgspec.json.decode(found.data)
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"object {key!r} is no JSON: {error}") from error
 
     async def _discard(self, keys: list[str]) -> None:
         for key in keys:
             await self._backend.objects.delete(key)
 
     async def _from_entity(self, entity: Entity, contents: bool) -> TaskRecord:
+        """:raises IntegrityError: it is damaged, or of a later version."""
+        try:
+            return await self._read(entity, contents)
+        except StorageError:
+            raise
+        except Exception as error:
+            raise IntegrityError(
+                f"the record of task {_task_id_of(entity)!r} cannot be read: {told(error)}",
+                remedy="mend or remove the entity in the table of tasks, or run the version that wrote it",
+            ) from error
+
+    async def _read(self, entity: Entity, contents: bool) -> TaskRecord:
         found = entity.properties
         large: dict[str, Any] = {}
         for name in _LARGE:
@@ -320,6 +365,14 @@ class TaskRecords:
             **plain,
             **large,
         )
+
+
+def _task_id_of(entity: Entity) -> str:
+    found = entity.properties.get("task_id")
+    if isinstance(found, str) and found:
+        return found
+    ours = entity.row_key.translate(_INVERTED)
+    return ours if _TIME_ORDERED.fullmatch(ours) else entity.row_key
 
 
 _history = msgspec.json.Decoder(tuple[Attempt, ...])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
 from storage_lib.errors import ConfigurationError, InvalidArgumentError
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.model import check_action
-from storage_lib.tasks.retry import RetryPolicy
+from storage_lib.tasks.retry import RetryPolicy, exception_classes
 
 Action = Callable[[TaskContext, Any], Awaitable[Any]]
 
@@ -106,6 +106,7 @@ def task(
     payload: Any = None,
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
     retry: RetryPolicy | None = None,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
 ) -> Callable[[Action], Action]:
     """Register an action: ``async def action(context, payload) -> result``.
 
@@ -114,9 +115,13 @@ def task(
     :param timeout: seconds that one run may take; then it fails with ``deadline-exceeded``. Less than the
         host's own limit (`Registry`).
     :param retry: what follows on a transient error.
+    :param retry_on: classes of exceptions of the action's own that count as transient, besides those of
+        ``retry`` and what `is_transient`.
     :raises ConfigurationError: the name is taken by another function, or the action is no ``async def``.
     """
     check_action(name)
+    policy = retry or RetryPolicy()
+    policy = replace(policy, retry_on=(*policy.retry_on, *exception_classes(retry_on)))
     if not 0 < timeout < float("inf"):
         raise ConfigurationError(f"timeout {timeout} of action {name!r} is not above 0", field="timeout")
 
@@ -134,7 +139,7 @@ def task(
             raise ConfigurationError(
                 f"two actions are named {name!r}: {_where(taken.run)} and {_where(action)}", field="action"
             )
-        _actions[name] = RegisteredAction(name, action, payload, timeout, retry or RetryPolicy())
+        _actions[name] = RegisteredAction(name, action, payload, timeout, policy)
         return action
 
     return register

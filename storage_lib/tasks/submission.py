@@ -23,8 +23,10 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
+from storage_lib.tasks import escapes
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.control import Control, TaskStateError
+from storage_lib.tasks.jsonvalues import json_of
 from storage_lib.tasks.model import (
     KEY_TABLE,
     MAX_CHILDREN,
@@ -325,14 +327,23 @@ def validated(registered: RegisteredAction, payload: Any) -> tuple[bytes, Any]:
 
     :raises InvalidArgumentError: names the field that does not fit.
     """
+    kind = registered.payload
     try:
-        data = msgspec.json.encode(payload)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidArgumentError(f"the payload is not JSON: {error}", field="payload") from error
-    if registered.payload is None:
+        data = json_of(payload, "payload")
+    except SerializationError as error:
+        raise InvalidArgumentError(
+            error.message, field=error.field, limit=error.limit, remedy=error.remedy
+        ) from error
+    if kind is None:
         return data, payload
+    given = data if payload is not None else b"{}"
     try:
-        return data, values.decode_as(data if payload is not None else b"{}", values.JSON, registered.payload)
+        return data, escapes.call(lambda: values.decode_as(given, values.JSON, kind))
+    except escapes.EscapedError as error:
+        raised = type(error.original).__name__
+        raise InvalidArgumentError(
+            f"the payload's type of the action {registered.name!r} raised {raised}", field="payload"
+        ) from error
     except SerializationError as error:
         raise InvalidArgumentError(
             f"the payload does not fit the action {registered.name!r}: {error}",
