@@ -54,6 +54,7 @@ from storage_lib.tasks.submission import (
     MAX_VISIBILITY_SECONDS,
     NewTask,
     Submission,
+    check_due,
     new_record,
     validated,
 )
@@ -206,15 +207,25 @@ class TaskEngine:
         """The record of a message, made now where there is none.
 
         :raises TaskExistsError: the id is that of another task.
+        :raises InvalidArgumentError: the message says of its parent or its time what can not be.
         """
+        if message.requeue is not None:
+            await self._joins.check_parent(message)
         try:
             record = await self.records.get(message.task_id, contents=False)
         except KeyNotFoundError:
+            now = self._now()
+            check_due(message, now)
+            await self._joins.check_parent(message)
             try:
-                return await self.records.insert(new_record(message, self._now(), message.payload))
+                return await self.records.insert(new_record(message, now, message.payload))
             except PreconditionFailedError:
                 record = await self.records.get(message.task_id, contents=False)
         same = (record.agent_id, record.action) == (message.agent_id, message.action)
+        if message.parent_id is not None:
+            # Who was told of only by its message has no parent in it.
+            parent = (message.parent_id, message.child_index)
+            same = same and (record.parent_id, record.child_index) == parent
         if same and message.payload_key is None and record.payload_key is None:
             same = record.payload == message.payload
         if not same:

@@ -9,10 +9,15 @@ from datetime import datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
-from storage_lib.errors import IntegrityError, KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+)
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.events import TaskEvent
-from storage_lib.tasks.model import Children, TaskError, TaskRecord, TaskStatus, child_task_id
+from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus, child_task_id
 from storage_lib.tasks.records import TaskRecords
 
 _log = logging.getLogger("AOS.Tasks")
@@ -32,11 +37,33 @@ class Joins:
         """By parent: children that end in this process count one after another, so that only those of other
         instances can be met."""
 
+    async def check_parent(self, message: TaskMessage) -> None:
+        """:raises InvalidArgumentError: its parent has not submitted it: another time is in its id, or it names
+        a run of its parent that there was not yet."""
+        if message.parent_id is None or message.child_index is None:
+            return
+        try:
+            parent = await self._records.get(message.parent_id, contents=False)
+        except KeyNotFoundError:
+            return
+        if message.task_id != child_task_id(parent.task_id, parent.created_at, message.child_index):
+            raise InvalidArgumentError(
+                f"task_id {message.task_id!r} is not that of a child of its parent_id", field="parent_id"
+            )
+        if (message.parent_fence or 0) > parent.fence:
+            raise InvalidArgumentError(
+                f"parent_fence {message.parent_fence} is of no run of the parent",
+                field="parent_fence",
+                limit=f"{parent.fence}",
+            )
+
     async def parent_is_gone(self, child: TaskRecord) -> bool:
         """Whether a child need not run, because a task above it was cancelled or asked to stop; or because
         its parent has ended otherwise, unless the child was requeued since, which is meant."""
         above = child
-        while above.parent_id is not None:
+        seen = {child.task_id}
+        while above.parent_id is not None and above.parent_id not in seen:  # as a damaged record may be
+            seen.add(above.parent_id)
             try:
                 parent = await self._records.get(above.parent_id, contents=False)
             except KeyNotFoundError:
@@ -48,13 +75,16 @@ class Joins:
             above = parent
         return False
 
-    async def child_ended(self, child: TaskRecord, *, again: bool = False) -> list[TaskEvent]:
+    async def child_ended(
+        self, child: TaskRecord, *, again: bool = False, below: frozenset[str] = frozenset()
+    ) -> list[TaskEvent]:
         """Count a child's end; the event of the parent, if this was what ended it, and so on upwards.
 
         :param again: give the events of parents that have ended as well: whoever ended them may have died
             before they were out.
+        :param below: those whose ends led here. None of them is above, but in records that are damaged.
         """
-        if child.parent_id is None or child.child_index is None:
+        if child.parent_id is None or child.child_index is None or child.task_id in below:
             return []
         turn = self._turns.setdefault(child.parent_id, asyncio.Lock())
         try:
@@ -68,7 +98,7 @@ class Joins:
         if parent.is_final:
             # The worker that ended it may have died at once; its own parent must know.
             events = [TaskEvent.of(parent)] if again and parent.children and parent.children.all_done else []
-            return events + await self.child_ended(parent, again=again)
+            return events + await self.child_ended(parent, again=again, below=below | {child.task_id})
         return await self.complete(parent)
 
     async def _count(self, child: TaskRecord, parent_id: str, index: int) -> TaskRecord:

@@ -25,8 +25,7 @@ def json_of(value: Any, name: str) -> bytes:
     try:
         data = msgspec.json.encode(value)
         back = msgspec.json.decode(data)
-        if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-            _check_depth(back, name)
+        check_depth(data, back, name)
         if back == value:
             return data
         plain = msgspec.to_builtins(value, builtin_types=_BYTES)
@@ -43,7 +42,12 @@ def json_of(value: Any, name: str) -> bytes:
     return data
 
 
-def _check_depth(value: Any, name: str) -> None:
+def check_depth(data: bytes, value: Any, name: str) -> None:
+    """:param data: the JSON of ``value``, or more than that.
+    :raises SerializationError: it is nested more than 100 levels deep.
+    """
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return  # So it is in most cases.
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [

@@ -19,6 +19,7 @@ import msgspec
 
 from storage_lib.errors import InvalidArgumentError, SerializationError
 from storage_lib.keys import SYSTEM_PREFIX
+from storage_lib.tasks.jsonvalues import check_depth
 
 TASK_QUEUE = "agent-tasks"
 POISON_QUEUE = "agent-tasks-poison"
@@ -245,54 +246,137 @@ class TaskMessage:
         ``{`` is not in base64's alphabet; so that both kinds of queue clients are understood.
 
         :raises SerializationError: it is no JSON object, or not of a known version.
-        :raises InvalidArgumentError: a field is missing or can not be right; ``field`` names it.
+        :raises InvalidArgumentError: a field is missing, unknown or can not be right; ``field`` names it.
         """
+        data = _unwrapped(text)
         try:
-            found: Any = msgspec.json.decode(_unwrapped(text))
+            found: Any = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise SerializationError(f"message is not JSON: {error}", field="message") from error
         if not isinstance(found, dict):
             raise SerializationError(
                 f"message is a JSON {type(found).__name__}, not an object", field="message"
             )
-        message: dict[str, Any] = found
+        check_depth(data, found, "message")
+        return cls._of_fields(found)
+
+    @classmethod
+    def _of_fields(cls, message: dict[str, Any]) -> TaskMessage:
         version = message.get("v")
-        if version not in (None, SCHEMA_VERSION):
+        if version is not None and (type(version) is not int or version != SCHEMA_VERSION):
             raise SerializationError(
-                f"message has the schema version {version!r}", field="v", limit=f"{SCHEMA_VERSION} or none"
+                f"message has the schema version {_shown(version)}",
+                field="v",
+                limit=f"{SCHEMA_VERSION} or none",
             )
+        _check_names(message)
         if version is None:
             # Only we say which end a message takes back, and whose child a task is.
             message = {name: value for name, value in message.items() if name not in _OURS}
         task_id = check_task_id(message.get("task_id"))
-        payload_key = message.get("payload_key")
-        if payload_key is not None and not _is_payload_key(task_id, payload_key):
+        payload, payload_key = message.get("payload"), message.get("payload_key")
+        if payload_key is not None and (payload is not None or not _is_payload_key(task_id, payload_key)):
             # A message must not make a task read what is none of its own.
             raise InvalidArgumentError(
                 "payload_key is not that of a payload of this task", field="payload_key"
             )
-        index = message.get("child_index")
-        if index is not None and (type(index) is not int or not 0 <= index < MAX_CHILDREN):
-            raise InvalidArgumentError(f"child_index {index!a} is not valid", field="child_index")
+        parent_id, index = _parent(task_id, message.get("parent_id"), message.get("child_index"))
+        parent_fence = _fence(message, "parent_fence")
+        if parent_fence is not None and parent_id is None:
+            raise InvalidArgumentError("parent_fence without a parent_id", field="parent_fence")
         return cls(
             task_id=task_id,
             agent_id=check_agent_id(message.get("agent_id")),
             action=check_action(message.get("action")),
-            payload=message.get("payload"),
+            payload=payload,
             payload_key=payload_key,
             correlation_id=check_correlation_id(message.get("correlation_id")),
             trace_parent=check_trace_parent(message.get("traceparent")),
             priority=check_priority(message.get("priority")),
             due_at=_moment(message.get("due_at")),
             idempotency_key=check_idempotency_key(message.get("idempotency_key")),
-            parent_id=None if message.get("parent_id") is None else check_task_id(message["parent_id"]),
+            parent_id=parent_id,
             child_index=index,
-            parent_fence=message.get("parent_fence"),
-            requeue=message.get("requeue"),
+            parent_fence=parent_fence,
+            requeue=_fence(message, "requeue"),
         )
 
 
 _OURS = frozenset({"requeue", "parent_id", "child_index", "parent_fence", "payload_key", "idempotency_key"})
+_NAMES = _OURS | {
+    "v",
+    "task_id",
+    "agent_id",
+    "action",
+    "payload",
+    "correlation_id",
+    "traceparent",
+    "priority",
+    "due_at",
+}
+MAX_FENCE = 2**31 - 1
+
+
+def _check_names(message: dict[str, Any]) -> None:
+    for name in message:
+        if name not in _NAMES:
+            from difflib import get_close_matches  # Only here is it needed.
+
+            near = get_close_matches(name[:40], _NAMES, 1)
+            raise InvalidArgumentError(
+                f"message has the unknown field {_shown(name)}",
+                field=name[:40],
+                limit=", ".join(sorted(_NAMES - _OURS)),
+                remedy=f"did you mean {near[0]!r}?"
+                if near
+                else "put what is the action's own into the payload",
+            )
+
+
+def _parent(task_id: str, parent_id: Any, index: Any) -> tuple[str | None, int | None]:
+    """The parent of a message's task, and which of its children it is: together or not at all.
+
+    The id of a child follows from its parent's (`child_task_id`), so that none can be its own ancestor, and
+    nobody can make another's task a child.
+    """
+    if parent_id is None and index is None:
+        return None, None
+    parent_id = _checked("parent_id", parent_id, _TASK_ID, _TASK_ID_LIMIT)
+    if type(index) is not int or not 0 <= index < MAX_CHILDREN:
+        raise InvalidArgumentError(
+            f"child_index {_shown(index)} is not valid", field="child_index", limit=f"0 to {MAX_CHILDREN - 1}"
+        )
+    # All but the time, which is that of the parent's record.
+    if (
+        child_task_id(parent_id, datetime.fromtimestamp(0, UTC), index)[_TIME_CHARACTERS:]
+        != task_id[_TIME_CHARACTERS:]
+    ):
+        raise InvalidArgumentError(
+            f"task_id {task_id!r} is not that of child {index} of its parent_id", field="parent_id"
+        )
+    return parent_id, index
+
+
+_TIME_CHARACTERS = len("00000000-0000-")
+"""Of a UUID of version 7, those that tell the time."""
+
+
+def _fence(message: dict[str, Any], name: str) -> int | None:
+    value: Any = message.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= MAX_FENCE:
+        raise InvalidArgumentError(
+            f"{name} {_shown(value)} is not valid", field=name, limit=f"a whole number, 0 to {MAX_FENCE}"
+        )
+    return value
+
+
+def _shown(value: Any) -> str:
+    shown = ascii(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
 MAX_CHILDREN = 10_000
 """Children of one task: as many bits as its record keeps of them."""
 
@@ -317,17 +401,13 @@ def _unwrapped(text: str) -> bytes:
 
 
 _TASK_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,126}[A-Za-z0-9_:-])?")
+_TASK_ID_LIMIT = "1 to 128 of letters, digits and . _ : -, a letter or digit first, no dot last"
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}")
 
 
 def check_task_id(value: Any) -> str:
-    return _checked(
-        "task_id",
-        value,
-        _TASK_ID,
-        "1 to 128 of letters, digits and . _ : -, a letter or digit first, no dot last",
-    )
+    return _checked("task_id", value, _TASK_ID, _TASK_ID_LIMIT)
 
 
 def check_agent_id(value: Any) -> str:
@@ -353,9 +433,9 @@ def check_idempotency_key(value: Any) -> str | None:
 def check_priority(value: Any) -> Priority:
     if value is None:
         return Priority.NORMAL
-    if value not in list(Priority):
+    if not isinstance(value, str) or value not in list(Priority):
         raise InvalidArgumentError(
-            f"priority {ascii(value)[:80]} is not valid", field="priority", limit=" or ".join(Priority)
+            f"priority {_shown(value)} is not valid", field="priority", limit=" or ".join(Priority)
         )
     return Priority(value)
 
@@ -381,10 +461,11 @@ def _moment(value: Any) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    except (TypeError, ValueError) as error:
+        # In UTC here and now: a time at the edge of the calendar may have no other.
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgumentError(
-            f"due_at {ascii(value)[:80]} is not valid", field="due_at", limit="ISO 8601"
+            f"due_at {_shown(value)} is not valid", field="due_at", limit="ISO 8601"
         ) from error
 
 
@@ -392,9 +473,7 @@ def _checked(name: str, value: Any, rule: re.Pattern[str], limit: str) -> str:
     if value is None:
         raise InvalidArgumentError(f"{name} is missing", field=name, limit=limit)
     if not isinstance(value, str) or not rule.fullmatch(value):
-        shown = ascii(value)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        raise InvalidArgumentError(f"{name} {shown} is not valid", field=name, limit=limit)
+        raise InvalidArgumentError(f"{name} {_shown(value)} is not valid", field=name, limit=limit)
     return value
 
 

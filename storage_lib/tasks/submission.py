@@ -300,6 +300,16 @@ class Submission:
         return removed
 
 
+def check_due(message: TaskMessage, now: datetime) -> None:
+    """:raises InvalidArgumentError: the message of a new task is due later than any task may be."""
+    if message.due_at is not None and (message.due_at - now).total_seconds() > MAX_DELAY_SECONDS:
+        raise InvalidArgumentError(
+            f"due_at {message.due_at.isoformat()} is too late",
+            field="due_at",
+            limit=f"{MAX_DELAY_SECONDS:.0f} seconds ahead (a year)",
+        )
+
+
 def new_record(message: TaskMessage, now: datetime, payload: Any) -> TaskRecord:
     """The first record of a message's task."""
     return TaskRecord(
