@@ -38,8 +38,8 @@ class Joins:
         instances can be met."""
 
     async def check_parent(self, message: TaskMessage) -> None:
-        """:raises InvalidArgumentError: its parent has not submitted it: another time is in its id, or it names
-        a run of its parent that there was not yet."""
+        """:raises InvalidArgumentError: its parent has not submitted it: another time is in its id, or it is
+        of a run of its parent that there was not yet."""
         if message.parent_id is None or message.child_index is None:
             return
         try:
