@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, ObjectTooLargeError
 
@@ -233,14 +234,45 @@ MAX_CONTENT_TYPE_BYTES = 255
 
 
 def validate_content_type(content_type: str) -> str:
-    """Return ``content_type`` if it is ``type/subtype`` with optional parameters (RFC 9110, 8.3)."""
-    if len(content_type) > MAX_CONTENT_TYPE_BYTES or not _CONTENT_TYPE.fullmatch(content_type):
-        raise InvalidArgumentError(
-            f"content type {_shown(content_type)} is not valid",
-            field="content_type",
-            limit=f"type/subtype with optional ;name=value, at most {MAX_CONTENT_TYPE_BYTES} bytes",
-        )
-    return content_type
+    """``content_type`` as it is stored, if it is ``type/subtype`` with optional parameters (RFC 9110, 8.3):
+    without blanks or a semicolon at its ends, and with no more than one space where there are blanks, which
+    is what is left of them on the way to some stores.
+
+    :raises InvalidArgumentError: it is not, or is longer than 255 bytes.
+    """
+    if not isinstance(content_type, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _wrong_content_type(f"is a {type(content_type).__name__}, not a str")
+    return _normal_content_type(content_type)
+
+
+@lru_cache(maxsize=256)
+def _normal_content_type(content_type: str) -> str:
+    if not _CONTENT_TYPE.fullmatch(bare := content_type.strip(" \t")):
+        raise _wrong_content_type(f"{_shown(content_type)} is not valid")
+    normal = re.sub(r"[ \t]+", " ", bare.rstrip("; \t"))
+    if len(normal) > MAX_CONTENT_TYPE_BYTES:
+        raise _wrong_content_type(f"{_shown(content_type)} is {len(normal)} bytes")
+    return normal
+
+
+@lru_cache(maxsize=256)
+def readable_content_type(content_type: str) -> str:
+    """The content type of a stored object, which another program may have given it: normalised, without
+    parameters that are none, and ``application/octet-stream`` where it is no content type at all."""
+    for candidate in (content_type, essence(content_type)):
+        try:
+            return validate_content_type(candidate)
+        except InvalidArgumentError:
+            continue
+    return "application/octet-stream"
+
+
+def _wrong_content_type(what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"content type {what}",
+        field="content_type",
+        limit=f"type/subtype with optional ;name=value, at most {MAX_CONTENT_TYPE_BYTES} bytes",
+    )
 
 
 def essence(content_type: str) -> str:

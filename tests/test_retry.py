@@ -221,6 +221,8 @@ class TestObjectsBehindABadLine(ObjectStoreContract):
 
     # Of races behind lost answers some end unknown: they have tests of their own, below.
     test_racing_updates_lose_nothing = None  # type: ignore[assignment]
+    test_a_star_never_brings_back_what_was_deleted = None  # type: ignore[assignment]
+    tells_created = False
 
 
 class TestTablesBehindABadLine(TableStoreContract):

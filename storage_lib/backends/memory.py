@@ -24,6 +24,7 @@ from storage_lib.backends.objects import (
     ObjectStore,
     PutResult,
     StoredObject,
+    agrees,
     is_after,
     missing,
     unmet,
@@ -83,7 +84,7 @@ class MemoryObjectStore(ObjectStore):
         current = self._objects.get(key)
         if if_absent and current is not None:
             raise unmet(key, None)
-        if if_match is not None and (current is None or current.info.etag != if_match):
+        if if_match is not None and (current is None or not agrees(current.info.etag, if_match)):
             raise unmet(key, if_match)
         info = ObjectInfo(
             key=key,
@@ -97,7 +98,8 @@ class MemoryObjectStore(ObjectStore):
         if current is None:
             insort(self._order, (key.encode(), key))
         self._objects[key] = StoredObject(info, bytes(data))
-        return PutResult(key, info.etag, len(data), current is None)
+        created = current is None or self._is_expired(current.info)
+        return PutResult(key, info.etag, len(data), created)
 
     async def _get(
         self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from storage_lib.errors import InvalidArgumentError
+
+ANY_VERSION = "*"
+"""As ``if_match``: whichever version there is, but there must be one. No ETag is spelled so."""
+
+_ETAG = re.compile(r"[!#-~]{1,256}")
+"""What an ETag may be made of (RFC 9110, 8.8.3); no store here gives a longer one."""
+_LARGEST_OFFSET = 2**50
+"""No object is so long, and every service and client can read the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,35 @@ class ListPage:
     cursor: str | None
 
 
+def read_etag(text: str, field: str, *, weakly: bool = False) -> str | None:
+    """The ETag that a caller's condition means, or None where no object can have it: an empty one, one with
+    blanks or control characters, a weak one. Quotes around it, as HTTP has them, are taken off, so ``"*"`` in
+    quotes is an ETag (that no object has) and not `ANY_VERSION`.
+
+    :param weakly: take a weak one for a strong one (RFC 9110, 8.8.3.2).
+
+    :raises InvalidArgumentError: it is not a str.
+    """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidArgumentError(
+            f"{field} is a {type(text).__name__}",
+            field=field,
+            limit='an ETag, or "*" for any version',
+        )
+    if text == ANY_VERSION:
+        return text
+    if weakly:
+        text = text.removeprefix("W/")
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    return text if text != ANY_VERSION and _ETAG.fullmatch(text) else None
+
+
+def agrees(etag: str, if_match: str | None) -> bool:
+    """Whether an object that is there, with this ETag, is one that ``if_match`` means."""
+    return if_match is None or if_match in (ANY_VERSION, etag)
+
+
 @dataclass(frozen=True, slots=True)
 class ByteRange:
     """A range of bytes as in RFC 9110, 14.1.2: from ``start`` up to, not including, ``end`` (None: to the
@@ -85,6 +123,23 @@ class ByteRange:
 
     start: int
     end: int | None = None
+
+    def checked(self) -> ByteRange:
+        """This range, in numbers that every service can read.
+
+        :raises InvalidArgumentError: it can hold no byte of any object.
+        """
+        start, end = self.start, self.end
+        if type(start) is not int or (end is not None and type(end) is not int):
+            raise InvalidArgumentError("a range is made of whole numbers", field="range", limit="int")
+        if end is not None and not 0 <= start < end:
+            raise InvalidArgumentError(
+                f"the range from {_shown(start)} to {_shown(end)} holds no byte",
+                field="range",
+                limit="0 <= start < end, or a negative start without an end for the last bytes",
+            )
+        start = max(-_LARGEST_OFFSET, min(start, _LARGEST_OFFSET))
+        return ByteRange(start, None if end is None else min(end, _LARGEST_OFFSET + 1))
 
     def resolve(self, size: int) -> tuple[int, int]:
         """The first byte and the one past the last, for an object of ``size`` bytes.
@@ -98,6 +153,11 @@ class ByteRange:
                 f"the range starts at byte {start}, the object has {size} bytes", field="range"
             )
         return start, end
+
+
+def _shown(number: int) -> str:
+    # Python refuses to print more than 4,300 digits.
+    return str(number) if abs(number) < 10**20 else f"a number of {number.bit_length()} bits"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from typing import Protocol
 from storage_lib.backends import expiry
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import (
+    ANY_VERSION,
     ByteRange,
     ListEntry,
     ListPage,
@@ -27,10 +28,13 @@ from storage_lib.backends.object_model import (
     ObjectStats,
     PutResult,
     StoredObject,
+    agrees,
+    read_etag,
 )
 from storage_lib.backends.streaming import ByteSource, ObjectReader, Parts, one_chunk, sha256_of, verify
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import (
+    IntegrityError,
     InvalidArgumentError,
     KeyNotFoundError,
     ObjectTooLargeError,
@@ -40,6 +44,7 @@ from storage_lib.errors import (
 )
 from storage_lib.keys import (
     SYSTEM_PREFIX,
+    readable_content_type,
     validate_content_type,
     validate_key,
     validate_metadata,
@@ -47,6 +52,7 @@ from storage_lib.keys import (
 )
 
 __all__ = [
+    "ANY_VERSION",
     "ATTEMPT",
     "ByteRange",
     "ByteSource",
@@ -60,6 +66,7 @@ __all__ = [
     "PutResult",
     "Repeat",
     "StoredObject",
+    "agrees",
     "is_after",
     "missing",
     "unmet",
@@ -129,13 +136,15 @@ class ObjectStore(ABC):
         """Store ``data`` whole, durable when this returns; a failure leaves what was there.
 
         :param data: bytes, or any bytes-like object: what it holds now is stored.
-        :param if_match: replace only the object with this ETag.
+        :param if_match: replace only the object with this ETag, with or without quotes; ``"*"`` replaces
+            whichever version there is and creates none. One that no object can have (an empty or a weak one,
+            one with blanks) is met by none.
         :param if_absent: create only.
         :param ttl: seconds after which the object is gone; None means never.
         :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
         """
         data = as_bytes(data)
-        kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
+        content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
         if len(data) > self.max_object_bytes:
             raise ObjectTooLargeError(
                 f"object is {len(data)} bytes",
@@ -144,13 +153,14 @@ class ObjectStore(ABC):
                 remedy="use put_stream",
             )
         digest = await sha256_of(data)
+        raw = await self._replaceable(key, if_match)
         await self._mark(key, kept)
 
         def write(if_match: str | None, if_absent: bool) -> Awaitable[PutResult]:
             return self._put(key, data, content_type, kept, digest, if_match, if_absent)
 
         try:
-            result = await write(self._unexpired(key, if_match), if_absent)
+            result = await write(raw, if_absent)
         except PreconditionFailedError:
             if not if_absent:
                 raise
@@ -177,7 +187,7 @@ class ObjectStore(ABC):
         :param source: an async or plain iterable of bytes-like objects, or a file object that is open in
             binary mode. Each chunk is taken at once: its owner may use the buffer again for the next.
         """
-        kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
+        content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
         parts = Parts(source, self.part_bytes, self.max_stream_bytes)
         if (data := await parts.whole()) is not None:
             return await self.put(
@@ -189,7 +199,7 @@ class ObjectStore(ABC):
                 if_absent=if_absent,
                 ttl=ttl,
             )
-        raw = self._unexpired(key, if_match)
+        raw = await self._replaceable(key, if_match)
         if if_absent:
             raw = await self._expired_in_the_way(key)  # before the long way, not at its end
         await self._mark(key, kept)
@@ -211,14 +221,28 @@ class ObjectStore(ABC):
     ) -> StoredObject | None:
         """The object, its bytes verified against its checksum (a range can not be verified).
 
-        :param if_none_match: return None if the object still has this ETag. Without it never None.
+        :param if_match: as for `put`.
+        :param if_none_match: return None if the object still has this ETag, or, for ``"*"``, any. Without it
+            never None.
         :raises KeyNotFoundError: there is no such object.
         :raises PreconditionFailedError: the object does not have the ETag ``if_match``.
+        :raises InvalidArgumentError: no byte of the object lies in the range.
         :raises IntegrityError: the bytes are not the ones that were saved.
         """
         validate_key(key)
-        known, until = expiry.split_etag(if_none_match)
-        found = await self._get(key, byte_range, expiry.split_etag(if_match)[0], known)
+        byte_range = _checked_range(byte_range)
+        etag = await self._present(key, if_match)
+        known = None if if_none_match is None else read_etag(if_none_match, "if_none_match", weakly=True)
+        if known == ANY_VERSION:
+            if not agrees((await self.head(key)).etag, etag):
+                raise unmet(key, if_match)
+            return None
+        known, until = expiry.split_etag(known)
+        try:
+            found = await self._get(key, byte_range, expiry.split_etag(etag)[0], known)
+        except PreconditionFailedError:
+            await self.head(key)  # What has expired is not there, whatever its ETag.
+            raise
         if found is None:
             if until is not None and until <= self.clock():
                 raise expiry.gone(key)
@@ -235,13 +259,18 @@ class ObjectStore(ABC):
 
         :raises KeyNotFoundError, PreconditionFailedError, IntegrityError: as `get`.
         """
-        return self._reader(validate_key(key), byte_range, expiry.split_etag(if_match)[0])
+        return self._reader(validate_key(key), _checked_range(byte_range), if_match)
 
     @asynccontextmanager
     async def _reader(
         self, key: str, byte_range: ByteRange | None, if_match: str | None
     ) -> AsyncGenerator[ObjectReader]:
-        info, start, chunks = await self._read_stream(key, byte_range, if_match)
+        etag = expiry.split_etag(await self._present(key, if_match))[0]
+        try:
+            info, start, chunks = await self._read_stream(key, byte_range, etag)
+        except PreconditionFailedError:
+            await self.head(key)
+            raise
         async with aclosing(chunks):
             yield ObjectReader(self._presented(info), start, chunks, verified=byte_range is None)
 
@@ -251,15 +280,20 @@ class ObjectStore(ABC):
         return self._presented(await self._head(key))
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
-        """Remove the object. :raises KeyNotFoundError: there is none (also with ``if_match``).
-
-        An expired object that the sweep has not removed yet is removed without a word.
-        """
+        """Remove the object. :raises KeyNotFoundError: there is none, or it has expired (also with
+        ``if_match``, which is as for `put`)."""
         validate_key(key)
-        raw, until = expiry.split_etag(if_match)
+        raw, until = expiry.split_etag(await self._present(key, if_match))
         if until is not None and until <= self.clock():
             raise expiry.gone(key)
-        await self._delete(key, raw)
+        if raw is None:
+            with suppress(IntegrityError):  # What is damaged can be removed.
+                await self.head(key)
+        try:
+            await self._delete(key, raw)
+        except PreconditionFailedError:
+            await self.head(key)
+            raise
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         """Copy an object with its type, metadata and time to live, within the store where it can.
@@ -468,16 +502,17 @@ class ObjectStore(ABC):
         if_match: str | None,
         if_absent: bool,
         ttl: float | None,
-    ) -> dict[str, str]:
-        """Check what a save is given; the metadata to store, the end of its life included."""
+    ) -> tuple[str, dict[str, str]]:
+        """Check what a save is given; the content type and the metadata to store, the end of its life
+        included."""
         validate_key(key)
-        validate_content_type(content_type)
+        content_type = validate_content_type(content_type)
         kept = validate_metadata(dict(metadata)) if metadata else {}
         if if_match is not None and if_absent:
             raise InvalidArgumentError("if_match and if_absent exclude each other", field="if_match")
         if ttl is not None:
             kept[expiry.METADATA] = expiry.end_of(self.clock(), ttl)
-        return kept
+        return content_type, kept
 
     def _is_expired(self, info: ObjectInfo) -> bool:
         until = expiry.end_in(info.metadata)
@@ -485,6 +520,8 @@ class ObjectStore(ABC):
 
     def _presented(self, info: ObjectInfo) -> ObjectInfo:
         """The info as callers see it. :raises KeyNotFoundError: the object has expired."""
+        if (content_type := readable_content_type(info.content_type)) != info.content_type:
+            info = replace(info, content_type=content_type)
         if _HIDDEN.isdisjoint(info.metadata):
             return info
         until = expiry.end_in(info.metadata)
@@ -497,12 +534,40 @@ class ObjectStore(ABC):
             expires_at=None if until is None else datetime.fromtimestamp(until, UTC),
         )
 
-    def _unexpired(self, key: str, if_match: str | None) -> str | None:
-        """The store's own ETag in ``if_match``. :raises PreconditionFailedError: what it names is gone."""
-        raw, until = expiry.split_etag(if_match)
+    async def _replaceable(self, key: str, if_match: str | None) -> str | None:
+        """What the hooks of a save get for ``if_match``: the store's own ETag, or `ANY_VERSION`.
+
+        :raises PreconditionFailedError: there is nothing that it means.
+        """
+        if if_match is None:
+            return None
+        etag = read_etag(if_match, "if_match")
+        if etag is None:
+            raise unmet(key, if_match)
+        if etag == ANY_VERSION:
+            try:
+                self._presented(await self._head(key))
+            except KeyNotFoundError as error:
+                raise unmet(key, etag) from error
+            except IntegrityError:
+                pass  # What is damaged is there, and can be replaced.
+            return etag
+        raw, until = expiry.split_etag(etag)
         if until is not None and until <= self.clock():
             raise PreconditionFailedError(f"object {key!r} has expired", field="if_match")
         return raw
+
+    async def _present(self, key: str, if_match: str | None) -> str | None:
+        """The ETag that a read or a delete is to insist on, None for any version.
+
+        :raises KeyNotFoundError: the object can not have ``if_match``, for there is none.
+        :raises PreconditionFailedError: no object can have it.
+        """
+        etag = None if if_match is None else read_etag(if_match, "if_match")
+        if etag is None and if_match is not None:
+            await self.head(key)
+            raise unmet(key, if_match)
+        return None if etag == ANY_VERSION else etag
 
     async def _expired_in_the_way(self, key: str) -> str | None:
         """The store's ETag of an object that has expired and is still there; None if there is none.
@@ -555,7 +620,8 @@ class ObjectStore(ABC):
                 key = stored.data.decode()
             yield found.key, key
 
-    # -- what a backend implements; arguments are already validated
+    # -- what a backend implements; arguments are already validated. The ``if_match`` of a save may be
+    # `ANY_VERSION`, that of a read or a delete is an ETag that an object can have.
 
     @abstractmethod
     async def _put(
@@ -640,7 +706,19 @@ def unmet(key: str, if_match: str | None) -> PreconditionFailedError:
     """The error for an object without the ETag ``if_match``; where that is None, for one that is there."""
     if if_match is None:
         return PreconditionFailedError(f"object {key!r} exists", field="if_absent")
-    return PreconditionFailedError(f"object {key!r} does not have the ETag {if_match!r}", field="if_match")
+    if if_match == ANY_VERSION:
+        return PreconditionFailedError(f"object {key!r} does not exist", field="if_match")
+    return PreconditionFailedError(
+        f"object {key!r} does not have the ETag {if_match[:300]!r}", field="if_match"
+    )
+
+
+def _checked_range(byte_range: ByteRange | None) -> ByteRange | None:
+    if byte_range is not None and not isinstance(byte_range, ByteRange):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidArgumentError(
+            f"byte_range is a {type(byte_range).__name__}", field="range", limit="a ByteRange"
+        )
+    return None if byte_range is None else byte_range.checked()
 
 
 def is_after(candidate: str, after: str | None) -> bool:

@@ -23,6 +23,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.testing.buffers import NOT_BYTES, buffers
+from storage_lib.testing.conditions import ConditionContract
 
 AWKWARD_KEYS = [
     "a",
@@ -90,7 +91,7 @@ INVALID_KEYS = [
 ]
 
 
-class ObjectStoreContract:
+class ObjectStoreContract(ConditionContract):
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
     that goes round the store, so that a mistake made on both ways can not hide."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from storage_lib.backends.objects import ObjectInfo, unmet
+from storage_lib.backends.objects import ANY_VERSION, ObjectInfo
 from storage_lib.keys import encode_metadata_value, stored_metadata_value
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
@@ -71,12 +71,6 @@ def bare(etag: str | None) -> str:
     return (etag or "").strip('"')
 
 
-def is_etag(text: str) -> bool:
-    return text.isascii() and text.isprintable() and '"' not in text
-
-
-def quoted(etag: str, key: str) -> str:
-    """An ETag as the service wants it. :raises PreconditionFailedError: no object can have it."""
-    if not is_etag(etag):
-        raise unmet(key, etag)
-    return f'"{etag}"'
+def quoted(if_match: str) -> str:
+    """An ETag, or the mark for any, as the service wants it."""
+    return if_match if if_match == ANY_VERSION else f'"{if_match}"'

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from storage_lib.backends.azure.attributes import bare, blob_metadata, is_etag, object_info, quoted
+from storage_lib.backends.azure.attributes import bare, blob_metadata, object_info, quoted
 from storage_lib.backends.azure.byte_clients import Use
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.container import Container
@@ -27,6 +27,7 @@ from storage_lib.backends.objects import (
     Parts,
     PutResult,
     StoredObject,
+    agrees,
     unmet,
 )
 from storage_lib.errors import (
@@ -85,7 +86,7 @@ class AzureObjectStore(ObjectStore):
         if if_absent:
             mode = "create"
         elif if_match is not None:
-            mode = {"e_tag": quoted(if_match, key)}
+            mode = {"e_tag": quoted(if_match)}
         # One Put Blob whatever the size (5,000 MiB at most): blocks of two racing uploads could mix.
         store = self._container.bytes.get("upload" if len(data) > LARGE_UPLOAD_BYTES else "request")
         while True:
@@ -169,7 +170,7 @@ class AzureObjectStore(ObjectStore):
             info = await self._head(key)
         except KeyNotFoundError as error:
             raise unmet(key, if_match) from error
-        if info.etag != if_match:
+        if not agrees(info.etag, if_match):
             raise unmet(key, if_match)
 
     async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
@@ -200,7 +201,7 @@ class AzureObjectStore(ObjectStore):
         if if_match is not None:
             from azure.core import MatchConditions
 
-            condition = {"etag": quoted(if_match, key), "match_condition": MatchConditions.IfNotModified}
+            condition = {"etag": quoted(if_match), "match_condition": MatchConditions.IfNotModified}
         blob = await self._container.blob(key)
         await blob.delete_blob(**condition)
 
@@ -264,9 +265,9 @@ class AzureObjectStore(ObjectStore):
         """The answer to GET, its body not yet read; None if the object's ETag still is ``if_none_match``."""
         options: dict[str, Any] = {}
         if if_match is not None:
-            options["if_match"] = quoted(if_match, key)
-        if if_none_match is not None and is_etag(if_none_match):
-            options["if_none_match"] = f'"{if_none_match}"'
+            options["if_match"] = quoted(if_match)
+        if if_none_match is not None:
+            options["if_none_match"] = quoted(if_none_match)
         if byte_range is not None:
             if byte_range.start < 0 or (byte_range.end is not None and byte_range.end <= byte_range.start):
                 return await self._open_resolved(key, byte_range, if_match, if_none_match, use)

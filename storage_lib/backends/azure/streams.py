@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
 from storage_lib.backends.azure.container import Container
-from storage_lib.backends.objects import Parts, Repeat
+from storage_lib.backends.objects import ANY_VERSION, Parts, Repeat
 
 BLOCKS_IN_FLIGHT = 4
 CHUNK_BYTES = 512 * 1024
@@ -47,8 +47,10 @@ async def put_blocks(
     condition: dict[str, Any] = {}
     if if_absent:
         condition["match_condition"] = MatchConditions.IfMissing
+    elif if_match == ANY_VERSION:
+        condition["match_condition"] = MatchConditions.IfPresent
     elif if_match is not None:
-        condition |= {"etag": quoted(if_match, key), "match_condition": MatchConditions.IfNotModified}
+        condition |= {"etag": quoted(if_match), "match_condition": MatchConditions.IfNotModified}
     blob = await container.blob(key)
     doing = f"put {key!r}"
 

@@ -24,7 +24,7 @@ from storage_lib.backends.file.format import (
 )
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.oserrors import MISSING, check_there, not_found
-from storage_lib.backends.objects import ByteRange, ObjectInfo, StoredObject, unmet
+from storage_lib.backends.objects import ByteRange, ObjectInfo, StoredObject, agrees, unmet
 from storage_lib.errors import TransientStorageError
 
 INLINE_BYTES = 256 * 1024
@@ -223,7 +223,7 @@ class ObjectFiles:
 
 
 def check_etag(info: ObjectInfo, if_match: str | None) -> None:
-    if if_match is not None and info.etag != if_match:
+    if not agrees(info.etag, if_match):
         raise unmet(info.key, if_match)
 
 

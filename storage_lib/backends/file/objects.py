@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 
 from storage_lib.backends.file.directories import KeptNames
@@ -138,6 +139,8 @@ class FileObjectStore(ObjectStore):
     async def _save(self, put: Put) -> PutResult:
         await self._write(put)
         assert put.result is not None  # noqa: S101 - or its error had been raised
+        if put.replaces_until is not None and put.replaces_until <= self.clock():
+            return replace(put.result, created=True)
         return put.result
 
     def _write_waiting(self, writer: ObjectWriter) -> None:

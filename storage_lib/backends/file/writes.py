@@ -72,6 +72,8 @@ class Put(Write):
         self.is_large = header.size > INLINE_BYTES
         self.fd = -1
         self.temporary: str | None = None
+        self.replaces_until: float | None = None
+        """When the life of the object that it has replaced ends or ended."""
 
     def stage(self, files: TemporaryFiles) -> None:
         """Make the temporary file, whole, but not yet safely on the disk."""

@@ -13,15 +13,17 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 
+from storage_lib.backends import expiry
 from storage_lib.backends.file.durable import TemporaryFiles, prune, sync_directory
 from storage_lib.backends.file.files import ObjectFiles, check_etag, is_regular
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.locks import KeyLocks
 from storage_lib.backends.file.oserrors import check_there, not_found, os_errors
 from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write, unlink_if_there
-from storage_lib.backends.objects import PutResult, unmet
+from storage_lib.backends.objects import ANY_VERSION, PutResult, unmet
 from storage_lib.errors import (
     AccessDeniedError,
+    IntegrityError,
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
@@ -83,6 +85,8 @@ class ObjectWriter:
                 self._check(put)
                 others = self._files.foreign_files(key)
                 exists = bool(others) or is_regular(path)
+                if exists and put.if_match is None:
+                    put.replaces_until = self._end_of(key)
                 put.check_wanted()
                 try:
                     os.replace(put.temporary, path)
@@ -99,14 +103,23 @@ class ObjectWriter:
     def _check(self, put: Put) -> None:
         """:raises PreconditionFailedError: the object is not as ``put`` demands."""
         key = put.key
-        if put.if_absent and (is_regular(self._files.path(key)) or self._files.foreign_files(key)):
-            raise unmet(key, None)
-        if put.if_match is not None:
+        if put.if_absent or put.if_match == ANY_VERSION:
+            is_there = is_regular(self._files.path(key)) or bool(self._files.foreign_files(key))
+            if is_there == put.if_absent:
+                raise unmet(key, put.if_match)
+        elif put.if_match is not None:
             try:
                 info = self._files.head(key)
             except KeyNotFoundError as error:
                 raise unmet(key, put.if_match) from error
             check_etag(info, put.if_match)
+
+    def _end_of(self, key: str) -> float | None:
+        """When the life of the object that is there ends, if that can be told."""
+        try:
+            return expiry.end_in(self._files.head(key).metadata)
+        except (KeyNotFoundError, IntegrityError):
+            return None
 
     def _delete(self, delete: Write) -> None:
         key, path = delete.key, self._files.path(delete.key)

@@ -19,7 +19,7 @@ async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
     mark = wire.new_mark()
     headers = wire.to_headers(wire.to_metadata(info.metadata, mark, info.sha256), info.content_type) | {
         "x-amz-copy-source": f"/{bucket.name}/{encode_path(info.key)}",
-        "x-amz-copy-source-if-match": wire.quoted(info.etag, info.key),
+        "x-amz-copy-source-if-match": wire.quoted(info.etag),
         "x-amz-metadata-directive": "REPLACE",
     }
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from storage_lib.backends import expiry
 from storage_lib.backends.objects import (
+    ANY_VERSION,
     ByteRange,
     ListEntry,
     ObjectInfo,
@@ -21,6 +22,7 @@ from storage_lib.backends.objects import (
     Parts,
     PutResult,
     StoredObject,
+    agrees,
     unmet,
 )
 from storage_lib.backends.s3 import wire
@@ -43,6 +45,8 @@ from storage_lib.keys import validate_key, validate_prefix
 MAX_COPY_BYTES = 5_000_000_000
 _HEADS_AT_ONCE = 32
 _ATTEMPTS = 8
+_ATTEMPTS_AT_ANY = 64
+"""How often an object may be replaced by others between a look and the save that replaces any version."""
 
 
 class S3ObjectStore(ObjectStore):
@@ -70,13 +74,20 @@ class S3ObjectStore(ObjectStore):
         if_match: str | None,
         if_absent: bool,
     ) -> PutResult:
+        if if_match == ANY_VERSION:
+            # S3 compares with one ETag: the one that is there is insisted on, and anew if it was replaced.
+            for _ in range(_ATTEMPTS_AT_ANY):
+                etag, _ = await self._expect(key, if_match)
+                with suppress(PreconditionFailedError):
+                    return await self._put(key, data, content_type, metadata, sha256, etag, False)
+            raise restless(f"put {key!r}")
         mark = wire.new_mark()
         attributes = {"Content-Type": content_type, **wire.to_metadata(metadata, mark, sha256)}
         mode: Any = "create" if if_absent else None
         sidecar = None
         if if_match is not None:
-            sidecar = await self._expect(key, if_match)
-            mode = {"e_tag": wire.quoted(if_match, key)}
+            _, sidecar = await self._expect(key, if_match)
+            mode = {"e_tag": wire.quoted(if_match)}
         doing = f"put {key!r}"
         try:
             try:
@@ -121,7 +132,7 @@ class S3ObjectStore(ObjectStore):
                 raise unmet(key, if_match)
             headers: dict[str, str] = {}
             if await self._bucket.deletes_conditionally():
-                headers["if-match"] = wire.quoted(info.etag, key)
+                headers["if-match"] = wire.quoted(info.etag)
             elif if_match is not None:
                 raise UnsupportedOperationError(
                     f"{doing}: the server ignores If-Match on a DELETE",
@@ -167,25 +178,24 @@ class S3ObjectStore(ObjectStore):
         condition: dict[str, str] = {"if-none-match": "*"} if if_absent else {}
         sidecar = None
 
-        async def expected(etag: str) -> str | None:
-            return await self.repeat(f"head {key!r}", lambda: self._expect(key, etag))
+        async def expect() -> None:
+            nonlocal sidecar
+            if (wanted := if_match) is not None:
+                etag, sidecar = await self.repeat(f"head {key!r}", lambda: self._expect(key, wanted))
+                condition["if-match"] = wire.quoted(etag)
 
-        if if_match is not None:
-            # Now, to tell before all is sent, and once more at the end.
-            sidecar = await expected(if_match)
-            condition["if-match"] = wire.quoted(if_match, key)
-
-        async def before_the_end() -> None:
-            if if_match is not None:
-                await expected(if_match)
+        await expect()  # Now, to tell before all is sent, and once more at the end.
 
         try:
             etag = await upload(
-                self._bucket, key, parts, content_type, metadata, condition, before_the_end, self.repeat
+                self._bucket, key, parts, content_type, metadata, condition, expect, self.repeat
             )
         except (PreconditionFailedError, KeyNotFoundError) as error:
             if if_match is None and not if_absent:
                 raise
+            if if_match == ANY_VERSION:
+                await self._expect(key, if_match)
+                raise restless(f"put {key!r}") from error
             raise unmet(key, if_match) from error.__cause__ or error
         await self._forget(sidecar)
         created = True if if_absent else None if if_match is None else False
@@ -215,16 +225,16 @@ class S3ObjectStore(ObjectStore):
 
     # -- writing
 
-    async def _expect(self, key: str, if_match: str) -> str | None:
-        """See that the object has this ETag, its mark included. The name of its sidecar, to be removed with
-        it."""
+    async def _expect(self, key: str, if_match: str) -> tuple[str, str | None]:
+        """See that the object has this ETag, its mark included. Its ETag, and the name of its sidecar, to be
+        removed with it."""
         try:
             info, sidecar = await self._reading.raw_head(key)
         except KeyNotFoundError as error:
             raise unmet(key, if_match) from error
-        if info.etag != if_match:
+        if not agrees(info.etag, if_match):
             raise unmet(key, if_match)
-        return sidecar
+        return info.etag, sidecar
 
     async def _forget(self, sidecar: str | None) -> None:
         """Remove a sidecar; one that stays does no harm."""

@@ -49,7 +49,7 @@ class Reading:
         doing = f"get {key!r}"
         options: dict[str, Any] = {}
         if if_match is not None:
-            options["if_match"] = wire.quoted(if_match, key)
+            options["if_match"] = wire.quoted(if_match)
         if byte_range is not None:
             options["range"] = await self._range(key, byte_range)
         try:

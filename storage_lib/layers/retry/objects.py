@@ -118,7 +118,8 @@ class RetryingObjectStore(ObjectStore):
     async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         async def copy(unsure: bool) -> PutResult:
             try:
-                return await self._inner._copy(source, target, if_absent)
+                result = await self._inner._copy(source, target, if_absent)
+                return replace(result, created=None) if unsure and not if_absent else result
             except (PreconditionFailedError, KeyNotFoundError) as error:
                 if unsure:
                     raise unknown(f"copy {source.key!r} to {target!r}") from error
