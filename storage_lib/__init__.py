@@ -10,10 +10,10 @@ from storage_lib.errors import StorageError
 from storage_lib.manager import StorageManager
 
 if TYPE_CHECKING:
-    from storage_lib.backends.azure import AzureStorageBackend
-    from storage_lib.backends.file import FileStorageBackend
+    from storage_lib.azure_backend import AzureStorageBackend
     from storage_lib.backends.memory import MemoryBackend
-    from storage_lib.backends.s3 import S3StorageBackend
+    from storage_lib.file_backend import FileStorageBackend
+    from storage_lib.s3_backend import S3StorageBackend
 
 __all__ = [
     "AzureStorageBackend",
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 _BACKENDS = {
-    "AzureStorageBackend": "azure",
-    "FileStorageBackend": "file",
-    "MemoryBackend": "memory",
-    "S3StorageBackend": "s3",
+    "AzureStorageBackend": "azure_backend",
+    "FileStorageBackend": "file_backend",
+    "MemoryBackend": "backends.memory",
+    "S3StorageBackend": "s3_backend",
 }
 
 
@@ -39,5 +39,5 @@ def __getattr__(name: str) -> Any:
     if name in _BACKENDS:
         from importlib import import_module
 
-        return getattr(import_module(f"storage_lib.backends.{_BACKENDS[name]}"), name)
+        return getattr(import_module(f"storage_lib.{_BACKENDS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,85 @@
-"""The backend for an Azure storage account."""
+"""`AzureStorageBackend` by its name, with the layers that `StorageManager` puts around it."""
 
-from storage_lib.backends.azure import AzureStorageBackend
+from __future__ import annotations
+
+from typing import Any
+
+from storage_lib.backends import azure
+from storage_lib.backends.azure.blobs import AccessLevel, BlobNames
+from storage_lib.backends.base import MessageEncoding, ObjectStore, StorageBackend
+from storage_lib.config import DEFAULT_CONTAINER, DEFAULT_RETRY_ATTEMPTS
+from storage_lib.factory import retrying
 
 __all__ = ["AzureStorageBackend"]
+
+
+class AzureStorageBackend(BlobNames, StorageBackend):
+    """Blob, Queue and Table Storage of one account; what fails for the moment is tried again.
+
+    :param connection_string: of the account (``UseDevelopmentStorage=true`` is Azurite on its own ports).
+    :param account_url: instead of it, the URL of any one of the services.
+    :param credential: anything with ``get_token`` (azure-identity, sync or async), an account key or SAS
+        as text, an AzureNamedKeyCredential or AzureSasCredential. None: what the connection string or URL
+        brings, else the identity there is (DefaultAzureCredential). It is not closed here.
+    :param container: of `objects`, mapped by names.py where Azure refuses the name.
+    :param client_id: of the user-assigned managed identity, where no credential is given.
+    :param verify: path of the CA certificate to trust (for tests over TLS).
+    :param retry_attempts: how often in all an operation is tried while it fails for the moment; 1 tries once.
+
+    Nothing is imported from a vendor before the first operation needs it. It can be used from several
+    event loops, one after the other or at once.
+
+    :raises ConfigurationError: the arguments can not work.
+    """
+
+    def __init__(
+        self,
+        connection_string: str | None = None,
+        *,
+        account_url: str | None = None,
+        credential: Any = None,
+        blob_endpoint: str | None = None,
+        queue_endpoint: str | None = None,
+        table_endpoint: str | None = None,
+        container: str = DEFAULT_CONTAINER,
+        message_encoding: MessageEncoding = "base64",
+        client_id: str | None = None,
+        verify: str | None = None,
+        retry_attempts: int = DEFAULT_RETRY_ATTEMPTS,
+    ) -> None:
+        self._driver = azure.AzureStorageBackend(
+            connection_string,
+            account_url=account_url,
+            credential=credential,
+            blob_endpoint=blob_endpoint,
+            queue_endpoint=queue_endpoint,
+            table_endpoint=table_endpoint,
+            container=container,
+            message_encoding=message_encoding,
+            client_id=client_id,
+            verify=verify,
+        )
+        self._layers = retrying(self._driver, retry_attempts)
+        self.objects = self._layers.objects
+        self.tables = self._layers.tables
+        self.queues = self._layers.queues
+        self._containers = {self._driver.objects: self.objects}
+
+    def __repr__(self) -> str:
+        return repr(self._driver)
+
+    async def open(self) -> None:
+        await self._layers.open()
+
+    async def close(self) -> None:
+        await self._layers.close()
+
+    def container(self, name: str) -> ObjectStore:
+        store = self._driver.container(name)
+        found = self._containers.get(store)
+        if found is None:
+            found = self._containers[store] = self._layers.also(store)
+        return found
+
+    async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
+        return await self._driver.create_container(name, access_level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from storage_lib.backends.base import MessageEncoding, StorageBackend
-from storage_lib.config import StorageConfig, StorageType
+from storage_lib.config import StorageConfig, StorageType, check_retry_attempts
 
 
 def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = None) -> StorageBackend:
@@ -45,7 +45,7 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
                 container=config.container,
                 message_encoding=encoding,
             )
-            return _retrying(azure, config)
+            return retrying(azure, config.retry_attempts)
         case "s3":
             from storage_lib.backends.s3 import S3StorageBackend
 
@@ -56,15 +56,15 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
                 access_key_id=config.s3_access_key_id,
                 secret_access_key=config.s3_secret_access_key,
             )
-            return _retrying(s3, config)
+            return retrying(s3, config.retry_attempts)
         case _:
             assert_never(kind)
 
 
-def _retrying(backend: StorageBackend, config: StorageConfig) -> StorageBackend:
-    """What is behind a network is asked again where it fails."""
-    if config.retry_attempts == 1:
+def retrying(backend: StorageBackend, attempts: int) -> StorageBackend:
+    """What is behind a network, asked again where it fails, ``attempts`` times in all."""
+    if check_retry_attempts(attempts) == 1:
         return backend
     from storage_lib.layers.retry import RetryBackend, RetryOptions
 
-    return RetryBackend(backend, RetryOptions(attempts=config.retry_attempts))
+    return RetryBackend(backend, RetryOptions(attempts=attempts))

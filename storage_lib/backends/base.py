@@ -81,6 +81,10 @@ class StorageBackend(TableAndQueueNames):
         """
         raise NotImplementedError
 
+    def also(self, objects: ObjectStore) -> ObjectStore:
+        """Another object store of the same place, with whatever is around `objects`."""
+        return objects
+
     async def close(self) -> None:
         """Release connections and threads; the backend can not be used after it."""
 

@@ -3,9 +3,19 @@
 from storage_lib.config.storage import (
     CONNECTION,
     DEFAULT_CONTAINER,
+    DEFAULT_RETRY_ATTEMPTS,
     MAX_RETRY_ATTEMPTS,
     StorageConfig,
     StorageType,
+    check_retry_attempts,
 )
 
-__all__ = ["CONNECTION", "DEFAULT_CONTAINER", "MAX_RETRY_ATTEMPTS", "StorageConfig", "StorageType"]
+__all__ = [
+    "CONNECTION",
+    "DEFAULT_CONTAINER",
+    "DEFAULT_RETRY_ATTEMPTS",
+    "MAX_RETRY_ATTEMPTS",
+    "StorageConfig",
+    "StorageType",
+    "check_retry_attempts",
+]

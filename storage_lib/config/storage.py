@@ -17,6 +17,7 @@ CONNECTION = "AgentStorage"
 identity, ``AgentStorage__blobServiceUri``, ``__queueServiceUri``, ``__tableServiceUri``, ``__clientId``."""
 
 DEFAULT_CONTAINER = "agent-storage"
+DEFAULT_RETRY_ATTEMPTS = 4
 MAX_RETRY_ATTEMPTS = 20
 
 
@@ -61,19 +62,14 @@ class StorageConfig:
     s3_secret_access_key: str | None = field(default=None, repr=False)
     tables_and_queues: Literal["file", "azure"] | None = None
     message_encoding: Literal["base64", "none"] = "base64"
-    retry_attempts: int = 4
+    retry_attempts: int = DEFAULT_RETRY_ATTEMPTS
 
     def __post_init__(self) -> None:
         _choice("storage_type", self.storage_type, get_args(StorageType))
         _choice("message_encoding", self.message_encoding, ("base64", "none"))
         if self.tables_and_queues is not None:
             _choice("tables_and_queues", self.tables_and_queues, ("file", "azure"))
-        if type(self.retry_attempts) is not int or not 1 <= self.retry_attempts <= MAX_RETRY_ATTEMPTS:
-            raise ConfigurationError(
-                f"retry_attempts is {self.retry_attempts!r}",
-                field="retry_attempts",
-                limit=f"1 to {MAX_RETRY_ATTEMPTS}",
-            )
+        check_retry_attempts(self.retry_attempts)
         used = (self.storage_type, self.tables_and_queues)
         urls = (self.account_url, self.blob_endpoint, self.queue_endpoint, self.table_endpoint)
         if "azure" in used and not self.connection_string and not any(urls):
@@ -130,6 +126,15 @@ class StorageConfig:
         if attempts := env.get("AGENT_STORAGE_RETRY_ATTEMPTS"):
             values["retry_attempts"] = int(attempts) if attempts.isdecimal() else attempts
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
+
+
+def check_retry_attempts(attempts: object) -> int:
+    """:raises ConfigurationError: it is no number of attempts."""
+    if type(attempts) is not int or not 1 <= attempts <= MAX_RETRY_ATTEMPTS:
+        raise ConfigurationError(
+            f"retry_attempts is {attempts!r}", field="retry_attempts", limit=f"1 to {MAX_RETRY_ATTEMPTS}"
+        )
+    return attempts
 
 
 def _connection(env: Mapping[str, str], name: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from storage_lib.backends.azure.blobs import BlobNames
+from storage_lib.backends.azure.blobs import Containers
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.endpoints import Endpoints, check_key, check_sas, resolve
 from storage_lib.backends.azure.objects import AzureObjectStore
@@ -17,7 +17,7 @@ from storage_lib.names import container_name
 DEFAULT_CONTAINER = "agent-storage"
 
 
-class AzureStorageBackend(BlobNames, StorageBackend):
+class AzureStorageBackend(Containers, StorageBackend):
     """Objects in one blob container, others by `container`; tables and queues of the account by their names.
 
     :param connection_string: of the account (``UseDevelopmentStorage=true`` is Azurite on its own ports).
@@ -30,7 +30,8 @@ class AzureStorageBackend(BlobNames, StorageBackend):
     :param verify: path of the CA certificate to trust (for tests over TLS).
 
     Nothing is imported from a vendor before the first operation needs it. It can be used from several
-    event loops, one after the other or at once.
+    event loops, one after the other or at once. It asks the service once; `storage_lib.azure_backend` has it
+    with the layers around it.
 
     :raises ConfigurationError: the arguments can not work.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -19,51 +20,25 @@ AccessLevel = Literal["private", "blob", "container"]
 """Who may read without credentials: nobody; whoever knows a blob's name; whoever knows the container's."""
 
 
-class BlobNames:
+class BlobNames(ABC):
     """Containers of the account by name. Names that Azure refuses are mapped (names.py); blob names are keys
     (keys.py)."""
 
-    _clients: Clients
-    _objects: AzureObjectStore
-    _containers: dict[str, AzureObjectStore]
-
+    @abstractmethod
     def container(self, name: str) -> ObjectStore:
         """The object store of a container; the same one each time. It is made when it is first written.
 
         :raises InvalidKeyError: no container can be called so.
         """
-        mapped = container_name(name)
-        if mapped == self._clients.container_name:
-            return self._objects
-        store = self._containers.get(mapped)
-        if store is None:
-            store = self._containers[mapped] = AzureObjectStore(self._clients.at(mapped))
-        return store
 
+    @abstractmethod
     async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
-        """Make a container. False says that it was there; it is then left as it is, with its access level.
+        """Make a container. False says that it was there, or that the answer to an earlier try was lost; it
+        is then left as it is, with its access level.
 
         :param access_level: None is ``private``. The account must allow the others.
         :raises AccessDeniedError: the account forbids public access, or the credentials forbid this.
         """
-        if access_level not in (None, "private", "blob", "container"):
-            raise InvalidArgumentError(
-                f"access level {access_level!r} is not valid",
-                field="access_level",
-                limit="private, blob or container",
-            )
-        mapped = container_name(name)
-        public = None if access_level == "private" else access_level
-        try:
-            await (await self._clients.at(mapped).container()).create_container(public_access=public)
-        except Exception as error:
-            answer = read(error)
-            if answer is None:
-                raise
-            if answer.code == "ContainerAlreadyExists":
-                return False
-            raise answer.as_error(f"create container {mapped!r}") from error
-        return True
 
     async def upload_blob(
         self,
@@ -96,3 +71,45 @@ class BlobNames:
     def list_blobs(self, container: str, prefix: str = "") -> Listed[str]:
         """The names that begin with ``prefix``, in order: ``async for`` one by one, ``await`` as a list."""
         return names_below(self.container(container), prefix)
+
+
+class Containers(BlobNames):
+    """An object store for each container."""
+
+    _clients: Clients
+    _objects: AzureObjectStore
+    _containers: dict[str, AzureObjectStore]
+
+    def container(self, name: str) -> ObjectStore:
+        mapped = container_name(name)
+        if mapped == self._clients.container_name:
+            return self._objects
+        store = self._containers.get(mapped)
+        if store is None:
+            store = self._containers[mapped] = AzureObjectStore(self._clients.at(mapped))
+        return store
+
+    async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
+        if access_level not in (None, "private", "blob", "container"):
+            raise InvalidArgumentError(
+                f"access level {access_level!r} is not valid",
+                field="access_level",
+                limit="private, blob or container",
+            )
+        mapped = container_name(name)
+        public = None if access_level == "private" else access_level
+        doing = f"create container {mapped!r}"
+
+        async def create() -> bool:
+            try:
+                await (await self._clients.at(mapped).container()).create_container(public_access=public)
+            except Exception as error:
+                answer = read(error)
+                if answer is None:
+                    raise
+                if answer.code == "ContainerAlreadyExists":
+                    return False
+                raise answer.as_error(doing) from error
+            return True
+
+        return await self._objects.repeat(doing, create)

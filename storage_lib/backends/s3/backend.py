@@ -32,7 +32,7 @@ class S3StorageBackend(StorageBackend):
     :param create_bucket: make the bucket if it is not there.
 
     Nothing is imported from a vendor before the first operation needs it. It can be used from several event
-    loops.
+    loops. It asks the service once; `storage_lib.s3_backend` has it with the layers around it.
 
     :raises ConfigurationError: the arguments can not work.
     """

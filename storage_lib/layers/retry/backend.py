@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from storage_lib.backends.base import StorageBackend
+from storage_lib.backends.base import ObjectStore, StorageBackend
 from storage_lib.layers.retry.objects import RetryingObjectStore
 from storage_lib.layers.retry.options import RetryOptions
 from storage_lib.layers.retry.queues import RetryingQueueStore
@@ -36,12 +36,16 @@ class RetryBackend(StorageBackend):
         def retrier() -> Retrier:
             return Retrier(options or RetryOptions(), clock=clock, sleep=sleep)
 
-        self.objects = RetryingObjectStore(inner.objects, retrier())
+        self._objects_retrier = retrier()
+        self.objects = RetryingObjectStore(inner.objects, self._objects_retrier)
         self.tables = RetryingTableStore(inner.tables, retrier())
         self.queues = RetryingQueueStore(inner.queues, retrier())
 
     def __repr__(self) -> str:
         return f"RetryBackend({self.inner!r})"
+
+    def also(self, objects: ObjectStore) -> ObjectStore:
+        return RetryingObjectStore(self.inner.also(objects), self._objects_retrier)
 
     async def open(self) -> None:
         await self.inner.open()
