@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import io
 from array import array
 from mmap import mmap
 from typing import Any
@@ -22,7 +21,6 @@ def buffers() -> list[tuple[Any, bytes]]:
         (numbers, numbers.tobytes()),
         (memoryview(numbers)[1:], numbers[1:].tobytes()),
         (memoryview(b"abcdef").cast("B", (2, 3)), b"abcdef"),
-        (io.BytesIO(b"buffer").getbuffer(), b"buffer"),
         ((ctypes.c_uint16 * 2)(1, 2), bytes((ctypes.c_uint16 * 2)(1, 2))),
         (memoryview(mapped), b"mapped in memory"),
         (type("Bytes", (bytes,), {})(b"sub"), b"sub"),
