@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
 from devhost.errors import MEMORY_REFUSED, DevhostError
-from devhost.hostjson import apply_local_settings
+from devhost.hostjson import apply_local_settings, load_host_json
+from devhost.keys import FILE_NAME as KEYS_FILE
 from devhost.sockets import bind, is_loopback, listens
 
 if TYPE_CHECKING:
@@ -45,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--data", type=Path, help="data folder (default: AGENT_STORAGE_PATH, else ./data)")
     result.add_argument(
         "--app", type=Path, default=Path(), help="folder of function_app.py (default: the current one)"
+    )
+    result.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve requests to this host name too; without keys, only loopback names are (may be repeated)",
     )
     result.add_argument("--require-keys", action="store_true", help="ask for function keys, as Azure does")
     result.add_argument("--quiet", action="store_true", help="print warnings and errors only")
@@ -119,7 +128,10 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
             " need a key"
         )
     app: Path = options.app.resolve()
-    apply_local_settings(app)
+    cors = apply_local_settings(app)
+    if not options.quiet:
+        _set_log_level(load_host_json(app).log_level)
+    _spare_loopback_from_proxies()
     data = _data_folder(options.data or Path(os.environ.get("AGENT_STORAGE_PATH") or "data"))
     bound = stack.enter_context(bind(options.host, options.port))
     explicit = options.data is not None
@@ -128,11 +140,35 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
     # Late, so that a busy port or a wrong option is said at once.
     from devhost.host import Host, HostConfig
 
-    config = HostConfig(app, data, options.host, options.port, options.require_keys, _lease_seconds())
+    config = HostConfig(
+        app,
+        data,
+        options.host,
+        options.port,
+        options.require_keys,
+        _lease_seconds(),
+        frozenset(str(name).lower() for name in options.allow_host),
+        cors,
+    )
     host = Host(config, bound=bound)
     await host.start()
     stack.push_async_callback(host.stop)
     _announce(host, options, azurite=azurite, seconds=time.perf_counter() - started)
+
+
+def _set_log_level(level: int) -> None:
+    """What the app logs is shown from host.json's default level on. The clients of Azure log each request as
+    information: theirs from warnings on."""
+    logging.getLogger().setLevel(level)
+    for name in ("azure", "aiohttp", "asyncio", "botocore"):
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _spare_loopback_from_proxies() -> None:
+    """Keep requests to this machine, Azurite's among them, from a proxy that the environment names."""
+    for name in ("NO_PROXY", "no_proxy"):
+        named = [each for each in os.environ.get(name, "").split(",") if each]
+        os.environ[name] = ",".join(dict.fromkeys([*named, "127.0.0.1", "localhost", "::1"]))
 
 
 async def _configure_storage(
@@ -227,10 +263,14 @@ def _announce(host: Host, options: argparse.Namespace, *, azurite: bool, seconds
             *(f"  {'timer':<18} {each.schedule.text}  {each.function.name}" for each in host.timers),
             f"  {'storage':<18} {_storage(azurite)}",
         ]
-    lines += [f"{name} key: {key}" for name, key in host.keys.items()]
+    if host.new_keys:
+        lines += [f"{name} key: {key}" for name, key in host.keys.items()]
+    elif host.keys:
+        lines.append(f"keys: those of {host.config.data / KEYS_FILE}")
     if azurite:
         # For other clients to look at the same storage; Azurite's account and key are everybody's.
-        lines.append(f"AgentStorage={os.environ['AgentStorage']}")  # noqa: SIM112 - the app's name for it
+        given = {"AGENT_STORAGE_TYPE": "azure", "AgentStorage": os.environ["AgentStorage"]}  # noqa: SIM112 - the app's name for it
+        lines.append(f"export {' '.join(f'{name}={shlex.quote(value)}' for name, value in given.items())}")
     if options.hints:
         lines += _hints(host)
     print("\n".join([*lines, f"ready: {host.url} ({seconds:.2f} s)"]), flush=True)

@@ -10,12 +10,13 @@ import os
 import socket
 import traceback
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devhost.errors import MEMORY_REFUSED, DevhostError
-from devhost.hostjson import HostJson, load_host_json
+from devhost.hostjson import HostJson, is_disabled, load_host_json
+from devhost.origins import Cors
 from devhost.sockets import bind
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """What to serve and where. ``lease_seconds`` is how long a received message stays hidden."""
+    """What to serve and where. ``lease_seconds`` is how long a received message stays hidden; without keys,
+    ``hosts`` are names of this machine that are served besides loopback ones, and ``cors`` says which other
+    sites' pages may ask."""
 
     app: Path
     data: Path
@@ -44,6 +47,8 @@ class HostConfig:
     port: int = 7071
     require_keys: bool = False
     lease_seconds: float = 30.0
+    hosts: frozenset[str] = frozenset()
+    cors: Cors = field(default_factory=Cors)
 
 
 class Host:
@@ -66,6 +71,7 @@ class Host:
         self.timers: list[TimerRunner] = []
         self.routes: tuple[Route, ...] = ()
         self.keys: dict[str, str] = {}
+        self.new_keys = False
 
     @property
     def url(self) -> str:
@@ -97,7 +103,7 @@ class Host:
         # Only now: the imports take a while, and everything cheap has been checked.
         from devhost.runtime import load_app
 
-        index = load_app(self.config.app)
+        index = _without_disabled(load_app(self.config.app))
         _check_task_modules()
         self._cleanup.push_async_callback(_shutdown, index)
         invoker = await self._connect(index, settings)
@@ -148,10 +154,18 @@ class Host:
         self.routes = routes.routes
         keys = load_or_create(self.config.data) if self.config.require_keys else None
         self.keys = {"host": keys.host, "master": keys.master} if keys else {}
+        self.new_keys = keys is not None and keys.new
         limit = os.environ.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", str(DEFAULT_BODY_LIMIT))
         if not limit.isdecimal():
             raise DevhostError(f"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT must be bytes, not {limit!r}")
-        return HttpServer(routes, invoker, keys=keys, body_limit=int(limit))
+        return HttpServer(
+            routes,
+            invoker,
+            keys=keys,
+            body_limit=int(limit),
+            hosts=self.config.hosts,
+            cors=self.config.cors,
+        )
 
     async def _open_store(self) -> QueueStore:
         from storage_lib.config import StorageConfig
@@ -186,6 +200,14 @@ class Host:
         )
         # What slipped in while the server closed, and timer runs, which nothing above waits for.
         await invoker.drain(STOP_SECONDS)
+
+
+def _without_disabled(index: FunctionIndex) -> FunctionIndex:
+    disabled = [function.name for function in index.functions if is_disabled(function.name)]
+    if disabled:
+        logger.info("disabled by app settings: %s", ", ".join(disabled))
+    kept = tuple(function for function in index.functions if function.name not in disabled)
+    return replace(index, functions=kept)
 
 
 def _check_task_modules() -> None:

@@ -7,6 +7,7 @@ Names, defaults and limits are those of the "host.json reference for Azure Funct
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, MutableMapping
@@ -15,8 +16,19 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from devhost.errors import DevhostError
+from devhost.origins import Cors
 
 MessageEncoding = Literal["base64", "none"]
+
+_LOG_LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "information": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+    "none": logging.CRITICAL + 1,
+}
 
 # On Azure an idle queue is looked at every minute; at a developer's desk that reads as a hang.
 LOCAL_POLLING_CAP = 2.0
@@ -40,37 +52,57 @@ class HostJson:
 
     route_prefix: str = "api"
     queues: QueueOptions = field(default_factory=QueueOptions)
+    log_level: int = logging.INFO
 
 
-def load_host_json(directory: Path) -> HostJson:
-    """Read ``host.json``; a missing file means the defaults.
+def load_host_json(directory: Path, environ: Mapping[str, str] = os.environ) -> HostJson:
+    """Read ``host.json``; a missing file means the defaults. Each value gives way to the app setting
+    ``AzureFunctionsJobHost__`` and its path, such as
+    ``AzureFunctionsJobHost__extensions__queues__batchSize``.
 
     :raises DevhostError: it is not JSON, or a field is outside what Functions accepts; the text names it.
     """
     path = directory / "host.json"
-    if not path.exists():
-        return HostJson()
-    root = _object(_parse(path), "host.json")
+    root = _object(_parse(path), "host.json") if path.exists() else {"version": "2.0"}
     if root.get("version") != "2.0":
         raise DevhostError(f'host.json: version must be "2.0", not {root.get("version")!r}')
+    _override(root, environ)
     extensions = _section(root, "extensions", "host.json")
     http = _section(extensions, "http", "host.json: extensions")
     prefix = http.get("routePrefix", "api")
     if not isinstance(prefix, str):
         raise DevhostError(f"host.json: extensions.http.routePrefix must be text, not {prefix!r}")
+    levels = _section(_section(root, "logging", "host.json"), "logLevel", "host.json: logging")
+    level = str(levels.get("default", "Information"))
+    if level.lower() not in _LOG_LEVELS:
+        raise DevhostError(
+            f"host.json: logging.logLevel.default must be one of {', '.join(_LOG_LEVELS)}, not {level!r}"
+        )
     return HostJson(
-        prefix.strip("/"), _queue_options(_section(extensions, "queues", "host.json: extensions"))
+        prefix.strip("/"),
+        _queue_options(_section(extensions, "queues", "host.json: extensions")),
+        _LOG_LEVELS[level.lower()],
     )
 
 
-def apply_local_settings(directory: Path, environ: MutableMapping[str, str] = os.environ) -> None:
+def is_disabled(function: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``AzureWebJobs.NAME.Disabled`` (or with ``__``) keeps a function from running.
+
+    Source: "How to disable functions in Azure Functions".
+    """
+    names = {f"azurewebjobs{mark}{function}{mark}disabled".lower() for mark in (".", "__", ":")}
+    return any(name.lower() in names and value.lower() in ("true", "1") for name, value in environ.items())
+
+
+def apply_local_settings(directory: Path, environ: MutableMapping[str, str] = os.environ) -> Cors:
     """Put ``local.settings.json``'s Values into the environment, where a name is not set already.
+    Returns what its Host says of CORS.
 
     :raises DevhostError: it is not JSON, is encrypted, or has a value that is not text.
     """
     path = directory / "local.settings.json"
     if not path.exists():
-        return
+        return Cors()
     root = _object(_parse(path), "local.settings.json")
     if root.get("IsEncrypted"):
         raise DevhostError(
@@ -80,6 +112,12 @@ def apply_local_settings(directory: Path, environ: MutableMapping[str, str] = os
         if not isinstance(value, str):
             raise DevhostError(f"local.settings.json: Values.{name} must be text, not {value!r}")
         environ.setdefault(name, value)
+    host = _section(root, "Host", "local.settings.json")
+    origins = str(host.get("CORS", "")).split(",")
+    return Cors(
+        frozenset(name.strip().rstrip("/").lower() for name in origins if name.strip()),
+        str(host.get("CORSCredentials", "")).lower() == "true",
+    )
 
 
 def resolve_settings(text: str, where: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -95,6 +133,22 @@ def resolve_settings(text: str, where: str, environ: Mapping[str, str] = os.envi
             raise DevhostError(f"{where}: the app setting {match[1]} is not set") from None
 
     return re.sub(r"%([^%]+)%", value, text)
+
+
+def _override(root: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for name, text in environ.items():
+        first, *path = name.split("__")
+        if first.lower() != "azurefunctionsjobhost" or not all(path) or not path:
+            continue
+        at: Any = root
+        for depth, part in enumerate(path):
+            known = next((key for key in at if key.lower() == part.lower()), part)
+            if depth == len(path) - 1:
+                at[known] = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+            elif not isinstance(at := at.setdefault(known, {}), dict):
+                raise DevhostError(
+                    f"the app setting {name}: host.json has a value, not a section, at {known}"
+                )
 
 
 def _queue_options(section: Mapping[str, Any]) -> QueueOptions:

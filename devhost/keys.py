@@ -20,15 +20,18 @@ class HostKeys:
 
     host: str
     master: str
+    new: bool = False
+    """Whether they were made by this start; only then are they shown."""
 
     def admits(self, auth_level: str, offered: str | None) -> bool:
-        """Whether this key opens a function of this level; compared in constant time."""
+        """Whether this key opens a function of this level; compared in constant time and, as on the platform,
+        without regard to case."""
         if auth_level == "anonymous":
             return True
         accepted = (self.master,) if auth_level == "admin" else (self.host, self.master)
-        presented = (offered or "").encode("utf-8", "surrogateescape")
+        presented = (offered or "").lower().encode("utf-8", "surrogateescape")
         # A list, so that every comparison runs and the time does not tell which key was right.
-        return any([hmac.compare_digest(presented, key.encode()) for key in accepted])  # noqa: C419
+        return any([hmac.compare_digest(presented, key.lower().encode()) for key in accepted])  # noqa: C419
 
 
 def load_or_create(data: Path) -> HostKeys:
@@ -37,7 +40,7 @@ def load_or_create(data: Path) -> HostKeys:
     :raises DevhostError: the file is there but is not what was written, or can not be written.
     """
     path = data / FILE_NAME
-    made = HostKeys(secrets.token_urlsafe(40), secrets.token_urlsafe(40))
+    made = HostKeys(secrets.token_urlsafe(40), secrets.token_urlsafe(40), new=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:

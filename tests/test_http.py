@@ -172,16 +172,12 @@ async def test_keys_travel_percent_encoded(client: Client, store: StorageBackend
 @pytest.mark.parametrize(
     "path",
     [
-        "a/../b",
-        "../b",
-        "..",
-        "a/%2e%2e/b",
+        "a/..%2fb",
+        "..%2fb",
         "%2e%2e%2fetc%2fpasswd",
         "a/%2e%2e%2f%2e%2e%2fb",
         "a//b",
-        "/a",
         "a/",
-        "a%00b",
         "a%0Ab",
         "a%5Cb",
         "a%7f",

@@ -35,14 +35,34 @@ def bodies(console: str) -> list[Any]:
     return [json.loads(text) for text in re.findall(r"-d '(\{.*?\})'$", console, re.MULTILINE)]
 
 
-async def test_the_python_example(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["file", "azurite"])
+async def test_the_python_example(backend: str, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(block("python", "asyncio.run(main())"))
+    data = tmp_path / "data"
+    if backend == "file":
+        task_id = await run_the_example(tmp_path)
+        async with devhost(backend, data) as host:
+            await reads_the_note(host, task_id)
+    else:
+        async with devhost(backend, data) as host:
+            settings = {"AGENT_STORAGE_TYPE": "azure", "AgentStorage": host.connection_string}
+            await reads_the_note(host, await run_the_example(tmp_path, **settings))
+    assert (data / "copy.bin").read_bytes() == (data / "base.bin").read_bytes() != b""
+
+
+async def reads_the_note(host: Any, task_id: str) -> None:
+    record = await host.settled(task_id)
+    assert (record["status"], record["result"]["words"]) == ("succeeded", 8)
+
+
+async def run_the_example(folder: Path, **settings: str) -> str:
+    """The id of the task that it submits."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AGENT_", "Agent"))}
     run = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-W", "error", "example.py"],
-        cwd=tmp_path,
-        env=clean | {"PYTHONPATH": str(PROJECT)},
+        cwd=folder,
+        env=clean | {"PYTHONPATH": str(PROJECT)} | settings,
         capture_output=True,
         text=True,
         check=False,
@@ -50,13 +70,7 @@ async def test_the_python_example(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     shown = block("console", "python example.py").partition("\n\n")[0].partition("\n")[2]
     assert re.sub(TASK_ID, "ID", run.stdout.strip()) == re.sub(TASK_ID, "ID", shown)
-    data = tmp_path / "data"
-    assert (data / "copy.bin").read_bytes() == (data / "base.bin").read_bytes() != b""
-
-    task_id = run.stdout.split()[-2]
-    async with devhost("file", data) as host:
-        record = await host.settled(task_id)
-    assert (record["status"], record["result"]["words"]) == ("succeeded", 8)
+    return run.stdout.split()[-2]
 
 
 async def test_the_action_of_ones_own(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,23 @@ class TaskCancelledError(Exception):
     """The task was asked to stop. An action lets it pass, after it has tidied up."""
 
 
+class TaskLog(logging.LoggerAdapter[logging.Logger]):
+    """The logger ``AOS.Tasks.`` and the action, with the task's id before each message."""
+
+    def __init__(self, action: str, task_id: str) -> None:
+        super().__init__(logging.getLogger(f"AOS.Tasks.{action}"), {"task_id": task_id})
+        # No task id has a character that formatting would take for its own.
+        self._prefix = f"task {task_id}: "
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """The message with its prefix; `LogRecord.task_id` has the id too."""
+        kwargs["extra"] = {
+            **kwargs.get("extra", {}),
+            "task_id": self.extra["task_id"] if self.extra else None,
+        }
+        return self._prefix + str(msg), kwargs
+
+
 class TaskContext:
     """``storage`` to read and write, ``task`` as it was when it was claimed, ``log`` for messages, and
     ``deadline``, the moment (in UTC) at which this run is ended."""
@@ -33,7 +50,7 @@ class TaskContext:
         self,
         storage: StorageManager,
         lease: Lease,
-        log: logging.Logger,
+        log: TaskLog,
         deadline: datetime,
         submission: Submission,
     ) -> None:

@@ -27,7 +27,7 @@ from storage_lib.errors import (
 )
 from storage_lib.manager import StorageManager
 from storage_lib.tasks import escapes
-from storage_lib.tasks.context import TaskCancelledError, TaskContext
+from storage_lib.tasks.context import TaskCancelledError, TaskContext, TaskLog
 from storage_lib.tasks.control import Control
 from storage_lib.tasks.escapes import EscapedError
 from storage_lib.tasks.events import TaskEvent
@@ -283,7 +283,7 @@ class TaskEngine:
                 lease.record = replace(lease.record, payload=record.payload)
             payload = validated(registered, record.payload)[1]
             deadline = self._now() + timedelta(seconds=registered.timeout)
-            log = logging.getLogger(f"AOS.Tasks.{record.action}")
+            log = TaskLog(record.action, record.task_id)
             context = TaskContext(self.storage, lease, log, deadline, self.submission)
             result = await lease.hold(_limited(registered, context, payload), registered.timeout)
             if context.unsubmitted is not None:

@@ -1,0 +1,141 @@
+"""What the platform's web server refuses by itself: sizes, slow clients, malformed requests.
+
+Source: the defaults of ``KestrelServerLimits``, and the host's own limit of bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from devhost.answers import Answer
+
+logger = logging.getLogger("devhost")
+
+MAX_REQUEST_LINE_BYTES = 8 * 1024
+MAX_HEADERS_BYTES = 32 * 1024
+MAX_HEADERS = 100
+IDLE_SECONDS = 130.0
+HEADERS_SECONDS = 30.0
+BODY_GRACE_SECONDS = 5.0
+BODY_BYTES_PER_SECOND = 240.0
+
+
+class BodyTooLargeError(Exception):
+    """The request's body is longer than the limit; nothing was invoked."""
+
+
+class BodyTooSlowError(Exception):
+    """The request's body came at less than 240 bytes a second; nothing was invoked."""
+
+
+class Server(web.Server):
+    """aiohttp's server with Kestrel's limits and answers."""
+
+    def __init__(self, handler: Any) -> None:
+        super().__init__(handler)
+        self._options: dict[str, Any] = {
+            "access_log": None,
+            # A body arrives as it was sent: Content-Encoding is the app's business.
+            "auto_decompress": False,
+            "keepalive_timeout": IDLE_SECONDS,
+            "max_line_size": MAX_REQUEST_LINE_BYTES,
+            "max_field_size": MAX_HEADERS_BYTES,
+            "max_headers": MAX_HEADERS,
+        }
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class Connection(RequestHandler):
+    """One connection of a client."""
+
+    __slots__ = ("_head_timer",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waits = self._current_request is None and not self._messages
+        if not waits and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        elif waits and self._head_timer is None:
+            # The beginning of a request, and not yet all its headers.
+            self._head_timer = asyncio.get_running_loop().call_later(HEADERS_SECONDS, self._too_slow)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def _too_slow(self) -> None:
+        if self.transport is not None:
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A request that is not HTTP is the client's fault: a status without a body, and no traceback."""
+        if status == 500:
+            logger.error("devhost failed on %s", request.rel_url, exc_info=exc)
+        elif isinstance(exc, BadHttpMethod):
+            status = 404
+        elif isinstance(exc, LineTooLong):
+            status = 414 if exc.args[1] == MAX_REQUEST_LINE_BYTES else 431
+        elif "Too many headers" in str(message):
+            status = 431
+        logger.info("- - - %d: the request is malformed", status)
+        return Answer(status, close=True)
+
+
+def refused_head(request: web.BaseRequest) -> int | None:
+    """The status for a request line or headers that are too long; None where they are not."""
+    line = len(request.method) + len(request.raw_path) + len(" HTTP/1.1\r\n ")
+    if line > MAX_REQUEST_LINE_BYTES:
+        return 414
+    size = sum(len(name) + len(value) + len(b": \r\n") for name, value in request.raw_headers)
+    return 431 if size > MAX_HEADERS_BYTES or len(request.raw_headers) > MAX_HEADERS else None
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The body as the host hands it to a worker: whole, or empty where it is sent in chunks.
+
+    :raises BodyTooLargeError: it announces more than ``limit`` bytes.
+    :raises BodyTooSlowError: it comes too slowly.
+    """
+    if hdrs.TRANSFER_ENCODING in request.headers:
+        return b""
+    if (request.content_length or 0) > limit:
+        raise BodyTooLargeError
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        while not request.content.at_eof():
+            async with asyncio.timeout_at(
+                started + max(BODY_GRACE_SECONDS, size / BODY_BYTES_PER_SECOND) + 1
+            ):
+                chunks.append(await request.content.readany())
+            size += len(chunks[-1])
+    except TimeoutError:
+        raise BodyTooSlowError from None
+    return b"".join(chunks)

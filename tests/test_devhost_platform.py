@@ -1,0 +1,467 @@
+"""What the platform's own host was measured to do with requests and answers, row by row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from devhost import kestrel
+from devhost.answers import Answer, to_answer
+from devhost.errors import DevhostError
+from devhost.hostjson import is_disabled, load_host_json
+from devhost.runtime import Function, InvocationResult
+from devhost.sockets import bind
+from tests.local_host import DEADLINE, Running, serve, write_app
+
+APP = """
+import json
+
+import azure.functions as func
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
+
+
+@app.route(route="o", methods=["GET"])
+def listing(req: func.HttpRequest) -> func.HttpResponse:
+    return func.HttpResponse("list")
+
+
+@app.route(route="o/{*key}", methods=["GET", "PUT"])
+def one(req: func.HttpRequest) -> func.HttpResponse:
+    seen = {
+        "url": req.url,
+        "key": req.route_params.get("key"),
+        "query": dict(req.params),
+        "headers": dict(req.headers),
+        "body": len(req.get_body()),
+    }
+    return func.HttpResponse(json.dumps(seen))
+
+
+@app.route(route="tasks/{id}", methods=["GET"])
+def task(req: func.HttpRequest) -> str:
+    return req.route_params["id"]
+
+
+@app.route(route="answer/{kind}", methods=["GET", "HEAD"])
+def answer(req: func.HttpRequest) -> func.HttpResponse:
+    headers = {
+        "right": {"Content-Length": "4"},
+        "long": {"Content-Length": "9"},
+        "short": {"Content-Length": "3"},
+        "junk": {"Content-Length": "four"},
+        "text": {"X-Name": "caf\\u00e9"},
+        "control": {"X-Name": "a\\u0001b"},
+        "twice": {"X-Name": "first", "x-name": "second"},
+        "coding": {"Transfer-Encoding": "chunked"},
+        "none": {},
+    }[req.route_params["kind"]]
+    return func.HttpResponse("body", headers=headers, mimetype="text/plain")
+
+
+@app.route(route="off", methods=["GET"])
+def off(req: func.HttpRequest) -> str:
+    return "off"
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    settings = {"Host": {"CORS": "https://console.example, http://localhost:3000", "CORSCredentials": True}}
+    app = write_app(tmp_path_factory.mktemp("platform"), APP)
+    (app / "local.settings.json").write_text(json.dumps(settings))
+    variables = {"AzureWebJobs.off.Disabled": "true", "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "100000"}
+    with serve(app, "--allow-host", "box.local", **variables) as running:
+        yield running
+
+
+def wire(host: Running, request: bytes) -> bytes:
+    """What is answered to bytes on a connection, until it is closed."""
+    with host.connect() as connection:
+        connection.sendall(request)
+        received = b""
+        while more := connection.recv(65536):
+            received += more
+    return received
+
+
+def status_of(host: Running, target: bytes, method: bytes = b"GET") -> int:
+    head = b"%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % (method, target)
+    return int(wire(host, head).split(b" ")[1])
+
+
+# --- paths and queries
+
+
+@pytest.mark.parametrize(
+    ("sent", "url", "key"),
+    [
+        ("a%2Fb", "a%2Fb", "a%2Fb"),
+        ("a%252Fb", "a%2Fb", "a%2Fb"),
+        ("a%25%32%46b", "a%2Fb", "a%2Fb"),
+        ("a%2525b", "a%25b", "a%25b"),
+        ("a%25b", "a%25b", "a%b"),
+        ("a%2Bb", "a+b", "a+b"),
+        ("a%3Ab", "a:b", "a:b"),
+        ('a"b', "a%22b", 'a"b'),
+        ("a[1]", "a%5B1%5D", "a[1]"),
+        ("a\\b", "a%5Cb", "a\\b"),
+        ("a%FF", "a%FF", "a%FF"),
+        ("%C0%AF", "%C0%AF", "%C0%AF"),
+        ("%C3%A9", "%C3%A9", "é"),
+        ("a/./b", "a/b", "a/b"),
+        ("a/../b", "b", "b"),
+        ("a/%2e%2e/b", "b", "b"),
+        ("..%2fetc", "..%2fetc", "..%2fetc"),
+        ("a/..%2fb", "a/..%2fb", "a/..%2fb"),
+        ("a//b", "a//b", "a//b"),
+        ("a/b/", "a/b/", "a/b/"),
+    ],
+)
+def test_paths(host: Running, sent: str, url: str, key: str) -> None:
+    response, body = host.ask("GET", f"/API/O/{sent}")
+    assert response.status == 200
+    seen = json.loads(body)
+    assert (seen["url"], seen["key"]) == (f"http://127.0.0.1:{host.port}/API/O/{url}", key)
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"/api/o/a%00b", 400),
+        (b"/api/o/a\xc3\xa9", 400),
+        (b"/api/o/a\xe9", 400),
+        (b"/api/o/a#b", 400),
+        (b"/api/o/a b", 400),
+        (b"/api/o/a?x=\xc3\xa9", 400),
+        (b"/api/o/a?x=#", 400),
+        (b"/api/o//b", 404),
+        (b"/api/o//", 404),
+        (b"/api/tasks/x/", 200),
+        (b"/api/off", 404),
+        (b"/", 200),
+        (b"/api/o/" + b"a" * (8192 - 40), 200),
+        (b"/api/o/" + b"a" * 8192, 414),
+        (b"/api/o/" + b"a" * 100_000, 414),
+    ],
+)
+def test_targets(host: Running, target: bytes, status: int) -> None:
+    assert status_of(host, target) == status
+
+
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [
+        ("x=1&x=2", {"x": "1,2"}),
+        ("x=&x=2", {"x": "2"}),
+        ("x", {}),
+        ("x=", {}),
+        ("x=%FF", {"x": "%FF"}),
+        ("x=a+b%20c", {"x": "a b c"}),
+    ],
+)
+def test_queries(host: Running, query: str, values: dict[str, str]) -> None:
+    assert json.loads(host.ask("GET", f"/api/o/a?{query}")[1])["query"] == values
+
+
+# --- methods
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"POST", b"OPTIONS", b"PATCH", b"TRACE", b"NONSENSE"])
+def test_methods(host: Running, method: bytes) -> None:
+    answer = wire(host, method + b" /api/o HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert re.match(rb"HTTP/1\.[01] 404 ", answer)
+    assert b"\r\nallow:" not in answer.lower()
+
+
+# --- bodies and headers
+
+
+def test_chunked_body_does_not_reach_the_function(host: Running) -> None:
+    sent = b"3\r\nabc\r\n0\r\n\r\n"
+    response, body = host.ask("PUT", "/api/o/a", sent, {"Transfer-Encoding": "chunked"})
+    assert response.status == 200
+    seen = json.loads(body)
+    assert (seen["body"], seen["headers"]["transfer-encoding"]) == (0, "chunked")
+    assert "PUT /api/o/a: the body is chunked; as on the platform, the function does not get it" in host.log
+
+
+def test_too_large_a_body_is_500_without_a_body(host: Running) -> None:
+    assert host.ask("PUT", "/api/o/a", b"x" * 100_000)[0].status == 200
+    response, body = host.ask("PUT", "/api/o/a", b"x" * 100_001)
+    assert (response.status, body, response.headers["Connection"]) == (500, b"", "close")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"X-A": "a" * 8000}, 200),
+        ({"X-A": "a" * 20_000}, 200),
+        ({"X-A": "a" * 33_000}, 431),
+        ({"X-A": "a" * 17_000, "X-B": "b" * 17_000}, 431),
+        ({f"X-{number}": "a" for number in range(90)}, 200),
+        ({f"X-{number}": "a" for number in range(101)}, 431),
+    ],
+)
+def test_header_limits(host: Running, headers: dict[str, str], status: int) -> None:
+    assert host.ask("GET", "/api/o/a", headers=headers)[0].status == status
+    assert "Traceback" not in host.log
+
+
+def test_headers_arrive_lower_case_and_joined(host: Running) -> None:
+    answer = wire(
+        host,
+        b'GET /api/o/a HTTP/1.1\r\nHost: localhost\r\nIf-Match: "a"\r\nIF-MATCH: W/"b"\r\n'
+        b"X-MS-CLIENT-PRINCIPAL: me\r\nConnection: close\r\n\r\n",
+    )
+    assert rb'"if-match": "\"a\",W/\"b\""' in answer
+    assert b'"x-ms-client-principal": "me"' in answer
+
+
+def test_malformed_requests_are_400_without_a_traceback(host: Running) -> None:
+    for request in (
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /api/o/a HTTP/1.1\r\nA B: c\r\n\r\n",
+    ):
+        assert re.match(rb"HTTP/1\.[01] 40[04] ", wire(host, request))
+    assert "Traceback" not in host.log
+
+
+# --- answers
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "length", "text"),
+    [
+        ("none", 200, None, b"body"),
+        ("right", 200, "4", b"body"),
+        ("short", 500, None, b""),
+        ("junk", 500, None, b""),
+        ("text", 500, None, b""),
+        ("control", 500, None, b""),
+        ("twice", 200, None, b"body"),
+    ],
+)
+def test_answers(host: Running, kind: str, status: int, length: str | None, text: bytes) -> None:
+    response, body = host.ask("GET", f"/api/answer/{kind}")
+    assert (response.status, body) == (status, text)
+    if status == 200:
+        assert response.headers["Content-Length"] == length
+        assert response.headers["Transfer-Encoding"] == (None if length else "chunked")
+    if kind == "twice":
+        assert response.headers.get_all("X-Name") == ["first"]
+
+
+def test_an_answer_that_claims_to_be_longer_is_cut(host: Running) -> None:
+    answer = wire(host, b"GET /api/answer/long HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"\r\nContent-Length: 9" in head
+    assert body == b"body"
+
+
+def test_an_answer_with_a_transfer_encoding_of_its_own_is_broken(host: Running) -> None:
+    answer = wire(host, b"GET /api/answer/coding HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert "Transfer-Encoding is the host's to set" in host.log
+
+
+def test_head_and_empty_answers(host: Running) -> None:
+    response, body = host.ask("HEAD", "/api/answer/right")
+    assert (response.status, response.headers["Content-Length"], body) == (200, "4", b"")
+    function = Function("f", "f", "http", {}, ({"type": "http", "name": "$return"},))
+    assert to_answer(function, InvocationResult(ok=True, duration=0), "GET").status == 204
+
+
+# --- who may ask
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost"}, 200),
+        ({"Host": "LOCALHOST:7071"}, 200),
+        ({"Host": "127.0.0.1:1"}, 200),
+        ({"Host": "[::1]:80"}, 200),
+        ({"Host": "app.localhost"}, 200),
+        ({"Host": "box.local:7071"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "192.168.0.7"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
+        ({"Host": "localhost:1", "Origin": "http://localhost:2"}, 403),
+        ({"Host": "localhost:1", "Origin": "null"}, 403),
+        ({"Host": "localhost:1", "Origin": "https://evil.example"}, 403),
+        ({"Host": "localhost:1", "Origin": "https://console.example"}, 200),
+        ({"Host": "localhost:1", "Origin": "http://localhost:3000"}, 200),
+        ({"Host": "localhost", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Host": "localhost", "Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+        ({"Host": "localhost", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Host": "localhost", "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
+        ({"Host": "localhost", "Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, 200),
+    ],
+)
+def test_hosts_and_origins(host: Running, headers: dict[str, str], status: int) -> None:
+    response, body = host.ask("GET", "/api/o/a", headers=headers)
+    assert response.status == status
+    if status == 403:
+        assert json.loads(body)["detail"]
+
+
+def test_a_form_of_another_site_changes_nothing(host: Running) -> None:
+    form = {"Origin": "https://evil.example", "Content-Type": "text/plain"}
+    assert host.ask("PUT", "/api/o/a", b"x", form)[0].status == 403
+    form = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert host.ask("PUT", "/api/o/a", b"x", form)[0].status == 403
+
+
+def test_cors_of_local_settings(host: Running) -> None:
+    asked = {"Origin": "https://console.example", "Access-Control-Request-Method": "PUT"}
+    response, _ = host.ask("OPTIONS", "/api/o/a", headers=asked | {"Access-Control-Request-Headers": "x-ttl"})
+    assert response.status == 204
+    assert response.headers["Access-Control-Allow-Origin"] == "https://console.example"
+    assert response.headers["Access-Control-Allow-Methods"] == "PUT"
+    assert response.headers["Access-Control-Allow-Headers"] == "x-ttl"
+    response, _ = host.ask("GET", "/api/o/a", headers={"Origin": "https://console.example"})
+    assert response.headers["Access-Control-Allow-Origin"] == "https://console.example"
+    assert response.headers["Access-Control-Allow-Credentials"] == "true"
+    response, _ = host.ask("OPTIONS", "/api/o/a", headers={"Origin": "https://evil.example"})
+    assert response.status == 403
+
+
+# --- slow clients
+
+
+@pytest.fixture
+async def quick(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    """A server whose patience is counted in tenths of a second."""
+    monkeypatch.setattr(kestrel, "HEADERS_SECONDS", 0.1)
+    monkeypatch.setattr(kestrel, "BODY_GRACE_SECONDS", -0.9)
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return Answer(200, body=await kestrel.read_body(request, 1000))
+        except kestrel.BodyTooSlowError:
+            return Answer(500, close=True)
+
+    runner = web.ServerRunner(kestrel.Server(handle))
+    await runner.setup()
+    bound = bind("127.0.0.1", 0)
+    await web.SockSite(runner, bound).start()
+    yield bound.getsockname()[1]
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"GET / HT", b"HTTP/1.1 408 Request Timeout\r\n"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", b"HTTP/1.1 408 Request Timeout\r\n"),
+        (
+            b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab",
+            b"HTTP/1.1 500 Internal Server Error\r\n",
+        ),
+        (b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab", b"HTTP/1.1 200 OK\r\n"),
+    ],
+)
+async def test_slow_clients(quick: int, sent: bytes, answer: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", quick)
+    writer.write(sent)
+    async with asyncio.timeout(DEADLINE):
+        assert await reader.readline() == answer
+    writer.close()
+
+
+async def test_an_idle_connection_is_not_a_slow_request(quick: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", quick)
+    for _ in range(2):
+        writer.write(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na")
+        async with asyncio.timeout(DEADLINE):
+            assert (await reader.readuntil(b"\r\n0\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        # Longer than a request's headers may take.
+        await asyncio.sleep(0.3)
+    writer.close()
+
+
+# --- settings that override host.json
+
+
+def test_settings_override_host_json(tmp_path: Path) -> None:
+    (tmp_path / "host.json").write_text('{"version": "2.0", "extensions": {"queues": {"batchSize": 4}}}')
+    settings = {
+        "AzureFunctionsJobHost__extensions__queues__batchSize": "8",
+        "AzureFunctionsJobHost__extensions__Queues__visibilityTimeout": "00:00:07",
+        "AzureFunctionsJobHost__extensions__http__routePrefix": "v1",
+        "AzureFunctionsJobHost__logging__logLevel__default": "Warning",
+    }
+    found = load_host_json(tmp_path, settings)
+    assert (found.queues.batch_size, found.queues.visibility_timeout) == (8, 7)
+    assert (found.route_prefix, found.log_level) == ("v1", logging.WARNING)
+    for name, text, message in [
+        ("extensions__queues__batchSize", "33", "batchSize must be a whole number from 1 to 32, not 33"),
+        (
+            "extensions__queues__batchSize",
+            "many",
+            "batchSize must be a whole number from 1 to 32, not 'many'",
+        ),
+        ("version__x", "1", "host.json has a value, not a section, at version"),
+        ("logging__logLevel__default", "Loud", "logging.logLevel.default must be one of"),
+    ]:
+        with pytest.raises(DevhostError, match=message):
+            load_host_json(tmp_path, {f"AzureFunctionsJobHost__{name}": text})
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "disabled"),
+    [
+        ("AzureWebJobs.f.Disabled", "true", True),
+        ("AzureWebJobs.f.Disabled", "1", True),
+        ("azurewebjobs__F__disabled", "True", True),
+        ("AzureWebJobs.f.Disabled", "false", False),
+        ("AzureWebJobs.g.Disabled", "true", False),
+    ],
+)
+def test_functions_are_disabled_by_settings(setting: str, text: str, disabled: bool) -> None:
+    assert is_disabled("f", {setting: text}) is disabled
+
+
+# --- keys
+
+
+def test_keys(tmp_path: Path) -> None:
+    app = write_app(tmp_path, APP)
+    with serve(app, "--require-keys") as first:
+        key = next(line.split(": ")[1] for line in first.output if line.startswith("host key"))
+        for query, headers, status in [
+            ("", {}, 401),
+            ("", {"x-functions-key": key}, 200),
+            ("", {"x-functions-key": key.swapcase()}, 200),
+            (f"?code={key}", {}, 200),
+            (f"?CODE={key}", {}, 200),
+            (f"?code={key}", {"x-functions-key": "wrong"}, 401),
+            (f"?code={key}", {"x-functions-key": ""}, 401),
+            (f"?code={key}&code=wrong", {}, 200),
+            (f"?code=wrong&code={key}", {}, 401),
+        ]:
+            response, body = first.ask("GET", f"/api/o/a{query}", headers=headers)
+            assert response.status == status, (query, headers)
+            if status == 401:
+                assert (body, response.headers["WWW-Authenticate"]) == (b"", None)
+        # With keys, names and origins are the caller's business, as on Azure.
+        assert (
+            first.ask("GET", "/api/o/a", headers={"Host": "x.example", "x-functions-key": key})[0].status
+            == 200
+        )
+    with serve(app, "--require-keys") as second:
+        # They were shown once, and a terminal's history is no place to keep them.
+        assert not any(key in line for line in second.output)
+        assert any(line.startswith("keys: ") for line in second.output)
+        assert second.ask("GET", "/api/o/a", headers={"x-functions-key": key})[0].status == 200
