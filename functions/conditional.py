@@ -64,8 +64,8 @@ async def create_or_replace[T](
         return await write(Pin())
     if tag := single(conditions.only_match):
         return await write(Pin(if_match=tag))
-    if conditions.match is None and conditions.none_match is ANY:
-        return await write(Pin(if_absent=True))  # what is not there has no date (RFC 9110, 13.1.4)
+    if conditions.only_none_match is ANY:
+        return await write(Pin(if_absent=True))
     for _ in range(_ATTEMPTS):
         try:
             info = await storage.info(key)

@@ -52,13 +52,24 @@ async def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[o
 @pytest.fixture
 async def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PlatformApp]:
     """The app on files, behind the model of the platform's host."""
-    import asyncio
+    from tests.http_app import config_of, serve
 
-    from functions import state
-    from storage_lib.config import StorageConfig
-    from tests.http_app import PlatformApp
+    async with serve(monkeypatch, await config_of("file", None, tmp_path)) as app:
+        yield app
 
-    app = state.AppState(StorageConfig(base_path=tmp_path / "data"))
-    monkeypatch.setattr(state, "_states", {asyncio.get_running_loop(): app})
-    yield PlatformApp(app)
-    await app.storage.close()
+
+@pytest.fixture(params=["file", "moto", "azurite"])
+def any_store(request: pytest.FixtureRequest) -> tuple[str, object]:
+    """A kind of backend that keeps something, and its server if it has one."""
+    return request.param, None if request.param == "file" else request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+async def platform_anywhere(
+    any_store: tuple[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[PlatformApp]:
+    """The app on each backend that keeps something."""
+    from tests.http_app import config_of, serve
+
+    async with serve(monkeypatch, await config_of(*any_store, tmp_path)) as app:
+        yield app

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from devhost.runtime import Function, load_app
+from functions import state as state_module
 from functions.state import AppState
+from storage_lib.config import StorageConfig
 from storage_lib.manager import StorageManager
 from tests.conftest import PROJECT
 from tests.platform_host import Answered, PlatformHost
+from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 
 @dataclass(frozen=True)
@@ -50,3 +59,35 @@ class PlatformApp:
     ) -> AppAnswer:
         found = await self._host(method, target, body, headers)
         return AppAnswer(found.status, found.headers, found.body, found.function)
+
+
+@asynccontextmanager
+async def serve(monkeypatch: pytest.MonkeyPatch, config: StorageConfig) -> AsyncIterator[PlatformApp]:
+    """The app with this configuration, in this event loop."""
+    state = AppState(config)
+    monkeypatch.setattr(state_module, "_states", {asyncio.get_running_loop(): state})
+    yield PlatformApp(state)
+    await state.storage.close()
+
+
+async def config_of(kind: str, server: Any, folder: Path) -> StorageConfig:
+    """Of a new store of this kind."""
+    if kind in ("file", "memory"):
+        return StorageConfig(storage_type=kind, base_path=folder / "data")  # pyright: ignore[reportArgumentType]
+    name = f"platform-{uuid.uuid4().hex[:12]}"
+    if kind == "azurite":
+        return StorageConfig(storage_type="azure", connection_string=server.connection_string, container=name)
+    from storage_lib.backends.s3 import S3StorageBackend
+
+    keys = {"access_key_id": ACCESS_KEY_ID, "secret_access_key": SECRET_ACCESS_KEY, "region": REGION}
+    async with S3StorageBackend(name, endpoint=server.endpoint, create_bucket=True, **keys):
+        return StorageConfig(
+            storage_type="s3",
+            s3_bucket=name,
+            s3_endpoint=server.endpoint,
+            s3_region=REGION,
+            s3_access_key_id=ACCESS_KEY_ID,
+            s3_secret_access_key=SECRET_ACCESS_KEY,
+            tables_and_queues="file",
+            base_path=folder / "data",
+        )
