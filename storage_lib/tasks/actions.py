@@ -67,8 +67,8 @@ async def analyze_report(context: TaskContext, payload: AnalyzeReport) -> dict[s
         )
     async with _profiling:
         found = await storage.read(payload.report)
-        # Profiling is pure computation: in a thread it does not hold up other invocations.
-        result = await asyncio.to_thread(
+        # Bytes that anybody may have written: whatever they do to a parser, it can be stopped.
+        result = await context.run_isolated(
             profile, found.data, content_type=_declared(found.info.content_type), name=payload.report
         )
     result = {"report": payload.report, "report_etag": found.info.etag, **result}

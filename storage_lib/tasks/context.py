@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_PROGRESS_BYTES = 8 * 1024
 _CHECK_SECONDS = 1.0
+_ISOLATED_CHECK_SECONDS = 2.0
 
 
 class TaskCancelledError(Exception):
@@ -114,6 +116,27 @@ class TaskContext:
         of this task no other task may change the same object.
         """
         return await self.storage.update(key, change, once=("task-id", self.task.task_id), **options)
+
+    async def run_isolated(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
+        """Call ``function`` in another process: for what computes for long or parses bytes of others. The
+        loop, the leases and other requests go on meanwhile, and it is ended with the task: at its time limit,
+        on a request to stop, with the host.
+
+        :param function: one at the top of a module, not ``async``; ``args`` can be pickled, and the result
+            saved. It gets no app settings: what it needs are its arguments.
+        :raises StorageError: see `storage_lib.tasks.isolation.run`. Its own errors are raised here.
+        :raises TaskCancelledError: the task was asked to stop.
+        """
+        from storage_lib.tasks import isolation
+
+        running = asyncio.ensure_future(isolation.run(function, *args, **named))
+        try:
+            while not (await asyncio.wait({running}, timeout=_ISOLATED_CHECK_SECONDS))[0]:
+                await self.checkpoint()
+            return running.result()
+        finally:
+            if running.cancel():
+                await asyncio.wait({running})
 
     async def submit(
         self,
