@@ -1,8 +1,9 @@
 """OData filters as Azure Tables speaks them: parsed, bound to parameters, and evaluated on an entity.
 
 What is allowed is what Azure allows ("Querying tables and entities", Azure Storage REST): comparisons
-``eq ne gt ge lt le`` of a property with a constant, a boolean property by itself, ``and or not`` and
-parentheses; no functions, no arithmetic, no ``null``, no comparison of two properties. Constants are
+``eq ne gt ge lt le`` of a property with a constant, on either side, or of two constants; a boolean property
+or constant by itself; ``and or not`` and parentheses; no functions, no arithmetic, no ``null``, no comparison
+of two properties ("one side of the expression must be a constant"). Constants are
 ``'text'`` (quotes doubled), ``5``, ``5L``, ``1.5``, ``true``, ``datetime'2026-01-02T03:04:05Z'``,
 ``X'0aff'`` or ``binary'0aff'``, ``guid'…'``; ``@name`` stands for a parameter. Operators may be in capitals.
 
@@ -65,6 +66,16 @@ class Compare:
 
 
 @dataclass(frozen=True, slots=True)
+class Constants:
+    """Two constants compared, which are `Parameter` until they are bound, and then give way to what that
+    makes of the filter. ``true`` by itself is ``true eq true``."""
+
+    left: Any
+    operator: Operator
+    right: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Not:
     node: Node
 
@@ -77,7 +88,10 @@ class Junction:
     nodes: tuple[Node, ...]
 
 
-type Node = Compare | Not | Junction
+type Node = Compare | Constants | Not | Junction
+
+NOTHING = Junction(False, ())
+"""The filter that holds for no entity."""
 
 
 class Filter:
@@ -92,6 +106,8 @@ class Filter:
     def __init__(self, node: Node | None) -> None:
         self.node = node
         self.key_bounds: list[KeyBound] = [] if node is None else list(_key_bounds(node))
+        if node == NOTHING:
+            self.key_bounds.append(("PartitionKey", "<", ""))
         self._holds = _always if node is None else _predicate(node)
 
     def __call__(self, entity: Entity) -> bool:
@@ -100,7 +116,8 @@ class Filter:
     @property
     def names(self) -> set[str]:
         """The properties that it looks at, keys and Timestamp included."""
-        return set() if self.node is None else {term.name for term in _comparisons(self.node)}
+        terms = () if self.node is None else _comparisons(self.node)
+        return {term.name for term in terms if isinstance(term, Compare)}
 
 
 def compile_filter(filter: str | None, parameters: Mapping[str, Any]) -> Filter:
@@ -112,18 +129,23 @@ def compile_filter(filter: str | None, parameters: Mapping[str, Any]) -> Filter:
     if filter is not None and not isinstance(filter, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _wrong(f"it is a {type(filter).__name__}, not a str")
     node = _parse(filter) if filter and not filter.isspace() else None
-    used = (
-        {term.value.name for term in _comparisons(node) if isinstance(term.value, Parameter)}
-        if node
-        else set[str]()
-    )
+    terms = () if node is None else tuple(_comparisons(node))
+    used = {
+        constant.name for term in terms for constant in _constants(term) if isinstance(constant, Parameter)
+    }
     if missing := used - parameters.keys():
         raise _wrong(f"parameters are missing: {', '.join(sorted(missing))}", field="parameters")
     if unused := parameters.keys() - used:
         raise _wrong(f"parameters are not used: {', '.join(sorted(map(str, unused)))}", field="parameters")
     for value in parameters.values():
         literal(value)
-    return Filter(_bound(node, parameters) if node and used else node)
+    if node is None or not (used or any(isinstance(term, Constants) for term in terms)):
+        return Filter(node)
+    match _bound(node, parameters):
+        case bool() as always:
+            return Filter(None if always else NOTHING)
+        case bound:
+            return Filter(bound)
 
 
 def bind(filter: str, parameters: Mapping[str, Any]) -> str:
@@ -140,8 +162,12 @@ def text(node: Node) -> str:
     match node:
         case Compare():
             return f"{node.name} {node.operator} {literal(node.value)}"
+        case Constants():
+            return f"{literal(node.left)} {node.operator} {literal(node.right)}"
         case Not():
             return f"not ({text(node.node)})"
+        case Junction(nodes=()):
+            return "true" if node.every else "false"
         case Junction():
             terms = (f"({text(term)})" if isinstance(term, Junction) else text(term) for term in node.nodes)
             return (" and " if node.every else " or ").join(terms)
@@ -284,6 +310,8 @@ class _Parser:
         if how not in _OPERATORS:
             if isinstance(left, _Name):
                 return Compare(left.name, "eq", True)
+            if isinstance(left, bool | Parameter):
+                return Constants(left, "eq", True)
             raise self._unexpected()
         self._next()
         right = self._operand()
@@ -291,7 +319,9 @@ class _Parser:
             return Compare(left.name, how, right)
         if isinstance(right, _Name) and not isinstance(left, _Name):
             return Compare(right.name, _MIRRORED[how], left)
-        raise _wrong("a comparison needs one property and one constant")
+        if isinstance(left, _Name):
+            raise _wrong("two properties can not be compared", limit="a constant on one side")
+        return Constants(left, how, right)
 
     def _operand(self) -> Any:
         found = self._found
@@ -360,21 +390,43 @@ class _Parser:
     _start = 0
 
 
-def _bound(node: Node, parameters: Mapping[str, Any]) -> Node:
+def _bound(node: Node, parameters: Mapping[str, Any]) -> Node | bool:
+    """The tree with its parameters bound; True or False where it holds for every entity or for none. Neither
+    is within a tree."""
+
+    def value(constant: Any) -> Any:
+        return parameters[constant.name] if isinstance(constant, Parameter) else constant
+
     match node:
-        case Compare(value=Parameter() as parameter):
-            return Compare(node.name, node.operator, parameters[parameter.name])
         case Compare():
-            return node
+            return Compare(node.name, node.operator, value(node.value))
+        case Constants():
+            left = value(node.left)
+            return _comparison(lambda _: left, node.operator, value(node.right))(_NO_ENTITY)
         case Not():
-            return Not(_bound(node.node, parameters))
+            inner = _bound(node.node, parameters)
+            return not inner if isinstance(inner, bool) else Not(inner)
         case Junction():
-            return Junction(node.every, tuple(_bound(term, parameters) for term in node.nodes))
+            terms: list[Node] = []
+            for term in node.nodes:
+                match _bound(term, parameters):
+                    case bool() as always:
+                        if always != node.every:
+                            return always
+                    case bound:
+                        terms.append(bound)
+            if len(terms) < 2:
+                return terms[0] if terms else node.every
+            return Junction(node.every, tuple(terms))
 
 
-def _comparisons(node: Node) -> Iterator[Compare]:
+def _constants(term: Compare | Constants) -> tuple[Any, ...]:
+    return (term.value,) if isinstance(term, Compare) else (term.left, term.right)
+
+
+def _comparisons(node: Node) -> Iterator[Compare | Constants]:
     match node:
-        case Compare():
+        case Compare() | Constants():
             yield node
         case Not():
             yield from _comparisons(node.node)
@@ -427,13 +479,19 @@ def _predicate(node: Node) -> Callable[[Entity], bool]:
             inner = _predicate(node.node)
             return lambda entity: not inner(entity)
         case Compare():
-            return _comparison(node)
+            return _comparison(_reader(node.name), node.operator, node.value)
+        case Constants():
+            left = node.left
+            return _comparison(lambda _: left, node.operator, node.right)
 
 
-def _comparison(node: Compare) -> Callable[[Entity], bool]:
-    read, compare, value = _reader(node.name), _COMPARE[node.operator], node.value
+_NO_ENTITY: Any = None
+
+
+def _comparison(read: Callable[[Entity], Any], how: Operator, value: Any) -> Callable[[Entity], bool]:
+    compare = _COMPARE[how]
     kind = next(_KINDS[known] for known in type(value).__mro__ if known in _KINDS)
-    if kind is str and not value.isascii() and node.operator not in ("eq", "ne"):
+    if kind is str and not value.isascii() and how not in ("eq", "ne"):
         # Code points and UTF-16 units order two texts differently only where both have others than ASCII.
         units = _units(value)
         return lambda entity: isinstance(held := read(entity), str) and compare(_units(held), units)

@@ -97,6 +97,26 @@ def rows(filter: str | None, **parameters: Any) -> list[str]:
         ("s EQ 'it''s' AND yes eq TRUE", ["full"]),
         ("  i eq 5\n and   g gt 2 ", ["full"]),
         ("s eq '@name'", []),
+        ("true", ["bare", "full"]),
+        ("false", []),
+        ("not false", ["bare", "full"]),
+        ("not true", []),
+        ("1 eq 1", ["bare", "full"]),
+        ("1 eq 1.0 and 1L eq 1", ["bare", "full"]),
+        ("1 eq 2", []),
+        ("1 ne 2 and 'a' lt 'b' and 2 ge 2", ["bare", "full"]),
+        ("1 eq '1' or 1 ne '1'", []),
+        ("'🙂' lt '\uff5e'", ["bare", "full"]),
+        ("true and RowKey eq 'full'", ["full"]),
+        ("RowKey eq 'full' and (1 eq 1)", ["full"]),
+        ("false or RowKey eq 'full'", ["full"]),
+        ("true or RowKey eq 'full'", ["bare", "full"]),
+        ("false and RowKey eq 'full'", []),
+        ("not (1 eq 2) and (RowKey eq 'full' or not (2 gt 1))", ["full"]),
+        ("not (true and not (i eq 5))", ["full"]),
+        ("(true)", ["bare", "full"]),
+        ("not not yes", ["full"]),
+        ("datetime'2026-01-01' lt datetime'2026-01-02T00:00:00Z' and i eq 5", ["full"]),
     ],
 )
 def test_meaning(filter: str | None, expected: list[str]) -> None:
@@ -120,6 +140,14 @@ def test_meaning(filter: str | None, expected: list[str]) -> None:
         "tags/any(t: t eq 'a')",
         "a/b eq 1",
         "s eq null",
+        "null eq null",
+        "1",
+        "'true'",
+        "1 and i eq 5",
+        "s eq s",
+        "PartitionKey lt RowKey",
+        "1 eq",
+        "true true",
         "d eq 2026-01-02",
         "d eq datetime'yesterday'",
         "x eq X'0'",
@@ -139,6 +167,18 @@ def test_what_azure_does_not_know_is_refused(filter: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         compile_filter(filter, {})
     assert refused.value.field == "filter"
+
+
+def test_constants_may_be_parameters_and_leave_nothing_behind() -> None:
+    """As generated filters have them: what does not depend on the entity is decided once."""
+    assert rows("@a eq @b and i eq 5", a=1, b=1.0) == ["full"]
+    assert rows("@on and i eq 5", on=True) == ["full"]
+    assert rows("@on and i eq 5", on=False) == []
+    assert compile_filter("1 eq @n or i eq 5", {"n": 1}).node is None
+    assert bind("1 eq 1 and i eq 5 and not false", {}) == "i eq 5"
+    assert bind("1 eq 2 and i eq 5", {}) == "false"
+    assert rows(bind("1 eq 2 and i eq 5", {})) == []
+    assert compile_filter("1 eq 1 and i eq 5", {}).names == {"i"}
 
 
 def test_parameters_must_be_exactly_those_of_the_filter() -> None:

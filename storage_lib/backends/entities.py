@@ -3,7 +3,7 @@
 ====================================  =============================================================
 property                              stored as
 ====================================  =============================================================
-str, bool, float, bytes               Edm.String, Edm.Boolean, Edm.Double, Edm.Binary
+str, bool, float, bytes               Edm.String, Edm.Boolean, Edm.Double (-0.0 as 0.0), Edm.Binary
 int                                   Edm.Int32 where it fits, else Edm.Int64
 datetime with a time zone             Edm.DateTime, in UTC, to the microsecond
 UUID                                  Edm.Guid
@@ -171,7 +171,7 @@ def _stored(name: str, value: Any) -> Any:
             raise InvalidArgumentError(
                 f"property {name!r} is not a finite number", field=name, remedy="store it as a str"
             )
-        return value
+        return value or 0.0  # Services drop the sign of a zero.
     if kind is datetime:
         return _moment(name, value)
     if kind is str:

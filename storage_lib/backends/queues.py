@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Buffer
 from dataclasses import dataclass
@@ -83,9 +84,10 @@ class QueueStore(ABC):
     async def send_text(self, queue: str, text: str, *, delay: float = 0) -> str:
         """Send ``text`` unencoded, as `QueueMessage.text` has it: to move a message as it is.
 
+        :raises InvalidArgumentError: it has a character that no message can carry, see `encode`.
         :raises ObjectTooLargeError: more than 64 KiB of UTF-8.
         """
-        _check_size(text)
+        _check_text(text)
         _check_seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
         return await self._send(queue_name(queue), text, delay, None)
 
@@ -127,7 +129,7 @@ class QueueStore(ABC):
         """
         _check_message(message)
         _check_seconds("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
-        text = message.text if body is None else self.encode(body)
+        text = _check_text(message.text) if body is None else self.encode(body)
         return await self._update(queue_name(queue), message, visibility_timeout, text)
 
     async def peek(self, queue: str, *, max_messages: int = 1) -> list[QueueMessage]:
@@ -147,7 +149,20 @@ class QueueStore(ABC):
         await self._clear(queue_name(queue))
 
     def encode(self, body: Buffer | str) -> str:
-        raw = body.encode() if isinstance(body, str) else as_bytes(body, "body", remedy=_REMEDY)
+        """The text that goes over the wire.
+
+        :raises InvalidArgumentError: it has no UTF-8, or, without base64, characters that a message can not
+            carry: control characters but tab and line ends, U+FFFE and U+FFFF (XML 1.0, 2.2).
+        :raises ObjectTooLargeError: it is more than 64 KiB.
+        """
+        try:
+            raw = body.encode() if isinstance(body, str) else as_bytes(body, "body", remedy=_REMEDY)
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                "the message has a lone surrogate, which no text can carry",
+                field="body",
+                remedy="send bytes, or text that is valid Unicode",
+            ) from error
         if self.message_encoding == "base64":
             text = base64.b64encode(raw).decode()
         else:
@@ -157,8 +172,7 @@ class QueueStore(ABC):
                 raise InvalidArgumentError(
                     "a binary message needs the message encoding base64", field="body"
                 ) from error
-        _check_size(text)
-        return text
+        return _check_text(text)
 
     def decode(self, text: str) -> bytes | None:
         if self.message_encoding == "none":
@@ -211,7 +225,20 @@ def _check_message(message: object) -> None:
         )
 
 
-def _check_size(text: str) -> None:
+# XML 1.0, 2.2: what no message text may contain, however it is escaped.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def _check_text(text: str) -> str:
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidArgumentError(f"the text is a {type(text).__name__}", field="text", limit="str")
+    if bad := _NOT_XML.search(text):
+        raise InvalidArgumentError(
+            f"the message contains the character U+{ord(bad.group()):04X}, which a queue can not carry",
+            field="body",
+            limit="no control characters but tab and line ends, no surrogates, U+FFFE or U+FFFF",
+            remedy="use the message encoding base64",
+        )
     size = len(text.encode())
     if size > MAX_MESSAGE_BYTES:
         raise ObjectTooLargeError(
@@ -220,6 +247,7 @@ def _check_size(text: str) -> None:
             limit=f"{MAX_MESSAGE_BYTES} bytes",
             remedy="store the payload as an object and send its key",
         )
+    return text
 
 
 def _check_seconds(name: str, value: float, low: float, high: float) -> None:

@@ -8,6 +8,7 @@ data model", "Performing entity group transactions"), the same on every backend.
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from copy import copy
@@ -28,6 +29,7 @@ from storage_lib.backends.entities import (
     to_stored,
 )
 from storage_lib.backends.listed import Listed
+from storage_lib.backends.object_model import ANY_VERSION
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
@@ -140,6 +142,9 @@ class TableStore(ABC):
     Table names may be any that names.py takes; those that Azure refuses are mapped.
     """
 
+    etags: re.Pattern[str] = re.compile(r"[!-~]{1,256}")
+    """What an entity's ETag may be here: a service may refuse any other instead of comparing with it."""
+
     async def create_table(self, table: str) -> None:
         """Make the table if it is not there."""
         await self._create_table(table_name(table))
@@ -182,20 +187,24 @@ class TableStore(ABC):
     ) -> str:
         """Change an entity that exists, and only if it still has ``etag`` where one is given.
 
+        :param etag: as `Entity.etag` gave it; None and ``"*"`` are any.
         :raises KeyNotFoundError: there is none.
         :raises PreconditionFailedError: it has another ETag.
         """
-        return await self._update(
-            table_name(table), *check_keys(partition_key, row_key), to_stored(properties), etag, _mode(mode)
-        )
+        name, keys, stored = table_name(table), check_keys(partition_key, row_key), to_stored(properties)
+        return await self._update(name, *keys, stored, await self._expected(name, *keys, etag), _mode(mode))
 
     async def get(self, table: str, partition_key: str, row_key: str) -> Entity:
         """:raises KeyNotFoundError: there is no such entity (or table)."""
         return _read(await self._get(table_name(table), *check_keys(partition_key, row_key)))
 
     async def delete(self, table: str, partition_key: str, row_key: str, *, etag: str | None = None) -> None:
-        """:raises KeyNotFoundError: there is none. :raises PreconditionFailedError: another ETag."""
-        await self._delete(table_name(table), *check_keys(partition_key, row_key), etag)
+        """Remove an entity, and only if it still has ``etag`` where one is given, as in `update`.
+
+        :raises KeyNotFoundError: there is none. :raises PreconditionFailedError: another ETag.
+        """
+        name, keys = table_name(table), check_keys(partition_key, row_key)
+        await self._delete(name, *keys, await self._expected(name, *keys, etag))
 
     async def batch(
         self, table: str, partition_key: str, operations: Sequence[TableOperation]
@@ -231,6 +240,9 @@ class TableStore(ABC):
                         f"entity {partition_key!r}, {operation.row_key!r} is already in the batch",
                         remedy="put what is to happen to it into one operation",
                     )
+                if isinstance(operation, Update | Delete) and operation.etag is not None:
+                    etag = await self._expected(name, partition_key, operation.row_key, operation.etag)
+                    operation = replace(operation, etag=etag)
             except StorageError as error:
                 raise at_operation(index, error) from error
             rows.add(operation.row_key)
@@ -306,6 +318,23 @@ class TableStore(ABC):
 
         return Listed(entities)
 
+    async def _expected(self, table: str, pk: str, rk: str, etag: str | None) -> str | None:
+        """The ETag that the hook of a write is to insist on, None for any.
+
+        :raises KeyNotFoundError: the entity can not have ``etag``, for there is none.
+        :raises PreconditionFailedError: no entity can have it.
+        """
+        if etag is None or etag == ANY_VERSION:
+            return None
+        if not isinstance(etag, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise InvalidArgumentError(
+                f"etag is a {type(etag).__name__}", field="etag", limit='an ETag, or "*" for any version'
+            )
+        if not self.etags.fullmatch(etag):
+            await self._get(table, pk, rk)
+            raise other_entity_etag(table, pk, rk, etag)
+        return etag
+
     @abstractmethod
     async def _create_table(self, table: str) -> None: ...
     @abstractmethod
@@ -363,7 +392,7 @@ def existing_entity(table: str, pk: str, rk: str) -> PreconditionFailedError:
 def other_entity_etag(table: str, pk: str, rk: str, etag: str) -> PreconditionFailedError:
     """The error for an entity that does not have this ETag."""
     return PreconditionFailedError(
-        f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag!r}", field="etag"
+        f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag[:300]!r}", field="etag"
     )
 
 

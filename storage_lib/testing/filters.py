@@ -147,6 +147,16 @@ CORPUS: Final[list[tuple[str, dict[str, Any], set[str]]]] = [
         {"g": LOW},
         {"edge", "true", "guid", "bytes"},
     ),
+    ("true", {}, _ALL),
+    ("false", {}, set()),
+    ("1 eq 1", {}, _ALL),
+    ("'a' gt 'b'", {}, set()),
+    ("true and RowKey eq 'int'", {}, {"int"}),
+    ("RowKey eq 'int' and not (1 eq 2) and @on", {"on": True}, {"int"}),
+    ("(1 eq @one and n eq 5) or (2 lt 1 and n eq 0)", {"one": 1}, {"int"}),
+    ("not (true and not (n eq 5))", {}, {"int"}),
+    ("not not n eq 5", {}, {"int"}),
+    ("'p' eq PartitionKey and 'int' eq RowKey and true eq true", {}, {"int"}),
     ("S EQ 'done' OR N GT 0 OR s EQ 'done' AND NOT (n LT 0)", {}, {"int"}),
 ]
 """Filters, their parameters, and the row keys of `ROWS` they hold for."""

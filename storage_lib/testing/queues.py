@@ -13,6 +13,23 @@ from storage_lib.backends.base import QueueMessage, QueueStore
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoundError, ObjectTooLargeError
 from storage_lib.testing.buffers import NOT_BYTES, buffers
 
+CARRIED = ["", " ", "a\tb\nc", "<&>\"'", "\x7f\x85\u2028\ufdd0\ufffd", "🙂", "]]>", "&#0;", "line\r\nend\r"]
+"""Texts that every queue carries unencoded."""
+NOT_CARRIED = [
+    "\x00",
+    "a\x01",
+    "\x08b",
+    "\x0b",
+    "\x0c",
+    "\x1f",
+    "\x1b[0m",
+    "\ud800",
+    "x\udfff",
+    "\ufffe",
+    "\uffff",
+]
+"""Texts that Azure refuses, and so every queue."""
+
 
 class QueueStoreContract:
     """Subclass it and give the fixture ``queues`` (message encoding base64)."""
@@ -222,6 +239,44 @@ class QueueStoreContract:
                 await queues.send(name, "x")  # pyright: ignore[reportArgumentType]
             with pytest.raises(InvalidKeyError):
                 await queues.receive(name)  # pyright: ignore[reportArgumentType]
+
+    @pytest.mark.parametrize("text", CARRIED, ids=ascii)
+    async def test_a_text_is_carried_as_it_is(self, queues: QueueStore, queue: str, text: str) -> None:
+        await queues.send_text(queue, text)
+        (message,) = await queues.receive(queue)
+        assert message.text == text
+        # base64 of it carries anything.
+        await queues.send(queue, text + "\x00\ufffe")
+        (message,) = await queues.receive(queue)
+        assert message.body == (text + "\x00\ufffe").encode()
+
+    @pytest.mark.parametrize("text", NOT_CARRIED, ids=ascii)
+    async def test_a_text_that_a_queue_can_not_carry_is_refused(
+        self, queues: QueueStore, queue: str, text: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await queues.send(queue, "kept")
+        (message,) = await queues.receive(queue)
+        for plain in (False, True):
+            if plain:
+                monkeypatch.setattr(queues, "message_encoding", "none")
+            elif not any("\ud800" <= character <= "\udfff" for character in text):
+                continue  # base64 carries it.
+            for call in (
+                queues.send(queue, text),
+                queues.update(queue, message, visibility_timeout=5, body=text),
+            ):
+                with pytest.raises(InvalidArgumentError) as refused:
+                    await call
+                assert refused.value.field == "body"
+        for call in (
+            queues.send_text(queue, text),
+            queues.update(queue, replace(message, text=text), visibility_timeout=5),
+        ):
+            with pytest.raises(InvalidArgumentError) as refused:
+                await call
+            assert refused.value.field == "body"
+            assert "base64" in (refused.value.remedy or "")
+        assert await queues.length(queue) == 1
 
     async def test_limits_are_refused_before_anything_is_sent(self, queues: QueueStore, queue: str) -> None:
         with pytest.raises(ObjectTooLargeError):

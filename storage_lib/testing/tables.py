@@ -21,6 +21,12 @@ from storage_lib.errors import (
 from storage_lib.odata import compile_filter
 from storage_lib.testing.filters import CORPUS, ROWS, generated
 
+NO_ETAGS = [
+    *("", '""', '"*"', " ", "*, *", "x", '"x"', 'W/"x"', "W/\"datetime'2022'\"", "a b", "line\nbreak", "ü"),
+    *("\ud800", "nul\x00", "x" * 100_000),
+]
+"""Texts that no entity has as its ETag."""
+
 GENERATED = 250
 """Filters from the seed; each is one request to the store."""
 
@@ -32,6 +38,11 @@ PROPERTIES: dict[str, Any] = {
     "small": -5,
     "large": 2**62 + 1,
     "number": 0.1,
+    "least_number": 5e-324,
+    "largest_number": 1.7976931348623157e308,
+    "beyond_int": 1e22,
+    "control": "\x00\x01\x7f\ufffe\u2028 ",
+    "like_a_moment": "2026-01-01T00:00:00Z",
     "whole_number": 3.0,
     "moment": datetime(2026, 2, 3, 4, 5, 6, 789_012, UTC),
     "first_moment": datetime(1601, 1, 1, tzinfo=UTC),
@@ -107,6 +118,71 @@ class TableStoreContract:
         # A merge changes the value and what it is in one.
         await tables.update(table, "p", "dict", {"v": "plain"})
         assert dict((await tables.get(table, "p", "dict")).properties) == {"v": "plain"}
+
+    async def test_there_is_no_negative_zero(self, tables: TableStore, table: str) -> None:
+        """Services do not keep the sign; filters never saw it."""
+        await tables.insert(table, "p", "r", {"f": -0.0, "j": [-0.0]})
+        await tables.batch(table, "p", [Upsert("b", {"f": -0.0})])
+        for row in ("r", "b"):
+            found = (await tables.get(table, "p", row)).properties
+            assert (type(found["f"]), str(found["f"])) == (float, "0.0")
+        assert str((await tables.get(table, "p", "r")).properties["j"]) == "[-0.0]"
+        assert len((await tables.query(table, "f eq @f", parameters={"f": -0.0})).entities) == 2
+
+    @pytest.mark.parametrize(
+        "etag",
+        NO_ETAGS,
+        ids=lambda etag: ascii(etag)[:20],
+    )
+    async def test_what_no_entity_has_as_its_etag_is_never_met(
+        self, tables: TableStore, table: str, etag: str
+    ) -> None:
+        await tables.insert(table, "p", "there", {"n": 1})
+        for call in (
+            tables.update(table, "p", "gone", {"n": 2}, etag=etag),
+            tables.delete(table, "p", "gone", etag=etag),
+            tables.batch(table, "p", [Update("gone", {"n": 2}, etag=etag)]),
+            tables.batch(table, "p", [Delete("gone", etag=etag)]),
+            tables.update(f"{table}gone", "p", "there", {"n": 2}, etag=etag),
+        ):
+            with pytest.raises(KeyNotFoundError):
+                await call
+        for call in (
+            tables.update(table, "p", "there", {"n": 2}, etag=etag),
+            tables.update(table, "p", "there", {"n": 2}, etag=etag, mode="replace"),
+            tables.delete(table, "p", "there", etag=etag),
+            tables.batch(table, "p", [Update("there", {"n": 2}, etag=etag)]),
+            tables.batch(table, "p", [Insert("new"), Delete("there", etag=etag)]),
+        ):
+            with pytest.raises(PreconditionFailedError):
+                await call
+        (entity,) = (await tables.query(table)).entities
+        assert (entity.row_key, dict(entity.properties)) == ("there", {"n": 1})
+
+    async def test_a_star_is_any_version_of_an_entity(self, tables: TableStore, table: str) -> None:
+        for call in (
+            tables.update(table, "p", "r", {"n": 2}, etag="*"),
+            tables.delete(table, "p", "r", etag="*"),
+            tables.batch(table, "p", [Update("r", {"n": 2}, etag="*")]),
+        ):
+            with pytest.raises(KeyNotFoundError):
+                await call
+        await tables.insert(table, "p", "r", {"n": 1})
+        await tables.update(table, "p", "r", {"n": 2}, etag="*")
+        await tables.batch(table, "p", [Update("r", {"m": 3}, etag="*")])
+        assert dict((await tables.get(table, "p", "r")).properties) == {"n": 2, "m": 3}
+        await tables.delete(table, "p", "r", etag="*")
+        await tables.insert(table, "p", "r", {})
+        await tables.batch(table, "p", [Delete("r", etag="*")])
+        assert (await tables.query(table)).entities == []
+        for wrong in (5, b"x", True, ["a"]):
+            for call in (
+                tables.update(table, "p", "r", {}, etag=wrong),  # pyright: ignore[reportArgumentType]
+                tables.delete(table, "p", "r", etag=wrong),  # pyright: ignore[reportArgumentType]
+                tables.batch(table, "p", [Delete("r", etag=wrong)]),  # pyright: ignore[reportArgumentType]
+            ):
+                with pytest.raises(InvalidArgumentError):
+                    await call
 
     async def test_none_is_nothing_however_it_is_written(self, tables: TableStore, table: str) -> None:
         await tables.upsert(table, "p", "r", {"a": 1, "b": None})
@@ -328,8 +404,9 @@ class TableStoreContract:
             ("n = 1", {}),
             ("n eq n", {}),
             ("n eq PartitionKey", {}),
-            ("1 eq 1", {}),
-            ("true", {}),
+            ("PartitionKey eq RowKey", {}),
+            ("null eq null", {}),
+            ("1", {}),
             ("n eq null", {}),
             ("n eq NaN", {}),
             ("n eq 1e999", {}),

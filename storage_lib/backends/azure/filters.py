@@ -29,7 +29,7 @@ from typing import Final
 from urllib.parse import quote
 from uuid import UUID
 
-from storage_lib.odata import Compare, Filter, Junction, Node, Not, Operator, literal
+from storage_lib.odata import NOTHING, Compare, Constants, Filter, Junction, Node, Not, Operator, literal
 
 MAX_QUESTION_BYTES: Final = 8 * 1024
 """Of its part of the URL: servers and proxies refuse a long one (Azurite at 16 KiB with all headers)."""
@@ -50,6 +50,8 @@ def question(filter: Filter) -> str | None:
     there is room for: first what it says of the keys, then the terms that all have to hold."""
     if filter.node is None:
         return None
+    if filter.node == NOTHING:
+        return _FALSE
     asked = _wide(filter.node)
     if asked is None or _has_room(asked):
         return asked
@@ -79,6 +81,8 @@ def _wide(node: Node) -> str | None:
             return _wide_not(node.node)
         case Compare():
             return _wide_comparison(node)
+        case Constants():
+            return None  # There is none in a bound filter.
 
 
 def _wide_not(node: Node) -> str | None:
@@ -91,7 +95,7 @@ def _wide_not(node: Node) -> str | None:
         case Compare(operator="eq", value=str() | bool() | int() | float()) if _fits(node):
             # Without the twins of `_wide_comparison`: what equals fewer is unequal to more.
             return f"not ({_comparison(node)})"
-        case Compare():
+        case Compare() | Constants():
             return None
 
 

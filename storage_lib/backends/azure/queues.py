@@ -4,7 +4,6 @@ encoding is off (its default), so that host.json's ``messageEncoding`` is agreed
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,14 +19,12 @@ from storage_lib.backends.queues import (
     lost_receipt,
     missing_queue,
 )
-from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.errors import StorageError
 
 if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueClient
 
 NEVER_EXPIRES = -1
-# XML 1.0, 2.2: what no message text may contain, however it is escaped.
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class AzureQueueStore(QueueStore):
@@ -48,7 +45,6 @@ class AzureQueueStore(QueueStore):
                     raise
 
     async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
-        _check_text(text)
         hidden = math.ceil(delay)
         # The service refuses a message that expires before it is ever visible.
         lives = NEVER_EXPIRES if ttl is None else max(math.ceil(ttl), hidden + 1)
@@ -83,7 +79,6 @@ class AzureQueueStore(QueueStore):
             await client.delete_message(message_id, pop_receipt)
 
     async def _update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
-        _check_text(text)
         async with self._client(queue, f"update message {message.id} of", message.id) as client:
             updated = await client.update_message(
                 message.id,
@@ -151,12 +146,3 @@ def _hooks(text: str) -> dict[str, Any]:
 def _keep_returns(request: Any) -> None:
     # Before the request is signed; there is none but in the text.
     request.http_request.set_bytes_body(request.http_request.data.replace(b"\r", b"&#13;"))
-
-
-def _check_text(text: str) -> None:
-    if bad := _NOT_XML.search(text):
-        raise InvalidArgumentError(
-            f"message contains the character U+{ord(bad.group()):04X}, which a queue can not carry",
-            field="body",
-            remedy="use the message encoding base64",
-        )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -50,6 +51,8 @@ _KEYS = ("PartitionKey", "RowKey")
 
 class AzureTableStore(TableStore):
     """Tables of one account."""
+
+    etags = re.compile(r"""W/"datetime'[^'"\s\x00-\x1f\x7f-\U0010ffff]{1,64}'\"""")
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients

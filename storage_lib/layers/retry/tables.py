@@ -26,6 +26,7 @@ class RetryingTableStore(TableStore):
 
     def __init__(self, inner: TableStore, retrier: Retrier) -> None:
         self._inner = inner
+        self.etags = inner.etags
         self._retrier = retrier
 
     async def _create_table(self, table: str) -> None:
