@@ -31,7 +31,9 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
         case "file":
             from storage_lib.backends.file import FileStorageBackend
 
-            return FileStorageBackend(config.base_path, message_encoding=encoding)
+            return FileStorageBackend(
+                config.base_path, message_encoding=encoding, shared_group=config.shared_group
+            )
         case "azure":
             from storage_lib.backends.azure import AzureStorageBackend
 

@@ -30,6 +30,8 @@ class StorageConfig:
     :param tables_and_queues: ``file`` or ``azure`` keeps tables and queues there, and only objects in
         ``storage_type``.
     :param base_path: the folder of the file backend.
+    :param shared_group: whether the members of that folder's group may read and write what is in it, and not
+        its owner alone.
     :param connection_string: of the Azure storage account; ``UseDevelopmentStorage=true`` is Azurite.
     :param account_url: instead of it, ``https://NAME.blob.core.windows.net``, with an identity.
     :param blob_endpoint: where the services of one account have addresses of their own, likewise
@@ -48,6 +50,7 @@ class StorageConfig:
 
     storage_type: StorageType = "file"
     base_path: str | Path = "data"
+    shared_group: bool = False
     connection_string: str | None = field(default=None, repr=False)
     account_url: str | None = None
     blob_endpoint: str | None = None
@@ -90,10 +93,10 @@ class StorageConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> StorageConfig:
-        """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_CONTAINER``, ``_MESSAGE_ENCODING``, ``_RETRY_ATTEMPTS``
-        and the connection ``AgentStorage`` (or ``AgentStorage__…``); where that is missing,
-        ``AzureWebJobsStorage``. For S3 ``AGENT_STORAGE_S3_BUCKET``, ``_S3_ENDPOINT``, ``_S3_REGION`` and the
-        ``AWS_…`` variables; and ``AGENT_STORAGE_TABLES_AND_QUEUES``.
+        """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_SHARED_GROUP``, ``_CONTAINER``, ``_MESSAGE_ENCODING``,
+        ``_RETRY_ATTEMPTS`` and the connection ``AgentStorage`` (or ``AgentStorage__…``); where that is
+        missing, ``AzureWebJobsStorage``. For S3 ``AGENT_STORAGE_S3_BUCKET``, ``_S3_ENDPOINT``, ``_S3_REGION``
+        and the ``AWS_…`` variables; and ``AGENT_STORAGE_TABLES_AND_QUEUES``.
 
         Without a type it is ``azure`` if the connection ``AgentStorage`` is set, else ``file``.
 
@@ -123,6 +126,8 @@ class StorageConfig:
         ):
             if env.get(setting):
                 values[name] = env[setting]
+        if shared := env.get("AGENT_STORAGE_SHARED_GROUP"):
+            values["shared_group"] = _boolean("AGENT_STORAGE_SHARED_GROUP", shared)
         if attempts := env.get("AGENT_STORAGE_RETRY_ATTEMPTS"):
             values["retry_attempts"] = int(attempts) if attempts.isdecimal() else attempts
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
@@ -151,6 +156,14 @@ def _connection(env: Mapping[str, str], name: str) -> dict[str, str]:
     if found and env.get(f"{name}__clientId"):
         found["client_id"] = env[f"{name}__clientId"]
     return found
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ConfigurationError(
+            f"{name} is {text!r}", field=name, limit="true or false", remedy=f"set {name} to one of them"
+        )
+    return text.lower() in ("true", "1")
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:

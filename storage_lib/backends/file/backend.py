@@ -32,6 +32,8 @@ class FileStorageBackend(StorageBackend):
     :param base_path: the folder; made if missing. What is in it stands in layout.py.
     :param message_encoding: of queue messages; ``"base64"`` is what the Functions queue trigger expects.
     :param clock: seconds since the epoch, for visibility, times to live, and timestamps of tables and queues.
+    :param shared_group: whether the members of the folder's group may read and write what is in it. Otherwise
+        nobody but its owner may: folders are 0700 and files 0600, whatever the umask is.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class FileStorageBackend(StorageBackend):
         *,
         message_encoding: MessageEncoding = "base64",
         clock: Callable[[], float] = time.time,
+        shared_group: bool = False,
     ) -> None:
         self.base_path = os.path.abspath(os.fspath(base_path))
+        self._shared_group = shared_group
         self._layout: Layout | None = None
         self._preparing = threading.Lock()
-        self._database = Database(lambda: self._prepare().database)
+        self._database = Database(lambda: self._prepare().database, shared_group=shared_group)
         self._files = FileObjectStore(self._prepare, clock)
         self.objects = self._files
         self.tables = FileTableStore(self._database, clock)
@@ -53,7 +57,7 @@ class FileStorageBackend(StorageBackend):
     def _prepare(self) -> Layout:
         with self._preparing:
             if self._layout is None:
-                self._layout = prepare(self.base_path)
+                self._layout = prepare(self.base_path, shared_group=self._shared_group)
             else:
                 check(self._layout)
             return self._layout

@@ -10,12 +10,13 @@ set the other one back.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from bisect import bisect_right
 from collections import OrderedDict
 from typing import NamedTuple
+
+from storage_lib.backends.file.folder import Folder
 
 _QUIET_SECONDS = 3
 _KEPT_SECONDS = 60
@@ -27,9 +28,10 @@ _RUN = 4096
 
 
 class Directory(NamedTuple):
-    """``own``: our files in it are objects of this place; ``foreign``: other programs' files are."""
+    """``path`` is relative to the folder. ``own``: our files in it are objects of this place;
+    ``foreign``: other programs' files are."""
 
-    path: str
+    path: bytes
     own: bool = True
     foreign: bool = True
 
@@ -47,13 +49,14 @@ _State = tuple[int, int, int, int]
 class Reading:
     """The directories that are being read, as they were before."""
 
-    def __init__(self) -> None:
-        self._states: dict[str, _State] = {}
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._states: dict[bytes, _State] = {}
         self._is_quiet = True
 
-    def begin(self, path: str) -> None:
+    def begin(self, path: bytes) -> None:
         """Call it before ``path`` is read."""
-        state = _state(path)
+        state = self._state(path)
         # A system clock that runs behind makes the age negative, which is not quiet.
         if state is None or not time.time() - max(state[2:]) / 1e9 > _QUIET_SECONDS:
             self._is_quiet = False
@@ -65,7 +68,16 @@ class Reading:
         return self._is_quiet and 0 < len(self._states) <= 4
 
     def is_current(self) -> bool:
-        return all(_state(path) == state for path, state in self._states.items())
+        return all(self._state(path) == state for path, state in self._states.items())
+
+    def _state(self, path: bytes) -> _State | None:
+        try:
+            status = self._folder.status(path)
+        except OSError:
+            return None  # Reading it says what is wrong.
+        if status is None:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 class _Kept(NamedTuple):
@@ -137,11 +149,3 @@ def in_order(names: list[str]) -> list[str]:
         run.sort()
         ordered += run
     return ordered
-
-
-def _state(path: str) -> _State | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None  # Reading it says what is wrong.
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -13,14 +13,17 @@ import time
 from collections.abc import Generator
 from itertools import count
 
+from storage_lib.backends.file.rights import OWNER, Rights
+
 _STALE_SECONDS = 60
 
 
 class TemporaryFiles:
     """Temporary files in a directory of their own, each locked by whoever writes it."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, rights: Rights = OWNER) -> None:
         self._directory = directory
+        self._rights = rights
         self._new_names()
 
     def _new_names(self) -> None:
@@ -32,12 +35,18 @@ class TemporaryFiles:
         while True:
             path = f"{self._prefix}-{next(self._numbers)}.tmp"
             try:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._rights.file)
                 break
             except FileExistsError:  # of a process that was forked from this one
                 self._new_names()
-        with contextlib.suppress(OSError):  # without locks its age alone spares it
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            self._rights.give(fd, self._rights.file)
+            with contextlib.suppress(OSError):  # without locks its age alone spares it
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            os.unlink(path)
+            raise
         return fd, path
 
     @contextlib.contextmanager
@@ -105,26 +114,13 @@ def start_writeback(fd: int, offset: int = 0, size: int = 0) -> None:
     """
     if hasattr(os, "posix_fadvise"):
         # On Linux this begins the writeback of what is dirty, which can not be dropped.
-        os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
 
 def sync_directory(directory: str) -> None:
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        # Emptied and pruned by another meanwhile: what has to be durable is that it is gone.
-        return sync_directory(os.path.dirname(directory))
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def prune(directory: str, root: str) -> None:
-    """Remove ``directory`` and its parents below ``root`` as long as they are empty."""
-    while len(directory) > len(root):
-        try:
-            os.rmdir(directory)
-        except OSError:
-            return
-        directory = os.path.dirname(directory)

@@ -9,12 +9,14 @@ import errno
 import os
 import stat
 import threading
+import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
 from storage_lib.backends.file.durable import write_all_at
+from storage_lib.backends.file.folder import Folder, joined
 from storage_lib.backends.file.foreign import content_type_of, foreign_etag
 from storage_lib.backends.file.format import (
     READ_AHEAD_BYTES,
@@ -24,16 +26,15 @@ from storage_lib.backends.file.format import (
 )
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.oserrors import MISSING, check_there, not_found
+from storage_lib.backends.file.paths import SUFFIX
 from storage_lib.backends.objects import ByteRange, ObjectInfo, StoredObject, agrees, unmet
-from storage_lib.errors import TransientStorageError
+from storage_lib.errors import IntegrityError, TransientStorageError
 
 INLINE_BYTES = 256 * 1024
 """Up to so many bytes a read costs less than handing it to a thread (0.02 ms against 0.1 ms)."""
 
 _ATTEMPTS = 100
-_CAN_NOT_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
-# O_NONBLOCK: a named pipe in the folder must not hang its reader; it means nothing for regular files.
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_SUFFIX = SUFFIX.encode()
 
 
 class TooLargeError(Exception):
@@ -120,11 +121,12 @@ class OpenObject:
 class ObjectFiles:
     def __init__(self, layout: Layout) -> None:
         self.root = layout.objects
+        self.folder = Folder(os.fsencode(layout.objects))
         self.paths = layout.paths
 
-    def path(self, key: str) -> str:
+    def path(self, key: str) -> bytes:
         """The file that this library keeps ``key`` in."""
-        return f"{self.root}/{self.paths.own(key)}"
+        return self.paths.own(key).encode()
 
     def read(
         self,
@@ -176,50 +178,110 @@ class ObjectFiles:
 
     def _open(self, key: str) -> tuple[int, os.stat_result, bool]:
         own = self.path(key)
-        if (found := _open_regular(own)) is not None:
+        if (found := self._open_regular(own)) is not None:
             return (*found, True)
-        for path in self.foreign_files(key):
-            if (found := _open_regular(path)) is not None:
-                return (*found, False)
+        others = self.foreign_files(key)
+        self.check_one(key, others)
+        for path in others:
+            if (found := self._open_regular(path)) is not None:
+                return (*found, path.endswith(_SUFFIX))
         # A save that replaces another program's file renames ours in before it removes the other.
-        if (found := _open_regular(own)) is not None:
+        if (found := self._open_regular(own)) is not None:
             return (*found, True)
         check_there(self.root)
         raise not_found(key)
 
-    def foreign_files(self, key: str) -> list[str]:
-        """Where a file of another program that stands for ``key`` is, best first; nearly always none."""
-        found = [self.root]
-        segments = key.split("/")
-        last = len(segments) - 1
-        for index, segment in enumerate(segments):
-            want = stat.S_ISREG if index == last else stat.S_ISDIR
-            found = [
-                f"{directory}/{name}"
-                for directory in found
-                for name in self.paths.foreign(segment)
-                if self._is_there(directory, name, want)
-            ]
-            if not found:
-                break
-        return found
+    def _open_regular(self, path: bytes) -> tuple[int, os.stat_result] | None:
+        try:
+            fd = self.folder.open(path)
+        except OSError as error:
+            if error.errno in MISSING:
+                return None
+            raise
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            return fd, status
+        os.close(fd)
+        return None
 
-    def _is_there(self, directory: str, names: str, want: Callable[[int], bool]) -> bool:
-        # Symbolic links are not followed, at any level: they may lead out of the folder.
-        parts = names.split("/")
-        for index, name in enumerate(parts):
-            parent, directory = directory, f"{directory}/{name}"
-            try:
-                mode = os.lstat(directory).st_mode
-            except OSError as error:
-                if error.errno in MISSING or error.errno == errno.ENAMETOOLONG:
-                    return False
+    def is_regular(self, path: bytes) -> bool:
+        status = self.folder.status(path)
+        return status is not None and stat.S_ISREG(status.st_mode)
+
+    def foreign_files(self, key: str) -> list[bytes]:
+        """Where a file of another program that stands for ``key`` is, best first; nearly always none.
+
+        Files of ours whose names another program has decomposed are among them, and come first.
+        """
+        *above, last = key.split("/")
+        if not self.paths.fold_case and (path := self.paths.only_foreign(key)) is not None:
+            return [path.encode()] if self._is_there(b"", path, stat.S_ISREG) else []
+        directories = [b""]
+        for segment in above:
+            directories = [
+                joined(directory, name)
+                for directory in directories
+                for name in self.paths.foreign(segment)
+                if self._is_there(directory, name, stat.S_ISDIR)
+            ]
+        names = [*(name + SUFFIX for name in self.paths.own_forms(last)), *self.paths.foreign(last)]
+        found = [
+            joined(directory, name)
+            for name in names
+            for directory in directories
+            if self._is_there(directory, name, stat.S_ISREG)
+        ]
+        if not any(path.endswith(_SUFFIX) for path in found):
+            return found
+        own = self._identity(self.path(key))  # Some file systems find a file by either form of its name.
+        return [path for path in found if self._identity(path) != own]
+
+    def there(self, key: str, directory: int | None = None) -> tuple[bool, list[bytes]]:
+        """Whether there is an object, and the files of other programs that go when it is replaced or deleted.
+
+        :param directory: a descriptor of the one in which the object's file is, which saves opening it.
+        :raises IntegrityError: the object is another program's, in two files.
+        """
+        path = self.path(key)
+        if directory is not None and not self.paths.fold_case and self.paths.only_foreign(key) is not None:
+            name = path.rpartition(b"/")[2]
+            is_own = _is_regular_at(directory, name)
+            others = [path.removesuffix(_SUFFIX)] if _is_regular_at(directory, name[: -len(_SUFFIX)]) else []
+            return is_own or bool(others), others
+        is_own, others = self.is_regular(path), self.foreign_files(key)
+        if not is_own:
+            self.check_one(key, others)
+        return is_own or bool(others), others
+
+    def check_one(self, key: str, found: list[bytes]) -> None:
+        """:raises IntegrityError: of the files that stand for ``key``, the best is in two normal forms."""
+        if len(found) < 2:
+            return
+        texts = [unicodedata.normalize("NFC", path.decode("utf-8", "surrogateescape")) for path in found]
+        rivals = [path for path, text in zip(found, texts, strict=True) if text == texts[0]]
+        if len({self._identity(path) for path in rivals}) > 1:
+            raise IntegrityError(
+                f"object {key!r} is ambiguous: {' and '.join(ascii(path.decode()) for path in rivals)} in"
+                " objects/ differ in nothing but their Unicode normalisation",
+                field="key",
+                remedy="rename or remove one of the files",
+            )
+
+    def _identity(self, path: bytes) -> tuple[int, int] | None:
+        status = self.folder.status(path)
+        return None if status is None else (status.st_dev, status.st_ino)
+
+    def _is_there(self, directory: bytes, names: str, want: Callable[[int], bool]) -> bool:
+        path = joined(directory, names)
+        try:
+            status = self.folder.status(path)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
                 raise
-            if self.paths.fold_case and name not in os.listdir(parent):
-                return False
-            if not (want if index == len(parts) - 1 else stat.S_ISDIR)(mode):
-                return False
-        return True
+            return False
+        if status is None or not want(status.st_mode):
+            return False
+        return not self.paths.fold_case or self.folder.spells(directory, path)
 
 
 def check_etag(info: ObjectInfo, if_match: str | None) -> None:
@@ -233,27 +295,11 @@ def _being_changed(key: str) -> TransientStorageError:
     )
 
 
-def is_regular(path: str) -> bool:
+def _is_regular_at(directory: int, name: bytes) -> bool:
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError as error:
-        if error.errno in MISSING:
-            return False
-        raise
-
-
-def _open_regular(path: str) -> tuple[int, os.stat_result] | None:
-    try:
-        fd = os.open(path, _READ)
-    except OSError as error:
-        if error.errno in MISSING:
-            return None
-        raise
-    status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode):
-        return fd, status
-    os.close(fd)
-    return None
+        return stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _info(fd: int, status: os.stat_result, key: str, own: bool, ahead: int) -> tuple[ObjectInfo, int, bytes]:
@@ -291,10 +337,8 @@ def _copy_range(source: int, target: int, size: int, start: int, at: int) -> int
     if hasattr(os, "copy_file_range"):
         try:
             return os.copy_file_range(source, target, size, start, at)
-        except OSError as error:
-            # Refused between some file systems, and by some altogether.
-            if error.errno not in _CAN_NOT_COPY:
-                raise
+        except OSError:
+            pass  # Refused between some file systems, and by some altogether; reading says what is wrong.
     data = _read_at(source, start, min(size, 1024 * 1024))
     write_all_at(target, data, at)
     return len(data)

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from storage_lib.backends.file.capabilities import check_capabilities
 from storage_lib.backends.file.durable import TemporaryFiles, sync_directory
 from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.backends.file.paths import PathMap
+from storage_lib.backends.file.rights import OWNER, Rights, of_group
 from storage_lib.errors import ConfigurationError
 
 VERSION = 1
@@ -37,36 +39,47 @@ class Layout:
     locks: str
     database: str
     paths: PathMap
+    rights: Rights
 
 
-def prepare(base_path: str) -> Layout:
+def prepare(base_path: str, *, shared_group: bool = False) -> Layout:
     """Make the folder or check the one that is there, and clear what crashed processes left.
 
     Whether its file system ignores case is found out once, when the folder is made: it decides how keys are
     spelled, so a folder that is moved between file systems keeps its spelling.
 
+    :param shared_group: whether the members of the folder's group may read and write it, not its owner alone.
     :raises ConfigurationError: the folder was made by a later version, or made where case matters and
-        moved to where it does not.
+        moved to where it does not; its file system cannot keep what this backend promises; it cannot be
+        shared; or its path cannot be spelled in this process's locale.
     """
+    _check_spelling(base_path)
     base = os.path.realpath(base_path)
-    temporary = f"{base}/system/tmp"
+    temporary, locks = f"{base}/system/tmp", f"{base}/system/locks"
+    ours = [f"{base}/objects", f"{base}/system", temporary, locks]
     with os_errors(None):
         missing = _missing(f"{base}/objects")
-        for directory in (f"{base}/objects", temporary, f"{base}/system/locks"):
-            try:
-                os.makedirs(directory, exist_ok=True)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise ConfigurationError(
-                    f"{base_path!r} can not be a data folder: a file is in its way ({error.filename})",
-                    field="base_path",
-                    remedy="choose another base_path, or move that file",
-                ) from error
+        try:
+            rights = _make_base(base, shared_group)
+            for directory in ours:
+                _make(directory, rights)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigurationError(
+                f"{base_path!r} can not be a data folder: a file is in its way ({error.filename})",
+                field="base_path",
+                remedy="choose another base_path, or move that file",
+            ) from error
+        rights.claim(ours)
+        for directory in (f"{base}/system", locks):
+            rights.claim_files(directory)
+        files = TemporaryFiles(temporary, rights)
+        described = f"{base}/system/layout.json"
+        is_new = not os.path.exists(described)
+        _try(base, files if is_new else described)
+        files.remove_stale()
         for directory in missing:
             sync_directory(os.path.dirname(directory))
-        files = TemporaryFiles(temporary)
-        files.remove_stale()
-        described = f"{base}/system/layout.json"
-        if not os.path.exists(described):
+        if is_new:
             with files.written(b"") as probe:
                 name = os.path.basename(probe)
                 fold_case = os.path.exists(f"{temporary}/{name.upper()}")
@@ -83,12 +96,58 @@ def prepare(base_path: str) -> Layout:
             )
     return Layout(
         base=base,
-        objects=f"{base}/objects",
+        objects=os.path.realpath(f"{base}/objects"),
         temporary=temporary,
-        locks=f"{base}/system/locks",
+        locks=locks,
         database=f"{base}/system/store.db",
         paths=PathMap(fold_case),
+        rights=rights,
     )
+
+
+def _check_spelling(path: str) -> None:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"base_path {path!a} cannot be spelled in this process's locale ({error.encoding})",
+            field="base_path",
+            remedy="set PYTHONUTF8=1 or a UTF-8 locale, or choose an ASCII path",
+        ) from error
+
+
+def _make_base(base: str, shared_group: bool) -> Rights:
+    """The folder itself, whose modes are left as they are if it was there: other things may be in it."""
+    if not os.path.isdir(base):
+        os.makedirs(os.path.dirname(base), exist_ok=True)
+        _make(base, of_group(-1) if shared_group else OWNER)
+    return of_group(os.stat(base).st_gid) if shared_group else OWNER
+
+
+def _make(directory: str, rights: Rights) -> None:
+    try:
+        os.mkdir(directory, rights.directory)
+    except FileExistsError:
+        if not os.path.isdir(directory):
+            raise
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        rights.give(fd, rights.directory)
+    finally:
+        os.close(fd)
+
+
+def _try(base: str, file: str | TemporaryFiles) -> None:
+    directories = [f"{base}/objects", f"{base}/system"]
+    if isinstance(file, str):
+        return check_capabilities(base, file, directories)
+    fd, path = file.create()
+    os.close(fd)
+    try:
+        check_capabilities(base, path, directories)
+    finally:
+        os.unlink(path)
 
 
 def _missing(directory: str) -> list[str]:

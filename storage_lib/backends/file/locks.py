@@ -3,31 +3,78 @@
 256 lock files, a key's by its CRC-32: two keys may share one, which costs waiting and nothing else. Each
 holder opens the file anew, because `flock` belongs to the opened file and so excludes threads as well; the
 kernel lets go when a process dies.
+
+A lock is held for the moment of a rename. Whoever waits longer waits for a process that was stopped, or for
+another program, and is told so after a while.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import time
 import zlib
 from collections.abc import Generator
 
+from storage_lib.backends.file.rights import OWNER, Rights
+from storage_lib.errors import TransientStorageError
+
+PATIENCE_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 0.005
+
+
+class LockedError(TransientStorageError):
+    """Someone else has held a key's lock for the whole of the time; nothing was changed."""
+
 
 class KeyLocks:
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, rights: Rights = OWNER) -> None:
         self._directory = directory
+        self._rights = rights
 
     @contextlib.contextmanager
-    def held(self, key: str) -> Generator[None]:
-        """Wait for the key's lock and hold it. Never hold two: their order is not defined."""
-        shard = zlib.crc32(key.encode()) & 0xFF
-        fd = os.open(f"{self._directory}/{shard:02x}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def held(self, key: str, patience: float | None = None) -> Generator[None]:
+        """Wait for the key's lock and hold it. Never hold two: their order is not defined.
+
+        :param patience: seconds to wait; None means `PATIENCE_SECONDS`.
+        :raises LockedError: it was not free in that time.
+        """
+        name = f"{zlib.crc32(key.encode()) & 0xFF:02x}.lock"
+        fd = self._open(f"{self._directory}/{name}")
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _acquire(fd, key, name, PATIENCE_SECONDS if patience is None else patience)
             yield
         finally:
             # A child process forked meanwhile holds a copy of the descriptor: closing ours is not enough.
             with contextlib.suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
+
+    def _open(self, path: str) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            fd = os.open(path, flags | os.O_CREAT, self._rights.file)
+        self._rights.give(fd, self._rights.file)
+        return fd
+
+
+def _acquire(fd: int, key: str, name: str, patience: float) -> None:
+    give_up = time.monotonic() + patience
+    pause = 0.00005
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                raise
+        if time.monotonic() >= give_up:
+            raise LockedError(
+                f"object {key!r}: its lock, system/locks/{name}, has been held by another for {patience:g} s",
+                remedy="end or resume the process that holds it (`fuser` or `lslocks` names it); try again",
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

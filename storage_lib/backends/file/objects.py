@@ -118,7 +118,7 @@ class FileObjectStore(ObjectStore):
             with self._lock:
                 threads = self._executor()
                 if write.is_large:
-                    threads.submit(_run, writer, [(write, job)])
+                    threads.submit(self._run, writer, [(write, job)])
                 else:
                     self._waiting.append((write, job))
                     if self._writers < WRITERS:
@@ -150,7 +150,33 @@ class FileObjectStore(ObjectStore):
                 if not batch:
                     self._writers -= 1
                     return
-            _run(writer, batch)
+            self._run(writer, batch)
+
+    def _run(self, writer: ObjectWriter, batch: list[tuple[Write, Job]]) -> None:
+        writes: list[Write] = []
+        late: list[Write] = []
+        for write, job in batch:
+            if job.cancelled:
+                write.discard()
+            else:
+                writes.append(write)
+        try:
+            late = writer.run(writes)
+        except BaseException as error:
+            for write in writes:
+                write.error = write.error or error
+        waiting = [(write, job) for write, job in batch if write in late]
+        _resolve([(write, job) for write, job in batch if write not in late])
+        for write, job in waiting:
+            self._run_later(lambda write=write, job=job: _finish(writer, write, job))
+
+    def _run_later(self, work: Callable[[], None]) -> None:
+        """In a thread of its own if there is one, so that whoever calls goes on; else now."""
+        try:
+            with self._lock:
+                self._executor().submit(work)
+        except (StorageError, RuntimeError):  # closed meanwhile, or no more threads
+            work()
 
     async def _put(
         self,
@@ -220,16 +246,22 @@ class FileObjectStore(ObjectStore):
     async def _get(
         self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
     ) -> StoredObject | None:
-        files, _ = await self._open()
-
-        def read(limit: int | None = None) -> StoredObject | None:
-            with os_errors(key, absent=True):
-                return files.read(key, byte_range, if_match, if_none_match, limit=limit)
+        # Without the coroutine where it is open: this is the one hot path.
+        files, _ = self._opened if self._opened and not self._closed else await self._open()
 
         try:
-            return read(INLINE_BYTES)
+            return files.read(key, byte_range, if_match, if_none_match, limit=INLINE_BYTES)
         except TooLargeError:
-            return await self._in_thread(read)
+            pass
+        except OSError as error:
+            with os_errors(key, absent=True):
+                raise error
+
+        def read() -> StoredObject | None:
+            with os_errors(key, absent=True):
+                return files.read(key, byte_range, if_match, if_none_match)
+
+        return await self._in_thread(read)
 
     async def _head(self, key: str) -> ObjectInfo:
         files, _ = await self._open()
@@ -300,7 +332,7 @@ class FileObjectStore(ObjectStore):
         self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
     ) -> AsyncIterator[ListEntry | str]:
         files, _ = await self._open()
-        walk = iter(Walk(files.root, files.paths, prefix, delimiter, after, self._names))
+        walk = iter(Walk(files.folder, files.paths, prefix, delimiter, after, self._names))
         size = min(count or LIST_CHUNK, LIST_CHUNK)
 
         def chunk() -> tuple[list[ListEntry | str], bool]:
@@ -316,21 +348,18 @@ class FileObjectStore(ObjectStore):
                 yield entry
 
 
-def _run(writer: ObjectWriter, batch: list[tuple[Write, Job]]) -> None:
-    writes: list[Write] = []
-    for write, job in batch:
-        if job.cancelled:
-            write.discard()
-        else:
-            writes.append(write)
+def _finish(writer: ObjectWriter, write: Write, job: Job) -> None:
     try:
-        writer.run(writes)
+        writer.finish(write)
     except BaseException as error:
-        for write in writes:
-            write.error = write.error or error
-    for write, job in batch:
+        write.error = write.error or error
+    _resolve([(write, job)])
+
+
+def _resolve(done: list[tuple[Write, Job]]) -> None:
+    for write, job in done:
         job.error = write.error
-    resolve(job for _, job in batch)
+    resolve(job for _, job in done)
 
 
 def _entry(files: ObjectFiles, key: str, details: bool) -> ListEntry | None:

@@ -78,7 +78,8 @@ def _raise(error: OSError, key: str | None, *, absent: bool) -> Never:
     if code in _DENIED:
         raise AccessDeniedError(
             f"{about}: {words} ({error.filename})",
-            remedy="give this process the right to read and write the data folder",
+            remedy="give this process the right to read and write the data folder; where several users share"
+            " it, set shared_group (AGENT_STORAGE_SHARED_GROUP) and make them members of its group",
         ) from error
     if code in _FULL:
         raise StorageUnavailableError(

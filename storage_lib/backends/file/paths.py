@@ -99,12 +99,28 @@ class PathMap:
             and self.decode((name,)) is None
         )
 
+    def spellings(self, segment: str) -> Iterator[tuple[str, bool]]:
+        """The relative paths, best first, in which an entry for ``segment`` may be, and of each whether what
+        is ours may be there: the others are other programs'."""
+        for form in _forms(segment):
+            names = self.encode(form)
+            yield "/".join(names), True
+            if names != (form,) and self.stands_for_itself(form):
+                yield form, False
+
     def foreign(self, segment: str) -> Iterator[str]:
         """The relative paths, best first, in which another program's entry for ``segment`` may be."""
-        names = self.encode(segment)
-        yield "/".join(names)
-        if names != (segment,) and self.stands_for_itself(segment):
-            yield segment
+        return (path for path, _ in self.spellings(segment))
+
+    def only_foreign(self, key: str) -> str | None:
+        """The one path in which another program's file for ``key`` may be; None if there may be several."""
+        if not key.isascii() or self.own(key) != key + SUFFIX:
+            return None
+        return key
+
+    def own_forms(self, segment: str) -> list[str]:
+        """The names, without the suffix, of a file of ours that another program has decomposed."""
+        return ["/".join(self.encode(form)) for form in _forms(segment)[1:]]
 
     def _is_plain(self, name: str) -> bool:
         return (
@@ -118,6 +134,22 @@ class PathMap:
 
     def _folds(self, ch: str) -> bool:
         return self.fold_case and _changes_with_case(ch)
+
+
+def composed(segment: str) -> str | None:
+    """The segment of a key that a decoded name stands for: itself, or for a decomposed one, as macOS writes
+    them, the composed one. None for a name in neither form, which no key can find."""
+    if segment.isascii():
+        return segment
+    key = unicodedata.normalize("NFC", segment)
+    return key if segment in _forms(key) else None
+
+
+def _forms(segment: str) -> tuple[str, ...]:
+    if segment.isascii():
+        return (segment,)
+    decomposed = unicodedata.normalize("NFD", segment)
+    return (segment,) if decomposed == segment else (segment, decomposed)
 
 
 def _escaped(text: str) -> str:

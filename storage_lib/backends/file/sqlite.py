@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage_lib.backends.file.jobs import Job, check_process, resolve, thread_errors
 from storage_lib.backends.file.oserrors import check_there, os_errors
+from storage_lib.backends.file.rights import OWNER, of_group
 from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -100,10 +102,14 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 class Database:
-    """Runs closures on connections to the file at ``locate()``, which is asked on first use, in a thread."""
+    """Runs closures on connections to the file at ``locate()``, which is asked on first use, in a thread.
 
-    def __init__(self, locate: Callable[[], str]) -> None:
+    ``shared_group``: whether the group of the file's directory may use it too, and not its owner alone.
+    """
+
+    def __init__(self, locate: Callable[[], str], *, shared_group: bool = False) -> None:
         self._locate = locate
+        self._mode = (of_group(-1) if shared_group else OWNER).file
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
@@ -196,11 +202,10 @@ class Database:
 
         path = self._locate()
         while True:
-            before = None
-            with os_errors(None), contextlib.suppress(FileNotFoundError):
-                if self._made:
-                    check_there(path)  # made once, and never again in place of one that vanished
-                before = _identity(os.stat(path))
+            with os_errors(None):
+                if not self._made:  # made once, and never again in place of one that vanished
+                    _make(path, self._mode)
+                before = _identity(check_there(path))
             with sqlite_errors(), _reasons(path):
                 connection = sqlite3.connect(
                     path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -213,9 +218,29 @@ class Database:
             self._made = True
             with os_errors(None):
                 file = _identity(check_there(path))
-            if before in (None, file):
+            if before == file:
                 return _Opened(connection, path, file)
             connection.close()  # Another one was put in its place just now.
+
+
+def _make(path: str, mode: int) -> None:
+    """Make an empty database if there is none: SQLite makes its other files with the mode of this one.
+
+    Without opening it, for the reason that stands at `_reasons`. Where that is refused (macOS lets only root
+    do it) a file is opened that did not exist a moment ago.
+    """
+    try:
+        try:
+            os.mknod(path, stat.S_IFREG | mode)
+        except FileExistsError:
+            raise
+        except OSError:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+    except FileExistsError:
+        return
+    if stat.S_IMODE(os.stat(path).st_mode) != mode:  # the umask
+        with contextlib.suppress(PermissionError):
+            os.chmod(path, mode)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ A segment cut into several names (paths.py) is put together first and ordered as
 from __future__ import annotations
 
 import os
+import stat
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice
@@ -22,8 +23,9 @@ from storage_lib.backends.file.directories import (
     is_too_large,
     size_of,
 )
+from storage_lib.backends.file.folder import Folder, joined
 from storage_lib.backends.file.oserrors import MISSING, check_there
-from storage_lib.backends.file.paths import CONTINUED, SUFFIX, PathMap
+from storage_lib.backends.file.paths import CONTINUED, SUFFIX, PathMap, composed
 from storage_lib.backends.objects import is_after
 from storage_lib.errors import InvalidKeyError
 from storage_lib.keys import validate_key
@@ -41,14 +43,14 @@ class Walk:
 
     def __init__(
         self,
-        root: str,
+        folder: Folder,
         paths: PathMap,
         prefix: str,
         delimiter: str | None,
         after: str | None,
         kept: KeptNames,
     ) -> None:
-        self._root = root
+        self._folder = folder
         self._paths = paths
         self._kept = kept
         self._prefix = prefix
@@ -58,11 +60,11 @@ class Walk:
     def __iter__(self) -> Iterator[str]:
         """Keys, and common prefixes, which end in a slash."""
         base = self._prefix[: self._prefix.rfind("/") + 1]
-        start = [Directory(self._root)]
+        start = [Directory(b"")]
         for segment in base.split("/")[:-1]:
             start = self._descend(start, segment)
         if not start:
-            check_there(self._root)
+            check_there(os.fsdecode(self._folder.root))
         stack = [self._read(base, start)]
         while stack:
             node = stack[-1]
@@ -102,7 +104,7 @@ class Walk:
         names: list[str] = []
         below: dict[str, list[Directory]] = {}
         size = 0
-        reading = Reading()
+        reading = Reading(self._folder)
         for directory in directories:
             for segment, found in self._entries(directory, reading):
                 name = segment if found is None else segment + "/"
@@ -155,45 +157,49 @@ class Walk:
         if reading is not None:
             reading.begin(path)
         try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name.startswith(".") or not _is_text(name):
-                        continue
-                    if name.endswith(SUFFIX):
-                        if own and entry.is_file(follow_symlinks=False):
-                            segment = decode((*names, name[: -len(SUFFIX)]))
-                            if segment is not None:
-                                yield segment, None
-                    elif entry.is_dir(follow_symlinks=False):
-                        if name.endswith(CONTINUED):
-                            continued.append(name)
-                        else:
-                            yield from self._directory(directory, names, name)
-                    elif foreign and entry.is_file(follow_symlinks=False):
-                        segment = decode((*names, name))
-                        if segment is None and not names and self._paths.stands_for_itself(name):
-                            segment = name
-                        if segment is not None:
+            for name, entry in self._folder.entries(path):
+                if name.startswith(".") or not _is_text(name):
+                    continue
+                if name.endswith(SUFFIX):
+                    if own and entry.is_file(follow_symlinks=False):
+                        segment = decode((*names, name[: -len(SUFFIX)]))
+                        if segment is not None and (segment := composed(segment)) is not None:
                             yield segment, None
+                elif entry.is_dir(follow_symlinks=False):
+                    if name.endswith(CONTINUED):
+                        continued.append(name)
+                    else:
+                        yield from self._directory(directory, names, name)
+                elif foreign and entry.is_file(follow_symlinks=False):
+                    segment = decode((*names, name))
+                    if segment is None and not names and self._paths.stands_for_itself(name):
+                        segment = name
+                    if segment is not None and (segment := composed(segment)) is not None:
+                        yield segment, None
         except OSError as error:
             if error.errno not in MISSING:  # removed while we were on our way
                 raise
-            check_there(self._root)
+            check_there(os.fsdecode(self._folder.root))
         for name in continued:
-            yield from self._entries(Directory(f"{path}/{name}", own, foreign), reading, (*names, name))
+            yield from self._entries(Directory(joined(path, name), own, foreign), reading, (*names, name))
 
     def _directory(
         self, parent: Directory, names: tuple[str, ...], name: str
     ) -> Iterator[tuple[str, Directory]]:
         path, own, foreign = parent
-        below = f"{path}/{name}"
+        below = joined(path, name)
         segment = self._paths.decode((*names, name))
         if segment is not None:
-            yield segment, Directory(below, own, foreign)
+            if (segment := composed(segment)) is not None:
+                yield segment, Directory(below, own, foreign)
             return
-        if foreign and not names and self._paths.stands_for_itself(name):
-            yield name, Directory(below, own=False)
+        if (
+            foreign
+            and not names
+            and self._paths.stands_for_itself(name)
+            and (segment := composed(name)) is not None
+        ):
+            yield segment, Directory(below, own=False)
         if own and self._paths.fold_case:
             # Made by another program as `Docs`: our directory `docs` is the same one on this file system.
             segment = self._paths.decode((*names, name.casefold()))
@@ -204,27 +210,15 @@ class Walk:
         """The directories for one segment of the prefix, found without reading their siblings."""
         found: list[Directory] = []
         for path, own, foreign in directories:
-            for ours, spelled in zip((True, False), self._paths.foreign(segment), strict=False):
-                below = f"{path}/{spelled}"
-                if os.path.islink(below) or not os.path.isdir(below):
+            for spelled, ours in self._paths.spellings(segment):
+                below = joined(path, spelled)
+                status = self._folder.status(below)
+                if status is None or not stat.S_ISDIR(status.st_mode):
                     continue
-                theirs = not self._paths.fold_case or _spelled_so(path, spelled)
+                theirs = not self._paths.fold_case or self._folder.spells(path, below)
                 if (own and ours) or (foreign and theirs):
                     found.append(Directory(below, own and ours, foreign and theirs))
         return found
-
-
-def _spelled_so(directory: str, names: str) -> bool:
-    for name in names.split("/"):
-        try:
-            if name not in os.listdir(directory):
-                return False
-        except OSError as error:
-            if error.errno in MISSING:
-                return False
-            raise
-        directory = f"{directory}/{name}"
-    return True
 
 
 def _is_text(name: str) -> bool:

@@ -42,8 +42,8 @@ class Write:
         """Whether its caller has been cancelled and must not be surprised by it any more."""
         self.result: PutResult | None = None
         self.error: BaseException | None = None
-        self.changed: list[str] = []
-        """Directories whose entries it changed."""
+        self.changed: list[bytes] = []
+        """Directories, below that of the objects, whose entries it changed."""
 
     def check_wanted(self) -> None:
         """Called with the key's lock held, before anything is changed: whoever writes the key after a

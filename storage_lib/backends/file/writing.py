@@ -14,12 +14,13 @@ import stat
 from collections.abc import Callable, Iterable
 
 from storage_lib.backends import expiry
-from storage_lib.backends.file.durable import TemporaryFiles, prune, sync_directory
-from storage_lib.backends.file.files import ObjectFiles, check_etag, is_regular
+from storage_lib.backends.file.durable import TemporaryFiles
+from storage_lib.backends.file.files import ObjectFiles, check_etag
+from storage_lib.backends.file.folder import DIRECTORY, parent
 from storage_lib.backends.file.layout import Layout
-from storage_lib.backends.file.locks import KeyLocks
+from storage_lib.backends.file.locks import KeyLocks, LockedError
 from storage_lib.backends.file.oserrors import check_there, not_found, os_errors
-from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write, unlink_if_there
+from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write
 from storage_lib.backends.objects import ANY_VERSION, PutResult, unmet
 from storage_lib.errors import (
     AccessDeniedError,
@@ -31,27 +32,50 @@ from storage_lib.errors import (
 )
 
 _ATTEMPTS = 100
+_MOMENT_SECONDS = 0.05
+"""How long the writes of a batch wait for a lock of one of them."""
 _log = logging.getLogger("AOS.Storage")
 
 
 class ObjectWriter:
     def __init__(self, layout: Layout, files: ObjectFiles) -> None:
         self._root = layout.objects
+        self._rights = layout.rights
         self._files = files
-        self._temporary = TemporaryFiles(layout.temporary)
-        self._locks = KeyLocks(layout.locks)
+        self._folder = files.folder
+        self._temporary = TemporaryFiles(layout.temporary, layout.rights)
+        self._locks = KeyLocks(layout.locks, layout.rights)
 
-    def run(self, writes: list[Write]) -> None:
-        """Do them all and set ``result`` or ``error`` of each; what fails leaves what was there."""
-        puts = [write for write in writes if isinstance(write, Put)]
+    def run(self, writes: list[Write]) -> list[Write]:
+        """Do them all and set ``result`` or ``error`` of each; what fails leaves what was there.
+
+        :return: those whose keys are locked by others, still to be done by `finish`: the rest need not wait.
+        """
+        late: list[Write] = []
         try:
+            puts = [write for write in writes if isinstance(write, Put)]
             _each(puts, self._stage)
             _each(puts, lambda put: os.fsync(put.fd))
-            _each(writes, self._apply)
-            self._make_durable(writes)
+            _each(writes, lambda write: self._apply(write, _MOMENT_SECONDS))
+            late = [write for write in writes if isinstance(write.error, LockedError)]
+            self._make_durable([write for write in writes if write not in late])
+        except BaseException:
+            late = []
+            raise
         finally:
             for write in writes:
-                _discard(write)
+                if write not in late:
+                    _discard(write)
+        return late
+
+    def finish(self, write: Write) -> None:
+        """Do one that `run` has returned, with all the patience there is."""
+        try:
+            write.error = None
+            _each([write], self._apply)
+            self._make_durable([write])
+        finally:
+            _discard(write)
 
     def begin(self, put: PutParts) -> None:
         """Make the file that parts are appended to before it is `run`.
@@ -70,32 +94,38 @@ class ObjectWriter:
         self._check(put)  # Without the lock: what has failed already need not be written first.
         put.stage(self._temporary)
 
-    def _apply(self, write: Write) -> None:
+    def _apply(self, write: Write, patience: float | None = None) -> None:
         if isinstance(write, Put):
-            write.result = self._replace(write)
+            write.result = self._replace(write, patience)
         else:
-            self._delete(write)
+            self._delete(write, patience)
 
-    def _replace(self, put: Put) -> PutResult:
+    def _replace(self, put: Put, patience: float | None) -> PutResult:
         key, path = put.key, self._files.path(put.key)
         assert put.temporary is not None  # noqa: S101 - told to the type checker
+        directory, _, name = path.rpartition(b"/")
         for _ in range(_ATTEMPTS):
-            put.changed += self._make_parents(key)
-            with self._locks.held(key):
-                self._check(put)
-                others = self._files.foreign_files(key)
-                exists = bool(others) or is_regular(path)
-                if exists and put.if_match is None:
-                    put.replaces_until = self._end_of(key)
-                put.check_wanted()
-                try:
-                    os.replace(put.temporary, path)
-                except (FileNotFoundError, NotADirectoryError):
-                    continue  # another writer's delete has pruned the directory just now
-                put.temporary = None
-                put.changed.append(os.path.dirname(path))
-                for other in others:
-                    unlink_if_there(other)
+            fd = self._open_directory(put, directory)
+            try:
+                with self._locks.held(key, patience):
+                    self._check(put)
+                    exists, others = self._files.there(key, fd)
+                    if exists and put.if_match is None:
+                        put.replaces_until = self._end_of(key)
+                    put.check_wanted()
+                    try:
+                        os.replace(put.temporary, name, dst_dir_fd=fd)
+                    except (FileNotFoundError, NotADirectoryError):
+                        continue  # another writer's delete has pruned the directory just now
+                    except OSError as error:
+                        error.filename2 = os.fsdecode(self._folder.full(path))
+                        raise
+                    put.temporary = None
+                    put.changed.append(directory)
+                    for other in others:
+                        self._folder.unlink(other)
+            finally:
+                os.close(fd)
             return PutResult(key, put.header.etag, put.header.size, not exists)
         check_there(self._root)
         raise TransientStorageError(f"object {key!r}: its directory is removed as often as it is made")
@@ -104,7 +134,7 @@ class ObjectWriter:
         """:raises PreconditionFailedError: the object is not as ``put`` demands."""
         key = put.key
         if put.if_absent or put.if_match == ANY_VERSION:
-            is_there = is_regular(self._files.path(key)) or bool(self._files.foreign_files(key))
+            is_there = self._files.is_regular(self._files.path(key)) or bool(self._files.foreign_files(key))
             if is_there == put.if_absent:
                 raise unmet(key, put.if_match)
         elif put.if_match is not None:
@@ -121,11 +151,11 @@ class ObjectWriter:
         except (KeyNotFoundError, IntegrityError):
             return None
 
-    def _delete(self, delete: Write) -> None:
+    def _delete(self, delete: Write, patience: float | None) -> None:
         key, path = delete.key, self._files.path(delete.key)
-        with self._locks.held(key):
-            others = self._files.foreign_files(key)
-            if not others and not is_regular(path):
+        with self._locks.held(key, patience):
+            exists, others = self._files.there(key)
+            if not exists:
                 check_there(self._root)
                 raise not_found(key)
             if delete.if_match is not None:
@@ -133,56 +163,57 @@ class ObjectWriter:
             delete.check_wanted()
             # Ours is the newer one: a crash in between must not bring the older one back.
             for name in (*others, path):
-                if unlink_if_there(name):
-                    delete.changed.append(os.path.dirname(name))
+                if self._folder.unlink(name):
+                    delete.changed.append(parent(name))
 
     def _make_durable(self, writes: list[Write]) -> None:
-        waiting: dict[str, list[Write]] = {}
+        waiting: dict[bytes, list[Write]] = {}
         for write in writes:
             for directory in write.changed:
                 waiting.setdefault(directory, []).append(write)
         for directory, of_directory in waiting.items():
             try:
                 with os_errors(of_directory[0].key):
-                    sync_directory(directory)
+                    self._folder.sync(directory)
             except StorageError as error:
                 for write in of_directory:
                     write.error = write.error or error
         for write in writes:
             if write.changed and (isinstance(write, Delete) or write.error is not None):
-                for directory in {*write.changed, os.path.dirname(self._files.path(write.key))}:
-                    prune(directory, self._root)
+                for directory in {*write.changed, parent(self._files.path(write.key))}:
+                    self._folder.prune(directory)
 
-    def _make_parents(self, key: str) -> Iterable[str]:
-        """Make the directories above the key's file; gives those in which one was made."""
-        directory = os.path.dirname(self._files.path(key))
-        steps: list[str] = []
-        while len(directory) > len(self._root):
-            steps.append(directory)
-            directory = os.path.dirname(directory)
-        changed: list[str] = []
-        for step in reversed(steps):
-            try:
-                mode = os.lstat(step).st_mode
-            except FileNotFoundError:
-                mode = 0
-            if mode and stat.S_ISREG(mode):
+    def _open_directory(self, put: Put, path: bytes) -> int:
+        """The directory of the put's file, open; made if it is missing."""
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                return self._folder.open(path, DIRECTORY)
+            self._make_directories(put, path)
+        check_there(self._root)
+        raise TransientStorageError(f"object {put.key!r}: its directory is removed as often as it is made")
+
+    def _make_directories(self, put: Put, path: bytes) -> None:
+        names = path.split(b"/")
+        for count in range(1, len(names) + 1):
+            step = b"/".join(names[:count])
+            status = self._folder.status(step)
+            if status is not None and stat.S_ISREG(status.st_mode):
                 self._adopt(step)
-            elif mode and not stat.S_ISDIR(mode):
+            elif status is not None and not stat.S_ISDIR(status.st_mode):
                 raise AccessDeniedError(
-                    f"object {key!r} can not be saved below {step}, which is no directory",
+                    f"object {put.key!r} can not be saved below {os.fsdecode(self._folder.full(step))},"
+                    " which is no directory",
                     field="key",
                     remedy="symbolic links inside objects/ are not followed; remove it, or use another key",
                 )
-            if not stat.S_ISDIR(mode):
-                with contextlib.suppress(FileExistsError, FileNotFoundError):  # others make and prune
-                    os.mkdir(step)
-                    changed.append(os.path.dirname(step))
-        return changed
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                with contextlib.suppress(FileExistsError, FileNotFoundError, NotADirectoryError):
+                    self._folder.make(step, self._rights)  # others make and prune
+                    put.changed.append(parent(step))
 
-    def _adopt(self, path: str) -> None:
+    def _adopt(self, path: bytes) -> None:
         """Turn another program's file into an object of ours, so that its name is free for a directory."""
-        key = self._files.paths.key_of(path[len(self._root) + 1 :])
+        key = self._files.paths.key_of(path.decode("utf-8", "surrogateescape"))
         if key is None:
             return
         try:
@@ -193,12 +224,13 @@ class ObjectWriter:
             found.close()
             # A crash came between renaming ours into place and removing the other: ours is the object.
             with self._locks.held(key):
-                if is_regular(self._files.path(key)):
+                if self._files.is_regular(self._files.path(key)):
                     for other in self._files.foreign_files(key):
-                        unlink_if_there(other)
+                        self._folder.unlink(other)
             return
         put = PutCopy(found, key, found.info.etag, if_absent=False)
-        self.run([put])
+        for late in self.run([put]):
+            self.finish(late)
         if put.error is not None and not isinstance(put.error, PreconditionFailedError):
             raise put.error
 
