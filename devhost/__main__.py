@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 from devhost.errors import MEMORY_REFUSED, DevhostError
 from devhost.hostjson import apply_local_settings, load_host_json
 from devhost.keys import FILE_NAME as KEYS_FILE
+from devhost.private import make_folder
 from devhost.sockets import bind, is_loopback, listens
 
 if TYPE_CHECKING:
@@ -226,7 +227,8 @@ def _asks_for_emulator() -> bool:
 def _data_folder(path: Path) -> Path:
     """The data folder, made if missing. :raises DevhostError: it can not be made or written."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            make_folder(path)
         probe = path / f".devhost-{os.getpid()}"
         probe.touch()
         probe.unlink()

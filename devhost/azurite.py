@@ -14,6 +14,7 @@ from typing import Self
 
 from devhost.errors import DevhostError
 from devhost.node import ensure_installed, ensure_node, locked
+from devhost.private import make_folder, open_file
 
 __all__ = ["ACCOUNT_KEY", "ACCOUNT_NAME", "Azurite", "ensure_installed"]
 
@@ -131,11 +132,14 @@ class Azurite:
 
     def _spawn(self, command: list[str]) -> None:
         try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(self.data_dir)
             lock_path = self.data_dir / "azurite.lock"
             # Output goes to a file: a pipe that breaks with this process would crash Azurite while it
             # closes. The lock's descriptor goes with it, so the lock stays held as long as Azurite runs.
-            with locked(lock_path, self._timeout, "another Azurite") as lock, self._log.open("wb") as log:
+            with (
+                locked(lock_path, self._timeout, "another Azurite") as lock,
+                open_file(self._log, "wb") as log,
+            ):
                 self._process = subprocess.Popen(  # noqa: S603 - node and Azurite as found by node.py
                     command,
                     stdin=subprocess.PIPE,
@@ -144,6 +148,7 @@ class Azurite:
                     pass_fds=(lock,),
                     # Not in the terminal's process group: Ctrl-C is for us, we close it in order.
                     start_new_session=True,
+                    umask=0o077,
                     env={**os.environ, "NODE_OPTIONS": ""},
                 )
         except OSError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devhost.errors import DevhostError
+from devhost.private import close
 
 FILE_NAME = "devhost-keys.json"
 
@@ -50,6 +51,7 @@ def load_or_create(data: Path) -> HostKeys:
         pass
     except OSError as error:
         raise DevhostError(f"{path} can not be written: {error.strerror}") from error
+    close(path)  # copied, or unpacked, it may have become readable
     try:
         stored = json.loads(path.read_text())
         keys = HostKeys(str(stored["host"]), str(stored["master"]))

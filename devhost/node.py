@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devhost.errors import DevhostError
+from devhost.private import open_file
 
 logger = logging.getLogger("devhost")
 
@@ -98,7 +99,7 @@ def locked(path: Path, timeout: float, holder: str) -> Generator[int]:
     """
     deadline = time.monotonic() + timeout
     told = False
-    with path.open("a") as file:
+    with open_file(path, "ab") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
