@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("devhost")
 
 EXIT_REFUSED = 2
+# Set for a process that follows one which the platform would have stopped.
+RESTARTED = "DEVHOST_RESTARTED"
+RESTART_SECONDS = 5.0
 PARENT_POLL_SECONDS = 0.5
 
 EMULATOR = "UseDevelopmentStorage=true"
@@ -56,6 +59,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="serve requests to this host name too; without keys, only loopback names are (may be repeated)",
     )
+    result.add_argument(
+        "--lease-seconds",
+        type=float,
+        default=30,
+        metavar="SECONDS",
+        help="how long a message is hidden while it is in work (default: %(default)g)",
+    )
+    result.add_argument(
+        "--timer-lease-seconds",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="how long the right to run the timers outlives its host (default: %(default)g)",
+    )
     result.add_argument("--require-keys", action="store_true", help="ask for function keys, as Azure does")
     result.add_argument("--quiet", action="store_true", help="print warnings and errors only")
     result.add_argument("--hints", action="store_true", help="print requests to try")
@@ -77,15 +94,30 @@ def main(arguments: list[str] | None = None) -> int:
     )
     logger.setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
-        return asyncio.Runner().run(_main(options))
+        port = asyncio.Runner().run(_main(options))
     except DevhostError as error:
         print(f"devhost: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        if RESTARTED not in os.environ:
+            return EXIT_REFUSED
+        time.sleep(RESTART_SECONDS)
+        port = options.port
     except KeyboardInterrupt:
         return 130
+    if port is not None:
+        _restart(port)
+    return 0
 
 
-async def _main(options: argparse.Namespace) -> int:
+def _restart(port: int) -> NoReturn:
+    """Become a new host at once, as the platform ends a process and starts another: what runs here is cut
+    off. Azurite ends with this process, and starts again with the next."""
+    sys.stdout.flush()
+    os.environ[RESTARTED] = "1"
+    os.execv(sys.executable, [*sys.orig_argv, "--port", str(port)])  # noqa: S606 - the command that this is
+
+
+async def _main(options: argparse.Namespace) -> int | None:
+    """Serve until asked to stop: None. The port, if the platform would stop this host and start another."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -100,10 +132,17 @@ async def _main(options: argparse.Namespace) -> int:
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})
-        else:
-            await starting
-            await asked
-    return 0
+            return None
+        host = await starting
+        await asyncio.wait({host.failed, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            print(
+                f"devhost: the platform stops the host here and starts it again: {host.failed.result()}",
+                file=sys.stderr,
+            )
+            stack.pop_all()
+            return host.port
+    return None
 
 
 def _on_signal(stop: asyncio.Event) -> None:
@@ -120,7 +159,7 @@ async def _watch_parent(parent: int, stop: asyncio.Event) -> None:
     stop.set()
 
 
-async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
+async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> Host:
     """Serve; ``stack`` gets what must be stopped."""
     started = time.perf_counter()
     if not is_loopback(options.host) and not options.require_keys:
@@ -147,7 +186,8 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
         options.host,
         options.port,
         options.require_keys,
-        _lease_seconds(),
+        _checked_seconds("--lease-seconds", options.lease_seconds),
+        _checked_seconds("--timer-lease-seconds", options.timer_lease_seconds),
         frozenset(str(name).lower() for name in options.allow_host),
         cors,
     )
@@ -155,6 +195,7 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
     await host.start()
     stack.push_async_callback(host.stop)
     _announce(host, options, azurite=azurite, seconds=time.perf_counter() - started)
+    return host
 
 
 def _set_log_level(level: int) -> None:
@@ -239,15 +280,9 @@ def _data_folder(path: Path) -> Path:
     return path.resolve()
 
 
-def _lease_seconds() -> float:
-    """``DEVHOST_LEASE_SECONDS``: how long a message stays hidden after its host was killed."""
-    text = os.environ.get("DEVHOST_LEASE_SECONDS", "30")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
+def _checked_seconds(option: str, seconds: float) -> float:
     if not 1 <= seconds <= 3600:
-        raise DevhostError(f"DEVHOST_LEASE_SECONDS must be from 1 to 3600 seconds, not {text!r}")
+        raise DevhostError(f"{option} must be from 1 to 3600 seconds, not {seconds:g}")
     return seconds
 
 

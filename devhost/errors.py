@@ -5,6 +5,10 @@ class DevhostError(Exception):
     """The app, a setting, a port or a folder can not be used; the text says which and what to do."""
 
 
+class HostStoppedError(Exception):
+    """The platform would stop the whole host here, and start it again; the text says why."""
+
+
 MEMORY_REFUSED = (
     "AGENT_STORAGE_TYPE=memory: the app's queues can not be seen from outside of it; use file, which needs"
     " nothing either"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from devhost.queues import QueueListener
     from devhost.routing import Route
     from devhost.runtime import FunctionIndex
-    from devhost.timers import TimerRunner
+    from devhost.timers import TimerRunner, Timers
     from storage_lib.backends.base import StorageBackend
     from storage_lib.backends.queues import QueueStore
 
@@ -37,7 +37,8 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
-    """What to serve and where. ``lease_seconds`` is how long a received message stays hidden; without keys,
+    """What to serve and where. ``lease_seconds`` is how long a received message stays hidden, and
+    ``timer_lease_seconds`` how long a host's right to run the timers outlives it; without keys,
     ``hosts`` are names of this machine that are served besides loopback ones, and ``cors`` says which other
     sites' pages may ask."""
 
@@ -47,6 +48,7 @@ class HostConfig:
     port: int = 7071
     require_keys: bool = False
     lease_seconds: float = 30.0
+    timer_lease_seconds: float = 60.0
     hosts: frozenset[str] = frozenset()
     cors: Cors = field(default_factory=Cors)
 
@@ -69,6 +71,9 @@ class Host:
         self._cleanup = AsyncExitStack()
         self.listeners: list[QueueListener] = []
         self.timers: list[TimerRunner] = []
+        self._timers: Timers | None = None
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Why the platform would stop this host and start another, once it would."""
         self.routes: tuple[Route, ...] = ()
         self.keys: dict[str, str] = {}
         self.new_keys = False
@@ -110,21 +115,23 @@ class Host:
         server = self._http(index, settings, invoker)
         self._cleanup.push_async_callback(self._stop_triggers, server, invoker)
         await server.start(bound)
-        for trigger in (*self.listeners, *self.timers):
-            trigger.start()
+        for listener in self.listeners:
+            listener.start()
+        if self._timers is not None:
+            self._timers.start()
 
     async def _connect(self, index: FunctionIndex, settings: HostJson) -> Invoker:
         """Check every binding, open the queue store if one is needed, and make listeners and timers."""
         from devhost.invoker import Invoker
         from devhost.outputs import QueueOutputs, queue_name
-        from devhost.timers import TimerRunner
+        from devhost.timers import FOLDER, TimerLease, TimerRunner, Timers
 
         triggers = [function for function in index.functions if function.kind == "queue"]
         encoding = settings.queues.message_encoding
-        outputs = QueueOutputs(index.functions, encoding, self._notify)
+        outputs = QueueOutputs(index.functions, encoding)
         if triggers or outputs.used:
             outputs.store = self._queues or await self._open_store()
-        invoker = Invoker(outputs)
+        invoker = Invoker(outputs, timeout=settings.function_timeout, stop_host=self._fail)
         if outputs.store is not None and triggers:
             from devhost.queues import QueueListener
 
@@ -136,13 +143,17 @@ class Host:
                     invoker,
                     settings.queues,
                     lease_seconds=self.config.lease_seconds,
-                    notify=self._notify,
+                    stop_host=self._fail,
                 )
                 for function in triggers
             ]
+        folder = self.config.data / FOLDER
         self.timers = [
-            TimerRunner(function, invoker) for function in index.functions if function.kind == "timer"
+            TimerRunner(function, invoker, folder) for function in index.functions if function.kind == "timer"
         ]
+        if self.timers:
+            seconds = self.config.timer_lease_seconds
+            self._timers = Timers(self.timers, TimerLease(folder, seconds), renew_seconds=seconds / 2)
         return invoker
 
     def _http(self, index: FunctionIndex, settings: HostJson, invoker: Invoker) -> HttpServer:
@@ -185,19 +196,16 @@ class Host:
             raise DevhostError(f"the storage can not be opened: {error.explained()}") from error
         return backend.queues
 
-    def _notify(self, queue: str) -> None:
-        for listener in self.listeners:
-            if listener.queue == queue:
-                listener.wake()
+    def _fail(self, reason: str) -> None:
+        if not self.failed.done():
+            self.failed.set_result(reason)
 
     async def _stop_triggers(self, server: HttpServer, invoker: Invoker) -> None:
-        # All at once: each stops taking work and waits for its own, and the limit is one for all.
-        await asyncio.gather(
-            server.stop(),
-            invoker.drain(STOP_SECONDS),
-            *(listener.stop(STOP_SECONDS) for listener in self.listeners),
-            *(timer.stop() for timer in self.timers),
-        )
+        # All at once: each stops taking work and waits for its own, and the limit is one for all. As on the
+        # platform, queue functions have none, and timers are cut off.
+        if self._timers is not None:
+            await self._timers.stop()
+        await asyncio.gather(server.stop(), *(listener.stop() for listener in self.listeners))
         # What slipped in while the server closed, and timer runs, which nothing above waits for.
         await invoker.drain(STOP_SECONDS)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping, MutableMapping
@@ -34,6 +35,10 @@ _LOG_LEVELS = {
 LOCAL_POLLING_CAP = 2.0
 
 
+# Of the Flex Consumption and Premium plans.
+DEFAULT_FUNCTION_TIMEOUT = 30 * 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
     """``extensions.queues``. Times are seconds."""
@@ -53,6 +58,7 @@ class HostJson:
     route_prefix: str = "api"
     queues: QueueOptions = field(default_factory=QueueOptions)
     log_level: int = logging.INFO
+    function_timeout: float = DEFAULT_FUNCTION_TIMEOUT
 
 
 def load_host_json(directory: Path, environ: Mapping[str, str] = os.environ) -> HostJson:
@@ -82,6 +88,9 @@ def load_host_json(directory: Path, environ: Mapping[str, str] = os.environ) -> 
         prefix.strip("/"),
         _queue_options(_section(extensions, "queues", "host.json: extensions")),
         _LOG_LEVELS[level.lower()],
+        math.inf
+        if str(root.get("functionTimeout")) == "-1"
+        else _seconds(root, "functionTimeout", DEFAULT_FUNCTION_TIMEOUT, 1, 2**31, "host.json"),
     )
 
 

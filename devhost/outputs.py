@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 from devhost.errors import DevhostError
@@ -13,6 +13,9 @@ from devhost.runtime import Binding, Datum, Function, InvocationResult
 from storage_lib.backends.queues import QueueStore
 from storage_lib.errors import InvalidKeyError
 from storage_lib.names import validate_queue_name
+
+MESSAGE_SECONDS = 7 * 24 * 3600.0
+"""How long the host's own messages live: those of output bindings, and those in poison queues."""
 
 # What the host itself turns into an answer or a message; any other output needs an extension.
 _KNOWN_OUTPUTS = ("http", "queue")
@@ -24,19 +27,10 @@ class QueueOutputs:
     ``store`` is set by whoever opens it, which need not be done where no function has a queue output.
     """
 
-    def __init__(
-        self,
-        functions: Iterable[Function],
-        encoding: MessageEncoding,
-        notify: Callable[[str], None] = lambda queue: None,
-    ) -> None:
-        """:param notify: hears the name of each queue that got a message.
-
-        :raises DevhostError: a function has a binding that devhost does not know.
-        """
+    def __init__(self, functions: Iterable[Function], encoding: MessageEncoding) -> None:
+        """:raises DevhostError: a function has a binding that devhost does not know."""
         self.store: QueueStore | None = None
         self._encoding: MessageEncoding = encoding
-        self._notify = notify
         self._queues = {function.name: dict(_queue_bindings(function)) for function in functions}
 
     @property
@@ -53,8 +47,7 @@ class QueueOutputs:
             for body in _messages(values[name]) if name in values else ():
                 if self.store is None:
                     raise DevhostError(f"function {function.name}: there is no queue store to send to")
-                await self.store.send(queue, encode(body, self._encoding))
-                self._notify(queue)
+                await self.store.send(queue, encode(body, self._encoding), ttl=MESSAGE_SECONDS)
 
 
 def encode(body: bytes, encoding: MessageEncoding) -> str:

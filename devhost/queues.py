@@ -1,7 +1,8 @@
 """The queue trigger, with the rules of the Functions storage extension.
 
 Mirrors ``QueueListener``, ``QueueProcessor`` and ``QueueListenerFactory`` of
-Microsoft.Azure.WebJobs.Extensions.Storage.Queues 5: batches, back-off, visibility, poison queue.
+Microsoft.Azure.WebJobs.Extensions.Storage.Queues 5: batches, back-off, visibility, poison queue, and the
+retries of the queue client, after which the host gives up as a whole.
 """
 
 from __future__ import annotations
@@ -9,22 +10,28 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from devhost.errors import HostStoppedError
 from devhost.hostjson import MessageEncoding, QueueOptions
 from devhost.invoker import Invoker
+from devhost.outputs import MESSAGE_SECONDS
 from devhost.runtime import Function, InvocationResult, queue_datum
 from storage_lib.backends.queues import QueueMessage, QueueStore
-from storage_lib.errors import KeyNotFoundError, StorageError
+from storage_lib.errors import KeyNotFoundError, StorageError, TransientStorageError
 
 logger = logging.getLogger("devhost")
 
 POISON_SUFFIX = "-poison"
 MIN_POLLING_INTERVAL = 0.1
-# The platform leases for 10 minutes; here a killed host's messages should be back before one wonders.
-LEASE_SECONDS = 30.0
+LEASE_SECONDS = 600.0
+"""How long a message is hidden when it is taken, and with every renewal, at half of it. The message of a host
+that was killed is back after that time, or after half of it."""
+RETRY_PAUSES = (0.8, 1.6, 3.2, 6.4, 10.0)
+"""Seconds between the six tries of a request to the queue."""
 
 
 class Backoff:
@@ -63,9 +70,10 @@ class QueueListener:
         options: QueueOptions,
         *,
         lease_seconds: float = LEASE_SECONDS,
-        notify: Callable[[str], None] = lambda queue: None,
+        retry_pauses: tuple[float, ...] = RETRY_PAUSES,
+        stop_host: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """:param notify: hears the name of a poison queue that got a message."""
+        """:param stop_host: hears why the platform would stop the whole host, and that this listener has."""
         self.queue = queue
         self.poison_queue = poison_queue_of(queue)
         self._store = store
@@ -73,10 +81,9 @@ class QueueListener:
         self._invoker = invoker
         self._options = options
         self._lease = lease_seconds
-        self._notify = notify
-        self._wake = asyncio.Event()
+        self._retry_pauses = retry_pauses
+        self._stop_host = stop_host
         self._stop = asyncio.Event()
-        self._reachable = True
         self._in_flight: set[asyncio.Task[None]] = set()
         self._loop: asyncio.Task[None] | None = None
 
@@ -84,18 +91,14 @@ class QueueListener:
         """Begin to poll."""
         self._loop = asyncio.create_task(self._poll(), name=f"queue {self.queue}")
 
-    def wake(self) -> None:
-        """A message was sent from here: look now."""
-        self._wake.set()
-
-    async def stop(self, timeout: float) -> None:
-        """Receive no more, wait so many seconds for messages in work. What is cut off comes back when its
-        lease ends."""
+    async def stop(self, timeout: float | None = None) -> None:
+        """Receive no more, and wait for the messages in work: as on the platform however long they take, or
+        so many seconds. What is cut off comes back when its lease ends."""
         self._stop.set()
-        self._wake.set()
         if self._loop is not None:
             await asyncio.gather(self._loop, return_exceptions=True)
         if self._in_flight:
+            logger.info("queue %s: waiting for %d running functions", self.queue, len(self._in_flight))
             _, late = await asyncio.wait(self._in_flight, timeout=timeout)
             for task in late:
                 task.cancel()
@@ -104,44 +107,61 @@ class QueueListener:
     async def _poll(self) -> None:
         backoff = Backoff(self._options.max_polling_interval)
         stopped = asyncio.create_task(self._stop.wait())
-        while not self._stop.is_set():
-            self._wake.clear()
-            batch = await self._receive()
-            if not batch:
-                await self._pause(backoff.next())
-                continue
-            backoff.reset()
-            for message in batch:
-                task = asyncio.create_task(self._process(message))
-                self._in_flight.add(task)
-                task.add_done_callback(self._in_flight.discard)
-            while len(self._in_flight) > self._options.new_batch_threshold and not self._stop.is_set():
-                await asyncio.wait({*self._in_flight, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        await stopped
+        try:
+            while not self._stop.is_set():
+                batch = await self._receive()
+                if not batch:
+                    await self._rest(backoff.next())
+                    continue
+                backoff.reset()
+                for message in batch:
+                    task = asyncio.create_task(self._process(message))
+                    self._in_flight.add(task)
+                    task.add_done_callback(self._in_flight.discard)
+                while len(self._in_flight) > self._options.new_batch_threshold and not self._stop.is_set():
+                    await asyncio.wait({*self._in_flight, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await stopped
+        except HostStoppedError as error:
+            self._stop_host(str(error))
+        finally:
+            stopped.cancel()
 
     async def _receive(self) -> list[QueueMessage]:
+        """:raises HostStoppedError: the queue refuses, or does not answer any more."""
         try:
-            batch = await self._store.receive(
-                self.queue, max_messages=self._options.batch_size, visibility_timeout=self._lease
+            return await self._tried(
+                "can not be read",
+                lambda: self._store.receive(
+                    self.queue, max_messages=self._options.batch_size, visibility_timeout=self._lease
+                ),
             )
         except KeyNotFoundError:
             # Nobody has sent to it yet; a listener does not make queues.
-            batch = []
-        except Exception as error:
-            # A listener outlives whatever its store goes through; said once, not at every poll.
-            if self._reachable:
-                logger.warning("queue %s can not be read and will be tried again: %s", self.queue, error)
-            self._reachable = False
             return []
-        self._reachable = True
-        return batch
 
-    async def _pause(self, seconds: float) -> None:
-        try:
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+                await self._stop.wait()
+
+    async def _tried[T](self, what: str, request: Callable[[], Awaitable[T]]) -> T:
+        """A request to the queue, as the platform's client makes it: six tries while it fails for the moment.
+
+        :raises HostStoppedError: it failed to the end, or was refused.
+        """
+        for pause in (*self._retry_pauses, None):
+            try:
+                return await request()
+            except KeyNotFoundError:
+                raise
+            except Exception as error:
+                if pause is None or not isinstance(error, TransientStorageError):
+                    raise HostStoppedError(f"queue {self.queue} {what}: {error}") from error
+                logger.warning("queue %s %s and is tried again: %s", self.queue, what, error)
+                if self._stop.is_set():
+                    raise
+                await self._rest(pause)
+        raise AssertionError("the last try returns or raises")
 
     async def _process(self, message: QueueMessage) -> None:
         try:
@@ -150,6 +170,8 @@ class QueueListener:
             logger.warning(
                 "queue %s id=%s was taken over or removed while it was in work", self.queue, message.id
             )
+        except HostStoppedError as error:
+            self._stop_host(str(error))
         except Exception as error:
             # The lease runs out and the message comes again: delivery is at least once.
             logger.warning("queue %s id=%s could not be completed: %s", self.queue, message.id, error)
@@ -174,7 +196,7 @@ class QueueListener:
             result.duration * 1000,
         )
         if result.ok:
-            await self._store.delete(self.queue, held)
+            await self._tried("can not delete a message", lambda: self._store.delete(self.queue, held))
         elif self.poison_queue is None:
             # As on Azure: without a poison queue it stays hidden until its lease ends, which keeps a
             # message that always fails from spinning.
@@ -182,7 +204,12 @@ class QueueListener:
         elif message.dequeue_count >= self._options.max_dequeue_count:
             await self._to_poison(held, f"failed {message.dequeue_count} times")
         else:
-            await self._store.update(self.queue, held, visibility_timeout=self._options.visibility_timeout)
+            await self._tried(
+                "can not release a message",
+                lambda: self._store.update(
+                    self.queue, held, visibility_timeout=self._options.visibility_timeout
+                ),
+            )
 
     async def _invoke(self, message: QueueMessage, body: bytes) -> tuple[InvocationResult, QueueMessage]:
         trigger = queue_datum(
@@ -231,10 +258,13 @@ class QueueListener:
             logger.warning("queue %s id=%s %s and is left there", self.queue, message.id, why)
             return
         logger.warning("queue %s id=%s %s and moves to %s", self.queue, message.id, why, self.poison_queue)
+        poison = self.poison_queue
         # Sent before deleted: killed in between, it is there twice rather than not at all.
-        await self._store.send(self.poison_queue, message.text)
-        self._notify(self.poison_queue)
-        await self._store.delete(self.queue, message)
+        await self._tried(
+            "can not move a message to its poison queue",
+            lambda: self._store.send(poison, message.text, ttl=MESSAGE_SECONDS),
+        )
+        await self._tried("can not delete a message", lambda: self._store.delete(self.queue, message))
 
 
 def poison_queue_of(queue: str) -> str | None:

@@ -202,17 +202,34 @@ def queue_datum(
         value = Datum(body.decode(), "string")
     except UnicodeDecodeError:
         value = Datum(body, "bytes")
-    return QueueTrigger(
-        value,
-        {
-            "Id": Datum(message_id, "string"),
-            "DequeueCount": Datum(json.dumps(dequeue_count), "json"),
-            "PopReceipt": Datum(pop_receipt, "string"),
-            "InsertionTime": _time_datum(inserted_at or now),
-            "ExpirationTime": _time_datum(expires_at or now),
-            "NextVisibleTime": _time_datum(next_visible_at or now),
-        },
-    )
+    metadata = {
+        "QueueTrigger": value,
+        "Id": Datum(message_id, "string"),
+        "DequeueCount": Datum(json.dumps(dequeue_count), "json"),
+        "PopReceipt": Datum(pop_receipt, "string"),
+        "InsertionTime": _time_datum(inserted_at or now),
+        "ExpirationTime": _time_datum(expires_at or now),
+        "NextVisibleTime": _time_datum(next_visible_at or now),
+    }
+    return QueueTrigger(value, metadata | _replaced(body, metadata))
+
+
+def _replaced(body: bytes, metadata: Mapping[str, Datum]) -> dict[str, Datum]:
+    """What a JSON message's own properties replace of its metadata: the host binds both by the same names,
+    whatever their case, and the message's come later."""
+    names = {name.lower(): name for name in metadata}
+    try:
+        content: Any = json.loads(body)
+    except ValueError:
+        return {}
+    properties = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    return {
+        names[name.lower()]: Datum(value, "string")
+        if isinstance(value, str)
+        else Datum(json.dumps(value), "json")
+        for name, value in properties.items()
+        if name.lower() in names and value is not None
+    }
 
 
 def timer_datum(

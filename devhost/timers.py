@@ -1,17 +1,33 @@
-"""The timer trigger: NCRONTAB schedules in UTC, one run of a timer at a time."""
+"""The timer trigger: one host runs the timers of a store, and what each did last outlives the host.
+
+Mirrors ``TimerListener`` and ``StorageScheduleMonitor`` of Microsoft.Azure.WebJobs.Extensions 3, with files
+in the data folder for their blobs.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import json
 import logging
-from datetime import UTC, datetime
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, Any, Self
+from uuid import uuid4
 
-from devhost.errors import DevhostError
 from devhost.hostjson import resolve_settings
 from devhost.invoker import Invoker
 from devhost.runtime import Function, timer_datum
+from devhost.schedules import Schedule
 
 logger = logging.getLogger("devhost")
+
+FOLDER = "devhost-timers"
+LEASE_SECONDS = 60.0
 
 
 class Clock:
@@ -28,72 +44,103 @@ class Clock:
             await asyncio.sleep(min(left, 60.0))
 
 
-class Schedule:
-    """An NCRONTAB expression: seconds (0 where left out), minute, hour, day, month, day of the week.
+@dataclass(frozen=True, slots=True)
+class Status:
+    """When a timer was due last and is due next, in UTC."""
 
-    Unlike cron, NCRONTAB wants a restricted day of the month AND a restricted day of the week to hold.
-    """
+    last: datetime | None
+    next: datetime
 
-    def __init__(self, text: str, where: str) -> None:
-        """:raises DevhostError: it is not such an expression; ``where`` says whose it is."""
-        # Here, because an app without timers should not wait for this import.
-        from croniter import CroniterError, croniter
-
-        self.text = text
-        fields = text.split()
-        if len(fields) == 5:
-            fields.insert(0, "0")
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """What was kept; None where nothing was, or nothing that can be read."""
         try:
-            if len(fields) != 6:
-                raise ValueError(f"{len(fields)} fields instead of 6")
-            self._cron = croniter(" ".join(fields), datetime.now(UTC), day_or=False, second_at_beginning=True)
-        except (CroniterError, ValueError) as error:
-            raise DevhostError(
-                f'{where}: schedule "{text}" is not an NCRONTAB expression: {error}'
-            ) from error
+            kept = json.loads(path.read_text())
+            last = kept["last"] and datetime.fromisoformat(kept["last"])
+            return cls(last, datetime.fromisoformat(kept["next"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
-    def after(self, moment: datetime) -> datetime:
-        """The first time it is due after that moment."""
-        return self._cron.get_next(datetime, start_time=moment)
+    def write(self, path: Path) -> None:
+        """Keep it, whole or not at all."""
+        kept = {"last": self.last and self.last.isoformat(), "next": self.next.isoformat()}
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(kept))
+        partial.replace(path)
+
+
+class TimerLease:
+    """The right to run the timers of a data folder. A host that has it renews it; nobody gives it back, so
+    that after a stop, too, another host waits for its end."""
+
+    def __init__(self, folder: Path, seconds: float = LEASE_SECONDS, clock: Clock | None = None) -> None:
+        self._path = folder / "lease.json"
+        self._seconds = seconds
+        self._clock = clock or Clock()
+        self._owner = str(uuid4())
+
+    def acquire(self) -> datetime | None:
+        """Take or renew it: None. Otherwise when the lease of another host ends."""
+        now = self._clock.now()
+        with _exclusive(self._path) as file:
+            kept: dict[str, Any] = {}
+            try:
+                kept = json.loads(file.read() or "{}")
+                ends = datetime.fromisoformat(kept["ends"])
+            except (ValueError, KeyError, TypeError):
+                ends = now
+            if kept.get("owner") != self._owner and ends > now:
+                return ends
+            file.seek(0)
+            file.truncate()
+            ends = now + timedelta(seconds=self._seconds)
+            json.dump({"owner": self._owner, "ends": ends.isoformat()}, file)
+        return None
 
 
 class TimerRunner:
-    """Runs one timer-triggered function when it is due."""
+    """Runs one timer-triggered function when it is due, one run at a time."""
 
-    def __init__(self, function: Function, invoker: Invoker, clock: Clock | None = None) -> None:
-        """:raises DevhostError: the schedule can not be understood or its app setting is not set."""
+    def __init__(
+        self, function: Function, invoker: Invoker, folder: Path | None = None, clock: Clock | None = None
+    ) -> None:
+        """:param folder: where its status is kept; None keeps none.
+
+        :raises DevhostError: the schedule can not be understood or its app setting is not set.
+        """
         where = f"function {function.name}"
         self.function = function
         self.schedule = Schedule(resolve_settings(str(function.trigger["schedule"]), where), where)
+        self._path = folder / f"{function.name}.json" if folder else None
         self._invoker = invoker
         self._clock = clock or Clock()
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to wait; run at once where the function asks for runOnStartup."""
-        self._task = asyncio.create_task(self._run(), name=f"timer {self.function.name}")
-
-    async def stop(self) -> None:
-        """Start no further run. One under way is the invoker's to wait for."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        last: datetime | None = None
-        if self.function.trigger.get("runOnStartup"):
-            last = self._clock.now()
-            await self._fire(last, self.schedule.after(last), past_due=False)
+    async def run(self) -> None:
+        """Wait for due times and run, until cancelled. What was due while no host was there is made up by one
+        run at once; so is what was due while a run was under way."""
+        kept = Status.read(self._path) if self._path else None
+        last, due = (kept.last, kept.next) if kept else (None, self.schedule.after(self._clock.now()))
+        if kept and due > (soonest := self.schedule.after(self._clock.now())):
+            due = soonest  # The schedule has changed.
+        if self.function.trigger.get("runOnStartup") and due > self._clock.now():
+            await self._fire(self._clock.now(), due, last, past_due=False)
+        past_due = due < self._clock.now()
         while True:
-            # From now, not from the last due time: runs missed while one was under way are not made up.
-            due = self.schedule.after(self._clock.now())
+            self._keep(Status(last, due))
             await self._clock.sleep_until(due)
-            following = self.schedule.after(due)
-            await self._fire(due, following, past_due=self._clock.now() >= following, last=last)
-            last = due
+            started = self._clock.now()
+            following = self.schedule.after(started)
+            await self._fire(due, following, last, past_due=past_due)
+            last, due, past_due = due, following, False
+            if self.schedule.pause is not None:
+                due = self.schedule.after(self._clock.now())
+
+    def _keep(self, status: Status) -> None:
+        if self._path:
+            status.write(self._path)
 
     async def _fire(
-        self, due: datetime, following: datetime, *, past_due: bool, last: datetime | None = None
+        self, due: datetime, following: datetime, last: datetime | None, *, past_due: bool
     ) -> None:
         value = timer_datum(past_due=past_due, last=last, next_=following)
         result = await self._invoker.run(self.function, [(str(self.function.trigger["name"]), value)])
@@ -104,3 +151,45 @@ class TimerRunner:
             due.strftime("%H:%M:%S"),
             result.duration * 1000,
         )
+
+
+class Timers:
+    """All timers of a host, run while it has the lease of the data folder."""
+
+    def __init__(self, runners: list[TimerRunner], lease: TimerLease, renew_seconds: float) -> None:
+        self.runners = runners
+        self._lease = lease
+        self._renew_seconds = renew_seconds
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to try for the lease, and to run what is due."""
+        self._task = asyncio.create_task(self._run(), name="timers")
+
+    async def stop(self) -> None:
+        """Stop at once; a run under way is cut off where the process ends, as on the platform."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        told = False
+        while (ends := await asyncio.to_thread(self._lease.acquire)) is not None:
+            if not told:
+                logger.info("another host runs the timers, or did until now; they can begin here at %s", ends)
+                told = True
+            await asyncio.sleep(min(self._renew_seconds / 6, 5.0))
+        async with asyncio.TaskGroup() as group:
+            for runner in self.runners:
+                group.create_task(runner.run(), name=f"timer {runner.function.name}")
+            while await asyncio.to_thread(self._lease.acquire) is None:  # noqa: ASYNC110 - nothing tells of time
+                await asyncio.sleep(self._renew_seconds)
+            raise RuntimeError("another host took the lease of the timers")
+
+
+@contextmanager
+def _exclusive(path: Path) -> Generator[IO[str]]:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file

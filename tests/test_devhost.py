@@ -50,11 +50,10 @@ from devhost.routing import Match, RouteTable
 from devhost.runtime import Datum, Function, InvocationResult
 from devhost.sockets import bind, listens
 from devhost.targets import decode_path, encode_path, parse_query
-from devhost.timers import Clock, Schedule, TimerRunner
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryQueueStore
 from storage_lib.backends.queues import QueueMessage
-from storage_lib.errors import StorageUnavailableError
+from storage_lib.errors import AccessDeniedError, StorageUnavailableError
 from tests import local_host
 from tests.local_host import DEADLINE, PROJECT, Running, command, environment, serve, wait_for
 
@@ -361,10 +360,11 @@ async def listen() -> AsyncIterator[Callable[..., QueueListener]]:
     started: list[QueueListener] = []
 
     def start(store: Store, runs: Invoker, queue: str = "work", **options: Any) -> QueueListener:
+        host = {name: options.pop(name) for name in ("retry_pauses", "stop_host") if name in options}
         lease = options.pop("lease_seconds", 30.0)
         settings = QueueOptions(**{"max_polling_interval": 0.1, **options})
         function = function_of("queue", queueName=queue)
-        listener = QueueListener(store, queue, function, runs, settings, lease_seconds=lease)
+        listener = QueueListener(store, queue, function, runs, settings, lease_seconds=lease, **host)
         started.append(listener)
         listener.start()
         return listener
@@ -390,6 +390,20 @@ async def test_success_deletes_and_metadata_reaches_the_function(listen: Any) ->
     inserted = datetime.fromisoformat(decoded["InsertionTime"])
     assert inserted == datetime.fromtimestamp(store.time.now, UTC)
     assert await store.length("work") == 0
+
+
+async def test_a_json_message_replaces_its_own_metadata(listen: Any) -> None:
+    """The host binds the properties of a JSON message after the message's own, whatever their case."""
+    store, runs = Store(), Runs()
+    sent = '{"ID": "mine", "dequeueCount": "many", "insertiontime": 7, "popReceipt": null, "x": 1}'
+    await store.send("work", sent)
+    listen(store, runs, message_encoding="none")
+    await until(lambda: bool(runs.metadata))
+    decoded = {name: datum.python_value for name, datum in runs.metadata[0].items()}
+    assert (decoded["Id"], decoded["DequeueCount"], decoded["InsertionTime"]) == ("mine", "many", 7)
+    assert decoded["PopReceipt"] not in (None, "")
+    assert decoded["QueueTrigger"] == sent
+    assert "x" not in decoded
 
 
 async def test_body_that_is_not_text_arrives_as_bytes(listen: Any) -> None:
@@ -419,6 +433,8 @@ async def test_poison_after_the_last_attempt_keeps_the_raw_text(listen: Any) -> 
     await until(lambda: "delete work" in store.calls)
     assert len(runs.bodies) == 3
     assert await store.texts("work-poison") == [base64_of("x")]
+    (poison,) = await store.peek("work-poison")
+    assert poison.expires_at == datetime.fromtimestamp(store.time.now, UTC) + timedelta(days=7)
     # Sent first: killed in between, the message is there twice, not lost.
     assert store.calls[-2:] == ["send work-poison", "delete work"]
 
@@ -518,27 +534,55 @@ async def test_batches_and_the_limit_of_concurrency(listen: Any) -> None:
     assert set(store.asked) == {4}
 
 
-async def test_listener_survives_a_store_that_is_down(listen: Any) -> None:
-    store, runs = Store(), Runs()
+@pytest.mark.parametrize("request_", ["_receive", "_delete", "_send"])
+async def test_a_request_that_fails_for_the_moment_is_made_again(listen: Any, request_: str) -> None:
+    store, runs = Store(), Runs(ok=request_ != "_send")
     await store.send("work", base64_of("x"))
-    receive, failures = store.receive, iter([StorageUnavailableError("down"), RuntimeError("odd")])
+    failures = iter([StorageUnavailableError("down")] * 5)
+    call, stops = getattr(store, request_), list[str]()
 
-    async def flaky(*arguments: Any, **options: Any) -> list[QueueMessage]:
+    async def flaky(*arguments: Any) -> Any:
         for failure in failures:
             raise failure
-        return await receive(*arguments, **options)
+        return await call(*arguments)
 
-    store.receive = flaky  # type: ignore[method-assign]
-    listen(store, runs)
+    setattr(store, request_, flaky)
+    listen(store, runs, max_dequeue_count=1, retry_pauses=(0.001,) * 5, stop_host=stops.append)
     await until(lambda: "delete work" in store.calls)
+    assert next(failures, None) is None
+    assert stops == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "tries"), [(StorageUnavailableError("down"), 6), (AccessDeniedError("403"), 1)]
+)
+@pytest.mark.parametrize("request_", ["_receive", "_send"])
+async def test_the_platform_stops_the_host(
+    listen: Any, request_: str, failure: Exception, tries: int
+) -> None:
+    """A queue that is away for long, or that refuses a request, ends the whole host; nothing is lost."""
+    store, runs, stops = Store(), Runs(ok=False), list[str]()
+    await store.send("work", base64_of("x"))
+    made = 0
+
+    async def failing(*arguments: Any) -> Any:
+        nonlocal made
+        made += 1
+        raise failure
+
+    setattr(store, request_, failing)
+    listen(store, runs, max_dequeue_count=1, retry_pauses=(0.001,) * 5, stop_host=stops.append)
+    await until(lambda: bool(stops))
+    assert made == tries
+    assert "queue work can not" in stops[0]
+    assert await store.length("work") == 1
 
 
 async def test_a_missing_queue_is_waited_for(listen: Any) -> None:
     store, runs = Store(), Runs()
-    listener = listen(store, runs)
+    listen(store, runs)
     await until(lambda: len(store.asked) > 1)
     await store.send("work", base64_of("x"))
-    listener.wake()
     await until(lambda: "delete work" in store.calls)
 
 
@@ -587,13 +631,19 @@ def with_output(name: str = "out", queue: str = "sink", kind: str = "queue") -> 
     ],
 )
 async def test_output_values(value: Datum, texts: list[str]) -> None:
-    function, store, heard = with_output(), Store(), list[str]()
-    outputs = QueueOutputs([function], "base64", heard.append)
+    function, store = with_output(), Store()
+    outputs = QueueOutputs([function], "base64")
     outputs.store = store
     await outputs.send(function, InvocationResult(True, 0, outputs=(("out", value),)))
     sent = await store.texts("sink") if texts else []
     assert [base64.b64decode(text).decode() for text in sent] == texts
-    assert heard == ["sink"] * len(texts)
+    # As on the platform, however long the consumer is away.
+    assert (
+        [message.expires_at for message in await store.peek("sink", max_messages=32)]
+        == [datetime.fromtimestamp(store.time.now, UTC) + timedelta(days=7)] * len(texts)
+        if texts
+        else True
+    )
 
 
 async def test_output_is_sent_before_the_trigger_message_is_deleted(
@@ -620,87 +670,6 @@ def test_unknown_bindings_are_refused_at_start(kind: str, direction: str) -> Non
     function = dataclasses.replace(function, bindings=(*function.bindings, binding))
     with pytest.raises(DevhostError, match=f"function f: .* {direction}put binding of type {kind}"):
         QueueOutputs([function], "base64")
-
-
-# --- timers ---------------------------------------------------------------------------------------
-
-
-class StepClock(Clock):
-    """A clock that a test moves: sleepers wake when it has come to their moment."""
-
-    def __init__(self) -> None:
-        self.time = datetime(2026, 1, 1, tzinfo=UTC)
-        self.waiting_for: datetime | None = None
-        self._moved = asyncio.Condition()
-
-    def now(self) -> datetime:
-        return self.time
-
-    async def sleep_until(self, moment: datetime) -> None:
-        self.waiting_for = moment
-        async with self._moved:
-            await self._moved.wait_for(lambda: self.time >= moment)
-        self.waiting_for = None
-
-    async def move(self, seconds: float) -> None:
-        async with self._moved:
-            self.time += timedelta(seconds=seconds)
-            self._moved.notify_all()
-
-
-async def test_timer_runs_when_due_and_one_at_a_time() -> None:
-    clock, runs = StepClock(), Runs()
-    runs.gate = asyncio.Semaphore(0)
-    timer = TimerRunner(function_of("timer", schedule="*/10 * * * * *"), runs, clock)
-    timer.start()
-    await until(lambda: clock.waiting_for == datetime(2026, 1, 1, 0, 0, 10, tzinfo=UTC))
-    assert runs.bodies == []
-    await clock.move(10)
-    await until(lambda: runs.now == 1)
-    # Runs that fall due while one is under way are not made up.
-    await clock.move(25)
-    runs.gate.release()
-    await until(lambda: clock.waiting_for == datetime(2026, 1, 1, 0, 0, 40, tzinfo=UTC))
-    assert len(runs.bodies) == 1
-    # Late by more than a whole period, as after the machine slept.
-    await clock.move(16)
-    await until(lambda: runs.now == 1)
-    first, second = (json.loads(body) for body in runs.bodies)
-    assert not first["IsPastDue"]
-    assert first["ScheduleStatus"]["Next"] == "2026-01-01T00:00:20+00:00"
-    assert second["IsPastDue"]
-    assert second["ScheduleStatus"]["Last"] == "2026-01-01T00:00:10+00:00"
-    runs.gate.release()
-    await timer.stop()
-
-
-async def test_timer_runs_on_startup_where_asked() -> None:
-    runs = Runs()
-    timer = TimerRunner(function_of("timer", schedule="0 0 0 1 1 *", runOnStartup=True), runs, StepClock())
-    timer.start()
-    await until(lambda: len(runs.bodies) == 1)
-    await timer.stop()
-
-
-@pytest.mark.parametrize(
-    ("text", "due"),
-    [
-        ("30 * * * * *", "2026-01-01T00:00:30"),
-        ("*/5 * * * *", "2026-01-01T00:05:00"),
-        ("0 30 9 * * 1-5", "2026-01-01T09:30:00"),
-        # NCRONTAB wants both days to hold: the first 13th that is a Friday.
-        ("0 0 0 13 * 5", "2026-02-13T00:00:00"),
-    ],
-)
-def test_schedule(text: str, due: str) -> None:
-    after = Schedule(text, "here").after(datetime(2026, 1, 1, tzinfo=UTC))
-    assert after == datetime.fromisoformat(due).replace(tzinfo=UTC)
-
-
-@pytest.mark.parametrize("text", ["", "* * * *", "61 * * * * *", "00:05:00", "@hourly", "0 0 0 0 0 0 0"])
-def test_bad_schedule_is_refused(text: str) -> None:
-    with pytest.raises(DevhostError, match="function f: schedule"):
-        TimerRunner(function_of("timer", schedule=text), Runs())
 
 
 # --- a whole host ---------------------------------------------------------------------------------
@@ -936,12 +905,12 @@ async def test_killed_host_loses_no_message(tmp_path: Path) -> None:
     app = write_app(tmp_path)
     async with FileStorageBackend(app / "data", message_encoding="none") as backend:
         await backend.queues.send("work", base64_of("task"))
-        with serve(app, DEVHOST_LEASE_SECONDS="1") as first:
+        with serve(app, "--lease-seconds", "1") as first:
             await until(lambda: first.reached("task.started"))
             first.process.kill()
             first.process.wait()
         first.open_gate("task")
-        with serve(app, DEVHOST_LEASE_SECONDS="1") as second:
+        with serve(app, "--lease-seconds", "1") as second:
             await until(lambda: second.reached("task.done"))
             await until(lambda: "n=2" in second.log)
             (result,) = await backend.queues.receive("sink")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import logging
 import re
@@ -18,7 +19,8 @@ from devhost.errors import DevhostError
 from devhost.hostjson import is_disabled, load_host_json
 from devhost.runtime import Function, InvocationResult
 from devhost.sockets import bind
-from tests.local_host import DEADLINE, Running, serve, write_app
+from tests import stub_service
+from tests.local_host import DEADLINE, Running, serve, wait_for, write_app
 
 APP = """
 import json
@@ -465,3 +467,98 @@ def test_keys(tmp_path: Path) -> None:
         assert not any(key in line for line in second.output)
         assert any(line.startswith("keys: ") for line in second.output)
         assert second.ask("GET", "/api/o/a", headers={"x-functions-key": key})[0].status == 200
+
+
+# --- what stops the host
+
+
+STOPS = """
+import asyncio
+import concurrent.futures
+import pathlib
+
+import azure.functions as func
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+HERE = pathlib.Path(__file__).parent
+
+
+@app.route(route="once", methods=["GET"])
+async def once(req: func.HttpRequest) -> str:
+    if not (HERE / "hung").exists():
+        (HERE / "hung").touch()
+        await asyncio.sleep(600)
+    return "well"
+
+
+@app.route(route="neighbour", methods=["GET"])
+async def neighbour(req: func.HttpRequest) -> str:
+    (HERE / "neighbour").touch()
+    await asyncio.sleep(600)
+    return "never"
+
+
+@app.route(route="ping", methods=["GET"])
+async def ping(req: func.HttpRequest) -> str:
+    return "pong"
+
+
+@app.queue_trigger(arg_name="message", queue_name="work", connection="S")
+async def work(message: func.QueueMessage) -> None:
+    (HERE / "worked").touch()
+"""
+
+
+def test_function_timeout_ends_all_that_the_worker_does(tmp_path: Path) -> None:
+    """The platform replaces the worker; here the host starts again, on the same port."""
+    app = write_app(tmp_path, STOPS, '{"version": "2.0", "functionTimeout": "00:00:02"}')
+    with serve(app) as host:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            other = pool.submit(host.ask, "GET", "/api/neighbour")
+            wait_for(lambda: (app / "neighbour").exists())
+            assert host.ask("GET", "/api/once")[0].status == 500
+            assert other.result()[0].status == 500
+        assert "once ran longer than functionTimeout, 2 s" in host.log or "neighbour ran longer" in host.log
+        wait_for(lambda: answers(host))
+        assert host.ask("GET", "/api/once")[1] == b"well"
+        assert host.process.poll() is None
+
+
+async def test_a_refused_queue_request_stops_the_host_which_starts_again(tmp_path: Path) -> None:
+    refused = 0
+
+    def answer(request: stub_service.Request) -> stub_service.Answer:
+        nonlocal refused
+        if request.method == "GET" and request.path.endswith("/work/messages"):
+            if not refused:
+                refused += 1
+                return stub_service.Answer(403, headers={"x-ms-error-code": "AuthorizationFailure"})
+            empty = b'<?xml version="1.0"?><QueueMessagesList/>'
+            return stub_service.Answer(200, empty, {"Content-Type": "application/xml"})
+        return stub_service.Answer(
+            200, headers={"Last-Modified": "Wed, 25 Nov 2026 03:28:15 GMT", "ETag": '"1"'}
+        )
+
+    async with stub_service.StubService(answer) as service:
+        urls = (f"{name}Endpoint={service.endpoint}/dev" for name in ("Blob", "Queue", "Table"))
+        settings = {
+            "AGENT_STORAGE_TYPE": "azure",
+            "AgentStorage": ";".join(["AccountName=dev", "AccountKey=a2V5", *urls]),
+        }
+
+        def meanwhile() -> None:
+            with serve(write_app(tmp_path, STOPS), **settings) as host:
+                wait_for(
+                    lambda: "the platform stops the host here and starts it again: queue work" in host.log
+                )
+                wait_for(lambda: answers(host))
+
+        await asyncio.to_thread(meanwhile)
+    assert refused == 1
+
+
+def answers(host: Running) -> bool:
+    try:
+        return host.ask("GET", "/api/ping")[0].status == 200
+    except OSError:
+        return False

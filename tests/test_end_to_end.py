@@ -86,8 +86,9 @@ async def devhost(backend: str, data: Path, **variables: str) -> AsyncIterator[D
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "devhost", "--backend", backend, "--port", "0", "--data", str(data)),
+        *("--lease-seconds", "3", "--timer-lease-seconds", "3"),
         cwd=PROJECT,
-        env=clean | {"AGENT_TASK_LEASE_SECONDS": "3", "DEVHOST_LEASE_SECONDS": "3"} | variables,
+        env=clean | {"AGENT_TASK_LEASE_SECONDS": "3"} | variables,
         stdout=asyncio.subprocess.PIPE,
     )
     try:

@@ -55,6 +55,7 @@ async def start(app: Path, data: Path, settings: dict[str, str]) -> asyncio.subp
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "devhost", "--port", "0", "--data", str(data), "--app", str(app), "--quiet"),
+        *("--lease-seconds", "2", "--timer-lease-seconds", "2"),
         cwd=app,
         env=clean
         | settings
@@ -62,7 +63,6 @@ async def start(app: Path, data: Path, settings: dict[str, str]) -> asyncio.subp
             "AGENT_TASK_MODULES": "tests.chaos_actions",
             "AGENT_STORAGE_RETRY_ATTEMPTS": next(ATTEMPTS),
             "AGENT_TASK_LEASE_SECONDS": "2",
-            "DEVHOST_LEASE_SECONDS": "2",
             # Fewer tasks meet as many faults.
             "CHAOS_RATE": "0.05" if SOAK else "0.1",
         },
