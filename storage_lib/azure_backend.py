@@ -32,6 +32,8 @@ class AzureStorageBackend(BlobNames, StorageBackend):
     :raises ConfigurationError: the arguments can not work.
     """
 
+    portable = True
+
     def __init__(
         self,
         connection_string: str | None = None,

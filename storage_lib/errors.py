@@ -12,6 +12,7 @@
     ├── IntegrityError                         stored bytes are not the bytes that were saved
     ├── AccessDeniedError (PermissionError)    the store refused the credentials or the permission
     ├── UnsupportedOperationError              this backend has no such operation
+    │   └── NotPortableError (TypeError)       it can be neither pickled nor copied
     ├── ConfigurationError (ValueError)        the configuration can not work, whatever is retried
     └── TransientStorageError                  trying again later may succeed
         └── StorageUnavailableError            the store can not be reached, or says it is out of order
@@ -116,6 +117,12 @@ class UnsupportedOperationError(StorageError):
     """This backend has no such operation."""
 
     code = "unsupported-operation"
+
+
+class NotPortableError(UnsupportedOperationError, TypeError):
+    """It can be neither pickled nor copied."""
+
+    code = "not-portable"
 
 
 class ConfigurationError(StorageError, ValueError):

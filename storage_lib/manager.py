@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Buffer, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, cast, overload
 
@@ -58,8 +60,27 @@ class StorageManager:
         """:param config: what to open; None reads the environment (`StorageConfig.from_env`).
         :param backend: an own backend instead. Who made it closes it.
         """
+        self._config = None if backend is not None else _anywhere(config or StorageConfig.from_env())
         self._owned = backend is None
-        self.backend = backend if backend is not None else build(config or StorageConfig.from_env())
+        self.backend = build(self._config) if self._config is not None else cast("StorageBackend", backend)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.backend!r})"
+
+    def __reduce__(self) -> Any:
+        """Pickled and copied as its configuration: the copy is another manager of the same store, not open
+        yet. A backend that was passed in goes with it.
+
+        :raises NotPortableError: it is in memory, or its backend cannot.
+        """
+        if self._config is not None and "memory" in (
+            self._config.storage_type,
+            self._config.tables_and_queues,
+        ):
+            self.backend.__reduce__()
+        backend = None if self._config is not None else self.backend
+        more = {name: value for name, value in vars(self).items() if name not in _OWN}
+        return _rebuilt, (type(self), self._config, backend), more or None
 
     async def open(self) -> None:
         """Check that the store is there and answers. Optional: the first operation opens what it needs."""
@@ -360,6 +381,24 @@ class StorageManager:
         return await self.backend.objects.list_page(
             prefix, delimiter=delimiter, limit=limit, cursor=cursor, details=details, skip=SYSTEM_PREFIX
         )
+
+
+_OWN = frozenset({"_config", "_owned", "backend"})
+
+
+def _rebuilt(
+    kind: type[StorageManager], config: StorageConfig | None, backend: StorageBackend | None
+) -> StorageManager:
+    manager = kind.__new__(kind)
+    StorageManager.__init__(manager, config, backend=backend)
+    return manager
+
+
+def _anywhere(config: StorageConfig) -> StorageConfig:
+    """With the folder's whole path, which means the same in another working directory."""
+    if "file" not in (config.storage_type, config.tables_and_queues):
+        return config
+    return replace(config, base_path=os.path.abspath(config.base_path))
 
 
 async def _each[T](

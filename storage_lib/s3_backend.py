@@ -31,6 +31,8 @@ class S3StorageBackend(StorageBackend):
     :raises ConfigurationError: the arguments can not work.
     """
 
+    portable = True
+
     def __init__(
         self,
         bucket: str,

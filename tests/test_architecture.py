@@ -32,6 +32,7 @@ LAYERS = [
         "storage_lib.backends.listed",
         "storage_lib.backends.object_model",
         "storage_lib.backends.specified",
+        "storage_lib.backends.portable",
         "storage_lib.backends.settling",
         "storage_lib.backends.streaming",
     ),

@@ -21,6 +21,7 @@ from storage_lib.backends.objects import (
     PutResult,
     StoredObject,
 )
+from storage_lib.backends.portable import Portable
 from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
 from storage_lib.backends.specified import TableAndQueueNames
 from storage_lib.backends.tables import (
@@ -63,10 +64,11 @@ __all__ = [
 ]
 
 
-class StorageBackend(TableAndQueueNames):
+class StorageBackend(Portable, TableAndQueueNames):
     """Objects, tables and queues of one place. Use it as an async context manager, or `close` it.
 
-    Opening is lazy: nothing is touched before the first operation or `open`.
+    Opening is lazy: nothing is touched before the first operation or `open`. Pickling and copying one, where
+    that can be, builds another with the same arguments.
     """
 
     objects: ObjectStore

@@ -11,6 +11,8 @@ class CombinedBackend(StorageBackend):
     It opens and closes both; each keeps its own errors and guarantees.
     """
 
+    portable = True
+
     def __init__(self, objects: StorageBackend, tables_and_queues: StorageBackend) -> None:
         self._parts = (objects, tables_and_queues)
         self.objects = objects.objects

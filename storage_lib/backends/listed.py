@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
+from storage_lib.backends.portable import Stationary
+
 __all__ = ["Listed"]
 
 
-class Listed[T](Awaitable[list[T]]):
+class Listed[T](Stationary, Awaitable[list[T]]):
     """A listing. ``await`` makes a list of everything; ``async for`` takes one after the other and holds a
     page at a time. Nothing is read before that, and each ``await`` and each ``async for`` lists anew.
 

@@ -31,6 +31,7 @@ from storage_lib.backends.object_model import (
     agrees,
     read_etag,
 )
+from storage_lib.backends.portable import Stationary
 from storage_lib.backends.streaming import ByteSource, ObjectReader, Parts, one_chunk, sha256_of, verify
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import (
@@ -98,7 +99,7 @@ async def _once[T](doing: str, step: Callable[[], Awaitable[T]], *, only_refused
     return await step()
 
 
-class ObjectStore(ABC):
+class ObjectStore(Stationary, ABC):
     """Bytes by key, with content type, metadata, ETag and checksum. The guarantees stand in the README."""
 
     reports_created: bool = True

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from storage_lib.backends.portable import Stationary
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, ObjectTooLargeError
 from storage_lib.names import queue_name
@@ -48,7 +49,7 @@ class QueueMessage:
     next_visible_at: datetime
 
 
-class QueueStore(ABC):
+class QueueStore(Stationary, ABC):
     """Messages delivered at least once, in no promised order, with the meaning of Azure Queue Storage.
 
     Queue names may be any that names.py takes; those that Azure refuses are mapped.

@@ -30,6 +30,7 @@ from storage_lib.backends.entities import (
 )
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import ANY_VERSION
+from storage_lib.backends.portable import Stationary
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
@@ -131,7 +132,7 @@ class Delete:
 type TableOperation = Insert | Upsert | Update | Delete
 
 
-class TableStore(ABC):
+class TableStore(Stationary, ABC):
     """Entities by (partition key, row key), ordered by both, with the meaning of Azure Table Storage.
 
     Property values are str (at most 32 Ki UTF-16 units), bool, int (64 bits), float, aware datetime

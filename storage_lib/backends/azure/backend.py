@@ -36,6 +36,8 @@ class AzureStorageBackend(Containers, StorageBackend):
     :raises ConfigurationError: the arguments can not work.
     """
 
+    portable = True
+
     def __init__(
         self,
         connection_string: str | None = None,

@@ -36,6 +36,8 @@ class FileStorageBackend(StorageBackend):
         nobody but its owner may: folders are 0700 and files 0600, whatever the umask is.
     """
 
+    portable = True
+
     def __init__(
         self,
         base_path: str | os.PathLike[str],
@@ -61,6 +63,14 @@ class FileStorageBackend(StorageBackend):
             else:
                 check(self._layout)
             return self._layout
+
+    def __repr__(self) -> str:
+        return f"FileStorageBackend({self.base_path!r})"
+
+    def built_with(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """With the folder's whole path, which means the same in another working directory."""
+        arguments, options = super().built_with()
+        return arguments[1:], options | {"base_path": self.base_path}
 
     async def open(self) -> None:
         """Make the folder, or check that it is there, of a known version and open to this process.

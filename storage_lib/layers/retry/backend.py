@@ -23,6 +23,8 @@ class RetryBackend(StorageBackend):
     :param clock: seconds that only go forward; ``sleep`` waits so many of them. Tests inject their own.
     """
 
+    portable = True
+
     def __init__(
         self,
         inner: StorageBackend,
