@@ -292,6 +292,32 @@ async def test_an_unknown_field_is_refused(
     assert (await platform("GET", "/api/tasks")).json["tasks"] == []
 
 
+async def test_a_cursor_of_another_listing_is_refused(platform: PlatformApp) -> None:
+    for n in range(3):
+        await platform("PUT", f"/api/objects/a/{n}", b"x")
+        await platform("PUT", f"/api/objects/b/{n}", b"x")
+        await platform("POST", "/api/tasks", TASK, JSON)
+    for route, queries in (
+        ("objects", ["", "prefix=a/", "prefix=b/", "prefix=a/&delimiter=/"]),
+        (
+            "tasks",
+            ["", "agent_id=ceo", "status=queued", "agent_id=ceo&status=queued", "created_after=2001-01-01"],
+        ),
+    ):
+        cursors = [
+            (await platform("GET", f"/api/{route}?limit=1&{query}")).json["cursor"] for query in queries
+        ]
+        assert all(cursors)
+        for query in queries:
+            for given_by, cursor in zip(queries, cursors, strict=True):
+                answer = await platform("GET", f"/api/{route}?{query}&cursor={cursor}")
+                if given_by == query:
+                    assert len(answer.json[route]) > 0
+                else:
+                    assert (answer.status, answer.problem["field"]) == (400, "cursor")
+                    assert "filters" in answer.problem["remedy"]
+
+
 # -- problems
 
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from storage_lib.backends import expiry
+from storage_lib.backends import cursors, expiry
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import (
     ANY_VERSION,
@@ -415,14 +415,14 @@ class ObjectStore(Stationary, ABC):
             raise InvalidArgumentError(
                 f"delimiter {delimiter!r} is not supported", field="delimiter", limit="'/' or none"
             )
-        after = _decode_cursor(cursor) if cursor is not None else None
+        after = _decode_cursor(cursor, prefix, delimiter) if cursor is not None else None
         entries: list[ListEntry] = []
         prefixes: list[str] = []
         last = ""
         # One more than asked for tells whether there is a next page, without an empty page at the end.
         async for found in self._scan_without(skip, prefix, delimiter, after, limit + 1, details):
             if len(entries) + len(prefixes) == limit:
-                return ListPage(entries, prefixes, _encode_cursor(last))
+                return ListPage(entries, prefixes, _encode_cursor(last, prefix, delimiter))
             if isinstance(found, str):
                 prefixes.append(found)
                 last = found
@@ -731,16 +731,15 @@ def is_after(candidate: str, after: str | None) -> bool:
     return candidate.encode() > after.encode()
 
 
-def _encode_cursor(last: str) -> str:
-    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
+def _encode_cursor(last: str, *listing: str | None) -> str:
+    return cursors.bound(base64.urlsafe_b64encode(last.encode()).decode().rstrip("="), *listing)
 
 
-def _decode_cursor(cursor: str) -> str:
+def _decode_cursor(cursor: str, *listing: str | None) -> str:
+    text = cursors.unbound(cursor, *listing)
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        validate_prefix(text)
+        return validate_prefix(
+            base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
+        )
     except (binascii.Error, ValueError) as error:
-        raise InvalidArgumentError(
-            "cursor is not one that a listing returned", field="cursor", remedy="start again without a cursor"
-        ) from error
-    return text
+        raise cursors.refused() from error

@@ -14,8 +14,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Literal
 
+from storage_lib.backends import cursors
 from storage_lib.backends.entities import (
     MAX_ENTITY_BYTES,
     MAX_ENTITY_PROPERTIES,
@@ -282,8 +284,6 @@ class TableStore(Stationary, ABC):
             raise InvalidArgumentError(
                 f"limit {limit} is out of range", field="limit", limit=f"1 to {MAX_QUERY_PAGE}"
             )
-        if cursor is not None and not isinstance(cursor, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InvalidArgumentError("cursor is not one that a query returned", field="cursor")
         if isinstance(select, str):
             raise InvalidArgumentError("select is one name, not a list of names", field="select")
         bound = {
@@ -291,8 +291,12 @@ class TableStore(Stationary, ABC):
             for name, value in (parameters or {}).items()
         }
         wanted = None if select is None else list(select)
-        page = await self._query(table_name(table), filter, bound, wanted, limit, cursor)
-        return EntityPage([_read(entity) for entity in page.entities], page.cursor)
+        name = table_name(table)
+        listing = (name, filter, sorted(bound.items(), key=itemgetter(0)))
+        given = None if cursor is None else cursors.unbound(cursor, *listing)
+        page = await self._query(name, filter, bound, wanted, limit, given)
+        following = None if page.cursor is None else cursors.bound(page.cursor, *listing)
+        return EntityPage([_read(entity) for entity in page.entities], following)
 
     def iterate(
         self,

@@ -439,6 +439,33 @@ class ObjectStoreContract(ConditionContract):
                 break
         assert seen == [f"{unique}/{k}" for k in ("a", "a.b", "a/", "b/", "c")]
 
+    async def test_a_cursor_belongs_to_its_listing(self, objects: ObjectStore, unique: str) -> None:
+        for name in ("a", "a/1", "a/2", "b/1", "c"):
+            await objects.put(f"{unique}/{name}", b"")
+        listings: list[tuple[str, str | None]] = [
+            (f"{unique}/", None),
+            (f"{unique}/", "/"),
+            (f"{unique}/a", None),
+            (f"{unique}/a", "/"),
+            (unique, None),
+            ("", None),
+        ]
+        given = {}
+        for prefix, delimiter in listings:
+            page = await objects.list_page(prefix, delimiter=delimiter, limit=1)
+            given[prefix, delimiter] = page.cursor
+            assert page.cursor
+        for prefix, delimiter in listings:
+            for listing, cursor in given.items():
+                if listing == (prefix, delimiter):
+                    for details in (True, False):
+                        await objects.list_page(prefix, delimiter=delimiter, cursor=cursor, details=details)
+                    continue
+                with pytest.raises(InvalidArgumentError) as refused:
+                    await objects.list_page(prefix, delimiter=delimiter, cursor=cursor)
+                assert refused.value.field == "cursor"
+                assert "prefix" in (refused.value.remedy or "")
+
     async def test_details_are_those_of_the_object(self, objects: ObjectStore, unique: str) -> None:
         put = await objects.put(f"{unique}/k", b"12345")
         info = await objects.head(f"{unique}/k")
@@ -455,6 +482,9 @@ class ObjectStoreContract(ConditionContract):
             ({"limit": 5001}, "limit"),
             ({"delimiter": "-"}, "delimiter"),
             ({"cursor": "not a cursor"}, "cursor"),
+            ({"cursor": ""}, "cursor"),
+            ({"cursor": "\ud800"}, "cursor"),
+            ({"cursor": 5}, "cursor"),
         ],
     )
     async def test_listing_arguments_that_can_not_be_right(

@@ -396,6 +396,40 @@ class TableStoreContract:
         with pytest.raises(InvalidArgumentError):
             await tables.query(table, cursor=cursor)
 
+    async def test_a_cursor_belongs_to_its_query(self, tables: TableStore, table: str) -> None:
+        other = f"{table}x"
+        for name in (table, other):
+            for n in range(4):
+                await tables.insert(name, "p", f"r{n}", {"n": n, "s": "a"})
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        queries: list[tuple[str, str | None, dict[str, Any]]] = [
+            (table, None, {}),
+            (other, None, {}),
+            (table, "n ge 0", {}),
+            (table, "n ge @n", {"n": 0}),
+            (table, "n ge @n", {"n": -1}),
+            (table, "s eq @s", {"s": "a"}),
+            (table, "Timestamp ge @s", {"s": moment}),
+            (table, "Timestamp ge @s", {"s": moment + timedelta(microseconds=1)}),
+        ]
+        cursors = [
+            (await tables.query(name, filter, parameters=parameters, limit=1)).cursor
+            for name, filter, parameters in queries
+        ]
+        assert all(cursors)
+        for at, (name, filter, parameters) in enumerate(queries):
+            for given_by, cursor in enumerate(cursors):
+                if given_by == at:
+                    for select in (None, ["n"]):
+                        page = await tables.query(
+                            name, filter, parameters=parameters, select=select, cursor=cursor
+                        )
+                        assert [entity.row_key for entity in page.entities] == ["r1", "r2", "r3"]
+                    continue
+                with pytest.raises(InvalidArgumentError) as refused:
+                    await tables.query(name, filter, parameters=parameters, cursor=cursor)
+                assert refused.value.field == "cursor"
+
     @pytest.mark.parametrize(
         ("filter", "parameters"),
         [
