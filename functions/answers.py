@@ -47,6 +47,14 @@ def object_headers(info: ObjectInfo) -> dict[str, str]:
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, no-cache",
     }
+    for name, value in (
+        ("Content-Encoding", info.content_encoding),
+        ("Content-Disposition", info.content_disposition),
+        ("Content-Language", info.content_language),
+        ("Cache-Control", info.cache_control),
+    ):
+        if value is not None:
+            headers[name] = _header_text(value)
     if info.expires_at is not None:
         moment = info.expires_at.astimezone(UTC).isoformat(timespec="milliseconds")
         headers["x-expires-at"] = moment.replace("+00:00", "Z")

@@ -24,7 +24,7 @@ from storage_lib.backends.base import (
     StorageBackend,
     StoredObject,
 )
-from storage_lib.backends.specified import names_below
+from storage_lib.backends.specified import content_of, names_below
 from storage_lib.buffers import as_bytes
 from storage_lib.config import StorageConfig
 from storage_lib.errors import (
@@ -147,7 +147,7 @@ class StorageManager:
         :raises SerializationError: its bytes are not what its content type says, or not a ``model``.
         """
         found = await self.read(key)
-        return _value(found, model)
+        return _value(found, await content_of(found), model)
 
     async def update(
         self,
@@ -176,7 +176,7 @@ class StorageManager:
                 if initial is _NOTHING:
                     raise
                 found = None
-            old = initial if found is None else _value(found, None)
+            old = initial if found is None else _value(found, await content_of(found), None)
             metadata = {} if found is None else dict(found.info.metadata)
             if once is not None:
                 if metadata.get(once[0]) == once[1]:
@@ -423,12 +423,12 @@ async def _each[T](
     return results
 
 
-def _value(found: StoredObject, model: Any) -> Any:
+def _value(found: StoredObject, data: bytes, model: Any) -> Any:
     info = found.info
     try:
         if model is None:
-            return values.decode(found.data, info.content_type)
-        return values.decode_as(found.data, info.content_type, model)
+            return values.decode(data, info.content_type)
+        return values.decode_as(data, info.content_type, model)
     except SerializationError as error:
         raise SerializationError(
             f"object {info.key!r}: {error.message}", field=error.field, remedy=error.remedy

@@ -14,6 +14,7 @@ from tests.conftest import PROJECT
 LAYERS = [
     (
         "storage_lib.buffers",
+        "storage_lib.codings",
         "storage_lib.errors",
         "storage_lib.keys",
         "storage_lib.names",
@@ -29,6 +30,7 @@ LAYERS = [
         "storage_lib.backends.base",
         "storage_lib.backends.expiry",
         "storage_lib.backends.entities",
+        "storage_lib.backends.kept_headers",
         "storage_lib.backends.listed",
         "storage_lib.backends.object_model",
         "storage_lib.backends.specified",

@@ -25,6 +25,10 @@ class ObjectInfo:
     ``etag`` is an opaque strong validator that changes with every write, without quotes. ``sha256`` is
     the hex digest of the data, or None for an object that another program put there. At ``expires_at`` the
     object is gone for every reader; None means never.
+
+    ``content_encoding``, ``content_disposition``, ``content_language`` and ``cache_control`` are the headers
+    of these names that another program gave it. The bytes are as they are stored: encoded, if
+    ``content_encoding`` says so; `StorageManager.load` decodes them.
     """
 
     key: str
@@ -35,6 +39,10 @@ class ObjectInfo:
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     sha256: str | None = None
     expires_at: datetime | None = None
+    content_encoding: str | None = None
+    content_disposition: str | None = None
+    content_language: str | None = None
+    cache_control: str | None = None
 
     def has_etag(self, etag: str) -> bool:
         """Whether ``etag`` is this object's, as it is here or as a listing tells it: without the end of its

@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from storage_lib.backends import cursors, expiry
+from storage_lib.backends import cursors, expiry, kept_headers
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import (
     ANY_VERSION,
@@ -79,7 +79,7 @@ _COPY_ATTEMPTS = 8
 
 ATTEMPT = "aos-attempt"
 """Metadata that is never shown: the mark of the one call that saved the object."""
-_HIDDEN = frozenset({expiry.METADATA, ATTEMPT})
+_HIDDEN = frozenset({expiry.METADATA, ATTEMPT, *kept_headers.FIELDS})
 
 
 class Repeat(Protocol):
@@ -533,6 +533,11 @@ class ObjectStore(Stationary, ABC):
             etag=expiry.join_etag(info.etag, info.metadata),
             metadata={name: value for name, value in info.metadata.items() if name not in _HIDDEN},
             expires_at=None if until is None else datetime.fromtimestamp(until, UTC),
+            **{
+                field: info.metadata[name]
+                for name, field in kept_headers.FIELDS.items()
+                if name in info.metadata
+            },
         )
 
     async def _replaceable(self, key: str, if_match: str | None) -> str | None:

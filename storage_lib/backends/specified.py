@@ -8,6 +8,7 @@ backends that have them, and share the functions below: what is written comes ba
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Buffer, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from storage_lib.backends.objects import ObjectStore
 from storage_lib.backends.queues import QueueMessage, QueueStore
 from storage_lib.backends.tables import Entity, TableStore
 from storage_lib.buffers import as_bytes, is_bytes_like
+from storage_lib.codings import codings_of, decoded
 from storage_lib.errors import InvalidArgumentError, SerializationError
 from storage_lib.keys import SYSTEM_PREFIX, validate_user_key
 
@@ -149,7 +151,22 @@ async def load_value(objects: ObjectStore, key: str) -> Any:
     """The value under a user's key, by its content type."""
     found = await objects.get(validate_user_key(key))
     assert isinstance(found, StoredObject)  # noqa: S101 - only a get with if_none_match answers None
-    return values.decode(found.data, found.info.content_type)
+    data = await content_of(found)
+    return values.decode(data, found.info.content_type)
+
+
+async def content_of(found: StoredObject) -> bytes:
+    """The bytes of an object, without the content encoding that another program gave it.
+
+    :raises SerializationError: it is not known, or the bytes are not of it or grow beyond all bounds.
+    """
+    if not (codings := codings_of(found.info.content_encoding)):
+        return found.data
+    try:
+        return await asyncio.to_thread(decoded, found.data, codings)
+    except SerializationError as error:
+        error.message = f"object {found.info.key!r}: {error.message}"
+        raise
 
 
 def names_below(objects: ObjectStore, prefix: str) -> Listed[str]:

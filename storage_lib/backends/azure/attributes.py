@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from storage_lib.backends import kept_headers
 from storage_lib.backends.objects import ANY_VERSION, ObjectInfo
 from storage_lib.keys import encode_metadata_value, stored_metadata_value
 
@@ -18,16 +19,6 @@ DEFAULT_CONTENT_TYPE = "application/octet-stream"
 CHECKSUM = "aos_sha256"
 
 _METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
-_HTTP_ATTRIBUTES = frozenset(
-    {
-        "Cache-Control",
-        "Content-Disposition",
-        "Content-Encoding",
-        "Content-Language",
-        "Content-Type",
-        "Storage-Class",
-    }
-)
 # Some proxies and old clients drop a header without a value. No value of ours contains U+0000.
 _EMPTY_VALUE = "%00"
 
@@ -36,6 +27,8 @@ def blob_metadata(metadata: dict[str, str], sha256: str) -> dict[str, str]:
     """The metadata of the blob for that of an object."""
     kept = {CHECKSUM: sha256}
     for name, value in metadata.items():
+        if name in kept_headers.FIELDS:
+            continue
         # The service signs header values with runs of spaces folded into one; encoded ones are left alone.
         kept[name.replace("-", "_")] = encode_metadata_value(value).replace("  ", "%20%20") or _EMPTY_VALUE
     return kept
@@ -53,7 +46,9 @@ def object_info(key: str, result: Any) -> ObjectInfo:
             content_type = value or DEFAULT_CONTENT_TYPE
         elif name == CHECKSUM:
             sha256 = value
-        elif name not in _HTTP_ATTRIBUTES:
+        elif name in kept_headers.METADATA:
+            metadata[kept_headers.METADATA[name]] = value
+        elif name != "Storage-Class":
             ours = name.lower().replace("_", "-")
             if _METADATA_NAME.fullmatch(ours):
                 metadata[ours] = decode(value)

@@ -33,6 +33,7 @@ CONTAINER_MISSING = "ContainerNotFound"
 QUEUE_MISSING = "QueueNotFound"
 TABLE_MISSING = "TableNotFound"
 ENTITY_EXISTS = "EntityAlreadyExists"
+SNAPSHOTS = "SnapshotsPresent"
 HIERARCHICAL = "HierarchicalNamespace"
 """No code of the service: what only an account with a hierarchical namespace answers."""
 
@@ -138,6 +139,8 @@ class Answer:
             return AccessDeniedError(
                 text, remedy="lift the legal hold or the immutability policy that it is under, or wait"
             )
+        if (remedy := self._remedy_for_state()) is not None:
+            return UnsupportedOperationError(text, field="key", remedy=remedy)
         if status in (401, 403) or code in _DENIED:
             return AccessDeniedError(text, remedy=_DENIED_REMEDY)
         if status == 404 and code is None:
@@ -169,6 +172,20 @@ class Answer:
         if status in (400, 416):
             return InvalidArgumentError(text, field="range" if status == 416 else None)
         return StorageError(text)
+
+    def _remedy_for_state(self) -> str | None:
+        """What to do about a blob whose type or tier does not allow the operation."""
+        if self.code == "InvalidBlobType":
+            return (
+                "another program made it as an append or page blob, whose type cannot be changed: it can be"
+                " read and copied; delete it before you save, or use another key"
+            )
+        if self.code == "BlobBeingRehydrated":
+            return "it is on its way out of the archive, which takes up to 15 hours; try again then"
+        # Of a copy the service says only that it could not read the source, and why in words.
+        if self.code == "BlobArchived" or (self.code == _SOURCE_REFUSED and "archived blob" in self.message):
+            return "it is in the archive: set its tier to Hot, Cool or Cold, and try again once it is there"
+        return None
 
     def _words(self) -> str:
         said = " ".join(str(part) for part in (self.status, self.code) if part is not None)
@@ -236,6 +253,8 @@ _BATCH_CODES = {
     "This operation is not permitted as the blob is immutable due to one or more legal holds.": (
         "BlobImmutableDueToLegalHold"
     ),
+    "This operation is not permitted because the blob has snapshots.": SNAPSHOTS,
+    "This operation is not permitted while the blob has snapshots.": SNAPSHOTS,  # Azurite
     "There is currently a lease on the blob and no lease ID was specified in the request.": "LeaseIdMissing",
 }
 

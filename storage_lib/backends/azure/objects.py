@@ -17,8 +17,10 @@ from storage_lib.backends.azure.byte_clients import Use
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob
+from storage_lib.backends.azure.errors import SNAPSHOTS, read
 from storage_lib.backends.azure.listing import Page, in_key_order, parse
 from storage_lib.backends.azure.streams import put_blocks, read_ahead
+from storage_lib.backends.kept_headers import headers_in
 from storage_lib.backends.objects import (
     ByteRange,
     ListEntry,
@@ -81,7 +83,11 @@ class AzureObjectStore(ObjectStore):
         if_match: str | None,
         if_absent: bool,
     ) -> PutResult:
-        attributes = {"Content-Type": content_type, **blob_metadata(metadata, sha256)}
+        attributes = {
+            "Content-Type": content_type,
+            **headers_in(metadata),
+            **blob_metadata(metadata, sha256),
+        }
         mode: Any = None
         if if_absent:
             mode = "create"
@@ -182,7 +188,7 @@ class AzureObjectStore(ObjectStore):
         while True:
             try:
                 if if_match is None and self._container.clients.endpoints.sas is None:
-                    await self._container.bytes.get().delete_async(key)
+                    await self._delete_by_batch(key)
                 else:
                     # obstore knows no condition, and deletes by a batch, for which a SAS may not be made.
                     await self._delete_by_sdk(key, if_match)
@@ -196,6 +202,15 @@ class AzureObjectStore(ObjectStore):
                     raise
         self._container.seen = True
 
+    async def _delete_by_batch(self, key: str) -> None:
+        try:
+            await self._container.bytes.get().delete_async(key)
+        except Exception as error:
+            answer = read(error)
+            if answer is None or answer.code != SNAPSHOTS:
+                raise
+            await self._delete_by_sdk(key, None)
+
     async def _delete_by_sdk(self, key: str, if_match: str | None) -> None:
         condition: dict[str, Any] = {}
         if if_match is not None:
@@ -203,7 +218,7 @@ class AzureObjectStore(ObjectStore):
 
             condition = {"etag": quoted(if_match), "match_condition": MatchConditions.IfNotModified}
         blob = await self._container.blob(key)
-        await blob.delete_blob(**condition)
+        await blob.delete_blob(delete_snapshots="include", **condition)
 
     async def _scan(
         self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
 from storage_lib.backends.azure.container import Container
+from storage_lib.backends.kept_headers import headers_in
 from storage_lib.backends.objects import ANY_VERSION, Parts, Repeat
 
 BLOCKS_IN_FLIGHT = 4
@@ -51,6 +52,7 @@ async def put_blocks(
         condition["match_condition"] = MatchConditions.IfPresent
     elif if_match is not None:
         condition |= {"etag": quoted(if_match), "match_condition": MatchConditions.IfNotModified}
+    kept = headers_in(metadata)
     blob = await container.blob(key)
     doing = f"put {key!r}"
 
@@ -73,7 +75,13 @@ async def put_blocks(
         try:
             return await blob.commit_block_list(
                 [BlobBlock(block) for block in blocks],
-                content_settings=ContentSettings(content_type=content_type),
+                content_settings=ContentSettings(
+                    content_type=content_type,
+                    cache_control=kept.get("Cache-Control"),
+                    content_disposition=kept.get("Content-Disposition"),
+                    content_encoding=kept.get("Content-Encoding"),
+                    content_language=kept.get("Content-Language"),
+                ),
                 metadata=blob_metadata(metadata, parts.sha256),
                 **condition,
             )

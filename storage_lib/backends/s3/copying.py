@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from storage_lib.backends.kept_headers import headers_in
 from storage_lib.backends.objects import ObjectInfo, missing, unmet
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.answers import text_of
@@ -21,6 +22,7 @@ async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
         "x-amz-copy-source": f"/{bucket.name}/{encode_path(info.key)}",
         "x-amz-copy-source-if-match": wire.quoted(info.etag),
         "x-amz-metadata-directive": "REPLACE",
+        **headers_in(info.metadata),
     }
     try:
         answer = await bucket.send("PUT", target, headers=headers, doing=f"copy {info.key!r} to {target!r}")

@@ -43,6 +43,9 @@ _WRONG_REGION = frozenset(
         "TemporaryRedirect",
     }
 )
+_ARCHIVED = frozenset({"InvalidObjectState", "ObjectNotInActiveTierError"})
+# "Access Denied because object protected by object lock" (AWS), "Object is WORM protected" (MinIO).
+_LOCK = re.compile(r"object.?lock|\bWORM\b|legal hold|retention", re.IGNORECASE)
 _CONFLICTING = frozenset({"ConditionalRequestConflict", "NoSuchUpload", "OperationAborted"})
 _UNAVAILABLE = frozenset({"RequestTimeout", "SlowDown"})
 _LATE: dict[str | None, int] = {
@@ -99,8 +102,16 @@ class Answer:
             return AccessDeniedError(text, remedy="set this machine's clock: it differs from the service's")
         if code in _WRONG_REGION or status in (301, 307):
             return ConfigurationError(text, field="region", remedy="set the region that the bucket is in")
-        if code == "InvalidObjectState":
-            return StorageError(text, remedy="the object is archived; restore it first")
+        if code in _ARCHIVED:
+            return UnsupportedOperationError(
+                text,
+                field="key",
+                remedy="it is archived (Glacier): restore it (RestoreObject), and try again once it is there",
+            )
+        if _LOCK.search(self.message) and status in (400, 403, 409):
+            return AccessDeniedError(
+                text, remedy="lift the legal hold or the retention (Object Lock) that it is under, or wait"
+            )
         if status in (401, 403) or code in _DENIED:
             return AccessDeniedError(text, remedy=_DENIED_REMEDY)
         if status == 404 and code is None:

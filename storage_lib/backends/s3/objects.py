@@ -13,6 +13,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from storage_lib.backends import expiry
+from storage_lib.backends.kept_headers import headers_in
 from storage_lib.backends.objects import (
     ANY_VERSION,
     ByteRange,
@@ -82,7 +83,11 @@ class S3ObjectStore(ObjectStore):
                     return await self._put(key, data, content_type, metadata, sha256, etag, False)
             raise restless(f"put {key!r}")
         mark = wire.new_mark()
-        attributes = {"Content-Type": content_type, **wire.to_metadata(metadata, mark, sha256)}
+        attributes = {
+            "Content-Type": content_type,
+            **headers_in(metadata),
+            **wire.to_metadata(metadata, mark, sha256),
+        }
         mode: Any = "create" if if_absent else None
         sidecar = None
         if if_match is not None:

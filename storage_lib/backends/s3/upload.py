@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from xml.sax.saxutils import escape
 
+from storage_lib.backends.kept_headers import headers_in
 from storage_lib.backends.objects import Parts, Repeat
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.answers import text_of
@@ -48,6 +49,7 @@ async def upload(
     doing = f"put {key!r}"
     mark = wire.new_mark()
     headers = wire.to_headers(wire.to_metadata(metadata, mark, None, streamed=True), content_type)
+    headers |= headers_in(metadata)
     # Begun twice, one of the uploads stays empty and is none of anybody's.
     query = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
     sidecar = f"{wire.SIDECARS}{mark}"

@@ -19,6 +19,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from storage_lib.backends.kept_headers import FIELDS, METADATA
 from storage_lib.backends.objects import DEFAULT_CONTENT_TYPE, ObjectInfo
 from storage_lib.keys import encode_metadata_value, stored_metadata_value
 
@@ -32,17 +33,7 @@ PREFIX = "x-amz-meta-"
 _OWN = frozenset({CHECKSUM, MARK, STREAMED})
 _ESCAPE = "aos-meta-"
 _METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
-_HTTP_ATTRIBUTES = frozenset(
-    {
-        "Cache-Control",
-        "Content-Disposition",
-        "Content-Encoding",
-        "Content-Language",
-        "Content-Type",
-        "Storage-Class",
-    }
-)
-_TAKEN = frozenset(name.lower() for name in _HTTP_ATTRIBUTES)
+_TAKEN = frozenset(name.lower() for name in (*METADATA, "Content-Type", "Storage-Class"))
 # Some servers drop a header without a value. No value of ours contains U+0000.
 _EMPTY_VALUE = "%00"
 _MARKED = re.compile(r"(.*)\.([0-9a-f]{16})")
@@ -62,6 +53,8 @@ def to_metadata(
     if sha256 is not None:
         stored[CHECKSUM] = sha256
     for name, value in metadata.items():
+        if name in FIELDS:
+            continue
         stored[_ESCAPE + name if name in _TAKEN else name] = _encode_value(value)
     return stored
 
@@ -83,7 +76,9 @@ def to_info(key: str, result: Any) -> tuple[ObjectInfo, str | None]:
             content_type = value or DEFAULT_CONTENT_TYPE
         elif name in _OWN:
             own[name] = value
-        elif name not in _HTTP_ATTRIBUTES:
+        elif name in METADATA:
+            metadata[METADATA[name]] = value
+        elif name != "Storage-Class":
             ours = name.lower().replace("_", "-").removeprefix(_ESCAPE)
             if _METADATA_NAME.fullmatch(ours):
                 metadata[ours] = decode(value)
