@@ -20,6 +20,25 @@ from storage_lib.backends.specified import load_value, names_below, put_value
 from storage_lib.keys import validate_user_key
 
 
+class _Place:
+    """The folder, made on first use and only checked ever after. It does not know its backend, so that a
+    thread that knows it keeps nothing alive."""
+
+    def __init__(self, base_path: str, shared_group: bool) -> None:
+        self._base_path = base_path
+        self._shared_group = shared_group
+        self._layout: Layout | None = None
+        self._lock = threading.Lock()
+
+    def prepare(self) -> Layout:
+        with self._lock:
+            if self._layout is None:
+                self._layout = prepare(self._base_path, shared_group=self._shared_group)
+            else:
+                check(self._layout)
+            return self._layout
+
+
 class FileStorageBackend(StorageBackend):
     """A folder that any number of threads, event loops and processes of one machine may share.
 
@@ -47,22 +66,12 @@ class FileStorageBackend(StorageBackend):
         shared_group: bool = False,
     ) -> None:
         self.base_path = os.path.abspath(os.fspath(base_path))
-        self._shared_group = shared_group
-        self._layout: Layout | None = None
-        self._preparing = threading.Lock()
-        self._database = Database(lambda: self._prepare().database, shared_group=shared_group)
-        self._files = FileObjectStore(self._prepare, clock)
+        place = _Place(self.base_path, shared_group)
+        self._database = Database(lambda: place.prepare().database, shared_group=shared_group)
+        self._files = FileObjectStore(place.prepare, clock)
         self.objects = self._files
         self.tables = FileTableStore(self._database, clock)
         self.queues = FileQueueStore(self._database, message_encoding, clock)
-
-    def _prepare(self) -> Layout:
-        with self._preparing:
-            if self._layout is None:
-                self._layout = prepare(self.base_path, shared_group=self._shared_group)
-            else:
-                check(self._layout)
-            return self._layout
 
     def __repr__(self) -> str:
         return f"FileStorageBackend({self.base_path!r})"

@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, LifoQueue, SimpleQueue
@@ -108,16 +109,16 @@ class Database:
     """
 
     def __init__(self, locate: Callable[[], str], *, shared_group: bool = False) -> None:
-        self._locate = locate
-        self._mode = (of_group(-1) if shared_group else OWNER).file
+        self._connector = _Connector(locate, (of_group(-1) if shared_group else OWNER).file)
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._idle: LifoQueue[_Opened] = LifoQueue()
         self._closed = False
-        self._made = False
         self._pid = os.getpid()
+        # One that is dropped without `close` ends its threads too.
+        weakref.finalize(self, _abandon, self._jobs, self._idle).atexit = False
 
     async def write[T](self, work: Work[T], *, probe: Work[T | None] | None = None) -> T:
         """The result of ``work``, committed together with what else is waiting.
@@ -129,9 +130,8 @@ class Database:
         with self._lock:
             self._check_open()
             if self._writer is None:
-                writer = threading.Thread(
-                    target=_Writer(self._connect, self._jobs).run, name="storage-sqlite", daemon=True
-                )
+                run = _Writer(self._connector.connect, self._jobs).run
+                writer = threading.Thread(target=run, name="storage-sqlite", daemon=True)
                 with thread_errors():
                     writer.start()
                 self._writer = writer
@@ -158,9 +158,7 @@ class Database:
             self._jobs.put(None)
         if readers is not None:
             await asyncio.to_thread(readers.shutdown)
-            with contextlib.suppress(Empty):
-                while True:
-                    self._idle.get_nowait().connection.close()
+            _close_all(self._idle)
         if writer is not None:
             await asyncio.to_thread(writer.join)
 
@@ -172,7 +170,7 @@ class Database:
     def _read[T](self, work: Work[T]) -> T:
         opened = self._take_idle()
         if opened is None:
-            opened = self._connect()
+            opened = self._connector.connect()
             opened.connection.execute("PRAGMA query_only=1")
         try:
             with sqlite_errors():
@@ -197,7 +195,16 @@ class Database:
                 opened.connection.close()
         return None
 
-    def _connect(self) -> _Opened:
+
+class _Connector:
+    """Opens the file at ``locate()``, and makes it with ``mode`` the first time."""
+
+    def __init__(self, locate: Callable[[], str], mode: int) -> None:
+        self._locate = locate
+        self._mode = mode
+        self._made = False
+
+    def connect(self) -> _Opened:
         import sqlite3
 
         path = self._locate()
@@ -221,6 +228,24 @@ class Database:
             if before == file:
                 return _Opened(connection, path, file)
             connection.close()  # Another one was put in its place just now.
+
+
+def _abandon(jobs: SimpleQueue[_Job | None], idle: LifoQueue[_Opened]) -> None:
+    """End the writer, once it has done what is waiting, and close what the readers left open."""
+    jobs.put(None)
+    if idle.empty():
+        return
+    try:
+        # The last one to close the file moves its log into it: too long for wherever the collector runs.
+        threading.Thread(target=_close_all, args=(idle,), name="storage-sqlite-close", daemon=True).start()
+    except RuntimeError:
+        _close_all(idle)
+
+
+def _close_all(idle: LifoQueue[_Opened]) -> None:
+    with contextlib.suppress(Empty):
+        while True:
+            idle.get_nowait().connection.close()
 
 
 def _make(path: str, mode: int) -> None:
@@ -332,14 +357,18 @@ class _Writer:
         self._opened: _Opened | None = None
 
     def run(self) -> None:
-        more = True
-        while more:
-            batch, more = self._take()
-            if batch:
-                self._run(batch)
-                resolve(batch)
+        while self._work_off():
+            pass
         if self._opened is not None:
             self._opened.connection.close()
+
+    def _work_off(self) -> bool:
+        """Wait for jobs and do them; whether there may be more. Nothing is held of those that are done."""
+        batch, more = self._take()
+        if batch:
+            self._run(batch)
+            resolve(batch)
+        return more
 
     def _take(self) -> tuple[list[_Job], bool]:
         batch: list[_Job] = []
