@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.endpoints import Endpoints
+from storage_lib.backends.dropped import when_dropped
 from storage_lib.errors import StorageError
 
 if TYPE_CHECKING:
-    import aiohttp
     from azure.core.credentials import AccessToken
     from azure.data.tables.aio import TableClient, TableServiceClient
     from azure.storage.blob.aio import ContainerClient
@@ -141,17 +141,21 @@ class Clients:
             options["connection_verify"] = self.verify
         transport = AioHttpTransport(session=session, session_owner=False, **options)
         credential = _Credential(self._given_credential, self._client_id, transport)
-        return _LoopClients(self._lifetime(session, credential), transport, credential)
 
-    async def _lifetime(
-        self, session: aiohttp.ClientSession, credential: _Credential
-    ) -> AsyncGenerator[None]:
+        async def close() -> None:
+            await credential.close()
+            await session.close()
+
+        return _LoopClients(self._lifetime(close), transport, credential)
+
+    async def _lifetime(self, close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
+        dropped = when_dropped(self._end, close)
         try:
             yield
         finally:
             self._loops.pop(asyncio.get_running_loop(), None)
-            await credential.close()
-            await session.close()
+            await close()
+            dropped.detach()
 
     def _options(self, here: _LoopClients) -> dict[str, Any]:
         options: dict[str, Any] = {"transport": here.transport, "retry_total": 0}
@@ -169,7 +173,7 @@ class Clients:
         return here.credential
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _End:
     """Whether the backend has been closed, for all its containers."""
 

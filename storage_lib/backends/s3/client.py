@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from storage_lib.backends.dropped import when_dropped
 from storage_lib.backends.s3.credentials import Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
 from storage_lib.backends.s3.signing import encode_path, encode_query, sign
@@ -126,8 +127,10 @@ class S3Client:
         )
 
     async def _lifetime(self, session: aiohttp.ClientSession) -> AsyncGenerator[None]:
+        dropped = when_dropped(self, session.close)
         try:
             yield
         finally:
             self._sessions.pop(asyncio.get_running_loop(), None)
             await session.close()
+            dropped.detach()
