@@ -32,8 +32,11 @@ async def sweep_expired(timer: func.TimerRequest) -> None:
     storage = state().storage
     until = time.monotonic() + SWEEP_SECONDS
     total = 0
-    while (removed := await storage.sweep_expired(SWEEP_LIMIT)) and time.monotonic() < until:
+    while (left := until - time.monotonic()) > 0:
+        removed = await storage.sweep_expired(SWEEP_LIMIT, seconds=left)
         total += removed
+        if removed < SWEEP_LIMIT:
+            break
     if total:
         _log.info("%d expired objects were removed", total)
 

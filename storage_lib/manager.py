@@ -336,9 +336,10 @@ class StorageManager:
         """How many objects start with ``prefix`` and how many bytes they hold, found by listing them."""
         return await self.backend.objects.stats(prefix, skip=SYSTEM_PREFIX)
 
-    async def sweep_expired(self, limit: int = 1000) -> int:
-        """Remove up to ``limit`` objects whose time to live is over; how many were removed."""
-        return await self.backend.objects.sweep_expired(limit)
+    async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
+        """Remove up to ``limit`` objects whose time to live is over, for ``seconds`` at most; how many were
+        removed."""
+        return await self.backend.objects.sweep_expired(limit, seconds=seconds)
 
     # -- many at once
 

@@ -79,6 +79,8 @@ def folder(backend: FileStorageBackend) -> Path:
 
 
 class TestFileObjects(ObjectStoreContract):
+    race_rounds = 20
+
     @pytest.fixture
     def objects(self, shared: FileStorageBackend) -> ObjectStore:
         self.folder = Path(shared.base_path, "objects")

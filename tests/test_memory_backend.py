@@ -21,6 +21,8 @@ def backend() -> MemoryBackend:
 
 
 class TestMemoryObjects(ObjectStoreContract):
+    race_rounds = 100
+
     @pytest.fixture
     def objects(self, backend: MemoryBackend) -> ObjectStore:
         return backend.objects
@@ -124,3 +126,22 @@ async def test_an_object_that_lands_while_a_sweep_looks_for_it_is_swept_by_the_n
     assert (await objects.list_page(skip=".system/")).entries == []
     await objects.sweep_expired()
     assert "late" not in objects._objects
+
+
+async def test_one_sweep_takes_all_that_heartbeats_leave() -> None:
+    objects, now = CountedObjects(), time.time()
+    objects.clock = lambda: now
+    for _ in range(4000):  # a minute of them
+        now += 0.015
+        await objects.put("heartbeat", b"alive", ttl=30)
+    await objects.put("last", b"x", ttl=1)
+    now += 29
+    assert await objects.sweep_expired(10) == 1
+    left = [found async for found in objects.iterate(".system/ttl/")]
+    assert 0 < len(left) < 2500  # those that are not due yet
+    assert await objects.sweep_expired(10, seconds=0) == 0
+    now += 60
+    await objects.put("heartbeat", b"alive", ttl=30)
+    assert await objects.sweep_expired(10) == 0
+    assert len([found async for found in objects.iterate(".system/ttl/")]) == 1
+    assert (await objects.head("heartbeat")).size == 5

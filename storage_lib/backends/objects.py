@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Buffer, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
@@ -75,7 +77,9 @@ __all__ = [
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 _SWEEP_CONCURRENCY = 16
-_COPY_ATTEMPTS = 8
+_SWEEP_MARKERS = 1000
+"""How many markers are listed at a time: each listing begins anew."""
+_ATTEMPTS = 8
 
 ATTEMPT = "aos-attempt"
 """Metadata that is never shown: the mark of the one call that saved the object."""
@@ -157,16 +161,18 @@ class ObjectStore(Stationary, ABC):
         raw = await self._replaceable(key, if_match)
         await self._mark(key, kept)
 
-        def write(if_match: str | None, if_absent: bool) -> Awaitable[PutResult]:
-            return self._put(key, data, content_type, kept, digest, if_match, if_absent)
-
-        try:
-            result = await write(raw, if_absent)
-        except PreconditionFailedError:
-            if not if_absent:
-                raise
-            expired = await self._expired_in_the_way(key)
-            result = replace(await write(expired, expired is None), created=True)
+        for _ in range(_ATTEMPTS):
+            try:
+                result = await self._put(key, data, content_type, kept, digest, raw, if_absent)
+                break
+            except PreconditionFailedError:
+                if not if_absent:
+                    raise
+            await self._make_way(key)
+        else:
+            raise _never_there(key)
+        if if_absent:
+            result = replace(result, created=True)
         await self._mark_again(key, kept)
         return replace(result, etag=expiry.join_etag(result.etag, kept))
 
@@ -202,9 +208,15 @@ class ObjectStore(Stationary, ABC):
             )
         raw = await self._replaceable(key, if_match)
         if if_absent:
-            raw = await self._expired_in_the_way(key)  # before the long way, not at its end
+            await self._make_way(key)  # before the long way, not at its end
         await self._mark(key, kept)
-        result = await self._put_stream(key, parts, content_type, kept, raw, if_absent and raw is None)
+        try:
+            result = await self._put_stream(key, parts, content_type, kept, raw, if_absent)
+        except PreconditionFailedError as error:
+            if if_absent:
+                await self._make_way(key)
+                raise _never_there(key) from error  # Its source can not be read twice.
+            raise
         await self._mark_again(key, kept)
         return replace(
             result,
@@ -319,17 +331,19 @@ class ObjectStore(Stationary, ABC):
         if source == target:
             raise InvalidArgumentError("source and target are the same key", field="target")
         validate_key(source)
-        for _ in range(_COPY_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             info = await self._head(source)
             etag = self._presented(info).etag
             await self._mark(target, info.metadata)
-            if if_absent and (expired := await self._expired_in_the_way(target)) is not None:
-                await self._delete(target, expired)
+            if if_absent:
+                await self._make_way(target)
             try:
                 result = await self._copy(info, target, if_absent)
             except PreconditionFailedError:
                 if (await self._head(source)).etag == info.etag:
-                    raise
+                    if not if_absent:
+                        raise
+                    await self._make_way(target)
             else:
                 await self._mark_again(target, info.metadata)
                 return etag, replace(result, etag=expiry.join_etag(result.etag, info.metadata))
@@ -344,27 +358,34 @@ class ObjectStore(Stationary, ABC):
                 total += entry.size or 0
         return ObjectStats(count, total)
 
-    async def sweep_expired(self, limit: int = 1000) -> int:
+    async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
         """Remove up to ``limit`` expired objects and return how many were removed. Any number of sweeps may
-        run at once; an object that was saved anew meanwhile stays.
+        run at once; an object that was saved anew meanwhile stays. It goes on until nothing is left that was
+        due when it began: what tells of objects that were saved anew or deleted does not count.
 
+        :param seconds: after which it stops, to be gone on with by the next; None means never.
         :raises StorageError: one can not be removed, say for a lease of another program. The others were,
             and the next sweep tries it again.
         """
-        removed = done = 0
+        removed = 0
         failures: list[BaseException] = []
+        now, until = (
+            expiry.end_of(self.clock(), 0),
+            time.monotonic() + (math.inf if seconds is None else seconds),
+        )
+        due: deque[tuple[str, str]] = deque()
         after = None
-        while done < limit:
-            size = min(_SWEEP_CONCURRENCY, limit - done)
-            batch = [found async for found in self._expired_markers(size, after)]
-            if not batch:
+        while removed < limit and time.monotonic() < until:
+            if not due:
+                due.extend([found async for found in self._expired_markers(_SWEEP_MARKERS, after, now)])
+            if not due:
                 break
+            batch = [due.popleft() for _ in range(min(len(due), _SWEEP_CONCURRENCY, limit - removed))]
             after = batch[-1][0]
             swept = await asyncio.gather(
                 *(self._remove_expired(*found) for found in batch), return_exceptions=True
             )
             removed += swept.count(True)
-            done += swept.count(True) + swept.count(False)
             failures += [result for result in swept if isinstance(result, BaseException)]
             if any(isinstance(failure, StorageUnavailableError) for failure in failures):
                 break  # The others would fail alike.
@@ -575,18 +596,20 @@ class ObjectStore(Stationary, ABC):
             raise unmet(key, if_match)
         return None if etag == ANY_VERSION else etag
 
-    async def _expired_in_the_way(self, key: str) -> str | None:
-        """The store's ETag of an object that has expired and is still there; None if there is none.
+    async def _make_way(self, key: str) -> None:
+        """Remove an object that has expired and is still there. A sweep may do the same at any moment, so it
+        is not replaced: only "there must be none" holds before and after.
 
         :raises PreconditionFailedError: there is one that has not expired.
         """
         try:
             info = await self._head(key)
+            if not self._is_expired(info):
+                raise unmet(key, None)
         except KeyNotFoundError:
-            return None
-        if self._is_expired(info):
-            return info.etag
-        raise unmet(key, None)
+            return
+        with suppress(KeyNotFoundError, PreconditionFailedError):  # swept, or saved anew, just now
+            await self._delete(key, info.etag)
 
     async def _mark(self, key: str, metadata: Mapping[str, str]) -> None:
         """Leave a marker that tells listings and sweeps of the end of an object's life, before the object is
@@ -606,10 +629,13 @@ class ObjectStore(Stationary, ABC):
         await self._put(name, content, "text/plain; charset=utf-8", {}, digest, None, False)
 
     async def _expired_markers(
-        self, limit: int | None, after: str | None = None
+        self, limit: int | None, after: str | None = None, now: str | None = None
     ) -> AsyncIterator[tuple[str, str]]:
-        """(marker, key) of what has expired, first the longest gone, behind the marker ``after``."""
-        now = expiry.end_of(self.clock(), 0)
+        """(marker, key) of what has expired, first the longest gone, behind the marker ``after``.
+
+        :param now: the moment, as `expiry.end_of` writes it, that decides; None takes the clock's.
+        """
+        now = now or expiry.end_of(self.clock(), 0)
         count = 0
         async for found in self._scan(expiry.MARKERS, None, after, limit, False):
             assert isinstance(found, ListEntry)  # noqa: S101 - there is no delimiter
@@ -725,6 +751,13 @@ def _checked_range(byte_range: ByteRange | None) -> ByteRange | None:
             f"byte_range is a {type(byte_range).__name__}", field="range", limit="a ByteRange"
         )
     return None if byte_range is None else byte_range.checked()
+
+
+def _never_there(key: str) -> TransientStorageError:
+    return TransientStorageError(
+        f"object {key!r} can not be created: another was there, and expired or was removed meanwhile",
+        remedy="try again",
+    )
 
 
 def is_after(candidate: str, after: str | None) -> bool:

@@ -24,6 +24,7 @@ from storage_lib.errors import (
 )
 from storage_lib.testing.buffers import NOT_BYTES, buffers
 from storage_lib.testing.conditions import ConditionContract
+from storage_lib.testing.sweeps import SweepContract
 
 AWKWARD_KEYS = [
     "a",
@@ -91,7 +92,7 @@ INVALID_KEYS = [
 ]
 
 
-class ObjectStoreContract(ConditionContract):
+class ObjectStoreContract(ConditionContract, SweepContract):
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
     that goes round the store, so that a mistake made on both ways can not hide."""
 

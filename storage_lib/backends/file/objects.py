@@ -322,11 +322,11 @@ class FileObjectStore(ObjectStore):
 
     # -- listing
 
-    async def sweep_expired(self, limit: int = 1000) -> int:
+    async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
         """As for every store; also removes what crashed processes left of what they were writing."""
         _, writer = await self._open()
         await self._in_thread(writer.remove_stale)
-        return await super().sweep_expired(limit)
+        return await super().sweep_expired(limit, seconds=seconds)
 
     async def _scan(
         self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool

@@ -1,0 +1,132 @@
+"""What holds while expired objects are being swept, whatever is behind the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from storage_lib.backends import expiry
+from storage_lib.backends.base import ListEntry, ObjectStore, PutResult
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+
+
+@contextmanager
+def _sweep_before_call(objects: ObjectStore, key: str, number: int) -> Generator[None]:
+    """Have the expired object at ``key`` removed before the call with this number that asks for the key."""
+    calls = 0
+    hooks = {name: getattr(objects, name) for name in ("_head", "_put", "_put_stream", "_copy", "_delete")}
+
+    def swept(name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            if key == (arguments[1] if name == "_copy" else arguments[0]):
+                if calls == number:
+                    with suppress(KeyNotFoundError):
+                        info = await hooks["_head"](key)
+                        if (end := expiry.end_in(info.metadata)) is not None and end <= objects.clock():
+                            await hooks["_delete"](key, info.etag)
+                calls += 1
+            return await hooks[name](*arguments, **named)
+
+        return call
+
+    for name in hooks:
+        setattr(objects, name, swept(name))
+    try:
+        yield
+    finally:
+        for name in hooks:
+            delattr(objects, name)
+
+
+class SweepContract:
+    """Part of `ObjectStoreContract`."""
+
+    small_part = 256 * 1024
+    race_rounds = 5
+    """More where a round costs little."""
+
+    async def test_creating_over_an_expired_object_that_is_swept_meanwhile_succeeds(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        monkeypatch.setattr(objects, "part_bytes", self.small_part)
+        source = f"{unique}/source"
+        await objects.put(source, b"x")
+        long = b"x" * (2 * self.small_part + 1)
+        creates: list[Callable[[str], Awaitable[PutResult]]] = [
+            lambda key: objects.put(key, b"x", if_absent=True),
+            lambda key: objects.put(key, b"x", if_absent=True, ttl=600),
+            lambda key: objects.put_stream(key, [long], if_absent=True),
+            lambda key: objects.copy(source, key, if_absent=True),
+        ]
+        # At whatever moment the sweep comes: before each of the calls by which the store is asked.
+        for step in range(6):
+            keys = [f"{unique}/{step}/{n}" for n in range(len(creates))]
+            for key in keys:
+                await objects.put(key, b"old", ttl=1)
+            now += 2
+            for key, create in zip(keys, creates, strict=True):
+                with _sweep_before_call(objects, key, step):
+                    await create(key)
+                assert (await objects.head(key)).etag
+                with pytest.raises(PreconditionFailedError):
+                    await create(key)
+        # And at any other.
+        for _ in range(self.race_rounds):
+            for n in range(len(creates)):
+                await objects.put(f"{unique}/raced/{n}", b"old", ttl=1)
+            now += 2
+            racing = [create(f"{unique}/raced/{n}") for n, create in enumerate(creates)]
+            await asyncio.gather(objects.sweep_expired(), *racing, objects.sweep_expired())
+        await _delete_all(objects, unique)
+
+    async def test_racing_creators_over_an_expired_object_have_one_winner(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        for _ in range(self.race_rounds):
+            await objects.put(f"{unique}/k", b"old", ttl=1)
+            now += 2
+            made = await asyncio.gather(
+                *(objects.put(f"{unique}/k", b"%d" % n, if_absent=True) for n in range(4)),
+                objects.sweep_expired(),
+                return_exceptions=True,
+            )
+            refused = [result for result in made if isinstance(result, PreconditionFailedError)]
+            assert (len(made), len(refused)) == (5, 3), made
+            assert not any(isinstance(result, BaseException) for result in made if result not in refused)
+            await objects.delete(f"{unique}/k")
+
+    async def test_a_sweep_goes_on_behind_objects_that_were_saved_anew_or_deleted(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        for n in range(12):
+            now += 1
+            await objects.put(f"{unique}/heartbeat", b"%d" % n, ttl=60)
+            await objects.put(f"{unique}/deleted", b"", ttl=60)
+        await objects.delete(f"{unique}/deleted")
+        await objects.put(f"{unique}/last", b"x", ttl=61)
+        now += 62
+        await objects.put(f"{unique}/heartbeat", b"alive", ttl=60)
+        assert await objects.sweep_expired(3) == 1
+        due = [marker async for marker in objects._expired_markers(None)]  # pyright: ignore[reportPrivateUsage]
+        assert due == []
+        assert await _delete_all(objects, unique) == [f"{unique}/heartbeat"]
+
+
+async def _delete_all(objects: ObjectStore, unique: str) -> list[str]:
+    """Leave nothing that the tests of other clocks could meet; what there was."""
+    keys = [entry.key async for entry in objects.iterate(f"{unique}/") if isinstance(entry, ListEntry)]
+    for key in keys:
+        await objects.delete(key)
+    return keys
