@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, List  # noqa: UP035 - the worker refuses Out[list[str]]
+from typing import Any
 
 import azure.functions as func
 
@@ -18,9 +19,7 @@ from functions.problems import problem_document
 from functions.state import state
 from storage_lib.config import CONNECTION
 from storage_lib.errors import InvalidArgumentError, StorageError
-from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.model import (
-    EVENT_QUEUE,
     HIGH_POISON_QUEUE,
     HIGH_QUEUE,
     POISON_QUEUE,
@@ -32,6 +31,7 @@ from storage_lib.tasks.model import (
 from storage_lib.tasks.submission import NewTask
 
 blueprint = func.Blueprint()
+_log = logging.getLogger("AOS.Tasks")
 _AUTH = func.AuthLevel.FUNCTION
 _FIELDS = frozenset(
     {"action", "agent_id", "payload", "correlation_id", "idempotency_key", "delay_seconds", "priority"}
@@ -144,13 +144,16 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
 
 @blueprint.function_name("cancel_task")
 @blueprint.route(route="tasks/{task_id}/cancel", methods=["POST"], auth_level=_AUTH)
-@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
 @endpoint()
-async def cancel_task(req: func.HttpRequest, events: func.Out[List[str]]) -> func.HttpResponse:  # noqa: UP006
+async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that does not run yet never will; one
     that runs is asked to stop; 409 for one that has ended otherwise."""
-    record, ended = await state().engine.cancel(check_task_id(req.route_params.get("task_id")))
-    _publish(ended, events)
+    engine = state().engine
+    record, ended = await engine.cancel(check_task_id(req.route_params.get("task_id")))
+    try:
+        await engine.outbox.publish(ended)
+    except StorageError as error:  # The task is cancelled all the same; the record says what is due.
+        _log.warning("the events of the cancelled task %s will be published later: %s", record.task_id, error)
     return json_response(_shown(record))
 
 
@@ -166,76 +169,53 @@ async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
 
 @blueprint.function_name("process_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=TASK_QUEUE, connection=CONNECTION)
-@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
-async def process_task(message: func.QueueMessage, events: func.Out[List[str]]) -> None:  # noqa: UP006
+async def process_task(message: func.QueueMessage) -> None:
     """Handle one delivery of the task queue; an error leaves the message to be delivered again."""
-    await _process(message, TASK_QUEUE, events)
+    await _process(message, TASK_QUEUE)
 
 
 @blueprint.function_name("process_high_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=HIGH_QUEUE, connection=CONNECTION)
-@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
-async def process_high_task(message: func.QueueMessage, events: func.Out[List[str]]) -> None:  # noqa: UP006
+async def process_high_task(message: func.QueueMessage) -> None:
     """As `process_task`, for tasks of high priority: a backlog of others does not hold them up."""
-    await _process(message, HIGH_QUEUE, events)
+    await _process(message, HIGH_QUEUE)
 
 
 @blueprint.function_name("process_poison_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=POISON_QUEUE, connection=CONNECTION)
-@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
-async def process_poison_task(
-    message: func.QueueMessage,
-    events: func.Out[List[str]],  # noqa: UP006
-) -> None:
+async def process_poison_task(message: func.QueueMessage) -> None:
     """Turn a message that could not be handled into an inspectable dead record."""
-    await _process_poison(message, TASK_QUEUE, events)
+    await _process_poison(message, TASK_QUEUE)
 
 
 @blueprint.function_name("process_high_poison_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=HIGH_POISON_QUEUE, connection=CONNECTION)
-@blueprint.queue_output(arg_name="events", queue_name=EVENT_QUEUE, connection=CONNECTION)
-async def process_high_poison_task(
-    message: func.QueueMessage,
-    events: func.Out[List[str]],  # noqa: UP006
-) -> None:
+async def process_high_poison_task(message: func.QueueMessage) -> None:
     """As `process_poison_task`, for tasks of high priority."""
-    await _process_poison(message, HIGH_QUEUE, events)
+    await _process_poison(message, HIGH_QUEUE)
 
 
-async def _process(
-    message: func.QueueMessage,
-    queue: str,
-    events: func.Out[List[str]],  # noqa: UP006
-) -> None:
+async def _process(message: func.QueueMessage, queue: str) -> None:
     text = message.get_body().decode()
     count = message.dequeue_count or 1
-    _publish(await state().engine.process(text, queue=queue, dequeue_count=count), events)
+    engine = state().engine
+    # Not by an output binding: that is sent after the function, and nobody is told whether it was.
+    await engine.outbox.publish(await engine.process(text, queue=queue, dequeue_count=count))
 
 
-async def _process_poison(
-    message: func.QueueMessage,
-    queue: str,
-    events: func.Out[List[str]],  # noqa: UP006
-) -> None:
+async def _process_poison(message: func.QueueMessage, queue: str) -> None:
     text = message.get_body().decode()
     # The platform tells it with every message; without, a second delivery would make a second dead record.
     inserted = message.insertion_time or datetime.now(UTC)
-    ended = await state().engine.process_poison(
+    engine = state().engine
+    ended = await engine.process_poison(
         text,
         queue=queue,
         message_id=str(message.id),
         inserted_at=inserted if inserted.tzinfo is not None else inserted.replace(tzinfo=UTC),
         dequeue_count=message.dequeue_count or 1,
     )
-    _publish(ended, events)
-
-
-def _publish(ended: list[TaskEvent], events: func.Out[List[str]]) -> None:  # noqa: UP006
-    # host.json leaves messages as they are (messageEncoding none), so that no message of another program
-    # is unreadable before it reaches us; encoding is the queue client's, for triggers and bindings alike.
-    if ended:
-        encode = state().storage.backend.queues.encode
-        events.set([encode(event.to_json()) for event in ended])
+    await engine.outbox.publish(ended)
 
 
 def _shown(record: TaskRecord) -> Mapping[str, Any]:
@@ -266,6 +246,7 @@ def _shown(record: TaskRecord) -> Mapping[str, Any]:
         "traceparent": record.trace_parent,
         "parent_id": record.parent_id,
         "raw_message": record.raw_message,
+        "omitted": record.omitted or None,
         "cancel_requested": record.cancel_requested or None,
         "children": None
         if children is None or not children.total

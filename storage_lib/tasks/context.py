@@ -91,7 +91,7 @@ class TaskContext:
 
     async def progress(self, value: Any) -> None:
         """Show how far the task is: any small JSON value, in the record until the next one. Written at most
-        once a second. Also a `checkpoint`.
+        once a second, and the last one with the end of the run. Also a `checkpoint`.
 
         :raises TaskCancelledError: the task was asked to stop.
         :raises SerializationError: the value is no JSON, or more than 8 KiB of it.
@@ -105,6 +105,8 @@ class TaskContext:
         if now - self._progress_at >= _CHECK_SECONDS:
             self._progress_at = self._checked_at = now
             await self._lease.change(progress=value)
+        else:
+            self._lease.change_later(progress=value)
         await self.checkpoint()
 
     async def update_once(

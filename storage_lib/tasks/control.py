@@ -56,6 +56,7 @@ class Control:
                     status=TaskStatus.CANCELLED,
                     cancel_requested=True,
                     finished_at=now,
+                    event_due=True,
                     updated_at=now,
                     history=noted(record, now, "cancelled"),
                 )
@@ -124,6 +125,7 @@ class Control:
             parent_fence=record.parent_fence if parent_fence is None else parent_fence,
             given_up=0,
             cancel_requested=False,
+            event_due=False,
             children=None if record.children is None else Children(0),
             result=None,
             progress=None,

@@ -44,6 +44,7 @@ from storage_lib.tasks.lease import (
     RefusedError,
 )
 from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus
+from storage_lib.tasks.outbox import Outbox
 from storage_lib.tasks.poison import buried
 from storage_lib.tasks.records import TaskRecords
 from storage_lib.tasks.registry import RegisteredAction, Registry
@@ -101,7 +102,8 @@ class TaskEngine:
         self.submission = Submission(
             storage.backend, self.records, self.registry, self.control, self._now, key_window_seconds
         )
-        self.repair = Repair(self.records, storage.backend.queues, self._now)
+        self.outbox = Outbox(self.records, storage.backend.queues)
+        self.repair = Repair(self.records, storage.backend.queues, self.outbox, self._now)
         self._joins = Joins(self.records, self._now)
         self._queues = storage.backend.queues
         self._length = timedelta(seconds=lease_seconds)
@@ -119,9 +121,9 @@ class TaskEngine:
     async def process(self, text: str, *, queue: str, dequeue_count: int = 1) -> list[TaskEvent]:
         """Handle one delivery of a message of a task queue; when this returns it may be deleted.
 
-        Returns the events to publish. A delivery that changes nothing (the task has ended, or another
-        delivery of it is running) has none; only where an earlier delivery of this very message may have
-        died before its event was out, the event is given again.
+        Returns the events to publish (`Outbox.publish`). A delivery that changes nothing (the task has ended,
+        or another delivery of it is running) has none; only where an event is not known to be out, it is
+        given again.
 
         :param text: the message as it is on the wire (`QueueMessage.text`).
         :param queue: the queue that it came from.
@@ -145,11 +147,11 @@ class TaskEngine:
     async def _finished(self, record: TaskRecord, *, again: bool) -> list[TaskEvent]:
         """What is left to do for a task that needs no run: whoever ran it may have died before it was done.
 
-        :param again: its event may not have been published either.
+        :param again: the message was delivered before: then those that wait for the task may not know either.
         """
         if record.is_final:
-            events = [TaskEvent.of(record)] if again else []
-            return events + await self._joins.child_ended(record, again=again)
+            events = [TaskEvent.of(record)] if record.event_due else []
+            return events + await self._joins.child_ended(record, again=again or record.event_due)
         if record.cancel_requested:  # while it ran, and it began to wait all the same
             return (await self.cancel(record.task_id))[1]
         # Its last child may have ended before it began to wait.
@@ -190,7 +192,7 @@ class TaskEngine:
                 reason=error,
                 now=self._now(),
             )
-            return await self._bury(dead, dequeue_count)
+            return await self._bury(dead)
         record = await self._revived(record, message)
         if record.is_waiting or record.is_final:
             return await self._finished(record, again=dequeue_count > 1)
@@ -397,20 +399,30 @@ class TaskEngine:
         now = self._now()
         due = now + timedelta(seconds=delay)
         attempts = lease.record.attempts - (not counts)
-        try:
-            await lease.conclude(
-                lambda record: {
-                    "status": TaskStatus.QUEUED,
-                    "due_at": due,
-                    "lease_until": now,
+
+        def put_back(record: TaskRecord) -> dict[str, Any]:
+            if record.cancel_requested:  # while it ran: then it is not tried again
+                return {
+                    **_ending(record, now, TaskStatus.CANCELLED, error),
                     "error": error,
                     "attempts": attempts,
-                    "history": ended(replace(record, attempts=attempts), now, outcome, error, due),
-                    **changes,
                 }
-            )
+            return {
+                "status": TaskStatus.QUEUED,
+                "due_at": due,
+                "lease_until": now,
+                "error": error,
+                "attempts": attempts,
+                "history": ended(replace(record, attempts=attempts), now, outcome, error, due),
+                **changes,
+            }
+
+        try:
+            record = await lease.conclude(put_back)
         except LeaseLostError:
             return []
+        if record.is_final:
+            return [TaskEvent.of(record), *await self._joins.child_ended(record)]
         # After the record: if this fails, the message that is being handled now comes again.
         await self._queues.send_text(queue, text, delay=min(delay, MAX_VISIBILITY_SECONDS))
         return []
@@ -419,14 +431,7 @@ class TaskEngine:
         now = self._now()
         error: TaskError | None = changes.get("error")
         try:
-            record = await lease.conclude(
-                lambda record: {
-                    "status": status,
-                    "finished_at": now,
-                    "history": ended(record, now, str(status), error),
-                    **changes,
-                }
-            )
+            record = await lease.conclude(lambda record: {**_ending(record, now, status, error), **changes})
         except LeaseLostError:
             _log.warning("task %s was taken over; its end here is dropped", lease.record.task_id)
             return []
@@ -454,17 +459,29 @@ class TaskEngine:
         if record.status is not TaskStatus.CANCELLED:
             return record, []
         # Also where it was cancelled before: whoever did that may have died before it was known.
-        return record, [TaskEvent.of(record), *await self._joins.child_ended(record, again=not ended)]
+        events = [TaskEvent.of(record)] if record.event_due else []
+        return record, events + await self._joins.child_ended(record, again=not ended)
 
-    async def _bury(self, record: TaskRecord, dequeue_count: int) -> list[TaskEvent]:
+    async def _bury(self, record: TaskRecord) -> list[TaskEvent]:
         try:
             return [TaskEvent.of(await self.records.insert(record))]
         except PreconditionFailedError:
             # It was recorded before; whoever did may have died before its event was out.
-            return [TaskEvent.of(record)] if dequeue_count > 1 else []
+            found = await self.records.get(record.task_id, contents=False)
+            return [TaskEvent.of(found)] if found.event_due else []
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _ending(record: TaskRecord, now: datetime, status: TaskStatus, error: TaskError | None) -> dict[str, Any]:
+    """What every end of a run writes."""
+    return {
+        "status": status,
+        "finished_at": now,
+        "event_due": True,
+        "history": ended(record, now, str(status), error),
+    }
 
 
 async def _limited(registered: RegisteredAction, context: TaskContext, payload: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
@@ -28,6 +28,8 @@ class TaskEvent:
     traceparent: str | None
     parent_id: str | None
     error: dict[str, str] | None
+    etag: str = field(default="", compare=False, repr=False)
+    """That of the record whose end it tells; not part of what is published."""
 
     @classmethod
     def of(cls, record: TaskRecord) -> TaskEvent:
@@ -45,7 +47,10 @@ class TaskEvent:
             error=None
             if error is None
             else {"code": error.code[:MAX_CHARACTERS], "message": error.message[:MAX_CHARACTERS]},
+            etag=record.etag,
         )
 
     def to_json(self) -> str:
-        return msgspec.json.encode(self).decode()
+        published = msgspec.to_builtins(self)
+        del published["etag"]
+        return msgspec.json.encode(published).decode()

@@ -80,8 +80,8 @@ class Joins:
     ) -> list[TaskEvent]:
         """Count a child's end; the event of the parent, if this was what ended it, and so on upwards.
 
-        :param again: give the events of parents that have ended as well: whoever ended them may have died
-            before they were out.
+        :param again: give the events of parents that have ended as well, where they are not known to be out:
+            whoever ended them may have died before.
         :param below: those whose ends led here. None of them is above, but in records that are damaged.
         """
         if child.parent_id is None or child.child_index is None or child.task_id in below:
@@ -97,7 +97,8 @@ class Joins:
             return []
         if parent.is_final:
             # The worker that ended it may have died at once; its own parent must know.
-            events = [TaskEvent.of(parent)] if again and parent.children and parent.children.all_done else []
+            told = not (again and parent.event_due and parent.children and parent.children.all_done)
+            events = [] if told else [TaskEvent.of(parent)]
             return events + await self.child_ended(parent, again=again, below=below | {child.task_id})
         return await self.complete(parent)
 
@@ -127,7 +128,7 @@ class Joins:
             now = self._now()
             try:
                 ended = await self._records.change(
-                    parent, finished_at=now, updated_at=now, **_outcome(parent)
+                    parent, finished_at=now, event_due=True, updated_at=now, **_outcome(parent)
                 )
             except PreconditionFailedError:
                 await conflicts.pause()

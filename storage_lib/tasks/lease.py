@@ -72,6 +72,11 @@ class Lease:
         self._length = length
         self._now = now
         self._changing = asyncio.Lock()
+        self._later: dict[str, Any] = {}
+
+    def change_later(self, **changes: Any) -> None:
+        """Change the record with whatever is written next, at the latest with the end of the run."""
+        self._later = {**self._later, **changes}
 
     async def change(self, **changes: Any) -> TaskRecord:
         """Change the record if it is still ours. :raises LeaseLostError: it is not; nothing was changed."""
@@ -85,9 +90,12 @@ class Lease:
                 if self.record.status is not TaskStatus.RUNNING:
                     raise LeaseLostError  # It has ended, here.
                 try:
+                    later = self._later
                     self.record = await self._records.change(
-                        self.record, **changes(self.record), updated_at=self._now()
+                        self.record, **{**later, **changes(self.record)}, updated_at=self._now()
                     )
+                    if self._later is later:
+                        self._later = {}
                 except PreconditionFailedError:
                     await conflicts.pause()
                     await self._reload()

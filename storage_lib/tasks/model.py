@@ -132,7 +132,8 @@ class TaskRecord:
     submitted it last. Before ``lease_until`` nobody else may take it over. ``given_up`` counts how often its
     message was given up, or it did not get to its action, since an attempt was made. It does not run before
     ``due_at``. ``payload_key`` names the object that holds a large payload. ``children`` is set once it waits
-    for them. ``history`` has its latest attempts.
+    for them. ``history`` has its latest attempts. ``event_due`` says that it has ended and the event of that
+    is not known to be out (`Outbox`). ``omitted`` says of a large content that was not read why not.
     """
 
     task_id: str
@@ -166,6 +167,8 @@ class TaskRecord:
     lease_until: datetime | None = None
     history: tuple[Attempt, ...] = ()
     raw_message: str | None = None
+    event_due: bool = False
+    omitted: dict[str, str] = field(default_factory=dict[str, str], compare=False)
     etag: str = field(default="", compare=False)
 
     @property
@@ -391,10 +394,18 @@ def _is_payload_key(task_id: str, key: Any) -> bool:
     return isinstance(key, str) and re.fullmatch(re.escape(prefix) + "[0-9a-f]{32}", key) is not None
 
 
+_BOM = b"\xef\xbb\xbf"
+_AROUND = "\ufeff \t\r\n"
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
 def _unwrapped(text: str) -> bytes:
-    if not text.lstrip().startswith("{"):
+    text = text.strip(_AROUND)
+    if not text.startswith("{"):
+        # As tools write it: in lines, without padding, in the alphabet for URLs.
+        joined = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
         try:
-            return base64.b64decode(text, validate=True)
+            return base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True).removeprefix(_BOM)
         except ValueError:
             pass
     return text.encode()

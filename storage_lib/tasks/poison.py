@@ -31,6 +31,7 @@ def buried(
         created_at=inserted_at,
         updated_at=now,
         finished_at=now,
+        event_due=True,
         error=TaskError(reason.code, reason.explained()),
         raw_message=text,
     )

@@ -145,6 +145,13 @@ class TaskRecords:
             raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id") from error
         return await self._from_entity(entity, contents)
 
+    async def event_is_out(self, task_id: str, etag: str) -> None:
+        """Note in the record with that ETag that the event of its end has been sent.
+
+        :raises PreconditionFailedError: it was changed since. :raises KeyNotFoundError: it is gone.
+        """
+        await self._backend.tables.update(TASK_TABLE, *record_keys(task_id), {"event_due": False}, etag=etag)
+
     async def list(
         self,
         *,
@@ -197,12 +204,12 @@ class TaskRecords:
 
     async def overdue(self, before: datetime) -> AsyncIterator[TaskRecord]:
         """Records, without large contents, of tasks that have not ended though they were due, or their lease
-        was over, before that moment, and that nobody has changed since."""
+        was over, before that moment, or whose event is due since then, and that nobody has changed since."""
         async for entity in self._until(
             before,
             # "not … ge" and not "lt": it holds where there is no such property as well.
             "updated_at lt @before and (status eq @queued and not (due_at ge @before)"
-            " or status eq @running and not (lease_until ge @before))",
+            " or status eq @running and not (lease_until ge @before) or event_due eq true)",
             queued=str(TaskStatus.QUEUED),
             running=str(TaskStatus.RUNNING),
         ):
@@ -337,11 +344,18 @@ class TaskRecords:
     async def _read(self, entity: Entity, contents: bool) -> TaskRecord:
         found = entity.properties
         large: dict[str, Any] = {}
+        omitted: dict[str, str] = {}
         for name in _LARGE:
             if found.get(name):
                 large[name] = msgspec.json.decode(found[name])
-            elif contents and (key := found.get(name + "_key")):
-                large[name] = await self.load(key)
+            elif key := found.get(name + "_key"):
+                if not contents:
+                    omitted[name] = "it is large, and shown with the task by itself"
+                    continue
+                try:
+                    large[name] = await self.load(key)
+                except KeyNotFoundError:
+                    omitted[name] = f"it is gone: object {key!r} does not exist"
         code = found.get("error_code")
         error = None
         if code:
@@ -361,6 +375,7 @@ class TaskRecords:
             children=children,
             progress=msgspec.json.decode(found["progress"]) if found.get("progress") else None,
             history=_history.decode(found["history"]) if found.get("history") else (),
+            omitted=omitted,
             etag=entity.etag,
             **plain,
             **large,
@@ -376,11 +391,13 @@ def _task_id_of(entity: Entity) -> str:
 
 
 _history = msgspec.json.Decoder(tuple[Attempt, ...])
+_NOT_STORED: Final = ("etag", "omitted")
 _PLAIN: Final = frozenset(item.name for item in fields(TaskRecord)) - {
-    *("status", "priority", "error", "children", "progress", "history", "etag"),
+    *("status", "priority", "error", "children", "progress", "history"),
+    *_NOT_STORED,
     *_LARGE,
 }
 
 
 def _fields(record: TaskRecord) -> dict[str, Any]:
-    return {item.name: getattr(record, item.name) for item in fields(record) if item.name != "etag"}
+    return {item.name: getattr(record, item.name) for item in fields(record) if item.name not in _NOT_STORED}

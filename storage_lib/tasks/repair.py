@@ -15,8 +15,10 @@ from typing import Any
 
 from storage_lib.backends.base import QueueStore
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus, child_task_id
+from storage_lib.tasks.outbox import Outbox
 from storage_lib.tasks.records import TaskRecords
 
 OVERDUE = timedelta(hours=1)
@@ -33,29 +35,39 @@ _log = logging.getLogger("AOS.Tasks")
 class Repair:
     """Sends the messages of overdue tasks again."""
 
-    def __init__(self, records: TaskRecords, queues: QueueStore, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, records: TaskRecords, queues: QueueStore, outbox: Outbox, now: Callable[[], datetime]
+    ) -> None:
         self._records = records
         self._queues = queues
+        self._outbox = outbox
         self._now = now
 
     async def run(self, limit: int = MAX_REPAIRS) -> int:
-        """Send the messages of up to ``limit`` tasks again; returns how many.
+        """Send the messages of up to ``limit`` tasks again; returns how many. Events that have been due for
+        longer than `OVERDUE` are published on the way, and count for the limit.
 
         :raises StorageError: the first that stood in the way of one of them; the others were seen to.
 
         A task gets one at most an hour, and each time after twice that, up to a day, so that where many wait
         the next run comes to others. Its history has a note ``redelivered``.
         """
-        sent = 0
+        sent = published = 0
         failed: StorageError | None = None
         async for record in self._records.overdue(self._now() - OVERDUE):
-            if sent == limit:
-                return sent
+            if sent + published == limit:
+                break
             try:
-                sent += await self._sent_again(record)
+                if record.is_final:
+                    await self._outbox.publish([TaskEvent.of(record)])
+                    published += 1
+                else:
+                    sent += await self._sent_again(record)
             except StorageError as error:  # The others must not wait for this one.
                 _log.warning("task %s could not be repaired: %s", record.task_id, error)
                 failed = failed or error
+        if published:
+            _log.warning("%d events that nobody had published are out", published)
         if failed is not None:
             raise failed
         return sent

@@ -1,0 +1,57 @@
+"""Publishing the events of ends, at least once each, whoever dies in between.
+
+The write that ends a task says that its event is due, and a further one, once the event has been sent, that
+it is out. So whoever meets an ended task whose event is not known to be out, a second delivery of its message
+or the repair of overdue tasks, publishes it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from storage_lib.backends.base import QueueStore
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.tasks.conflicts import Conflicts
+from storage_lib.tasks.events import TaskEvent
+from storage_lib.tasks.model import EVENT_QUEUE
+from storage_lib.tasks.records import TaskRecords
+
+_log = logging.getLogger("AOS.Tasks")
+
+
+class Outbox:
+    """Sends events to the queue of events, and keeps in the records which are out."""
+
+    def __init__(self, records: TaskRecords, queues: QueueStore) -> None:
+        self._records = records
+        self._queues = queues
+
+    async def publish(self, events: Iterable[TaskEvent]) -> None:
+        """:raises StorageError: one could not be sent; it and those after it are still due."""
+        for event in events:
+            await self._queues.send(EVENT_QUEUE, event.to_json().encode())
+            try:
+                await self._note(event)
+            except StorageError as error:
+                _log.info("the event of task %s is out, and will be again: %s", event.task_id, error)
+
+    async def _note(self, event: TaskEvent) -> None:
+        etag = event.etag
+        conflicts = Conflicts()
+        while True:
+            try:
+                await self._records.event_is_out(event.task_id, etag)
+            except PreconditionFailedError:
+                await conflicts.pause()
+                try:
+                    found = await self._records.get(event.task_id, contents=False)
+                except KeyNotFoundError:
+                    return
+                if not found.event_due or found.finished_at != event.finished_at:
+                    return  # Another has noted it, or it is the event of another end that is due.
+                etag = found.etag
+            except KeyNotFoundError:
+                return
+            else:
+                return
