@@ -161,6 +161,125 @@ def test_what_a_backend_can_not_work_with(arguments: dict[str, Any], field: str 
     assert refused.value.field == (field or "table_endpoint")
 
 
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("BlobEndpoint=https://team1.blob.core.windows.net/container", "BlobEndpoint"),
+        ("BlobEndpoint=https://team1.blob.core.windows.net/a/b/", "BlobEndpoint"),
+        ("QueueEndpoint=https://team1.queue.core.windows.net/agent-tasks", "QueueEndpoint"),
+        ("TableEndpoint=https://team1.table.core.windows.net/Tables", "TableEndpoint"),
+        ("BlobEndpoint=http://127.0.0.1:10000/team1/container", "BlobEndpoint"),
+        ("BlobEndpoint=https://files.example.com/container", "BlobEndpoint"),
+        ("BlobEndpoint=https://files.example.com//team1", "BlobEndpoint"),
+        ("BlobEndpoint=https://team1.queue.core.windows.net", "BlobEndpoint"),
+        ("BlobEndpoint=https://team1.dfs.core.windows.net", "BlobEndpoint"),
+        ("BlobEndpoint=https://team2.blob.core.windows.net", "BlobEndpoint"),
+        ("BlobEndpoint=https://team1.blob.core.windows.net:8443", "queue_endpoint"),
+        ("BlobEndpoint=https://files.example.com:8443", "queue_endpoint"),
+        ("BlobEndpoint=http://localhost:10000", "queue_endpoint"),
+        ("BlobEndpoint=http://10.0.0.7", "queue_endpoint"),
+        ("BlobEndpoint=http://[::1]:10000/team1", "queue_endpoint"),
+        ("BlobEndpoint=https://team1.blob.core.windows.net:99999", "BlobEndpoint"),
+        ("BlobEndpoint=https://team1.blob.core.windows.net:0", "BlobEndpoint"),
+        ("BlobEndpoint=https://[team1", "BlobEndpoint"),
+        ("BlobEndpoint=https://team1 .blob.core.windows.net", "BlobEndpoint"),
+        ("BlobEndpoint=https://team1.blob.core.windows.net\\x", "BlobEndpoint"),
+        ("BlobEndpoint=https://me:s3cr3t@team1.blob.core.windows.net", "BlobEndpoint"),
+        ("BlobEndpoint=", "BlobEndpoint"),
+        ("BlobEndpoint=  ", "BlobEndpoint"),
+        ("EndpointSuffix=https://core.windows.net", "EndpointSuffix"),
+        ("EndpointSuffix=core.windows.net/", "EndpointSuffix"),
+        ("EndpointSuffix=core.windows.net:443", "EndpointSuffix"),
+        ("EndpointSuffix=core windows net", "EndpointSuffix"),
+        ("EndpointSuffix=windows", "EndpointSuffix"),
+        ("EndpointSuffix=", "EndpointSuffix"),
+        ("DefaultEndpointsProtocol=", "DefaultEndpointsProtocol"),
+        ("DefaultEndpointsProtocol=https://", "DefaultEndpointsProtocol"),
+        ("SharedAccessSignature=", "SharedAccessSignature"),
+        (f"SharedAccessSignature={SAS} s3cr3t", "SharedAccessSignature"),
+        ("UseDevelopmentStorage=yes", "UseDevelopmentStorage"),
+        ("UseDevelopmentStorage=true;DevelopmentStorageProxyUri=http://azurite:10000", "ProxyUri"),
+        ("UseDevelopmentStorage=true;DevelopmentStorageProxyUri=http://azurite/x", "ProxyUri"),
+        ("EndpointSufix=core.windows.net", "EndpointSuffix"),
+        ("Blob Endpoint=https://team1.blob.core.windows.net", "BlobEndpoint"),
+    ],
+)
+def test_a_part_that_can_not_work_is_named_at_the_start(part: str, named: str) -> None:
+    """Beside a name and a key that are right."""
+    with pytest.raises(ConfigurationError) as refused:
+        AzureStorageBackend(f"AccountName=team1;AccountKey={KEY};{part}")
+    assert named in f"{refused.value} {refused.value.field}"
+    assert refused.value.remedy
+    shown = "".join(traceback.format_exception(refused.value)) + repr(refused.value) + refused.value.remedy
+    assert "s3cr3t" not in shown
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "team1/container",
+        "/team1",
+        "https://team1",
+        "Team1",
+        "team-1",
+        "t1",
+        "t" * 25,
+        "team1.blob",
+        "tëam",
+    ],
+)
+def test_a_name_that_no_account_has_is_named(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="AccountName") as refused:
+        AzureStorageBackend(f"AccountName={name};AccountKey={KEY}")
+    assert refused.value.remedy
+
+
+@pytest.mark.parametrize("key", ["", " ", "\t", "=", "==", "no base64!"])
+def test_a_key_that_is_none_is_named(key: str) -> None:
+    """An empty one must not fall back to an identity."""
+    with pytest.raises(ConfigurationError, match="AccountKey") as refused:
+        AzureStorageBackend(f"AccountName=team1;AccountKey={key}")
+    assert refused.value.remedy
+
+
+@pytest.mark.parametrize("argument", ["account_url", "blob_endpoint", "queue_endpoint", "table_endpoint"])
+@pytest.mark.parametrize("behind", ["/container", "/a/b", ":x", ":99999", "#f", "\\x", " x"])
+def test_arguments_are_checked_as_the_parts_are(argument: str, behind: str) -> None:
+    service = argument.partition("_")[0].replace("account", "blob")
+    with pytest.raises(ConfigurationError) as refused:
+        AzureStorageBackend(**{argument: f"https://team1.{service}.core.windows.net{behind}"})
+    assert refused.value.field == argument
+    assert refused.value.remedy
+
+
+def test_what_works_is_left_alone() -> None:
+    emulator = (
+        "BlobEndpoint=http://azurite:10000/acc-1;QueueEndpoint=http://azurite:10001/acc-1;"
+        f"TableEndpoint=http://azurite:10002/acc-1;AccountName=acc-1;AccountKey={KEY}"
+    )
+    assert resolve(emulator).blob == "http://azurite:10000/acc-1"
+    behind_a_proxy = emulator.replace("azurite:10000/", "proxy.example.com/azurite/")
+    assert resolve(behind_a_proxy).blob == "http://proxy.example.com/azurite/acc-1"
+    own_domain = resolve(f"BlobEndpoint=https://files.example.com;AccountName=team1;AccountKey={KEY}")
+    assert own_domain.queue == "https://team1.queue.core.windows.net"
+    usual_port = resolve(
+        f"BlobEndpoint=https://team1.blob.core.windows.net:443/;AccountName=team1;AccountKey={KEY}"
+    )
+    assert usual_port.table == "https://team1.table.core.windows.net"
+    secondary = "https://team1-secondary.blob.core.windows.net"
+    whole = resolve(
+        f"AccountName=team1;AccountKey={KEY};EndpointSuffix=.core.windows.net;UseDevelopmentStorage=false;"
+        f"BlobSecondaryEndpoint={secondary};FileEndpoint=https://team1.file.core.windows.net"
+    )
+    assert whole.blob == "https://team1.blob.core.windows.net"
+    assert resolve("UseDevelopmentStorage=true;DevelopmentStorageProxyUri=http://[::1]").queue == (
+        "http://[::1]:10001/devstoreaccount1"
+    )
+
+
 def test_no_secret_is_shown() -> None:
     for backend in (
         AzureStorageBackend(f"AccountName=team1;AccountKey={KEY}"),
