@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Buffer, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Buffer, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from storage_lib import values
 from storage_lib.backends.base import (
@@ -38,6 +38,9 @@ from storage_lib.errors import (
 from storage_lib.factory import build
 from storage_lib.keys import SYSTEM_PREFIX, essence, validate_content_type, validate_user_key
 
+if TYPE_CHECKING:
+    from storage_lib.pickling import Pickling
+
 _UPDATE_ATTEMPTS = 1000
 _NOTHING: Any = object()
 
@@ -62,6 +65,8 @@ class StorageManager:
         """
         self._config = None if backend is not None else _anywhere(config or StorageConfig.from_env())
         self._owned = backend is None
+        chosen = self._config if self._config is not None else config
+        self._pickling = None if chosen is None else _pickling(chosen)
         self.backend = build(self._config) if self._config is not None else cast("StorageBackend", backend)
 
     def __repr__(self) -> str:
@@ -123,7 +128,7 @@ class StorageManager:
         :raises SerializationError: the value could not come back as it is; nothing was stored.
         :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
         """
-        encoded = values.encode(data)
+        encoded = values.encode(data, self._pickling)
         chosen = encoded.content_type if content_type is None else _narrowed(content_type, encoded)
         return await self.backend.objects.put(
             validate_user_key(key),
@@ -147,7 +152,7 @@ class StorageManager:
         :raises SerializationError: its bytes are not what its content type says, or not a ``model``.
         """
         found = await self.read(key)
-        return _value(found, await content_of(found), model)
+        return await self._value(found, model)
 
     async def update(
         self,
@@ -176,7 +181,7 @@ class StorageManager:
                 if initial is _NOTHING:
                     raise
                 found = None
-            old = initial if found is None else _value(found, await content_of(found), None)
+            old = initial if found is None else await self._value(found, None)
             metadata = {} if found is None else dict(found.info.metadata)
             if once is not None:
                 if metadata.get(once[0]) == once[1]:
@@ -191,7 +196,7 @@ class StorageManager:
                     field="change",
                     remedy="return the new value; to store None use save",
                 )
-            encoded = values.encode(new)
+            encoded = values.encode(new, self._pickling)
             try:
                 await self.backend.objects.put(
                     key,
@@ -217,6 +222,21 @@ class StorageManager:
             return None
         return max(info.expires_at.timestamp() - self.backend.objects.clock(), 0)
 
+    async def _value(self, found: StoredObject, model: Any) -> Any:
+        info, data = found.info, await content_of(found)
+        try:
+            await _paused(values.checking_stored(data, info.content_type))
+            if model is None:
+                return values.decode(data, info.content_type, self._pickling, checked=True)
+            return values.decode_as(data, info.content_type, model, self._pickling, checked=True)
+        except SerializationError as error:
+            raise SerializationError(
+                f"object {info.key!r}: {error.message}",
+                field=error.field,
+                limit=error.limit,
+                remedy=error.remedy,
+            ) from error
+
     # -- bytes
 
     async def write(
@@ -230,7 +250,8 @@ class StorageManager:
         if_absent: bool = False,
         ttl: float | None = None,
     ) -> PutResult:
-        """Store bytes as they are. JSON is checked to be JSON. Conditions and ``ttl`` as for `save`.
+        """Store bytes as they are, if `load` can read them by their content type. Conditions and ``ttl`` as
+        for `save`.
 
         :param data: bytes, or any bytes-like object: what it holds now is stored.
         :raises SerializationError: the bytes are not what the content type says; nothing was stored.
@@ -238,7 +259,7 @@ class StorageManager:
         """
         validate_user_key(key)
         data = as_bytes(data)
-        values.validate(data, validate_content_type(content_type))
+        await _paused(values.checking(data, validate_content_type(content_type)))
         return await self.backend.objects.put(
             key,
             data,
@@ -424,16 +445,18 @@ async def _each[T](
     return results
 
 
-def _value(found: StoredObject, data: bytes, model: Any) -> Any:
-    info = found.info
-    try:
-        if model is None:
-            return values.decode(data, info.content_type)
-        return values.decode_as(data, info.content_type, model)
-    except SerializationError as error:
-        raise SerializationError(
-            f"object {info.key!r}: {error.message}", field=error.field, remedy=error.remedy
-        ) from error
+def _pickling(config: StorageConfig) -> Pickling | None:
+    if not config.allow_pickle:
+        return None
+    from storage_lib.pickling import Pickling
+
+    return Pickling(config.signing_key or b"")
+
+
+async def _paused(steps: Iterator[None]) -> None:
+    """Take each step in a turn of the event loop, so that other work goes on."""
+    for _ in steps:
+        await asyncio.sleep(0)
 
 
 def _kept_type(info: ObjectInfo, encoded: values.Encoded) -> str:

@@ -18,141 +18,233 @@ code  type                                        content
 11    Decimal                                     its decimal text
 12    numpy array                                 the .npy format, without pickle
 13    numpy scalar                                a 0-dimensional array in the .npy format
+14    object with a registered codec              msgpack array [name of the codec, encoded value]
+15    pickled object, where that is allowed       HMAC-SHA-256 (32 bytes), pickle
 ====  ==========================================  =====================================================
 """
 
 from __future__ import annotations
 
 import enum
-import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
 
+from storage_lib.codecs import Codec, codec_named, codec_of
 from storage_lib.errors import SerializationError
-from storage_lib.values import MAX_DEPTH
-
-_TUPLE, _SET, _FROZENSET, _PAIRS, _BIG, _DATETIME, _DATE, _TIME, _DELTA, _UUID, _DECIMAL, _ARRAY, _SCALAR = (
-    range(1, 14)
+from storage_lib.npy import pack_npy, unpack_npy
+from storage_lib.sameness import MAX_DEPTH
+from storage_lib.structure import (
+    ARRAY,
+    BIG,
+    CODEC,
+    DATE,
+    DATETIME,
+    DECIMAL,
+    DELTA,
+    FROZENSET,
+    PAIRS,
+    PICKLE,
+    SCALAR,
+    SET,
+    TIME,
+    TUPLE,
+    UUID_,
+    check_packed,
 )
+
+if TYPE_CHECKING:
+    from storage_lib.pickling import Pickling
+
 _Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
+_LARGE = 4 * 1024 * 1024
+"""Bytes; what is smaller can not exceed a limit of structure.py, but for its keys."""
+_REMEDY = "convert it to a dict, list, str, number, bytes, datetime, UUID, Decimal or numpy array"
 
 
 class _RefusedError(Exception):
-    """An item of a type that would not come back; carries the path to it, built while unwinding."""
+    """An item that would not come back; carries the path to it, built while unwinding."""
 
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
+    def __init__(self, problem: str, remedy: str | None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
         self.path = ""
 
 
-def pack(value: Any, *, enum_values: bool = False) -> bytes:
+def pack(value: Any, *, enum_values: bool = False, pickling: Pickling | None = None) -> bytes:
     """The packed form of ``value``. :raises SerializationError: names the place of what can not be packed.
 
     :param enum_values: take the ``value`` of an Enum member, where a model will make it a member again; else
         it is refused.
+    :param pickling: pickles what has no form of its own; None refuses it.
     """
+    packer = _Packer(enum_values, pickling)
     try:
-        return _encode(_pack(value, 0, enum_values))
+        data = _encode(packer.pack(value, 0))
     except _RefusedError as refused:
         raise SerializationError(
-            f"value{refused.path} has the type {refused.kind}, which would not come back as it is",
+            f"value{refused.path} {refused.problem}",
             field=refused.path.lstrip(".") or None,
-            remedy="convert it to a dict, list, str, number, bytes, datetime, UUID, Decimal or numpy array",
+            remedy=refused.remedy,
         ) from None
+    except SerializationError:
+        raise
     except (ValueError, OverflowError, RecursionError) as error:
         raise SerializationError(f"value can not be packed: {error}") from error
+    if len(data) > _LARGE or packer.keys * len(data) > _LARGE:
+        for _ in check(data):
+            pass  # What could not be loaded is not stored.
+    if packer.codecs:
+        _check_codecs(data, packer.codecs, packer.pickled, enum_values, pickling)
+    return data
 
 
-def _pack(value: Any, depth: int, enum_values: bool) -> Any:
-    kind = type(value)
-    if kind in _NATIVE or value is None:
-        return value
-    if kind is int:
-        return value if -(2**63) <= value < 2**64 else _Ext(_BIG, str(value).encode())
-    if (scalar := SCALARS.get(kind)) is not None:
-        code, content = scalar
-        return _Ext(code, content(value))
-    if depth >= MAX_DEPTH:
+def _check_codecs(
+    data: bytes, codecs: set[str], pickled: bool, enum_values: bool, pickling: Pickling | None
+) -> None:
+    # Of a user's class nobody knows when two are equal; that what comes back is stored alike does tell.
+    back = unpack(data, pickling=pickling)
+    again = _Packer(enum_values, pickling)
+    if not pickled and _encode(again.pack(back, 0)) != data:
         raise SerializationError(
-            "value is nested too deeply, or contains itself", limit=f"{MAX_DEPTH} levels"
+            "value would come back as another: one of these codecs does not decode what it encodes:"
+            f" {', '.join(sorted(codecs))}",
+            remedy="let decode(encode(x)) be equal to x",
         )
-    if kind is list:
-        return _items(value, depth, enum_values)
-    if kind is dict:
-        if all(type(name) is str for name in value):
-            packed: dict[str, Any] = {}
-            for name, item in value.items():
-                try:
-                    packed[name] = _pack(item, depth + 1, enum_values)
-                except _RefusedError as refused:
-                    refused.path = f".{name}{refused.path}"
-                    raise
-            return packed
-        return _Ext(_PAIRS, _encode(_items([[k, v] for k, v in value.items()], depth, enum_values)))
-    if kind is tuple:
-        return _Ext(_TUPLE, _encode(_items(value, depth, enum_values)))
-    if kind is set or kind is frozenset:
-        items = sorted(_encode(item) for item in _items(value, depth, enum_values))
-        return _Ext(_SET if kind is set else _FROZENSET, _encode([msgspec.Raw(item) for item in items]))
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic)):
-        if kind in (numpy.str_, numpy.bytes_) and numpy.asarray(value)[()] != value:
-            raise _RefusedError(f"{kind.__name__} with NUL at its end")  # which numpy takes for padding
-        return _Ext(_ARRAY if kind is numpy.ndarray else _SCALAR, pack_npy(value))
-    if enum_values and isinstance(value, enum.Enum):
-        return _pack(value.value, depth + 1, enum_values)
-    raise _RefusedError(kind.__name__)
 
 
-def _items(values: Any, depth: int, enum_values: bool) -> list[Any]:
-    packed: list[Any] = []
-    for index, item in enumerate(values):
+class _Packer:
+    def __init__(self, enum_values: bool, pickling: Pickling | None) -> None:
+        self._enum_values = enum_values
+        self._pickling = pickling
+        self.codecs: set[str] = set()
+        self.keys = 0
+        self.pickled = False
+
+    def pack(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind in _NATIVE or value is None:
+            return value
+        if kind is int:
+            return value if -(2**63) <= value < 2**64 else _Ext(BIG, str(value).encode())
+        if (scalar := SCALARS.get(kind)) is not None:
+            code, content = scalar
+            return _Ext(code, content(value))
+        if depth >= MAX_DEPTH:
+            raise SerializationError(
+                "value is nested too deeply, or contains itself", limit=f"{MAX_DEPTH} levels"
+            )
+        if kind is list:
+            return self._items(value, depth)
+        if kind is dict:
+            if all(type(name) is str for name in value):
+                packed: dict[str, Any] = {}
+                for name, item in value.items():
+                    try:
+                        packed[name] = self.pack(item, depth + 1)
+                    except _RefusedError as refused:
+                        refused.path = f".{name}{refused.path}"
+                        raise
+                return packed
+            self.keys += sum(type(key) not in _NATIVE for key in value)
+            return _Ext(PAIRS, _encode(self._items([[k, v] for k, v in value.items()], depth)))
+        if kind is tuple:
+            return _Ext(TUPLE, _encode(self._items(value, depth)))
+        if kind is set or kind is frozenset:
+            self.keys += sum(type(key) not in _NATIVE for key in value)
+            items = sorted(_encode(item) for item in self._items(value, depth))
+            return _Ext(SET if kind is set else FROZENSET, _encode([msgspec.Raw(item) for item in items]))
+        if (codec := codec_of(kind)) is not None:
+            return self._by_codec(codec, value, depth)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic)):
+            return self._array(numpy, value)
+        if self._enum_values and isinstance(value, enum.Enum):
+            return self.pack(value.value, depth + 1)
+        return self._pickle(value, f"has the type {kind.__name__}, which would not come back as it is", None)
+
+    def _items(self, values: Any, depth: int) -> list[Any]:
+        packed: list[Any] = []
+        for index, item in enumerate(values):
+            try:
+                packed.append(self.pack(item, depth + 1))
+            except _RefusedError as refused:
+                refused.path = f"[{index}]{refused.path}"
+                raise
+        return packed
+
+    def _by_codec(self, codec: Codec, value: Any, depth: int) -> Any:
         try:
-            packed.append(_pack(item, depth + 1, enum_values))
-        except _RefusedError as refused:
-            refused.path = f"[{index}]{refused.path}"
-            raise
-    return packed
+            encoded = codec.encode(value)
+        except Exception as error:  # The user's own function may raise anything.
+            raise _RefusedError(f"was not encoded by the codec {codec.name!r}: {error!r}", None) from error
+        self.codecs.add(codec.name)
+        return _Ext(CODEC, _encode([codec.name, self.pack(encoded, depth + 1)]))
+
+    def _array(self, numpy: Any, value: Any) -> Any:
+        kind = type(value)
+        if kind in (numpy.str_, numpy.bytes_) and numpy.asarray(value)[()] != value:
+            # numpy takes NUL at the end for padding.
+            return self._pickle(value, f"has the type {kind.__name__} with NUL at its end", None)
+        try:
+            return _Ext(ARRAY if kind is numpy.ndarray else SCALAR, pack_npy(value))
+        except SerializationError as error:
+            return self._pickle(value, f"is {error.message}", error.remedy)
+
+    def _pickle(self, value: Any, problem: str, remedy: str | None) -> Any:
+        if self._pickling is None:
+            more = "or register a codec for its type (storage_lib.codecs)"
+            raise _RefusedError(problem, remedy or f"{_REMEDY}; {more}")
+        try:
+            signed = self._pickling.dump(value)
+        except SerializationError as error:
+            raise _RefusedError(f"is {error.message}", error.remedy) from error
+        self.pickled = True
+        return _Ext(PICKLE, signed)
 
 
 _NATIVE = frozenset({str, bool, float, bytes})
 SCALARS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
-    datetime: (_DATETIME, lambda v: _iso(v)),
-    date: (_DATE, lambda v: v.isoformat().encode()),
-    time: (_TIME, lambda v: _iso(v)),
-    timedelta: (_DELTA, lambda v: _encode([v.days, v.seconds, v.microseconds])),
-    UUID: (_UUID, lambda v: v.bytes),
-    Decimal: (_DECIMAL, lambda v: str(v).encode()),
+    datetime: (DATETIME, lambda v: _iso(v)),
+    date: (DATE, lambda v: v.isoformat().encode()),
+    time: (TIME, lambda v: _iso(v)),
+    timedelta: (DELTA, lambda v: _encode([v.days, v.seconds, v.microseconds])),
+    UUID: (UUID_, lambda v: v.bytes),
+    Decimal: (DECIMAL, lambda v: str(v).encode()),
 }
 
 
-def unpack(data: bytes) -> Any:
-    """The value of `pack`. :raises SerializationError: the bytes are not a packed value."""
+def unpack(data: bytes | memoryview, *, pickling: Pickling | None = None) -> Any:
+    """The value of `pack`, of bytes whose structure was checked.
+
+    :raises SerializationError: the bytes are not a packed value, or hold what can not be made here.
+    """
+    return _guarded((_reader if pickling is None else _Reader(pickling)).decode, data)
+
+
+def check(data: bytes, *, strangers: bool = False) -> Iterator[None]:
+    """`check_packed`; a generator that pauses.
+
+    :param strangers: run no codec, for the bytes come from anyone.
+    """
+    decode = (_plain_reader if strangers else _reader).decode
+    return check_packed(data, lambda item: _guarded(decode, item))
+
+
+def _guarded(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview) -> Any:
     try:
-        return _decoder.decode(data)
+        return decode(data)
     except SerializationError:
         raise
-    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise SerializationError(f"stored bytes are not a packed value: {error}") from error
-
-
-def _unpack_ext(code: int, content: memoryview) -> Any:
-    data = bytes(content)
-    try:
-        build = _BUILDERS[code]
-    except KeyError:
-        raise SerializationError(
-            f"packed value has the unknown extension type {code}", remedy="read it with a newer version"
-        ) from None
-    return build(data)
 
 
 def _iso(value: datetime | time) -> bytes:
@@ -165,62 +257,75 @@ def _iso(value: datetime | time) -> bytes:
     return data
 
 
-def _from_iso[T: (datetime, time)](kind: type[T], data: bytes) -> T:
-    text = data.decode()
+def _from_iso[T: (datetime, time)](kind: type[T], data: bytes | memoryview) -> T:
+    text = str(data, "utf-8")
     value = kind.fromisoformat(text.removesuffix("fold"))
     return value.replace(fold=1) if text.endswith("fold") else value
 
 
-def _array_of(data: bytes) -> Any:
-    return _decoder.decode(data)
+class _Reader:
+    """Makes the values of extensions; what they hold is read where it lies, without a copy."""
+
+    def __init__(self, pickling: Pickling | None = None, *, codecs: bool = True) -> None:
+        self._pickling = pickling
+        self._codecs = codecs
+        self.decode = msgspec.msgpack.Decoder(ext_hook=self._build).decode
+        array = self.decode
+        self._builders: dict[int, Callable[[memoryview], Any]] = {
+            TUPLE: lambda data: tuple(array(data)),
+            SET: lambda data: set(array(data)),
+            FROZENSET: lambda data: frozenset(array(data)),
+            PAIRS: lambda data: dict(array(data)),
+            BIG: lambda data: int(bytes(data)),
+            DATETIME: lambda data: _from_iso(datetime, data),
+            DATE: lambda data: date.fromisoformat(str(data, "utf-8")),
+            TIME: lambda data: _from_iso(time, data),
+            DELTA: lambda data: timedelta(*array(data)),
+            UUID_: lambda data: UUID(bytes=bytes(data)),
+            DECIMAL: lambda data: Decimal(str(data, "utf-8")),
+            ARRAY: unpack_npy,
+            SCALAR: lambda data: unpack_npy(data)[()],
+            CODEC: self._by_codec,
+            PICKLE: self._unpickle,
+        }
+
+    def _build(self, code: int, content: memoryview) -> Any:
+        try:
+            build = self._builders[code]
+        except KeyError:
+            raise SerializationError(
+                f"packed value has the unknown extension type {code}", remedy="read it with a newer version"
+            ) from None
+        return build(content)
+
+    def _by_codec(self, content: memoryview) -> Any:
+        name, encoded = self.decode(content)
+        codec = codec_named(name) if self._codecs else None
+        if codec is None:
+            raise SerializationError(
+                f"the value holds an object of the codec {name!r}, which is not registered here",
+                remedy="import the module that registers it (storage_lib.codecs.register_codec) first",
+            )
+        try:
+            value = codec.decode(encoded)
+        except Exception as error:  # The user's own function may raise anything.
+            raise SerializationError(f"the codec {name!r} could not decode a value: {error!r}") from error
+        if type(value) is not codec.kind:
+            raise SerializationError(
+                f"the codec {name!r} of {codec.kind.__name__} gave a {type(value).__name__}"
+            )
+        return value
+
+    def _unpickle(self, content: memoryview) -> Any:
+        if self._pickling is None:
+            raise SerializationError(
+                "the value holds a pickled object, which this configuration does not read",
+                field="allow_pickle",
+                remedy="if you trust all who hold the signing key, open the storage with"
+                " StorageConfig(allow_pickle=True, signing_key=…), the key that it was saved with",
+            )
+        return self._pickling.load(bytes(content))
 
 
-_BUILDERS: dict[int, Callable[[bytes], Any]] = {
-    _TUPLE: lambda data: tuple(_array_of(data)),
-    _SET: lambda data: set(_array_of(data)),
-    _FROZENSET: lambda data: frozenset(_array_of(data)),
-    _PAIRS: lambda data: dict(_array_of(data)),
-    _BIG: int,
-    _DATETIME: lambda data: _from_iso(datetime, data),
-    _DATE: lambda data: date.fromisoformat(data.decode()),
-    _TIME: lambda data: _from_iso(time, data),
-    _DELTA: lambda data: timedelta(*_array_of(data)),
-    _UUID: lambda data: UUID(bytes=data),
-    _DECIMAL: lambda data: Decimal(data.decode()),
-    _ARRAY: lambda data: unpack_npy(data),
-    _SCALAR: lambda data: unpack_npy(data)[()],
-}
-_decoder = msgspec.msgpack.Decoder(ext_hook=_unpack_ext)
-
-
-def pack_npy(value: Any) -> bytes:
-    """A numpy array or scalar in the .npy format. :raises SerializationError: it holds Python objects."""
-    import numpy as np
-
-    array = np.asarray(value)
-    if array.dtype.hasobject:
-        raise SerializationError(
-            f"a numpy array of dtype {array.dtype} holds Python objects and would need pickle",
-            remedy="convert it to a numeric, string or datetime dtype, or to a list",
-        )
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def unpack_npy(data: bytes) -> Any:
-    """The array of the .npy format. :raises SerializationError: it is malformed, or numpy is missing."""
-    try:
-        import numpy as np
-    except ImportError as error:
-        raise SerializationError(
-            "the value holds a numpy array and numpy is not installed", remedy="pip install numpy"
-        ) from error
-    buffer = io.BytesIO(data)
-    try:
-        array = np.lib.format.read_array(buffer, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise SerializationError(f"stored bytes are not a .npy array: {error}") from error
-    if buffer.read(1):
-        raise SerializationError("stored bytes go on behind the end of their .npy array")
-    return array
+_reader = _Reader()
+_plain_reader = _Reader(codecs=False)

@@ -57,10 +57,11 @@ def difference(value: Any, other: Any, depth: int) -> tuple[str, str] | None:
         pairs = ((item, theirs.get(_key(item), _MISSING)) for item in value)
         same = len(value) == len(theirs) and all(difference(*pair, depth + 1) is None for pair in pairs)
     else:
+        from storage_lib.codecs import codec_of
         from storage_lib.packing import SCALARS, pack
 
         # Equal moments may differ in their offsets, equal Decimals in their digits.
-        exact = kind in SCALARS or is_array(value)
+        exact = kind in SCALARS or is_array(value) or codec_of(kind) is not None
         same = pack(value) == pack(other) if exact else bool(value == other)
     return None if same else _ANOTHER
 

@@ -14,23 +14,29 @@ a numpy array by itself                               ``application/x-npy`` (the
 anything nested of the above and bytes, tuple, set,   ``application/vnd.agent-storage.value+msgpack``
 frozenset, datetime, date, time, timedelta, UUID,
 Decimal, numpy arrays and scalars, dict with keys
-that are not text, NaN and infinities
+that are not text, NaN and infinities, objects whose
+type has a codec (`storage_lib.codecs`)
 ====================================================  ==========================================
 
 Anything else is refused with `SerializationError` before a byte is stored: a subclass (an OrderedDict, an
 Enum) would come back as its base, so it is not taken. In a model it is taken if the declared fields bring it
 back: all that it holds is compared, with its types and at every level, before anything is stored. A datetime
-keeps its instant and offset, not the name of its time zone. Pickle is neither written nor read.
+keeps its instant and offset, not the name of its time zone. With ``StorageConfig(allow_pickle=True)`` what
+would be refused is pickled and signed (`storage_lib.pickling`); else pickle is neither written nor read.
 
-The msgpack form is plain msgpack with the extension types below; other languages can read it.
+The msgpack form is plain msgpack with the extension types of packing.py; other languages can read it. Bytes
+are checked by one rule where they are saved and where they are loaded, without building the value: syntax,
+declared sizes, charset, numbers that Python can hold, up to 100 levels, memory, and keys with equal hashes.
 """
 
 from __future__ import annotations
 
+import codecs
 import functools
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from storage_lib.errors import SerializationError
 from storage_lib.keys import essence
@@ -38,6 +44,8 @@ from storage_lib.sameness import MAX_DEPTH, difference, is_array
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+    from storage_lib.pickling import Pickling
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
@@ -48,6 +56,16 @@ NPY: Final = "application/x-npy"
 _BOM: Final = b"\xef\xbb\xbf"
 _NAMES: Final[dict[str, Any]] = {"by_alias": True, "by_name": True}
 """Fields are saved by their names, and others may send them by their aliases."""
+_MARKS: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""How texts in UTF-16 and UTF-32 begin; the order matters."""
+_NO_CHARSETS: Final = frozenset({"punycode", "idna", "undefined"})
+"""Python's encodings of names, which take quadratic time of a text, and none."""
+_SLICE: Final = 64 * 1024
 _TOO_LONG: Final = -(10**4299)
 """The JSON reader takes 4,300 characters of a number with its sign; Python writes 4,300 digits without it."""
 
@@ -60,8 +78,11 @@ class Encoded:
     content_type: str
 
 
-def encode(value: Any) -> Encoded:
-    """:raises SerializationError: the value could not come back as it is."""
+def encode(value: Any, pickling: Pickling | None = None) -> Encoded:
+    """:param pickling: pickles what has no form of its own; None refuses it.
+
+    :raises SerializationError: the value could not come back as it is.
+    """
     kind = type(value)
     try:
         if kind is str:
@@ -69,38 +90,42 @@ def encode(value: Any) -> Encoded:
         if kind is bytes:
             return Encoded(value, BYTES)
         if _is_plain_json(value, 0):
-            return Encoded(_msgspec().json.encode(value), JSON)
+            return Encoded(_encode_json(value), JSON)
         if _is_typed(value):
-            return _encode_typed(value)
-        if is_array(value) and kind is sys.modules["numpy"].ndarray:
+            return _encode_typed(value, pickling)
+        if is_array(value) and kind is sys.modules["numpy"].ndarray and pickling is None:
             return Encoded(_npy(value), NPY)
         from storage_lib.packing import pack
 
-        return Encoded(pack(value), PACKED)
+        return Encoded(pack(value, pickling=pickling), PACKED)
     except SerializationError:
         raise
     except (ValueError, OverflowError, RecursionError, TypeError) as error:
         raise SerializationError(f"value of type {kind.__name__} can not be stored: {error}") from error
 
 
-def decode(data: bytes, content_type: str) -> Any:
+def decode(data: bytes, content_type: str, pickling: Pickling | None = None, *, checked: bool = False) -> Any:
     """The value of stored bytes, by their content type: JSON, text (in its charset), packed, .npy; all
     others are bytes.
 
+    :param pickling: reads the pickled objects that it has signed; None reads none.
+    :param checked: `checking` has gone through them.
     :raises SerializationError: the bytes are not what the content type says.
     """
     kind = essence(content_type)
     try:
         if kind == JSON or kind.endswith("+json"):
-            return _msgspec().json.decode(data.removeprefix(_BOM))
+            return _decode_json(data)
         if kind.startswith("text/"):
-            return data.decode(charset(content_type))
+            return data.decode(_text_charset(data, content_type))
         if kind == PACKED:
             from storage_lib.packing import unpack
 
-            return unpack(data)
+            if not checked:
+                _finish(checking_stored(data, content_type))
+            return unpack(data, pickling=pickling)
         if kind == NPY:
-            from storage_lib.packing import unpack_npy
+            from storage_lib.npy import unpack_npy
 
             return unpack_npy(data)
     except SerializationError:
@@ -113,7 +138,30 @@ def decode(data: bytes, content_type: str) -> Any:
     return data
 
 
-def decode_as(data: bytes, content_type: str, model: Any) -> Any:
+def _encode_json(value: Any) -> bytes:
+    from storage_lib.json_text import check_room
+
+    data = _msgspec().json.encode(value)
+    check_room(data)
+    return data
+
+
+def _decode_json(data: bytes) -> Any:
+    from storage_lib.json_text import check_depth, check_json, check_room
+
+    check_room(data)
+    try:
+        value = _msgspec().json.decode(data.removeprefix(_BOM))
+    except ValueError:
+        _finish(check_json(data))  # says more
+        raise
+    check_depth(data)
+    return value
+
+
+def decode_as(
+    data: bytes, content_type: str, model: Any, pickling: Pickling | None = None, *, checked: bool = False
+) -> Any:
     """As `decode`, validated and converted to ``model``: a pydantic model, a dataclass or any type that
     pydantic knows.
 
@@ -125,8 +173,9 @@ def decode_as(data: bytes, content_type: str, model: Any) -> Any:
     kind = essence(content_type)
     try:
         if kind == JSON or kind.endswith("+json"):
+            _check_json_for_model(data)
             return adapter.validate_json(data.removeprefix(_BOM), **_NAMES)
-        return adapter.validate_python(decode(data, content_type), **_NAMES)
+        return adapter.validate_python(decode(data, content_type, pickling, checked=checked), **_NAMES)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
         places = [".".join(map(str, problem["loc"])) for problem in problems]
@@ -146,37 +195,117 @@ def decode_as(data: bytes, content_type: str, model: Any) -> Any:
         ) from error
 
 
-def charset(content_type: str) -> str:
+@overload
+def charset(content_type: str) -> str: ...
+@overload
+def charset(content_type: str, default: None) -> str | None: ...
+def charset(content_type: str, default: str | None = "utf-8") -> str | None:
     """The charset parameter of a content type; UTF-8 where there is none."""
     for parameter in content_type.split(";")[1:]:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":
-            return value.strip().strip('"') or "utf-8"
-    return "utf-8"
+            return value.strip().strip('"') or default
+    return default
+
+
+def _check_json_for_model(data: bytes) -> None:
+    from storage_lib.json_text import check_depth, check_json, check_room, has_large_number
+
+    check_room(data)
+    check_depth(data)
+    if has_large_number(data):  # which pydantic would make infinite
+        try:
+            _finish(check_json(data))
+        except SerializationError:
+            raise
+        except ValueError:
+            pass  # pydantic says it, with the place
+
+
+def _text_charset(data: bytes, content_type: str) -> str:
+    """The charset of a text; without a declared one a byte order mark tells.
+
+    :raises LookupError: there is no such charset.
+    """
+    declared = charset(content_type, None)
+    if declared is None:
+        return next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    if not declared.isascii() or not declared.isprintable():
+        raise LookupError(f"unknown encoding: {declared[:40]!r}")
+    found = codecs.lookup(declared)
+    # base64 and zlib are codecs as well, and decode() refuses them by the same attribute.
+    if found.name in _NO_CHARSETS or not getattr(found, "_is_text_encoding", True):
+        raise LookupError(f"unknown encoding: {declared}")
+    return declared
 
 
 def validate(data: bytes, content_type: str) -> None:
-    """Check bytes that claim to be JSON, or one of this library's own formats, before they are stored. JSON
-    is checked for its syntax, without building the value.
+    """Check bytes that claim to be JSON, text, or one of this library's own formats, before they are stored,
+    without building the value: what passes can be loaded.
 
-    :raises SerializationError: they are not.
+    :raises SerializationError: they are not, or could not.
     """
+    _finish(checking(data, content_type))
+
+
+def checking(data: bytes, content_type: str) -> Iterator[None]:
+    """`validate` as a generator that pauses after each millisecond or so of work, for event loops."""
     kind = essence(content_type)
+    data = bytes(data)
     try:
         if kind == JSON or kind.endswith("+json"):
-            text = data.removeprefix(_BOM)
-            text.decode()
-            msgspec = _msgspec()
-            msgspec.json.decode(text, type=msgspec.Raw)
-        elif kind in (PACKED, NPY):
-            decode(data, content_type)
-    except (ValueError, RecursionError) as error:
-        cause = error.message if isinstance(error, SerializationError) else str(error)
+            from storage_lib.json_text import check_json
+
+            yield from check_json(data)
+        elif kind.startswith("text/"):
+            yield from _checking_text(data, content_type)
+        elif kind == PACKED:
+            from storage_lib.packing import check
+
+            yield from check(data, strangers=True)
+        elif kind == NPY:
+            from storage_lib.npy import check_npy
+
+            check_npy(memoryview(data))
+    except (ValueError, LookupError, RecursionError) as error:
+        ours = error if isinstance(error, SerializationError) else None
         raise SerializationError(
-            f"the data is not valid {kind}: {cause}",
-            field="data",
-            remedy="correct it, or give it the content type that it has",
+            f"the data is not valid {kind}: {ours.message if ours else error}",
+            field=(ours and ours.field) or "data",
+            limit=ours and ours.limit,
+            remedy=(ours and ours.remedy) or "correct it, or give it the content type that it has",
         ) from error
+
+
+def checking_stored(data: bytes, content_type: str) -> Iterator[None]:
+    """What `decode` has to check before it builds a value, as a generator; then it is ``checked``."""
+    if essence(content_type) == PACKED:
+        from storage_lib.packing import check
+
+        yield from check(data)
+
+
+def _checking_text(data: bytes, content_type: str) -> Iterator[None]:
+    name = _text_charset(data, content_type)
+    if codecs.lookup(name).name in ("utf-16", "utf-32") and not data.startswith(tuple(m for m, _ in _MARKS)):
+        name = f"{name}-{sys.byteorder[0]}e"  # as decode() does, and an incremental decoder does not
+    decoder = codecs.getincrementaldecoder(name)()
+    try:
+        for start in range(0, max(len(data), 1), _SLICE):
+            if start:
+                yield
+            decoder.decode(data[start : start + _SLICE], start + _SLICE >= len(data))
+    except UnicodeDecodeError as error:
+        raise SerializationError(
+            f"it is not text in {name}: {error.reason}",
+            remedy="declare the charset that it has, as in text/plain; charset=iso-8859-1, or send it as"
+            f" {BYTES}",
+        ) from error
+
+
+def _finish(steps: Iterator[None]) -> None:
+    for _ in steps:
+        pass
 
 
 def _msgspec() -> Any:
@@ -208,16 +337,22 @@ def _is_plain_json(value: Any, depth: int) -> bool:
 
 
 def _npy(value: Any) -> bytes:
-    from storage_lib.packing import pack_npy
+    from storage_lib.npy import pack_npy
 
     return pack_npy(value)
 
 
 def _is_typed(value: Any) -> bool:
     if is_dataclass(value):
-        return not isinstance(value, type)
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and isinstance(value, pydantic.BaseModel)
+        typed = not isinstance(value, type)
+    else:
+        pydantic = sys.modules.get("pydantic")
+        typed = pydantic is not None and isinstance(value, pydantic.BaseModel)
+    if not typed:
+        return False
+    from storage_lib.codecs import codec_of
+
+    return codec_of(type(value)) is None
 
 
 @functools.lru_cache(maxsize=256)
@@ -244,11 +379,24 @@ def _adapter(model: Any) -> TypeAdapter[Any]:
         ) from error
 
 
-def _encode_typed(value: Any) -> Encoded:
-    """A model or dataclass: as readable JSON if that comes back equal, else packed, else refused."""
+def _encode_typed(value: Any, pickling: Pickling | None) -> Encoded:
+    """A model or dataclass: as readable JSON if that comes back equal, else packed, else pickled where
+    that is allowed, else refused."""
+    try:
+        return _encode_by_fields(value, pickling)
+    except SerializationError:
+        if pickling is None:
+            raise
+    from storage_lib.packing import pack
+
+    return Encoded(pack(value, pickling=pickling), PACKED)
+
+
+def _encode_by_fields(value: Any, pickling: Pickling | None) -> Encoded:
     from pydantic import ValidationError
     from pydantic_core import PydanticSerializationError
 
+    from storage_lib.json_text import check_depth
     from storage_lib.packing import pack, unpack
 
     model = type(value)
@@ -256,13 +404,16 @@ def _encode_typed(value: Any) -> Encoded:
     try:
         # What pydantic would warn of is a difference, and found below.
         data = adapter.dump_json(value, round_trip=True, warnings=False)
+        check_depth(data)
         if difference(value, adapter.validate_json(data, **_NAMES), 0) is None:
             return Encoded(data, JSON)
     except (ValidationError, PydanticSerializationError, UnicodeError):
         pass  # Not every value has a JSON form (NaN, bytes that are no text); the packed form is next.
     try:
-        data = pack(adapter.dump_python(value, round_trip=True, warnings=False), enum_values=True)
-        different = difference(value, adapter.validate_python(unpack(data), **_NAMES), 0)
+        plain = adapter.dump_python(value, round_trip=True, warnings=False)
+        data = pack(plain, enum_values=True, pickling=pickling)
+        back = unpack(data, pickling=pickling)
+        different = difference(value, adapter.validate_python(back, **_NAMES), 0)
         if different is None:
             return Encoded(data, PACKED)
         place, problem = different[0].lstrip("."), different[1]

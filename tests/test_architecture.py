@@ -14,12 +14,17 @@ from tests.conftest import PROJECT
 LAYERS = [
     (
         "storage_lib.buffers",
+        "storage_lib.codecs",
         "storage_lib.codings",
         "storage_lib.errors",
+        "storage_lib.json_text",
         "storage_lib.keys",
         "storage_lib.names",
+        "storage_lib.npy",
         "storage_lib.packing",
+        "storage_lib.pickling",
         "storage_lib.sameness",
+        "storage_lib.structure",
         "storage_lib.values",
     ),
     ("storage_lib.odata", "storage_lib.config"),

@@ -19,6 +19,7 @@ identity, ``AgentStorage__blobServiceUri``, ``__queueServiceUri``, ``__tableServ
 DEFAULT_CONTAINER = "agent-storage"
 DEFAULT_RETRY_ATTEMPTS = 4
 MAX_RETRY_ATTEMPTS = 20
+MIN_SIGNING_KEY_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,9 @@ class StorageConfig:
     :param s3_region: None takes ``AWS_REGION``, else us-east-1.
     :param s3_access_key_id: with ``s3_secret_access_key``; None takes the credentials of the environment.
     :param message_encoding: of queue messages; must be what host.json says (``base64`` by default).
+    :param allow_pickle: `StorageManager` pickles objects that have no form of their own, and unpickles what
+        is signed with ``signing_key``, nothing else. Everyone who has that key can run code here.
+    :param signing_key: the secret of those signatures, at least 16 bytes, the same in every process.
     :param retry_attempts: how often in all an operation of Azure or S3 is tried while it fails for the
         moment; 1 tries once.
     """
@@ -66,6 +70,8 @@ class StorageConfig:
     tables_and_queues: Literal["file", "azure"] | None = None
     message_encoding: Literal["base64", "none"] = "base64"
     retry_attempts: int = DEFAULT_RETRY_ATTEMPTS
+    allow_pickle: bool = False
+    signing_key: str | bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _choice("storage_type", self.storage_type, get_args(StorageType))
@@ -73,6 +79,7 @@ class StorageConfig:
         if self.tables_and_queues is not None:
             _choice("tables_and_queues", self.tables_and_queues, ("file", "azure"))
         check_retry_attempts(self.retry_attempts)
+        self._check_pickle()
         used = (self.storage_type, self.tables_and_queues)
         urls = (self.account_url, self.blob_endpoint, self.queue_endpoint, self.table_endpoint)
         if "azure" in used and not self.connection_string and not any(urls):
@@ -91,12 +98,28 @@ class StorageConfig:
                 remedy="set AGENT_STORAGE_S3_BUCKET to the name of the bucket",
             )
 
+    def _check_pickle(self) -> None:
+        if type(self.allow_pickle) is not bool:
+            raise ConfigurationError(
+                f"allow_pickle is {self.allow_pickle!r}", field="allow_pickle", limit="true or false"
+            )
+        key = self.signing_key.encode() if isinstance(self.signing_key, str) else self.signing_key
+        if (self.allow_pickle or key) and len(key or b"") < MIN_SIGNING_KEY_BYTES:
+            raise ConfigurationError(
+                "allow_pickle needs a signing_key" if not key else f"the signing_key has {len(key)} bytes",
+                field="signing_key",
+                limit=f"at least {MIN_SIGNING_KEY_BYTES} bytes",
+                remedy="set AGENT_STORAGE_SIGNING_KEY to a secret of your own, such as what"
+                " python -c 'import secrets; print(secrets.token_hex(32))' prints",
+            )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> StorageConfig:
         """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_SHARED_GROUP``, ``_CONTAINER``, ``_MESSAGE_ENCODING``,
         ``_RETRY_ATTEMPTS`` and the connection ``AgentStorage`` (or ``AgentStorage__…``); where that is
         missing, ``AzureWebJobsStorage``. For S3 ``AGENT_STORAGE_S3_BUCKET``, ``_S3_ENDPOINT``, ``_S3_REGION``
-        and the ``AWS_…`` variables; and ``AGENT_STORAGE_TABLES_AND_QUEUES``.
+        and the ``AWS_…`` variables; ``AGENT_STORAGE_TABLES_AND_QUEUES``, ``_ALLOW_PICKLE`` and
+        ``_SIGNING_KEY``.
 
         Without a type it is ``azure`` if the connection ``AgentStorage`` is set, else ``file``.
 
@@ -123,6 +146,7 @@ class StorageConfig:
             ("s3_endpoint", "AGENT_STORAGE_S3_ENDPOINT"),
             ("s3_region", "AGENT_STORAGE_S3_REGION"),
             ("tables_and_queues", "AGENT_STORAGE_TABLES_AND_QUEUES"),
+            ("signing_key", "AGENT_STORAGE_SIGNING_KEY"),
         ):
             if env.get(setting):
                 values[name] = env[setting]
@@ -130,6 +154,8 @@ class StorageConfig:
             values["shared_group"] = _boolean("AGENT_STORAGE_SHARED_GROUP", shared)
         if attempts := env.get("AGENT_STORAGE_RETRY_ATTEMPTS"):
             values["retry_attempts"] = int(attempts) if attempts.isdecimal() else attempts
+        if allowed := env.get("AGENT_STORAGE_ALLOW_PICKLE"):
+            values["allow_pickle"] = _boolean("AGENT_STORAGE_ALLOW_PICKLE", allowed)
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
 
 
