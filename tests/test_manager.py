@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from array import array
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +66,38 @@ async def test_each_listing_begins_anew(storage: StorageManager) -> None:
     backend = storage.backend
     assert [getattr(entry, "key", entry) for entry in await backend.objects.iterate()] == ["a", "b"]
     assert [entity.row_key for entity in await backend.tables.iterate("t")] == ["r"]
+
+
+async def test_a_listing_goes_where_a_coroutine_goes(storage: StorageManager, tmp_path: Path) -> None:
+    await storage.save("a", 1)
+    listing = storage.list_keys()
+    for _ in range(2):
+        assert await asyncio.create_task(listing) == ["a"]
+        assert await asyncio.wait_for(listing, 10) == ["a"]
+        several = [asyncio.create_task(listing) for _ in range(3)]
+        assert await asyncio.gather(*several, listing) == [["a"]] * 4
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(storage.list_keys(prefix)) for prefix in ("", "b")]
+        assert [task.result() for task in tasks] == [["a"], []]
+        with pytest.raises(InvalidKeyError):
+            await asyncio.create_task(storage.list_keys("../"))
+    loop = asyncio.get_running_loop()
+
+    def elsewhere() -> list[str]:
+        return asyncio.run_coroutine_threadsafe(storage.list_keys(), loop).result(10)
+
+    assert await asyncio.to_thread(elsewhere) == ["a"]
+    async with StorageManager(StorageConfig(base_path=tmp_path)) as files:
+        await files.save("a", 1)
+        task = asyncio.create_task(listing := files.list_keys())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.create_task(listing) == ["a"], "one that was cancelled lists anew"
+        unused = files.list_keys()
+        unused.close()
+    assert await asyncio.to_thread(lambda: asyncio.run(MemoryBackend().objects.iterate())) == []
 
 
 async def test_a_listing_that_is_streamed_holds_a_page() -> None:

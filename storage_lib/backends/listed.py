@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any
 
 from storage_lib.backends.portable import Stationary
@@ -10,15 +11,18 @@ from storage_lib.backends.portable import Stationary
 __all__ = ["Listed"]
 
 
-class Listed[T](Stationary, Awaitable[list[T]]):
+class Listed[T](Stationary, Coroutine[Any, Any, list[T]]):
     """A listing. ``await`` makes a list of everything; ``async for`` takes one after the other and holds a
     page at a time. Nothing is read before that, and each ``await`` and each ``async for`` lists anew.
+
+    It goes wherever the coroutine of the list would: `asyncio.create_task`, `asyncio.run`, task groups.
 
     :param items: starts the listing, from its beginning.
     """
 
     def __init__(self, items: Callable[[], AsyncGenerator[T]]) -> None:
         self._items = items
+        self._running: dict[asyncio.Task[Any] | None, Coroutine[Any, Any, list[T]]] = {}
 
     def __aiter__(self) -> AsyncGenerator[T]:
         return self._items()
@@ -28,3 +32,25 @@ class Listed[T](Stationary, Awaitable[list[T]]):
 
     async def _all(self) -> list[T]:
         return [item async for item in self._items()]
+
+    # -- a coroutine, as a task drives it; several tasks may, each its own
+
+    def send(self, value: Any) -> Any:
+        return self._step(lambda running: running.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        return self._step(lambda running: running.throw(*error))
+
+    def close(self) -> None:
+        while self._running:
+            self._running.popitem()[1].close()
+
+    def _step(self, step: Callable[[Coroutine[Any, Any, list[T]]], Any]) -> Any:
+        task = asyncio.current_task()
+        if task not in self._running:
+            self._running[task] = self._all()
+        try:
+            return step(self._running[task])
+        except BaseException:
+            self._running.pop(task, None)  # it has ended, well or not: the next one lists anew
+            raise
