@@ -34,6 +34,7 @@ from storage_lib.backends.object_model import (
     read_etag,
 )
 from storage_lib.backends.portable import Stationary
+from storage_lib.backends.prefixes import without_empty
 from storage_lib.backends.streaming import ByteSource, ObjectReader, Parts, one_chunk, sha256_of, verify
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import (
@@ -108,6 +109,9 @@ class ObjectStore(Stationary, ABC):
 
     reports_created: bool = True
     """Whether an unconditional `put` can tell a created object from a replaced one."""
+
+    folds_what_is_no_key: bool = False
+    """Whether a common prefix of `_scan` may have nothing below it but names that are no keys."""
 
     lists_sizes: bool = False
     """Whether a listing without details has the sizes all the same."""
@@ -486,7 +490,7 @@ class ObjectStore(Stationary, ABC):
         hidden: set[str] = set()
         if not prefix.startswith(SYSTEM_PREFIX):
             hidden = {key async for _, key in self._expired_markers(None) if key.startswith(prefix)}
-        async for found in self._scan(prefix, delimiter, after, count, details):
+        async for found in self._folded(prefix, delimiter, after, count, details, skip):
             name = found if isinstance(found, str) else found.key
             if skip is not None and name.startswith(skip):
                 break
@@ -495,9 +499,27 @@ class ObjectStore(Stationary, ABC):
         else:
             return
         # The first name below `skip` was met: go on behind all of them instead of reading them.
-        async for found in self._scan(prefix, delimiter, skip, count, details):
+        async for found in self._folded(prefix, delimiter, skip, count, details, None):
             if not hidden or await self._is_visible(found, hidden):
                 yield found
+
+    def _folded(
+        self,
+        prefix: str,
+        delimiter: str | None,
+        after: str | None,
+        count: int | None,
+        details: bool,
+        skip: str | None,
+    ) -> AsyncIterator[ListEntry | str]:
+        found = self._scan(prefix, delimiter, after, count, details)
+        if delimiter is None or not self.folds_what_is_no_key:
+            return found
+
+        def names(below: str, behind: str | None, size: int) -> AsyncIterator[ListEntry | str]:
+            return self._scan(below, None, behind, size, False)
+
+        return without_empty(found, names, prefix, after, count, skip)
 
     async def _is_visible(self, found: ListEntry | str, hidden: set[str]) -> bool:
         if isinstance(found, str):

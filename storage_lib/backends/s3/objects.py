@@ -55,6 +55,7 @@ class S3ObjectStore(ObjectStore):
 
     reports_created = False
     lists_sizes = True
+    folds_what_is_no_key = True
     # "Amazon S3 multipart upload limits": 10,000 parts.
     max_stream_bytes: int = 10_000 * ObjectStore.part_bytes
 

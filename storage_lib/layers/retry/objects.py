@@ -47,6 +47,7 @@ class RetryingObjectStore(ObjectStore):
         self._retrier = retrier
         self.reports_created = inner.reports_created
         self.lists_sizes = inner.lists_sizes
+        self.folds_what_is_no_key = inner.folds_what_is_no_key
         self.max_object_bytes = inner.max_object_bytes
         self.part_bytes = inner.part_bytes
         self.max_stream_bytes = inner.max_stream_bytes

@@ -1,0 +1,94 @@
+"""Common prefixes of a listing that have nothing to show below them.
+
+A service folds whatever lies below a prefix, also names that are no keys: the markers that consoles make for
+folders (``a/``), ``a//b``. Whether there is a key among them takes a look. One page of names, not folded,
+answers for the prefixes of most listings at once; where that ends, each prefix is looked into by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import cast
+
+from storage_lib.backends.object_model import ListEntry
+
+type Found = ListEntry | str
+type Names = Callable[[str, str | None, int], AsyncIterator[Found]]
+"""The keys that start with a prefix, behind a name, of which about so many will be read."""
+
+NAMES = 500
+"""How many are read at first, at most."""
+AT_ONCE = 16
+"""Prefixes that are looked into at once."""
+
+
+async def without_empty(
+    found: AsyncIterator[Found],
+    names: Names,
+    prefix: str,
+    after: str | None,
+    count: int | None,
+    skip: str | None,
+) -> AsyncIterator[Found]:
+    """What was found, without the common prefixes below which there is no key.
+
+    :param skip: the caller will not go on behind the first name below this prefix, and is given it unseen.
+    """
+    look = _Look(names, prefix, after, NAMES if count is None else min(NAMES, 10 * count))
+    waiting: list[Found] = []
+    async for one in found:
+        if skip is not None and isinstance(one, str) and one.startswith(skip):
+            for shown in await look.filter(waiting):
+                yield shown
+            yield one
+            return
+        waiting.append(one)
+        if isinstance(waiting[0], str) and len(waiting) < AT_ONCE:
+            continue
+        for shown in await look.filter(waiting):
+            yield shown
+        waiting.clear()
+    for shown in await look.filter(waiting):
+        yield shown
+
+
+class _Look:
+    def __init__(self, names: Names, prefix: str, after: str | None, size: int) -> None:
+        self._names = names
+        self._prefix = prefix
+        self._after = after
+        self._size = size
+        self._keys: list[str] | None = None
+        self._complete = False
+
+    async def filter(self, found: list[Found]) -> list[Found]:
+        if self._keys is None and any(isinstance(one, str) for one in found):
+            self._keys = await self._read(self._prefix, self._after, self._size)
+            self._complete = len(self._keys) < self._size
+        shown = await asyncio.gather(*(self._is_shown(one) for one in found))
+        if found:
+            last = found[-1]
+            self._after = last if isinstance(last, str) else last.key
+        return [one for one, is_shown in zip(found, shown, strict=True) if is_shown]
+
+    async def _is_shown(self, one: Found) -> bool:
+        if not isinstance(one, str):
+            return True
+        keys = self._keys or []
+        at = bisect_left(keys, one)
+        if at < len(keys):
+            return keys[at].startswith(one)
+        return not self._complete and bool(await self._read(one, None, 1))
+
+    async def _read(self, prefix: str, after: str | None, size: int) -> list[str]:
+        keys: list[str] = []
+        async with aclosing(cast("AsyncGenerator[Found]", self._names(prefix, after, size))) as names:
+            async for found in names:
+                if isinstance(found, ListEntry):
+                    keys.append(found.key)
+                if len(keys) == size:
+                    break
+        return keys
