@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from functions import maintenance, objects, service, tasks
-from functions.state import shutdown
+from functions import maintenance, objects, service, state, tasks, watch
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 for blueprint in (objects.blueprint, tasks.blueprint, maintenance.blueprint, service.blueprint):
     app.register_functions(blueprint)
+watch.begin()
+
+
+async def shutdown() -> None:
+    """What the host calls when it stops: end what runs beside the functions, and close the storage."""
+    await watch.end()
+    await state.shutdown()
+
 
 __all__ = ["app", "shutdown"]

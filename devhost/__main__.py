@@ -62,9 +62,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--lease-seconds",
         type=float,
-        default=30,
+        default=600,
         metavar="SECONDS",
-        help="how long a message is hidden while it is in work (default: %(default)g)",
+        help="how long a message is hidden while it is in work (default: the platform's %(default)g)",
     )
     result.add_argument(
         "--timer-lease-seconds",

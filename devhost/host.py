@@ -47,7 +47,7 @@ class HostConfig:
     host: str = "127.0.0.1"
     port: int = 7071
     require_keys: bool = False
-    lease_seconds: float = 30.0
+    lease_seconds: float = 600.0
     timer_lease_seconds: float = 60.0
     hosts: frozenset[str] = frozenset()
     cors: Cors = field(default_factory=Cors)

@@ -67,6 +67,17 @@ async def repair_tasks(timer: func.TimerRequest) -> None:
         _log.warning("the messages of %d overdue tasks were sent again", sent)
 
 
+@blueprint.function_name("take_over_tasks")
+@blueprint.timer_trigger(arg_name="timer", schedule="0 */2 * * * *", run_on_startup=False)
+async def take_over_tasks(timer: func.TimerRequest) -> None:
+    """Send the messages of tasks again whose host was killed: the queue hides theirs for up to ten minutes.
+
+    Hosts that are up look for them more often (functions/watch.py); this finds what is left when none is.
+    """
+    if sent := await state().engine.repair.take_over(older=True):
+        _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
+
+
 @blueprint.function_name("watch_queues")
 @blueprint.timer_trigger(arg_name="timer", schedule="20 */5 * * * *", run_on_startup=False)
 async def watch_queues(timer: func.TimerRequest) -> None:

@@ -100,6 +100,7 @@ def development_modules() -> list[str]:
     """What can be imported here by requirements-dev.txt and must not be needed there."""
     extra = distributions(PROJECT / "requirements-dev.txt") - distributions(PROJECT / "requirements.txt")
     extra -= {"azure-functions-runtime"}
+    extra -= {"cryptography"}  # azure-identity brings it there too
     of = importlib.metadata.packages_distributions()
     modules = {module for module, names in of.items() if {name.lower() for name in names} & extra}
     named = {module for module in modules if module.isidentifier() and not module.startswith("_")}

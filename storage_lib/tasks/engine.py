@@ -102,11 +102,11 @@ class TaskEngine:
         self.submission = Submission(
             storage.backend, self.records, self.registry, self.control, self._now, key_window_seconds
         )
+        self._length = timedelta(seconds=lease_seconds)
         self.outbox = Outbox(self.records, storage.backend.queues)
-        self.repair = Repair(self.records, storage.backend.queues, self.outbox, self._now)
+        self.repair = Repair(self.records, storage.backend.queues, self.outbox, self._now, self._length)
         self._joins = Joins(self.records, self._now)
         self._queues = storage.backend.queues
-        self._length = timedelta(seconds=lease_seconds)
         self._clock = clock
 
     async def submit(self, action: str, agent_id: str, payload: Any = None, **options: Any) -> TaskRecord:

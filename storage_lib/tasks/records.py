@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -63,7 +63,11 @@ def record_keys(task_id: str) -> tuple[str, str]:
 def _first_day(moment: datetime) -> str:
     """The first partition that may hold tasks created at that moment or before: a clock that gave an id may
     have been a day ahead, and `TaskRecords.insert` refuses more."""
-    return f"{9_999_999 - int((moment.timestamp() + 86_400) // 86_400):07}"
+    return _day_of(moment + timedelta(days=1))
+
+
+def _day_of(moment: datetime) -> str:
+    return f"{9_999_999 - int(moment.timestamp() // 86_400):07}"
 
 
 def _may_have_contents(properties: Mapping[str, Any]) -> bool:
@@ -218,6 +222,35 @@ class TaskRecords:
             except IntegrityError as error:
                 _log.error("task %s is passed over: %s", _task_id_of(entity), error)
 
+    async def abandoned(
+        self, lapsed: datetime, waiting: datetime, *, created_after: datetime | None = None
+    ) -> AsyncIterator[TaskRecord]:
+        """Records, without large contents, of tasks whose lease ended before ``lapsed`` and that do not wait
+        for children, and of those that were due before ``waiting`` and have not begun, or whose event is due,
+        and that were not changed since.
+
+        :param created_after: leave out whole days before it, but not ids that others chose.
+        """
+        condition = (
+            "(status eq @running and lease_until lt @lapsed and not (children gt 0)"
+            " or status eq @queued and created_at lt @waiting and updated_at lt @waiting"
+            " and not (due_at ge @waiting) or event_due eq true and updated_at lt @waiting)"
+        )
+        parameters = {"lapsed": lapsed, "waiting": waiting}
+        states = {"running": str(TaskStatus.RUNNING), "queued": str(TaskStatus.QUEUED)}
+        ranges = ["PartitionKey ge @day"]
+        if created_after is not None:
+            ranges = ["PartitionKey ge @day and PartitionKey le @last", "PartitionKey ge @others"]
+        last = {} if created_after is None else {"last": _day_of(created_after), "others": _OTHERS}
+        for rule in ranges:
+            names = {name: value for name, value in last.items() if f"@{name}" in rule}
+            day = {"day": _first_day(lapsed)} if "@day" in rule else {}
+            async for entity in self._matching(f"{rule} and {condition}", names | day | parameters | states):
+                try:
+                    yield await self._from_entity(entity, False)
+                except IntegrityError as error:
+                    _log.error("task %s is passed over: %s", _task_id_of(entity), error)
+
     async def expire(self, before: datetime, limit: int) -> int:
         """Remove up to ``limit`` records of tasks that ended before that moment, and their contents; returns
         how many. A child's stays as long as its parent's: without it, a requeue of the parent would run it
@@ -256,15 +289,16 @@ class TaskRecords:
 
     async def _until(self, before: datetime, condition: str, **parameters: str) -> AsyncIterator[Entity]:
         """Tasks created before that moment for which an OData filter holds."""
+        values = {"day": _first_day(before), "before": before, **parameters}
+        async for entity in self._matching(f"PartitionKey ge @day and {condition}", values):
+            yield entity
+
+    async def _matching(self, condition: str, parameters: Mapping[str, Any]) -> AsyncIterator[Entity]:
         try:
-            async for entity in self._backend.tables.iterate(
-                TASK_TABLE,
-                f"PartitionKey ge @day and {condition}",
-                parameters={"day": _first_day(before), "before": before, **parameters},
-            ):
+            async for entity in self._backend.tables.iterate(TASK_TABLE, condition, parameters=parameters):
                 yield entity
         except KeyNotFoundError:
-            return
+            return  # The table is made by the first task: there is none yet.
 
     async def _remove_contents(self, task_id: str) -> None:
         async for found in self._backend.objects.iterate(content_prefix(task_id)):

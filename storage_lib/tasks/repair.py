@@ -1,14 +1,16 @@
-"""Tasks whose message was lost, by a queue that was cleared or an account that failed over, get it again.
+"""Tasks that wait for a message that is lost, or hidden for long, get it again.
 
-Nothing tells a lost message from one that waits in a long queue; so the message of every task that is long
-overdue is sent again, which does no harm, for the record decides what a delivery does.
+A queue may have been cleared, or an account may have failed over. And the Functions host hides what it has
+taken for ten minutes: when it is killed, nobody sees the messages of its tasks for five to ten. Nothing tells
+such a message from one that waits in a long queue; so it is sent again, which does no harm, for the record
+decides what a delivery does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from itertools import batched, takewhile
 from typing import Any
@@ -28,41 +30,95 @@ LONGEST_PAUSE = timedelta(days=1)
 MAX_REPAIRS = 1000
 """In one run, so that a long queue is not made much longer."""
 REDELIVERED = "redelivered"
+RECENT = timedelta(days=1)
+"""Tasks created so long ago are looked at with every round of `Repair.take_over`, older ones by the timer."""
 
 _log = logging.getLogger("AOS.Tasks")
 
 
 class Repair:
-    """Sends the messages of overdue tasks again."""
+    """Sends the messages of overdue tasks, and of those whose worker is gone, again.
+
+    :param lease: how long a worker that went silent keeps its task.
+    """
 
     def __init__(
-        self, records: TaskRecords, queues: QueueStore, outbox: Outbox, now: Callable[[], datetime]
+        self,
+        records: TaskRecords,
+        queues: QueueStore,
+        outbox: Outbox,
+        now: Callable[[], datetime],
+        lease: timedelta,
     ) -> None:
         self._records = records
         self._queues = queues
         self._outbox = outbox
         self._now = now
+        self._lease = lease
 
     async def run(self, limit: int = MAX_REPAIRS) -> int:
-        """Send the messages of up to ``limit`` tasks again; returns how many. Events that have been due for
-        longer than `OVERDUE` are published on the way, and count for the limit.
+        """Send the messages of up to ``limit`` tasks again that are overdue by more than an hour; returns how
+        many. Events that have been due for longer than that are published too, and count for the limit.
 
         :raises StorageError: the first that stood in the way of one of them; the others were seen to.
 
         A task gets one at most an hour, and each time after twice that, up to a day, so that where many wait
         the next run comes to others. Its history has a note ``redelivered``.
         """
+        overdue = self._records.overdue(self._now() - OVERDUE)
+        return await self._send(overdue, OVERDUE, limit, publish=True)
+
+    async def take_over(self, *, older: bool = False, limit: int = MAX_REPAIRS) -> int:
+        """Send the messages of up to ``limit`` tasks again whose host is gone; returns how many.
+
+        These are tasks whose lease has ended; those that were due longer than half a lease ago and have not
+        begun, where no message is visible in their queue: a host took theirs and died before it began; and
+        those that ended as long ago, and whose event and parent nobody has told. A task gets one at most a
+        lease, and each time after twice that.
+
+        :param older: look at tasks of all ages, not only at those of today and yesterday.
+        :raises StorageError: the first that stood in the way of one of them; the others were seen to.
+        """
+        now = self._now()
+        found = self._records.abandoned(
+            now, now - self._lease / 2, created_after=None if older else now - RECENT
+        )
+        return await self._send(self._unseen(found), self._lease, limit)
+
+    async def _unseen(self, found: AsyncIterator[TaskRecord]) -> AsyncIterator[TaskRecord]:
+        """Those that do not simply wait for their turn in a queue that is long."""
+        long: dict[str, bool] = {}
+        async for record in found:
+            if record.status is not TaskStatus.RUNNING:
+                queue = record.priority.queue
+                if queue not in long:
+                    long[queue] = await self._has_visible(queue)
+                if long[queue]:
+                    continue
+            yield record
+
+    async def _has_visible(self, queue: str) -> bool:
+        try:
+            return bool(await self._queues.peek(queue))
+        except KeyNotFoundError:
+            return False
+
+    async def _send(
+        self, records: AsyncIterator[TaskRecord], pause: timedelta, limit: int, *, publish: bool = False
+    ) -> int:
+        """:param publish: publish the events of those that have ended here; otherwise their messages are
+        sent, with which their parents are told too."""
         sent = published = 0
         failed: StorageError | None = None
-        async for record in self._records.overdue(self._now() - OVERDUE):
+        async for record in records:
             if sent + published == limit:
                 break
             try:
-                if record.is_final:
+                if record.is_final and publish:
                     await self._outbox.publish([TaskEvent.of(record)])
                     published += 1
                 else:
-                    sent += await self._sent_again(record)
+                    sent += await self._sent_again(record, pause)
             except StorageError as error:  # The others must not wait for this one.
                 _log.warning("task %s could not be repaired: %s", record.task_id, error)
                 failed = failed or error
@@ -72,12 +128,14 @@ class Repair:
             raise failed
         return sent
 
-    async def _sent_again(self, record: TaskRecord) -> bool:
+    async def _sent_again(self, record: TaskRecord, pause: timedelta) -> bool:
         now = self._now()
         times = sum(1 for _ in takewhile(lambda past: past.outcome == REDELIVERED, reversed(record.history)))
-        if record.updated_at + min(OVERDUE * 2**times, LONGEST_PAUSE) > now:
+        if times and record.updated_at + min(pause * 2**times, LONGEST_PAUSE) > now:
             return False
-        changes: dict[str, Any] = {"updated_at": now, "history": noted(record, now, REDELIVERED)}
+        changes: dict[str, Any] = {"updated_at": now}
+        if not record.is_final:
+            changes["history"] = noted(record, now, REDELIVERED)
         if record.is_waiting and record.children is not None:
             changes |= await self._recounted(record, record.children)
         try:
