@@ -185,9 +185,10 @@ def pack_npy(value: Any) -> bytes:
     except ValueError:  # a field's name that is not Latin-1, or very many fields
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, array, version=(3, 0), allow_pickle=False)
+    data = buffer.getvalue()
     if dtype.names:
-        check_npy(buffer.getbuffer())
-    return buffer.getvalue()
+        check_npy(memoryview(data))  # so many fields that the header is too long?
+    return data
 
 
 def _scalar_type(dtype: Any) -> Any:

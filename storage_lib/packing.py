@@ -185,6 +185,11 @@ class _Packer:
             encoded = codec.encode(value)
         except Exception as error:  # The user's own function may raise anything.
             raise _RefusedError(f"was not encoded by the codec {codec.name!r}: {error!r}", None) from error
+        if _is_lost(codec, value, encoded):
+            raise _RefusedError(
+                f"would come back as another: the codec {codec.name!r} does not decode what it encodes",
+                "let decode(encode(x)) be equal to x",
+            )
         self.codecs.add(codec.name)
         return _Ext(CODEC, _encode([codec.name, self.pack(encoded, depth + 1)]))
 
@@ -208,6 +213,17 @@ class _Packer:
             raise _RefusedError(f"is {error.message}", error.remedy) from error
         self.pickled = True
         return _Ext(PICKLE, signed)
+
+
+def _is_lost(codec: Codec, value: Any, encoded: Any) -> bool:
+    """Whether the class itself says that what comes back is another."""
+    if type(value).__eq__ is object.__eq__:
+        return False
+    try:
+        back = codec.decode(encoded)
+        return type(back) is type(value) and bool(back != value)
+    except Exception:
+        return False  # An error of the codec is found and told by `_check_codecs`; one of == says nothing.
 
 
 _NATIVE = frozenset({str, bool, float, bytes})

@@ -103,6 +103,10 @@ class StorageConfig:
             raise ConfigurationError(
                 f"allow_pickle is {self.allow_pickle!r}", field="allow_pickle", limit="true or false"
             )
+        if not isinstance(self.signing_key, str | bytes | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                "the signing_key is no text or bytes", field="signing_key", limit="str or bytes"
+            )
         key = self.signing_key.encode() if isinstance(self.signing_key, str) else self.signing_key
         if (self.allow_pickle or key) and len(key or b"") < MIN_SIGNING_KEY_BYTES:
             raise ConfigurationError(
