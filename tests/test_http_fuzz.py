@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 from tests.http_app import AppAnswer, PlatformApp
 
 BODY = b"0123456789"
-_DIGITS = st.integers(0, 10**40).map(str) | st.sampled_from(
-    ["", "00", "9" * 5000, "\u0663", "1e3", "-1", "0x1", " 1"]
+TASK = b'{"action": "analyze_report", "agent_id": "ceo", "payload": {"report": "r"}}'
+_LARGE = st.sampled_from([str(2**power + more) for power in (63, 64, 100) for more in (-1, 0)])
+_DIGITS = (
+    _LARGE
+    | st.integers(0, 99).map(str)
+    | st.sampled_from(["", "00", "9" * 5000, "\u0663", "1e3", "-1", "0x1", " 1"])
 )
 _NOISE = st.text(max_size=20) | st.sampled_from(
     [
@@ -45,9 +50,11 @@ _DATES = st.sampled_from(
         "Mon, 01 Jan 2020 00:00:00 +99999999999999",
     ]
 )
-_RANGES = st.builds(
-    "{}={}-{}".format, st.sampled_from(["bytes", "BYTES", "lines", ""]), _DIGITS, _DIGITS
-) | st.builds("bytes={}-{},{}-{}".format, _DIGITS, _DIGITS, _DIGITS, _DIGITS)
+_RANGES = (
+    st.builds("bytes={}-{}".format, _LARGE | st.just("0") | st.just(""), _LARGE)
+    | st.builds("{}={}-{}".format, st.sampled_from(["bytes", "BYTES", "lines"]), _DIGITS, _DIGITS)
+    | st.builds("bytes={}-{},{}-{}".format, _DIGITS, _DIGITS, _DIGITS, _DIGITS)
+)
 _TYPES = st.sampled_from(
     [
         "text/plain; charset=no-such",
@@ -88,9 +95,16 @@ _HEADERS = {
     "Expect": _NOISE,
     "Host": _NOISE,
 }
-HEADERS = st.fixed_dictionaries({}, optional={name: each | _NOISE for name, each in _HEADERS.items()}).map(
-    lambda found: dict(list(found.items())[:6])
-)
+
+
+def some(values: Mapping[str, st.SearchStrategy[str]], most: int) -> st.SearchStrategy[dict[str, str]]:
+    """A few of the names, each with a value of its own kind, or with noise."""
+    pairs = st.sampled_from(sorted(values)).flatmap(
+        lambda name: st.tuples(st.just(name), st.one_of(values[name], values[name], _NOISE))
+    )
+    return st.lists(pairs, max_size=most).map(dict)
+
+
 _MOMENTS = st.sampled_from(
     [
         "0001-01-01",
@@ -115,20 +129,37 @@ _QUERY = {
     "created_before": _MOMENTS,
     "code": _NOISE,
 }
-QUERY = st.fixed_dictionaries({}, optional={name: each | _NOISE for name, each in _QUERY.items()})
-_PATHS = st.sampled_from(["objects", "objects/a", "tasks", "tasks/{task}", "health/live"]) | st.builds(
-    "objects/{}".format,
-    st.text(max_size=9).map(lambda text: quote(text, safe="%/.+", errors="surrogatepass")),
-)
-_ROUTES = st.tuples(st.sampled_from(["GET", "HEAD", "PUT", "DELETE"]), _PATHS) | st.sampled_from(
-    [
-        ("POST", "tasks"),
-        ("POST", "tasks/x/cancel"),
-        ("POST", "tasks/{task}/requeue"),
-        ("GET", "objects/a"),
-        ("PUT", "objects/a"),
-    ]
-)
+_LISTING = ("prefix", "delimiter", "limit", "cursor")
+_FILTERS = ("status", "agent_id", "action", "parent_id", "created_after", "created_before", "limit", "cursor")
+_KEYS = st.text(max_size=9).map(lambda text: quote(text, safe="%/.+", errors="surrogatepass"))
+_ROUTES = [
+    *[(method, "objects/a", ()) for method in ("GET", "GET", "HEAD", "PUT", "PUT", "DELETE")],
+    *[(method, "objects/{key}", ()) for method in ("GET", "PUT", "DELETE")],
+    *[(method, "objects", ("key",)) for method in ("GET", "HEAD", "PUT", "DELETE")],
+    ("GET", "objects", _LISTING),
+    ("GET", "objects", _LISTING),
+    ("GET", "tasks", _FILTERS),
+    ("GET", "tasks", _FILTERS),
+    ("HEAD", "tasks", _FILTERS),
+    ("POST", "tasks", ()),
+    ("GET", "tasks/{task}", ("wait",)),
+    ("POST", "tasks/{task}/cancel", ()),
+    ("POST", "tasks/{task}/requeue", ()),
+    ("GET", "health/live", ()),
+]
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[str, str, dict[str, str], dict[str, str], bytes]:
+    method, path, known = draw(st.sampled_from(_ROUTES))
+    query = draw(some({name: _QUERY[name] for name in known}, 3)) if known else {}
+    if draw(st.integers(0, 9)) == 0:
+        query |= draw(some(_QUERY, 1))
+    path = path.replace("{key}", draw(_KEYS))
+    body = draw(BODIES) if method in ("PUT", "POST") else b""
+    return method, path, query, draw(some(_HEADERS, 3)), body
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
@@ -165,12 +196,16 @@ BODIES = (
 
 
 async def ask(
-    app: PlatformApp, route: tuple[str, str], query: dict[str, str], headers: dict[str, str], body: bytes
+    app: PlatformApp,
+    words: Mapping[str, str],
+    method: str,
+    path: str,
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    body: bytes,
 ) -> AppAnswer:
-    method, path = route
     await app.storage.write("a", BODY)
-    info = await app.storage.info("a")
-    words = {"tag": info.etag, "date": "Sun, 29 Nov 2026 00:00:00 GMT", "task": "none", "cursor": "x" * 30}
+    words = {**words, "tag": (await app.storage.info("a")).etag}
 
     def worded(text: str) -> str:
         for name, word in words.items():
@@ -178,8 +213,28 @@ async def ask(
         return text
 
     pairs = (f"{name}={quote(worded(value), errors='surrogatepass')}" for name, value in query.items())
-    given = {name: worded(value) for name, value in headers.items()}
+    given = {"Content-Type": "application/json"} if method == "POST" else {}
+    given |= {name: worded(value) for name, value in headers.items()}
     return await app(method, f"/api/{worded(path)}?{'&'.join(pairs)}", body, given)
+
+
+def drawn(strategy: st.SearchStrategy[Any], count: int) -> list[Any]:
+    """Examples of Hypothesis, for a loop of our own."""
+    examples: list[Any] = []
+
+    @settings(
+        max_examples=max(count, 1),
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def draw(example: Any) -> None:
+        examples.append(example)
+
+    draw()
+    return examples
 
 
 def check(answer: AppAnswer) -> None:
@@ -200,25 +255,32 @@ def check(answer: AppAnswer) -> None:
 
 
 async def test_nothing_that_a_request_holds_is_a_5xx(platform_anywhere: PlatformApp) -> None:
-    """Hypothesis makes the requests; the answers come from this loop."""
-    requests: list[Any] = []
-    count = 200 if platform_anywhere.state.config.storage_type == "file" else 60
-
-    @settings(
-        max_examples=20 * count if os.environ.get("SOAK") == "1" else count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.tuples(_ROUTES, QUERY, HEADERS, BODIES))
-    def collect(request: Any) -> None:
-        requests.append(request)
-
-    collect()
-    for request in requests:
+    """Each header and query parameter by itself, with values of its kind and noise; then several at once."""
+    is_local = platform_anywhere.state.config.storage_type == "file"
+    count = (500 if os.environ.get("SOAK") == "1" else 12) if is_local else 5
+    made: list[Any] = []
+    for name, values in _HEADERS.items():
+        for value in drawn(values, count) + drawn(_NOISE, count // 3):
+            made += [(method, "objects/a", {}, {name: value}, BODY) for method in ("GET", "PUT")]
+            made.append(("POST", "tasks", {}, {name: value}, TASK))
+    for method, path, known in dict.fromkeys(_ROUTES):
+        for name in (*known, "code"):
+            for value in drawn(_QUERY[name], count) + drawn(_NOISE, count // 3):
+                made.append((method, path, {name: value}, {}, BODY))
+    for body in drawn(BODIES, 3 * count):
+        made += [("PUT", "objects/a", {}, {"Content-Type": kind}, body) for kind in drawn(_TYPES, 3)]
+        made.append(("POST", "tasks", {}, {}, body))
+    made += drawn(requests(), 10 * count)
+    await platform_anywhere("PUT", "/api/objects/b", BODY)
+    submitted = await platform_anywhere("POST", "/api/tasks", TASK, {"Content-Type": "application/json"})
+    words = {
+        "date": "Sun, 29 Nov 2026 00:00:00 GMT",
+        "task": submitted.json["task_id"],
+        "cursor": (await platform_anywhere("GET", "/api/objects?limit=1")).json["cursor"] or "x" * 20,
+    }
+    for request in made:
         try:
-            check(await ask(platform_anywhere, *request))
+            check(await ask(platform_anywhere, words, *request))
         except AssertionError as error:
             raise AssertionError(f"{request!r}") from error
 
