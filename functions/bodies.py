@@ -27,8 +27,16 @@ class UnsupportedMediaTypeError(InvalidArgumentError):
     code = "unsupported-media-type"
 
 
-def body_of(req: func.HttpRequest, app: AppState) -> bytes:
+_OBJECTS = (
+    "split the object, send it so that it does not begin with '{' (as a JSON array, or compressed as"
+    " application/gzip), or save it with storage_lib"
+)
+_TASKS = "submit fewer tasks in a request, or save a large payload as an object and send its key"
+
+
+def body_of(req: func.HttpRequest, app: AppState, remedy: str = _OBJECTS) -> bytes:
     """
+    :param remedy: what to do where it is too large to be JSON.
     :raises LengthRequiredError: a body was announced, and there is none.
     :raises ObjectTooLargeError: the body is larger than the limit of its kind.
     """
@@ -53,9 +61,7 @@ def body_of(req: func.HttpRequest, app: AppState) -> bytes:
             " at about 30 times its size in memory",
             field="body",
             limit=f"{app.max_json_bytes} bytes (app setting AGENT_STORAGE_MAX_JSON_BYTES)",
-            remedy="split the object, send it so that it does not begin with '{' (as a JSON array, or"
-            " compressed as application/gzip), save it with storage_lib, or raise"
-            " AGENT_STORAGE_MAX_JSON_BYTES",
+            remedy=f"{remedy}; or raise AGENT_STORAGE_MAX_JSON_BYTES",
         )
     return body
 
@@ -70,7 +76,7 @@ def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
     :raises UnsupportedMediaTypeError: it does not say that it is JSON, or is encoded.
     :raises SerializationError: it is not JSON.
     """
-    body = body_of(req, app)
+    body = body_of(req, app, _TASKS)
     content_type = req.headers.get("Content-Type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaTypeError(

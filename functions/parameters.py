@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import UTC, datetime
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import azure.functions as func
 
 from storage_lib.backends.expiry import MAX_TTL_SECONDS
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import decode_metadata_value
+from storage_lib.spelling import refuse_unknown
 
 _OF_THE_HOST = frozenset({"code", "clientid"})
 """A function key and the name of its client, which the host reads."""
 _FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 
-class UnknownNameError(InvalidArgumentError):
-    """A query parameter or a field of a body that there is not; ``field`` is its name as it was sent."""
-
-
 def check_query(req: func.HttpRequest, known: Collection[str]) -> None:
     """
     :raises UnknownNameError: a parameter has another name than those.
-    :raises InvalidArgumentError: the query is not UTF-8.
+    :raises InvalidArgumentError: the query is not UTF-8, or has one of them twice, which the host joins.
     """
     refuse_unknown(
         (name for name in req.params if name.lower() not in _OF_THE_HOST), known, "query parameter"
     )
     query = req.url.partition("?")[2]
+    if "&" in query:
+        _refuse_repeated(query)
     if "%" in query:
         try:
             unquote_to_bytes(query).decode()
@@ -40,22 +39,16 @@ def check_query(req: func.HttpRequest, known: Collection[str]) -> None:
             ) from error
 
 
-def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> None:
-    """:raises UnknownNameError: one of the names is not known; the remedy is the nearest that is."""
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is None:
-        return
-    from difflib import get_close_matches
-
-    shown = unknown if len(unknown) <= 80 else f"{unknown[:80]}…"
-    name = unknown.lower()[:80]
-    nearest = [each for each in known if each.startswith(name)] or get_close_matches(name, known, 1)
-    raise UnknownNameError(
-        f"unknown {what} {shown!r}",
-        field=ascii(shown)[1:-1],
-        limit=", ".join(sorted(known)) or "none",
-        remedy=f"did you mean {nearest[0]!r}?" if nearest else "leave it out",
-    )
+def _refuse_repeated(query: str) -> None:
+    seen: set[str] = set()
+    for pair in query.split("&"):
+        name = unquote(pair.partition("=")[0].replace("+", " ")).lower()
+        if name in seen and name not in _OF_THE_HOST:
+            raise InvalidArgumentError(
+                f"{name[:80]!r} is given more than once", field=ascii(name[:80])[1:-1], remedy="give it once"
+            )
+        if name:
+            seen.add(name)
 
 
 def integer_parameter(req: func.HttpRequest, name: str, default: int, low: int, high: int) -> int:

@@ -9,7 +9,6 @@ import azure.functions as func
 
 from functions.answers import json_response
 from functions.bodies import LengthRequiredError, UnsupportedMediaTypeError
-from functions.parameters import UnknownNameError
 from storage_lib.errors import (
     InvalidArgumentError,
     InvalidKeyError,
@@ -21,6 +20,7 @@ from storage_lib.errors import (
     TransientStorageError,
     UnsupportedOperationError,
 )
+from storage_lib.spelling import UnknownNameError
 from storage_lib.tasks.control import TaskStateError
 from storage_lib.tasks.submission import IdempotencyConflictError
 
@@ -83,6 +83,7 @@ _PYTHON = re.compile(
 _PATH = re.compile(
     r"""(?<=')/[^']*(?=')|(?<=")/[^"]*(?=")|(?<=\()/[^()]*(?=\))|(?<![\w/:.~-])/[^\s'"/,;:()][^\s'",;:()]*"""
 )
+_LONGEST_WAIT_SECONDS = 86_400
 _RETRY = "load it again and retry with its ETag"
 
 
@@ -91,7 +92,7 @@ def problem(error: StorageError) -> func.HttpResponse:
     document = problem_document(error)
     headers: dict[str, str] = {}
     if isinstance(error, TransientStorageError):
-        headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+        headers["Retry-After"] = str(max(1, round(min(error.retry_after or 1, _LONGEST_WAIT_SECONDS))))
     return problem_response(document, headers)
 
 
@@ -130,6 +131,7 @@ def problem_response(document: dict[str, Any], headers: dict[str, str] | None = 
 def _worded(text: str, status: int) -> str:
     """In the names that a client knows. Only what is the server's fault can tell of its files."""
     text = _PYTHON.sub(lambda found: found[1] or _IN_HTTP[found[2]], text)
+    text = text.encode(errors="backslashreplace").decode()
     return _PATH.sub("(a path of the server)", text) if status >= 500 else text
 
 

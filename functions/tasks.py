@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,18 +13,21 @@ import azure.functions as func
 from functions.answers import json_response
 from functions.bodies import json_body
 from functions.endpoint import endpoint
-from functions.parameters import integer_parameter, refuse_unknown, time_parameter
+from functions.parameters import integer_parameter, time_parameter
 from functions.paths import location_below
 from functions.problems import problem_document
 from functions.state import state
 from storage_lib.config import CONNECTION
 from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.spelling import refuse_unknown
 from storage_lib.tasks.model import (
     HIGH_POISON_QUEUE,
     HIGH_QUEUE,
     POISON_QUEUE,
     TASK_QUEUE,
     TaskRecord,
+    check_action,
+    check_agent_id,
     check_priority,
     check_task_id,
 )
@@ -128,9 +131,9 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     that are damaged, where there are any."""
     page = await state().engine.records.list(
         status=req.params.get("status"),
-        agent_id=req.params.get("agent_id"),
-        action=req.params.get("action"),
-        parent_id=req.params.get("parent_id"),
+        agent_id=_filter(req, "agent_id", check_agent_id),
+        action=_filter(req, "action", check_action),
+        parent_id=_filter(req, "parent_id", check_task_id),
         created_after=time_parameter(req, "created_after"),
         created_before=time_parameter(req, "created_before"),
         limit=integer_parameter(req, "limit", 50, 1, 1000),
@@ -140,6 +143,16 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     if page.unreadable:
         answer["unreadable"] = page.unreadable
     return json_response(answer)
+
+
+def _filter(req: func.HttpRequest, name: str, check: Callable[[Any], str]) -> str | None:
+    """What no task can have is refused: not every store could be asked for it."""
+    value = req.params.get(name)
+    try:
+        return None if value is None else check(value)
+    except InvalidArgumentError as error:
+        error.field = name
+        raise
 
 
 @blueprint.function_name("cancel_task")

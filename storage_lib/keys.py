@@ -94,7 +94,7 @@ def _check(key: str, *, prefix: bool) -> None:
         raise InvalidKeyError(
             f"{what} {_shown(key)} is not in Unicode normalisation form C",
             field=what,
-            remedy='use unicodedata.normalize("NFC", key)',
+            remedy="normalise it to form C (NFC)",
         )
     if "%2f" in key.lower():
         raise InvalidKeyError(

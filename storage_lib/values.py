@@ -195,6 +195,19 @@ def decode_as(
         ) from error
 
 
+def extra_fields(data: bytes, model: Any) -> list[str]:
+    """The names in JSON, which fits ``model``, that are neither fields nor aliases of fields of it."""
+    from pydantic import ValidationError
+
+    try:
+        _adapter(model).validate_json(data.removeprefix(_BOM), extra="forbid", **_NAMES)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        kinds = ("extra_forbidden", "unexpected_keyword_argument")
+        return [str(each["loc"][0]) for each in problems if each["type"] in kinds and len(each["loc"]) == 1]
+    return []
+
+
 @overload
 def charset(content_type: str) -> str: ...
 @overload

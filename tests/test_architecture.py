@@ -24,6 +24,7 @@ LAYERS = [
         "storage_lib.packing",
         "storage_lib.pickling",
         "storage_lib.sameness",
+        "storage_lib.spelling",
         "storage_lib.structure",
         "storage_lib.values",
     ),

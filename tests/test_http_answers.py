@@ -182,6 +182,15 @@ async def test_a_body_that_the_host_parses_has_a_lower_limit(
         assert (await platform("PUT", "/api/objects/large", other)).status == 200
 
 
+async def test_the_remedy_for_many_tasks_is_fewer(
+    platform: PlatformApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_STORAGE_MAX_JSON_BYTES", "100")
+    answer = await platform("POST", "/api/tasks", TASK + b" " * 100, JSON)
+    assert answer.status == 413
+    assert answer.problem["remedy"].startswith("submit fewer tasks")
+
+
 async def test_the_limit_of_such_bodies_is_4_mib_unless_it_is_set(platform: PlatformApp) -> None:
     for size, status in ((4 * 1024 * 1024, 201), (4 * 1024 * 1024 + 1, 413)):
         body = b'{"a": "' + b"x" * (size - 9) + b'"}'
@@ -292,6 +301,58 @@ async def test_an_unknown_field_is_refused(
     assert (await platform("GET", "/api/tasks")).json["tasks"] == []
 
 
+@pytest.mark.parametrize(
+    ("payload", "field", "nearest"),
+    [
+        ({"report": "r", "outptu": "x"}, "payload.outptu", "output"),
+        ({"report": "r", "Overwrite": True}, "payload.Overwrite", "overwrite"),
+        ({"report": "r", "zzz": None}, "payload.zzz", None),
+    ],
+)
+async def test_an_unknown_field_of_a_payload_is_refused(
+    platform: PlatformApp, payload: dict[str, Any], field: str, nearest: str | None
+) -> None:
+    task = json.loads(TASK) | {"payload": payload}
+    for document, where in ((task, field), ({"tasks": [task]}, f"tasks[0].{field}")):
+        answer = await platform("POST", "/api/tasks", json.dumps(document).encode(), JSON)
+        assert (answer.status, answer.problem["field"]) == (400, where)
+        assert (f"{nearest!r}" if nearest else "leave it out") in answer.problem["remedy"]
+    assert (await platform("GET", "/api/tasks")).json["tasks"] == []
+
+
+@pytest.mark.parametrize(
+    ("target", "field"),
+    [
+        ("/api/objects?prefix=a&prefix=b", "prefix"),
+        ("/api/objects?prefix=&Prefix=b", "prefix"),
+        ("/api/objects?key=a&%6Bey=b", "key"),
+        ("/api/tasks?status=dead&limit=1&status=queued", "status"),
+    ],
+)
+async def test_a_parameter_is_given_once(platform: PlatformApp, target: str, field: str) -> None:
+    """The host joins them by a comma, which would be another value."""
+    answer = await platform("GET", target)
+    assert (answer.status, answer.problem["field"], answer.problem["remedy"]) == (400, field, "give it once")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("agent_id", "%00"),
+        ("agent_id", "x" * 129),
+        ("action", "A-B"),
+        ("parent_id", "a%2Fb"),
+        ("status", "x"),
+    ],
+)
+async def test_a_filter_that_no_task_can_meet_is_refused(
+    platform: PlatformApp, name: str, value: str
+) -> None:
+    answer = await platform("GET", f"/api/tasks?{name}={value}")
+    assert (answer.status, answer.problem["field"]) == (400, name)
+    assert answer.problem["limit"]
+
+
 async def test_a_cursor_of_another_listing_is_refused(platform: PlatformApp) -> None:
     for n in range(3):
         await platform("PUT", f"/api/objects/a/{n}", b"x")
@@ -379,6 +440,47 @@ async def test_a_problem_is_in_the_words_of_http(
     assert told in answer.problem["detail"]
     for text in hidden:
         assert text not in answer.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers", "body"),
+    [
+        ("PUT", "/api/objects/e%CC%81", {}, b""),
+        ("PUT", "/api/objects/a", {"Content-Type": "x"}, b""),
+        ("PUT", "/api/objects/a", {"Content-Type": "text/plain; charset=none"}, b"x"),
+        ("PUT", "/api/objects/a", {"Content-Type": "application/json"}, b"{"),
+        ("PUT", "/api/objects/a", {"Content-Type": "application/json"}, b'{"n": 1e400}'),
+        ("PUT", "/api/objects/a", {"Content-Type": "application/x-npy"}, b"x"),
+        ("PUT", "/api/objects/a", {"Content-Type": "application/vnd.agent-storage.value+msgpack"}, b"\xc1"),
+        ("PUT", "/api/objects/a", {"x-meta-a": "x" * 2000}, b""),
+        ("PUT", "/api/objects/a", {"x-meta-A_b": "x"}, b""),
+        ("PUT", "/api/objects/a", {"x-ttl-seconds": "1e9"}, b""),
+        ("PUT", "/api/objects/a", {"If-Match": '"x"'}, b""),
+        ("GET", "/api/objects?limit=0", {}, b""),
+        ("GET", "/api/objects?prefix=a//", {}, b""),
+        ("GET", "/api/objects?cursor=x", {}, b""),
+        ("POST", "/api/tasks", JSON, b'{"action": "analyze_report", "agent_id": "", "payload": {}}'),
+        ("POST", "/api/tasks", JSON, b'{"action": "analyze_report", "agent_id": "a", "delay_seconds": -1}'),
+    ],
+)
+async def test_no_problem_speaks_python(
+    platform: PlatformApp, method: str, target: str, headers: dict[str, str], body: bytes
+) -> None:
+    answer = await platform(method, target, body, headers)
+    assert 400 <= answer.status < 500
+    told = " ".join(str(answer.problem.get(name, "")) for name in ("detail", "limit", "remedy", "field"))
+    for word in (
+        "if_match",
+        "if_absent",
+        "content_type",
+        "ttl=",
+        "metadata=",
+        "unicodedata",
+        "load(",
+        "read(",
+    ):
+        assert word not in told
+    assert "()" not in told
 
 
 async def test_an_error_that_nobody_foresaw_tells_nothing(

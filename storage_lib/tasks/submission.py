@@ -42,6 +42,7 @@ from storage_lib.tasks.model import (
     child_trace_parent,
     new_task_id,
 )
+from storage_lib.tasks.payloads import refuse_unknown_fields
 from storage_lib.tasks.records import INLINE_BYTES, TaskRecords
 from storage_lib.tasks.registry import RegisteredAction, Registry
 
@@ -211,7 +212,9 @@ class Submission:
                 field="delay_seconds",
                 limit=f"0 to {MAX_DELAY_SECONDS:.0f} seconds (a year)",
             )
-        return validated(registered, task.payload)[0]
+        data, _ = validated(registered, task.payload)
+        refuse_unknown_fields(registered.payload, task.payload, data)
+        return data
 
     async def _send(
         self,
