@@ -5,6 +5,7 @@ from __future__ import annotations
 import azure.functions as func
 
 from functions import maintenance, objects, service, state, tasks, watch
+from functions.state import check_settings
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 for blueprint in (objects.blueprint, tasks.blueprint, maintenance.blueprint, service.blueprint):
@@ -18,4 +19,4 @@ async def shutdown() -> None:
     await state.shutdown()
 
 
-__all__ = ["app", "shutdown"]
+__all__ = ["app", "check_settings", "shutdown"]

@@ -110,6 +110,7 @@ class Host:
 
         index = _without_disabled(load_app(self.config.app))
         _check_task_modules()
+        _check_settings(index)
         self._cleanup.push_async_callback(_shutdown, index)
         invoker = await self._connect(index, settings)
         server = self._http(index, settings, invoker)
@@ -239,6 +240,22 @@ def _check_task_modules() -> None:
         theirs = [each for each in frames if each.filename not in ours and not each.filename.startswith("<")]
         told = f"AGENT_TASK_MODULES: {error.explained()}\n{''.join(traceback.format_list(theirs))}"
         raise DevhostError(told.rstrip()) from error
+
+
+def _check_settings(index: FunctionIndex) -> None:
+    """Let the app check its settings: ``function_app.check_settings``, where it has one.
+
+    :raises DevhostError: one can not work.
+    """
+    from storage_lib.errors import ConfigurationError
+
+    check = getattr(index.module, "check_settings", None)
+    if not callable(check):
+        return
+    try:
+        check()
+    except ConfigurationError as error:
+        raise DevhostError(f"the settings can not work: {error.explained()}") from error
 
 
 async def _shutdown(index: FunctionIndex) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
 
-from functions.limits import DEFAULT_JSON_BYTES, checked_body_limit, function_timeout
+from functions.limits import DEFAULT_JSON_BYTES, MAX_BODY_BYTES, checked_body_limit, function_timeout
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 from storage_lib.manager import StorageManager
@@ -19,6 +20,12 @@ DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
 
 MIN_RETENTION_DAYS = 8.0
 """Longer than any message can be hidden (`MAX_VISIBILITY_SECONDS`), and than an idempotency key stands."""
+
+MAX_RETENTION_DAYS = 3660.0
+"""Ten years: a time so long ago can be told."""
+MIN_LEASE_SECONDS = 1.0
+MAX_LEASE_SECONDS = 3600.0
+"""As long as a task waits for another worker where its own has died."""
 
 
 @dataclass
@@ -33,14 +40,20 @@ class AppState:
 
     @cached_property
     def engine(self) -> TaskEngine:
+        return TaskEngine(self.storage, self.registry, lease_seconds=self.lease_seconds)
+
+    @cached_property
+    def registry(self) -> Registry:
         modules = [name.strip() for name in os.environ.get("AGENT_TASK_MODULES", "").split(",")]
-        lease = _positive("AGENT_TASK_LEASE_SECONDS", LEASE_SECONDS)
-        registry = Registry(filter(None, modules), host_timeout=function_timeout())
-        return TaskEngine(self.storage, registry, lease_seconds=lease)
+        return Registry(filter(None, modules), host_timeout=function_timeout())
+
+    @cached_property
+    def lease_seconds(self) -> float:
+        return _number("AGENT_TASK_LEASE_SECONDS", LEASE_SECONDS, MIN_LEASE_SECONDS, MAX_LEASE_SECONDS)
 
     @cached_property
     def task_retention_days(self) -> float:
-        days = _positive("AGENT_TASK_RETENTION_DAYS", 30)
+        days = _number("AGENT_TASK_RETENTION_DAYS", 30, 0, MAX_RETENTION_DAYS)
         if days < MIN_RETENTION_DAYS:
             # A hidden message would outlive the record of its task, which had been cancelled, and run it.
             raise ConfigurationError(
@@ -52,16 +65,22 @@ class AppState:
 
     @cached_property
     def max_body_bytes(self) -> int:
-        return checked_body_limit(int(_positive("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES)))
+        return checked_body_limit(
+            int(_number("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES, 1, math.inf))
+        )
 
     @cached_property
     def max_json_bytes(self) -> int:
-        return int(_positive("AGENT_STORAGE_MAX_JSON_BYTES", DEFAULT_JSON_BYTES))
+        return int(_number("AGENT_STORAGE_MAX_JSON_BYTES", DEFAULT_JSON_BYTES, 1, MAX_BODY_BYTES))
 
     def check_settings(self) -> None:
         """:raises ConfigurationError: a setting or a task module can not work."""
-        self.engine.registry.names()
-        _ = self.max_body_bytes, self.max_json_bytes, self.task_retention_days
+        self.check_numbers()
+        self.registry.names()
+
+    def check_numbers(self) -> None:
+        """:raises ConfigurationError: a setting that is a number is none, or out of bounds."""
+        _ = self.max_body_bytes, self.max_json_bytes, self.task_retention_days, self.lease_seconds
 
 
 _states: dict[asyncio.AbstractEventLoop, AppState] = {}
@@ -74,8 +93,18 @@ def state() -> AppState:
     """
     loop = asyncio.get_running_loop()
     if loop not in _states:
-        _states[loop] = AppState(StorageConfig.from_env())
+        made = AppState(StorageConfig.from_env())
+        made.check_numbers()
+        _states[loop] = made
     return _states[loop]
+
+
+def check_settings() -> None:
+    """For the local host, before it says that it is ready; opens nothing.
+
+    :raises ConfigurationError: a setting or a task module can not work; ``field`` names it.
+    """
+    AppState(StorageConfig.from_env()).check_settings()
 
 
 async def shutdown() -> None:
@@ -85,14 +114,19 @@ async def shutdown() -> None:
         await found.storage.close()
 
 
-def _positive(setting: str, default: float) -> float:
+def _number(setting: str, default: float, least: float, most: float) -> float:
     text = os.environ.get(setting)
     if not text:
         return default
     try:
         value = float(text)
     except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
-        raise ConfigurationError(f"{setting} is {text!r}", field=setting, limit="a number above 0")
+        value = math.nan
+    if not 0 < value < math.inf or not least <= value <= most:
+        raise ConfigurationError(
+            f"{setting} is {text[:40]!r}",
+            field=setting,
+            limit=f"a number {f'from {least:g}' if least else 'above 0'} to {most:.12g}",
+            remedy=f"set it to one, or remove it: then it is {default:.12g}",
+        )
     return value

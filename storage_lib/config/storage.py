@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from storage_lib.config.spelling import warn_of_misspelt
 from storage_lib.errors import ConfigurationError
 
 StorageType = Literal["file", "azure", "s3", "memory"]
@@ -127,9 +128,12 @@ class StorageConfig:
 
         Without a type it is ``azure`` if the connection ``AgentStorage`` is set, else ``file``.
 
+        A name that looks like one of ours and is none is a warning in the log ``AOS.Settings``.
+
         :raises ConfigurationError: names the setting that can not work.
         """
         env = os.environ if environ is None else environ
+        warn_of_misspelt(env)
         connection = _connection(env, CONNECTION)
         kind = env.get("AGENT_STORAGE_TYPE") or ("azure" if connection else "file")
         if not connection and not env.get("AGENT_STORAGE_TYPE") and env.get("WEBSITE_INSTANCE_ID"):

@@ -16,6 +16,7 @@ from storage_lib.tasks.retry import RetryPolicy, exception_classes
 
 Action = Callable[[TaskContext, Any], Awaitable[Any]]
 
+MAX_TIMEOUT_SECONDS = 366 * 24 * 3600.0
 DEFAULT_TIMEOUT_SECONDS = 540.0
 """Below the platform's own limit of an invocation (host.json, ``functionTimeout``), so that a task that
 takes too long ends with a reason."""
@@ -122,8 +123,10 @@ def task(
     check_action(name)
     policy = retry or RetryPolicy()
     policy = replace(policy, retry_on=(*policy.retry_on, *exception_classes(retry_on)))
-    if not 0 < timeout < float("inf"):
-        raise ConfigurationError(f"timeout {timeout} of action {name!r} is not above 0", field="timeout")
+    if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
+        raise ConfigurationError(
+            f"timeout {timeout} of action {name!r} is not above 0 and at most a year", field="timeout"
+        )
 
     def register(action: Action) -> Action:
         if not inspect.iscoroutinefunction(action) and not inspect.iscoroutinefunction(

@@ -1,0 +1,90 @@
+"""Settings that look like ours and are not: a misspelt name would be passed over in silence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+SETTINGS = frozenset(
+    {
+        "AGENT_STORAGE_ALLOW_PICKLE",
+        "AGENT_STORAGE_CONTAINER",
+        "AGENT_STORAGE_MAX_BODY_BYTES",
+        "AGENT_STORAGE_MAX_JSON_BYTES",
+        "AGENT_STORAGE_MESSAGE_ENCODING",
+        "AGENT_STORAGE_PATH",
+        "AGENT_STORAGE_RETRY_ATTEMPTS",
+        "AGENT_STORAGE_S3_BUCKET",
+        "AGENT_STORAGE_S3_ENDPOINT",
+        "AGENT_STORAGE_S3_REGION",
+        "AGENT_STORAGE_SHARED_GROUP",
+        "AGENT_STORAGE_SIGNING_KEY",
+        "AGENT_STORAGE_TABLES_AND_QUEUES",
+        "AGENT_STORAGE_TYPE",
+        "AGENT_TASK_LEASE_SECONDS",
+        "AGENT_TASK_MODULES",
+        "AGENT_TASK_RETENTION_DAYS",
+        "AgentStorage",
+        "AgentStorage__accountName",
+        "AgentStorage__blobServiceUri",
+        "AgentStorage__clientId",
+        "AgentStorage__queueServiceUri",
+        "AgentStorage__tableServiceUri",
+    }
+)
+OF_OTHERS = frozenset(
+    {
+        # Of the platform's bindings, for the same connection.
+        "AgentStorage__clientSecret",
+        "AgentStorage__credential",
+        "AgentStorage__managedIdentityResourceId",
+        "AgentStorage__tenantId",
+        # Of the deployment (infra/main.parameters.json), where it runs from the same shell.
+        "AGENT_KEY_VAULT_KEY_URI",
+        "AGENT_STORAGE_ACCOUNT",
+        "AGENT_STORAGE_ALERT_EMAIL",
+        "AGENT_STORAGE_AUTH_CLIENT_ID",
+        "AGENT_STORAGE_AVAILABILITY_TEST",
+        "AGENT_STORAGE_BUDGET",
+        "AGENT_STORAGE_BUDGET_START",
+        "AGENT_STORAGE_DATA_ACCOUNT",
+        "AGENT_STORAGE_DATA_GROUP",
+        "AGENT_STORAGE_INSTANCE_MB",
+        "AGENT_STORAGE_KEY_URI",
+        "AGENT_STORAGE_KEY_VAULT",
+        "AGENT_STORAGE_MAX_INSTANCES",
+        "AGENT_STORAGE_NETWORK_ISOLATION",
+        "AGENT_STORAGE_SEPARATE_HOST",
+        "AGENT_STORAGE_SKU",
+    }
+)
+_OURS = ("AGENT_STORAGE", "AGENT_TASK", "AGENTSTORAGE")
+_MARKS = ("AGENT", "STORAGE_", "TASK_")
+_CLOSE = 0.85
+
+_log = logging.getLogger("AOS.Settings")
+_told: set[str] = set()
+
+
+def misspelt(names: Iterable[str]) -> dict[str, str]:
+    """Those of ``names`` that begin as ours do, or are close to one of ours, each with the nearest."""
+    found: dict[str, str] = {}
+    for name in names:
+        upper = name.upper()
+        if name in SETTINGS or name in OF_OTHERS or not any(mark in upper for mark in _MARKS):
+            continue
+        import difflib  # Only where there is something to compare.
+
+        ours = {setting.upper(): setting for setting in SETTINGS}
+        close = 0.0 if upper.startswith(_OURS) else _CLOSE
+        if nearest := difflib.get_close_matches(upper, sorted(ours), n=1, cutoff=close):
+            found[name] = ours[nearest[0]]
+    return found
+
+
+def warn_of_misspelt(names: Iterable[str]) -> None:
+    """Log each of them, once a process."""
+    for name, nearest in misspelt(names).items():
+        if name not in _told:
+            _told.add(name)
+            _log.warning("%s is not a setting and does nothing; did you mean %s?", name, nearest)
