@@ -80,6 +80,7 @@ def folder(backend: FileStorageBackend) -> Path:
 
 class TestFileObjects(ObjectStoreContract):
     race_rounds = 20
+    lists_decomposed = True
 
     @pytest.fixture
     def objects(self, shared: FileStorageBackend) -> ObjectStore:

@@ -22,6 +22,7 @@ def backend() -> MemoryBackend:
 
 class TestMemoryObjects(ObjectStoreContract):
     race_rounds = 100
+    lists_decomposed = None
 
     @pytest.fixture
     def objects(self, backend: MemoryBackend) -> ObjectStore:

@@ -170,7 +170,13 @@ def _shown(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ObjectStats:
-    """How many objects there are, and how many bytes they hold together."""
+    """How many objects there are, and how many bytes they hold together.
+
+    ``unlisted`` are names that other programs gave and no key can address, and which are therefore in no
+    listing: the first hundred. On Azure and S3 names in decomposed Unicode are among them (there are no keys
+    in that form, and the order of the composed ones is another); the file backend lists those.
+    """
 
     count: int
     bytes: int
+    unlisted: tuple[str, ...] = ()

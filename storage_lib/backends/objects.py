@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from storage_lib.backends import cursors, expiry, kept_headers
+from storage_lib.backends import cursors, expiry, kept_headers, unlisted
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import (
     ANY_VERSION,
@@ -356,11 +356,12 @@ class ObjectStore(Stationary, ABC):
     async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
         """Count the objects that start with ``prefix`` and their bytes, by listing them."""
         count = total = 0
-        async for entry in self.iterate(prefix, details=not self.lists_sizes, skip=skip):
-            if isinstance(entry, ListEntry):
-                count += 1
-                total += entry.size or 0
-        return ObjectStats(count, total)
+        with unlisted.collected() as names:
+            async for entry in self.iterate(prefix, details=not self.lists_sizes, skip=skip):
+                if isinstance(entry, ListEntry):
+                    count += 1
+                    total += entry.size or 0
+        return ObjectStats(count, total, tuple(names))
 
     async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
         """Remove up to ``limit`` expired objects and return how many were removed. Any number of sweeps may

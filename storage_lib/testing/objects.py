@@ -24,6 +24,7 @@ from storage_lib.errors import (
 )
 from storage_lib.testing.buffers import NOT_BYTES, buffers
 from storage_lib.testing.conditions import ConditionContract
+from storage_lib.testing.foreign_names import ForeignNameContract
 from storage_lib.testing.sweeps import SweepContract
 
 AWKWARD_KEYS = [
@@ -92,7 +93,7 @@ INVALID_KEYS = [
 ]
 
 
-class ObjectStoreContract(ConditionContract, SweepContract):
+class ObjectStoreContract(ConditionContract, SweepContract, ForeignNameContract):
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
     that goes round the store, so that a mistake made on both ways can not hide."""
 

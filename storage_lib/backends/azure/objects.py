@@ -32,6 +32,7 @@ from storage_lib.backends.objects import (
     agrees,
     unmet,
 )
+from storage_lib.backends.unlisted import leave_out
 from storage_lib.errors import (
     IntegrityError,
     InvalidKeyError,
@@ -236,6 +237,7 @@ class AzureObjectStore(ObjectStore):
                 else:
                     validate_key(found.key)
             except InvalidKeyError:
+                leave_out(found if isinstance(found, str) else found.key)
                 continue
             yield found
 

@@ -224,7 +224,8 @@ class ObjectFiles:
                 for name in self.paths.foreign(segment)
                 if self._is_there(directory, name, stat.S_ISDIR)
             ]
-        names = [*(name + SUFFIX for name in self.paths.own_forms(last)), *self.paths.foreign(last)]
+        ours = [] if key.isascii() else self.paths.own_forms(last)
+        names = [*(name + SUFFIX for name in ours), *self.paths.foreign(last)]
         found = [
             joined(directory, name)
             for name in names

@@ -16,6 +16,9 @@ An escaped segment of more than 200 bytes is cut into nested directories, each b
 Files of other programs have no ``.obj`` suffix. A name that is exactly what escaping would write stands for
 the text it escapes; every other name (``100%.txt``, ``README`` where case is folded, a name of 230 bytes)
 stands for itself. Where both spellings of a key exist, the escaped one is the object.
+
+Keys are composed (NFC). A name that another program has decomposed (NFD, as macOS does) stands for the
+composed one, also of a file of ours. Two files of others that differ in nothing else are an error.
 """
 
 from __future__ import annotations
@@ -119,8 +122,9 @@ class PathMap:
         return key
 
     def own_forms(self, segment: str) -> list[str]:
-        """The names, without the suffix, of a file of ours that another program has decomposed."""
-        return ["/".join(self.encode(form)) for form in _forms(segment)[1:]]
+        """The names, without the suffix, that a file of ours may have once another program has decomposed the
+        names on its way, or some of them."""
+        return ["/".join(self.encode(form)) for form in _forms(segment)]
 
     def _is_plain(self, name: str) -> bool:
         return (

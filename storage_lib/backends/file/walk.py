@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice
@@ -27,6 +28,7 @@ from storage_lib.backends.file.folder import Folder, joined
 from storage_lib.backends.file.oserrors import MISSING, check_there
 from storage_lib.backends.file.paths import CONTINUED, SUFFIX, PathMap, composed
 from storage_lib.backends.objects import is_after
+from storage_lib.backends.unlisted import collector, leave_out
 from storage_lib.errors import InvalidKeyError
 from storage_lib.keys import validate_key
 
@@ -53,6 +55,7 @@ class Walk:
         self._folder = folder
         self._paths = paths
         self._kept = kept
+        self._unlisted = collector()  # here, for it is iterated in other threads
         self._prefix = prefix
         self._delimiter = delimiter
         self._after = after
@@ -73,6 +76,8 @@ class Walk:
                 if not name.endswith("/"):
                     if _is_valid(key):
                         yield key
+                    else:
+                        self._leave_out(key)
                 elif self._delimiter is None:
                     stack.append(self._read(key, node.directories[name]))
                     break
@@ -94,7 +99,7 @@ class Walk:
         return key > after or after.startswith(key)
 
     def _read(self, base: str, directories: list[Directory]) -> _Node:
-        names = self._kept.find(tuple(directories))
+        names = self._kept.find(tuple(directories)) if self._unlisted is None else None
         if names is None:
             names = self._names(base, directories)
         return _Node(base, self._select(base, names.ordered), names.below)
@@ -106,7 +111,7 @@ class Walk:
         size = 0
         reading = Reading(self._folder)
         for directory in directories:
-            for segment, found in self._entries(directory, reading):
+            for segment, found in self._entries(directory, reading, base=base):
                 name = segment if found is None else segment + "/"
                 if not is_too_large(size):
                     size += size_of(name)
@@ -149,42 +154,58 @@ class Walk:
         return any(self._has_object(key, [directory]) for key, directory in below)
 
     def _entries(
-        self, directory: Directory, reading: Reading | None = None, names: tuple[str, ...] = ()
+        self,
+        directory: Directory,
+        reading: Reading | None = None,
+        names: tuple[str, ...] = (),
+        *,
+        base: str = "",
     ) -> Iterator[tuple[str, Directory | None]]:
-        """The segments in ``directory``, with the directory below or None for an object."""
+        """The segments in ``directory``, with the directory below or None for an object. ``base`` is the key
+        prefix of all of them."""
         decode, (path, own, foreign) = self._paths.decode, directory
         continued: list[str] = []
         if reading is not None:
             reading.begin(path)
         try:
             for name, entry in self._folder.entries(path):
-                if name.startswith(".") or not _is_text(name):
+                if name.startswith("."):
+                    continue
+                if not _is_text(name):
+                    self._leave_out(base + name)
                     continue
                 if name.endswith(SUFFIX):
                     if own and entry.is_file(follow_symlinks=False):
                         segment = decode((*names, name[: -len(SUFFIX)]))
                         if segment is not None and (segment := composed(segment)) is not None:
                             yield segment, None
+                        else:
+                            self._leave_out(base + name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        self._leave_out(f"{base}{name}/…")
                 elif entry.is_dir(follow_symlinks=False):
                     if name.endswith(CONTINUED):
                         continued.append(name)
                     else:
-                        yield from self._directory(directory, names, name)
+                        yield from self._directory(directory, names, name, base)
                 elif foreign and entry.is_file(follow_symlinks=False):
                     segment = decode((*names, name))
                     if segment is None and not names and self._paths.stands_for_itself(name):
                         segment = name
                     if segment is not None and (segment := composed(segment)) is not None:
                         yield segment, None
+                    else:
+                        self._leave_out(base + name)
         except OSError as error:
             if error.errno not in MISSING:  # removed while we were on our way
                 raise
             check_there(os.fsdecode(self._folder.root))
         for name in continued:
-            yield from self._entries(Directory(joined(path, name), own, foreign), reading, (*names, name))
+            below = Directory(joined(path, name), own, foreign)
+            yield from self._entries(below, reading, (*names, name), base=base)
 
     def _directory(
-        self, parent: Directory, names: tuple[str, ...], name: str
+        self, parent: Directory, names: tuple[str, ...], name: str, base: str
     ) -> Iterator[tuple[str, Directory]]:
         path, own, foreign = parent
         below = joined(path, name)
@@ -192,6 +213,8 @@ class Walk:
         if segment is not None:
             if (segment := composed(segment)) is not None:
                 yield segment, Directory(below, own, foreign)
+            else:
+                self._leave_out(f"{base}{name}/…")
             return
         if (
             foreign
@@ -200,11 +223,19 @@ class Walk:
             and (segment := composed(name)) is not None
         ):
             yield segment, Directory(below, own=False)
+        elif foreign and not self._paths.fold_case:
+            self._leave_out(f"{base}{name}/…")
         if own and self._paths.fold_case:
             # Made by another program as `Docs`: our directory `docs` is the same one on this file system.
             segment = self._paths.decode((*names, name.casefold()))
             if segment is not None:
                 yield segment, Directory(below, foreign=False)
+
+    def _leave_out(self, name: str) -> None:
+        if self._unlisted is not None:
+            shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            if unicodedata.normalize("NFC", shown).startswith(self._prefix):
+                leave_out(shown, self._unlisted)
 
     def _descend(self, directories: list[Directory], segment: str) -> list[Directory]:
         """The directories for one segment of the prefix, found without reading their siblings."""

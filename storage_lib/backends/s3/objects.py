@@ -33,6 +33,7 @@ from storage_lib.backends.s3.errors import has_unreadable_metadata
 from storage_lib.backends.s3.listing import MAX_PAGE, Found, Listing, Page, Query, parse
 from storage_lib.backends.s3.reading import Reading, restless
 from storage_lib.backends.s3.upload import upload
+from storage_lib.backends.unlisted import leave_out
 from storage_lib.errors import (
     InvalidKeyError,
     KeyNotFoundError,
@@ -292,5 +293,6 @@ def _is_ours(found: Found) -> bool:
     try:
         validate_prefix(found) if isinstance(found, str) else validate_key(found.key)
     except InvalidKeyError:
+        leave_out(found if isinstance(found, str) else found.key)
         return False
     return True

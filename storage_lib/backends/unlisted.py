@@ -1,0 +1,35 @@
+"""Names that other programs gave and no key can address: left out of listings, told by `stats`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+MAX_NAMES = 100
+
+_collected: ContextVar[dict[str, None] | None] = ContextVar("unlisted", default=None)
+
+
+@contextmanager
+def collected() -> Generator[dict[str, None]]:
+    """The names that listings leave out inside, each once and in the order in which they are met; the first
+    hundred."""
+    names: dict[str, None] = {}
+    token = _collected.set(names)
+    try:
+        yield names
+    finally:
+        _collected.reset(token)
+
+
+def collector() -> dict[str, None] | None:
+    """Where a listing that begins now is to `leave_out` names; None where nobody wants to know."""
+    return _collected.get()
+
+
+def leave_out(name: str, names: dict[str, None] | None = None) -> None:
+    """Note a name. What ends in a slash stands for a folder, and is left out as such."""
+    names = _collected.get() if names is None else names
+    if names is not None and not name.endswith("/") and len(names) < MAX_NAMES:
+        names[name] = None
