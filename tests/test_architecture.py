@@ -45,6 +45,7 @@ LAYERS = [
         "storage_lib.backends.settling",
         "storage_lib.backends.streaming",
         "storage_lib.backends.cursors",
+        "storage_lib.backends.unlisted",
     ),
     ("storage_lib.backends", "storage_lib.layers", "storage_lib.testing"),
     ("storage_lib.factory",),
