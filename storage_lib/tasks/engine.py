@@ -27,6 +27,7 @@ from storage_lib.errors import (
 )
 from storage_lib.manager import StorageManager
 from storage_lib.tasks import escapes
+from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.context import TaskCancelledError, TaskContext, TaskLog
 from storage_lib.tasks.control import Control
 from storage_lib.tasks.escapes import EscapedError
@@ -59,6 +60,7 @@ from storage_lib.tasks.submission import (
     new_record,
     validated,
 )
+from storage_lib.tasks.watch import Place, watch
 
 LEASE_SECONDS = 60.0
 CONFIGURATION_WAIT_SECONDS = 60.0
@@ -107,6 +109,7 @@ class TaskEngine:
         self.repair = Repair(self.records, storage.backend.queues, self.outbox, self._now, self._length)
         self._joins = Joins(self.records, self._now)
         self._queues = storage.backend.queues
+        self._place = Place(storage.config, storage.backend)
         self._clock = clock
 
     async def submit(self, action: str, agent_id: str, payload: Any = None, **options: Any) -> TaskRecord:
@@ -142,7 +145,11 @@ class TaskEngine:
         if record.is_waiting or record.is_final:
             return await self._finished(record, again=dequeue_count > 1)
         claimed = await self._claim(record, text, queue)
-        return [] if claimed is None else await self._run(claimed, text, queue)
+        if claimed is None:
+            return []
+        lease = Lease(self.records, claimed, self._length, self._now)
+        with watch.holding(lease, self._place):
+            return await self._run(lease, text, queue)
 
     async def _finished(self, record: TaskRecord, *, again: bool) -> list[TaskEvent]:
         """What is left to do for a task that needs no run: whoever ran it may have died before it was done.
@@ -251,6 +258,10 @@ class TaskEngine:
                 wait = min((due - now).total_seconds() + 0.5, MAX_VISIBILITY_SECONDS)
                 await self._queues.send_text(queue, text, delay=wait)
                 return None
+            if record.status is TaskStatus.RUNNING and watch.holds(record):
+                # It runs here, and nothing could be renewed, because the loop was blocked or all stood still.
+                await self._queues.send_text(queue, text, delay=self._length.total_seconds() / 3)
+                return None
             history = record.history
             if record.status is TaskStatus.RUNNING:
                 history = ended(record, now, "lost", None)
@@ -270,8 +281,8 @@ class TaskEngine:
 
     # -- one run
 
-    async def _run(self, record: TaskRecord, text: str, queue: str) -> list[TaskEvent]:
-        lease = Lease(self.records, record, self._length, self._now)
+    async def _run(self, lease: Lease, text: str, queue: str) -> list[TaskEvent]:
+        record = lease.record
         registered: RegisteredAction | None = None
         context: TaskContext | None = None
         try:
@@ -295,7 +306,7 @@ class TaskEngine:
             raise  # Nobody is known to have taken over: the message must come again.
         except LeaseLostError:
             _log.warning("task %s was taken over or ended; its result here is dropped", record.task_id)
-            return []
+            return await self._given_back(lease)
         except TaskCancelledError:
             return await self._end(lease, TaskStatus.CANCELLED)
         except _WornOutError:
@@ -398,9 +409,9 @@ class TaskEngine:
         """
         now = self._now()
         due = now + timedelta(seconds=delay)
-        attempts = lease.record.attempts - (not counts)
 
         def put_back(record: TaskRecord) -> dict[str, Any]:
+            attempts = record.attempts - (not counts)
             if record.cancel_requested:  # while it ran: then it is not tried again
                 return {
                     **_ending(record, now, TaskStatus.CANCELLED, error),
@@ -436,6 +447,24 @@ class TaskEngine:
             _log.warning("task %s was taken over; its end here is dropped", lease.record.task_id)
             return []
         return [TaskEvent.of(record), *await self._joins.child_ended(record)]
+
+    async def _given_back(self, lease: Lease) -> list[TaskEvent]:
+        """Give the attempt back that was lost because all stood still here, to the run that took over."""
+        conflicts = Conflicts()
+        while lease.was_held_up:
+            try:
+                found = await self.records.get(lease.record.task_id, contents=False)
+                if found.is_final or found.is_waiting or found.attempts <= found.first_attempt + 1:
+                    break
+                now = self._now()
+                history = lease.with_notes(found).history
+                await self.records.change(found, attempts=found.attempts - 1, history=history, updated_at=now)
+                break
+            except PreconditionFailedError:
+                await conflicts.pause()
+            except KeyNotFoundError:
+                break
+        return []
 
     async def _wait_for_children(self, lease: Lease, context: TaskContext, result: Any) -> list[TaskEvent]:
         def changes(record: TaskRecord) -> dict[str, Any]:

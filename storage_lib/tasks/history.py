@@ -32,9 +32,10 @@ def ended(
     return _bounded((*record.history, attempt))
 
 
-def noted(record: TaskRecord, now: datetime, outcome: str) -> tuple[Attempt, ...]:
-    """The history of a record to which something was done that is no attempt."""
-    return _bounded((*record.history, Attempt(record.attempts, None, now, outcome)))
+def noted(record: TaskRecord, now: datetime, outcome: str, message: str | None = None) -> tuple[Attempt, ...]:
+    """The history of a record to which something was done that is no attempt, or happened to one."""
+    note = Attempt(record.attempts, None, now, outcome, error_message=message)
+    return _bounded((*record.history, note))
 
 
 def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:

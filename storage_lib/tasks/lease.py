@@ -20,14 +20,20 @@ from storage_lib.errors import (
 )
 from storage_lib.tasks import escapes
 from storage_lib.tasks.conflicts import Conflicts
+from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
+from storage_lib.tasks.watch import stall, watch
 
 _log = logging.getLogger("AOS.Tasks")
 
 
 _CONCLUDE_TRIES = 6
 _CONCLUDE_SECONDS = 0.5
+_LEAST_SECONDS = 5.0
+"""For a renewal that begins shortly before the end of the lease."""
+_LONGEST_START_SECONDS = 600.0
+"""Before an action runs its module is imported and its payload loaded."""
 _CANCEL_GRACE_SECONDS = 5.0
 """How long an action that was cancelled may take to tidy up before it is left alone."""
 
@@ -69,10 +75,45 @@ class Lease:
     ) -> None:
         self.record = record
         self._records = records
-        self._length = length
-        self._now = now
+        self.length = length
+        self.now = now
         self._changing = asyncio.Lock()
         self._later: dict[str, Any] = {}
+        self._until = record.lease_until
+        self._renewed = time.time()
+        self._given_up = time.monotonic() + _LONGEST_START_SECONDS
+        self._early: asyncio.Future[None] | None = None
+        self._notes: list[tuple[str, str]] = []
+        self.kept = False
+        """Whether a thread had to renew it (watch.py)."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether half of it is over, and so its renewal late. Asked from any thread."""
+        return self._until is not None and self._until - self.now() < self.length / 2
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it was not renewed for longer than it lasts, by the clock of the machine."""
+        return time.time() - self._renewed >= self.length.total_seconds()
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the run should have ended: then nobody keeps it any longer."""
+        return time.monotonic() > self._given_up
+
+    @property
+    def was_held_up(self) -> bool:
+        return bool(self._notes)
+
+    def keep(self, until: datetime | None) -> None:
+        """It was renewed by a thread."""
+        self._until, self._renewed, self.kept = until, time.time(), True
+
+    def wake(self) -> None:
+        """Renew it now; called in the loop that holds it."""
+        if self._early is not None and not self._early.done():
+            self._early.set_result(None)
 
     def change_later(self, **changes: Any) -> None:
         """Change the record with whatever is written next, at the latest with the end of the run."""
@@ -90,10 +131,11 @@ class Lease:
                 if self.record.status is not TaskStatus.RUNNING:
                     raise LeaseLostError  # It has ended, here.
                 try:
-                    later = self._later
-                    self.record = await self._records.change(
-                        self.record, **{**later, **changes(self.record)}, updated_at=self._now()
-                    )
+                    later, known = self._later, self.with_notes(self.record)
+                    wanted = {**later, **changes(known), "updated_at": self.now()}
+                    if self._notes:
+                        wanted.setdefault("history", known.history)
+                    self.record = await self._records.change(self.record, **wanted)
                     if self._later is later:
                         self._later = {}
                 except PreconditionFailedError:
@@ -102,7 +144,14 @@ class Lease:
                 except KeyNotFoundError as error:
                     raise LeaseLostError from error
                 else:
+                    self._notes.clear()
                     return self.record
+
+    def with_notes(self, record: TaskRecord) -> TaskRecord:
+        """The record with what held the run up in its history."""
+        for outcome, message in self._notes:
+            record = replace(record, history=noted(record, self.now(), outcome, message))
+        return record
 
     async def conclude(self, changes: Callable[[TaskRecord], dict[str, Any]]) -> TaskRecord:
         """As `change_by`, for the change with which a run ends: tried again while the lease lasts where the
@@ -130,8 +179,8 @@ class Lease:
                     raise
                 return found
             except TransientStorageError:
-                tries, sure, until = tries + 1, False, self.record.lease_until
-                if tries == _CONCLUDE_TRIES or until is None or self._now() >= until:
+                tries, sure, until = tries + 1, False, self._until
+                if tries == _CONCLUDE_TRIES or until is None or self.now() >= until:
                     raise
                 await asyncio.sleep(random.uniform(0, _CONCLUDE_SECONDS * tries))  # noqa: S311 - spreads load
             except ConfigurationError:
@@ -176,11 +225,11 @@ class Lease:
         :raises EscapedError: it raised what is no `Exception`.
         """
         action = asyncio.ensure_future(running)
-        until = time.monotonic() + limit + _CANCEL_GRACE_SECONDS
+        until = self._given_up = time.monotonic() + limit + _CANCEL_GRACE_SECONDS
         try:
             while True:
-                done, _ = await asyncio.wait({action}, timeout=self._length.total_seconds() / 3)
-                if done:
+                await self._wait_for(action)
+                if action.done():
                     return escapes.call(action.result)
                 if time.monotonic() > until:
                     raise DeadlineExceededError(
@@ -194,18 +243,34 @@ class Lease:
                 if not action.done():
                     _log.error("task %s: the action does not end though cancelled", self.record.task_id)
 
+    async def _wait_for(self, action: asyncio.Future[Any]) -> None:
+        """Wait until it has ended, or for a third of the lease, or less if the renewal is late."""
+        loop = asyncio.get_running_loop()
+        pause = self.length.total_seconds() / 3
+        began = (time.time(), time.monotonic(), time.process_time())
+        self._early = loop.create_future()
+        await asyncio.wait({action, self._early}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        late = max(time.time() - began[0], time.monotonic() - began[1]) - pause
+        if late < pause:
+            return
+        note = stall(late, watch.lag(loop, began[1]), time.process_time() - began[2])
+        _log.warning("task %s: %s", self.record.task_id, note[1])
+        self._notes.append(note)
+
     async def _renew(self) -> None:
-        # In time or not at all: past its end another may run the task, and the action must be stopped before.
-        left = 0.0
-        if self.record.lease_until is not None:
-            left = (self.record.lease_until - self._now()).total_seconds()
+        # In time, for past its end another may run the task, and the action must be stopped before. Where the
+        # end has passed already, because nothing ran here, the fence tells whether another does.
+        length = self.length.total_seconds()
+        left = length if self._until is None else (self._until - self.now()).total_seconds()
+        expired = left <= 0
         try:
-            async with asyncio.timeout(max(left, 0)):
-                await self.change(lease_until=self._now() + self._length)
+            async with asyncio.timeout(length if expired else max(left, min(length / 6, _LEAST_SECONDS))):
+                changed = await self.change(lease_until=self.now() + self.length)
         except (TransientStorageError, TimeoutError) as error:
-            until = self.record.lease_until
-            if isinstance(error, TimeoutError) or until is None or self._now() >= until:
+            if isinstance(error, TimeoutError) or self._until is None or self.now() >= self._until:
                 raise LeaseExpiredError(
                     f"the lease of task {self.record.task_id!r} could not be renewed in time"
                 ) from error
             _log.warning("the lease of task %s could not be renewed yet: %s", self.record.task_id, error)
+        else:
+            self._until, self._renewed, self.kept = changed.lease_until, time.time(), False

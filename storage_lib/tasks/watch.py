@@ -1,0 +1,261 @@
+"""Leases that are kept while the event loop cannot keep them.
+
+An action that blocks the loop stops the renewals of every task that runs there. A thread sees that, renews
+their leases over a backend and a loop of its own, and measures for how long the loop did not answer. There is
+one thread in a process, from the first task that runs until a moment after the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from storage_lib.backends.base import StorageBackend
+from storage_lib.config import StorageConfig
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.factory import build
+from storage_lib.tasks.model import TaskRecord, TaskStatus
+from storage_lib.tasks.records import TaskRecords
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.lease import Lease
+
+_LONGEST_TICK = 1.0
+_TICKS = 8
+"""In the length of a lease."""
+_IDLE_TICKS = 4
+_TRIES = 5
+_AT_ONCE = 16
+_CLOSE_SECONDS = 2.0
+
+_log = logging.getLogger("AOS.Tasks")
+
+
+class Place:
+    """Where the records of an engine are, for the thread.
+
+    :param config: of the backend that the thread makes for itself.
+    :param backend: taken instead, if it serves several event loops at once. With neither the thread can only
+        wake the loop, as soon as that answers.
+    """
+
+    def __init__(self, config: StorageConfig | None, backend: StorageBackend) -> None:
+        self._config = None if config is not None and config.storage_type == "memory" else config
+        self._shared = backend if backend.serves_any_loop else None
+
+    @property
+    def is_reachable(self) -> bool:
+        return self._config is not None or self._shared is not None
+
+    def open(self) -> _Opened:
+        if self._config is not None:
+            return _Opened(build(self._config), owned=True)
+        assert self._shared is not None  # noqa: S101 - see is_reachable
+        return _Opened(self._shared, owned=False)
+
+
+class _Opened:
+    def __init__(self, backend: StorageBackend, *, owned: bool) -> None:
+        self._backend = backend
+        self._owned = owned
+        self.records = TaskRecords(backend)
+
+    async def close(self) -> None:
+        if self._owned:
+            await self._backend.close()
+
+
+class _Pulse:
+    """Whether an event loop answers, and how long it last took."""
+
+    def __init__(self) -> None:
+        self.asked: float | None = None
+        self.answered = 0.0
+        self.lag = 0.0
+
+    def answer(self) -> None:
+        """Called by the loop."""
+        if self.asked is not None:
+            self.answered = time.monotonic()
+            self.lag, self.asked = self.answered - self.asked, None
+
+
+class LeaseWatch:
+    """The leases that this process holds, and the thread that looks after them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[int, tuple[Lease, Place, asyncio.AbstractEventLoop, int]] = {}
+        self._pulses: dict[asyncio.AbstractEventLoop, _Pulse] = {}
+        self._thread: threading.Thread | None = None
+        self._end = threading.Event()
+
+    @contextmanager
+    def holding(self, lease: Lease, place: Place) -> Generator[None]:
+        """Look after a lease that the running event loop holds."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._held[id(lease)] = (lease, place, loop, threading.get_ident())
+            if self._thread is None and not self._end.is_set():
+                thread = threading.Thread(target=self._run, name="task-leases", daemon=True)
+                with suppress(RuntimeError):  # No more threads: the loop has to do it alone.
+                    thread.start()
+                    self._thread = thread
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._held[id(lease)]
+
+    def holds(self, record: TaskRecord) -> bool:
+        """Whether the run of a record goes on in this process, which only was late to renew its lease."""
+        with self._lock:
+            held = [lease for lease, *_ in self._held.values()]
+        return any(
+            lease.record.task_id == record.task_id
+            and lease.record.fence == record.fence
+            and lease.is_overdue
+            and not lease.is_given_up
+            for lease in held
+        )
+
+    def lag(self, loop: asyncio.AbstractEventLoop, since: float) -> float:
+        """For how many seconds a loop did not answer, that has answered again since that (monotonic) time."""
+        pulse = self._pulses.get(loop)
+        return pulse.lag if pulse is not None and pulse.answered >= since else 0.0
+
+    def stop(self) -> None:
+        """End the thread; called at the end of the process."""
+        self._end.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_CLOSE_SECONDS)
+
+    # -- in the thread
+
+    def _run(self) -> None:
+        opened: dict[Place, _Opened] = {}
+        runner: asyncio.Runner | None = None
+        idle = 0
+        try:
+            while not self._end.is_set():
+                with self._lock:
+                    held = list(self._held.values())
+                    idle = 0 if held else idle + 1
+                    if idle > _IDLE_TICKS:
+                        self._thread = None
+                        return
+                self._feel({loop for _, _, loop, _ in held})
+                due = [one for one in held if one[0].is_due and not one[0].is_given_up]
+                for lease, _, loop, _ in due:
+                    with suppress(RuntimeError):  # The loop is closed.
+                        loop.call_soon_threadsafe(lease.wake)
+                reachable = [(lease, place, at) for lease, place, _, at in due if place.is_reachable]
+                if reachable:
+                    runner = runner or asyncio.Runner()
+                    runner.run(_renew_all(reachable, opened))
+                shortest = min((lease.length.total_seconds() for lease, *_ in held), default=_LONGEST_TICK)
+                self._end.wait(min(max(shortest / _TICKS, 0.02), _LONGEST_TICK))
+        except Exception:
+            _log.exception("the thread that keeps leases has failed")
+            with self._lock:
+                self._thread = None  # The next task starts another.
+        finally:
+            if runner is not None:
+                with suppress(Exception):
+                    runner.run(_close(opened))
+                    runner.close()
+
+    def _feel(self, loops: set[asyncio.AbstractEventLoop]) -> None:
+        self._pulses = {loop: self._pulses.get(loop) or _Pulse() for loop in loops}
+        for loop, pulse in self._pulses.items():
+            if pulse.asked is None:
+                pulse.asked = time.monotonic()
+                with suppress(RuntimeError):  # The loop is closed.
+                    loop.call_soon_threadsafe(pulse.answer)
+
+
+async def _renew_all(due: list[tuple[Lease, Place, int]], opened: dict[Place, _Opened]) -> None:
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(lease: Lease, place: Place, thread: int) -> None:
+        async with limit:
+            try:
+                if place not in opened:
+                    opened[place] = place.open()
+                async with asyncio.timeout(max(lease.length.total_seconds() / 3, 1)):
+                    await _renew(lease, opened[place].records, thread)
+            except Exception as error:
+                _log.warning(
+                    "the lease of task %s could not be renewed by the thread: %s", lease.record.task_id, error
+                )
+
+    await asyncio.gather(*(one(*each) for each in due))
+
+
+async def _renew(lease: Lease, records: TaskRecords, thread: int) -> None:
+    for _ in range(_TRIES):
+        try:
+            found = await records.get(lease.record.task_id, contents=False)
+        except KeyNotFoundError:
+            return
+        if found.fence != lease.record.fence or found.status is not TaskStatus.RUNNING or found.is_waiting:
+            return  # It has ended, or another has it; its own loop will see.
+        now = lease.now()
+        try:
+            changed = await records.change(found, lease_until=now + lease.length, updated_at=now)
+        except PreconditionFailedError:
+            continue
+        if not lease.kept:
+            _log.warning(
+                "task %s: the event loop does not answer, a thread renews the lease; the loop is at %s",
+                lease.record.task_id,
+                _place_of(thread),
+            )
+        lease.keep(changed.lease_until)
+        return
+
+
+async def _close(opened: dict[Place, _Opened]) -> None:
+    async with asyncio.timeout(_CLOSE_SECONDS):
+        for one in opened.values():
+            await one.close()
+
+
+def _place_of(thread: int) -> str:
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage] - there is no other way
+    return (
+        "?" if frame is None else f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
+    )
+
+
+def stall(late: float, lag: float, busy: float) -> tuple[str, str]:
+    """The name of what held up a loop, and what to say of it.
+
+    :param late: seconds that the loop was late by the clock. :param lag: seconds that it did not answer while
+        the thread went on. :param busy: seconds of computing of the process in that time.
+    """
+    seconds = max(late, lag)
+    if max(lag, busy) >= late / 2:
+        return (
+            "blocked",
+            f"the event loop was blocked for {seconds:.1f} s: what blocks goes through"
+            " await asyncio.to_thread(…)",
+        )
+    return "suspended", f"the process or its machine stood still for {seconds:.1f} s"
+
+
+watch = LeaseWatch()
+"""That of this process."""
+
+# The thread stays with the parent, and so do the tasks that it looks after.
+os.register_at_fork(after_in_child=watch.__init__)
+atexit.register(watch.stop)
