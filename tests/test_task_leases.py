@@ -116,7 +116,7 @@ async def test_two_hosts_never_run_what_blocks_the_loop_of_the_first(
     told = record.history[0].error_message or ""
     assert "to_thread" in told
     assert LEASE * 2 < float(told.split("blocked for ")[1].split(" s")[0]) < LEASE * 6
-    assert "a thread renews the lease; the loop is at" in caplog.text
+    assert "a thread renews the lease; the event loop is at" in caplog.text
     assert told in caplog.text
 
 

@@ -77,15 +77,16 @@ class _Pulse:
     """Whether an event loop answers, and how long it last took."""
 
     def __init__(self) -> None:
-        self.asked: float | None = None
+        self.is_asked = False
+        self.silent = 0.0
+        """For how long it has not answered, while the thread that asks went on itself."""
         self.answered = 0.0
         self.lag = 0.0
 
     def answer(self) -> None:
         """Called by the loop."""
-        if self.asked is not None:
-            self.answered = time.monotonic()
-            self.lag, self.asked = self.answered - self.asked, None
+        self.answered = time.monotonic()
+        self.lag, self.silent, self.is_asked = self.silent, 0.0, False
 
 
 class LeaseWatch:
@@ -128,7 +129,8 @@ class LeaseWatch:
         )
 
     def lag(self, loop: asyncio.AbstractEventLoop, since: float) -> float:
-        """For how many seconds a loop did not answer, that has answered again since that (monotonic) time."""
+        """For how many seconds a loop did not answer, that has answered again since that (monotonic) time,
+        though this process went on."""
         pulse = self._pulses.get(loop)
         return pulse.lag if pulse is not None and pulse.answered >= since else 0.0
 
@@ -145,6 +147,8 @@ class LeaseWatch:
         opened: dict[Place, _Opened] = {}
         runner: asyncio.Runner | None = None
         idle = 0
+        tick = _LONGEST_TICK
+        last = time.monotonic()
         try:
             while not self._end.is_set():
                 with self._lock:
@@ -153,7 +157,8 @@ class LeaseWatch:
                     if idle > _IDLE_TICKS:
                         self._thread = None
                         return
-                self._feel({loop for _, _, loop, _ in held})
+                slept, last = time.monotonic() - last, time.monotonic()
+                self._feel({loop for _, _, loop, _ in held}, min(slept, 2 * tick))
                 due = [one for one in held if one[0].is_due and not one[0].is_given_up]
                 for lease, _, loop, _ in due:
                     with suppress(RuntimeError):  # The loop is closed.
@@ -163,7 +168,8 @@ class LeaseWatch:
                     runner = runner or asyncio.Runner()
                     runner.run(_renew_all(reachable, opened))
                 shortest = min((lease.length.total_seconds() for lease, *_ in held), default=_LONGEST_TICK)
-                self._end.wait(min(max(shortest / _TICKS, 0.02), _LONGEST_TICK))
+                tick = min(max(shortest / _TICKS, 0.02), _LONGEST_TICK)
+                self._end.wait(tick)
         except Exception:
             _log.exception("the thread that keeps leases has failed")
             with self._lock:
@@ -174,11 +180,13 @@ class LeaseWatch:
                     runner.run(_close(opened))
                     runner.close()
 
-    def _feel(self, loops: set[asyncio.AbstractEventLoop]) -> None:
+    def _feel(self, loops: set[asyncio.AbstractEventLoop], passed: float) -> None:
         self._pulses = {loop: self._pulses.get(loop) or _Pulse() for loop in loops}
         for loop, pulse in self._pulses.items():
-            if pulse.asked is None:
-                pulse.asked = time.monotonic()
+            if pulse.is_asked:
+                pulse.silent += passed
+            else:
+                pulse.is_asked = True
                 with suppress(RuntimeError):  # The loop is closed.
                     loop.call_soon_threadsafe(pulse.answer)
 
@@ -216,7 +224,7 @@ async def _renew(lease: Lease, records: TaskRecords, thread: int) -> None:
             continue
         if not lease.kept:
             _log.warning(
-                "task %s: the event loop does not answer, a thread renews the lease; the loop is at %s",
+                "task %s: its renewal is late, a thread renews the lease; the event loop is at %s",
                 lease.record.task_id,
                 _place_of(thread),
             )
