@@ -120,11 +120,11 @@ async def test_two_hosts_never_run_what_blocks_the_loop_of_the_first(
     assert told in caplog.text
 
 
-@pytest.mark.parametrize("store", ["memory", "file", "shared"])
+@pytest.mark.parametrize("store", ["memory", "file", "backend"])
 async def test_neighbours_of_what_blocks_keep_their_runs(store: str, tmp_path: Path, azurite: Any) -> None:
     if store == "memory":
         storage = StorageManager(backend=MemoryBackend())
-    elif store == "shared":
+    elif store == "backend":
         storage = StorageManager(backend=FileStorageBackend(tmp_path))
     else:
         storage = StorageManager(config_of(store, tmp_path, azurite))

@@ -109,7 +109,7 @@ class TaskEngine:
         self.repair = Repair(self.records, storage.backend.queues, self.outbox, self._now, self._length)
         self._joins = Joins(self.records, self._now)
         self._queues = storage.backend.queues
-        self._place = Place(storage.config, storage.backend)
+        self._place = Place(storage.backend)
         self._clock = clock
 
     async def submit(self, action: str, agent_id: str, payload: Any = None, **options: Any) -> TaskRecord:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import copy
 import logging
 import os
 import sys
@@ -19,9 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from storage_lib.backends.base import StorageBackend
-from storage_lib.config import StorageConfig
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
-from storage_lib.factory import build
+from storage_lib.errors import KeyNotFoundError, NotPortableError, PreconditionFailedError
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
 
@@ -40,37 +39,25 @@ _log = logging.getLogger("AOS.Tasks")
 
 
 class Place:
-    """Where the records of an engine are, for the thread.
+    """Where the records of an engine are: the thread makes a backend of its own like that of the engine. Of
+    one in memory there is no other; then the thread can only wake the loop, as soon as that answers."""
 
-    :param config: of the backend that the thread makes for itself.
-    :param backend: taken instead, if it serves several event loops at once. With neither the thread can only
-        wake the loop, as soon as that answers.
-    """
+    def __init__(self, backend: StorageBackend) -> None:
+        self._backend = backend
+        self.is_reachable = True
 
-    def __init__(self, config: StorageConfig | None, backend: StorageBackend) -> None:
-        self._config = None if config is not None and config.storage_type == "memory" else config
-        self._shared = backend if backend.serves_any_loop else None
-
-    @property
-    def is_reachable(self) -> bool:
-        return self._config is not None or self._shared is not None
-
-    def open(self) -> _Opened:
-        if self._config is not None:
-            return _Opened(build(self._config), owned=True)
-        assert self._shared is not None  # noqa: S101 - see is_reachable
-        return _Opened(self._shared, owned=False)
+    def open(self) -> _Opened | None:
+        try:
+            return _Opened(copy.copy(self._backend))
+        except NotPortableError:
+            self.is_reachable = False
+            return None
 
 
 class _Opened:
-    def __init__(self, backend: StorageBackend, *, owned: bool) -> None:
-        self._backend = backend
-        self._owned = owned
+    def __init__(self, backend: StorageBackend) -> None:
+        self.close = backend.close
         self.records = TaskRecords(backend)
-
-    async def close(self) -> None:
-        if self._owned:
-            await self._backend.close()
 
 
 class _Pulse:
@@ -197,10 +184,12 @@ async def _renew_all(due: list[tuple[Lease, Place, int]], opened: dict[Place, _O
     async def one(lease: Lease, place: Place, thread: int) -> None:
         async with limit:
             try:
-                if place not in opened:
-                    opened[place] = place.open()
+                here = opened.get(place) or place.open()
+                if here is None:
+                    return
+                opened[place] = here
                 async with asyncio.timeout(max(lease.length.total_seconds() / 3, 1)):
-                    await _renew(lease, opened[place].records, thread)
+                    await _renew(lease, here.records, thread)
             except Exception as error:
                 _log.warning(
                     "the lease of task %s could not be renewed by the thread: %s", lease.record.task_id, error
