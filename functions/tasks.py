@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import azure.functions as func
 
 from functions.answers import json_response
 from functions.bodies import json_body
+from functions.deliveries import Delivery
 from functions.endpoint import endpoint
 from functions.parameters import integer_parameter, time_parameter
 from functions.paths import location_below
@@ -209,24 +209,22 @@ async def process_high_poison_task(message: func.QueueMessage) -> None:
 
 
 async def _process(message: func.QueueMessage, queue: str) -> None:
-    text = message.get_body().decode()
-    count = message.dequeue_count or 1
+    delivery = Delivery.of(message)
     engine = state().engine
+    ended = await engine.process(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
     # Not by an output binding: that is sent after the function, and nobody is told whether it was.
-    await engine.outbox.publish(await engine.process(text, queue=queue, dequeue_count=count))
+    await engine.outbox.publish(ended)
 
 
 async def _process_poison(message: func.QueueMessage, queue: str) -> None:
-    text = message.get_body().decode()
-    # The platform tells it with every message; without, a second delivery would make a second dead record.
-    inserted = message.insertion_time or datetime.now(UTC)
+    delivery = Delivery.of(message)
     engine = state().engine
     ended = await engine.process_poison(
-        text,
+        delivery.text,
         queue=queue,
-        message_id=str(message.id),
-        inserted_at=inserted if inserted.tzinfo is not None else inserted.replace(tzinfo=UTC),
-        dequeue_count=message.dequeue_count or 1,
+        message_id=delivery.message_id,
+        inserted_at=delivery.inserted_at,
+        dequeue_count=delivery.dequeue_count,
     )
     await engine.outbox.publish(ended)
 

@@ -1,7 +1,11 @@
-"""What every instance looks after while it is up: tasks whose host was killed.
+"""What every instance looks after while it is up: tasks of killed hosts, and messages that no function takes.
 
 The platform hides the messages of a killed host for up to ten minutes, and runs timers on one instance alone,
 whose right to do so outlives it by a minute. So each instance looks by itself.
+
+A JSON message with a property such as ``dequeueCount`` that is no number fails in the worker before any
+function runs, in the poison queue as well, where it comes back every ten minutes for a week. What stays in
+a poison queue is therefore received by the port, which reads what the queue itself says of it.
 """
 
 from __future__ import annotations
@@ -11,9 +15,12 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 
 from functions.state import state
-from storage_lib.errors import StorageError
+from storage_lib.errors import KeyNotFoundError, StorageError
+from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.model import Priority
 
 _log = logging.getLogger("AOS.Maintenance")
 
@@ -22,6 +29,13 @@ FIRST_SECONDS = 5.0
 EVERY_SECONDS = 15.0
 SHARE = 20
 """A look may take a twentieth of the time at most: where there are very many records, looks are rarer."""
+STUCK_LOOKS = 2
+"""In how many looks in a row a poison queue was not empty, though its function takes what it can at once."""
+SIFT_SECONDS = 660.0
+"""Longer than the host hides a message that its function could not take."""
+SIFT_PAUSE = 0.25
+"""Shorter than the host's own pause between polls, so that here is mostly first."""
+_SIFT_LEASE_SECONDS = 60.0
 
 _watches: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
@@ -44,16 +58,75 @@ async def end() -> None:
 
 
 async def _watch() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_repeatedly("tasks whose host is gone could not be looked for", _take_over))
+        stuck = dict.fromkeys(Priority, 0)
+        group.create_task(_repeatedly("poison queues could not be looked at", lambda: _unstick(stuck)))
+
+
+async def _repeatedly(failure: str, look: Callable[[], Awaitable[float]]) -> None:
+    """``look`` returns how many seconds must pass until the next one at least."""
     pause = FIRST_SECONDS
     while True:
         # Spread, so that hosts that were started together do not look together.
         await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - protects nothing
-        started = time.monotonic()
+        least = 0.0
         try:
-            if sent := await state().engine.repair.take_over():
-                _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
+            least = await look()
         except StorageError as error:
-            _log.warning("tasks whose host is gone could not be looked for: %s", error)
+            _log.warning("%s: %s", failure, error)
         except Exception:
-            _log.exception("tasks whose host is gone could not be looked for")
-        pause = max(EVERY_SECONDS, (time.monotonic() - started) * SHARE)
+            _log.exception("%s", failure)
+        pause = max(EVERY_SECONDS, least)
+
+
+async def _take_over() -> float:
+    started = time.monotonic()
+    if sent := await state().engine.repair.take_over():
+        _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
+    return (time.monotonic() - started) * SHARE
+
+
+async def _unstick(stuck: dict[Priority, int]) -> float:
+    engine = state().engine
+    for priority in stuck:
+        left = await _length(engine, priority)
+        stuck[priority] = stuck[priority] + 1 if left else 0
+        if stuck[priority] >= STUCK_LOOKS:
+            stuck[priority] = 0
+            await sift(engine, priority)
+    return 0
+
+
+async def sift(engine: TaskEngine, priority: Priority) -> int:
+    """Handle what is in a poison queue without its function, until it is empty or `SIFT_SECONDS` are over;
+    returns how many messages that were. Each is handled as the function would, and then removed.
+
+    :raises StorageError: nothing was lost; a message that was received is visible again within a minute.
+    """
+    queues, handled = engine.storage.backend.queues, 0
+    until = time.monotonic() + SIFT_SECONDS
+    while time.monotonic() < until and await _length(engine, priority):
+        for message in await queues.receive(priority.poison_queue, visibility_timeout=_SIFT_LEASE_SECONDS):
+            ended = await engine.process_poison(
+                message.text,
+                queue=priority.queue,
+                message_id=message.id,
+                inserted_at=message.inserted_at,
+                dequeue_count=message.dequeue_count,
+            )
+            await engine.outbox.publish(ended)
+            with contextlib.suppress(KeyNotFoundError):
+                await queues.delete(priority.poison_queue, message)
+            handled += 1
+        await asyncio.sleep(SIFT_PAUSE)
+    if handled:
+        _log.warning("%d messages of %s that no function took were recorded", handled, priority.poison_queue)
+    return handled
+
+
+async def _length(engine: TaskEngine, priority: Priority) -> int:
+    try:
+        return await engine.storage.backend.queues.length(priority.poison_queue)
+    except KeyNotFoundError:
+        return 0  # The first message makes it.

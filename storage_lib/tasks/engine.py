@@ -174,7 +174,13 @@ class TaskEngine:
             return await self.records.get(record.task_id)
 
     async def process_poison(
-        self, text: str, *, queue: str, message_id: str, inserted_at: datetime, dequeue_count: int = 1
+        self,
+        text: str,
+        *,
+        queue: str,
+        message_id: str | None,
+        inserted_at: datetime,
+        dequeue_count: int = 1,
     ) -> list[TaskEvent]:
         """Handle a message that the platform gave up; when this returns it may be deleted.
 
@@ -183,7 +189,8 @@ class TaskEngine:
         `MAX_DELIVERIES` in a row without an attempt it ends dead.
 
         :param queue: the task queue (not the poison queue) that it came from.
-        :param message_id: that of the message in the poison queue; ``inserted_at``: when it was put there.
+        :param message_id: that of the message in the poison queue, None where it is not known.
+        :param inserted_at: when it was put there.
         """
         try:
             message = TaskMessage.parse(text)

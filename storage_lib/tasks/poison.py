@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from datetime import datetime
 
 from storage_lib.errors import StorageError
@@ -13,17 +14,27 @@ UNKNOWN = "unknown"
 
 
 def buried(
-    text: str, *, queue: str, message_id: str, inserted_at: datetime, reason: StorageError, now: datetime
+    text: str,
+    *,
+    queue: str,
+    message_id: str | None,
+    inserted_at: datetime,
+    reason: StorageError,
+    now: datetime,
 ) -> TaskRecord:
     """The dead record of a message of the poison queue.
 
-    Its id follows from the id of the message and the time at which it was put there, so that each delivery of
+    Its id follows from the message, its id and the second at which it was put there, so that each delivery of
     it gives the same record, and the records stand among the others in the order of time.
 
     :param queue: the task queue that it came from, and goes back to when it is requeued.
+    :param message_id: None where nobody knows it: then each delivery has a record of its own, for two
+        messages must never share one.
     """
+    known = None if message_id is None else f"{message_id}\n{text}".encode("utf-8", "surrogateescape")
+    digest = os.urandom(10) if known is None else hashlib.sha256(known).digest()
     return TaskRecord(
-        task_id=derived_task_id(inserted_at, hashlib.sha256(message_id.encode()).digest()),
+        task_id=derived_task_id(inserted_at.replace(microsecond=0), digest),
         agent_id=UNKNOWN,
         action=UNKNOWN,
         status=TaskStatus.DEAD,
