@@ -257,7 +257,7 @@ def check(answer: AppAnswer) -> None:
 async def test_nothing_that_a_request_holds_is_a_5xx(platform_anywhere: PlatformApp) -> None:
     """Each header and query parameter by itself, with values of its kind and noise; then several at once."""
     is_local = platform_anywhere.state.config.storage_type == "file"
-    count = (500 if os.environ.get("SOAK") == "1" else 12) if is_local else 5
+    count = (500 if os.environ.get("SOAK") == "1" else 8) if is_local else 5
     made: list[Any] = []
     for name, values in _HEADERS.items():
         for value in drawn(values, count) + drawn(_NOISE, count // 3):
