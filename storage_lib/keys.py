@@ -62,7 +62,7 @@ def validate_user_key(key: str) -> str:
 
 def validate_prefix(prefix: str) -> str:
     """Return ``prefix`` if some key could start with it. The empty prefix means every key."""
-    if prefix:
+    if prefix != "":
         _check(prefix, prefix=True)
     return prefix
 
@@ -164,9 +164,9 @@ def validate_metadata(metadata: dict[str, str]) -> dict[str, str]:
     """
     total = 0
     for name, value in metadata.items():
-        if not _METADATA_NAME.fullmatch(name):
+        if not isinstance(name, str) or not _METADATA_NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArgumentError(
-                f"metadata name {_shown(name)} is not valid",
+                f"metadata name {_shown(str(name))} is not valid",
                 field="metadata",
                 limit="a-z, 0-9 and '-', starting with a letter, at most 64 characters",
             )

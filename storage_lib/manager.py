@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from storage_lib import values
+from storage_lib.arguments import mapping, several, whole
 from storage_lib.backends.base import (
     ByteRange,
     ByteSource,
@@ -174,6 +175,13 @@ class StorageManager:
         :raises InvalidArgumentError: ``change`` returned None for a value that was not None, as
             ``lambda turns: turns.append(turn)`` does: to store None use `save`. Nothing was stored.
         """
+        if not callable(change):
+            raise InvalidArgumentError(
+                f"change is a {type(change).__name__}",
+                field="change",
+                limit="a function of the old value that returns the new one",
+                remedy="to store a value whatever was there, use save",
+            )
         for attempt in range(_UPDATE_ATTEMPTS):
             try:
                 found = await self.read(key)
@@ -371,19 +379,20 @@ class StorageManager:
 
         :param concurrency: at most so many at a time. :param options: of `save`, for all of them.
         """
-        return await _each(items, lambda key: self.save(key, items[key], **options), concurrency)
+        given = mapping("items", items)
+        return await _each(given, lambda key: self.save(key, given[key], **options), concurrency)
 
     async def load_many(
         self, keys: Iterable[str], model: Any = None, *, concurrency: int = 16
     ) -> dict[str, Any | StorageError]:
         """`load` each key: its value, or the error that it alone had."""
-        return await _each(keys, lambda key: self.load(key, model), concurrency)
+        return await _each(several("keys", keys), lambda key: self.load(key, model), concurrency)
 
     async def delete_many(
         self, keys: Iterable[str], *, concurrency: int = 16
     ) -> dict[str, StorageError | None]:
         """`delete` each key: None, or the error that it alone had."""
-        return await _each(keys, self.delete, concurrency)
+        return await _each(several("keys", keys), self.delete, concurrency)
 
     def list_keys(self, prefix: str = "") -> Listed[str]:
         """Every key that starts with ``prefix``, in order of its UTF-8 bytes: ``await`` makes a list, ``async
@@ -427,8 +436,7 @@ async def _each[T](
     keys: Iterable[str], work: Callable[[str], Awaitable[T]], concurrency: int
 ) -> dict[str, T | StorageError]:
     """Do ``work`` for each key, each once; an error that is no `StorageError` ends them all."""
-    if concurrency < 1:
-        raise InvalidArgumentError(f"concurrency {concurrency} is below 1", field="concurrency")
+    concurrency = whole("concurrency", concurrency, 1)
     results: dict[str, T | StorageError] = dict.fromkeys(keys, cast("T", None))
     waiting = iter(list(results))
 

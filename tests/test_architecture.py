@@ -13,6 +13,7 @@ from tests.conftest import PROJECT
 
 LAYERS = [
     (
+        "storage_lib.arguments",
         "storage_lib.buffers",
         "storage_lib.codecs",
         "storage_lib.codings",

@@ -16,7 +16,8 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoundError
+from storage_lib.arguments import seconds
+from storage_lib.errors import InvalidKeyError, KeyNotFoundError
 from storage_lib.keys import SYSTEM_PREFIX, validate_key
 
 METADATA = "aos-expires"
@@ -34,11 +35,7 @@ _ETAG = re.compile(r"(.*)~([0-9]{14})")
 
 def end_of(now: float, ttl: float) -> str:
     """The moment ``ttl`` seconds from now, as it is stored: 14 digits of milliseconds, so that text sorts."""
-    if not 0 <= ttl <= MAX_TTL_SECONDS:
-        raise InvalidArgumentError(
-            f"ttl {ttl} is out of range", field="ttl", limit=f"0 to {MAX_TTL_SECONDS} seconds (100 years)"
-        )
-    return f"{int((now + ttl) * 1000):014}"
+    return f"{int((now + seconds('ttl', ttl, 0, MAX_TTL_SECONDS)) * 1000):014}"
 
 
 def end_in(metadata: Mapping[str, str]) -> float | None:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+from storage_lib.arguments import mapping, whole
 from storage_lib.backends import cursors, expiry, kept_headers, unlisted
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import (
@@ -372,6 +373,7 @@ class ObjectStore(Stationary, ABC):
         :raises StorageError: one can not be removed, say for a lease of another program. The others were,
             and the next sweep tries it again.
         """
+        limit = whole("limit", limit, 0)
         removed = 0
         failures: list[BaseException] = []
         now, until = (
@@ -435,8 +437,7 @@ class ObjectStore(Stationary, ABC):
         :param skip: a prefix that ends in ``/``; what lies below it is left out, unread.
         """
         validate_prefix(prefix)
-        if not 1 <= limit <= 5000:
-            raise InvalidArgumentError(f"limit {limit} is out of range", field="limit", limit="1 to 5000")
+        limit = whole("limit", limit, 1, 5000)
         if delimiter not in (None, "/"):
             raise InvalidArgumentError(
                 f"delimiter {delimiter!r} is not supported", field="delimiter", limit="'/' or none"
@@ -552,7 +553,7 @@ class ObjectStore(Stationary, ABC):
         included."""
         validate_key(key)
         content_type = validate_content_type(content_type)
-        kept = validate_metadata(dict(metadata)) if metadata else {}
+        kept = {} if metadata is None else validate_metadata(mapping("metadata", metadata))
         if if_match is not None and if_absent:
             raise InvalidArgumentError("if_match and if_absent exclude each other", field="if_match")
         if ttl is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from storage_lib.arguments import seconds, whole
 from storage_lib.backends.portable import Stationary
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, ObjectTooLargeError
@@ -75,9 +76,9 @@ class QueueStore(Stationary, ABC):
         :raises ObjectTooLargeError: more than 64 KiB on the wire (with base64: 48 KiB of body).
         """
         text = self.encode(body)
-        _check_seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
+        seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
         if ttl is not None:
-            _check_seconds("ttl", ttl, 0, MAX_TTL_SECONDS)
+            seconds("ttl", ttl, 0, MAX_TTL_SECONDS)
             if ttl <= delay:
                 raise InvalidArgumentError(f"ttl {ttl} must be longer than the delay {delay}", field="ttl")
         return await self._send(queue_name(queue), text, delay, ttl)
@@ -89,7 +90,7 @@ class QueueStore(Stationary, ABC):
         :raises ObjectTooLargeError: more than 64 KiB of UTF-8.
         """
         _check_text(text)
-        _check_seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
+        seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
         return await self._send(queue_name(queue), text, delay, None)
 
     async def receive(
@@ -99,11 +100,8 @@ class QueueStore(Stationary, ABC):
 
         :raises KeyNotFoundError: there is no such queue.
         """
-        if not 1 <= max_messages <= MAX_RECEIVE:
-            raise InvalidArgumentError(
-                f"max_messages {max_messages} is out of range", field="max_messages", limit="1 to 32"
-            )
-        _check_seconds("visibility_timeout", visibility_timeout, 1, MAX_VISIBILITY_SECONDS)
+        whole("max_messages", max_messages, 1, MAX_RECEIVE)
+        seconds("visibility_timeout", visibility_timeout, 1, MAX_VISIBILITY_SECONDS)
         return await self._receive(queue_name(queue), max_messages, visibility_timeout)
 
     async def delete(self, queue: str, message: QueueMessage) -> None:
@@ -129,16 +127,13 @@ class QueueStore(Stationary, ABC):
         :raises KeyNotFoundError: the receipt has lost its message.
         """
         _check_message(message)
-        _check_seconds("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
+        seconds("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
         text = _check_text(message.text) if body is None else self.encode(body)
         return await self._update(queue_name(queue), message, visibility_timeout, text)
 
     async def peek(self, queue: str, *, max_messages: int = 1) -> list[QueueMessage]:
         """Visible messages, left as they are; their ``pop_receipt`` is empty."""
-        if not 1 <= max_messages <= MAX_RECEIVE:
-            raise InvalidArgumentError(
-                f"max_messages {max_messages} is out of range", field="max_messages", limit="1 to 32"
-            )
+        whole("max_messages", max_messages, 1, MAX_RECEIVE)
         return await self._peek(queue_name(queue), max_messages)
 
     async def length(self, queue: str) -> int:
@@ -249,10 +244,3 @@ def _check_text(text: str) -> str:
             remedy="store the payload as an object and send its key",
         )
     return text
-
-
-def _check_seconds(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InvalidArgumentError(
-            f"{name} {value} is out of range", field=name, limit=f"{low} to {high} seconds"
-        )

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Buffer, Mapping, Sequence
 from typing import Any
 
 from storage_lib import values
+from storage_lib.arguments import mapping
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import PutResult, StoredObject
 from storage_lib.backends.objects import ObjectStore
@@ -39,7 +40,7 @@ class TableAndQueueNames:
         :raises PreconditionFailedError: an entity with these keys exists.
         :raises InvalidArgumentError: a key is missing, or a value can not be held.
         """
-        properties = dict(entity)
+        properties = mapping("entity", entity)
         try:
             keys = properties.pop("PartitionKey"), properties.pop("RowKey")
         except KeyError as error:

@@ -17,6 +17,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any, Literal
 
+from storage_lib.arguments import mapping, several
 from storage_lib.backends import cursors
 from storage_lib.backends.entities import (
     MAX_ENTITY_BYTES,
@@ -284,13 +285,11 @@ class TableStore(Stationary, ABC):
             raise InvalidArgumentError(
                 f"limit {limit} is out of range", field="limit", limit=f"1 to {MAX_QUERY_PAGE}"
             )
-        if isinstance(select, str):
-            raise InvalidArgumentError("select is one name, not a list of names", field="select")
         bound = {
             name: stored_text(value) if type(value) is str else value
-            for name, value in (parameters or {}).items()
+            for name, value in mapping("parameters", {} if parameters is None else parameters).items()
         }
-        wanted = None if select is None else list(select)
+        wanted = None if select is None else several("select", select)
         name = table_name(table)
         listing = (name, filter, sorted(bound.items(), key=itemgetter(0)))
         given = None if cursor is None else cursors.unbound(cursor, *listing)
