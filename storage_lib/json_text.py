@@ -31,6 +31,8 @@ _TO_BEGINNING: Final = re.compile(rb'[^",:\[{]*+')
 _TOKENS: Final = re.compile(_STRING + rb'|[\[\]{},:]|[^\s\[\]{},:"]++|"', re.DOTALL)
 _LARGE_NUMBER: Final = re.compile(rb"[eE]\+?\d{3}|\d{308}")
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_MARKS: Final = bytes(set(range(256)) - set(b'[]{}"'))
+_PLAIN_STRINGS: Final = re.compile(rb'"[^"]*+"')
 _STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _CLOSING: Final = {"[": b"]", "{": b"}"}
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
@@ -169,11 +171,15 @@ def _beginning(piece: bytes, opened: str) -> bytes:
 
 def check_depth(data: bytes) -> None:
     """:raises SerializationError: valid JSON is nested too deeply."""
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-        if b'"' in data:
-            data = _STRINGS.sub(b"", data)
-        if _deepest(data.translate(None, _NOT_BRACKETS)) > MAX_DEPTH:
-            raise too_deep()
+    if len(data) <= 2 * MAX_DEPTH:
+        return
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = data.translate(None, _NOT_MARKS).replace(b'""', b"")
+    if b'"' in marks:
+        marks = _PLAIN_STRINGS.sub(b"", marks)
+    if _deepest(marks) > MAX_DEPTH:
+        raise too_deep()
 
 
 def check_room(data: bytes) -> None:

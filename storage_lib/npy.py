@@ -30,6 +30,12 @@ _SIZES: Final = {
 _TYPE: Final = re.compile(
     r"[<>|=]?([biufcSUVMm])(\d{1,10})(\[(?:\d{1,9}(?:[YMWDhms]|[munpfa]s)|[YMWDhms]|[munpfa]s|generic)\])?"
 )
+_NUMBER: Final = "(?:0|[1-9][0-9]{0,17})"
+_PLAIN: Final = re.compile(
+    r"\{'descr': '([^'\\]{1,40})', 'fortran_order': (?:True|False), "
+    rf"'shape': \(((?:{_NUMBER}, ?)*(?:{_NUMBER})?)\), \}} *\n?"
+)
+"""What numpy writes of a plain type, which is read without a parser."""
 _BRACKETS: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|([\[({])|([\])}])")
 
 
@@ -64,6 +70,10 @@ def _header(data: memoryview) -> tuple[int, dict[str, Any]]:
     if start + length > len(data):
         raise _malformed("its header is cut off")
     text = bytes(data[start : start + length]).decode("utf-8" if begin[6] == 3 else "latin-1")
+    if (plain := _PLAIN.fullmatch(text)) is not None:
+        shape = tuple(int(n) for n in plain[2].split(",") if n.strip())
+        if _is_shape(shape) and ("," in plain[2] or not shape):
+            return start + length, {"descr": plain[1], "shape": shape}
     header = _literal(text)
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         raise _malformed("its header has other fields than descr, fortran_order and shape")

@@ -251,7 +251,7 @@ def check(data: bytes, *, strangers: bool = False) -> Iterator[None]:
     :param strangers: run no codec, for the bytes come from anyone.
     """
     decode = (_plain_reader if strangers else _reader).decode
-    return check_packed(data, lambda item: _guarded(decode, item))
+    return check_packed(data, lambda item: _guarded(decode, item), keys_alone=not strangers)
 
 
 def _guarded(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryview) -> Any:

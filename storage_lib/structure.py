@@ -89,18 +89,20 @@ _EXT: Final = frozenset({0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8})
 _STR: Final = frozenset({0xD9, 0xDA, 0xDB, *range(0xA0, 0xC0)})
 
 
-def check_packed(data: bytes, build: Callable[[Any], Any]) -> Iterator[None]:
+def check_packed(data: bytes, build: Callable[[Any], Any], *, keys_alone: bool = False) -> Iterator[None]:
     """Check that `unpack` can read ``data``; a generator that pauses after some work.
 
     :param build: gives the value of one item, for those that may be keys.
+    :param keys_alone: other items with a text of their own, such as dates, are left to `unpack`.
     :raises SerializationError: it can not.
     """
-    return _Walk(data, build).steps()
+    return _Walk(data, build, keys_alone).steps()
 
 
 class _Walk:
-    def __init__(self, data: bytes, build: Callable[[Any], Any]) -> None:
+    def __init__(self, data: bytes, build: Callable[[Any], Any], keys_alone: bool) -> None:
         self._data = data
+        self._keys_alone = keys_alone
         self._view = memoryview(data)
         self._build = build
         self._work = _WORK + _WORK_RATIO * len(data)
@@ -291,6 +293,8 @@ class _Walk:
             )
         elif size > _LIMITS.get(code, _LONG):
             raise _malformed(start, f"an extension of the type {code} has {size} bytes")
+        if self._keys_alone and not is_key and kind not in _HASHABLE_WITH_ITEMS:
+            return True
         try:
             value = self._build(self._view[start:end])
         except SerializationError:
