@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, overload
 
+from storage_lib.backends import expiry
 from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.entities import check_size
 from storage_lib.backends.objects import (
@@ -138,7 +139,8 @@ class MemoryObjectStore(ObjectStore):
                 folded = common
             elif is_after(key, after) and (found := self._objects.get(key)) is not None:
                 info = found.info
-                yield ListEntry(key, info.size, info.etag, info.last_modified) if details else ListEntry(key)
+                etag = expiry.join_etag(info.etag, info.metadata)
+                yield ListEntry(key, info.size, etag, info.last_modified) if details else ListEntry(key)
 
     def _found(self, key: str) -> StoredObject:
         try:

@@ -45,8 +45,7 @@ class ObjectInfo:
     cache_control: str | None = None
 
     def has_etag(self, etag: str) -> bool:
-        """Whether ``etag`` is this object's, as it is here or as a listing tells it: without the end of its
-        life, which is behind a ``~``."""
+        """Whether ``etag`` is this object's, with or without the end of its life, which is behind a ``~``."""
         return self.etag.partition("~")[0] == etag.partition("~")[0]
 
 

@@ -235,6 +235,8 @@ class ConditionContract:
         source, moved = f"{unique}/source", f"{unique}/moved"
         await objects.put(source, b"new")
         await objects.put(moved, b"new")
+        listed = await objects.list_page(f"{unique}/left", details=True)
+        assert [entry.etag for entry in listed.entries] == [etags["left"]]
         now += 5
         left, etag = f"{unique}/left", etags["left"]
 

@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from storage_lib.backends import expiry
 from storage_lib.backends.azure.errors import hierarchical
 from storage_lib.backends.objects import ListEntry
 from storage_lib.errors import ConfigurationError
@@ -189,9 +190,11 @@ def _entry(name: str, node: Element) -> ListEntry:
     if properties is None:
         return ListEntry(name)
     modified = properties.findtext("Last-Modified")
+    end = node.findtext(f"Metadata/{expiry.METADATA.replace('-', '_')}")
+    etag = (properties.findtext("Etag") or "").strip('"')
     return ListEntry(
         name,
         int(properties.findtext("Content-Length") or 0),
-        (properties.findtext("Etag") or "").strip('"'),
+        etag if end is None else expiry.join_etag(etag, {expiry.METADATA: end}),
         parsedate_to_datetime(modified) if modified else None,
     )

@@ -255,8 +255,9 @@ class AzureObjectStore(ObjectStore):
             options["name_starts_with"] = prefix
         if start is not None:
             options["start_from"] = start
-        if delimiter is not None:
-            options["params"] = {"delimiter": delimiter}
+        # The end of a life, which belongs to the ETag, is metadata.
+        wanted = {"delimiter": delimiter, "include": "metadata" if details else None}
+        options["params"] = {name: value for name, value in wanted.items() if value is not None}
         while True:
             container = await self._container.clients.container()
             # The names-only listing is the one call whose answer the SDK does not turn into slow objects;

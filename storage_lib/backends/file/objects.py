@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
+from storage_lib.backends import expiry
 from storage_lib.backends.file.directories import KeptNames
 from storage_lib.backends.file.files import (
     INLINE_BYTES,
@@ -372,4 +373,4 @@ def _entry(files: ObjectFiles, key: str, details: bool) -> ListEntry | None:
     except IntegrityError:
         # One damaged object must not hide the others: loading it says what is wrong.
         return ListEntry(key)
-    return ListEntry(key, info.size, info.etag, info.last_modified)
+    return ListEntry(key, info.size, expiry.join_etag(info.etag, info.metadata), info.last_modified)
