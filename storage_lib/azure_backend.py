@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from storage_lib.backends import azure
-from storage_lib.backends.azure.blobs import AccessLevel, BlobNames
+from storage_lib.backends.azure.blobs import MAX_CONTAINERS, AccessLevel, BlobNames
 from storage_lib.backends.base import MessageEncoding, ObjectStore, StorageBackend
-from storage_lib.config import DEFAULT_CONTAINER, DEFAULT_RETRY_ATTEMPTS
+from storage_lib.backends.cloud.recent import Recent
+from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_CONTAINER, DEFAULT_RETRY_ATTEMPTS
 from storage_lib.factory import retrying
 
 __all__ = ["AzureStorageBackend"]
@@ -25,6 +26,7 @@ class AzureStorageBackend(BlobNames, StorageBackend):
     :param client_id: of the user-assigned managed identity, where no credential is given.
     :param verify: path of the CA certificate to trust (for tests over TLS).
     :param retry_attempts: how often in all an operation is tried while it fails for the moment; 1 tries once.
+    :param concurrent_requests: of this process to each of the services, at most; others wait for their turn.
 
     Nothing is imported from a vendor before the first operation needs it. It can be used from several
     event loops, one after the other or at once.
@@ -48,6 +50,7 @@ class AzureStorageBackend(BlobNames, StorageBackend):
         client_id: str | None = None,
         verify: str | None = None,
         retry_attempts: int = DEFAULT_RETRY_ATTEMPTS,
+        concurrent_requests: int = DEFAULT_CONCURRENT_REQUESTS,
     ) -> None:
         self._driver = azure.AzureStorageBackend(
             connection_string,
@@ -60,12 +63,13 @@ class AzureStorageBackend(BlobNames, StorageBackend):
             message_encoding=message_encoding,
             client_id=client_id,
             verify=verify,
+            concurrent_requests=concurrent_requests,
         )
         self._layers = retrying(self._driver, retry_attempts)
         self.objects = self._layers.objects
         self.tables = self._layers.tables
         self.queues = self._layers.queues
-        self._containers = {self._driver.objects: self.objects}
+        self._containers: Recent[ObjectStore, ObjectStore] = Recent(MAX_CONTAINERS)
 
     def __repr__(self) -> str:
         return repr(self._driver)
@@ -78,10 +82,9 @@ class AzureStorageBackend(BlobNames, StorageBackend):
 
     def container(self, name: str) -> ObjectStore:
         store = self._driver.container(name)
-        found = self._containers.get(store)
-        if found is None:
-            found = self._containers[store] = self._layers.also(store)
-        return found
+        if store is self._driver.objects:
+            return self.objects
+        return self._containers.get(store, lambda: self._layers.also(store))
 
     async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
         return await self._driver.create_container(name, access_level)

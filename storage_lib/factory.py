@@ -46,6 +46,7 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
                 client_id=config.client_id,
                 container=config.container,
                 message_encoding=encoding,
+                concurrent_requests=config.concurrent_requests,
             )
             return retrying(azure, config.retry_attempts)
         case "s3":
@@ -57,6 +58,7 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
                 region=config.s3_region,
                 access_key_id=config.s3_access_key_id,
                 secret_access_key=config.s3_secret_access_key,
+                concurrent_requests=config.concurrent_requests,
             )
             return retrying(s3, config.retry_attempts)
         case _:

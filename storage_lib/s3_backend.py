@@ -5,7 +5,7 @@ from __future__ import annotations
 from storage_lib.backends import s3
 from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.s3.credentials import CredentialProvider
-from storage_lib.config import DEFAULT_RETRY_ATTEMPTS
+from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_RETRY_ATTEMPTS
 from storage_lib.factory import retrying
 
 __all__ = ["S3StorageBackend"]
@@ -24,6 +24,7 @@ class S3StorageBackend(StorageBackend):
     :param allow_http: None allows http where the endpoint says http.
     :param create_bucket: make the bucket if it is not there.
     :param retry_attempts: how often in all an operation is tried while it fails for the moment; 1 tries once.
+    :param concurrent_requests: of this process to S3, at most; others wait for their turn.
 
     Nothing is imported from a vendor before the first operation needs it. It can be used from several event
     loops.
@@ -47,6 +48,7 @@ class S3StorageBackend(StorageBackend):
         allow_http: bool | None = None,
         create_bucket: bool = False,
         retry_attempts: int = DEFAULT_RETRY_ATTEMPTS,
+        concurrent_requests: int = DEFAULT_CONCURRENT_REQUESTS,
     ) -> None:
         self._driver = s3.S3StorageBackend(
             bucket,
@@ -59,6 +61,7 @@ class S3StorageBackend(StorageBackend):
             virtual_hosted=virtual_hosted,
             allow_http=allow_http,
             create_bucket=create_bucket,
+            concurrent_requests=concurrent_requests,
         )
         self._layers = retrying(self._driver, retry_attempts)
         self.objects = self._layers.objects

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -30,9 +31,10 @@ class Answer:
 
 
 class StubService:
-    """Answers every request as ``answer`` says; ``seen`` has the requests. An async context manager."""
+    """Answers every request as ``answer`` says, which may be a coroutine function; ``seen`` has the requests.
+    An async context manager."""
 
-    def __init__(self, answer: Callable[[Request], Answer]) -> None:
+    def __init__(self, answer: Callable[[Request], Answer | Awaitable[Answer]]) -> None:
         self.answer = answer
         self.seen: list[Request] = []
         self.endpoint = ""
@@ -60,6 +62,8 @@ class StubService:
         request = Request(method, target, headers, body)
         self.seen.append(request)
         answer = self.answer(request)
+        if inspect.isawaitable(answer):
+            answer = await answer
         given = {"Content-Length": str(len(answer.body)), "Connection": "close", **answer.headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
         writer.write(f"HTTP/1.1 {answer.status} Whatever\r\n{head}\r\n".encode())

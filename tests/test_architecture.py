@@ -41,6 +41,7 @@ LAYERS = [
         "storage_lib.backends.listed",
         "storage_lib.backends.object_model",
         "storage_lib.backends.prefixes",
+        "storage_lib.backends.patience",
         "storage_lib.backends.specified",
         "storage_lib.backends.portable",
         "storage_lib.backends.settling",

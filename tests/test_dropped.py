@@ -59,8 +59,8 @@ async def used(config: StorageConfig) -> StorageManager:
     assert await storage.list_keys() == ["k", "stream"]
     if config.storage_type != "s3" or config.tables_and_queues:
         backend = storage.backend
-        await backend.tables.upsert("states", "p", "r", {"n": 1})
-        assert await backend.query_entities("states")
+        await backend.tables.upsert("dropped", "p", "r", {"n": 1})
+        assert await backend.query_entities("dropped")
         await backend.send_message("tasks", "hello")
         assert await backend.receive_message("tasks", visibility_timeout=1)
     return storage

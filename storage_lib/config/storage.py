@@ -21,6 +21,10 @@ DEFAULT_CONTAINER = "agent-storage"
 DEFAULT_RETRY_ATTEMPTS = 4
 MAX_RETRY_ATTEMPTS = 20
 MIN_SIGNING_KEY_BYTES = 16
+DEFAULT_CONCURRENT_REQUESTS = 64
+"""With all four services and files in use, their connections and those that stay open between requests are
+fewer than 1,024 descriptors, the limit of most systems."""
+MAX_CONCURRENT_REQUESTS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class StorageConfig:
     :param signing_key: the secret of those signatures, at least 16 bytes, the same in every process.
     :param retry_attempts: how often in all an operation of Azure or S3 is tried while it fails for the
         moment; 1 tries once.
+    :param concurrent_requests: how many requests this process has under way at a time, for Blob, Queue and
+        Table Storage and S3 each; more wait for their turn. The default leaves room in 1,024 descriptors.
     """
 
     storage_type: StorageType = "file"
@@ -71,6 +77,7 @@ class StorageConfig:
     tables_and_queues: Literal["file", "azure"] | None = None
     message_encoding: Literal["base64", "none"] = "base64"
     retry_attempts: int = DEFAULT_RETRY_ATTEMPTS
+    concurrent_requests: int = DEFAULT_CONCURRENT_REQUESTS
     allow_pickle: bool = False
     signing_key: str | bytes | None = field(default=None, repr=False)
 
@@ -80,6 +87,7 @@ class StorageConfig:
         if self.tables_and_queues is not None:
             _choice("tables_and_queues", self.tables_and_queues, ("file", "azure"))
         check_retry_attempts(self.retry_attempts)
+        check_concurrent_requests(self.concurrent_requests)
         self._check_pickle()
         used = (self.storage_type, self.tables_and_queues)
         urls = (self.account_url, self.blob_endpoint, self.queue_endpoint, self.table_endpoint)
@@ -121,7 +129,8 @@ class StorageConfig:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> StorageConfig:
         """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_SHARED_GROUP``, ``_CONTAINER``, ``_MESSAGE_ENCODING``,
-        ``_RETRY_ATTEMPTS`` and the connection ``AgentStorage`` (or ``AgentStorage__…``); where that is
+        ``_RETRY_ATTEMPTS``, ``_CONCURRENT_REQUESTS`` and the connection ``AgentStorage`` (or
+        ``AgentStorage__…``); where that is
         missing, ``AzureWebJobsStorage``. For S3 ``AGENT_STORAGE_S3_BUCKET``, ``_S3_ENDPOINT``, ``_S3_REGION``
         and the ``AWS_…`` variables; ``AGENT_STORAGE_TABLES_AND_QUEUES``, ``_ALLOW_PICKLE`` and
         ``_SIGNING_KEY``.
@@ -164,6 +173,8 @@ class StorageConfig:
             values["retry_attempts"] = int(attempts) if attempts.isdecimal() else attempts
         if allowed := env.get("AGENT_STORAGE_ALLOW_PICKLE"):
             values["allow_pickle"] = _boolean("AGENT_STORAGE_ALLOW_PICKLE", allowed)
+        if requests := env.get("AGENT_STORAGE_CONCURRENT_REQUESTS"):
+            values["concurrent_requests"] = int(requests) if requests.isdecimal() else requests
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
 
 
@@ -198,6 +209,17 @@ def _boolean(name: str, text: str) -> bool:
             f"{name} is {text!r}", field=name, limit="true or false", remedy=f"set {name} to one of them"
         )
     return text.lower() in ("true", "1")
+
+
+def check_concurrent_requests(value: object) -> int:
+    """:raises ConfigurationError: there can not be so many requests at a time."""
+    if type(value) is int and 1 <= value <= MAX_CONCURRENT_REQUESTS:
+        return value
+    raise ConfigurationError(
+        f"concurrent_requests is {value!r}",
+        field="concurrent_requests",
+        limit=f"1 to {MAX_CONCURRENT_REQUESTS}",
+    )
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:

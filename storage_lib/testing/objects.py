@@ -23,6 +23,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.testing.buffers import NOT_BYTES, buffers
+from storage_lib.testing.cancellation import CancelledObjectWrites
 from storage_lib.testing.conditions import ConditionContract
 from storage_lib.testing.foreign_names import ForeignNameContract
 from storage_lib.testing.sweeps import SweepContract
@@ -93,7 +94,7 @@ INVALID_KEYS = [
 ]
 
 
-class ObjectStoreContract(ConditionContract, SweepContract, ForeignNameContract):
+class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContract, ForeignNameContract):
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
     that goes round the store, so that a mistake made on both ways can not hide."""
 

@@ -12,6 +12,7 @@ import pytest
 from storage_lib.backends.base import QueueMessage, QueueStore
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoundError, ObjectTooLargeError
 from storage_lib.testing.buffers import NOT_BYTES, buffers
+from storage_lib.testing.cancellation import CancelledQueueWrites
 
 CARRIED = ["", " ", "a\tb\nc", "<&>\"'", "\x7f\x85\u2028\ufdd0\ufffd", "🙂", "]]>", "&#0;", "line\r\nend\r"]
 """Texts that every queue carries unencoded."""
@@ -31,7 +32,7 @@ NOT_CARRIED = [
 """Texts that Azure refuses, and so every queue."""
 
 
-class QueueStoreContract:
+class QueueStoreContract(CancelledQueueWrites):
     """Subclass it and give the fixture ``queues`` (message encoding base64)."""
 
     @pytest.fixture

@@ -19,6 +19,7 @@ from storage_lib.errors import (
     StorageError,
 )
 from storage_lib.odata import compile_filter
+from storage_lib.testing.cancellation import CancelledTableWrites
 from storage_lib.testing.filters import CORPUS, ROWS, generated
 
 NO_ETAGS = [
@@ -60,7 +61,7 @@ PROPERTIES: dict[str, Any] = {
 }
 
 
-class TableStoreContract:
+class TableStoreContract(CancelledTableWrites):
     """Subclass it and give the fixture ``tables``."""
 
     @pytest.fixture

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from storage_lib.backends.azure.blobs import Containers
+from storage_lib.backends.azure.blobs import MAX_CONTAINERS, Containers
+from storage_lib.backends.azure.byte_clients import kept_clients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.endpoints import Endpoints, check_key, check_sas, resolve
 from storage_lib.backends.azure.objects import AzureObjectStore
 from storage_lib.backends.azure.queues import AzureQueueStore
 from storage_lib.backends.azure.tables import AzureTableStore
 from storage_lib.backends.base import MessageEncoding, StorageBackend
+from storage_lib.backends.cloud.recent import Recent
+from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS
 from storage_lib.errors import ConfigurationError, InvalidKeyError
 from storage_lib.names import container_name
 
@@ -28,6 +31,7 @@ class AzureStorageBackend(Containers, StorageBackend):
     :param container: of `objects`, mapped by names.py where Azure refuses the name.
     :param client_id: of the user-assigned managed identity, where no credential is given.
     :param verify: path of the CA certificate to trust (for tests over TLS).
+    :param concurrent_requests: of this process to each of the services, at most; others wait for their turn.
 
     Nothing is imported from a vendor before the first operation needs it. It can be used from several
     event loops, one after the other or at once. It asks the service once; `storage_lib.azure_backend` has it
@@ -51,6 +55,7 @@ class AzureStorageBackend(Containers, StorageBackend):
         message_encoding: MessageEncoding = "base64",
         client_id: str | None = None,
         verify: str | None = None,
+        concurrent_requests: int = DEFAULT_CONCURRENT_REQUESTS,
     ) -> None:
         endpoints = resolve(
             connection_string,
@@ -66,10 +71,16 @@ class AzureStorageBackend(Containers, StorageBackend):
         endpoints = _with_secret(endpoints, credential)
         self.endpoints = endpoints
         self._clients = Clients(
-            endpoints, container, credential=credential, client_id=client_id, verify=verify
+            endpoints,
+            container,
+            credential=credential,
+            client_id=client_id,
+            verify=verify,
+            concurrent_requests=concurrent_requests,
         )
-        self.objects = self._objects = AzureObjectStore(self._clients)
-        self._containers = {}
+        self._kept = kept_clients()
+        self.objects = self._objects = AzureObjectStore(self._clients, self._kept)
+        self._containers = Recent(MAX_CONTAINERS)
         self.queues = AzureQueueStore(self._clients, message_encoding)
         self.tables = AzureTableStore(self._clients)
 
@@ -80,8 +91,7 @@ class AzureStorageBackend(Containers, StorageBackend):
         await self._objects.open()
 
     async def close(self) -> None:
-        for store in (self._objects, *self._containers.values()):
-            store.close()
+        self._kept.clear()
         await self._clients.close()
 
 

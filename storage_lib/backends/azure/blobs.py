@@ -6,15 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from storage_lib.backends.azure.byte_clients import KeptClients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import read
 from storage_lib.backends.azure.objects import AzureObjectStore
+from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import PutResult
 from storage_lib.backends.objects import ObjectStore
 from storage_lib.backends.specified import load_value, names_below, put_value
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.names import container_name
+
+MAX_CONTAINERS = 256
+"""Whose stores are remembered, with what is known of them."""
 
 AccessLevel = Literal["private", "blob", "container"]
 """Who may read without credentials: nobody; whoever knows a blob's name; whoever knows the container's."""
@@ -26,7 +31,7 @@ class BlobNames(ABC):
 
     @abstractmethod
     def container(self, name: str) -> ObjectStore:
-        """The object store of a container; the same one each time. It is made when it is first written.
+        """The object store of a container, which is made when it is first written.
 
         :raises InvalidKeyError: no container can be called so.
         """
@@ -78,16 +83,14 @@ class Containers(BlobNames):
 
     _clients: Clients
     _objects: AzureObjectStore
-    _containers: dict[str, AzureObjectStore]
+    _kept: KeptClients
+    _containers: Recent[str, AzureObjectStore]
 
     def container(self, name: str) -> ObjectStore:
         mapped = container_name(name)
         if mapped == self._clients.container_name:
             return self._objects
-        store = self._containers.get(mapped)
-        if store is None:
-            store = self._containers[mapped] = AzureObjectStore(self._clients.at(mapped))
-        return store
+        return self._containers.get(mapped, lambda: AzureObjectStore(self._clients.at(mapped), self._kept))
 
     async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
         if access_level not in (None, "private", "blob", "container"):
@@ -102,7 +105,8 @@ class Containers(BlobNames):
 
         async def create() -> bool:
             try:
-                await (await self._clients.at(mapped).container()).create_container(public_access=public)
+                client = await self._clients.at(mapped).container()
+                await self._clients.blob_requests.send(lambda: client.create_container(public_access=public))
             except Exception as error:
                 answer = read(error)
                 if answer is None:

@@ -1,4 +1,8 @@
-"""obstore's clients for a container: made when first needed, with our endpoints, credentials and timeouts."""
+"""obstore's clients for containers: made when first needed, with our endpoints, credentials and timeouts.
+
+Each has connections of its own, so that only those of the containers used last are kept. A client that is let
+go while it carries out a request closes its connections after that.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from storage_lib.backends.azure.clients import CONNECT_SECONDS, READ_SECONDS, Clients
+from storage_lib.backends.cloud.forks import use_process
+from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.settling import settle_at_exit
 
 if TYPE_CHECKING:
@@ -17,37 +23,45 @@ Use = Literal["request", "upload", "stream"]
 ``upload`` is answered only at its end, so that only the whole is; the reader of a ``stream`` may be slow, so
 that only the silence is."""
 
+_MAX_CLIENTS = 6
+"""That are kept, of all containers together."""
+_IDLE_CONNECTIONS = {"request": 64, "upload": 4, "stream": 4}
+"""That each keeps between its requests."""
 _WHOLE_REQUEST: dict[Use, str] = {"request": "1h", "upload": "1h", "stream": "30d"}
+
+
+type KeptClients = Recent[tuple[str, Use], AzureStore]
+"""Those of a backend, for each container and use. The `Clients` do not know them: see `_tokens`."""
+
+
+def kept_clients() -> KeptClients:
+    return Recent(_MAX_CLIENTS)
 
 
 class ByteClients:
     """The clients that move objects' bytes, with their connections."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self._clients = clients
-        self._stores: dict[Use, AzureStore] = {}
+        self._kept = kept
 
     def get(self, use: Use = "request") -> AzureStore:
         """:raises StorageError: the backend is closed."""
-        store = self._stores.get(use)
-        if store is None:
-            self._clients.check_open()
-            store = self._stores[use] = self._make(use)
-        return store
-
-    def close(self) -> None:
-        """Drop the connections."""
-        self._stores.clear()
+        name = (self._clients.container_name, use)
+        return self._kept.get(name, lambda: self._make(use))
 
     def _make(self, use: Use) -> AzureStore:
         from obstore.store import AzureStore
 
+        use_process()
+        self._clients.check_open()
         settle_at_exit()
         endpoints = self._clients.endpoints
         client: dict[str, Any] = {
             "allow_http": endpoints.blob.startswith("http:"),
             "connect_timeout": f"{CONNECT_SECONDS}s",
             "timeout": _WHOLE_REQUEST[use],
+            "pool_max_idle_per_host": str(_IDLE_CONNECTIONS[use]),
         }
         if use != "upload":
             client["read_timeout"] = f"{READ_SECONDS}s"
@@ -76,7 +90,7 @@ class ByteClients:
 
 
 def _tokens(clients: Clients) -> Any:
-    """What obstore asks for tokens. It does not know the `ByteClients`: the collector does not see into
+    """What obstore asks for tokens. It does not know the `KeptClients`: the collector does not see into
     obstore, and would never find the two of them dead."""
 
     async def token() -> Any:

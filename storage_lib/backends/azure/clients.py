@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.endpoints import Endpoints
+from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.dropped import when_dropped
 from storage_lib.errors import StorageError
 
@@ -35,6 +36,7 @@ class Clients:
     :param credential: anything with ``get_token``, sync or async; None makes a DefaultAzureCredential when
         a token is needed, for the user-assigned identity ``client_id`` where one is named.
     :param verify: path of the CA certificate to trust.
+    :param concurrent_requests: to each of the services at a time.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Clients:
         credential: Any = None,
         client_id: str | None = None,
         verify: str | None = None,
+        concurrent_requests: int,
     ) -> None:
         self.endpoints = endpoints
         self.container_name = container
@@ -52,6 +55,9 @@ class Clients:
         self.needs_token = endpoints.account_key is None and endpoints.sas is None
         self._given_credential = credential
         self._client_id = client_id
+        self.blob_requests = Requests("blob", concurrent_requests)
+        self.queue_requests = Requests("queue", concurrent_requests)
+        self.table_requests = Requests("table", concurrent_requests)
         self._loops: dict[asyncio.AbstractEventLoop, _LoopClients] = {}
         self._end = _End()
 
@@ -112,6 +118,8 @@ class Clients:
     async def close(self) -> None:
         """Close what was made in this loop; a loop that is run to its end by asyncio closes its own."""
         self._end.reached = True
+        for requests in (self.blob_requests, self.queue_requests, self.table_requests):
+            await requests.settle()
         here = self._loops.pop(asyncio.get_running_loop(), None)
         if here is not None:
             await here.lifetime.aclose()
@@ -134,15 +142,23 @@ class Clients:
         from azure.core.pipeline.transport import AioHttpTransport
 
         session = aiohttp.ClientSession(
-            auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(), trust_env=True
+            # How many there are is bounded by `Requests`.
+            connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=True,
         )
         options: dict[str, Any] = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         if self.verify is not None:
             options["connection_verify"] = self.verify
         transport = AioHttpTransport(session=session, session_owner=False, **options)
         credential = _Credential(self._given_credential, self._client_id, transport)
+        every = (self.blob_requests, self.queue_requests, self.table_requests)
 
         async def close() -> None:
+            # What goes on without its caller needs its connection.
+            for requests in every:
+                await requests.settle()
             await credential.close()
             await session.close()
 

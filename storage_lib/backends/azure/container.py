@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.attributes import bare
-from storage_lib.backends.azure.byte_clients import ByteClients, Use
+from storage_lib.backends.azure.byte_clients import ByteClients, KeptClients, Use
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import CONTAINER_MISSING, read
+from storage_lib.backends.cloud.requests import ALONE, BESIDE
 from storage_lib.backends.objects import missing, unmet
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError, PreconditionFailedError
 
@@ -19,20 +21,40 @@ class Container:
     """It is made when the first operation finds that it is not there; once it has been ``seen``, its absence
     is an error of its own."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self.clients = clients
-        self.bytes = ByteClients(clients)
+        self.bytes = ByteClients(clients, kept)
         self.seen = False
 
     async def blob(self, key: str) -> BlobClient:
         """The SDK's client of a blob."""
         return (await self.clients.container()).get_blob_client(key)
 
-    async def open(self, key: str, options: Any, doing: str, use: Use = "request") -> Any:
-        """The answer to GET, its body not yet read; None if it is "not modified"."""
+    async def send[T](self, call: Callable[[], Awaitable[T]]) -> T:
+        """What ``call``, a single request, returns."""
+        return await self.clients.blob_requests.send(call)
+
+    async def write[T](self, key: str, call: Callable[[], Awaitable[T]], *, conditional: bool = False) -> T:
+        """What ``call`` returns, a single request that changes ``key``.
+
+        :param conditional: it changes nothing once the object has another ETag than one, or is there.
+        """
+        name = (self.clients.endpoints.blob, self.clients.container_name, key)
+        return await self.clients.blob_requests.send(call, [(name, BESIDE if conditional else ALONE)])
+
+    async def open(
+        self, key: str, options: Any, doing: str, use: Use = "request", *, whole: bool = False
+    ) -> tuple[Any, bytes] | None:
+        """The answer to GET; None if it is "not modified". Its body is not yet read unless the ``whole`` is
+        asked for."""
+
+        async def get() -> tuple[Any, bytes]:
+            result = await self.bytes.get(use).get_async(key, options=options)
+            return result, bytes(await result.bytes_async()) if whole else b""
+
         while True:
             try:
-                result = await self.bytes.get(use).get_async(key, options=options)
+                result = await self.send(get)
             except Exception as error:
                 if type(error).__name__ == "NotModifiedError":
                     return None
@@ -65,7 +87,8 @@ class Container:
     async def _create(self) -> None:
         name = self.clients.container_name
         try:
-            await (await self.clients.container()).create_container()
+            container = await self.clients.container()
+            await self.send(container.create_container)
         except Exception as error:
             answer = read(error)
             if answer is None:

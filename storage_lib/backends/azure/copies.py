@@ -34,13 +34,15 @@ async def copy_blob(container: Container, source: ObjectInfo, target: str, if_ab
     doing = f"copy {source.key!r} to {target!r}"
     blob = await container.blob(target)
     try:
-        answer = await blob.start_copy_from_url(url, **conditions)
+        answer = await container.write(
+            target, lambda: blob.start_copy_from_url(url, **conditions), conditional=if_absent
+        )
         etag, status = answer["etag"], answer["copy_status"]
         # Within an account copies are done when the answer comes; the service reserves the right to do them
         # later, and then the target is empty until then.
         while status == "pending":
             await asyncio.sleep(_POLL_SECONDS)
-            properties = await blob.get_blob_properties()
+            properties = await container.send(blob.get_blob_properties)
             etag, status = properties.etag, properties.copy.status
     except Exception as error:
         answer = read(error)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, object_info, quoted
-from storage_lib.backends.azure.byte_clients import Use
+from storage_lib.backends.azure.byte_clients import KeptClients, Use
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob
@@ -22,6 +23,7 @@ from storage_lib.backends.azure.listing import Page, in_key_order, parse
 from storage_lib.backends.azure.streams import put_blocks, read_ahead
 from storage_lib.backends.kept_headers import headers_in
 from storage_lib.backends.objects import (
+    ANY_VERSION,
     ByteRange,
     ListEntry,
     ObjectInfo,
@@ -57,8 +59,8 @@ class AzureObjectStore(ObjectStore):
     reports_created = False
     folds_what_is_no_key = True
 
-    def __init__(self, clients: Clients) -> None:
-        self._container = Container(clients)
+    def __init__(self, clients: Clients, kept: KeptClients) -> None:
+        self._container = Container(clients, kept)
 
     async def open(self) -> None:
         """Make the container if it is not there, and see that the service answers and lets us in."""
@@ -68,10 +70,6 @@ class AzureObjectStore(ObjectStore):
             await self._container.open(_PROBE, {}, f"open {where}")
         except KeyNotFoundError:
             return  # the container answered for a blob that it has not
-
-    def close(self) -> None:
-        """Drop obstore's connections."""
-        self._container.bytes.close()
 
     # -- hooks
 
@@ -85,7 +83,9 @@ class AzureObjectStore(ObjectStore):
         if_match: str | None,
         if_absent: bool,
     ) -> PutResult:
-        attributes = {
+        from obstore import put_async
+
+        attributes: Any = {
             "Content-Type": content_type,
             **headers_in(metadata),
             **blob_metadata(metadata, sha256),
@@ -99,8 +99,12 @@ class AzureObjectStore(ObjectStore):
         store = self._container.bytes.get("upload" if len(data) > LARGE_UPLOAD_BYTES else "request")
         while True:
             try:
-                result = await store.put_async(
-                    key, data, attributes=attributes, mode=mode, use_multipart=False
+                result = await self._container.write(
+                    key,
+                    lambda: put_async(
+                        store, key, data, attributes=attributes, mode=mode, use_multipart=False
+                    ),
+                    conditional=if_absent or if_match not in (None, ANY_VERSION),
                 )
                 break
             except Exception as error:
@@ -112,21 +116,19 @@ class AzureObjectStore(ObjectStore):
     async def _get(
         self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
     ) -> StoredObject | None:
-        result = await self._open(key, byte_range, if_match, if_none_match)
-        if result is None:
+        opened = await self._open(key, byte_range, if_match, if_none_match, whole=True)
+        if opened is None:
             return None
-        try:
-            data = bytes(await result.bytes_async())
-        except Exception as error:
-            await self._container.failed(error, f"get {key!r}", key)
-            raise
+        result, data = opened
         _check_length(key, len(data), result)
         return StoredObject(object_info(key, result), data, result.range[0])
 
     async def _read_stream(
         self, key: str, byte_range: ByteRange | None, if_match: str | None
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
-        result = await self._open(key, byte_range, if_match, None, "stream")
+        opened = await self._open(key, byte_range, if_match, None, "stream")
+        assert opened is not None  # noqa: S101 - only with if_none_match it is None
+        result, _ = opened
         return object_info(key, result), result.range[0], self._chunks(key, result)
 
     async def _chunks(self, key: str, result: Any) -> AsyncGenerator[bytes]:
@@ -144,11 +146,14 @@ class AzureObjectStore(ObjectStore):
     async def _head(self, key: str) -> ObjectInfo:
         doing = f"head {key!r}"
         try:
-            result = await self._container.bytes.get().get_async(key, options={"head": True})
+            store = self._container.bytes.get()
+            result = await self._container.send(lambda: store.get_async(key, options={"head": True}))
         except FileNotFoundError:
             # The answer to HEAD has no body: only GET tells a missing blob from a missing container. Its
             # body is not read.
-            result = await self._container.open(key, {}, doing)
+            opened = await self._container.open(key, {}, doing)
+            assert opened is not None  # noqa: S101 - there was no condition
+            result, _ = opened
         except Exception as error:
             await self._container.failed(error, doing, key)
             raise
@@ -206,7 +211,7 @@ class AzureObjectStore(ObjectStore):
 
     async def _delete_by_batch(self, key: str) -> None:
         try:
-            await self._container.bytes.get().delete_async(key)
+            await self._container.write(key, lambda: self._container.bytes.get().delete_async(key))
         except Exception as error:
             answer = read(error)
             if answer is None or answer.code != SNAPSHOTS:
@@ -220,7 +225,7 @@ class AzureObjectStore(ObjectStore):
 
             condition = {"etag": quoted(if_match), "match_condition": MatchConditions.IfNotModified}
         blob = await self._container.blob(key)
-        await blob.delete_blob(delete_snapshots="include", **condition)
+        await self._container.write(key, lambda: blob.delete_blob(delete_snapshots="include", **condition))
 
     async def _scan(
         self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
@@ -264,7 +269,7 @@ class AzureObjectStore(ObjectStore):
             # the hook keeps it to be parsed once, with size, ETag and time.
             pages: Any = container.list_blob_names(**options).by_page()
             try:
-                async for _ in pages:
+                while await self._container.send(partial(anext, pages, None)) is not None:
                     self._container.seen = True
                     yield Page(parse(body, details=details), not pages.continuation_token)
                 return
@@ -280,8 +285,11 @@ class AzureObjectStore(ObjectStore):
         if_match: str | None,
         if_none_match: str | None,
         use: Use = "request",
-    ) -> Any:
-        """The answer to GET, its body not yet read; None if the object's ETag still is ``if_none_match``."""
+        *,
+        whole: bool = False,
+    ) -> tuple[Any, bytes] | None:
+        """The answer to GET and, with ``whole``, its body; None if the object's ETag still is
+        ``if_none_match``."""
         options: dict[str, Any] = {}
         if if_match is not None:
             options["if_match"] = quoted(if_match)
@@ -289,20 +297,27 @@ class AzureObjectStore(ObjectStore):
             options["if_none_match"] = quoted(if_none_match)
         if byte_range is not None:
             if byte_range.start < 0 or (byte_range.end is not None and byte_range.end <= byte_range.start):
-                return await self._open_resolved(key, byte_range, if_match, if_none_match, use)
+                return await self._open_resolved(key, byte_range, if_match, if_none_match, use, whole=whole)
             options["range"] = (
                 {"offset": byte_range.start} if byte_range.end is None else (byte_range.start, byte_range.end)
             )
         try:
-            return await self._container.open(key, options, f"get {key!r}", use)
+            return await self._container.open(key, options, f"get {key!r}", use, whole=whole)
         except PreconditionFailedError:
             # The emulator gives this answer for a missing blob too.
             await self._head(key)
             raise
 
     async def _open_resolved(
-        self, key: str, byte_range: ByteRange, if_match: str | None, if_none_match: str | None, use: Use
-    ) -> Any:
+        self,
+        key: str,
+        byte_range: ByteRange,
+        if_match: str | None,
+        if_none_match: str | None,
+        use: Use,
+        *,
+        whole: bool,
+    ) -> tuple[Any, bytes] | None:
         """A range that needs the size first: Azure knows no suffix ranges. The second request insists on
         the object that the first one saw."""
         for _ in range(_ATTEMPTS):
@@ -313,7 +328,7 @@ class AzureObjectStore(ObjectStore):
                 return None
             options = {"range": byte_range.resolve(info.size), "if_match": f'"{info.etag}"'}
             try:
-                return await self._container.open(key, options, f"get {key!r}", use)
+                return await self._container.open(key, options, f"get {key!r}", use, whole=whole)
             except PreconditionFailedError:
                 continue
         raise TransientStorageError(f"get {key!r}: it is being replaced all the time")

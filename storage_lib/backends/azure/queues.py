@@ -4,14 +4,16 @@ encoding is off (its default), so that host.json's ``messageEncoding`` is agreed
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import QUEUE_MISSING, Answer, read, translated
+from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.backends.queues import (
     MessageEncoding,
     QueueMessage,
@@ -37,7 +39,8 @@ class AzureQueueStore(QueueStore):
     async def _create_queue(self, queue: str) -> None:
         with translated(f"create queue {queue!r}"):
             try:
-                await (await self._clients.queue(queue)).create_queue()
+                client = await self._clients.queue(queue)
+                await self._clients.queue_requests.send(client.create_queue)
             except Exception as error:
                 answer = read(error)
                 # 204 says that it exists; the SDK makes an error of it.
@@ -51,8 +54,15 @@ class AzureQueueStore(QueueStore):
         for attempt in (1, 2):
             try:
                 client = await self._clients.queue(queue)
-                sent = await client.send_message(
-                    text, visibility_timeout=hidden, time_to_live=lives, **_hooks(text)
+                sent = await self._write(
+                    partial(
+                        client.send_message,
+                        text,
+                        visibility_timeout=hidden,
+                        time_to_live=lives,
+                        **_hooks(text),
+                    ),
+                    (self._contents(queue), BESIDE),
                 )
                 return sent.id
             except Exception as error:
@@ -70,22 +80,27 @@ class AzureQueueStore(QueueStore):
                 messages_per_page=count, visibility_timeout=math.ceil(visibility)
             ).by_page()
             # One page is one request; the pager would go on until the queue is empty.
-            async for page in pages:
-                return [self._message(message) async for message in page]
-            return []
+            page = await self._clients.queue_requests.send(lambda: anext(pages, None))
+            return [] if page is None else [self._message(message) async for message in page]
 
     async def _delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
         async with self._client(queue, f"delete message {message_id} of", message_id) as client:
-            await client.delete_message(message_id, pop_receipt)
+            await self._write(
+                lambda: client.delete_message(message_id, pop_receipt),
+                ((*self._contents(queue), message_id), ALONE),
+            )
 
     async def _update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
         async with self._client(queue, f"update message {message.id} of", message.id) as client:
-            updated = await client.update_message(
-                message.id,
-                message.pop_receipt,
-                content=text,
-                visibility_timeout=math.ceil(visibility),
-                **_hooks(text),
+            updated = await self._write(
+                lambda: client.update_message(
+                    message.id,
+                    message.pop_receipt,
+                    content=text,
+                    visibility_timeout=math.ceil(visibility),
+                    **_hooks(text),
+                ),
+                ((*self._contents(queue), message.id), ALONE),
             )
         # The answer has only what changed.
         return replace(
@@ -98,15 +113,24 @@ class AzureQueueStore(QueueStore):
 
     async def _peek(self, queue: str, count: int) -> list[QueueMessage]:
         async with self._client(queue, "peek into") as client:
-            return [self._message(message) for message in await client.peek_messages(count)]
+            peeked = await self._clients.queue_requests.send(lambda: client.peek_messages(count))
+            return [self._message(message) for message in peeked]
 
     async def _length(self, queue: str) -> int:
         async with self._client(queue, "count messages of") as client:
-            return (await client.get_queue_properties()).approximate_message_count or 0
+            found = await self._clients.queue_requests.send(client.get_queue_properties)
+            return found.approximate_message_count or 0
 
     async def _clear(self, queue: str) -> None:
         async with self._client(queue, "clear") as client:
-            await client.clear_messages()
+            await self._write(client.clear_messages, (self._contents(queue), ALONE))
+
+    async def _write[T](self, call: Callable[[], Awaitable[T]], claim: Claim) -> T:
+        return await self._clients.queue_requests.send(call, [claim])
+
+    def _contents(self, queue: str) -> tuple[str, ...]:
+        """What `_clear` changes and each `_send` adds to."""
+        return (self._clients.endpoints.queue, queue)
 
     @asynccontextmanager
     async def _client(self, queue: str, doing: str, message_id: str = "") -> AsyncGenerator[QueueClient]:

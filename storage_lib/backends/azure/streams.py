@@ -62,7 +62,10 @@ async def put_blocks(
     async def stage_once(block: str, part: bytes) -> None:
         while True:
             try:
-                await blob.stage_block(block, cast("Any", _Pieces(part)), length=len(part))
+                # Not a write of the key: what is never committed is never seen.
+                await container.send(
+                    lambda: blob.stage_block(block, cast("Any", _Pieces(part)), length=len(part))
+                )
                 break
             except Exception as error:
                 await container.failed(error, doing, key)
@@ -73,17 +76,21 @@ async def put_blocks(
 
     async def commit() -> Any:
         try:
-            return await blob.commit_block_list(
-                [BlobBlock(block) for block in blocks],
-                content_settings=ContentSettings(
-                    content_type=content_type,
-                    cache_control=kept.get("Cache-Control"),
-                    content_disposition=kept.get("Content-Disposition"),
-                    content_encoding=kept.get("Content-Encoding"),
-                    content_language=kept.get("Content-Language"),
+            return await container.write(
+                key,
+                lambda: blob.commit_block_list(
+                    [BlobBlock(block) for block in blocks],
+                    content_settings=ContentSettings(
+                        content_type=content_type,
+                        cache_control=kept.get("Cache-Control"),
+                        content_disposition=kept.get("Content-Disposition"),
+                        content_encoding=kept.get("Content-Encoding"),
+                        content_language=kept.get("Content-Language"),
+                    ),
+                    metadata=blob_metadata(metadata, parts.sha256),
+                    **condition,
                 ),
-                metadata=blob_metadata(metadata, parts.sha256),
-                **condition,
+                conditional=if_absent or if_match not in (None, ANY_VERSION),
             )
         except Exception as error:
             await container.failed(error, doing, key, if_match)

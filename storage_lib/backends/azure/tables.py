@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from storage_lib.backends.azure.clients import Clients
@@ -24,6 +25,7 @@ from storage_lib.backends.azure.errors import (
     translated,
 )
 from storage_lib.backends.azure.filters import question
+from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.backends.tables import (
     Delete,
     Entity,
@@ -60,7 +62,8 @@ class AzureTableStore(TableStore):
     async def _create_table(self, table: str) -> None:
         with translated(f"create table {table!r}"):
             try:
-                await (await self._clients.table(table)).create_table()
+                client = await self._clients.table(table)
+                await self._clients.table_requests.send(client.create_table)
             except Exception as error:
                 answer = read(error)
                 if answer is None or answer.code != "TableAlreadyExists":
@@ -73,6 +76,7 @@ class AzureTableStore(TableStore):
             f"insert {_row(pk, rk)}",
             lambda client: client.create_entity(entity),
             _known(table, pk, rk),
+            self._claim(table, pk, Insert(rk)),
         )
 
     async def _upsert(
@@ -84,6 +88,7 @@ class AzureTableStore(TableStore):
             f"upsert {_row(pk, rk)}",
             lambda client: client.upsert_entity(entity, mode=_mode(mode)),
             _known(table, pk, rk),
+            self._claim(table, pk, Upsert(rk)),
         )
 
     async def _update(
@@ -91,14 +96,18 @@ class AzureTableStore(TableStore):
     ) -> str:
         known = _known(table, pk, rk, etag)
         async with self._client(table, f"update {_row(pk, rk)} in", known) as client:
-            answer = await client.update_entity(
-                _to_wire(pk, rk, properties), mode=_mode(mode), **_condition(etag)
+            answer = await self._clients.table_requests.send(
+                lambda: client.update_entity(
+                    _to_wire(pk, rk, properties), mode=_mode(mode), **_condition(etag)
+                ),
+                [self._claim(table, pk, Update(rk, etag=etag))],
             )
         return str(answer["etag"])
 
     async def _get(self, table: str, pk: str, rk: str) -> Entity:
         async with self._client(table, f"get {_row(pk, rk)} of", _known(table, pk, rk)) as client:
-            return _from_wire(await client.get_entity(pk, rk), pk, rk)
+            found = await self._clients.table_requests.send(lambda: client.get_entity(pk, rk))
+            return _from_wire(found, pk, rk)
 
     async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None:
         last: Any = None
@@ -110,7 +119,10 @@ class AzureTableStore(TableStore):
         doing = f"delete {_row(pk, rk)} of"
         known = _known(table, pk, rk, etag)
         async with self._client(table, doing, known) as client:
-            await client.delete_entity(pk, rk, raw_response_hook=look, **_condition(etag))
+            await self._clients.table_requests.send(
+                lambda: client.delete_entity(pk, rk, raw_response_hook=look, **_condition(etag)),
+                [self._claim(table, pk, Delete(rk, etag))],
+            )
         if last is not None and last.status_code == 404:
             # The SDK takes "there is none" for success.
             answer = read_response(last)
@@ -138,7 +150,8 @@ class AzureTableStore(TableStore):
             found = client.query_entities(asked, **options) if asked else client.list_entities(**options)
             # Typed as a str in the SDK, but for tables the token is the pair of keys.
             pages: Any = found.by_page(continuation_token=cast("Any", token))
-            async for page in pages:
+            page: Any = await self._clients.table_requests.send(lambda: anext(pages, None))
+            if page is not None:
                 entities = [_from_wire(entity) async for entity in page]
                 kept = [_projected(entity, select) for entity in entities if holds(entity)]
                 return EntityPage(kept, _encode_cursor(pages.continuation_token))
@@ -148,10 +161,13 @@ class AzureTableStore(TableStore):
         doing = f"batch in partition {pk!r} of table {table!r}"
         adds = any(isinstance(operation, Insert | Upsert) for operation in operations)
         transaction = [_operation(pk, operation) for operation in operations]
+        claims = [self._claim(table, pk, operation) for operation in operations]
         for attempt in (1, 2):
             try:
                 client = await self._clients.table(table)
-                answers = await client.submit_transaction(transaction)
+                answers = await self._clients.table_requests.send(
+                    partial(client.submit_transaction, transaction), claims
+                )
                 break
             except Exception as error:
                 answer = read(error)
@@ -173,11 +189,14 @@ class AzureTableStore(TableStore):
         doing: str,
         call: Callable[[TableClient], Awaitable[Mapping[str, Any]]],
         known: Known,
+        claim: Claim,
     ) -> str:
         """The ETag of what ``call`` wrote; the table is made if it was missing."""
         for attempt in (1, 2):
             try:
-                return str((await call(await self._clients.table(table)))["etag"])
+                client = await self._clients.table(table)
+                made = await self._clients.table_requests.send(partial(call, client), [claim])
+                return str(made["etag"])
             except Exception as error:
                 answer = read(error)
                 if answer is None:
@@ -186,6 +205,14 @@ class AzureTableStore(TableStore):
                     raise known(answer) or answer.as_error(f"{doing} in table {table!r}") from error
             await self._create_table(table)
         raise AssertionError("unreachable")
+
+    def _claim(self, table: str, pk: str, operation: TableOperation) -> Claim:
+        """An insert or an update with an ETag that lands late fails, unless a deletion was between."""
+        ordered = isinstance(operation, Insert) or (
+            isinstance(operation, Update) and operation.etag is not None
+        )
+        name = (self._clients.endpoints.table, table, pk, operation.row_key)
+        return name, BESIDE if ordered else ALONE
 
     @asynccontextmanager
     async def _client(self, table: str, doing: str, known: Known) -> AsyncGenerator[TableClient]:

@@ -7,11 +7,13 @@ import re
 from urllib.parse import urlsplit
 
 from storage_lib.backends.base import StorageBackend
+from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.s3.absent import no_queues, no_tables
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.backends.s3.client import S3Client
 from storage_lib.backends.s3.credentials import Credential, CredentialProvider, Credentials
 from storage_lib.backends.s3.objects import S3ObjectStore
+from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS
 from storage_lib.errors import ConfigurationError
 
 DEFAULT_REGION = "us-east-1"
@@ -30,6 +32,7 @@ class S3StorageBackend(StorageBackend):
     :param virtual_hosted: address the bucket as a host name (``https://BUCKET.host``) instead of as a path.
     :param allow_http: None allows http where the endpoint says http.
     :param create_bucket: make the bucket if it is not there.
+    :param concurrent_requests: of this process to S3, at most; others wait for their turn.
 
     Nothing is imported from a vendor before the first operation needs it. It can be used from several event
     loops. It asks the service once; `storage_lib.s3_backend` has it with the layers around it.
@@ -52,6 +55,7 @@ class S3StorageBackend(StorageBackend):
         virtual_hosted: bool = False,
         allow_http: bool | None = None,
         create_bucket: bool = False,
+        concurrent_requests: int = DEFAULT_CONCURRENT_REQUESTS,
     ) -> None:
         env = os.environ
         region = region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
@@ -73,7 +77,9 @@ class S3StorageBackend(StorageBackend):
                 field="endpoint",
                 remedy="use https, or allow_http=True",
             )
-        self._client = S3Client(url, region, Credentials(given, credential_provider, region, env))
+        requests = Requests("s3", concurrent_requests)
+        credentials = Credentials(given, credential_provider, region, env)
+        self._client = S3Client(url, region, credentials, requests)
         self._bucket = Bucket(bucket, self._client, create=create_bucket)
         self.objects = S3ObjectStore(self._bucket)
         self.tables = no_tables()

@@ -4,10 +4,12 @@ leaves here as an error of this library."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
+from storage_lib.backends.cloud.forks import use_process
+from storage_lib.backends.cloud.requests import Claim
 from storage_lib.backends.objects import missing
 from storage_lib.backends.s3.client import CONNECT_SECONDS, READ_SECONDS, Response, S3Client
 from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, is_error, read
@@ -47,15 +49,20 @@ class Bucket:
         """Drop obstore's connections."""
         self._stores.clear()
 
-    async def get(self, key: str, options: Any, doing: str) -> Any:
-        """obstore's answer to GET or HEAD, its body not yet read; None if it is "not modified"."""
+    async def get(
+        self, key: str, options: Any, doing: str, *, whole: bool = False, claims: Sequence[Claim] = ()
+    ) -> tuple[Any, bytes]:
+        """obstore's answer to GET or HEAD. Its body is not yet read unless the ``whole`` is asked for."""
+
+        async def ask() -> tuple[Any, bytes]:
+            result = await self._store().get_async(key, options=options)
+            return result, bytes(await result.bytes_async()) if whole else b""
+
         while True:
             seen = self._seen
             try:
-                result = await self._store().get_async(key, options=options)
+                result = await self.client.requests.send(ask, claims)
             except Exception as error:
-                if type(error).__name__ == "NotModifiedError":
-                    return None
                 await self._failed(error, key, doing, seen)
             else:
                 self._seen = True
@@ -65,12 +72,17 @@ class Bucket:
         self, key: str, data: bytes, attributes: Mapping[str, str], mode: Any = None, doing: str = "put"
     ) -> str:
         """One PutObject, whatever the size; S3's ETag of what it made."""
+        from obstore import put_async
+
         store = self._store(large=len(data) > LARGE_UPLOAD_BYTES)
         while True:
             seen = self._seen
             try:
-                result = await store.put_async(
-                    key, data, attributes=cast("Any", attributes), mode=mode, use_multipart=False
+                result = await self.client.requests.send(
+                    lambda: put_async(
+                        store, key, data, attributes=cast("Any", attributes), mode=mode, use_multipart=False
+                    ),
+                    [self.client.claim(key, conditional=mode is not None)],
                 )
             except Exception as error:
                 await self._failed(error, key, doing, seen)
@@ -87,11 +99,17 @@ class Bucket:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        claims: Sequence[Claim] = (),
     ) -> Response:
-        """The answer to a request of our own, if it is a good one."""
+        """The answer to a request of our own, if it is a good one.
+
+        :param claims: what it writes; see `S3Client.claim`.
+        """
         while True:
             seen = self._seen
-            response = await self.client.request(method, key, query=query, headers=headers, body=body)
+            response = await self.client.request(
+                method, key, query=query, headers=headers, body=body, claims=claims
+            )
             if not is_error(response.status, response.body):
                 self._seen = True
                 return response
@@ -168,6 +186,7 @@ class Bucket:
     def _make_store(self, *, large: bool) -> S3Store:
         from obstore.store import S3Store
 
+        use_process()
         settle_at_exit()
         url = self.client.url
         client: dict[str, Any] = {
@@ -175,6 +194,7 @@ class Bucket:
             "connect_timeout": f"{CONNECT_SECONDS}s",
             # The whole request; a connection that stalls is ended by the read timeout.
             "timeout": "1h",
+            "pool_max_idle_per_host": "4" if large else "64",
         }
         if not large:
             client["read_timeout"] = f"{READ_SECONDS}s"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
 from storage_lib.backends.dropped import when_dropped
 from storage_lib.backends.s3.credentials import Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
@@ -42,10 +43,11 @@ class Response:
 class S3Client:
     """:param url: of the bucket, without a slash at the end."""
 
-    def __init__(self, url: str, region: str, credentials: Credentials) -> None:
+    def __init__(self, url: str, region: str, credentials: Credentials, requests: Requests) -> None:
         self.url = url
         self.region = region
         self.credentials = credentials
+        self.requests = requests
         self._sessions: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, Any]] = {}
         self._closed = False
 
@@ -57,11 +59,30 @@ class S3Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        claims: Sequence[Claim] = (),
     ) -> Response:
         """The answer, whatever its status. Without a ``key`` the bucket itself is asked.
 
+        :param claims: what the request writes; see `claim`.
         :raises StorageUnavailableError: there was none, or not to its end.
         """
+        return await self.requests.send(lambda: self._request(method, key, query, headers, body), claims)
+
+    def claim(self, key: str, *, conditional: bool = False) -> Claim:
+        """That a request writes ``key``.
+
+        :param conditional: it changes nothing once the object has another ETag, or is there.
+        """
+        return (self.url, key), BESIDE if conditional else ALONE
+
+    async def _request(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        body: bytes,
+    ) -> Response:
         import aiohttp
         from yarl import URL
 
@@ -98,6 +119,7 @@ class S3Client:
     async def close(self) -> None:
         """Close what was made in this loop; a loop that is run to its end by asyncio closes its own."""
         self._closed = True
+        await self.requests.settle()
         here = self._sessions.pop(asyncio.get_running_loop(), None)
         if here is not None:
             await here[1].aclose()
@@ -121,16 +143,24 @@ class S3Client:
 
         return aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0),  # `Requests` bounds how many there are.
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=True,
         )
 
     async def _lifetime(self, session: aiohttp.ClientSession) -> AsyncGenerator[None]:
-        dropped = when_dropped(self, session.close)
+        requests = self.requests
+
+        async def close() -> None:
+            # What goes on without its caller needs its connection.
+            await requests.settle()
+            await session.close()
+
+        dropped = when_dropped(self, close)
         try:
             yield
         finally:
             self._sessions.pop(asyncio.get_running_loop(), None)
-            await session.close()
+            await close()
             dropped.detach()

@@ -25,7 +25,13 @@ async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
         **headers_in(info.metadata),
     }
     try:
-        answer = await bucket.send("PUT", target, headers=headers, doing=f"copy {info.key!r} to {target!r}")
+        answer = await bucket.send(
+            "PUT",
+            target,
+            headers=headers,
+            doing=f"copy {info.key!r} to {target!r}",
+            claims=[bucket.client.claim(target)],
+        )
     except KeyNotFoundError as error:
         raise missing(info.key) from error.__cause__
     except PreconditionFailedError as error:

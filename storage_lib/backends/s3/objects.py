@@ -117,8 +117,8 @@ class S3ObjectStore(ObjectStore):
         if if_none_match is not None and (await self._reading.raw_head(key))[0].etag == if_none_match:
             return None
         for _ in range(_ATTEMPTS):
-            result, info, sidecar = await self._reading.open(key, byte_range, if_match)
-            data, start = await self._reading.all_of(key, result)
+            (result, data), info, sidecar = await self._reading.open(key, byte_range, if_match, whole=True)
+            start = self._reading.start_of(key, result, data)
             complete = await self._reading.with_checksum(info, sidecar)
             if complete is not None:
                 return StoredObject(complete, data, start)
@@ -134,7 +134,9 @@ class S3ObjectStore(ObjectStore):
     async def _delete(self, key: str, if_match: str | None) -> None:
         doing = f"delete {key!r}"
         for _ in range(_ATTEMPTS):
-            info, sidecar = await self._reading.raw_head(key)
+            # Behind what still writes it: it would be called missing and appear after that.
+            claims = [self._bucket.client.claim(key)]
+            info, sidecar = await self._reading.raw_head(key, claims)
             if if_match is not None and info.etag != if_match:
                 raise unmet(key, if_match)
             headers: dict[str, str] = {}
@@ -146,7 +148,7 @@ class S3ObjectStore(ObjectStore):
                     remedy="use a server that heeds it, as AWS does, or delete without a condition",
                 )
             try:
-                await self._bucket.send("DELETE", key, headers=headers, doing=doing)
+                await self._bucket.send("DELETE", key, headers=headers, doing=doing, claims=claims)
             except (PreconditionFailedError, KeyNotFoundError):
                 continue  # It was replaced or deleted; the next look tells which.
             await self._forget(sidecar)
@@ -212,7 +214,7 @@ class S3ObjectStore(ObjectStore):
         self, key: str, byte_range: ByteRange | None, if_match: str | None
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         for _ in range(_ATTEMPTS):
-            result, info, sidecar = await self._reading.open(key, byte_range, if_match)
+            (result, _), info, sidecar = await self._reading.open(key, byte_range, if_match)
             complete = await self._reading.with_checksum(info, sidecar)
             if complete is not None:
                 return complete, result.range[0], self._reading.chunks(key, result)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from storage_lib.backends.cloud.requests import Claim
 from storage_lib.backends.objects import ByteRange, ObjectInfo, unmet
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import Bucket, fail
@@ -29,23 +30,19 @@ class Reading:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
 
-    async def all_of(self, key: str, result: Any) -> tuple[bytes, int]:
-        """The body of an answer, and the offset of its first byte."""
-        try:
-            data = bytes(await result.bytes_async())
-        except Exception as error:
-            fail(error, f"get {key!r}")
+    def start_of(self, key: str, result: Any, data: bytes) -> int:
+        """The offset of the first byte of a body. :raises IntegrityError: it is not all of it."""
         start, end = result.range
         if len(data) != end - start:
             raise IntegrityError(
                 f"get {key!r}: {len(data)} bytes arrived, the service announced {end - start}"
             )
-        return data, start
+        return start
 
     async def open(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None
-    ) -> tuple[Any, ObjectInfo, str | None]:
-        """obstore's answer, its body not yet read, and what it says."""
+        self, key: str, byte_range: ByteRange | None, if_match: str | None, *, whole: bool = False
+    ) -> tuple[tuple[Any, bytes], ObjectInfo, str | None]:
+        """obstore's answer, its body if the ``whole`` is asked for, and what it says."""
         doing = f"get {key!r}"
         options: dict[str, Any] = {}
         if if_match is not None:
@@ -53,7 +50,7 @@ class Reading:
         if byte_range is not None:
             options["range"] = await self._range(key, byte_range)
         try:
-            result = await self._bucket.get(key, options, doing)
+            opened = await self._bucket.get(key, options, doing, whole=whole)
         except PreconditionFailedError as error:
             raise unmet(key, if_match) from error.__cause__
         except StorageError as error:
@@ -61,10 +58,10 @@ class Reading:
             if byte_range is not None and answer is not None and answer.code in _OF_EMPTY:
                 byte_range.resolve((await self.raw_head(key))[0].size)
             raise
-        info, sidecar = wire.to_info(key, result)
+        info, sidecar = wire.to_info(key, opened[0])
         if if_match is not None and info.etag != if_match:
             raise unmet(key, if_match)
-        return result, info, sidecar
+        return opened, info, sidecar
 
     async def _range(self, key: str, byte_range: ByteRange) -> Any:
         start, end = byte_range.start, byte_range.end
@@ -74,11 +71,11 @@ class Reading:
             return byte_range.resolve((await self.raw_head(key))[0].size)
         return {"offset": start} if end is None else (start, end)
 
-    async def raw_head(self, key: str) -> tuple[ObjectInfo, str | None]:
+    async def raw_head(self, key: str, claims: Sequence[Claim] = ()) -> tuple[ObjectInfo, str | None]:
         """What is known of the object without its sidecar, and the name of that if it has one."""
         doing = f"head {key!r}"
         try:
-            result = await self._bucket.get(key, {"head": True}, doing)
+            result, _ = await self._bucket.get(key, {"head": True}, doing, claims=claims)
         except StorageError as error:
             cause = error.__cause__
             answer = read(cause) if isinstance(cause, Exception) else None
@@ -86,7 +83,7 @@ class Reading:
                 raise
             # The answer to HEAD has no body: only GET tells a missing object from a missing bucket, and an
             # expired token from a request that is wrong. Its body is not read.
-            result = await self._bucket.get(key, {}, doing)
+            result, _ = await self._bucket.get(key, {}, doing)
         return wire.to_info(key, result)
 
     async def with_checksum(self, info: ObjectInfo, sidecar: str | None) -> ObjectInfo | None:
@@ -98,8 +95,8 @@ class Reading:
             return info
         doing = f"checksum of {info.key!r}"
         try:
-            result = await self._bucket.get(sidecar, {}, doing)
-            text = bytes(await result.bytes_async()).decode(errors="replace")
+            _, data = await self._bucket.get(sidecar, {}, doing, whole=True)
+            text = data.decode(errors="replace")
         except KeyNotFoundError as error:
             if (await self.raw_head(info.key))[0].etag != info.etag:
                 return None

@@ -61,10 +61,13 @@ async def upload(
         await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, digest, plain, doing=doing))
         completing = True
         body = _manifest(etags)
+        claim = bucket.client.claim(key, conditional=bool(condition))
         try:
             answer = await repeat(
                 f"{doing}, complete",
-                lambda: bucket.send("POST", key, query=query, headers=condition, body=body, doing=doing),
+                lambda: bucket.send(
+                    "POST", key, query=query, headers=condition, body=body, doing=doing, claims=[claim]
+                ),
                 only_refused=True,
             )
         except (PreconditionFailedError, StorageUnavailableError) as error:

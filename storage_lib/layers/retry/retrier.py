@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from storage_lib.backends.patience import PATIENCE, Patience
 from storage_lib.errors import StorageError, StorageUnavailableError, TransientStorageError
 from storage_lib.layers.retry.breaker import Breaker
 from storage_lib.layers.retry.options import RetryOptions
@@ -50,24 +51,28 @@ class Retrier:
         :param small: it moves no contents, so that no try may go on past the deadline.
         """
         tries = Tries(self, doing)
-        while True:
-            await tries.begin()
-            try:
-                if small:
-                    result = await tries.in_time(operation(tries.unsure))
+        outer = PATIENCE.set(tries.patience)
+        try:
+            while True:
+                await tries.begin()
+                try:
+                    if small:
+                        result = await tries.in_time(operation(tries.unsure))
+                    else:
+                        result = await operation(tries.unsure)
+                except UnknownOutcomeError:
+                    self.breaker.answered()
+                    raise
+                except TransientStorageError as error:
+                    await tries.failed(error, final=only_refused and not error.refused)
+                except StorageError:
+                    self.breaker.answered()
+                    raise
                 else:
-                    result = await operation(tries.unsure)
-            except UnknownOutcomeError:
-                self.breaker.answered()
-                raise
-            except TransientStorageError as error:
-                await tries.failed(error, final=only_refused and not error.refused)
-            except StorageError:
-                self.breaker.answered()
-                raise
-            else:
-                self.breaker.answered()
-                return result
+                    self.breaker.answered()
+                    return result
+        finally:
+            PATIENCE.reset(outer)
 
     async def step[T](self, doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
         """`call`, for what can be done twice without harm; or what was refused, with ``only_refused``."""
@@ -87,7 +92,7 @@ class Tries:
         self._doing = doing
         self._tried = 0
         self._last: TransientStorageError | None = None
-        self._until = retrier.clock() + retrier.options.deadline_seconds
+        self.patience = Patience(retrier.options.deadline_seconds, retrier.clock)
 
     async def begin(self) -> None:
         """Wait until the store may be asked.
@@ -104,27 +109,30 @@ class Tries:
                     retry_after=wait,
                     refused=True,
                 ) from breaker.last
-            if self._retrier.clock() + wait > self._until:
+            if self._retrier.clock() + wait > self.patience.until:
                 raise self._last
             await self._retrier.sleep(wait)
 
     async def in_time[T](self, operation: Awaitable[T]) -> T:
         """:raises StorageUnavailableError: it took longer than there is."""
-        left = max(self._until - self._retrier.clock(), 0)
+        left = max(self.patience.until - self._retrier.clock(), 0)
         limit = asyncio.timeout(left)
         try:
             async with limit:
+                self.patience.limit = limit
                 return await operation
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise StorageUnavailableError(f"{self._doing}: no answer within {left:.0f} s") from error
+        finally:
+            self.patience.limit = None
 
     def came_on(self) -> None:
         """Some of it is done, and need not be done again: what fails from now on is a new first try."""
         self._retrier.breaker.answered()
         self._tried, self._last = 0, None
-        self._until = self._retrier.clock() + self._retrier.options.deadline_seconds
+        self.patience = Patience(self._retrier.options.deadline_seconds, self._retrier.clock)
 
     def answered(self) -> None:
         """The store has said what there is to say."""
@@ -141,7 +149,7 @@ class Tries:
         else:
             retrier.breaker.answered()
         delay = options.delay(self._tried, error)
-        if final or self._tried >= options.attempts or retrier.clock() + delay > self._until:
+        if final or self._tried >= options.attempts or retrier.clock() + delay > self.patience.until:
             raise error
         text = "%s: try %d of %d in %.1f s, since %s"
         _log.warning(text, self._doing, self._tried + 1, options.attempts, delay, error)

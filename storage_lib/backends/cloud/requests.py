@@ -1,0 +1,189 @@
+"""Every request to Azure or S3: bounded in number, and a write that outlives its caller stays in order.
+
+A request that has been sent can not be recalled: whoever is cancelled does not know whether it will be
+carried out, nor when. So a write goes on without its caller, and the next write of the same key waits for its
+answer. A write whose caller was cancelled therefore never lands after one that was acknowledged later by this
+process, whichever backend object, event loop or thread either came from.
+
+Writes that a condition orders (an ETag, "create only") run beside each other: one that lands late fails. All
+others have the key alone. A slot is held for a single request and never while anything else is waited for, so
+that no two operations can wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Sequence
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from storage_lib.backends.cloud.forks import use_process
+from storage_lib.backends.cloud.turns import ALONE, BESIDE, Slots, join_key, leave_key
+from storage_lib.config import check_concurrent_requests
+
+ABANDONED_SECONDS = 30.0
+"""How long a write goes on without its caller. One without an answer by then is cut off: if it was still
+being sent it never happens; what became of one that was sent nobody can know."""
+
+Claim = tuple[Hashable, int]
+"""What a write changes, and whether it needs that `ALONE` or may run `BESIDE` others."""
+
+__all__ = ["ALONE", "BESIDE", "Claim", "Requests"]
+
+_SLOTS: dict[str, Slots] = {}
+_ABANDONED: WeakKeyDictionary[asyncio.AbstractEventLoop, _Abandoned] = WeakKeyDictionary()
+
+
+class Requests:
+    """The requests of one backend to one ``service``, whose slots all backends of this process share.
+
+    :param limit: none begins while so many are under way.
+    """
+
+    def __init__(self, service: str, limit: int) -> None:
+        self._slots = _SLOTS.setdefault(service, Slots())
+        self._limit = check_concurrent_requests(limit)
+        self._abandoned: set[asyncio.Future[Any]] = set()
+
+    async def send[T](self, call: Callable[[], Awaitable[T]], claims: Sequence[Claim] = ()) -> T:
+        """What ``call`` returns: a single request, begun when there is a slot.
+
+        :param claims: what it writes. It is then carried out even if the caller is cancelled meanwhile, and
+            no other write of that begins before it has ended. Cancelled before it has begun, it never begins.
+        :raises StorageError: this process was forked from one that already used Azure or S3.
+        """
+        use_process()
+        if not claims:
+            if (waiter := self._slots.join(self._limit)) is not None:
+                await self._slots.wait(waiter)
+            try:
+                return await call()
+            finally:
+                self._slots.leave(self._limit)
+        write = await self._turn(claims)
+        try:
+            future = _begun(call)
+        except BaseException:
+            write.leave()
+            raise
+        if future.done():
+            write.leave()
+            return future.result()
+        future.add_done_callback(write)
+        try:
+            await write.waiter
+        except asyncio.CancelledError:
+            if not future.done():
+                await self._abandon(future)
+            raise
+        try:
+            return future.result()
+        finally:
+            del future  # It may hold an error, whose traceback holds this frame.
+
+    async def _turn(self, claims: Sequence[Claim]) -> _Write:
+        claimed: list[Claim] = []
+        write = _Write(self._slots, self._limit, claimed)
+        try:
+            # In one order for all, so that no two hold what the other waits for.
+            for claim in claims if len(claims) == 1 else sorted(claims, key=repr):
+                if (place := join_key(*claim)) is not None:
+                    await place[0].wait(place[1])
+                claimed.append(claim)
+            if (waiter := self._slots.join(self._limit)) is not None:
+                await self._slots.wait(waiter)
+            write.has_slot = True
+        except BaseException:
+            write.leave()
+            raise
+        return write
+
+    async def settle(self) -> None:
+        """Wait for the writes of this event loop whose callers are gone, for `ABANDONED_SECONDS` at most."""
+        loop = asyncio.get_running_loop()
+        if here := [write for write in self._abandoned if write.get_loop() is loop]:
+            await asyncio.wait(here)
+
+    async def _abandon(self, future: asyncio.Future[Any]) -> None:
+        loop = future.get_loop()
+        kept = _ABANDONED.get(loop)
+        if kept is None:
+            kept = _ABANDONED[loop] = _Abandoned()
+            await kept.begin()
+        kept.writes.add(future)
+        self._abandoned.add(future)
+        end = loop.call_later(ABANDONED_SECONDS, future.cancel)
+
+        def ended(future: asyncio.Future[Any]) -> None:
+            end.cancel()
+            kept.writes.discard(future)
+            self._abandoned.discard(future)
+
+        future.add_done_callback(ended)
+
+
+class _Write:
+    """The turn of a write. It is given back when the request ends, be it that its event loop is dropped.
+
+    ``waiter`` is what the caller waits for.
+    """
+
+    __slots__ = ("_claims", "_limit", "_slots", "has_slot", "waiter")
+
+    def __init__(self, slots: Slots, limit: int, claims: list[Claim]) -> None:
+        self._slots = slots
+        self._limit = limit
+        self._claims: list[Claim] | None = claims
+        self.has_slot = False
+        self.waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __call__(self, future: asyncio.Future[Any]) -> None:
+        self.leave()
+        if not self.waiter.done():
+            self.waiter.set_result(None)
+        elif not future.cancelled():
+            future.exception()  # Nobody else asks for it.
+
+    def leave(self) -> None:
+        claims, self._claims = self._claims, None
+        if claims is None:
+            return
+        if self.has_slot:
+            self._slots.leave(self._limit)
+        for claim in claims:
+            leave_key(*claim)
+
+    def __del__(self) -> None:
+        self.leave()
+
+
+def _begun[T](call: Callable[[], Awaitable[T]]) -> asyncio.Future[T]:
+    """The request, sent, as a future that a loop that is run to its end does not cancel."""
+    request = call()
+    if isinstance(request, asyncio.Future):
+        return request
+    task = asyncio.Task(
+        cast("Coroutine[Any, Any, T]", request), loop=asyncio.get_running_loop(), eager_start=True
+    )
+    # Such a loop cancels all the tasks it knows; `_Abandoned` has it wait for these.
+    asyncio._unregister_task(task)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType] - "Extending", asyncio
+    return task
+
+
+class _Abandoned:
+    """The writes of one event loop whose callers are gone. The loop is not closed before they have ended."""
+
+    def __init__(self) -> None:
+        self.writes: set[asyncio.Future[Any]] = set()
+        self._lifetime = self._live()
+
+    async def begin(self) -> None:
+        # asyncio finishes async generators before it closes a loop, and with this one the writes.
+        await anext(self._lifetime)
+
+    async def _live(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            while self.writes:
+                await asyncio.wait(self.writes)

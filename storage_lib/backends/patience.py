@@ -1,0 +1,48 @@
+"""How long an operation may take: the time that it waits for its turn in this process does not count.
+
+Of thousands of calls at once most wait for the others. A deadline is there for a store that does not answer,
+so it stands still while a call has not been sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+
+
+class Patience:
+    """The deadline of one operation, in seconds of ``clock``; ``limit`` is the timer that keeps it."""
+
+    __slots__ = ("_clock", "_left", "_since", "_waits", "limit", "until")
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.until = clock() + seconds
+        self.limit: asyncio.Timeout | None = None
+        self._waits = 0
+        self._since = 0.0
+        self._left: float | None = None
+
+    def begin_wait(self) -> None:
+        """Stop the clock. Requests of one operation may wait side by side."""
+        self._waits += 1
+        if self._waits > 1:
+            return
+        self._since = self._clock()
+        if self.limit is not None and (when := self.limit.when()) is not None:
+            self._left = when - asyncio.get_running_loop().time()
+            self.limit.reschedule(None)
+
+    def end_wait(self) -> None:
+        self._waits -= 1
+        if self._waits:
+            return
+        self.until += self._clock() - self._since
+        if self.limit is not None and self._left is not None:
+            self.limit.reschedule(asyncio.get_running_loop().time() + self._left)
+            self._left = None
+
+
+PATIENCE: ContextVar[Patience | None] = ContextVar("storage_patience", default=None)
+"""Of the operation that this task carries out."""
