@@ -34,7 +34,7 @@ from __future__ import annotations
 import codecs
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Final, overload
 
@@ -174,8 +174,11 @@ def decode_as(
     try:
         if kind == JSON or kind.endswith("+json"):
             _check_json_for_model(data)
+            _check_keys(data, adapter, None)
             return adapter.validate_json(data.removeprefix(_BOM), **_NAMES)
-        return adapter.validate_python(decode(data, content_type, pickling, checked=checked), **_NAMES)
+        value = decode(data, content_type, pickling, checked=checked)
+        _check_keys(data, adapter, lambda: value)
+        return adapter.validate_python(value, **_NAMES)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
         places = [".".join(map(str, problem["loc"])) for problem in problems]
@@ -233,6 +236,19 @@ def _check_json_for_model(data: bytes) -> None:
             raise
         except ValueError:
             pass  # pydantic says it, with the place
+
+
+def _check_keys(data: bytes, adapter: TypeAdapter[Any], value: Callable[[], Any] | None) -> None:
+    """:param value: of JSON None, which is then read here."""
+    from storage_lib.model_keys import FEW_BYTES, check_keys
+
+    if len(data) <= FEW_BYTES or not _makes_keys(adapter):
+        return
+    try:
+        plain = _msgspec().json.decode(data.removeprefix(_BOM)) if value is None else value()
+    except ValueError:
+        return  # pydantic says it, with the place
+    check_keys(plain)
 
 
 def _text_charset(data: bytes, content_type: str) -> str:
@@ -392,6 +408,13 @@ def _adapter(model: Any) -> TypeAdapter[Any]:
         ) from error
 
 
+@functools.lru_cache(maxsize=256)
+def _makes_keys(adapter: TypeAdapter[Any]) -> bool:
+    from storage_lib.model_keys import makes_keys
+
+    return makes_keys(adapter.core_schema)
+
+
 def _encode_typed(value: Any, pickling: Pickling | None) -> Encoded:
     """A model or dataclass: as readable JSON if that comes back equal, else packed, else pickled where
     that is allowed, else refused."""
@@ -418,6 +441,7 @@ def _encode_by_fields(value: Any, pickling: Pickling | None) -> Encoded:
         # What pydantic would warn of is a difference, and found below.
         data = adapter.dump_json(value, round_trip=True, warnings=False)
         check_depth(data)
+        _check_keys(data, adapter, None)
         if difference(value, adapter.validate_json(data, **_NAMES), 0) is None:
             return Encoded(data, JSON)
     except (ValidationError, PydanticSerializationError, UnicodeError):
@@ -426,6 +450,7 @@ def _encode_by_fields(value: Any, pickling: Pickling | None) -> Encoded:
         plain = adapter.dump_python(value, round_trip=True, warnings=False)
         data = pack(plain, enum_values=True, pickling=pickling)
         back = unpack(data, pickling=pickling)
+        _check_keys(data, adapter, lambda: back)
         different = difference(value, adapter.validate_python(back, **_NAMES), 0)
         if different is None:
             return Encoded(data, PACKED)

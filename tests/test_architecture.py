@@ -19,6 +19,7 @@ LAYERS = [
         "storage_lib.codings",
         "storage_lib.errors",
         "storage_lib.json_text",
+        "storage_lib.model_keys",
         "storage_lib.keys",
         "storage_lib.names",
         "storage_lib.npy",

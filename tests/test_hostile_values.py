@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from storage_lib import values
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import SerializationError
 from storage_lib.manager import StorageManager
+from storage_lib.packing import pack
 from storage_lib.structure import check_packed
 from tests.test_values import json_values, rich_values
 
@@ -644,3 +647,52 @@ async def test_text_in_another_charset_is_taken_where_that_is_declared_or_marked
 def test_the_check_pauses() -> None:
     data = repeated(b"\x91\x01", 20_000)
     assert sum(1 for _ in check_packed(data, lambda _: None)) > 10
+
+
+class Keyed(BaseModel):
+    ids: set[UUID] = set()
+    numbers: frozenset[int] = frozenset()
+    prices: dict[Decimal, int] = {}
+    pairs: set[tuple[int, UUID]] = set()
+    names: dict[str, int] = {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ids": [str(UUID(int=M * i)) for i in range(N)]},
+        {"numbers": [M * i for i in range(N)]},
+        {"prices": {str(M * i): 1 for i in range(N)}},
+        {"pairs": [[1, UUID(int=M * i).hex] for i in range(N)]},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+@pytest.mark.parametrize("more", [{}, {"names": {"packed": 2**70}}], ids=["", "large"])
+def test_a_model_does_not_fill_tables_with_equal_hashes(fields: dict[str, Any], more: dict[str, Any]) -> None:
+    value = {**fields, **more}
+    for data, content_type in (
+        (msgspec.json.encode(value), values.JSON),
+        (pack(value), values.PACKED),
+    ):
+        start = time.process_time()
+        with pytest.raises(SerializationError, match="equal hashes"):
+            values.decode_as(data, content_type, Keyed)
+        assert time.process_time() - start < 5
+        assert values.decode(data, content_type) == value
+
+
+def test_models_with_many_honest_keys_come_back() -> None:
+    value = Keyed(
+        ids={UUID(int=i) for i in range(3_000)},
+        numbers=frozenset(2**n for n in range(3_000)),
+        prices={Decimal(n) / 100: n for n in range(3_000)},
+        names=dict.fromkeys(map(str, range(3_000)), 7),
+    )
+    encoded = values.encode(value)
+    assert values.decode_as(encoded.data, encoded.content_type, Keyed) == value
+    assert values.decode_as(b"[" + b"7," * 20_000 + b"7]", values.JSON, set[int]) == {7}
+
+
+def test_a_model_that_could_not_be_loaded_for_its_keys_is_not_saved() -> None:
+    with pytest.raises(SerializationError, match="equal hashes"):
+        values.encode(Keyed(numbers=frozenset(M * i for i in range(2_000))))
