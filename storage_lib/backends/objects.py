@@ -305,8 +305,15 @@ class ObjectStore(Stationary, ABC):
         if until is not None and until <= self.clock():
             raise expiry.gone(key)
         if raw is None:
-            with suppress(IntegrityError):  # What is damaged can be removed.
-                await self.head(key)
+            # What is damaged can be removed. What is missing may yet be made by a save that was cancelled:
+            # `_delete` waits for that.
+            with suppress(IntegrityError):
+                try:
+                    info = await self._head(key)
+                except KeyNotFoundError:
+                    pass
+                else:
+                    self._presented(info)
         try:
             await self._delete(key, raw)
         except PreconditionFailedError:
