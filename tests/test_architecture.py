@@ -28,6 +28,7 @@ LAYERS = [
         "storage_lib.sameness",
         "storage_lib.spelling",
         "storage_lib.structure",
+        "storage_lib.threads",
         "storage_lib.values",
     ),
     ("storage_lib.odata", "storage_lib.config"),

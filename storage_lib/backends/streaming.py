@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Buffer, Iterable
 from inspect import isawaitable
 from typing import Any, BinaryIO
 
+from storage_lib import threads
 from storage_lib.backends.object_model import ObjectInfo, StoredObject
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError
@@ -23,7 +23,7 @@ _REMEDY = "open files in binary mode, encode text"
 async def sha256_of(data: bytes) -> str:
     if len(data) <= _INLINE_BYTES:
         return hashlib.sha256(data).hexdigest()
-    return (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()
+    return (await threads.working.run(hashlib.sha256, data)).hexdigest()
 
 
 async def verify(found: StoredObject) -> None:
@@ -77,7 +77,7 @@ class Parts:
                 raise ObjectTooLargeError(
                     "the stream is too long", field="source", limit=f"{self._limit} bytes"
                 )
-            await asyncio.to_thread(self._hash.update, part)
+            await threads.working.run(self._hash.update, part)
             yield part
             part = await self._cut()
 
@@ -127,7 +127,7 @@ class ObjectReader:
             if self._verified:
                 length += len(chunk)
                 if len(chunk) > _INLINE_BYTES:
-                    await asyncio.to_thread(digest.update, chunk)
+                    await threads.working.run(digest.update, chunk)
                 else:
                     digest.update(chunk)
             held = chunk
@@ -157,7 +157,7 @@ async def _chunks(source: Any) -> AsyncGenerator[object]:
             yield chunk
     elif hasattr(source, "read"):
         while True:
-            chunk = await asyncio.to_thread(source.read, _FILE_CHUNK_BYTES)
+            chunk = await threads.waiting.run(source.read, _FILE_CHUNK_BYTES)
             if isawaitable(chunk):
                 chunk = await chunk
             if isinstance(chunk, Buffer) and not as_bytes(chunk, "source", remedy=_REMEDY):
@@ -173,5 +173,5 @@ async def _chunks(source: Any) -> AsyncGenerator[object]:
     else:
         iterator = iter(source)
         nothing = object()
-        while (chunk := await asyncio.to_thread(next, iterator, nothing)) is not nothing:
+        while (chunk := await threads.waiting.run(next, iterator, nothing)) is not nothing:
             yield chunk

@@ -11,8 +11,10 @@ import copy
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from storage_lib import threads
+from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.backends.azure.endpoints import Endpoints
 from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.dropped import when_dropped
@@ -142,11 +144,10 @@ class Clients:
         from azure.core.pipeline.transport import AioHttpTransport
 
         session = aiohttp.ClientSession(
-            # How many there are is bounded by `Requests`.
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, resolver=cast("Any", Resolver())),  # `Requests` bounds how many there are.
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
+            trust_env=has_proxy(),
         )
         options: dict[str, Any] = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         if self.verify is not None:
@@ -235,7 +236,7 @@ class _Credential:
             credential = self._own
         if inspect.iscoroutinefunction(credential.get_token):
             return await credential.get_token(*scopes, **options)
-        token = await asyncio.to_thread(credential.get_token, *scopes, **options)
+        token = await threads.waiting.run(credential.get_token, *scopes, **options)
         return await token if inspect.isawaitable(token) else token
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
+from storage_lib import threads as own_threads
 from storage_lib.backends import expiry
 from storage_lib.backends.file.directories import KeptNames
 from storage_lib.backends.file.files import (
@@ -81,7 +82,7 @@ class FileObjectStore(ObjectStore):
             self._closed = True
             threads, self._threads = self._threads, None
         if threads is not None:
-            await asyncio.to_thread(threads.shutdown)
+            await own_threads.working.run(threads.shutdown)
 
     async def _open(self) -> tuple[ObjectFiles, ObjectWriter]:
         if self._opened is None or self._closed:
@@ -226,7 +227,7 @@ class FileObjectStore(ObjectStore):
             await self._in_thread(lambda: put.finish(parts.sha256))
         except BaseException:
             # In a thread, because it waits for what is being appended; to its end, because it must be done.
-            await asyncio.shield(asyncio.to_thread(put.discard))
+            await asyncio.shield(own_threads.working.run(put.discard))
             raise
         return await self._save(put)
 

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, LifoQueue, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from storage_lib import threads as own_threads
 from storage_lib.backends.file.jobs import Job, check_process, resolve, thread_errors
 from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.backends.file.rights import OWNER, of_group
@@ -157,10 +158,10 @@ class Database:
             readers, self._readers = self._readers, None
             self._jobs.put(None)
         if readers is not None:
-            await asyncio.to_thread(readers.shutdown)
+            await own_threads.working.run(readers.shutdown)
             _close_all(self._idle)
         if writer is not None:
-            await asyncio.to_thread(writer.join)
+            await own_threads.working.run(writer.join)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -10,9 +10,11 @@ import asyncio
 import io
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
+from storage_lib import threads
 from storage_lib.backends.dropped import when_dropped
 from storage_lib.backends.s3.credentials import Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
@@ -93,7 +95,7 @@ class S3Client:
         arguments = (method, url, headers or {}, body, credential, self.region)
         content: bytes | io.BytesIO | None = body or None
         if len(body) > _INLINE_BYTES:
-            signed = await asyncio.to_thread(sign, *arguments)
+            signed = await threads.working.run(sign, *arguments)
             content = io.BytesIO(body)  # shares the bytes; aiohttp sends it piece by piece
         else:
             signed = sign(*arguments)
@@ -143,10 +145,10 @@ class S3Client:
 
         return aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
-            connector=aiohttp.TCPConnector(limit=0),  # `Requests` bounds how many there are.
+            connector=aiohttp.TCPConnector(limit=0, resolver=cast("Any", Resolver())),  # `Requests` bounds how many there are.
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            trust_env=True,
+            trust_env=has_proxy(),
         )
 
     async def _lifetime(self, session: aiohttp.ClientSession) -> AsyncGenerator[None]:

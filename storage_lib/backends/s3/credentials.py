@@ -10,7 +10,6 @@ reference); "Use the Instance Metadata Service" (EC2 user guide).
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import threading
@@ -23,6 +22,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
+from storage_lib import threads
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.errors import AccessDeniedError, ConfigurationError, StorageUnavailableError
 
@@ -77,7 +77,7 @@ class Credentials:
         if inspect.iscoroutinefunction(self._provider):
             self._current = current = _from_mapping(await self._provider())
             return current
-        return await asyncio.to_thread(self._renewed)
+        return await threads.waiting.run(self._renewed)
 
     def for_obstore(self) -> CredentialProvider:
         """What obstore asks; it keeps the answer until shortly before its end."""

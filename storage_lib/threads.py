@@ -1,0 +1,151 @@
+"""Threads of the library's own: what users put into the event loop's pool does not hold up its work."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import contextvars
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+_IDLE_SECONDS = 5.0
+_FINISH_SECONDS = 5.0
+
+
+class _Job(NamedTuple):
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    work: Callable[[], Any]
+
+    def do(self) -> None:
+        if self.future.cancelled():  # Once seen true it stays so.
+            return
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = self.work()
+        except StopIteration as stopped:  # which no future takes
+            error = RuntimeError("StopIteration was raised in a thread")
+            error.__cause__ = stopped
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits any more.
+            self.loop.call_soon_threadsafe(self._tell, result, error)
+
+    def _tell(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
+class Threads:
+    """Up to ``most`` threads, started when they are needed and ended when they have been idle for a while,
+    for all event loops of the process."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._most = most
+        self._jobs: deque[_Job] = deque()
+        self._lock = threading.Lock()
+        self._more = threading.Condition(self._lock)
+        self._done = threading.Condition(self._lock)
+        self._count = 0
+        self._idle = 0
+        self._pid = os.getpid()
+
+    async def run[T](self, function: Callable[..., T], *arguments: Any) -> T:
+        """``function(*arguments)`` in one of the threads, with the caller's context variables.
+
+        Where the caller is cancelled it goes on to its end, unless it has not begun.
+        """
+        if self._pid != os.getpid():  # The threads stayed with the parent.
+            self.__init__(self._name, self._most)
+        loop = asyncio.get_running_loop()
+        job = _Job(loop, loop.create_future(), partial(contextvars.copy_context().run, function, *arguments))
+        with self._lock:
+            self._jobs.append(job)
+            if len(self._jobs) <= self._idle:
+                self._more.notify()
+            elif self._count < self._most:
+                self._start()
+        return await job.future
+
+    def finish(self) -> None:
+        """Let what is being done come to its end, for a few seconds at most."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            self._done.wait_for(lambda: self._count == self._idle, _FINISH_SECONDS)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        self._count += 1
+        try:
+            thread.start()
+        except RuntimeError:
+            self._count -= 1
+            if not self._count:
+                self._jobs.pop()  # Nobody would ever do it.
+                raise
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._jobs:
+                    self._idle += 1
+                    self._done.notify_all()
+                    woken = self._more.wait(_IDLE_SECONDS)
+                    self._idle -= 1
+                    if not woken and not self._jobs:
+                        self._count -= 1
+                        return
+                job = self._jobs.popleft()
+            job.do()
+            del job  # and with it what it holds
+
+
+working = Threads("storage-work", min(max(os.process_cpu_count() or 1, 2), 4))
+"""For short work of the library's own: hashing, signing, clearing up."""
+waiting = Threads("storage-wait", 32)
+"""For what may take its time: sources, credentials and names of hosts."""
+
+atexit.register(working.finish)
+
+
+class Resolver:
+    """Looks up the names of hosts for aiohttp, which takes a thread each."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[dict[str, Any]]:
+        ask = partial(socket.getaddrinfo, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG)
+        found = await waiting.run(ask, host, port)
+        return [
+            {
+                "hostname": host,
+                # With its zone, without which a link-local address cannot be reached.
+                "host": address[0] if len(address) < 4 or not address[3] else f"{address[0]}%{address[3]}",
+                "port": address[1],
+                "family": kind,
+                "proto": protocol,
+                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            }
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+
+def resolver() -> Any:
+    """What ``aiohttp.TCPConnector`` takes as its resolver."""
+    return Resolver()
