@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import contextvars
 import os
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -119,33 +118,3 @@ waiting = Threads("storage-wait", 32)
 """For what may take its time: sources, credentials and names of hosts."""
 
 atexit.register(working.finish)
-
-
-class Resolver:
-    """Looks up the names of hosts for aiohttp, which takes a thread each."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[dict[str, Any]]:
-        ask = partial(socket.getaddrinfo, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG)
-        found = await waiting.run(ask, host, port)
-        return [
-            {
-                "hostname": host,
-                # With its zone, without which a link-local address cannot be reached.
-                "host": address[0] if len(address) < 4 or not address[3] else f"{address[0]}%{address[3]}",
-                "port": address[1],
-                "family": kind,
-                "proto": protocol,
-                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            }
-            for kind, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        """Nothing is kept."""
-
-
-def resolver() -> Any:
-    """What ``aiohttp.TCPConnector`` takes as its resolver."""
-    return Resolver()

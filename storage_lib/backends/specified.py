@@ -8,11 +8,10 @@ backends that have them, and share the functions below: what is written comes ba
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Buffer, Mapping, Sequence
 from typing import Any
 
-from storage_lib import values
+from storage_lib import threads, values
 from storage_lib.arguments import mapping
 from storage_lib.backends.listed import Listed
 from storage_lib.backends.object_model import PutResult, StoredObject
@@ -164,7 +163,7 @@ async def content_of(found: StoredObject) -> bytes:
     if not (codings := codings_of(found.info.content_encoding)):
         return found.data
     try:
-        return await asyncio.to_thread(decoded, found.data, codings)
+        return await threads.working.run(decoded, found.data, codings)
     except SerializationError as error:
         error.message = f"object {found.info.key!r}: {error.message}"
         raise

@@ -18,6 +18,7 @@ from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.backends.azure.endpoints import Endpoints
 from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.dropped import when_dropped
+from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.errors import StorageError
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
 from storage_lib import threads
 from storage_lib.backends.dropped import when_dropped
+from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.backends.s3.credentials import Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
 from storage_lib.backends.s3.signing import encode_path, encode_query, sign
@@ -144,6 +145,7 @@ class S3Client:
         import aiohttp
 
         return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, resolver=cast("Any", Resolver())),  # `Requests` bounds how many there are.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
             connector=aiohttp.TCPConnector(limit=0, resolver=cast("Any", Resolver())),  # `Requests` bounds how many there are.
             cookie_jar=aiohttp.DummyCookieJar(),
