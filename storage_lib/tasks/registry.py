@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
+import os
+import sys
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
-from importlib import import_module
+from dataclasses import dataclass, field, replace
+from importlib import import_module, invalidate_caches
+from types import CodeType
 from typing import Any
 
 from storage_lib.errors import ConfigurationError, InvalidArgumentError
 from storage_lib.tasks.context import TaskContext
+from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import check_action
 from storage_lib.tasks.retry import RetryPolicy, exception_classes
 
@@ -40,6 +45,8 @@ class RegisteredAction:
     payload: Any
     timeout: float
     retry: RetryPolicy
+    defined_by: CodeType | None = field(default=None, repr=False, compare=False)
+    """The code whose run registered it: that of its module or cell, or of a function."""
 
 
 class Registry:
@@ -78,15 +85,7 @@ class Registry:
         if self._loaded:
             return
         for module in self._modules:
-            try:
-                import_module(module)
-            except ConfigurationError:
-                raise
-            except Exception as error:
-                # A module of the user's: whatever it raises, the tasks can not be told apart.
-                raise ConfigurationError(
-                    f"task module {module!r} can not be imported: {error}", field="AGENT_TASK_MODULES"
-                ) from error
+            _import(module)
         for action in _actions.values():
             if action.timeout >= self._host_timeout:
                 raise ConfigurationError(
@@ -96,6 +95,31 @@ class Registry:
                     remedy="lower the timeout in @task, or raise functionTimeout in host.json",
                 )
         self._loaded = True
+
+
+def _import(module: str) -> None:
+    """Run a module that registers actions; tried again, it runs again if it has failed.
+
+    :raises ConfigurationError: whatever it raised: without it the tasks can not be told apart.
+    """
+    try:
+        import_module(module)
+    except ConfigurationError:
+        raise
+    except BaseException as error:
+        # What was not there may be by now: the finders remember folders.
+        invalidate_caches()
+        remedy = None
+        if isinstance(error, SystemExit):
+            how = f"it exited while it was imported ({error.code!r})"
+            remedy = 'put what is only for a script under if __name__ == "__main__"'
+        elif isinstance(error, Exception):
+            how = told(error)
+        else:
+            how = f"it raised {type(error).__name__} while it was imported"
+        raise ConfigurationError(
+            f"task module {module!r} can not be imported: {how}", field="AGENT_TASK_MODULES", remedy=remedy
+        ) from error
 
 
 _actions: dict[str, RegisteredAction] = {}
@@ -121,6 +145,7 @@ def task(
     :raises ConfigurationError: the name is taken by another function, or the action is no ``async def``.
     """
     check_action(name)
+    defined_by = sys._getframe(1).f_code  # pyright: ignore[reportPrivateUsage] - cheap, unlike inspect.stack
     policy = retry or RetryPolicy()
     policy = replace(policy, retry_on=(*policy.retry_on, *exception_classes(retry_on)))
     if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
@@ -138,15 +163,47 @@ def task(
                 remedy="define it by async def; what blocks goes through await asyncio.to_thread(…)",
             )
         taken = _actions.get(name)
-        if taken is not None and taken.run is not action:
+        if taken is not None and not _is_same(taken, action, defined_by):
             raise ConfigurationError(
-                f"two actions are named {name!r}: {_where(taken.run)} and {_where(action)}", field="action"
+                f"two actions are named {name!r}: {_where(taken.run)} and {_where(action)}",
+                field="action",
+                remedy="give each a name of its own",
             )
-        _actions[name] = RegisteredAction(name, action, payload, timeout, policy)
+        _actions[name] = RegisteredAction(name, action, payload, timeout, policy, defined_by)
         return action
 
     return register
 
 
+def _is_same(taken: RegisteredAction, action: Action, defined_by: CodeType) -> bool:
+    """Whether an action is the one of that name, defined once more: its module was imported again after it
+    had failed, is the script that runs as well, or its cell was run twice. The later one counts.
+
+    Two definitions that one run of a module has made are two.
+    """
+    if taken.run is action:
+        return True
+    before, now = _function(taken.run), _function(action)
+    if taken.defined_by is defined_by or before.__qualname__ != now.__qualname__:
+        return False
+    return before.__module__ == now.__module__ or _file(before) == _file(now)
+
+
+def _function(action: Action) -> Any:
+    """The function that does the work of an action, or the class of an object that is one."""
+    found: Any = inspect.unwrap(action)
+    while isinstance(found, functools.partial):
+        found = inspect.unwrap(found.func)
+    return found if hasattr(found, "__qualname__") else type(found)
+
+
+def _file(function: Any) -> str | None:
+    try:
+        return os.path.realpath(inspect.getfile(function))
+    except (TypeError, OSError):
+        return None
+
+
 def _where(action: Action) -> str:
-    return f"{getattr(action, '__module__', '?')}.{getattr(action, '__qualname__', '?')}"
+    function = _function(action)
+    return f"{function.__module__}.{function.__qualname__}"
