@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from storage_lib import threads
-from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.backends.azure.endpoints import Endpoints
 from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.dropped import when_dropped
@@ -145,7 +144,9 @@ class Clients:
         from azure.core.pipeline.transport import AioHttpTransport
 
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=cast("Any", Resolver())),  # `Requests` bounds how many there are.
+            connector=aiohttp.TCPConnector(
+                limit=0, resolver=cast("Any", Resolver())
+            ),  # `Requests` bounds how many there are.
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=has_proxy(),

@@ -12,9 +12,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from storage_lib.backends.lookups import Resolver, has_proxy
-from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
 from storage_lib import threads
+from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
 from storage_lib.backends.dropped import when_dropped
 from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.backends.s3.credentials import Credentials
@@ -145,9 +144,13 @@ class S3Client:
         import aiohttp
 
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=cast("Any", Resolver())),  # `Requests` bounds how many there are.
+            connector=aiohttp.TCPConnector(
+                limit=0, resolver=cast("Any", Resolver())
+            ),  # `Requests` bounds how many there are.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
-            connector=aiohttp.TCPConnector(limit=0, resolver=cast("Any", Resolver())),  # `Requests` bounds how many there are.
+            connector=aiohttp.TCPConnector(
+                limit=0, resolver=cast("Any", Resolver())
+            ),  # `Requests` bounds how many there are.
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=has_proxy(),
