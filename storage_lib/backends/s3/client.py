@@ -144,9 +144,6 @@ class S3Client:
         import aiohttp
 
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, resolver=cast("Any", Resolver())
-            ),  # `Requests` bounds how many there are.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
             connector=aiohttp.TCPConnector(
                 limit=0, resolver=cast("Any", Resolver())
