@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("devhost")
 
 EXIT_REFUSED = 2
-# Set for a process that follows one which the platform would have stopped.
+# Set for a process that follows one which the platform would have stopped: the parent of the first of them.
 RESTARTED = "DEVHOST_RESTARTED"
+# How long it waits before it begins: its predecessor followed another one and had to stop soon.
+PAUSE = "DEVHOST_PAUSE"
 RESTART_SECONDS = 5.0
+SOON_SECONDS = 30.0
 PARENT_POLL_SECONDS = 0.5
 
 EMULATOR = "UseDevelopmentStorage=true"
@@ -89,31 +92,42 @@ def main(arguments: list[str] | None = None) -> int:
     not returned. The caller ends the process.
     """
     options = parser().parse_args(arguments)
+    # Before settings are added: what is made here, such as an Azurite, is not there for the next process.
+    given = dict(os.environ)
+    again = RESTARTED in given
+    given.setdefault(RESTARTED, str(os.getppid()))
+    pause = float(given.pop(PAUSE, 0))
+    started = time.monotonic()
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S"
     )
     logger.setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
+        # Here, where nothing is open and Ctrl-C ends the process.
+        time.sleep(pause)
         port = asyncio.Runner().run(_main(options))
     except DevhostError as error:
         print(f"devhost: {error}", file=sys.stderr)
-        if RESTARTED not in os.environ:
+        if not again:
             return EXIT_REFUSED
-        time.sleep(RESTART_SECONDS)
         port = options.port
     except KeyboardInterrupt:
         return 130
     if port is not None:
-        _restart(port)
+        if again and time.monotonic() - started < SOON_SECONDS + pause:
+            given[PAUSE] = str(RESTART_SECONDS)
+        _restart(port, given)
     return 0
 
 
-def _restart(port: int) -> NoReturn:
-    """Become a new host at once, as the platform ends a process and starts another: what runs here is cut
-    off. Azurite ends with this process, and starts again with the next."""
+def _restart(port: int, environment: dict[str, str]) -> NoReturn:
+    """Become a new host, as the platform ends a process and starts another: what runs here is cut off.
+    Azurite ends with this process, and starts again with the next."""
     sys.stdout.flush()
-    os.environ[RESTARTED] = "1"
-    os.execv(sys.executable, [*sys.orig_argv, "--port", str(port)])  # noqa: S606 - the command that this is
+    command = sys.orig_argv
+    if command[-2:] != ["--port", str(port)]:
+        command = [*command, "--port", str(port)]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - the command that this is
 
 
 async def _main(options: argparse.Namespace) -> int | None:
@@ -127,7 +141,8 @@ async def _main(options: argparse.Namespace) -> int | None:
         asked = asyncio.create_task(stop.wait())
         stack.callback(asked.cancel)
         if options.end_with_parent:
-            stack.callback(asyncio.create_task(_watch_parent(os.getppid(), stop)).cancel)
+            parent = int(os.environ.get(RESTARTED) or os.getppid())
+            stack.callback(asyncio.create_task(_watch_parent(parent, stop)).cancel)
         await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()

@@ -90,11 +90,12 @@ class HttpServer:
             return None, Answer(status, close=True)
         try:
             raw_path, raw_query = targets.split_target(request.raw_path)
+            host = targets.host_name(request.headers.get(hdrs.HOST, ""), request.raw_path)
         except targets.BadTargetError:
             return None, Answer(400, close=True)
         headers = join_headers(request.headers)
         if self._keys is None:
-            reason = refusal(headers, request.method, self._hosts, self._cors)
+            reason = refusal(host, headers, request.method, self._hosts, self._cors)
             if reason is not None:
                 logger.warning("%s %s: %s", request.method, loggable(raw_path), reason)
                 return None, refused(reason)

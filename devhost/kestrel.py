@@ -56,11 +56,29 @@ class Server(web.Server):
 class Connection(RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_head_timer",)
+    __slots__ = ("_half_closed", "_head_timer")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._half_closed = False
+
+    def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  # asyncio takes one
+        """A client that sends no more after whole requests still gets their answers. Whether to stay open."""
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        self._half_closed = bool(self._messages) or self._request_in_progress
+        return self._half_closed and all(body.is_eof() for body in bodies)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Close after the last answer to a client that sends no more."""
+        finished = await super().finish_response(request, resp, start_time)
+        if self._half_closed and not self._messages:
+            self.close()
+        return finished
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from devhost.sockets import is_loopback
 
@@ -36,22 +35,23 @@ class Cors:
         return self.headers(headers["origin"]) | {name: value for name, value in asked.items() if value}
 
 
-def refusal(headers: Mapping[str, str], method: str, hosts: frozenset[str], cors: Cors) -> str | None:
+def refusal(
+    name: str, headers: Mapping[str, str], method: str, hosts: frozenset[str], cors: Cors
+) -> str | None:
     """Why a request must not reach an app that asks for no key; None where it may.
 
     Any page in a browser can send requests here; with a DNS name that it points at this machine it can read
     the answers too.
 
-    :param headers: by lower-case name. :param hosts: names that are served besides loopback ones.
+    :param name: the name or address of the header ``Host``. :param headers: by lower-case name.
+    :param hosts: names that are served besides loopback ones.
     """
-    host = urlsplit(f"//{headers.get('host', '')}")
-    name = (host.hostname or "").rstrip(".")
+    name = name.rstrip(".")
     if not (is_loopback(name) or name.endswith(".localhost") or name in hosts):
         return f"host name {name!r} is not one of this machine's; --allow-host {name or 'NAME'} has it served"
     origin = headers.get("origin")
     if origin is not None:
-        own = urlsplit(origin)
-        if own.scheme in ("http", "https") and own.netloc.lower() == headers["host"].lower():
+        if origin.lower() in (f"{scheme}://{headers['host'].lower()}" for scheme in ("http", "https")):
             return None
         if cors.allows(origin):
             return None

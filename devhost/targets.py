@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl, quote
 
 # What `PathString` leaves unescaped: pchar of RFC 3986, and the slash.
 _UNESCAPED = "!$&'()*+,-./:;=@_~"
+_ABSOLUTE = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9!$&'()*+,;=._~%-]*))(?::[0-9]{0,5})?", re.IGNORECASE)
 
 
 class BadTargetError(Exception):
@@ -22,11 +24,24 @@ def split_target(raw: str) -> tuple[str, str]:
 
     :raises BadTargetError: it has a character that must be escaped, or ``%00``.
     """
-    target = re.sub(r"^https?://[^/?]*", "", raw, flags=re.IGNORECASE)
+    absolute = _ABSOLUTE.match(raw)
+    target = raw[absolute.end() :] if absolute else raw
     path, _, query = target.partition("?")
     if not target.isascii() or "#" in target or " " in target or "%00" in path:
         raise BadTargetError
     return path or "/", query
+
+
+def host_name(host: str, raw: str) -> str:
+    """The name or address, in lower case, of the header ``Host`` of a request for that target.
+
+    :raises BadTargetError: it is none, or another one than the target's absolute form names.
+    """
+    found = _HOST.fullmatch(host)
+    absolute = _ABSOLUTE.match(raw)
+    if found is None or (absolute is not None and absolute[1].lower() != host.lower()):
+        raise BadTargetError
+    return (found[1] or found[2]).lower()
 
 
 def decode_path(raw: str) -> str:

@@ -153,6 +153,10 @@ class TimerRunner:
         )
 
 
+class _LeaseLostError(Exception):
+    """This machine was suspended, or its clock set, and another host has begun meanwhile."""
+
+
 class Timers:
     """All timers of a host, run while it has the lease of the data folder."""
 
@@ -173,6 +177,17 @@ class Timers:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        while True:
+            try:
+                await self._hold()
+            except* _LeaseLostError:
+                logger.warning("another host took the lease of the timers; this one waits for its end")
+            except* Exception:
+                # Such as a full disk: their due times are kept, and what is missed is made up.
+                logger.exception("the timers failed, and begin again")
+                await asyncio.sleep(self._renew_seconds / 6)
+
+    async def _hold(self) -> None:
         told = False
         while (ends := await asyncio.to_thread(self._lease.acquire)) is not None:
             if not told:
@@ -184,7 +199,7 @@ class Timers:
                 group.create_task(runner.run(), name=f"timer {runner.function.name}")
             while await asyncio.to_thread(self._lease.acquire) is None:  # noqa: ASYNC110 - nothing tells of time
                 await asyncio.sleep(self._renew_seconds)
-            raise RuntimeError("another host took the lease of the timers")
+            raise _LeaseLostError
 
 
 @contextmanager

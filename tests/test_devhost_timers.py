@@ -167,6 +167,41 @@ async def test_of_several_hosts_one_runs_the_timers(tmp_path: Path) -> None:
     assert max(each.most for each in runs) == 1
 
 
+async def test_a_host_that_lost_the_lease_runs_the_timers_again_after_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = Runs()
+    timer = TimerRunner(function_of("timer", schedule="* * * * * *"), runs, tmp_path)
+    host = Timers([timer], TimerLease(tmp_path, 60), renew_seconds=0.2)
+    host.start()
+    await until(lambda: bool(runs.bodies))
+    ends = datetime.now(UTC) + timedelta(seconds=1.5)
+    (tmp_path / "lease.json").write_text(json.dumps({"owner": "another", "ends": ends.isoformat()}))
+    await until(lambda: "another host took the lease" in caplog.text)
+    before = len(runs.bodies)
+    await until(lambda: len(runs.bodies) > before)
+    assert datetime.now(UTC) >= ends
+    await host.stop()
+
+
+async def test_timers_go_on_after_a_failure_of_the_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "timers"
+    runs = Runs()
+    timer = TimerRunner(function_of("timer", schedule="* * * * * *"), runs, folder)
+    host = Timers([timer], TimerLease(folder, 60), renew_seconds=0.6)
+    host.start()
+    await until(lambda: bool(runs.bodies))
+    folder.rename(tmp_path / "gone")
+    folder.touch()
+    await until(lambda: "the timers failed" in caplog.text)
+    folder.unlink()
+    before = len(runs.bodies)
+    await until(lambda: len(runs.bodies) > before)
+    await host.stop()
+
+
 @pytest.mark.parametrize(
     ("text", "due"),
     [
