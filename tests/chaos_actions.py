@@ -1,4 +1,5 @@
-"""Actions and faults of test_task_chaos.py, loaded into each host by AGENT_TASK_MODULES."""
+"""Actions and faults of test_task_chaos.py and test_task_kills.py, loaded into each host by
+AGENT_TASK_MODULES."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 import importlib
 import os
 import random
+from pathlib import Path
 from typing import Any
 
 from storage_lib.errors import StorageUnavailableError
@@ -72,6 +74,31 @@ async def endless(context: TaskContext, payload: Any) -> None:
 @task("chaos_cancelled", retry=PATIENT)
 async def cancelled(context: TaskContext, payload: Any) -> None:
     await effect(context)
+
+
+def begun(context: TaskContext) -> None:
+    """Leave word of which process runs which attempt; it may be killed at any moment."""
+    with (Path(os.environ["CHAOS_BEGUN"]) / str(os.getpid())).open("ab", buffering=0) as file:
+        file.write(f"{context.task.task_id} {context.task.attempts}\n".encode())
+
+
+@task("chaos_slow", retry=PATIENT)
+async def slow(context: TaskContext, payload: float) -> float:
+    begun(context)
+    await asyncio.sleep(payload / 2)
+    await effect(context)
+    await asyncio.sleep(payload / 2)
+    return payload
+
+
+@task("chaos_family", retry=PATIENT)
+async def family(context: TaskContext, payload: float) -> float:
+    begun(context)
+    for _ in range(CHILDREN):
+        await context.submit("chaos_slow", payload)
+        await asyncio.sleep(payload / 8)
+    await effect(context)
+    return payload
 
 
 def inject() -> None:

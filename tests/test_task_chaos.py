@@ -50,22 +50,26 @@ def app_with_quick_retries(folder: Path) -> Path:
     return folder
 
 
-async def start(app: Path, data: Path, settings: dict[str, str]) -> asyncio.subprocess.Process:
+def stored_on(backend: str, data: Path, azurite: Any) -> dict[str, str]:
+    """Settings of a storage in which nothing is yet."""
+    if backend == "file":
+        return {"AGENT_STORAGE_TYPE": "file", "AGENT_STORAGE_PATH": str(data)}
+    return {
+        "AGENT_STORAGE_TYPE": "azure",
+        "AgentStorage": azurite.connection_string,
+        "AGENT_STORAGE_CONTAINER": f"chaos-{random.Random().randrange(10**9)}",
+    }
+
+
+async def start(
+    app: Path, data: Path, settings: dict[str, str], *arguments: str
+) -> asyncio.subprocess.Process:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("AGENT_", "Agent", "AzureWebJobs"))}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "devhost", "--port", "0", "--data", str(data), "--app", str(app), "--quiet"),
-        *("--lease-seconds", "2", "--timer-lease-seconds", "2"),
+        *("-m", "devhost", "--port", "0", "--data", str(data), "--app", str(app), "--quiet", *arguments),
         cwd=app,
-        env=clean
-        | settings
-        | {
-            "AGENT_TASK_MODULES": "tests.chaos_actions",
-            "AGENT_STORAGE_RETRY_ATTEMPTS": next(ATTEMPTS),
-            "AGENT_TASK_LEASE_SECONDS": "2",
-            # Fewer tasks meet as many faults.
-            "CHAOS_RATE": "0.05" if SOAK else "0.1",
-        },
+        env=clean | {"AGENT_TASK_MODULES": "tests.chaos_actions"} | settings,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -82,21 +86,24 @@ async def start(app: Path, data: Path, settings: dict[str, str]) -> asyncio.subp
 )
 async def test_chaos(backend: str, count: int, tmp_path: Path, azurite: Any) -> None:
     data = tmp_path / "data"
-    if backend == "azure":
-        container = f"chaos-{random.Random().randrange(10**9)}"
-        settings = {
-            "AGENT_STORAGE_TYPE": "azure",
-            "AgentStorage": azurite.connection_string,
-            "AGENT_STORAGE_CONTAINER": container,
-        }
-    else:
-        settings = {"AGENT_STORAGE_TYPE": "file", "AGENT_STORAGE_PATH": str(data)}
+    settings = stored_on(backend, data, azurite)
     app = app_with_quick_retries(tmp_path / "app")
     assert chaos_actions.RATE == 0  # no faults in this process
+
+    async def another() -> asyncio.subprocess.Process:
+        variables = {
+            "AGENT_STORAGE_RETRY_ATTEMPTS": next(ATTEMPTS),
+            "AGENT_TASK_LEASE_SECONDS": "2",
+            # Fewer tasks meet as many faults.
+            "CHAOS_RATE": "0.05" if SOAK else "0.1",
+        }
+        quickly = ("--lease-seconds", "2", "--timer-lease-seconds", "2")
+        return await start(app, data, settings | variables, *quickly)
+
     async with StorageManager(StorageConfig.from_env(settings)) as storage:
         engine = TaskEngine(storage)
         submitted = await submit(engine, count)
-        hosts = [await start(app, data, settings) for _ in range(HOSTS)]
+        hosts = [await another() for _ in range(HOSTS)]
         try:
             chance = random.Random(11)
             visitor = Visitor(engine, submitted, chance)
@@ -108,7 +115,7 @@ async def test_chaos(backend: str, count: int, tmp_path: Path, azurite: Any) -> 
                     if chance.random() < 0.4:
                         hosts[victim].kill()
                         await hosts[victim].wait()
-                        hosts[victim] = await start(app, data, settings)
+                        hosts[victim] = await another()
         finally:
             for host in hosts:
                 host.kill()

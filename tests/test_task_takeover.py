@@ -17,6 +17,7 @@ from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
+from storage_lib.backends.queues import MAX_RECEIVE
 from storage_lib.manager import StorageManager
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
@@ -174,6 +175,29 @@ async def test_a_long_queue_is_not_made_longer(engine: TaskEngine, clock: Clock)
     assert await engine.repair.take_over() == 0
     assert await queues.length(TASK_QUEUE) == before
     await deliver(engine)
+
+
+@pytest.mark.parametrize("others", [3, 40])
+async def test_a_hidden_message_is_missed_in_a_queue_that_is_never_empty(
+    others: int, engine: TaskEngine, clock: Clock
+) -> None:
+    """The host was killed before the task began, and others are busy."""
+    if isinstance(engine.storage.backend, AzureStorageBackend) and others > MAX_RECEIVE:
+        pytest.skip("its messages do not know the clock of the records")
+    submitted = await engine.submit("add", "a")
+    await taken(engine)
+    clock.now += LEASE
+    waiting = [(await engine.submit("add", "a")).task_id for _ in range(others)]
+    clock.now += LEASE
+    assert await engine.repair.take_over() == 1
+    assert await engine.repair.take_over() == 0
+    for _ in range(2):
+        await deliver(engine)
+    for task_id in (submitted.task_id, *waiting):
+        record = await engine.records.get(task_id)
+        assert record.status is TaskStatus.SUCCEEDED
+        redelivered = [past.outcome for past in record.history].count("redelivered")
+        assert redelivered == (task_id == submitted.task_id)
 
 
 async def test_a_task_that_runs_well_costs_nothing_and_is_left_alone(

@@ -9,13 +9,16 @@ decides what a delivery does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import batched, takewhile
 from typing import Any
 
 from storage_lib.backends.base import QueueStore
+from storage_lib.backends.queues import MAX_RECEIVE
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.history import noted
@@ -34,6 +37,21 @@ RECENT = timedelta(days=1)
 """Tasks created so long ago are looked at with every round of `Repair.take_over`, older ones by the timer."""
 
 _log = logging.getLogger("AOS.Tasks")
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """The tasks whose messages are next in a queue. What became visible before ``until`` is among them, or
+    is hidden; None: so is everything."""
+
+    waiting: set[str]
+    until: datetime | None
+
+    def lacks(self, record: TaskRecord) -> bool:
+        """Whether the message of a task that has not begun is not there to be taken."""
+        if record.task_id in self.waiting:
+            return False
+        return self.until is None or max(record.updated_at, record.due_at or record.updated_at) < self.until
 
 
 class Repair:
@@ -72,7 +90,7 @@ class Repair:
         """Send the messages of up to ``limit`` tasks again whose host is gone; returns how many.
 
         These are tasks whose lease has ended; those that were due longer than half a lease ago and have not
-        begun, where no message is visible in their queue: a host took theirs and died before it began; and
+        begun, where later messages are first in their queue: a host took theirs and died before it began; and
         those that ended as long ago, and whose event and parent nobody has told. A task gets one at most a
         lease, and each time after twice that.
 
@@ -87,21 +105,29 @@ class Repair:
 
     async def _unseen(self, found: AsyncIterator[TaskRecord]) -> AsyncIterator[TaskRecord]:
         """Those that do not simply wait for their turn in a queue that is long."""
-        long: dict[str, bool] = {}
+        fronts: dict[str, _Front] = {}
         async for record in found:
             if record.status is not TaskStatus.RUNNING:
                 queue = record.priority.queue
-                if queue not in long:
-                    long[queue] = await self._has_visible(queue)
-                if long[queue]:
+                if queue not in fronts:
+                    fronts[queue] = await self._front(queue)
+                if not fronts[queue].lacks(record):
                     continue
             yield record
 
-    async def _has_visible(self, queue: str) -> bool:
+    async def _front(self, queue: str) -> _Front:
         try:
-            return bool(await self._queues.peek(queue))
+            messages = await self._queues.peek(queue, max_messages=MAX_RECEIVE)
         except KeyNotFoundError:
-            return False
+            messages = []
+        waiting = set[str]()
+        for message in messages:
+            with contextlib.suppress(StorageError):  # It is no task.
+                waiting.add(TaskMessage.parse(message.text).task_id)
+        if len(messages) < MAX_RECEIVE:
+            return _Front(waiting, None)
+        # Clocks differ, and the order is not promised.
+        return _Front(waiting, max(message.inserted_at for message in messages) - self._lease / 4)
 
     async def _send(
         self, records: AsyncIterator[TaskRecord], pause: timedelta, limit: int, *, publish: bool = False
