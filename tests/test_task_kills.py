@@ -115,10 +115,9 @@ async def is_open(engine: TaskEngine, submitted: list[str]) -> bool:
     ("backend", "kills", "count"),
     [("file", 200, 2000), ("azure", 40, 400)] if SOAK else [("file", 6, 48)],
 )
-async def test_killed_hosts(backend: str, kills: int, count: int, tmp_path: Path, request: Any) -> None:
+async def test_killed_hosts(backend: str, kills: int, count: int, tmp_path: Path, azurite: Any) -> None:
     """:param count: of tasks, children included."""
     data, chance = tmp_path / "data", random.Random(5)
-    azurite = request.getfixturevalue("azurite") if backend == "azure" else None
     settings = stored_on(backend, data, azurite)
     agent = f"killed-{random.Random().randrange(10**9)}"
     families = [

@@ -44,6 +44,8 @@ INLINE_BYTES = 16 * 1024
 _TIME_ORDERED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
 _OTHERS = "x"
+_EXPIRED = "expired"
+"""Set in the record of a task whose contents are about to be removed, which nobody is to see any more."""
 _LARGE: Final = ("payload", "result", "raw_message")
 
 
@@ -147,6 +149,8 @@ class TaskRecords:
             entity = await self._backend.tables.get(TASK_TABLE, *record_keys(task_id))
         except KeyNotFoundError as error:
             raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id") from error
+        if entity.properties.get(_EXPIRED):
+            raise KeyNotFoundError(f"task {task_id!r} does not exist any more", field="task_id")
         return await self._from_entity(entity, contents)
 
     async def event_is_out(self, task_id: str, etag: str) -> None:
@@ -200,6 +204,8 @@ class TaskRecords:
             return RecordPage([], None)  # The table is made by the first task: there is none yet.
         found = RecordPage([], page.cursor)
         for entity in page.entities:
+            if entity.properties.get(_EXPIRED):
+                continue
             try:
                 found.records.append(await self._from_entity(entity, False))
             except IntegrityError as error:  # The others are to be seen all the same.
@@ -269,16 +275,20 @@ class TaskRecords:
             if parent_id and needed[parent_id]:
                 continue
             try:
-                # The record first: one that was requeued just now keeps what it needs.
-                await self._backend.tables.delete(
-                    TASK_TABLE, entity.partition_key, entity.row_key, etag=entity.etag
-                )
+                await self._remove(entity)
             except (KeyNotFoundError, PreconditionFailedError):
                 continue
             removed += 1
-            if _may_have_contents(entity.properties):
-                await self._remove_contents(_task_id_of(entity))
         return removed
+
+    async def _remove(self, entity: Entity) -> None:
+        """The contents before the record, by which a later run finds what is left where this one is cut off;
+        and a mark before both, so that one that was requeued just now keeps what it needs."""
+        tables, keys, etag = self._backend.tables, (entity.partition_key, entity.row_key), entity.etag
+        if _may_have_contents(entity.properties):
+            etag = await tables.update(TASK_TABLE, *keys, {_EXPIRED: True}, etag=etag)
+            await self._remove_contents(_task_id_of(entity))
+        await tables.delete(TASK_TABLE, *keys, etag=etag)
 
     async def _exists(self, task_id: str) -> bool:
         try:
