@@ -31,6 +31,16 @@ _LOG_LEVELS = {
     "none": logging.CRITICAL + 1,
 }
 
+_NAMES = {
+    name.lower(): name
+    for name in (
+        *("version", "functionTimeout", "logging", "logLevel", "default", "extensions"),
+        *("http", "routePrefix", "queues", "batchSize", "newBatchThreshold", "visibilityTimeout"),
+        *("maxDequeueCount", "maxPollingInterval", "messageEncoding"),
+    )
+}
+"""What is read of host.json, by its name in lower case: the host compares without case."""
+
 # On Azure an idle queue is looked at every minute; at a developer's desk that reads as a hang.
 LOCAL_POLLING_CAP = 2.0
 
@@ -69,7 +79,7 @@ def load_host_json(directory: Path, environ: Mapping[str, str] = os.environ) -> 
     :raises DevhostError: it is not JSON, or a field is outside what Functions accepts; the text names it.
     """
     path = directory / "host.json"
-    root = _object(_parse(path), "host.json") if path.exists() else {"version": "2.0"}
+    root = _object(_spelled(_parse(path)), "host.json") if path.exists() else {"version": "2.0"}
     if root.get("version") != "2.0":
         raise DevhostError(f'host.json: version must be "2.0", not {root.get("version")!r}')
     _override(root, environ)
@@ -144,14 +154,22 @@ def resolve_settings(text: str, where: str, environ: Mapping[str, str] = os.envi
     return re.sub(r"%([^%]+)%", value, text)
 
 
+def _spelled(value: Any) -> Any:
+    """With names as they are read here, whatever their case is."""
+    if not isinstance(value, dict):
+        return value
+    section = cast("dict[str, Any]", value)
+    return {_NAMES.get(name.lower(), name): _spelled(each) for name, each in section.items()}
+
+
 def _override(root: dict[str, Any], environ: Mapping[str, str]) -> None:
     for name, text in environ.items():
-        first, *path = name.split("__")
+        first, *path = re.split("__|:", name)
         if first.lower() != "azurefunctionsjobhost" or not all(path) or not path:
             continue
         at: Any = root
         for depth, part in enumerate(path):
-            known = next((key for key in at if key.lower() == part.lower()), part)
+            known = _NAMES.get(part.lower(), part)
             if depth == len(path) - 1:
                 at[known] = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
             elif not isinstance(at := at.setdefault(known, {}), dict):

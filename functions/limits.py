@@ -12,7 +12,7 @@ from typing import Any
 from storage_lib.errors import ConfigurationError
 
 SETTING = "AzureFunctionsJobHost__functionTimeout"
-"""Overrides host.json, as the platform has it for each of its values."""
+"""Overrides host.json, as the platform has it for each of its values; in any case, ``:`` for ``__``."""
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 DEFAULT_SECONDS = 30 * 60.0
 """Of the Flex Consumption and Premium plans, where nothing is set (Azure Functions scale and hosting)."""
@@ -49,9 +49,12 @@ def function_timeout(host_json: Path = HOST_JSON) -> float:
 
     :raises ConfigurationError: it is set to what can not be a time.
     """
-    value: Any = os.environ.get(SETTING)
+    named = SETTING.lower()
+    given = (text for name, text in os.environ.items() if name.lower().replace(":", "__") == named)
+    value: Any = next(given, None)
     if value is None and host_json.exists():
-        value = json.loads(host_json.read_text()).get("functionTimeout")
+        root: dict[str, Any] = json.loads(host_json.read_text(encoding="utf-8-sig"))
+        value = next((each for name, each in root.items() if name.lower() == "functiontimeout"), None)
     if value is None:
         return DEFAULT_SECONDS
     if str(value) == "-1":

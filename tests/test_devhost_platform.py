@@ -9,7 +9,7 @@ import logging
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,10 @@ from aiohttp import web
 from devhost import kestrel
 from devhost.answers import Answer, to_answer
 from devhost.errors import DevhostError
-from devhost.hostjson import is_disabled, load_host_json
+from devhost.hostjson import HostJson, QueueOptions, is_disabled, load_host_json
 from devhost.runtime import Function, InvocationResult
 from devhost.sockets import bind
+from functions.limits import function_timeout
 from tests import stub_service
 from tests.local_host import DEADLINE, Running, serve, wait_for, write_app
 
@@ -480,6 +481,42 @@ def test_settings_override_host_json(tmp_path: Path) -> None:
     ]:
         with pytest.raises(DevhostError, match=message):
             load_host_json(tmp_path, {f"AzureFunctionsJobHost__{name}": text})
+
+
+@pytest.mark.parametrize(
+    "host_json", [None, "{}", '{"EXTENSIONS": {"Queues": {}, "HTTP": {}}, "Logging": {}}']
+)
+@pytest.mark.parametrize("spelled", [str, str.lower, str.upper, lambda name: name.replace("__", ":")])
+def test_each_setting_that_is_read_is_overridden_whatever_its_case(
+    tmp_path: Path, host_json: str | None, spelled: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if host_json is not None:
+        (tmp_path / "host.json").write_text(json.dumps({"Version": "2.0"} | json.loads(host_json)))
+    settings = {
+        "functionTimeout": "00:01:01",
+        "extensions__http__routePrefix": "v1",
+        "logging__logLevel__default": "Error",
+        "extensions__queues__batchSize": "7",
+        "extensions__queues__newBatchThreshold": "2",
+        "extensions__queues__visibilityTimeout": "00:00:09",
+        "extensions__queues__maxDequeueCount": "3",
+        "extensions__queues__maxPollingInterval": "00:00:01",
+        "extensions__queues__messageEncoding": "none",
+    }
+    settings = {spelled(f"AzureFunctionsJobHost__{name}"): text for name, text in settings.items()}
+    queues = QueueOptions(7, 2, 9, 3, 1, "none")
+    assert load_host_json(tmp_path, settings) == HostJson("v1", queues, logging.ERROR, 61)
+    for name, text in settings.items():
+        monkeypatch.setenv(name, text)
+    assert function_timeout(tmp_path / "host.json") == 61
+
+
+def test_host_json_is_read_whatever_the_case_of_its_names(tmp_path: Path) -> None:
+    text = '{"Version": "2.0", "FUNCTIONTIMEOUT": "00:02:00", "Extensions": {"QUEUES": {"BatchSize": 3}}}'
+    (tmp_path / "host.json").write_text(text)
+    found = load_host_json(tmp_path, {})
+    assert (found.function_timeout, found.queues.batch_size) == (120, 3)
+    assert function_timeout(tmp_path / "host.json") == 120
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 SETTINGS = frozenset(
     {
         "AGENT_STORAGE_ALLOW_PICKLE",
+        "AGENT_STORAGE_CONCURRENT_REQUESTS",
         "AGENT_STORAGE_CONTAINER",
         "AGENT_STORAGE_MAX_BODY_BYTES",
         "AGENT_STORAGE_MAX_JSON_BYTES",
