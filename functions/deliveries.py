@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self, cast
 
 import azure.functions as func
 
-_OWN = re.compile(
-    r'"(?:id|dequeuecount|insertiontime|expirationtime|nextvisibletime|popreceipt|queuetrigger)"',
-    re.IGNORECASE,
-)
+_DECIDING = frozenset({"id", "dequeuecount", "insertiontime"})
+_OWN = re.compile(rf"\b(?:{'|'.join(sorted(_DECIDING))})\b|\\", re.IGNORECASE)
+"""A name, or a character that may be part of one in another form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class Delivery:
         )
 
 
-def _written(text: str) -> set[str]:
+def _written(text: str) -> Set[str]:
     """The names, in lower case, of the message's own properties, if one may be a name of the host's."""
-    if not _OWN.search(text):
-        return set()
+    if "{" not in text or not _OWN.search(text):
+        return frozenset()
     try:
         content: Any = json.loads(text)
-    except ValueError:
-        return set()
+    except (ValueError, RecursionError):
+        return _DECIDING  # The host's parser takes more than JSON: names without quotes, comments, …
     if not isinstance(content, dict):
-        return set()
+        return frozenset()
     return {name.lower() for name in cast("dict[str, Any]", content)}

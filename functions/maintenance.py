@@ -6,7 +6,9 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import azure.functions as func
 
@@ -22,6 +24,8 @@ SWEEP_LIMIT = 1000
 SWEEP_SECONDS = 50
 """How long a run may go on while there is more; the rest waits for the next, hidden all the same."""
 EXPIRE_SECONDS = 400
+LOOK_SECONDS = 400
+"""How long a look through the records of all tasks may take: the newest come first."""
 WATCHED_QUEUES = tuple(queue for priority in Priority for queue in (priority.queue, priority.poison_queue))
 
 
@@ -63,7 +67,7 @@ async def expire_tasks(timer: func.TimerRequest) -> None:
 @blueprint.timer_trigger(arg_name="timer", schedule="0 33 * * * *", run_on_startup=False)
 async def repair_tasks(timer: func.TimerRequest) -> None:
     """Send the messages of long overdue tasks again: the queue may have lost them."""
-    if sent := await state().engine.repair.run():
+    if sent := await _within(state().engine.repair.run()):
         _log.warning("the messages of %d overdue tasks were sent again", sent)
 
 
@@ -74,7 +78,7 @@ async def take_over_tasks(timer: func.TimerRequest) -> None:
 
     Hosts that are up look for them more often (functions/watch.py); this finds what is left when none is.
     """
-    if sent := await state().engine.repair.take_over(older=True):
+    if sent := await _within(state().engine.repair.take_over(older=True)):
         _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
 
 
@@ -89,6 +93,16 @@ async def watch_queues(timer: func.TimerRequest) -> None:
     counts = await asyncio.gather(*(_length(queues, queue) for queue in WATCHED_QUEUES))
     if any(counts):
         _log.info("queue lengths: %s", json.dumps(dict(zip(WATCHED_QUEUES, counts, strict=True))))
+
+
+async def _within(look: Coroutine[Any, Any, int]) -> int:
+    """What it returns; 0 if it is broken off, for the host ends the worker that takes longer."""
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            return await look
+    except TimeoutError:
+        _log.warning("a look through all tasks was broken off after %d s", LOOK_SECONDS)
+        return 0
 
 
 async def _length(queues: QueueStore, queue: str) -> int:

@@ -262,3 +262,24 @@ async def test_it_costs_one_request_and_none_to_look_for(engine: TaskEngine, tmp
         assert len(calls) <= 1, calls
         assert await filed.process(text, queue=TASK_QUEUE, dequeue_count=2) == []
         assert not (await filed.records.get(task_id)).event_due
+
+
+@ENDS
+async def test_events_that_cannot_be_sent_do_not_fill_the_queues(
+    engine: TaskEngine, clock: Clock, payload: str, kind: str
+) -> None:
+    """Each look of every host would send a message again, and each of those would be tried again in turn."""
+    task_id, _, _ = await run(engine, payload)
+    sent: list[float] = []
+    began = clock.now
+    while clock.now < began + 3 * 24 * HOUR:
+        clock.now += 15 if clock.now < began + HOUR else HOUR
+        for _ in range(2):
+            if await engine.repair.take_over(older=True):
+                sent.append(clock.now - began)
+        await take(engine)
+    assert sent[0] <= 60, "soon"
+    assert sum(at < HOUR for at in sent) <= 7
+    assert len(sent) <= 16
+    assert (await engine.records.get(task_id)).event_due
+    assert sent[-1] > 2 * 24 * HOUR, "and never given up"

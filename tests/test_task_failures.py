@@ -726,3 +726,23 @@ async def test_an_exhausted_error_of_ones_own_is_dead(worker: Worker) -> None:
     record = await attempt(worker, action, retry=RetryPolicy(max_attempts=1), retry_on=BusyError)
     assert record.status is TaskStatus.DEAD
     assert isinstance(TransientStorageError("x"), StorageError)
+
+
+@pytest.mark.parametrize("raises", [exits, interrupts, stops])
+async def test_a_result_whose_class_ends_the_process_fails_its_own_attempt(
+    worker: Worker, raises: Raise
+) -> None:
+    class Odd(dict[str, int]):
+        def __eq__(self, other: object) -> bool:
+            raises()
+            return False
+
+        __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    async def action(context: TaskContext, payload: Any) -> Any:
+        return Odd(a=1)
+
+    record = await attempt(worker, action)
+    assert record.status is TaskStatus.FAILED
+    assert record.error is not None
+    assert record.error.code in ("SystemExit", "KeyboardInterrupt", "Stop")

@@ -23,6 +23,7 @@ from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.lease import Lease
 from storage_lib.tasks.model import TASK_QUEUE, TaskRecord, TaskStatus
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryPolicy
@@ -207,6 +208,7 @@ HOST = """
 import asyncio, sys
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.lease import Lease
 from storage_lib.tasks.registry import task
 from tests.test_task_leases import LEASE, serve
 
@@ -301,3 +303,55 @@ async def test_a_forked_process_has_a_watch_of_its_own(tmp_path: Path) -> None:
     (message,) = await engine.storage.backend.queues.receive(TASK_QUEUE)
     await engine.process(message.text, queue=TASK_QUEUE)
     assert (await engine.records.get(submitted.task_id)).result == 0
+
+
+async def test_a_run_whose_loop_was_closed_under_it_is_nobodys(tmp_path: Path) -> None:
+    """No thread keeps its lease until the action's time limit: another worker runs it."""
+
+    @task("left")
+    async def left(context: TaskContext, payload: Any) -> str:
+        return "done"
+
+    async with StorageManager(StorageConfig(base_path=tmp_path)) as storage:
+        engine = TaskEngine(storage, lease_seconds=LEASE)
+        submitted = await engine.submit("left", "a")
+        (message,) = await storage.backend.queues.receive(TASK_QUEUE)
+        claimed = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+        assert claimed is not None
+        held = watch.holding(Lease(engine.records, claimed, engine._length, engine._now), engine._place)
+
+        async def begin() -> None:
+            held.__enter__()
+
+        await asyncio.to_thread(asyncio.run, begin())
+        try:
+            async with asyncio.timeout(30):
+                while (await engine.records.get(submitted.task_id)).status is not TaskStatus.SUCCEEDED:
+                    await engine.process(message.text, queue=TASK_QUEUE)
+                    await asyncio.sleep(0.05)
+        finally:
+            held.__exit__(None, None, None)
+        assert (await engine.records.get(submitted.task_id)).attempts == 2
+
+
+async def test_what_holds_a_run_up_again_and_again_is_one_note(tmp_path: Path) -> None:
+    """Or the history, which has room for twenty, would say nothing of the attempts before."""
+    async with StorageManager(StorageConfig(base_path=tmp_path)) as storage:
+        engine = TaskEngine(storage)
+
+        @task("slow")
+        async def slow(context: TaskContext, payload: Any) -> None: ...
+
+        submitted = await engine.submit("slow", "a")
+        claimed = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+        assert claimed is not None
+        lease = Lease(engine.records, claimed, engine._length, engine._now)
+        for n in range(30):
+            lease._notes.append(("suspended" if n == 10 else "blocked", f"for {n} s"))
+            await lease.change(progress=n)
+        found = await engine.records.get(submitted.task_id)
+    assert [(past.outcome, past.error_message) for past in found.history] == [
+        ("blocked", "for 9 s"),
+        ("suspended", "for 10 s"),
+        ("blocked", "for 29 s"),
+    ]

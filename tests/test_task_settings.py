@@ -12,9 +12,12 @@ import pytest
 
 from functions.limits import DEFAULT_SECONDS, SETTING, function_timeout
 from functions.state import MIN_RETENTION_DAYS, AppState
+from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import StorageConfig
-from storage_lib.errors import ConfigurationError
+from storage_lib.errors import ConfigurationError, InvalidArgumentError
+from storage_lib.manager import StorageManager
 from storage_lib.tasks import registry as registry_module
+from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.registry import DEFAULT_TIMEOUT_SECONDS, Registry, task
 from storage_lib.tasks.submission import KEY_WINDOW_SECONDS, MAX_VISIBILITY_SECONDS
 
@@ -118,3 +121,11 @@ def test_records_are_kept_longer_than_a_message_is_hidden(
     assert refused.value.field == "AGENT_TASK_RETENTION_DAYS"
     assert refused.value.limit == "8 or more"
     assert "hidden for 7 days" in str(refused.value)
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), float("inf"), 1e12, "60", True, None])
+@pytest.mark.parametrize("name", ["lease_seconds", "key_window_seconds"])
+def test_an_engine_with_a_time_that_cannot_be_is_refused(name: str, wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        TaskEngine(StorageManager(backend=MemoryBackend()), **{name: wrong})
+    assert refused.value.field == name

@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from storage_lib.arguments import seconds
 from storage_lib.errors import (
     ConfigurationError,
     InvalidArgumentError,
@@ -63,6 +64,8 @@ from storage_lib.tasks.submission import (
 from storage_lib.tasks.watch import Place, watch
 
 LEASE_SECONDS = 60.0
+_LEASE_BOUNDS = (0.01, 24 * 3600.0)
+_WINDOW_BOUNDS = (0.0, 366 * 24 * 3600.0)
 CONFIGURATION_WAIT_SECONDS = 60.0
 MAX_DELIVERIES = 20
 """How often in a row a message that did not even get to its action is put back from the poison queue."""
@@ -83,9 +86,10 @@ class _WornOutError(Exception):
 class TaskEngine:
     """Runs the tasks of one storage.
 
-    :param lease_seconds: how long a worker that went silent keeps its task.
-    :param key_window_seconds: how long an idempotency key stands for its first task.
+    :param lease_seconds: how long a worker that went silent keeps its task, at most a day.
+    :param key_window_seconds: how long an idempotency key stands for its first task, at most a year.
     :param clock: seconds since the epoch; tests inject their own.
+    :raises InvalidArgumentError: one of them is out of bounds.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class TaskEngine:
         key_window_seconds: float = KEY_WINDOW_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        lease_seconds = seconds("lease_seconds", lease_seconds, *_LEASE_BOUNDS)
+        key_window_seconds = seconds("key_window_seconds", key_window_seconds, *_WINDOW_BOUNDS)
         self.storage = storage
         self.registry = registry or Registry()
         self.records = TaskRecords(storage.backend)
@@ -308,7 +314,7 @@ class TaskEngine:
             result = await lease.hold(_limited(registered, context, payload), registered.timeout)
             if context.unsubmitted is not None:
                 raise context.unsubmitted
-            json_of(result, "result")
+            escapes.call(lambda: json_of(result, "result"))
         except LeaseExpiredError:
             raise  # Nobody is known to have taken over: the message must come again.
         except LeaseLostError:

@@ -33,9 +33,17 @@ def ended(
 
 
 def noted(record: TaskRecord, now: datetime, outcome: str, message: str | None = None) -> tuple[Attempt, ...]:
-    """The history of a record to which something was done that is no attempt, or happened to one."""
+    """The history of a record to which something was done that is no attempt, or happened to one. What held
+    an attempt up again and again is one note, the latest, or there would soon be nothing else."""
     note = Attempt(record.attempts, None, now, outcome, error_message=message)
-    return _bounded((*record.history, note))
+    history = record.history
+    if (
+        message is not None
+        and history
+        and (history[-1].number, history[-1].outcome) == (note.number, outcome)
+    ):
+        history = history[:-1]
+    return _bounded((*history, note))
 
 
 def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:

@@ -156,8 +156,7 @@ class Repair:
 
     async def _sent_again(self, record: TaskRecord, pause: timedelta) -> bool:
         now = self._now()
-        times = sum(1 for _ in takewhile(lambda past: past.outcome == REDELIVERED, reversed(record.history)))
-        if times and record.updated_at + min(pause * 2**times, LONGEST_PAUSE) > now:
+        if record.updated_at + _pause_of(record, pause) > now:
             return False
         changes: dict[str, Any] = {"updated_at": now}
         if not record.is_final:
@@ -194,3 +193,14 @@ class Repair:
             return await self._records.get(task_id, contents=False)
         except KeyNotFoundError:
             return None
+
+
+def _pause_of(record: TaskRecord, pause: timedelta) -> timedelta:
+    """How long after its last change it gets its next message: twice as long each time."""
+    if record.is_final:
+        # Its history ends with its end, which tells how long ago the first was.
+        since = record.updated_at - (record.finished_at or record.updated_at)
+        return min(max(pause, since), LONGEST_PAUSE) if since else timedelta(0)
+    times = sum(1 for _ in takewhile(lambda past: past.outcome == REDELIVERED, reversed(record.history)))
+    # More than so many doublings are no length of time any more.
+    return min(pause * 2 ** min(times, 32), LONGEST_PAUSE) if times else timedelta(0)

@@ -101,12 +101,12 @@ class LeaseWatch:
             yield
         finally:
             with self._lock:
-                del self._held[id(lease)]
+                self._held.pop(id(lease), None)  # A process that was forked off holds none.
 
     def holds(self, record: TaskRecord) -> bool:
         """Whether the run of a record goes on in this process, which only was late to renew its lease."""
         with self._lock:
-            held = [lease for lease, *_ in self._held.values()]
+            held = [lease for lease, _, loop, _ in self._held.values() if not loop.is_closed()]
         return any(
             lease.record.task_id == record.task_id
             and lease.record.fence == record.fence
@@ -146,7 +146,12 @@ class LeaseWatch:
                         return
                 slept, last = time.monotonic() - last, time.monotonic()
                 self._feel({loop for _, _, loop, _ in held}, min(slept, 2 * tick))
-                due = [one for one in held if one[0].is_due and not one[0].is_given_up]
+                # Where the loop was closed under it, nothing runs.
+                due = [
+                    (lease, place, loop, at)
+                    for lease, place, loop, at in held
+                    if lease.is_due and not lease.is_given_up and not loop.is_closed()
+                ]
                 for lease, _, loop, _ in due:
                     with suppress(RuntimeError):  # The loop is closed.
                         loop.call_soon_threadsafe(lease.wake)
