@@ -13,7 +13,7 @@ from functions.bodies import body_of, refuse_encoded, refuse_parts
 from functions.conditional import Pin
 from functions.conditions import Preconditions
 from functions.endpoint import endpoint
-from functions.parameters import integer_parameter, metadata_of, ttl_of
+from functions.parameters import integer_parameter, is_named, metadata_of, ttl_of
 from functions.paths import object_key, object_location
 from functions.problems import range_problem
 from functions.ranges import byte_range
@@ -71,7 +71,7 @@ async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
 async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/objects?prefix=&delimiter=&limit=&cursor=``: a page of objects, ordered by key. With ``key``
     as the only parameter: that object."""
-    if "key" in req.params:
+    if is_named(req, "key"):
         if mixed := next((name for name in _LISTING if name in req.params), None):
             raise InvalidArgumentError(
                 f"key names one object, {mixed} is of a listing", field=mixed, remedy="leave one of them out"
@@ -157,9 +157,10 @@ async def _load(req: func.HttpRequest) -> func.HttpResponse:
 
 
 async def _head(req: func.HttpRequest) -> func.HttpResponse:
-    info = await state().storage.info(object_key(req))
+    key, conditions = object_key(req), Preconditions.of(req)
+    info = await state().storage.info(key)
     headers = object_headers(info)
-    if not Preconditions.of(req).is_modified(info):
+    if not conditions.is_modified(info):
         return func.HttpResponse(status_code=304, headers=headers)
     return func.HttpResponse(status_code=200, headers=headers | {"Content-Length": str(info.size)})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -24,12 +24,12 @@ def check_query(req: func.HttpRequest, known: Collection[str]) -> None:
     :raises UnknownNameError: a parameter has another name than those.
     :raises InvalidArgumentError: the query is not UTF-8, or has one of them twice, which the host joins.
     """
-    refuse_unknown(
-        (name for name in req.params if name.lower() not in _OF_THE_HOST), known, "query parameter"
-    )
     query = req.url.partition("?")[2]
-    if "&" in query:
-        _refuse_repeated(query)
+    # Also from the URL: the host hands over no parameter without a value.
+    named = [name for pair in query.split("&") if (name := unquote(pair.partition("=")[0].replace("+", " ")))]
+    _refuse_repeated(named)
+    names = (name for name in (*req.params, *named) if name.lower() not in _OF_THE_HOST)
+    refuse_unknown(names, known, "query parameter")
     if "%" in query:
         try:
             unquote_to_bytes(query).decode()
@@ -39,16 +39,19 @@ def check_query(req: func.HttpRequest, known: Collection[str]) -> None:
             ) from error
 
 
-def _refuse_repeated(query: str) -> None:
+def _refuse_repeated(names: Iterable[str]) -> None:
     seen: set[str] = set()
-    for pair in query.split("&"):
-        name = unquote(pair.partition("=")[0].replace("+", " ")).lower()
+    for name in map(str.lower, names):
         if name in seen and name not in _OF_THE_HOST:
             raise InvalidArgumentError(
                 f"{name[:80]!r} is given more than once", field=ascii(name[:80])[1:-1], remedy="give it once"
             )
-        if name:
-            seen.add(name)
+        seen.add(name)
+
+
+def is_named(req: func.HttpRequest, name: str) -> bool:
+    """Whether the query has this parameter, be it without a value, which the host does not hand over."""
+    return name in req.params or re.search(rf"[?&]{name}(?:[=&]|$)", req.url) is not None
 
 
 def integer_parameter(req: func.HttpRequest, name: str, default: int, low: int, high: int) -> int:

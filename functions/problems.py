@@ -75,9 +75,9 @@ _IN_HTTP = {
 }
 """Where the library's arguments come from."""
 _PYTHON = re.compile(
-    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\b("""
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?<![\w-])("""
     + "|".join(name for name in _IN_HTTP if "_" in name or name == "ttl")
-    + r")\b"
+    + r")(?![\w-])"
 )
 """A quoted text, which is a key or value of the client's, or the name of an argument."""
 _PATH = re.compile(

@@ -233,6 +233,7 @@ async def test_times_to_live(platform: PlatformApp, ttl: str) -> None:
 async def test_what_is_no_time_to_live(platform: PlatformApp, ttl: str) -> None:
     answer = await platform("PUT", "/api/objects/short", b"x", {"x-ttl-seconds": ttl})
     assert (answer.status, answer.problem["field"]) == (400, "x-ttl-seconds")
+    assert answer.problem["detail"].startswith("x-ttl-seconds is '")
     assert "seconds" in answer.problem["limit"]
     assert (await platform("HEAD", "/api/objects/short")).status == 404
 
@@ -259,6 +260,11 @@ async def test_what_is_no_time_to_live(platform: PlatformApp, ttl: str) -> None:
         ("POST", "/api/tasks/x/requeue?force=1", "force", None),
         ("GET", "/api/health/live?x=1", "x", None),
         ("GET", "/api/health/ready?x=1", "x", None),
+        # The host hands over no parameter that has no value.
+        ("GET", "/api/objects?prefx=", "prefx", "prefix"),
+        ("GET", "/api/objects?limit=5&recursive", "recursive", None),
+        ("DELETE", "/api/objects/a/b?dry_run", "dry_run", None),
+        ("GET", "/api/tasks?agent=&status=dead", "agent", "agent_id"),
     ],
 )
 async def test_an_unknown_query_parameter_is_refused(
@@ -272,6 +278,20 @@ async def test_an_unknown_query_parameter_is_refused(
         assert field in answer.problem["detail"]
         assert (f"{nearest!r}" if nearest else "leave it out") in answer.problem["remedy"]
     assert (await platform("GET", "/api/objects/a/b")).body == b"12345"
+
+
+@pytest.mark.parametrize("query", ["key=", "key", "code=secret&key="])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_an_empty_key_is_no_listing(platform: PlatformApp, method: str, query: str) -> None:
+    answer = await platform(method, f"/api/objects?{query}", b"x")
+    assert (answer.status, answer.problem["code"], answer.problem["field"]) == (400, "invalid-key", "key")
+
+
+@pytest.mark.parametrize("target", ["/api/objects/a/b", "/api/objects/none"])
+async def test_a_malformed_condition_is_refused_whatever_is_there(platform: PlatformApp, target: str) -> None:
+    await with_contents(platform)
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        assert (await platform(method, target, b"x", {"If-Match": "a"})).status == 400
 
 
 async def test_the_names_of_the_host_are_known(platform: PlatformApp) -> None:
@@ -415,7 +435,8 @@ async def test_a_cursor_of_another_listing_is_refused(platform: PlatformApp) -> 
         ),
         (
             InvalidArgumentError(
-                "key '/a' is not if_match='if_match' content_type \"ttl\" ttl", field="if_absent"
+                "key '/a' is not if_match='if_match' content_type \"ttl\" x-ttl-seconds",
+                field="if_absent",
             ),
             400,
             "key '/a' is not If-Match='if_match' Content-Type \"ttl\" x-ttl-seconds",
