@@ -86,14 +86,17 @@ def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
             remedy="send JSON with the header Content-Type: application/json",
         )
     refuse_encoded(req)
+    text = body.removeprefix(_BOM)
+    if (begin := text.lstrip(b" \t\r\n")[:1]) != b"{":
+        # Only what begins as an object is bounded by the limit of JSON, so nothing else is parsed.
+        what = {b"[": "a JSON list, not an object", b'"': "a JSON text, not an object"}
+        raise SerializationError(f"the body is {what.get(begin, 'not JSON, or not an object')}", field="body")
     import msgspec
 
     try:
-        found = msgspec.json.decode(body.removeprefix(_BOM))
+        found = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SerializationError(f"the body is not JSON: {error}", field="body") from error
-    if not isinstance(found, dict):
-        raise SerializationError(f"the body is a JSON {type(found).__name__}, not an object", field="body")
     return found
 
 

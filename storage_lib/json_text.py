@@ -18,6 +18,8 @@ from storage_lib.sameness import MAX_DEPTH
 
 _WINDOW: Final = 16 * 1024
 """Bytes; a window takes at most some 25 times as many while it is checked."""
+_LONGEST: Final = 8 * 1024
+"""Characters of a number and of the brackets behind it."""
 _SPACE: Final = b" \t\r\n"
 _SPACES: Final = re.compile(rb"[ \t\r\n]{2,}+")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -68,7 +70,7 @@ def check_json(data: bytes) -> Iterator[None]:
             start, head = (yield from _check_string(data, start)), b'""'
             continue
         if stop == min(start + _WINDOW, end) < end:
-            stop = _TO_BEGINNING.match(data, stop).end()  # pyright: ignore[reportOptionalMemberAccess]
+            stop = yield from _to_beginning(data, stop)
             if stop < end and data[stop] != 0x22:
                 stop += 1
         piece = head + data[start:stop]
@@ -88,6 +90,22 @@ def check_json(data: bytes) -> Iterator[None]:
             return
         prefix = _beginning(piece, after)
         opened, start, head = after, stop, b""
+
+
+def _to_beginning(data: bytes, start: int) -> Generator[None, None, int]:
+    """Where a value, a name or what separates them is next, by `yield from`; blanks may be in between."""
+    while True:
+        stop = _TO_BEGINNING.match(data, start, start + _WINDOW).end()  # pyright: ignore[reportOptionalMemberAccess]
+        if stop < start + _WINDOW:
+            return stop
+        if len(_SPACES.sub(b" ", data[start:stop])) > _LONGEST:
+            raise SerializationError(
+                f"a number near byte {start} has too many characters",
+                limit=f"{_LONGEST} characters",
+                remedy="send it as a text",
+            )
+        start = stop
+        yield
 
 
 def _check_window(data: bytes, text: bytes, offset: int) -> Generator[None]:

@@ -48,6 +48,8 @@ def check_npy(data: memoryview, *, scalar: bool = False) -> None:
     """
     start, header = _header(data)
     descr, shape = header["descr"], header["shape"]
+    if isinstance(descr, tuple):
+        raise _malformed("its type has a shape, which only those of fields have")
     if scalar and shape:
         raise _malformed("a scalar has dimensions")
     size = _item_size(descr)
@@ -128,7 +130,7 @@ def _item_size(descr: Any, depth: int = 0) -> int:
         size *= 4 if kind == "U" else 1
     elif isinstance(descr, tuple) and len(descr) == 2 and _is_shape(descr[1]):
         size = _product(list(descr[1]), _item_size(descr[0], depth + 1))
-    elif isinstance(descr, list) and descr:
+    elif isinstance(descr, list):
         size = sum(_field_size(field, depth + 1) for field in descr)
         names = [field[0] if isinstance(field[0], str) else field[0][1] for field in descr if field[0]]
         if len(set(names)) != len(names):
@@ -147,7 +149,10 @@ def _field_size(field: Any, depth: int) -> int:
         shape = (field[2],) if type(field[2]) is int else field[2]
         if not _is_shape(shape):
             raise _malformed("the shape of a field is none")
-        return _product(list(shape), _item_size(field[1], depth))
+        size = _item_size(field[1], depth)
+        if not size:
+            raise _malformed("a field without bytes has a shape")
+        return _product(list(shape), size)
     return _item_size(field[1], depth)
 
 

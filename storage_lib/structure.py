@@ -177,6 +177,7 @@ class _Walk:
                 good = first not in _EXT or self._check_leaf(pos, content, end, kind, left, number)
                 if not good and kind in _HASHABLE_WITH_ITEMS:
                     hashable = False
+                turn += (end - pos) // 32  # texts are decoded, headers of arrays parsed
                 left -= 1
                 pos = end
                 continue

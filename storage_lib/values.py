@@ -316,8 +316,9 @@ def checking_stored(data: bytes, content_type: str) -> Iterator[None]:
 
 def _checking_text(data: bytes, content_type: str) -> Iterator[None]:
     name = _text_charset(data, content_type)
-    if codecs.lookup(name).name in ("utf-16", "utf-32") and not data.startswith(tuple(m for m, _ in _MARKS)):
-        name = f"{name}-{sys.byteorder[0]}e"  # as decode() does, and an incremental decoder does not
+    wide = codecs.lookup(name).name
+    if wide in ("utf-16", "utf-32") and not data.startswith(tuple(m for m, _ in _MARKS)):
+        name = f"{wide}-{sys.byteorder[0]}e"  # as decode() does, and an incremental decoder does not
     decoder = codecs.getincrementaldecoder(name)()
     try:
         for start in range(0, max(len(data), 1), _SLICE):

@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -370,6 +371,10 @@ def described(descr: str, shape: str, content: bytes = b"") -> bytes:
         described("'<M8[parsec]'", "(1,)", bytes(8)),
         described("[('a', '<i4'), ('a', '<i4')]", "(1,)", bytes(8)),
         described("[('a', '<i4', (99999999999,))]", "(0,)"),
+        described("('<i4', (2,))", "()", bytes(8)),
+        described("('<i4', (0,))", "(2,)"),
+        described("[('a', '|V0', (3,))]", "(2,)"),
+        described("[('a', '<U0', ())]", "(0,)"),
         described("None", "()", bytes(8)),
         described("__import__('os')", "()", bytes(8)),
         npy("{'descr': '<f8', 'fortran_order': 1, 'shape': ()}", bytes(8)),
@@ -637,6 +642,7 @@ async def test_text_in_another_charset_is_taken_where_that_is_declared_or_marked
         ('text/plain; charset="windows-1252"', "café".encode("cp1252")),
         ("text/csv", "café".encode("utf-16")),
         ("text/csv", "café".encode("utf-32")),
+        ("text/csv; charset=u16", "café".encode(f"utf-16-{sys.byteorder[0]}e")),
         ("text/csv; charset=utf-16be", "café".encode("utf-16-be")),
         ('text/html; charset=""', "café".encode()),
     ):
@@ -644,8 +650,21 @@ async def test_text_in_another_charset_is_taken_where_that_is_declared_or_marked
         assert await storage.load("k") == "café"
 
 
-def test_the_check_pauses() -> None:
-    data = repeated(b"\x91\x01", 20_000)
+STRUCTURE = described(f"[{','.join(f"('f{i}','<f4')" for i in range(600))}]", "(0,)")
+"""An empty array whose header takes milliseconds."""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        repeated(b"\x91\x01", 20_000),
+        repeated(ext(12, STRUCTURE), 100),
+        repeated(b"\xda\xff\xfe" + "ü".encode() * 32_767, 100),
+        repeated(ext(11, b"1" * 60_000), 100),
+    ],
+    ids=["lists", "structures", "texts", "decimals"],
+)
+def test_the_check_pauses(data: bytes) -> None:
     assert sum(1 for _ in check_packed(data, lambda _: None)) > 10
 
 
@@ -696,3 +715,57 @@ def test_models_with_many_honest_keys_come_back() -> None:
 def test_a_model_that_could_not_be_loaded_for_its_keys_is_not_saved() -> None:
     with pytest.raises(SerializationError, match="equal hashes"):
         values.encode(Keyed(numbers=frozenset(M * i for i in range(2_000))))
+
+
+@dataclass
+class Keys:
+    """What hashes the values that it is loaded with."""
+
+    uuids: set[UUID] = field(default_factory=set[UUID])
+    numbers: frozenset[int] = frozenset()
+    decimals: dict[str, dict[Decimal, int]] = field(default_factory=dict[str, dict[Decimal, int]])
+    pairs: list[set[tuple[int, str]]] = field(default_factory=list[set[tuple[int, str]]])
+
+
+IDS = [str(UUID(int=i * M)) for i in range(N)]
+NUMBERS = [i * M for i in range(N)]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"uuids": IDS},
+        {"uuids": [f"urn:uuid:{each}" for each in IDS]},
+        {"uuids": [each.replace("-", "") for each in IDS]},
+        {"uuids": [UUID(each) for each in IDS]},
+        {"numbers": NUMBERS},
+        {"numbers": [str(each) for each in NUMBERS]},
+        {"decimals": {"a": {str(each): 0 for each in NUMBERS}}},
+        {"decimals": {"a": {f"{each // 10}.{each % 10}": 0 for each in NUMBERS}}},
+        {"pairs": [[[each, ""] for each in NUMBERS]]},
+    ],
+    ids=lambda stored: repr(stored)[:50],
+)
+async def test_equal_hashes_are_refused_where_a_model_makes_keys_of_plain_values(stored: Any) -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    await storage.save("k", stored)
+    start = time.process_time()
+    with pytest.raises(SerializationError, match="equal hashes"):
+        await storage.load("k", Keys)
+    assert time.process_time() - start < 1
+    assert await storage.load("k") == stored
+    assert await storage.load("k", dict[str, Any]) == stored
+
+
+@pytest.mark.parametrize(
+    "data", [b"[%s]", b"[1.%s]", b'{"a":-%s}', b"[1   , %s", b"%s"], ids=lambda data: data.decode()
+)
+def test_a_number_of_many_digits_is_refused_before_it_is_read(data: bytes) -> None:
+    body = data % (b"1" * 3_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SerializationError, match="too many characters"):
+            values.validate(body, values.JSON)
+        assert tracemalloc.get_traced_memory()[1] < len(body) / 2
+    finally:
+        tracemalloc.stop()

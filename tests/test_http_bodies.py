@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -74,3 +75,19 @@ async def test_other_requests_are_answered_while_a_body_is_checked(client: Clien
         answered += 1
     assert (await saving)[0] in (200, 201)
     assert answered > 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" + b"[]," * 65_000 + b"[]]", b" \n[" + b"{}," * 65_000 + b"{}]", b'"' + b"a" * 65_000 + b'"', b"1"],
+)
+async def test_what_is_no_object_is_not_parsed_as_a_task(client: Client, body: bytes) -> None:  # noqa: F811
+    """The limit of JSON bounds objects alone; these may have 100 MB."""
+    tracemalloc.start()
+    try:
+        problem = await client.problem("POST", "/api/tasks", body=body, Content_Type="application/json")
+        assert tracemalloc.get_traced_memory()[1] < 500_000 + 4 * len(body)
+    finally:
+        tracemalloc.stop()
+    assert (problem["status"], problem["code"], problem["field"]) == (400, "serialization-error", "body")
+    assert "not an object" in problem["detail"]

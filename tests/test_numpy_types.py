@@ -104,6 +104,7 @@ def test_a_scalar_that_would_come_back_as_another_is_refused(value: Any) -> None
         np.zeros(3, [("a", [("b", "f4", (2,))]), (("title", "c"), "U2")]),
         np.zeros(3, np.dtype([("x", "i1"), ("y", "f8")], align=True)),
         np.zeros((2, 0, 3), ">i2"),
+        np.zeros(2, []),
     ],
     ids=lambda value: str(value.dtype),
 )
