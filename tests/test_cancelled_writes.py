@@ -6,6 +6,7 @@ The service here holds the first write until it is told to carry it out, so that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -374,6 +375,38 @@ def test_an_event_loop_ends_after_what_goes_on(first: Write, ends: str) -> None:
         asyncio.run_coroutine_threadsafe(finish(), loop).result(10)
         thread.join(10)
         loop.close()
+
+
+@pytest.mark.parametrize("ends", ["closed", "not run any more", "run to its end"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_an_event_loop_that_is_left_does_not_keep_others_waiting(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud_requests, "ABANDONED_SECONDS", 0.3)
+    kept = len(cloud_requests._ABANDONED)
+    async with held(_one_at_a_time) as (service, stub, backend):
+        loop = asyncio.new_event_loop()
+
+        async def leave() -> None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_one_at_a_time(stub).objects.put("k", b"v1"), 0.2)
+
+        def run() -> None:
+            loop.run_until_complete(leave())
+            if ends == "run to its end":
+                loop.run_until_complete(loop.shutdown_asyncgens())
+            if ends != "not run any more":
+                loop.close()
+
+        await asyncio.to_thread(run)
+        assert service.arrived == 1
+        await asyncio.wait_for(backend.objects.put("k", b"v2"), 20)
+        assert [request.body for request in service.done] == [b"v2"]
+        assert KEYS == {}
+        if ends == "not run any more":
+            await asyncio.to_thread(loop.run_until_complete, loop.shutdown_asyncgens())
+            loop.close()
+    assert len(cloud_requests._ABANDONED) == kept
 
 
 async def test_a_stream_that_is_cancelled_before_its_end_is_never_committed() -> None:

@@ -13,12 +13,12 @@ that no two operations can wait for each other.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Sequence
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple, cast
 
 from storage_lib.backends.cloud.forks import use_process
-from storage_lib.backends.cloud.turns import ALONE, BESIDE, Slots, join_key, leave_key
+from storage_lib.backends.cloud.turns import ALONE, BESIDE, LOCK, Slots, Turns, Waiter, join_key, leave_key
 from storage_lib.config import check_concurrent_requests
 
 ABANDONED_SECONDS = 30.0
@@ -31,7 +31,8 @@ Claim = tuple[Hashable, int]
 __all__ = ["ALONE", "BESIDE", "Claim", "Requests"]
 
 _SLOTS: dict[str, Slots] = {}
-_ABANDONED: WeakKeyDictionary[asyncio.AbstractEventLoop, _Abandoned] = WeakKeyDictionary()
+_ABANDONED: dict[asyncio.AbstractEventLoop, _Abandoned] = {}
+"""Of the event loops in which a caller was cancelled, until they are closed."""
 
 
 class Requests:
@@ -43,7 +44,6 @@ class Requests:
     def __init__(self, service: str, limit: int) -> None:
         self._slots = _SLOTS.setdefault(service, Slots())
         self._limit = check_concurrent_requests(limit)
-        self._abandoned: set[asyncio.Future[Any]] = set()
 
     async def send[T](self, call: Callable[[], Awaitable[T]], claims: Sequence[Claim] = ()) -> T:
         """What ``call`` returns: a single request, begun when there is a slot.
@@ -55,7 +55,7 @@ class Requests:
         use_process()
         if not claims:
             if (waiter := self._slots.join(self._limit)) is not None:
-                await self._slots.wait(waiter)
+                await _wait(self._slots, waiter)
             try:
                 return await call()
             finally:
@@ -74,7 +74,7 @@ class Requests:
             await write.waiter
         except asyncio.CancelledError:
             if not future.done():
-                await self._abandon(future)
+                await self._abandon(future, write)
             raise
         try:
             return future.result()
@@ -88,10 +88,10 @@ class Requests:
             # In one order for all, so that no two hold what the other waits for.
             for claim in claims if len(claims) == 1 else sorted(claims, key=repr):
                 if (place := join_key(*claim)) is not None:
-                    await place[0].wait(place[1])
+                    await _wait(*place)
                 claimed.append(claim)
             if (waiter := self._slots.join(self._limit)) is not None:
-                await self._slots.wait(waiter)
+                await _wait(self._slots, waiter)
             write.has_slot = True
         except BaseException:
             write.leave()
@@ -100,24 +100,24 @@ class Requests:
 
     async def settle(self) -> None:
         """Wait for the writes of this event loop whose callers are gone, for `ABANDONED_SECONDS` at most."""
-        loop = asyncio.get_running_loop()
-        if here := [write for write in self._abandoned if write.get_loop() is loop]:
-            await asyncio.wait(here)
+        kept = _ABANDONED.get(asyncio.get_running_loop())
+        here = {} if kept is None else kept.writes
+        if ours := [future for future, abandoned in here.items() if abandoned.requests is self]:
+            await asyncio.wait(ours)
 
-    async def _abandon(self, future: asyncio.Future[Any]) -> None:
+    async def _abandon(self, future: asyncio.Future[Any], write: _Write) -> None:
         loop = future.get_loop()
         kept = _ABANDONED.get(loop)
         if kept is None:
+            _release_lost()
             kept = _ABANDONED[loop] = _Abandoned()
             await kept.begin()
-        kept.writes.add(future)
-        self._abandoned.add(future)
+        kept.writes[future] = _AbandonedWrite(self, write, time.monotonic())
         end = loop.call_later(ABANDONED_SECONDS, future.cancel)
 
         def ended(future: asyncio.Future[Any]) -> None:
             end.cancel()
-            kept.writes.discard(future)
-            self._abandoned.discard(future)
+            kept.writes.pop(future, None)
 
         future.add_done_callback(ended)
 
@@ -145,7 +145,9 @@ class _Write:
             future.exception()  # Nobody else asks for it.
 
     def leave(self) -> None:
-        claims, self._claims = self._claims, None
+        """Give the turn back, once."""
+        with LOCK:
+            claims, self._claims = self._claims, None
         if claims is None:
             return
         if self.has_slot:
@@ -155,6 +157,32 @@ class _Write:
 
     def __del__(self) -> None:
         self.leave()
+
+
+async def _wait(turns: Turns, waiter: Waiter) -> None:
+    """Wait for a turn, which nobody may be left to give back."""
+    _release_lost()
+    # Whatever was abandoned before now is overdue by then; what has been since had its own loop running.
+    again = asyncio.get_running_loop().call_later(ABANDONED_SECONDS + 1, _release_lost)
+    try:
+        await turns.wait(waiter)
+    finally:
+        again.cancel()
+
+
+def _release_lost() -> None:
+    """Give back the turns of writes whose event loop was closed without being run to its end, or has stood
+    still since they should have been cut off."""
+    overdue = time.monotonic() - ABANDONED_SECONDS
+    for loop in list(_ABANDONED):
+        kept = _ABANDONED.get(loop)
+        if kept is None or loop.is_running():
+            continue
+        if loop.is_closed():
+            _ABANDONED.pop(loop, None)
+        for abandoned in list(kept.writes.values()):
+            if loop.is_closed() or abandoned.since < overdue:
+                abandoned.write.leave()
 
 
 def _begun[T](call: Callable[[], Awaitable[T]]) -> asyncio.Future[T]:
@@ -170,11 +198,18 @@ def _begun[T](call: Callable[[], Awaitable[T]]) -> asyncio.Future[T]:
     return task
 
 
+class _AbandonedWrite(NamedTuple):
+    requests: Requests
+    write: _Write
+    since: float
+    """In seconds of the monotonic clock."""
+
+
 class _Abandoned:
     """The writes of one event loop whose callers are gone. The loop is not closed before they have ended."""
 
     def __init__(self) -> None:
-        self.writes: set[asyncio.Future[Any]] = set()
+        self.writes: dict[asyncio.Future[Any], _AbandonedWrite] = {}
         self._lifetime = self._live()
 
     async def begin(self) -> None:
@@ -186,4 +221,5 @@ class _Abandoned:
             yield
         finally:
             while self.writes:
-                await asyncio.wait(self.writes)
+                await asyncio.wait(list(self.writes))
+            _ABANDONED.pop(asyncio.get_running_loop(), None)

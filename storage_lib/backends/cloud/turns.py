@@ -15,10 +15,10 @@ from collections.abc import Hashable
 from storage_lib.backends.patience import PATIENCE
 
 # Reentrant: a collected coroutine gives back its turn wherever the collector happens to run.
-_LOCK = threading.RLock()
+LOCK = threading.RLock()
 
 
-class _Waiter:
+class Waiter:
     __slots__ = ("future", "has_turn", "loop", "want")
 
     def __init__(self, want: int) -> None:
@@ -48,7 +48,7 @@ class Turns(ABC):
 
     __slots__ = ("_line",)
 
-    _line: OrderedDict[_Waiter, None] | None
+    _line: OrderedDict[Waiter, None] | None
 
     @abstractmethod
     def _fits(self, want: int) -> bool: ...
@@ -56,19 +56,19 @@ class Turns(ABC):
     @abstractmethod
     def _add(self, want: int, sign: int) -> None: ...
 
-    def join(self, want: int) -> _Waiter | None:
+    def join(self, want: int) -> Waiter | None:
         """Take a turn, or a place in the line: `wait` for it then."""
-        with _LOCK:
+        with LOCK:
             if not self._line and self._fits(want):
                 self._add(want, 1)
                 return None
             if self._line is None:
                 self._line = OrderedDict()
-            waiter = _Waiter(want)
+            waiter = Waiter(want)
             self._line[waiter] = None
             return waiter
 
-    async def wait(self, waiter: _Waiter) -> None:
+    async def wait(self, waiter: Waiter) -> None:
         """Return when it is this one's turn; whoever is cancelled has none."""
         patience = PATIENCE.get()
         if patience is not None:
@@ -76,7 +76,7 @@ class Turns(ABC):
         try:
             await waiter.future
         except BaseException:
-            with _LOCK:
+            with LOCK:
                 if waiter.has_turn:
                     self.leave(waiter.want)
                 elif self._line and waiter in self._line:
@@ -90,7 +90,7 @@ class Turns(ABC):
 
     def leave(self, want: int) -> None:
         """Give the turn back."""
-        with _LOCK:
+        with LOCK:
             self._add(want, -1)
             if self._line:
                 self._advance()
@@ -160,9 +160,9 @@ KEYS: dict[Hashable, _Key] = {}
 """Those that are being written; no other key takes any room."""
 
 
-def join_key(name: Hashable, want: int) -> tuple[Turns, _Waiter] | None:
+def join_key(name: Hashable, want: int) -> tuple[Turns, Waiter] | None:
     """Claim ``name`` for a write, or get what to wait for (`Turns.wait`) until it may begin."""
-    with _LOCK:
+    with LOCK:
         key = KEYS.get(name)
         if key is None:
             key = KEYS[name] = _Key(name)
@@ -172,5 +172,5 @@ def join_key(name: Hashable, want: int) -> tuple[Turns, _Waiter] | None:
 
 def leave_key(name: Hashable, want: int) -> None:
     """The write has ended."""
-    with _LOCK:
+    with LOCK:
         KEYS[name].leave(want)
