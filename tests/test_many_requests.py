@@ -18,12 +18,13 @@ import msgspec
 import pytest
 
 from storage_lib.azure_backend import AzureStorageBackend
+from storage_lib.backends.azure import byte_clients
 from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.cloud.turns import KEYS
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError, StorageUnavailableError
-from storage_lib.layers.retry import RetryBackend, RetryOptions
+from storage_lib.layers.retry import RetryBackend, RetryOptions, breaker
 from storage_lib.s3_backend import S3StorageBackend
 from tests.conftest import PROJECT
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
@@ -252,6 +253,34 @@ async def test_a_silent_store_is_not_waited_for_longer_than_the_deadline() -> No
         backend = RetryBackend(azure(service, 1), RetryOptions(deadline_seconds=0.3))
         with pytest.raises(StorageUnavailableError, match="no answer"):
             await backend.objects.head("k")
+        await backend.close()
+
+
+@pytest.mark.timeout(60)
+async def test_those_in_line_for_a_store_that_is_left_alone_are_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each of thousands would be waited for until it has timed out, one after the other."""
+    monkeypatch.setattr(byte_clients, "READ_SECONDS", 1)
+    monkeypatch.setattr(breaker, "THRESHOLD", 1)
+    monkeypatch.setattr(breaker, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(breaker, "PAUSE_SECONDS", 60)
+    over = asyncio.Event()
+
+    async def silent(_: Request) -> Answer:
+        await over.wait()
+        return Answer(500)
+
+    async with StubService(silent) as service:
+        backend = RetryBackend(azure(service, 1), RetryOptions(attempts=1))
+        reads = [backend.objects.get(f"{n}") for n in range(20)]
+        writes = [backend.objects.put("k", b"x") for _ in range(20)]
+        failed = await asyncio.gather(*reads, *writes, return_exceptions=True)
+        assert all(isinstance(failure, StorageUnavailableError) for failure in failed)
+        assert ["not tried" in str(failure) for failure in failed] == [False] + 39 * [True]
+        assert len(service.seen) == 1
+        assert KEYS == {}
+        over.set()
         await backend.close()
 
 

@@ -12,12 +12,18 @@ from contextvars import ContextVar
 
 
 class Patience:
-    """The deadline of one operation, in seconds of ``clock``; ``limit`` is the timer that keeps it."""
+    """The deadline of one operation, in seconds of ``clock``; ``limit`` is the timer that keeps it.
 
-    __slots__ = ("_clock", "_left", "_since", "_waits", "limit", "until")
+    :param check: called after a wait; raises if the store should not be asked any more.
+    """
 
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+    __slots__ = ("_clock", "_left", "_since", "_waits", "check", "limit", "until")
+
+    def __init__(
+        self, seconds: float, clock: Callable[[], float], check: Callable[[], object] = object
+    ) -> None:
         self._clock = clock
+        self.check = check
         self.until = clock() + seconds
         self.limit: asyncio.Timeout | None = None
         self._waits = 0

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, cast
 
 from storage_lib.backends.cloud.forks import use_process
 from storage_lib.backends.cloud.turns import ALONE, BESIDE, LOCK, Slots, Turns, Waiter, join_key, leave_key
+from storage_lib.backends.patience import PATIENCE
 from storage_lib.config import check_concurrent_requests
 
 ABANDONED_SECONDS = 30.0
@@ -168,6 +169,12 @@ async def _wait(turns: Turns, waiter: Waiter) -> None:
         await turns.wait(waiter)
     finally:
         again.cancel()
+    if (patience := PATIENCE.get()) is not None:
+        try:
+            patience.check()
+        except BaseException:
+            turns.leave(waiter.want)
+            raise
 
 
 def _release_lost() -> None:

@@ -16,6 +16,10 @@ from storage_lib.layers.retry.unknown import UnknownOutcomeError
 _log = logging.getLogger("AOS.Storage")
 
 
+class NotTriedError(StorageUnavailableError):
+    """The store has been unavailable for a while and was not asked."""
+
+
 class Retrier:
     """Tries operations of one store again while they fail with a `TransientStorageError`.
 
@@ -74,6 +78,30 @@ class Retrier:
         finally:
             PATIENCE.reset(outer)
 
+    def patience(self) -> Patience:
+        """For one operation."""
+        return Patience(self.options.deadline_seconds, self.clock, self._check)
+
+    def _check(self) -> None:
+        """What a call found when it began may have changed while others had their turns.
+
+        :raises NotTriedError: the store is left alone now.
+        """
+        if (wait := self.breaker.wait()) > 0:
+            raise self.not_tried("a request", wait)
+
+    def not_tried(self, doing: str, wait: float) -> NotTriedError:
+        """The error of what is not done because the store is asked again only in ``wait`` seconds."""
+        last = self.breaker.last
+        error = NotTriedError(
+            f"{doing}: not tried, the store has been unavailable for a while: {last}",
+            remedy=f"it is asked again in {wait:.1f} s",
+            retry_after=wait,
+            refused=True,
+        )
+        error.__cause__ = last
+        return error
+
     async def step[T](self, doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
         """`call`, for what can be done twice without harm; or what was refused, with ``only_refused``."""
         return await self.call(doing, lambda _: step(), only_refused=only_refused)
@@ -92,7 +120,7 @@ class Tries:
         self._doing = doing
         self._tried = 0
         self._last: TransientStorageError | None = None
-        self.patience = Patience(retrier.options.deadline_seconds, retrier.clock)
+        self.patience = retrier.patience()
 
     async def begin(self) -> None:
         """Wait until the store may be asked.
@@ -103,12 +131,7 @@ class Tries:
         breaker = self._retrier.breaker
         while (wait := breaker.wait()) > 0:
             if self._last is None:
-                raise StorageUnavailableError(
-                    f"{self._doing}: not tried, the store has been unavailable for a while: {breaker.last}",
-                    remedy=f"it is asked again in {wait:.1f} s",
-                    retry_after=wait,
-                    refused=True,
-                ) from breaker.last
+                raise self._retrier.not_tried(self._doing, wait)
             if self._retrier.clock() + wait > self.patience.until:
                 raise self._last
             await self._retrier.sleep(wait)
@@ -132,7 +155,7 @@ class Tries:
         """Some of it is done, and need not be done again: what fails from now on is a new first try."""
         self._retrier.breaker.answered()
         self._tried, self._last = 0, None
-        self.patience = Patience(self._retrier.options.deadline_seconds, self._retrier.clock)
+        self.patience = self._retrier.patience()
 
     def answered(self) -> None:
         """The store has said what there is to say."""
@@ -140,6 +163,8 @@ class Tries:
 
     async def failed(self, error: TransientStorageError, *, final: bool = False) -> None:
         """Wait for the next try. :raises TransientStorageError: the same, if there is none."""
+        if isinstance(error, NotTriedError):
+            raise self._last or self._retrier.not_tried(self._doing, error.retry_after or 0)
         retrier, options = self._retrier, self._retrier.options
         self._tried += 1
         self._last = error
