@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from storage_lib import MemoryBackend, StorageConfig, StorageManager
+from storage_lib import MemoryBackend, S3StorageBackend, StorageConfig, StorageManager
 from storage_lib.backends.memory import MemoryObjectStore
 from storage_lib.errors import (
     ConfigurationError,
@@ -346,6 +346,37 @@ def test_the_environment_says_what_to_open() -> None:
     named = StorageConfig.from_env({"AgentStorage__accountName": "a"})
     assert named.account_url == "https://a.blob.core.windows.net"
     assert "secret" not in repr(StorageConfig(storage_type="azure", connection_string="AccountKey=secret"))
+
+
+@pytest.mark.parametrize(
+    "field", ["account_url", "blob_endpoint", "queue_endpoint", "table_endpoint", "s3_endpoint"]
+)
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://a.blob.core.windows.net/?sv=2026&sig=secret%3D", "https://a.blob.core.windows.net/…"),
+        ("https://a.blob.core.windows.net?sig=secret", "https://a.blob.core.windows.net…"),
+        ("https://user:secret@host:9000/path", "https://host:9000/path…"),
+        ("//user:sec@ret:secret@host", "//host…"),
+        ("https://host/p#secret", "https://host/p…"),
+        ("https://host:9000/devstoreaccount1", "https://host:9000/devstoreaccount1"),
+    ],
+)
+def test_no_secret_of_a_url_is_shown(field: str, url: str, shown: str) -> None:
+    config = StorageConfig(storage_type="azure", **{"account_url": "https://a", field: url})  # pyright: ignore
+    assert f"{field}={shown!r}" in repr(config)
+    assert "secret" not in repr(config)
+    assert getattr(config, field) == url
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:secret@host:9", "https://host?secret", "//u:secret@h", "secret@h"]
+)
+def test_no_secret_of_an_endpoint_is_in_an_error(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        S3StorageBackend("bucket", endpoint=url, access_key_id="a", secret_access_key="b")
+    assert refused.value.field == "endpoint"
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

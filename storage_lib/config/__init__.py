@@ -11,6 +11,7 @@ from storage_lib.config.storage import (
     StorageType,
     check_concurrent_requests,
     check_retry_attempts,
+    without_secrets,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "StorageType",
     "check_concurrent_requests",
     "check_retry_attempts",
+    "without_secrets",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -29,7 +30,7 @@ MAX_CONCURRENT_REQUESTS = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageConfig:
-    """The configuration of a `StorageManager`. Secrets are left out of its repr.
+    """The configuration of a `StorageManager`. Secrets are left out of its repr, also those in URLs.
 
     :param storage_type: ``file`` (a folder), ``azure`` (Blob, Table and Queue Storage), ``s3`` (a bucket;
         objects only) or ``memory``.
@@ -107,6 +108,16 @@ class StorageConfig:
                 remedy="set AGENT_STORAGE_S3_BUCKET to the name of the bucket",
             )
 
+    def __repr__(self) -> str:
+        shown = (each.name for each in fields(self) if each.repr)
+        return f"{type(self).__name__}({', '.join(f'{name}={self._shown(name)}' for name in shown)})"
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, name)
+        if isinstance(value, str) and (name == "account_url" or name.endswith("_endpoint")):
+            value = without_secrets(value)
+        return repr(value)
+
     def _check_pickle(self) -> None:
         if type(self.allow_pickle) is not bool:
             raise ConfigurationError(
@@ -176,6 +187,14 @@ class StorageConfig:
         if requests := env.get("AGENT_STORAGE_CONCURRENT_REQUESTS"):
             values["concurrent_requests"] = int(requests) if requests.isdecimal() else requests
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
+
+
+def without_secrets(url: str) -> str:
+    """A URL without what may be a shared access signature or a password: its query, fragment and user."""
+    where, mark, rest = url.partition("//") if re.match(r"[^/?#]*//", url) else ("", "", url)
+    server, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    shown = f"{where}{mark}{server.rpartition('@')[2]}{slash}{path}"
+    return shown if shown == url else f"{shown}…"
 
 
 def check_retry_attempts(attempts: object) -> int:

@@ -13,7 +13,7 @@ from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.backends.s3.client import S3Client
 from storage_lib.backends.s3.credentials import Credential, CredentialProvider, Credentials
 from storage_lib.backends.s3.objects import S3ObjectStore
-from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS
+from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, without_secrets
 from storage_lib.errors import ConfigurationError
 
 DEFAULT_REGION = "us-east-1"
@@ -128,7 +128,7 @@ def _bucket_url(bucket: str, endpoint: str | None, region: str, *, virtual_hoste
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or "@" in parts.netloc:
         raise ConfigurationError(
-            f"endpoint {endpoint[:200]!a} is not the URL of a server",
+            f"endpoint {without_secrets(endpoint)[:200]!a} is not the URL of a server",
             field="endpoint",
             limit="http:// or https://, host, port",
         )
