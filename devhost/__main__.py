@@ -203,7 +203,7 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> Host:
         options.require_keys,
         _checked_seconds("--lease-seconds", options.lease_seconds),
         _checked_seconds("--timer-lease-seconds", options.timer_lease_seconds),
-        frozenset(str(name).lower() for name in options.allow_host),
+        frozenset(map(_checked_host, options.allow_host)),
         cors,
     )
     host = Host(config, bound=bound)
@@ -299,6 +299,21 @@ def _checked_seconds(option: str, seconds: float) -> float:
     if not 1 <= seconds <= 3600:
         raise DevhostError(f"{option} must be from 1 to 3600 seconds, not {seconds:g}")
     return seconds
+
+
+def _checked_host(name: str) -> str:
+    """As a request names it, without a port."""
+    from devhost.targets import BadTargetError, host_name
+
+    try:
+        found = host_name(f"[{name}]" if name.count(":") > 1 and "[" not in name else name, "").rstrip(".")
+    except BadTargetError:
+        found = ""
+    if not found or "*" in found:
+        raise DevhostError(
+            f"--allow-host must be a host name or an address, not {name!r}; give each by itself"
+        )
+    return found
 
 
 def _announce(host: Host, options: argparse.Namespace, *, azurite: bool, seconds: float) -> None:

@@ -171,7 +171,13 @@ def refused(reason: str) -> Answer:
     """403 with a problem (RFC 9457), for whoever sits at this machine; the platform has nothing like it."""
     problem = {"type": "about:blank", "title": "Forbidden", "status": 403, "detail": reason}
     body = json.dumps(problem, separators=(",", ":")).encode()
-    return Answer(403, {hdrs.CONTENT_TYPE: "application/problem+json"}, body, close=True)
+    headers = {
+        hdrs.CONTENT_TYPE: "application/problem+json",
+        hdrs.CONTENT_LENGTH: str(len(body)),
+        hdrs.CACHE_CONTROL: "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Answer(403, headers, body, close=True)
 
 
 def loggable(target: str) -> str:

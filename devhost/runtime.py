@@ -220,7 +220,7 @@ def _replaced(body: bytes, metadata: Mapping[str, Datum]) -> dict[str, Datum]:
     names = {name.lower(): name for name in metadata}
     try:
         content: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     properties = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
     return {

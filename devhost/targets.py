@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote
 # What `PathString` leaves unescaped: pchar of RFC 3986, and the slash.
 _UNESCAPED = "!$&'()*+,-./:;=@_~"
 _ABSOLUTE = re.compile(r"https?://([^/?]*)", re.IGNORECASE)
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9!$&'()*+,;=._~%-]*))(?::[0-9]{0,5})?", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9!$&'()*+;=._~%-]*))(?::[0-9]{0,5})?", re.IGNORECASE)
 
 
 class BadTargetError(Exception):

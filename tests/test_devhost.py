@@ -406,6 +406,14 @@ async def test_a_json_message_replaces_its_own_metadata(listen: Any) -> None:
     assert "x" not in decoded
 
 
+@pytest.mark.parametrize("sent", ['{"id": ' + "[" * 40_000, "[" * 20_000 + "]" * 20_000, '{"id": 1e', '"id"'])
+async def test_a_message_that_cannot_be_read_as_json_reaches_the_function(listen: Any, sent: str) -> None:
+    store, runs = Store(), Runs()
+    await store.send("work", sent)
+    listen(store, runs, message_encoding="none")
+    await until(lambda: runs.bodies == [sent])
+
+
 async def test_body_that_is_not_text_arrives_as_bytes(listen: Any) -> None:
     store, runs = Store(), Runs()
     await store.send("work", base64.b64encode(b"\xff\x00").decode())

@@ -83,7 +83,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     app = write_app(tmp_path_factory.mktemp("platform"), APP)
     (app / "local.settings.json").write_text(json.dumps(settings))
     variables = {"AzureWebJobs.off.Disabled": "true", "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": "100000"}
-    with serve(app, "--allow-host", "box.local", **variables) as running:
+    names = ("box.local", "Desk.Local.:7071", "192.168.0.9", "fd00::9", "[fd00::a]:80")
+    options = [text for name in names for text in ("--allow-host", name)]
+    with serve(app, *options, **variables) as running:
         yield running
 
 
@@ -297,6 +299,7 @@ def test_head_and_empty_answers(host: Running) -> None:
         ({"Host": "[::1]:80"}, 200),
         ({"Host": "app.localhost"}, 200),
         ({"Host": "box.local:7071"}, 200),
+        *(({"Host": name}, 200) for name in ("desk.local", "192.168.0.9:1", "[fd00::9]", "[FD00::A]:7071")),
         ({"Host": "evil.example"}, 403),
         ({"Host": "127.0.0.1.evil.example"}, 403),
         ({"Host": "192.168.0.7"}, 403),
@@ -335,6 +338,18 @@ def test_hosts_and_origins(host: Running, headers: dict[str, str], status: int) 
     assert response.status == status
     if status == 403:
         assert json.loads(body)["detail"]
+        assert (response.headers["Cache-Control"], response.headers["X-Content-Type-Options"]) == (
+            "no-store",
+            "nosniff",
+        )
+
+
+@pytest.mark.parametrize("name", ["", "*", "a b", "http://box.local", "box.local,desk.local", "*.local"])
+def test_what_is_no_name_of_a_host_is_refused(tmp_path: Path, name: str) -> None:
+    app = write_app(tmp_path, APP)
+    told = "exit code 2: devhost: --allow-host must be"
+    with pytest.raises(AssertionError, match=told), serve(app, "--allow-host", name):
+        pass
 
 
 @pytest.mark.parametrize(
