@@ -82,7 +82,8 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        waits = self._current_request is None and not self._messages
+        # Not while an answer is sent, or the rest of a body that nobody wants is read.
+        waits = self._waiter is not None and not self._messages
         if not waits and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

@@ -470,6 +470,20 @@ async def test_an_idle_connection_is_not_a_slow_request(quick: int) -> None:
     writer.close()
 
 
+async def test_the_rest_of_a_body_is_not_a_slow_request(quick: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", quick)
+    writer.write(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    async with asyncio.timeout(DEADLINE):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+    writer.write(b"1\r\na\r\n0\r\n\r\n")
+    # Longer than a request's headers may take.
+    await asyncio.sleep(0.3)
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    async with asyncio.timeout(DEADLINE):
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    writer.close()
+
+
 # --- settings that override host.json
 
 
