@@ -11,6 +11,7 @@ the locale of the process is. The empty path is the folder itself, which may be 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Generator
@@ -46,8 +47,11 @@ class Folder:
         """A descriptor of the file or (``flags=DIRECTORY``) the directory at ``path``."""
         if b"/" not in path:
             return os.open(self._prefix + path, flags)
-        if self._openat2 is not None and (fd := self._openat2(self._prefix + path, flags)) >= 0:
-            return fd
+        if self._openat2 is not None:
+            if (fd := self._openat2(self._prefix + path, flags)) >= 0:
+                return fd
+            if fd == -errno.ENOENT:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(self.full(path)))
         # Also for the reason why it failed, and where what is above the folder has become a link.
         return self._walk(path, flags)
 
@@ -183,7 +187,8 @@ def _text(name: str) -> str:
 
 @cache
 def _openat2() -> Callable[[bytes, int], int] | None:
-    """The call, by an absolute path and flags; a negative number where it failed. None where it is missing.
+    """The call, by an absolute path and flags; where it failed, its error as a negative number. None where it
+    is missing.
 
     By way of ctypes, with all arguments but the path made before: anything else costs three times as much.
     """
@@ -202,11 +207,12 @@ def _openat2() -> Callable[[bytes, int], int] | None:
     arguments = {flags: ctypes.c_void_p(ctypes.addressof(how)) for flags, how in hows.items()}
     number, nowhere = ctypes.c_long(_OPENAT2), ctypes.c_long(-100)
     size = ctypes.c_size_t(ctypes.sizeof(How))
-    syscall = ctypes.CDLL(None)["syscall"]
+    syscall = ctypes.CDLL(None, use_errno=True)["syscall"]
     syscall.restype = ctypes.c_int
 
     def openat2(path: bytes, flags: int, _kept: object = hows) -> int:
-        return syscall(number, nowhere, path, arguments[flags], size)
+        fd: int = syscall(number, nowhere, path, arguments[flags], size)
+        return fd if fd >= 0 else -(ctypes.get_errno() or errno.EIO)
 
     fd = openat2(b"/", DIRECTORY)
     if fd < 0:
