@@ -226,3 +226,21 @@ async def test_it_ends_with_the_host(tmp_path: Path, number: signal.Signals) -> 
         finally:
             host.send_signal(number)
     await until(gone(int(file.read_text())))
+
+
+def test_reports_of_one_event_loop_after_another(tmp_path: Path) -> None:
+    """As many at once as have to wait for each other."""
+
+    async def profiled(folder: Path) -> list[TaskStatus]:
+        async with StorageManager(StorageConfig(base_path=folder)) as storage:
+            engine = TaskEngine(storage)
+            ids: list[str] = []
+            for n in range(4):
+                await storage.save(f"{n}.csv", "a,b\n1,2\n", content_type="text/csv")
+                ids.append((await engine.submit("analyze_report", "a", {"report": f"{n}.csv"})).task_id)
+            messages = await storage.backend.queues.receive(TASK_QUEUE, max_messages=4)
+            await asyncio.gather(*(engine.process(message.text, queue=TASK_QUEUE) for message in messages))
+            return [(await engine.records.get(task_id)).status for task_id in ids]
+
+    for n in range(2):
+        assert asyncio.run(profiled(tmp_path / str(n))) == [TaskStatus.SUCCEEDED] * 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from storage_lib import values
 from storage_lib.errors import (
@@ -23,7 +24,9 @@ MAX_REPORT_BYTES = 128 * 1024 * 1024
 """A profile needs several times the report's size in memory."""
 _GENERATED = ("generated-by", "analyze-report")
 _ATTEMPTS = 100
-_profiling = asyncio.Semaphore(2)
+_AT_ONCE = 2
+_profiling: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+"""By loop, for a semaphore belongs to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ async def analyze_report(context: TaskContext, payload: AnalyzeReport) -> dict[s
         raise ObjectTooLargeError(
             f"the report is {info.size} bytes", field="report", limit=f"{MAX_REPORT_BYTES} bytes"
         )
-    async with _profiling:
+    async with _profiling.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE)):
         found = await storage.read(payload.report)
         # Bytes that anybody may have written: whatever they do to a parser, it can be stopped.
         result = await context.run_isolated(
