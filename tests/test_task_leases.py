@@ -19,7 +19,7 @@ import pytest
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageUnavailableError
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
@@ -355,3 +355,86 @@ async def test_what_holds_a_run_up_again_and_again_is_one_note(tmp_path: Path) -
         ("suspended", "for 10 s"),
         ("blocked", "for 29 s"),
     ]
+
+
+@pytest.mark.parametrize("store", ["memory", "file"])
+@pytest.mark.parametrize("fails", [False, True], ids=["slow", "fails"])
+async def test_a_renewal_that_was_under_way_when_the_loop_was_blocked_loses_nothing(
+    store: str, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    under_way = asyncio.Event()
+
+    @task("blocks")
+    async def blocking(context: TaskContext, payload: Any) -> str:
+        runs.append(context.task.attempts)
+        await under_way.wait()
+        time.sleep(LEASE * 2)  # noqa: ASYNC251 - that is what it is about
+        return "done"
+
+    backend = MemoryBackend() if store == "memory" else FileStorageBackend(tmp_path)
+    async with StorageManager(backend=backend) as storage:
+        engine = TaskEngine(storage, lease_seconds=LEASE)
+        change = engine.records.change
+
+        async def slow(record: TaskRecord, **changes: Any) -> TaskRecord:
+            if "status" not in changes and "lease_until" in changes and not under_way.is_set():
+                under_way.set()
+                await asyncio.sleep(0.3)
+                if fails:
+                    raise StorageUnavailableError("the connection broke meanwhile")
+            return await change(record, **changes)
+
+        monkeypatch.setattr(engine.records, "change", slow)
+        # The thread would keep the lease; that it cannot is what happens in memory, and under a held GIL.
+        monkeypatch.setattr(engine._place, "is_reachable", False)
+        submitted = await engine.submit("blocks", "a")
+        (message,) = await storage.backend.queues.receive(TASK_QUEUE)
+        await engine.process(message.text, queue=TASK_QUEUE)
+        record = await engine.records.get(submitted.task_id)
+    assert (record.status, record.result, record.attempts, runs) == (TaskStatus.SUCCEEDED, "done", 1, [1])
+    assert [past.outcome for past in record.history] == ["blocked", "succeeded"]
+
+
+async def test_a_run_that_another_has_taken_over_before_it_began_does_not_begin(tmp_path: Path) -> None:
+    """The loop was blocked between the claim and the action for longer than the lease."""
+    runs: list[int] = []
+
+    @task("counts")
+    async def counts(context: TaskContext, payload: Any) -> None:
+        runs.append(context.task.attempts)
+
+    async with StorageManager(StorageConfig(base_path=tmp_path)) as storage:
+        engine = TaskEngine(storage, lease_seconds=LEASE)
+        submitted = await engine.submit("counts", "a")
+        (message,) = await storage.backend.queues.receive(TASK_QUEUE)
+        claimed = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+        assert claimed is not None
+        time.sleep(LEASE * 1.2)  # noqa: ASYNC251 - that is what it is about
+        other = TaskEngine(storage, lease_seconds=LEASE)
+        await other.process(message.text, queue=TASK_QUEUE)
+        late = Lease(engine.records, claimed, engine._length, engine._now)
+        with watch.holding(late, engine._place):
+            assert await engine._run(late, message.text, TASK_QUEUE) == []
+        record = await engine.records.get(submitted.task_id)
+    assert (runs, record.status, record.attempts) == ([2], TaskStatus.SUCCEEDED, 2)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_what_blocks_in_turn_is_told_as_one_block(times: int) -> None:
+    """The run that waits has no turn between them."""
+
+    @task("waits")
+    async def waits(context: TaskContext, payload: Any) -> str:
+        loop = asyncio.get_running_loop()
+        for _ in range(times):
+            loop.call_later(0.1, time.sleep, LEASE / times * 2)
+        await asyncio.sleep(LEASE)
+        return "done"
+
+    engine = TaskEngine(StorageManager(backend=MemoryBackend()), lease_seconds=LEASE)
+    submitted = await engine.submit("waits", "a")
+    (message,) = await engine.storage.backend.queues.receive(TASK_QUEUE)
+    await engine.process(message.text, queue=TASK_QUEUE)
+    record = await engine.records.get(submitted.task_id)
+    assert [past.outcome for past in record.history] == ["blocked", "succeeded"]

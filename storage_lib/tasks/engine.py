@@ -311,6 +311,7 @@ class TaskEngine:
             deadline = self._now() + timedelta(seconds=registered.timeout)
             log = TaskLog(record.action, record.task_id)
             context = TaskContext(self.storage, lease, log, deadline, self.submission)
+            await lease.confirm()
             result = await lease.hold(_limited(registered, context, payload), registered.timeout)
             if context.unsubmitted is not None:
                 raise context.unsubmitted

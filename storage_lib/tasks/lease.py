@@ -21,6 +21,7 @@ from storage_lib.errors import (
 from storage_lib.tasks import escapes
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.history import noted
+from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
 from storage_lib.tasks.watch import stall, watch
@@ -180,7 +181,9 @@ class Lease:
                 return found
             except TransientStorageError:
                 tries, sure, until = tries + 1, False, self._until
-                if tries == _CONCLUDE_TRIES or until is None or self.now() >= until:
+                # Once more past its end: what failed may have failed because all stood still here.
+                expired = until is None or self.now() >= until
+                if tries == _CONCLUDE_TRIES or (expired and tries > 1):
                     raise
                 await asyncio.sleep(random.uniform(0, _CONCLUDE_SECONDS * tries))  # noqa: S311 - spreads load
             except ConfigurationError:
@@ -215,6 +218,14 @@ class Lease:
             raise LeaseLostError
         self.record = replace(found, payload=self.record.payload, result=self.record.result)
 
+    async def confirm(self) -> None:
+        """Make sure that it is held, where that may not be so: nothing ran here since it was claimed.
+
+        :raises LeaseLostError: another has claimed the task. :raises LeaseExpiredError: nobody can tell.
+        """
+        if self.is_due:
+            await self._renew()
+
     async def hold[T](self, running: Coroutine[Any, Any, T], limit: float) -> T:
         """Await ``running``, renewing the lease at a third of its length.
 
@@ -245,32 +256,55 @@ class Lease:
 
     async def _wait_for(self, action: asyncio.Future[Any]) -> None:
         """Wait until it has ended, or for a third of the lease, or less if the renewal is late."""
-        loop = asyncio.get_running_loop()
         pause = self.length.total_seconds() / 3
-        began = (time.time(), time.monotonic(), time.process_time())
-        self._early = loop.create_future()
+        began = _Moment()
+        self._early = asyncio.get_running_loop().create_future()
         await asyncio.wait({action, self._early}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-        late = max(time.time() - began[0], time.monotonic() - began[1]) - pause
-        if late < pause:
-            return
-        note = stall(late, watch.lag(loop, began[1]), time.process_time() - began[2])
+        self._note_stall(began, pause)
+
+    def _note_stall(self, began: _Moment, expected: float) -> bool:
+        """Whether what should have taken so many seconds at most took a third of the lease longer: then all
+        stood still here, which the record will say."""
+        now = _Moment()
+        late = max(now.clock - began.clock, now.steady - began.steady) - expected
+        if late < self.length.total_seconds() / 3:
+            return False
+        note = stall(late, now.silence - began.silence, now.computing - began.computing)
         _log.warning("task %s: %s", self.record.task_id, note[1])
         self._notes.append(note)
+        return True
 
     async def _renew(self) -> None:
         # In time, for past its end another may run the task, and the action must be stopped before. Where the
         # end has passed already, because nothing ran here, the fence tells whether another does.
         length = self.length.total_seconds()
-        left = length if self._until is None else (self._until - self.now()).total_seconds()
-        expired = left <= 0
-        try:
-            async with asyncio.timeout(length if expired else max(left, min(length / 6, _LEAST_SECONDS))):
-                changed = await self.change(lease_until=self.now() + self.length)
-        except (TransientStorageError, TimeoutError) as error:
-            if isinstance(error, TimeoutError) or self._until is None or self.now() >= self._until:
-                raise LeaseExpiredError(
-                    f"the lease of task {self.record.task_id!r} could not be renewed in time"
-                ) from error
-            _log.warning("the lease of task %s could not be renewed yet: %s", self.record.task_id, error)
-        else:
-            self._until, self._renewed, self.kept = changed.lease_until, time.time(), False
+        while True:
+            left = length if self._until is None else (self._until - self.now()).total_seconds()
+            limit = length if left <= 0 else max(left, min(length / 6, _LEAST_SECONDS))
+            began = _Moment()
+            try:
+                async with asyncio.timeout(limit):
+                    changed = await self.change(lease_until=self.now() + self.length)
+            except (TransientStorageError, TimeoutError) as error:
+                if self._until is not None and self.now() < self._until:  # A thread may have renewed it.
+                    _log.warning(
+                        "the lease of task %s could not be renewed yet: %s", self.record.task_id, told(error)
+                    )
+                elif self._note_stall(began, limit):
+                    continue  # The loop did not take the answer, or all stood still.
+                else:
+                    raise LeaseExpiredError(
+                        f"the lease of task {self.record.task_id!r} could not be renewed in time"
+                    ) from error
+            else:
+                self._until, self._renewed, self.kept = changed.lease_until, time.time(), False
+            return
+
+
+class _Moment:
+    """Now: by the clock, by the one that stands still while the machine does, in computing of the process,
+    and in the silence of the running loop; all in seconds."""
+
+    def __init__(self) -> None:
+        self.clock, self.steady, self.computing = time.time(), time.monotonic(), time.process_time()
+        self.silence = watch.silence(asyncio.get_running_loop())

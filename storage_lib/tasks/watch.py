@@ -61,19 +61,16 @@ class _Opened:
 
 
 class _Pulse:
-    """Whether an event loop answers, and how long it last took."""
+    """Whether an event loop answers."""
 
     def __init__(self) -> None:
         self.is_asked = False
         self.silent = 0.0
-        """For how long it has not answered, while the thread that asks went on itself."""
-        self.answered = 0.0
-        self.lag = 0.0
+        """For how many seconds in all it did not, while the thread that asks went on itself."""
 
     def answer(self) -> None:
         """Called by the loop."""
-        self.answered = time.monotonic()
-        self.lag, self.silent, self.is_asked = self.silent, 0.0, False
+        self.is_asked = False
 
 
 class LeaseWatch:
@@ -115,11 +112,11 @@ class LeaseWatch:
             for lease in held
         )
 
-    def lag(self, loop: asyncio.AbstractEventLoop, since: float) -> float:
-        """For how many seconds a loop did not answer, that has answered again since that (monotonic) time,
-        though this process went on."""
+    def silence(self, loop: asyncio.AbstractEventLoop) -> float:
+        """For how many seconds in all a loop did not answer though this process went on; only differences
+        of it mean something, and only while a lease is held there."""
         pulse = self._pulses.get(loop)
-        return pulse.lag if pulse is not None and pulse.answered >= since else 0.0
+        return 0.0 if pulse is None else pulse.silent
 
     def stop(self) -> None:
         """End the thread; called at the end of the process."""
