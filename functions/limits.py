@@ -26,7 +26,7 @@ DEFAULT_JSON_BYTES = 4 * 1024 * 1024
 30 times its size in memory, and it and the worker hold about five copies: eight at once
 (`httpConcurrency`) of 4 MiB are 1.1 GB of an instance's 2 GB."""
 
-_TIME_SPAN = re.compile(r"(?:(\d+)\.)?(\d+):(\d\d):(\d\d)(?:\.\d+)?")
+_TIME_SPAN = re.compile(r"(?:(\d{1,8})\.)?(\d{1,4}):([0-5]\d):([0-5]\d)(?:\.\d{1,7})?", re.ASCII)
 
 
 def checked_body_limit(limit: int) -> int:
@@ -62,7 +62,9 @@ def function_timeout(host_json: Path = HOST_JSON) -> float:
     found = _TIME_SPAN.fullmatch(str(value))
     if found is None:
         raise ConfigurationError(
-            f"functionTimeout is {value!r}", field="functionTimeout", limit="hh:mm:ss, or -1 for no limit"
+            f"functionTimeout is {str(value)[:40]!r}",
+            field="functionTimeout",
+            limit="hh:mm:ss, or -1 for no limit",
         )
     days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds

@@ -159,3 +159,14 @@ def test_the_local_host_does_not_say_ready(tmp_path: Path, variables: dict[str, 
     assert "ready" not in run.stdout
     if not name.startswith("AzureFunctionsJobHost"):  # That is read before the storage's settings are.
         assert "did you mean AGENT_STORAGE_TYPE?" in run.stderr
+
+
+@pytest.mark.parametrize("name", ["retry_attempts", "concurrent_requests"])
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "1.5", "1e3", "nan", "9" * 20, "9" * 5000, "²"], ids=lambda t: t[:5]
+)
+def test_a_number_that_is_none_is_refused_however_long_it_is(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        StorageConfig.from_env({f"AGENT_STORAGE_{name.upper()}": text})
+    assert refused.value.field == name
+    assert len(refused.value.message) < 200

@@ -575,6 +575,7 @@ REFUSED = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"
         lambda: urllib.error.HTTPError("http://x", 503, "busy", Message(), None),
         lambda: urllib.error.HTTPError("http://x", 429, "slowly", Message(), None),
         lambda: http.client.IncompleteRead(b""),
+        lambda: asyncio.IncompleteReadError(b"", 1),
         lambda: http.client.RemoteDisconnected("gone"),
         lambda: requests_error("ConnectionError"),
         lambda: requests_error("ConnectTimeout"),

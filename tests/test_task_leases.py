@@ -427,8 +427,13 @@ async def test_what_blocks_in_turn_is_told_as_one_block(times: int) -> None:
     @task("waits")
     async def waits(context: TaskContext, payload: Any) -> str:
         loop = asyncio.get_running_loop()
-        for _ in range(times):
-            loop.call_later(0.1, time.sleep, LEASE / times * 2)
+
+        def block(more: int) -> None:
+            time.sleep(LEASE * 2 / times)
+            if more:
+                loop.call_soon(block, more - 1)
+
+        loop.call_later(0.1, block, times - 1)
         await asyncio.sleep(LEASE)
         return "done"
 

@@ -181,11 +181,11 @@ class StorageConfig:
         if shared := env.get("AGENT_STORAGE_SHARED_GROUP"):
             values["shared_group"] = _boolean("AGENT_STORAGE_SHARED_GROUP", shared)
         if attempts := env.get("AGENT_STORAGE_RETRY_ATTEMPTS"):
-            values["retry_attempts"] = int(attempts) if attempts.isdecimal() else attempts
+            values["retry_attempts"] = _whole(attempts)
         if allowed := env.get("AGENT_STORAGE_ALLOW_PICKLE"):
             values["allow_pickle"] = _boolean("AGENT_STORAGE_ALLOW_PICKLE", allowed)
         if requests := env.get("AGENT_STORAGE_CONCURRENT_REQUESTS"):
-            values["concurrent_requests"] = int(requests) if requests.isdecimal() else requests
+            values["concurrent_requests"] = _whole(requests)
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
 
 
@@ -220,6 +220,11 @@ def _connection(env: Mapping[str, str], name: str) -> dict[str, str]:
     if found and env.get(f"{name}__clientId"):
         found["client_id"] = env[f"{name}__clientId"]
     return found
+
+
+def _whole(text: str) -> int | str:
+    """The number that a text is; one that is none, or has more digits than any may, is refused later."""
+    return int(text) if text.isdecimal() and len(text) <= 18 else text[:40]
 
 
 def _boolean(name: str, text: str) -> bool:

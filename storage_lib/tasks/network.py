@@ -37,6 +37,7 @@ _TRANSIENT: dict[str, frozenset[str]] = {
         | {"NewConnectionError", "NameResolutionError", "MaxRetryError", "ProxyError", "SSLError"}
     ),
     "http": frozenset({"IncompleteRead", "BadStatusLine", "RemoteDisconnected"}),
+    "asyncio": frozenset({"IncompleteReadError"}),
     "socket": frozenset({"gaierror", "herror"}),
     "ssl": frozenset({"SSLEOFError", "SSLZeroReturnError", "SSLSyscallError"}),
     "azure": frozenset({"ServiceRequestError", "ServiceResponseError", "IncompleteReadError"}),
