@@ -12,8 +12,9 @@ from storage_lib.errors import InvalidArgumentError
 ANY_VERSION = "*"
 """As ``if_match``: whichever version there is, but there must be one. No ETag is spelled so."""
 
-_ETAG = re.compile(r"[!#-~]{1,256}")
-"""What an ETag may be made of (RFC 9110, 8.8.3); no store here gives a longer one."""
+_ETAG = re.compile(r"[!#-+\--~]{1,256}")
+"""What an ETag may be made of (RFC 9110, 8.8.3); no store here gives a longer one, or one with a comma, which
+Azure takes for two."""
 _LARGEST_OFFSET = 2**50
 """No object is so long, and every service and client can read the number."""
 
