@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Buffer, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Buffer, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -25,14 +25,13 @@ from storage_lib.backends.base import (
     StorageBackend,
     StoredObject,
 )
-from storage_lib.backends.specified import content_of, names_below
+from storage_lib.backends.specified import names_below, paused, value_of
 from storage_lib.buffers import as_bytes
 from storage_lib.config import StorageConfig
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
-    SerializationError,
     StorageError,
     TransientStorageError,
 )
@@ -153,7 +152,7 @@ class StorageManager:
         :raises SerializationError: its bytes are not what its content type says, or not a ``model``.
         """
         found = await self.read(key)
-        return await self._value(found, model)
+        return await value_of(found, model, self._pickling)
 
     async def update(
         self,
@@ -189,7 +188,7 @@ class StorageManager:
                 if initial is _NOTHING:
                     raise
                 found = None
-            old = initial if found is None else await self._value(found, None)
+            old = initial if found is None else await value_of(found, None, self._pickling)
             metadata = {} if found is None else dict(found.info.metadata)
             if once is not None:
                 if metadata.get(once[0]) == once[1]:
@@ -230,21 +229,6 @@ class StorageManager:
             return None
         return max(info.expires_at.timestamp() - self.backend.objects.clock(), 0)
 
-    async def _value(self, found: StoredObject, model: Any) -> Any:
-        info, data = found.info, await content_of(found)
-        try:
-            await _paused(values.checking_stored(data, info.content_type))
-            if model is None:
-                return values.decode(data, info.content_type, self._pickling, checked=True)
-            return values.decode_as(data, info.content_type, model, self._pickling, checked=True)
-        except SerializationError as error:
-            raise SerializationError(
-                f"object {info.key!r}: {error.message}",
-                field=error.field,
-                limit=error.limit,
-                remedy=error.remedy,
-            ) from error
-
     # -- bytes
 
     async def write(
@@ -267,7 +251,7 @@ class StorageManager:
         """
         validate_user_key(key)
         data = as_bytes(data)
-        await _paused(values.checking(data, validate_content_type(content_type)))
+        await paused(values.checking(data, validate_content_type(content_type)))
         return await self.backend.objects.put(
             key,
             data,
@@ -459,12 +443,6 @@ def _pickling(config: StorageConfig) -> Pickling | None:
     from storage_lib.pickling import Pickling
 
     return Pickling(config.signing_key or b"")
-
-
-async def _paused(steps: Iterator[None]) -> None:
-    """Take each step in a turn of the event loop, so that other work goes on."""
-    for _ in steps:
-        await asyncio.sleep(0)
 
 
 def _kept_type(info: ObjectInfo, encoded: values.Encoded) -> str:

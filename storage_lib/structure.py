@@ -61,6 +61,7 @@ _COSTLY_EXPONENT: Final = 1_000_000
 _TURN: Final = 1024
 _LONG: Final = 64 * 1024
 _LIMITS: Final = {BIG: 4301, DATETIME: 64, DATE: 64, TIME: 64, DELTA: 64, UUID_: 16, TIMESTAMP: 12}
+_SIGNATURE_BYTES: Final = 32
 _DECIMAL_TEXT: Final = re.compile(rb"-?\d+(?:\.\d*)?(?:E[+-]?\d{1,18})?", re.ASCII)
 
 _RUN: Final = re.compile(rb"[\x00-\x7f\xa0\xc0\xc2\xc3\xe0-\xff]++")
@@ -283,6 +284,8 @@ class _Walk:
             if code == ARRAY:
                 raise _not_hashable(start)
         elif code == PICKLE:
+            if size <= _SIGNATURE_BYTES:
+                raise _malformed(start, "a pickled object is not signed")
             return True  # What is signed is not a stranger's.
         elif code == DECIMAL and size > _LONG:
             if _DECIMAL_TEXT.fullmatch(self._view[content:end]) is None:

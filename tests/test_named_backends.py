@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from storage_lib import AzureStorageBackend, S3StorageBackend, StorageConfig, StorageManager
-from storage_lib.errors import ConfigurationError, KeyNotFoundError, StorageUnavailableError
+from storage_lib import (
+    AzureStorageBackend,
+    FileStorageBackend,
+    S3StorageBackend,
+    StorageConfig,
+    StorageManager,
+    values,
+)
+from storage_lib.backends.specified import value_of
+from storage_lib.errors import (
+    ConfigurationError,
+    KeyNotFoundError,
+    SerializationError,
+    StorageUnavailableError,
+)
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from tests.stub_service import Answer, Request, StubService
 
@@ -230,3 +245,29 @@ def test_a_number_of_tries_that_is_none_is_refused(attempts: Any) -> None:
         with pytest.raises(ConfigurationError) as refused:
             build()
         assert refused.value.field == "retry_attempts"
+
+
+async def test_what_a_named_backend_cannot_read_is_told_as_by_the_manager(tmp_path: Path) -> None:
+    """And other work goes on while it is looked at."""
+    async with FileStorageBackend(tmp_path) as backend:
+        packed = b"\xdd" + (30_000).to_bytes(4) + b"\x91\x01" * 29_999 + b"\xc1"
+        await backend.objects.put("k", packed, content_type=values.PACKED)
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        found = await backend.objects.get("k")
+        assert found is not None
+        running = asyncio.create_task(others())
+        await asyncio.sleep(0)
+        before = turns
+        with pytest.raises(SerializationError, match="object 'k': "):
+            await value_of(found)
+        assert turns > before + 5
+        running.cancel()
+        with pytest.raises(SerializationError, match="object 'k': "):
+            await backend.read("k")

@@ -8,8 +8,9 @@ backends that have them, and share the functions below: what is written comes ba
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Buffer, Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator, Buffer, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from storage_lib import threads, values
 from storage_lib.arguments import mapping
@@ -23,7 +24,10 @@ from storage_lib.codings import codings_of, decoded
 from storage_lib.errors import InvalidArgumentError, SerializationError
 from storage_lib.keys import SYSTEM_PREFIX, validate_user_key
 
-__all__ = ["TableAndQueueNames", "load_value", "names_below", "put_value"]
+if TYPE_CHECKING:
+    from storage_lib.pickling import Pickling
+
+__all__ = ["TableAndQueueNames", "load_value", "names_below", "paused", "put_value", "value_of"]
 
 
 class TableAndQueueNames:
@@ -151,8 +155,33 @@ async def load_value(objects: ObjectStore, key: str) -> Any:
     """The value under a user's key, by its content type."""
     found = await objects.get(validate_user_key(key))
     assert isinstance(found, StoredObject)  # noqa: S101 - only a get with if_none_match answers None
-    data = await content_of(found)
-    return values.decode(data, found.info.content_type)
+    return await value_of(found)
+
+
+async def value_of(found: StoredObject, model: Any = None, pickling: Pickling | None = None) -> Any:
+    """The value of an object; with ``model`` validated and converted to it. Other work goes on meanwhile.
+
+    :raises SerializationError: its bytes are not what its content type says, or not a ``model``.
+    """
+    info, data = found.info, await content_of(found)
+    try:
+        await paused(values.checking_stored(data, info.content_type))
+        if model is None:
+            return values.decode(data, info.content_type, pickling, checked=True)
+        return values.decode_as(data, info.content_type, model, pickling, checked=True)
+    except SerializationError as error:
+        raise SerializationError(
+            f"object {info.key!r}: {error.message}",
+            field=error.field,
+            limit=error.limit,
+            remedy=error.remedy,
+        ) from error
+
+
+async def paused(steps: Iterator[None]) -> None:
+    """Take each step in a turn of the event loop, so that other work goes on."""
+    for _ in steps:
+        await asyncio.sleep(0)
 
 
 async def content_of(found: StoredObject) -> bytes:
