@@ -34,7 +34,7 @@ _LOG_LEVELS = {
 _NAMES = {
     name.lower(): name
     for name in (
-        *("version", "functionTimeout", "logging", "logLevel", "default", "extensions"),
+        *("version", "functionTimeout", "logging", "logLevel", "default", "Function", "extensions"),
         *("http", "routePrefix", "queues", "batchSize", "newBatchThreshold", "visibilityTimeout"),
         *("maxDequeueCount", "maxPollingInterval", "messageEncoding"),
     )
@@ -89,10 +89,12 @@ def load_host_json(directory: Path, environ: Mapping[str, str] = os.environ) -> 
     if not isinstance(prefix, str):
         raise DevhostError(f"host.json: extensions.http.routePrefix must be text, not {prefix!r}")
     levels = _section(_section(root, "logging", "host.json"), "logLevel", "host.json: logging")
-    level = str(levels.get("default", "Information"))
+    # What functions log has a category of its own; where it has no level, the default is its level.
+    category = "Function" if "Function" in levels else "default"
+    level = str(levels.get(category, "Information"))
     if level.lower() not in _LOG_LEVELS:
         raise DevhostError(
-            f"host.json: logging.logLevel.default must be one of {', '.join(_LOG_LEVELS)}, not {level!r}"
+            f"host.json: logging.logLevel.{category} must be one of {', '.join(_LOG_LEVELS)}, not {level!r}"
         )
     return HostJson(
         prefix.strip("/"),

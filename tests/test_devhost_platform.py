@@ -540,6 +540,28 @@ def test_each_setting_that_is_read_is_overridden_whatever_its_case(
     assert function_timeout(tmp_path / "host.json") == 61
 
 
+@pytest.mark.parametrize(
+    ("levels", "settings", "level"),
+    [
+        ({}, {}, logging.INFO),
+        ({"default": "Warning"}, {}, logging.WARNING),
+        ({"default": "Warning", "Function": "Information"}, {}, logging.INFO),
+        ({"default": "Information", "function": "error"}, {}, logging.ERROR),
+        (
+            {"default": "Warning"},
+            {"AzureFunctionsJobHost__logging__logLevel__Function": "Debug"},
+            logging.DEBUG,
+        ),
+        ({"default": "Warning", "Host.Results": "Trace"}, {}, logging.WARNING),
+    ],
+)
+def test_what_functions_log_has_the_level_of_its_category(
+    tmp_path: Path, levels: dict[str, str], settings: dict[str, str], level: int
+) -> None:
+    (tmp_path / "host.json").write_text(json.dumps({"version": "2.0", "logging": {"logLevel": levels}}))
+    assert load_host_json(tmp_path, settings).log_level == level
+
+
 def test_host_json_is_read_whatever_the_case_of_its_names(tmp_path: Path) -> None:
     text = '{"Version": "2.0", "FUNCTIONTIMEOUT": "00:02:00", "Extensions": {"QUEUES": {"BatchSize": 3}}}'
     (tmp_path / "host.json").write_text(text)
