@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from devhost.errors import DevhostError
 
+NEVER = datetime.max.replace(tzinfo=UTC)
+
 _MONTHS = (
     *("january", "february", "march", "april", "may", "june"),
     *("july", "august", "september", "october", "november", "december"),
@@ -40,6 +42,7 @@ class Schedule:
         self.pause: timedelta | None = None
         if found := re.fullmatch(r"(?:([0-9]+)\.)?([0-9]{1,2}):([0-5]?[0-9]):([0-5]?[0-9])", text.strip()):
             days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+            days = min(days, timedelta.max.days - 1)
             self.pause = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         try:
             if self.pause is None:
@@ -52,10 +55,15 @@ class Schedule:
             ) from error
 
     def after(self, moment: datetime) -> datetime:
-        """The first time it is due after that moment, in UTC."""
-        if self.pause is not None:
-            return moment + self.pause
-        due: datetime = self._cron.get_next(datetime, start_time=moment.astimezone(self._zone))
+        """The first time it is due after that moment, in UTC; `NEVER` for such as 30 February."""
+        from croniter import CroniterBadDateError
+
+        try:
+            if self.pause is not None:
+                return moment + self.pause
+            due: datetime = self._cron.get_next(datetime, start_time=moment.astimezone(self._zone))
+        except (CroniterBadDateError, OverflowError):
+            return NEVER
         return due.astimezone(UTC)
 
 

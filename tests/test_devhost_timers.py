@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from devhost.errors import DevhostError
-from devhost.schedules import Schedule, process_zone
+from devhost.schedules import NEVER, Schedule, process_zone
 from devhost.timers import Clock, TimerLease, TimerRunner, Timers
 from tests.test_devhost import Runs, function_of, until
 
@@ -181,6 +181,28 @@ async def test_a_host_that_lost_the_lease_runs_the_timers_again_after_its_end(
     before = len(runs.bodies)
     await until(lambda: len(runs.bodies) > before)
     assert datetime.now(UTC) >= ends
+    await host.stop()
+
+
+@pytest.mark.parametrize(
+    "text", ["0 0 0 30 2 *", "0 0 0 31 4,6 *", "999999999999.00:00:01", "9999999.00:00:00"]
+)
+def test_a_schedule_that_is_never_due(text: str) -> None:
+    assert Schedule(text, "here", UTC).after(START) == NEVER
+
+
+async def test_a_timer_that_is_never_due_hinders_no_other(tmp_path: Path) -> None:
+    never, every = Runs(), Runs()
+    timers = [
+        TimerRunner(function_of("timer", schedule="0 0 0 30 2 *"), never, tmp_path / "never"),
+        TimerRunner(function_of("timer", schedule="* * * * * *"), every, tmp_path / "every"),
+    ]
+    for folder in ("never", "every"):
+        (tmp_path / folder).mkdir()
+    host = Timers(timers, TimerLease(tmp_path, 60), renew_seconds=30)
+    host.start()
+    await until(lambda: len(every.bodies) > 1)
+    assert never.bodies == []
     await host.stop()
 
 
