@@ -38,7 +38,7 @@ from tests.stub_service import Answer, Request, StubService
 pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly with raw bytes:ResourceWarning")
 
 VALUE = {"model": "large", "tools": ["search"] * 100}
-PACKED = gzip.compress(json.dumps(VALUE).encode())
+PACKED = gzip.compress(json.dumps(VALUE).encode(), mtime=0)
 HEADERS = {
     "Content-Encoding": "gzip",
     "Cache-Control": "public, max-age=60",
@@ -130,7 +130,7 @@ async def test_copies_and_moves_keep_the_headers(foreign: Foreign, monkeypatch: 
     await foreign.storage.move("d.json", "e.json", if_absent=True)
     # A copy whose bytes pass through here, in parts.
     monkeypatch.setattr(foreign.backend.objects, "part_bytes", 5 * 1024 * 1024)
-    large = gzip.compress(bytes(1)) + b"\0" * (6 * 1024 * 1024)
+    large = gzip.compress(bytes(1), mtime=0) + b"\0" * (6 * 1024 * 1024)
     await foreign.put("large", large, **HEADERS)
     info = await foreign.backend.objects._head("large")  # pyright: ignore[reportPrivateUsage]
     await foreign.storage.copy("large", "large2", if_absent=True)
@@ -183,15 +183,15 @@ async def test_http_serves_the_headers(foreign: Foreign) -> None:
         ("", b"x"),
         ("identity", b"x"),
         ("aws-chunked", b"x"),
-        ("gzip", gzip.compress(b"x")),
-        ("GZIP , identity", gzip.compress(b"x")),
-        ("x-gzip", gzip.compress(b"x")),
-        ("aws-chunked,gzip", gzip.compress(b"x")),
-        ("gzip", gzip.compress(b"x") + gzip.compress(b"")),
-        ("gzip", gzip.compress(b"") + gzip.compress(b"x") + bytes(512)),
+        ("gzip", gzip.compress(b"x", mtime=0)),
+        ("GZIP , identity", gzip.compress(b"x", mtime=0)),
+        ("x-gzip", gzip.compress(b"x", mtime=0)),
+        ("aws-chunked,gzip", gzip.compress(b"x", mtime=0)),
+        ("gzip", gzip.compress(b"x", mtime=0) + gzip.compress(b"", mtime=0)),
+        ("gzip", gzip.compress(b"", mtime=0) + gzip.compress(b"x", mtime=0) + bytes(512)),
         ("deflate", zlib.compress(b"x")),
         ("deflate", zlib.compress(b"x")[2:-4]),
-        ("deflate, gzip", gzip.compress(zlib.compress(b"x"))),
+        ("deflate, gzip", gzip.compress(zlib.compress(b"x"), mtime=0)),
     ],
 )
 def test_codings_are_taken_off(encoding: str | None, data: bytes) -> None:
@@ -203,15 +203,15 @@ def test_codings_are_taken_off(encoding: str | None, data: bytes) -> None:
     [
         ("br", b"x"),
         ("zstd", b"x"),
-        ("gzip, br", gzip.compress(b"x")),
+        ("gzip, br", gzip.compress(b"x", mtime=0)),
         ("compress", b"x"),
         ("gzip", b"not gzip"),
         ("gzip", b""),
-        ("gzip", gzip.compress(b"x" * 1000)[:-3]),
-        ("gzip", gzip.compress(b"x")[:-8] + b"\xff" * 8),
-        ("gzip", gzip.compress(b"x") + b"rest"),
+        ("gzip", gzip.compress(b"x" * 1000, mtime=0)[:-3]),
+        ("gzip", gzip.compress(b"x", mtime=0)[:-8] + b"\xff" * 8),
+        ("gzip", gzip.compress(b"x", mtime=0) + b"rest"),
         ("deflate", b"\xff\xff"),
-        ("gzip, gzip", gzip.compress(b"x")),
+        ("gzip, gzip", gzip.compress(b"x", mtime=0)),
     ],
 )
 def test_what_can_not_be_taken_off_is_named(encoding: str, data: bytes) -> None:

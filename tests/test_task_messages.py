@@ -32,8 +32,8 @@ from tests.task_worker import Worker
 
 FOREIGN = {"task_id": "t", "agent_id": "a", "action": "noop"}
 OWN = {"v": 1, **FOREIGN}
-PARENT = new_task_id()
-CHILD = child_task_id(PARENT, datetime.now(UTC), 3)
+PARENT = "01a2293a-47a9-768e-ac45-1605750fffe8"
+CHILD = child_task_id(PARENT, datetime(2026, 11, 29, 21, 33, tzinfo=UTC), 3)
 
 
 @pytest.fixture
