@@ -158,11 +158,21 @@ class Point(tuple[int, int]):
     pass
 
 
+class Opaque:
+    """What no format holds; its name is the same in every process."""
+
+    def __repr__(self) -> str:
+        return "opaque"
+
+
+OPAQUE = Opaque()
+
+
 @pytest.mark.parametrize(
     ("value", "place"),
     [
-        (object(), ""),
-        ({"a": [1, {"b": object()}]}, ".a[1].b"),
+        (OPAQUE, ""),
+        ({"a": [1, {"b": OPAQUE}]}, ".a[1].b"),
         (Colour.RED, ""),
         ({"colour": Colour.RED}, ".colour"),
         (OrderedDict(a=1), ""),
@@ -170,7 +180,7 @@ class Point(tuple[int, int]):
         (Point((1, 2)), ""),
         (bytearray(b"x"), ""),
         (1j, ""),
-        (np.array([object()]), None),
+        (np.array([OPAQUE]), None),
         ("\ud800", None),
         ({"\ud800": 1}, None),
         (["\ud800"], None),
