@@ -312,3 +312,30 @@ async def test_a_database_that_another_holds_ends_the_wait(
         finally:
             other.execute("ROLLBACK")
             other.close()
+
+
+@pytest.mark.timeout(60)
+async def test_those_who_wait_for_a_lock_keep_nobody_else_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are: neither listings nor saves of other keys."""
+    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 5.0)
+    backend = FileStorageBackend(tmp_path)
+    await backend.objects.put("k", b"1")
+    with KeyLocks(str(tmp_path / "system" / "locks")).held("k"):
+        waiting = [asyncio.create_task(backend.objects.put("k", b"2")) for _ in range(60)]
+        waiting += [asyncio.create_task(backend.objects.put("k", b"2" * 300_000)) for _ in range(20)]
+        while len(list((tmp_path / "system" / "tmp").iterdir())) < len(waiting):
+            await asyncio.sleep(0.01)
+        await backend.objects.put("other", b"x")
+        await backend.objects.put("large", b"x" * 300_000)
+        assert len(await backend.objects.iterate()) == 3
+        assert not any(task.done() for task in waiting)
+        waiting[70].cancel()
+        begun = time.monotonic()
+        failed = await asyncio.gather(*waiting, return_exceptions=True)
+        assert time.monotonic() - begun < 20
+        assert {type(failure) for failure in failed} == {locks.LockedError, asyncio.CancelledError}
+    assert list((tmp_path / "system" / "tmp").iterdir()) == []
+    await backend.objects.put("k", b"3")
+    await backend.close()

@@ -29,6 +29,11 @@ class LockedError(TransientStorageError):
     """Someone else has held a key's lock for the whole of the time; nothing was changed."""
 
 
+def name_of(key: str) -> str:
+    """The file that is the key's lock."""
+    return f"{zlib.crc32(key.encode()) & 0xFF:02x}.lock"
+
+
 class KeyLocks:
     def __init__(self, directory: str, rights: Rights = OWNER) -> None:
         self._directory = directory
@@ -41,7 +46,7 @@ class KeyLocks:
         :param patience: seconds to wait; None means `PATIENCE_SECONDS`.
         :raises LockedError: it was not free in that time.
         """
-        name = f"{zlib.crc32(key.encode()) & 0xFF:02x}.lock"
+        name = name_of(key)
         fd = self._open(f"{self._directory}/{name}")
         try:
             _acquire(fd, key, name, PATIENCE_SECONDS if patience is None else patience)

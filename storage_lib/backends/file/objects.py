@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from storage_lib import threads as own_threads
@@ -23,6 +24,7 @@ from storage_lib.backends.file.files import (
     check_etag,
 )
 from storage_lib.backends.file.jobs import Job, check_process, resolve, thread_errors
+from storage_lib.backends.file.late import LateWrites
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.walk import Walk
@@ -62,6 +64,7 @@ class FileObjectStore(ObjectStore):
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: deque[tuple[Write, Job]] = deque()
         self._writers = 0
+        self._late = LateWrites()
         self._closed = False
         self._pid = os.getpid()
         self._names = KeptNames()
@@ -83,6 +86,7 @@ class FileObjectStore(ObjectStore):
             threads, self._threads = self._threads, None
         if threads is not None:
             await own_threads.working.run(threads.shutdown)
+            await own_threads.working.run(self._late.close)
 
     async def _open(self) -> tuple[ObjectFiles, ObjectWriter]:
         if self._opened is None or self._closed:
@@ -170,15 +174,7 @@ class FileObjectStore(ObjectStore):
         waiting = [(write, job) for write, job in batch if write in late]
         _resolve([(write, job) for write, job in batch if write not in late])
         for write, job in waiting:
-            self._run_later(lambda write=write, job=job: _finish(writer, write, job))
-
-    def _run_later(self, work: Callable[[], None]) -> None:
-        """In a thread of its own if there is one, so that whoever calls goes on; else now."""
-        try:
-            with self._lock:
-                self._executor().submit(work)
-        except (StorageError, RuntimeError):  # closed meanwhile, or no more threads
-            work()
+            self._late.add(write.key, partial(_finish, writer, write, job))
 
     async def _put(
         self,
@@ -350,9 +346,12 @@ class FileObjectStore(ObjectStore):
                 yield entry
 
 
-def _finish(writer: ObjectWriter, write: Write, job: Job) -> None:
+def _finish(writer: ObjectWriter, write: Write, job: Job, patience: float) -> None:
     try:
-        writer.finish(write)
+        if job.cancelled:
+            write.discard()
+        else:
+            writer.finish(write, patience)
     except BaseException as error:
         write.error = write.error or error
     _resolve([(write, job)])

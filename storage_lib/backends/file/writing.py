@@ -18,7 +18,7 @@ from storage_lib.backends.file.durable import TemporaryFiles
 from storage_lib.backends.file.files import ObjectFiles, check_etag
 from storage_lib.backends.file.folder import DIRECTORY, parent
 from storage_lib.backends.file.layout import Layout
-from storage_lib.backends.file.locks import KeyLocks, LockedError
+from storage_lib.backends.file.locks import KeyLocks, LockedError, name_of
 from storage_lib.backends.file.oserrors import check_there, not_found, os_errors
 from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write
 from storage_lib.backends.objects import ANY_VERSION, PutResult, unmet
@@ -33,7 +33,7 @@ from storage_lib.errors import (
 
 _ATTEMPTS = 100
 _MOMENT_SECONDS = 0.05
-"""How long the writes of a batch wait for a lock of one of them."""
+"""How long the writes of a batch wait for the lock of some of them."""
 _log = logging.getLogger("AOS.Storage")
 
 
@@ -56,7 +56,8 @@ class ObjectWriter:
             puts = [write for write in writes if isinstance(write, Put)]
             _each(puts, self._stage)
             _each(puts, lambda put: os.fsync(put.fd))
-            _each(writes, lambda write: self._apply(write, _MOMENT_SECONDS))
+            busy: set[str] = set()
+            _each(writes, lambda write: self._try(write, busy))
             late = [write for write in writes if isinstance(write.error, LockedError)]
             self._make_durable([write for write in writes if write not in late])
         except BaseException:
@@ -68,11 +69,14 @@ class ObjectWriter:
                     _discard(write)
         return late
 
-    def finish(self, write: Write) -> None:
-        """Do one that `run` has returned, with all the patience there is."""
+    def finish(self, write: Write, patience: float | None = None) -> None:
+        """Do one that `run` has returned.
+
+        :param patience: seconds to wait for its lock; None means all that there is.
+        """
         try:
             write.error = None
-            _each([write], self._apply)
+            _each([write], lambda write: self._apply(write, patience))
             self._make_durable([write])
         finally:
             _discard(write)
@@ -93,6 +97,15 @@ class ObjectWriter:
     def _stage(self, put: Put) -> None:
         self._check(put)  # Without the lock: what has failed already need not be written first.
         put.stage(self._temporary)
+
+    def _try(self, write: Write, busy: set[str]) -> None:
+        """:param busy: the locks that have been waited for already."""
+        name = name_of(write.key)
+        try:
+            self._apply(write, 0 if name in busy else _MOMENT_SECONDS)
+        except LockedError:
+            busy.add(name)
+            raise
 
     def _apply(self, write: Write, patience: float | None = None) -> None:
         if isinstance(write, Put):
