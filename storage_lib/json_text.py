@@ -20,6 +20,8 @@ _WINDOW: Final = 16 * 1024
 """Bytes; a window takes at most some 25 times as many while it is checked."""
 _LONGEST: Final = 8 * 1024
 """Characters of a number and of the brackets behind it."""
+_NAMED: Final = 1024 * 1024
+"""Bytes; behind more of them a place is told by its byte, for its name takes long to find."""
 _SPACE: Final = b" \t\r\n"
 _SPACES: Final = re.compile(rb"[ \t\r\n]{2,}+")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -112,9 +114,10 @@ def _check_window(data: bytes, text: bytes, offset: int) -> Generator[None]:
     try:
         msgspec.json.decode(text)
     except msgspec.ValidationError as error:
-        place = yield from _place(data)
+        place = (yield from _place(data)) if offset < _NAMED else None
         raise SerializationError(
-            f"a number at {place} is beyond what Python can hold: {error}",
+            f"a number {f'at {place}' if place else f'behind byte {offset}'} is beyond what Python can hold:"
+            f" {error}",
             field=place,
             limit="4,300 digits, and up to 1.8e308 with a fraction or an exponent",
             remedy="send it as a text",

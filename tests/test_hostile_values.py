@@ -571,6 +571,17 @@ async def test_a_number_that_python_can_not_hold_is_named_by_its_place(body: byt
             await storage.load("k", model)
 
 
+def test_a_number_far_behind_is_told_by_its_byte_for_its_name_takes_long_to_find() -> None:
+    items = b"[" + b"0," * 1_500_000
+    start = time.process_time()
+    values.validate(items + b"0]", values.JSON)
+    checked = time.process_time()
+    with pytest.raises(SerializationError, match=r"a number behind byte 29\d{5} is beyond") as refused:
+        values.validate(items + b"1e400]", values.JSON)
+    assert refused.value.field == "data"
+    assert time.process_time() - checked < 3 * (checked - start) + 0.1
+
+
 async def test_numbers_up_to_the_limit_are_taken() -> None:
     storage = StorageManager(backend=MemoryBackend())
     for body in (
