@@ -118,14 +118,21 @@ class Process:
                         queue, max_messages=16, visibility_timeout=HIDDEN
                     )
                     for done in await asyncio.gather(
-                        *(self._handle(priority, queue, message) for message in found), return_exceptions=True
+                        *(self._complete(priority, queue, message) for message in found),
+                        return_exceptions=True,
                     ):
                         if done is not None:
                             raise done
                     handled += len(found)
         return handled
 
-    async def _handle(self, priority: Priority, queue: str, message: QueueMessage) -> None:
+    async def _complete(self, priority: Priority, queue: str, message: QueueMessage) -> None:
+        await self.handle(priority, queue, message)
+        with suppress(KeyNotFoundError):  # It took so long that another has it.
+            await self.storage.backend.queues.delete(queue, message)
+
+    async def handle(self, priority: Priority, queue: str, message: QueueMessage) -> None:
+        """One invocation."""
         if queue == priority.queue:
             ended = await self.engine.process(message.text, queue=queue, dequeue_count=message.dequeue_count)
         else:
@@ -137,8 +144,6 @@ class Process:
                 dequeue_count=message.dequeue_count,
             )
         await self.engine.outbox.publish(ended)
-        with suppress(KeyNotFoundError):  # It took so long that another has it.
-            await self.storage.backend.queues.delete(queue, message)
 
     async def work(self) -> None:
         """Until there is nothing more to do, also for who looks for tasks of other hosts."""
@@ -514,6 +519,38 @@ async def test_process_after_process_is_cut_off(seed: int, memory: Fresh, clock:
         with Process(backend, clock, chance.randrange(1, 40)) as process, suppress(CutError):
             await process.work()
         clock.now += chance.choice([1, LEASE / 2, LEASE + 1, HIDDEN + 1])
+    last = Process(backend, clock)
+    await last.work()
+    records = (await last.engine.records.list(action="unknown")).records
+    assert {record.raw_message for record in records} == {"no task"}
+    await ended(last, Counter(fan=1, flaky=1, fails=1, leaf=3, unknown=len(records)))
+
+
+@pytest.mark.parametrize("writes", range(1, 40, 3))
+async def test_a_worker_is_ended_with_all_that_it_does(writes: int, memory: Fresh, clock: Clock) -> None:
+    """As where one function exceeds functionTimeout: the host goes on. It releases the messages of all that
+    failed, gives them up after five times, and leaves those of the poison queue hidden."""
+    backend, made = await memory(), Deliveries()
+    queues = backend.queues
+    await made.prepare(Process(backend, clock))
+    for _ in range(8):
+        for queue in (TASK_QUEUE, POISON_QUEUE):
+            with suppress(KeyNotFoundError):
+                found = await queues.receive(queue, max_messages=16, visibility_timeout=HIDDEN)
+                with Process(backend, clock, writes) as worker:
+                    handled = await asyncio.gather(
+                        *(worker.handle(Priority.NORMAL, queue, message) for message in found),
+                        return_exceptions=True,
+                    )
+                for message, failure in zip(found, handled, strict=True):
+                    if failure is None:
+                        await queues.delete(queue, message)
+                    elif queue == TASK_QUEUE and message.dequeue_count == 5:
+                        await queues.send_text(POISON_QUEUE, message.text)
+                        await queues.delete(queue, message)
+                    elif queue == TASK_QUEUE:
+                        await queues.update(queue, message, visibility_timeout=10)
+        clock.now += 11
     last = Process(backend, clock)
     await last.work()
     records = (await last.engine.records.list(action="unknown")).records

@@ -1,0 +1,102 @@
+"""The platform stops a whole host on one refused queue request, or a worker on one function that is too long:
+the app goes on in the next, and each effect is there once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from storage_lib import StorageConfig, StorageManager
+from storage_lib.tasks.engine import TaskEngine
+from tests.test_task_chaos import SOAK, stored_on
+from tests.test_task_kills import Killed, check, is_open
+
+AWAY_SECONDS = 28.0
+"""Longer than the host tries a request to its queues again."""
+
+
+class Door:
+    """The way to a queue service, which refuses or is shut when a test says so."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.to_refuse = 0
+        self.is_shut = False
+        self.url = ""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        async with aiohttp.ClientSession(auto_decompress=False) as self._session:
+            runner = web.ServerRunner(web.Server(self._pass))
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            assert site._server is not None
+            self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+            try:
+                yield
+            finally:
+                await runner.cleanup()
+
+    async def _pass(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.is_shut:
+            return web.Response(status=503)
+        get_messages = request.method == "GET" and request.path.endswith("/messages")
+        if self.to_refuse and get_messages and "peekonly" not in request.query_string:
+            self.to_refuse -= 1
+            return web.Response(status=403, headers={"x-ms-error-code": "AuthorizationFailure"})
+        body = await request.read()
+        async with self._session.request(
+            request.method,
+            aiohttp.client.URL(self.service + request.raw_path, encoded=True),
+            headers=request.headers,
+            data=body or None,
+        ) as answer:
+            dropped = {"transfer-encoding", "content-length", "connection"}
+            headers = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
+            return web.Response(status=answer.status, headers=headers, body=await answer.read())
+
+
+@pytest.mark.timeout(400 if SOAK else 150)
+async def test_refused_queue_requests_stop_hosts(tmp_path: Path, azurite: Any) -> None:
+    """And, in the soak, half a minute without queues."""
+    chance, data = random.Random(7), tmp_path / "data"
+    settings = stored_on("azure", data, azurite)
+    door = Door(f"http://127.0.0.1:{azurite.queue_port}")
+    async with door.open(), StorageManager(StorageConfig.from_env(settings)) as storage:
+        engine, submitted = TaskEngine(storage), list[str]()
+        through = {"AgentStorage": settings["AgentStorage"].replace(door.service, door.url)}
+        hosts = Killed(data, tmp_path / "begun", settings | through)
+        try:
+            await hosts.add(1)
+            for stop in range(10 if SOAK else 3):
+                for _ in range(3):
+                    task = await engine.submit("chaos_family", "stopped", chance.uniform(0.1, 2))
+                    submitted.append(task.task_id)
+                await asyncio.sleep(chance.uniform(0.2, 2))  # the instant is meant to be any
+                door.to_refuse = 1
+                async with asyncio.timeout(60):
+                    while door.to_refuse:
+                        await asyncio.sleep(0.05)
+                # It becomes another in the same process.
+                hosts.deaths[-stop] = datetime.now(UTC)
+            if SOAK:
+                door.is_shut = True
+                await asyncio.sleep(AWAY_SECONDS)
+                door.is_shut = False
+            async with asyncio.timeout(100):
+                left = [*submitted]
+                while await is_open(engine, left):
+                    await asyncio.sleep(0.25)
+        finally:
+            await hosts.end()
+        await check(engine, submitted, hosts)
