@@ -113,6 +113,15 @@ class QueueListener:
                 if not batch:
                     await self._rest(backoff.next())
                     continue
+                if self._stop.is_set():
+                    logger.warning(
+                        "queue %s: %d messages arrived while the host stops; as on the platform, they stay"
+                        " hidden for %g s",
+                        self.queue,
+                        len(batch),
+                        self._lease,
+                    )
+                    break
                 backoff.reset()
                 for message in batch:
                     task = asyncio.create_task(self._process(message))

@@ -254,7 +254,8 @@ def timer_datum(
 
 
 def _time_datum(moment: datetime) -> Datum:
-    return Datum(json.dumps(moment.astimezone(UTC).isoformat()), "json")
+    # The service has whole seconds.
+    return Datum(json.dumps(moment.astimezone(UTC).isoformat(timespec="seconds")), "json")
 
 
 def _index(indexed: Any, protos: SimpleNamespace) -> Function:

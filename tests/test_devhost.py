@@ -387,8 +387,8 @@ async def test_success_deletes_and_metadata_reaches_the_function(listen: Any) ->
     decoded = {name: datum.python_value for name, datum in runs.metadata[0].items()}
     assert decoded["Id"] == identifier
     assert decoded["DequeueCount"] == 1
-    inserted = datetime.fromisoformat(decoded["InsertionTime"])
-    assert inserted == datetime.fromtimestamp(store.time.now, UTC)
+    inserted = datetime.fromtimestamp(store.time.now, UTC)
+    assert decoded["InsertionTime"] == f"{inserted:%Y-%m-%dT%H:%M:%S}+00:00"
     assert await store.length("work") == 0
 
 
@@ -606,6 +606,28 @@ async def test_stop_waits_for_what_runs(listen: Any) -> None:
     runs.gate.release()
     await stopping
     assert await store.length("work") == 0
+
+
+async def test_a_batch_under_way_at_a_stop_stays_hidden(listen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, runs, gate = Store(), Runs(), asyncio.Semaphore(0)
+    real = store._receive
+
+    async def held(*arguments: Any) -> list[QueueMessage]:
+        found = await real(*arguments)
+        await gate.acquire()
+        return found
+
+    monkeypatch.setattr(store, "_receive", held)
+    await store.send("work", base64_of("x"))
+    listener = listen(store, runs)
+    await until(lambda: bool(store.asked))
+    stopping = asyncio.create_task(listener.stop())
+    await asyncio.sleep(0)
+    gate.release()
+    await stopping
+    assert runs.bodies == []
+    assert await store.texts("work") == []
+    assert await store.length("work") == 1
 
 
 def test_backoff_grows_to_its_limit_and_resets() -> None:

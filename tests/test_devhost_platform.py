@@ -287,6 +287,12 @@ def test_head_and_empty_answers(host: Running) -> None:
     assert to_answer(function, InvocationResult(ok=True, duration=0), "GET").status == 204
 
 
+def test_a_string_is_plain_text(host: Running) -> None:
+    response, body = host.ask("GET", "/api/tasks/x")
+    assert (response.status, body) == (200, b"x")
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+
+
 # --- who may ask
 
 
@@ -606,6 +612,16 @@ def test_keys(tmp_path: Path) -> None:
             assert response.status == status, (query, headers)
             if status == 401:
                 assert (body, response.headers["WWW-Authenticate"]) == (b"", None)
+        # Neither the key nor the body is waited for where there is no route, nor the body without a key.
+        for target, method, status in [
+            (b"/api/none", b"PUT", 404),
+            (b"/api/o/a", b"PATCH", 404),
+            (b"/api/o/a", b"PUT", 401),
+        ]:
+            head = b"%s %s HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\nConnection: close\r\n\r\n"
+            with first.connect() as connection:
+                connection.sendall(head % (method, target))
+                assert connection.recv(12) == b"HTTP/1.1 %d" % status
         # With keys, names and origins are the caller's business, as on Azure.
         assert (
             first.ask("GET", "/api/o/a", headers={"Host": "x.example", "x-functions-key": key})[0].status
@@ -632,6 +648,7 @@ import azure.functions as func
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 HERE = pathlib.Path(__file__).parent
+MET = []
 FOUND = os.environ.get("MADE_BY_THE_HOST", "nothing")
 os.environ["MADE_BY_THE_HOST"] = "by the last one"
 with (HERE / "starts").open("a") as file:
@@ -656,6 +673,21 @@ async def neighbour(req: func.HttpRequest) -> str:
     (HERE / "neighbour").touch()
     await asyncio.sleep(600)
     return "never"
+
+
+@app.route(route="meet", methods=["GET"])
+async def meet(req: func.HttpRequest) -> str:
+    MET.append(req)
+    while len(MET) < 200:
+        await asyncio.sleep(0.01)
+    return "met"
+
+
+@app.timer_trigger(arg_name="timer", schedule="* * * * * *", run_on_startup=True)
+async def timer(timer: func.TimerRequest) -> None:
+    (HERE / "timer.began").touch()
+    await asyncio.sleep(5)
+    (HERE / "timer.ended").touch()
 
 
 @app.route(route="ping", methods=["GET"])
@@ -748,6 +780,21 @@ async def test_a_host_that_always_stops_soon_is_started_in_pauses_and_can_be_end
                 assert "KeyboardInterrupt" not in host.log
 
         await asyncio.to_thread(meanwhile)
+
+
+def test_200_requests_reach_the_app_at_once(tmp_path: Path) -> None:
+    with serve(write_app(tmp_path, STOPS)) as host, concurrent.futures.ThreadPoolExecutor(200) as pool:
+        answered = pool.map(lambda _: host.ask("GET", "/api/meet"), range(200))
+        assert [(response.status, body) for response, body in answered] == [(200, b"met")] * 200
+
+
+def test_a_stop_cuts_timers_off(tmp_path: Path) -> None:
+    app = write_app(tmp_path, STOPS)
+    with serve(app) as host:
+        wait_for(lambda: (app / "timer.began").exists())
+        host.process.send_signal(signal.SIGINT)
+        assert host.process.wait(DEADLINE) == 0
+    assert not (app / "timer.ended").exists()
 
 
 def answers(host: Running) -> bool:
