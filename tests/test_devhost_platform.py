@@ -683,13 +683,6 @@ async def meet(req: func.HttpRequest) -> str:
     return "met"
 
 
-@app.timer_trigger(arg_name="timer", schedule="* * * * * *", run_on_startup=True)
-async def timer(timer: func.TimerRequest) -> None:
-    (HERE / "timer.began").touch()
-    await asyncio.sleep(5)
-    (HERE / "timer.ended").touch()
-
-
 @app.route(route="ping", methods=["GET"])
 async def ping(req: func.HttpRequest) -> str:
     return "pong"
@@ -788,8 +781,17 @@ def test_200_requests_reach_the_app_at_once(tmp_path: Path) -> None:
         assert [(response.status, body) for response, body in answered] == [(200, b"met")] * 200
 
 
+TIMER = """
+@app.timer_trigger(arg_name="timer", schedule="* * * * * *", run_on_startup=True)
+async def timer(timer: func.TimerRequest) -> None:
+    (HERE / "timer.began").touch()
+    await asyncio.sleep(5)
+    (HERE / "timer.ended").touch()
+"""
+
+
 def test_a_stop_cuts_timers_off(tmp_path: Path) -> None:
-    app = write_app(tmp_path, STOPS)
+    app = write_app(tmp_path, STOPS + TIMER)
     with serve(app) as host:
         wait_for(lambda: (app / "timer.began").exists())
         host.process.send_signal(signal.SIGINT)
