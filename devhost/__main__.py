@@ -33,6 +33,7 @@ PAUSE = "DEVHOST_PAUSE"
 RESTART_SECONDS = 5.0
 SOON_SECONDS = 30.0
 PARENT_POLL_SECONDS = 0.5
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 EMULATOR = "UseDevelopmentStorage=true"
 EMULATOR_PORTS = (10000, 10001, 10002)
@@ -103,7 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     logger.setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
-        # Here, where nothing is open and Ctrl-C ends the process.
+        # Here, where nothing is open and Ctrl-C ends the process, also one that came before this began.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         time.sleep(pause)
         port = asyncio.Runner().run(_main(options))
     except DevhostError as error:
@@ -134,7 +136,7 @@ async def _main(options: argparse.Namespace) -> int | None:
     """Serve until asked to stop: None. The port, if the platform would stop this host and start another."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         loop.add_signal_handler(number, _on_signal, stop)
     async with AsyncExitStack() as stack:
         starting = asyncio.create_task(_start(options, stack))
@@ -151,6 +153,8 @@ async def _main(options: argparse.Namespace) -> int | None:
         host = await starting
         await asyncio.wait({host.failed, asked}, return_when=asyncio.FIRST_COMPLETED)
         if not asked.done():
+            # From here on one that comes is the next process's.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
             print(
                 f"devhost: the platform stops the host here and starts it again: {host.failed.result()}",
                 file=sys.stderr,
