@@ -64,6 +64,12 @@ def any_store(request: pytest.FixtureRequest) -> tuple[str, object]:
     return request.param, None if request.param == "file" else request.getfixturevalue(request.param)
 
 
+@pytest.fixture(params=["memory", "file", "azure"])
+def task_store(request: pytest.FixtureRequest) -> tuple[str, object]:
+    """A kind of store, and its server if it has one."""
+    return request.param, request.getfixturevalue("azurite") if request.param == "azure" else None
+
+
 @pytest.fixture
 async def platform_anywhere(
     any_store: tuple[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import StorageConfig
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError
 from storage_lib.manager import StorageManager
@@ -20,6 +21,7 @@ from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE, TaskStatus
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
+from tests.task_stores import opened
 
 HOUR = 3600.0
 
@@ -37,8 +39,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def engine(clock: Clock) -> AsyncIterator[TaskEngine]:
-    async with StorageManager(backend=MemoryBackend(clock=clock)) as storage:
+async def engine(task_store: tuple[str, Any], tmp_path: Path, clock: Clock) -> AsyncIterator[TaskEngine]:
+    if task_store[0] == "azure":
+        clock.now = time.time()
+    async with opened(task_store, tmp_path, clock) as storage:
         yield TaskEngine(storage, clock=clock)
 
 

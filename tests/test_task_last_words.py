@@ -6,37 +6,37 @@ import base64
 import json
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import SerializationError
-from storage_lib.manager import StorageManager
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import TASK_QUEUE, TaskMessage, TaskStatus, content_prefix
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryTaskError
+from tests.task_stores import opened
 
 LARGE = "x" * 50_000
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[TaskEngine]:
-    async with StorageManager(backend=MemoryBackend()) as storage:
+async def engine(task_store: tuple[str, Any], tmp_path: Path) -> AsyncIterator[TaskEngine]:
+    async with opened(task_store, tmp_path) as storage:
         yield TaskEngine(storage)
 
 
 @pytest.fixture(autouse=True)
-def actions(engine: TaskEngine) -> Iterator[None]:
+def actions() -> Iterator[None]:
     registry_module.Registry().names()
     before = dict(registry_module._actions)  # pyright: ignore[reportPrivateUsage]
 
     @task("stopped_at_last")
     async def stopped_at_last(context: TaskContext, payload: Any) -> Any:
-        await engine.cancel(context.task.task_id)
+        await TaskEngine(context.storage).cancel(context.task.task_id)
         match payload:
             case "retry":
                 raise RetryTaskError("busy", retry_after=3600)
