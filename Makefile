@@ -3,6 +3,8 @@
 PYTHON ?= python3.13
 PORT ?= 7071
 ARGS ?=
+# Tests wait more than they work; those of a file stay together, for they share servers.
+PROCESSES ?= 2
 # Not given, the app settings decide (README, Configuration).
 BACKEND ?=
 DATA ?=
@@ -20,10 +22,10 @@ run: $(VENV)/run.stamp
 	  --port $(PORT) --hints --end-with-parent $(ARGS)
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 soak: $(VENV)/dev.stamp
-	SOAK=1 $(BIN)/python -m pytest $(ARGS)
+	SOAK=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(SOURCES)
