@@ -782,3 +782,26 @@ def test_a_number_of_many_digits_is_refused_before_it_is_read(data: bytes) -> No
         assert tracemalloc.get_traced_memory()[1] < len(body) / 2
     finally:
         tracemalloc.stop()
+
+
+async def test_a_large_packed_value_is_built_while_the_event_loop_goes_on() -> None:
+    """Thousands of small arrays, each with a long header, take numpy seconds."""
+    storage = StorageManager(backend=MemoryBackend())
+    fields = [(f"a{n}", "<f8") for n in range(40)]
+    await storage.save("x", [np.zeros(0, np.dtype([(f"n{each}", "<i4"), *fields])) for each in range(1500)])
+    assert (await storage.info("x")).size > 1_000_000
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+
+    watching = asyncio.create_task(watch())
+    started = time.perf_counter()
+    assert len(await storage.load("x")) == 1500
+    took = time.perf_counter() - started
+    watching.cancel()
+    assert longest < took / 4

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Buffer, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from storage_lib import threads, values
@@ -26,6 +27,9 @@ from storage_lib.keys import SYSTEM_PREFIX, validate_user_key
 
 if TYPE_CHECKING:
     from storage_lib.pickling import Pickling
+
+_ASIDE_BYTES = 256 * 1024
+"""Packed values from this size on are built in a thread."""
 
 __all__ = ["TableAndQueueNames", "load_value", "names_below", "paused", "put_value", "value_of"]
 
@@ -167,6 +171,11 @@ async def value_of(found: StoredObject, model: Any = None, pickling: Pickling | 
     try:
         await paused(values.checking_stored(data, info.content_type))
         if model is None:
+            if len(data) >= _ASIDE_BYTES and info.content_type == values.PACKED:
+                # Item by item, so that a thread lets the event loop go on.
+                return await threads.working.run(
+                    partial(values.decode, data, info.content_type, pickling, checked=True)
+                )
             return values.decode(data, info.content_type, pickling, checked=True)
         return values.decode_as(data, info.content_type, model, pickling, checked=True)
     except SerializationError as error:
