@@ -4,6 +4,7 @@ for the platform's ten minutes."""
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -149,6 +150,8 @@ async def test_killed_hosts(backend: str, kills: int, count: int, tmp_path: Path
 
 
 async def check(engine: TaskEngine, submitted: list[str], hosts: Killed, law: float = LAW) -> None:
+    """Each effect is there once, and all have ended; those of killed hosts ran again within ``law`` seconds.
+    Where there is no law, it may be that no host had a task at its end."""
     runners = hosts.runners()
     takeovers, joins, lost = list[float](), list[float](), 0
     for task_id in submitted:
@@ -166,10 +169,11 @@ async def check(engine: TaskEngine, submitted: list[str], hosts: Killed, law: fl
         joins.append(
             (parent.finished_at - max(c.finished_at for c in children if c.finished_at)).total_seconds()
         )
-    assert lost, "no host had a task when it was killed, so nothing was tested"
+    assert lost or law == math.inf, "no host had a task when it was killed, so nothing was tested"
+    slowest = max(takeovers, default=0)
     print(
         f"{len(hosts.deaths)} hosts were killed, {len(submitted) * (CHILDREN + 1)} tasks ended, {lost} runs"
-        f" were lost; the slowest takeover took {max(takeovers):.1f} s, the slowest join {max(joins):.1f} s"
+        f" were lost; the slowest takeover took {slowest:.1f} s, the slowest join {max(joins):.1f} s"
     )
-    assert max(takeovers) <= law, sorted(takeovers)[-10:]
+    assert slowest <= law, sorted(takeovers)[-10:]
     assert max(joins) <= law, sorted(joins)[-10:]
