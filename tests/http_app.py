@@ -15,6 +15,7 @@ import pytest
 
 from devhost.runtime import Function, load_app
 from functions import state as state_module
+from functions import watch
 from functions.state import AppState
 from storage_lib.config import StorageConfig
 from storage_lib.manager import StorageManager
@@ -66,7 +67,10 @@ async def serve(monkeypatch: pytest.MonkeyPatch, config: StorageConfig) -> Async
     """The app with this configuration, in this event loop."""
     state = AppState(config)
     monkeypatch.setattr(state_module, "_states", {asyncio.get_running_loop(): state})
-    yield PlatformApp(state)
+    app = PlatformApp(state)
+    # The app was imported in a running event loop, as a host does. Here nobody stops a host.
+    await watch.end()
+    yield app
     await state.storage.close()
 
 
