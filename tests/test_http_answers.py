@@ -30,7 +30,8 @@ async def with_contents(platform: PlatformApp) -> str:
     return (await platform("POST", "/api/tasks", TASK, JSON)).json["task_id"]
 
 
-async def test_every_route_answers_whole(platform: PlatformApp) -> None:
+async def test_every_route_answers_whole(platform_anywhere: PlatformApp) -> None:
+    platform = platform_anywhere
     task_id = await with_contents(platform)
     seen = set[str]()
     for method, target, status in (
@@ -140,8 +141,9 @@ async def test_what_another_program_named_is_sent_as_ascii(platform: PlatformApp
     [("PUT", "/api/objects/a/b"), ("PUT", "/api/objects?key=a/b"), ("POST", "/api/tasks")],
 )
 async def test_a_body_that_can_not_have_come_is_refused(
-    platform: PlatformApp, announced: dict[str, str], method: str, target: str
+    platform_anywhere: PlatformApp, announced: dict[str, str], method: str, target: str
 ) -> None:
+    platform = platform_anywhere
     await with_contents(platform)
     tasks = (await platform("GET", "/api/tasks")).body
     for headers in (announced, announced | JSON, announced | {"If-Match": "*"}):
@@ -191,7 +193,8 @@ async def test_the_remedy_for_many_tasks_is_fewer(
     assert answer.problem["remedy"].startswith("submit fewer tasks")
 
 
-async def test_the_limit_of_such_bodies_is_4_mib_unless_it_is_set(platform: PlatformApp) -> None:
+async def test_the_limit_of_such_bodies_is_4_mib_unless_it_is_set(platform_anywhere: PlatformApp) -> None:
+    platform = platform_anywhere
     for size, status in ((4 * 1024 * 1024, 201), (4 * 1024 * 1024 + 1, 413)):
         body = b'{"a": "' + b"x" * (size - 9) + b'"}'
         assert (await platform("PUT", "/api/objects/large", body, JSON)).status == status

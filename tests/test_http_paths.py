@@ -80,7 +80,8 @@ def test_whatever_is_sent_the_location_names_the_same_key(pieces: list[str]) -> 
 
 
 @pytest.mark.parametrize("method", ["PUT", "GET", "HEAD", "DELETE"])
-async def test_a_key_is_read_as_the_host_hands_it_over(platform: PlatformApp, method: str) -> None:
+async def test_a_key_is_read_as_the_host_hands_it_over(platform_anywhere: PlatformApp, method: str) -> None:
+    platform = platform_anywhere
     for sent, key in (
         ("a%2Fb", "a/b"),
         ("a%2fb", "a/b"),
@@ -127,7 +128,8 @@ async def test_what_is_no_key_is_refused_by_the_app(platform: PlatformApp, metho
             assert ("?key=" in answer.problem.get("remedy", "")) is has_remedy
 
 
-async def test_a_key_without_a_path_is_reached_by_the_query(platform: PlatformApp) -> None:
+async def test_a_key_without_a_path_is_reached_by_the_query(platform_anywhere: PlatformApp) -> None:
+    platform = platform_anywhere
     key = "odd/a%FFb"
     target = "/api/objects?key=odd%2Fa%25FFb"
     made = await platform("PUT", target, b"1")
@@ -154,7 +156,8 @@ async def test_a_key_without_a_path_is_reached_by_the_query(platform: PlatformAp
         assert (await platform(method, "/api/objects", b"x")).problem["field"] == "key"
 
 
-async def test_location_is_of_the_key_and_not_of_the_url(platform: PlatformApp) -> None:
+async def test_location_is_of_the_key_and_not_of_the_url(platform_anywhere: PlatformApp) -> None:
+    platform = platform_anywhere
     for sent, location in (
         ("/api/objects/new%252Fkey", "/api/objects/new/key"),
         ("/api/objects/x/../new%2525b", "/api/objects/new%2525b"),
