@@ -80,10 +80,10 @@ def test_an_import_that_failed_may_succeed_later(module: Module, fails: str, rea
         assert refused.value.field == "AGENT_TASK_MODULES"
     if "exited" in reason:
         assert "__main__" in str(refused.value.remedy)
-    module.write(GOOD.format("now it works, and is longer"))
+    module.write(GOOD.format("now it works, and its source is longer than any before"))
     importlib.invalidate_caches()
     run: Any = registry.get("imported").run
-    assert asyncio.run(run(None, None)) == "now it works, and is longer"
+    assert asyncio.run(run(None, None)) == "now it works, and its source is longer than any before"
 
 
 def test_a_module_that_was_not_there_is_found_later(module: Module) -> None:
