@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -254,6 +255,7 @@ def check(answer: AppAnswer) -> None:
             assert name not in str({**problem, "field": ""}), problem
 
 
+@pytest.mark.timeout(600)
 async def test_nothing_that_a_request_holds_is_a_5xx(platform_anywhere: PlatformApp) -> None:
     """Each header and query parameter by itself, with values of its kind and noise; then several at once."""
     is_local = platform_anywhere.state.config.storage_type == "file"
