@@ -16,6 +16,8 @@ from storage_lib.backends.memory import MemoryBackend, MemoryQueueStore, MemoryT
 from storage_lib.backends.queues import QueueMessage
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
 from storage_lib.manager import StorageManager
+from storage_lib.tasks import engine as engine_module
+from storage_lib.tasks import lease as lease_module
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks import submission
 from storage_lib.tasks.conflicts import Conflicts
@@ -25,6 +27,7 @@ from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import FINAL, POISON_QUEUE, TASK_QUEUE, TaskRecord, TaskStatus
 from storage_lib.tasks.registry import Registry, task
 from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
+from storage_lib.tasks.watch import LeaseWatch
 
 MAX_DEQUEUE_COUNT = 5
 NOW_AND_THEN = st.sampled_from([False, False, False, True])
@@ -335,11 +338,16 @@ class Tasks(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def nothing_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real pauses, and ids at random, would decide between two histories."""
+    """Real pauses, ids at random, and a thread that wakes who is late would decide between two histories."""
 
     async def pause(self: Conflicts) -> None:
         await asyncio.sleep(0)
 
+    nobody = LeaseWatch()
+    nobody.stop()
+    monkeypatch.setattr(engine_module, "watch", nobody)
+    monkeypatch.setattr(lease_module, "watch", nobody)
+    monkeypatch.setattr(lease_module, "_CONCLUDE_SECONDS", 0)
     monkeypatch.setattr(Conflicts, "pause", pause)
     monkeypatch.setattr(submission, "new_task_id", lambda now: "01a3185c-5000-7000-8000-000000000000")
 
