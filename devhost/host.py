@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from devhost.routing import Route
     from devhost.runtime import FunctionIndex
     from devhost.timers import TimerRunner, Timers
-    from storage_lib.backends.base import StorageBackend
-    from storage_lib.backends.queues import QueueStore
+    from storage_lib.ports.backend import StorageBackend
+    from storage_lib.ports.queues import QueueStore
 
 logger = logging.getLogger("devhost")
 

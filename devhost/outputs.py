@@ -10,9 +10,9 @@ from typing import Any, cast
 from devhost.errors import DevhostError
 from devhost.hostjson import MessageEncoding, resolve_settings
 from devhost.runtime import Binding, Datum, Function, InvocationResult
-from storage_lib.backends.queues import QueueStore
 from storage_lib.errors import InvalidKeyError
 from storage_lib.names import validate_queue_name
+from storage_lib.ports.queues import QueueStore
 
 MESSAGE_SECONDS = 7 * 24 * 3600.0
 """How long the host's own messages live: those of output bindings, and those in poison queues."""

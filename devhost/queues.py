@@ -20,8 +20,8 @@ from devhost.hostjson import MessageEncoding, QueueOptions
 from devhost.invoker import Invoker
 from devhost.outputs import MESSAGE_SECONDS
 from devhost.runtime import Function, InvocationResult, queue_datum
-from storage_lib.backends.queues import QueueMessage, QueueStore
 from storage_lib.errors import KeyNotFoundError, StorageError, TransientStorageError
+from storage_lib.ports.queues import QueueMessage, QueueStore
 
 logger = logging.getLogger("devhost")
 

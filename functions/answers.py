@@ -11,8 +11,8 @@ from urllib.parse import quote
 import azure.functions as func
 
 from functions.dates import http_date
-from storage_lib.backends.base import ObjectInfo
 from storage_lib.keys import encode_metadata_value
+from storage_lib.ports.backend import ObjectInfo
 
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _IN_NAMES = "!#$%&'*+-.^_`|~"

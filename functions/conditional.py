@@ -10,9 +10,9 @@ import azure.functions as func
 
 from functions.conditions import ANY, Preconditions, single
 from functions.ranges import range_holds
-from storage_lib.backends.base import ByteRange, ObjectInfo, StoredObject
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import ByteRange, ObjectInfo, StoredObject
 
 _ATTEMPTS = 100
 

@@ -11,8 +11,8 @@ from typing import Final
 import azure.functions as func
 
 from functions import dates
-from storage_lib.backends.base import ObjectInfo
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
+from storage_lib.ports.backend import ObjectInfo
 
 
 class _Wildcard(enum.Enum):

@@ -13,8 +13,8 @@ from typing import Any
 import azure.functions as func
 
 from functions.state import state
-from storage_lib.backends.base import QueueStore
 from storage_lib.errors import KeyNotFoundError
+from storage_lib.ports.backend import QueueStore
 from storage_lib.tasks.model import Priority
 
 blueprint = func.Blueprint()

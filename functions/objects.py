@@ -18,8 +18,8 @@ from functions.paths import object_key, object_location
 from functions.problems import range_problem
 from functions.ranges import byte_range
 from functions.state import state
-from storage_lib.backends.base import ObjectInfo, PutResult
 from storage_lib.errors import InvalidArgumentError
+from storage_lib.ports.backend import ObjectInfo, PutResult
 
 blueprint = func.Blueprint()
 _ROUTE = "objects/{*key}"

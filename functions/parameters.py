@@ -9,9 +9,9 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import azure.functions as func
 
-from storage_lib.backends.expiry import MAX_TTL_SECONDS
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import decode_metadata_value
+from storage_lib.ports.expiry import MAX_TTL_SECONDS
 from storage_lib.spelling import refuse_unknown
 
 _OF_THE_HOST = frozenset({"code", "clientid"})

@@ -6,7 +6,7 @@ import re
 
 import azure.functions as func
 
-from storage_lib.backends.base import ByteRange, ObjectInfo
+from storage_lib.ports.backend import ByteRange, ObjectInfo
 
 _RANGES = re.compile(r"bytes=([-\d, \t]*)", re.IGNORECASE | re.ASCII)
 _RANGE = re.compile(r"(\d*)-(\d*)", re.ASCII)

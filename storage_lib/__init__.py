@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from storage_lib.backends.base import StorageBackend
 from storage_lib.config import StorageConfig
 from storage_lib.errors import StorageError
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
 
 if TYPE_CHECKING:
     from storage_lib.azure_backend import AzureStorageBackend

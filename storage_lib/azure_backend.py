@@ -6,10 +6,10 @@ from typing import Any
 
 from storage_lib.backends import azure
 from storage_lib.backends.azure.blobs import MAX_CONTAINERS, AccessLevel, BlobNames
-from storage_lib.backends.base import MessageEncoding, ObjectStore, StorageBackend
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_CONTAINER, DEFAULT_RETRY_ATTEMPTS
 from storage_lib.factory import retrying
+from storage_lib.ports.backend import MessageEncoding, ObjectStore, StorageBackend
 
 __all__ = ["AzureStorageBackend"]
 

@@ -1,6 +1,6 @@
 """What every backend is, and what it raises."""
 
-from storage_lib.backends.base import StorageBackend
 from storage_lib.errors import StorageError
+from storage_lib.ports.backend import StorageBackend
 
 __all__ = ["StorageBackend", "StorageError"]

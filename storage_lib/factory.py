@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from storage_lib.backends.base import MessageEncoding, StorageBackend
 from storage_lib.config import StorageConfig, StorageType, check_retry_attempts
+from storage_lib.ports.backend import MessageEncoding, StorageBackend
 
 
 def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = None) -> StorageBackend:
@@ -17,7 +17,7 @@ def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = N
     backend = _build_one(config.storage_type, config, encoding)
     if config.tables_and_queues in (None, config.storage_type):
         return backend
-    from storage_lib.backends.combined import CombinedBackend
+    from storage_lib.layers.combined import CombinedBackend
 
     return CombinedBackend(backend, _build_one(config.tables_and_queues, config, encoding))
 

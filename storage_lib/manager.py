@@ -13,19 +13,6 @@ from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from storage_lib import values
 from storage_lib.arguments import mapping, several, whole
-from storage_lib.backends.base import (
-    ByteRange,
-    ByteSource,
-    Listed,
-    ListPage,
-    ObjectInfo,
-    ObjectReader,
-    ObjectStats,
-    PutResult,
-    StorageBackend,
-    StoredObject,
-)
-from storage_lib.backends.specified import names_below, paused, value_of
 from storage_lib.buffers import as_bytes
 from storage_lib.config import StorageConfig
 from storage_lib.errors import (
@@ -37,6 +24,19 @@ from storage_lib.errors import (
 )
 from storage_lib.factory import build
 from storage_lib.keys import SYSTEM_PREFIX, essence, validate_content_type, validate_user_key
+from storage_lib.ports.backend import (
+    ByteRange,
+    ByteSource,
+    Listed,
+    ListPage,
+    ObjectInfo,
+    ObjectReader,
+    ObjectStats,
+    PutResult,
+    StorageBackend,
+    StoredObject,
+)
+from storage_lib.ports.specified import names_below, paused, value_of
 
 if TYPE_CHECKING:
     from storage_lib.pickling import Pickling

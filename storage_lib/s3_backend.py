@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from storage_lib.backends import s3
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.s3.credentials import CredentialProvider
 from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_RETRY_ATTEMPTS
 from storage_lib.factory import retrying
+from storage_lib.ports.backend import StorageBackend
 
 __all__ = ["S3StorageBackend"]
 

@@ -8,13 +8,13 @@ from xml.etree import ElementTree
 import pytest
 
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.tables import Upsert
 from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
     KeyNotFoundError,
     StorageUnavailableError,
 )
+from storage_lib.ports.tables import Upsert
 from tests.stub_service import Answer, Request, StubService
 
 BLOB = {

@@ -32,7 +32,6 @@ from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.azure import objects as azure_objects
 from storage_lib.backends.azure.endpoints import DEVELOPMENT_KEY
 from storage_lib.backends.azure.listing import Page, in_key_order
-from storage_lib.backends.objects import ListEntry, ObjectStore
 from storage_lib.errors import (
     AccessDeniedError,
     InvalidArgumentError,
@@ -41,6 +40,7 @@ from storage_lib.errors import (
     StorageUnavailableError,
     TransientStorageError,
 )
+from storage_lib.ports.objects import ListEntry, ObjectStore
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 
 pytestmark = [

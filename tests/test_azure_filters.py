@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_lib.backends.azure.filters import question
-from storage_lib.backends.tables import Entity
-from storage_lib.odata import Compare, Constants, Junction, Node, Not, compile_filter
+from storage_lib.ports.odata import Compare, Constants, Junction, Node, Not, compile_filter
+from storage_lib.ports.tables import Entity
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 123_456, UTC)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {

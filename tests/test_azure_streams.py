@@ -13,7 +13,6 @@ from azure.storage.blob import BlobBlock
 from azure.storage.blob.aio import BlobClient, ContainerClient
 
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.objects import ObjectStore
 from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
@@ -23,6 +22,7 @@ from storage_lib.errors import (
 from storage_lib.layers.retry import RetryOptions
 from storage_lib.layers.retry.objects import RetryingObjectStore
 from storage_lib.layers.retry.retrier import Retrier
+from storage_lib.ports.objects import ObjectStore
 
 PART = 64 * 1024
 

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.base import QueueMessage, StorageBackend
 from storage_lib.backends.cloud import requests as cloud_requests
 from storage_lib.backends.cloud.turns import KEYS
 from storage_lib.backends.s3 import S3StorageBackend
-from storage_lib.backends.tables import Delete, Insert, Upsert
 from storage_lib.errors import StorageError, StorageUnavailableError
 from storage_lib.layers.retry import RetryBackend
+from storage_lib.ports.backend import QueueMessage, StorageBackend
+from storage_lib.ports.tables import Delete, Insert, Upsert
 from tests.stub_service import Answer, Request, StubService
 
 pytestmark = pytest.mark.timeout(60)

@@ -52,8 +52,8 @@ from devhost.sockets import bind, listens
 from devhost.targets import decode_path, encode_path, parse_query
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryQueueStore
-from storage_lib.backends.queues import QueueMessage
 from storage_lib.errors import AccessDeniedError, StorageUnavailableError
+from storage_lib.ports.queues import QueueMessage
 from tests import local_host
 from tests.local_host import DEADLINE, PROJECT, Running, command, environment, serve, wait_for
 

@@ -34,7 +34,6 @@ from storage_lib.backends.file.locks import KeyLocks
 from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.paths import PathMap
 from storage_lib.backends.memory import MemoryBackend
-from storage_lib.backends.objects import ByteRange, ListEntry, ObjectStore
 from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -48,6 +47,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.keys import validate_key
+from storage_lib.ports.objects import ByteRange, ListEntry, ObjectStore
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 from storage_lib.testing.objects import AWKWARD_KEYS
 

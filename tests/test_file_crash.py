@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storage_lib.backends.file import FileStorageBackend
-from storage_lib.backends.objects import ListEntry
+from storage_lib.ports.objects import ListEntry
 
 SOAK = os.environ.get("SOAK") == "1"
 KILLS = int(os.environ.get("SOAK_KILLS", "200" if SOAK else "10"))

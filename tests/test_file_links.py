@@ -14,8 +14,8 @@ import pytest
 
 from storage_lib.backends.file import FileStorageBackend, folder
 from storage_lib.backends.file.format import Header, encode_header
-from storage_lib.backends.objects import ListEntry
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError, StorageError
+from storage_lib.ports.objects import ListEntry
 
 
 @pytest.fixture(params=["openat2", "level by level"])

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.file.paths import PathMap, composed
-from storage_lib.backends.objects import ListEntry, ObjectStore
 from storage_lib.errors import IntegrityError, InvalidKeyError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.keys import validate_key
+from storage_lib.ports.objects import ListEntry, ObjectStore
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from storage_lib.backends.file import FileStorageBackend, folder
-from storage_lib.backends.objects import ListEntry
 from storage_lib.errors import ConfigurationError, StorageUnavailableError
+from storage_lib.ports.objects import ListEntry
 
 REFUSALS = [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM]
 

@@ -19,7 +19,6 @@ from functions.answers import object_headers
 from storage_lib import codings
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.azure.endpoints import DEVELOPMENT_KEY
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.backends.s3 import S3StorageBackend
@@ -32,6 +31,7 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from tests.stub_service import Answer, Request, StubService
 

@@ -20,10 +20,10 @@ from devhost.host import Host, HostConfig
 from functions import service
 from functions import state as state_module
 from functions.state import AppState
-from storage_lib.backends.base import QueueMessage, StorageBackend
 from storage_lib.config import StorageConfig
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.factory import build
+from storage_lib.ports.backend import QueueMessage, StorageBackend
 from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE
 from storage_lib.tasks.records import TaskRecords
 from tests.conftest import PROJECT

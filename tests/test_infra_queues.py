@@ -14,9 +14,9 @@ import pytest
 from functions import maintenance
 from functions import state as state_module
 from functions.state import AppState
-from storage_lib.backends.base import QueueStore
 from storage_lib.config import StorageConfig
 from storage_lib.errors import UnsupportedOperationError
+from storage_lib.ports.backend import QueueStore
 from storage_lib.tasks.model import EVENT_QUEUE, HIGH_POISON_QUEUE, HIGH_QUEUE, POISON_QUEUE, TASK_QUEUE
 from tests.bicep import deploy
 from tests.infra_model import QUERY_RULE, SCENARIOS, at

@@ -19,12 +19,12 @@ import pytest
 
 from storage_lib.azure_backend import AzureStorageBackend
 from storage_lib.backends.azure import byte_clients
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.cloud.turns import KEYS
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError, StorageUnavailableError
 from storage_lib.layers.retry import RetryBackend, RetryOptions, breaker
+from storage_lib.ports.backend import StorageBackend
 from storage_lib.s3_backend import S3StorageBackend
 from tests.conftest import PROJECT
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY

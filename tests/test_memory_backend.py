@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore
-from storage_lib.backends.objects import ObjectStore, StoredObject
 from storage_lib.errors import AccessDeniedError
+from storage_lib.ports.objects import ObjectStore, StoredObject
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 
 

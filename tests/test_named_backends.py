@@ -21,13 +21,13 @@ from storage_lib import (
     StorageManager,
     values,
 )
-from storage_lib.backends.specified import value_of
 from storage_lib.errors import (
     ConfigurationError,
     KeyNotFoundError,
     SerializationError,
     StorageUnavailableError,
 )
+from storage_lib.ports.specified import value_of
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from tests.stub_service import Answer, Request, StubService
 

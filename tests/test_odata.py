@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from storage_lib.backends.file.prefilter import prefilter
 from storage_lib.backends.file.tables import _encode
-from storage_lib.backends.tables import Entity
 from storage_lib.errors import InvalidArgumentError
-from storage_lib.odata import bind, compile_filter
+from storage_lib.ports.odata import bind, compile_filter
+from storage_lib.ports.tables import Entity
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_901, UTC)
 FULL = Entity(
@@ -304,7 +304,7 @@ def test_sqlite_leaves_out_only_what_a_filter_would(wanted: Any, stored: Any, sa
 
 def test_filters_load_no_other_package() -> None:
     code = (
-        "import sys; from storage_lib.odata import compile_filter; before = set(sys.modules);"
+        "import sys; from storage_lib.ports.odata import compile_filter; before = set(sys.modules);"
         "compile_filter('a eq 5L', {}); print(*(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from azure.storage.blob.aio import ContainerClient
 
-from storage_lib.backends import prefixes
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.base import ObjectStore, StorageBackend
-from storage_lib.backends.objects import ListEntry
 from storage_lib.backends.s3 import S3StorageBackend
 from storage_lib.layers.retry import RetryBackend
 from storage_lib.manager import StorageManager
+from storage_lib.ports import prefixes
+from storage_lib.ports.backend import ObjectStore, StorageBackend
+from storage_lib.ports.objects import ListEntry
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.s3 import S3StorageBackend
 from storage_lib.config import StorageConfig
 from storage_lib.factory import build
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 SOAK = os.environ.get("SOAK") == "1"

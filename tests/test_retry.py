@@ -15,15 +15,6 @@ from typing import Any
 import pytest
 
 from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore, MemoryQueueStore, MemoryTableStore
-from storage_lib.backends.objects import (
-    ByteRange,
-    ListEntry,
-    ObjectInfo,
-    ObjectStore,
-    PutResult,
-    StoredObject,
-)
-from storage_lib.backends.tables import Insert, Upsert
 from storage_lib.errors import (
     ConfigurationError,
     IntegrityError,
@@ -35,6 +26,15 @@ from storage_lib.errors import (
 from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.layers.retry.breaker import PATIENCE_SECONDS, PAUSE_SECONDS, THRESHOLD
 from storage_lib.manager import StorageManager
+from storage_lib.ports.objects import (
+    ByteRange,
+    ListEntry,
+    ObjectInfo,
+    ObjectStore,
+    PutResult,
+    StoredObject,
+)
+from storage_lib.ports.tables import Insert, Upsert
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 
 OFTEN = RetryOptions(attempts=60)

@@ -21,7 +21,6 @@ import pytest
 from obstore.store import S3Store
 
 from storage_lib.backends.file import FileStorageBackend
-from storage_lib.backends.objects import ByteRange, ListEntry, ObjectStore, PutResult, StoredObject
 from storage_lib.backends.s3 import S3StorageBackend
 from storage_lib.backends.s3.bucket import LARGE_UPLOAD_BYTES
 from storage_lib.config import StorageConfig
@@ -39,6 +38,7 @@ from storage_lib.errors import (
 )
 from storage_lib.factory import build
 from storage_lib.manager import StorageManager
+from storage_lib.ports.objects import ByteRange, ListEntry, ObjectStore, PutResult, StoredObject
 from storage_lib.testing import ObjectStoreContract
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server, SeaweedFS
 

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_lib import AzureStorageBackend, FileStorageBackend, MemoryBackend, StorageBackend
-from storage_lib.backends.base import Insert
 from storage_lib.errors import (
     InvalidArgumentError,
     InvalidKeyError,
@@ -25,6 +24,7 @@ from storage_lib.errors import (
     SerializationError,
 )
 from storage_lib.names import container_name, queue_name, table_name
+from storage_lib.ports.backend import Insert
 from storage_lib.testing.buffers import buffers
 
 # azure-data-tables reads error bodies so.

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from storage_lib.backends.base import ByteRange, ListEntry, ObjectStore, StorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.keys import SYSTEM_PREFIX
+from storage_lib.ports.backend import ByteRange, ListEntry, ObjectStore, StorageBackend
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 SOAK = os.environ.get("SOAK") == "1"

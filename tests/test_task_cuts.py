@@ -19,12 +19,12 @@ import pytest
 from devhost.azurite import Azurite
 from functions.watch import sift
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
-from storage_lib.backends.queues import QueueMessage
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.queues import QueueMessage
 from storage_lib.tasks import engine as engine_module
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext

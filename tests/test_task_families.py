@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import (
@@ -21,6 +20,7 @@ from storage_lib.errors import (
     StorageUnavailableError,
 )
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import MAX_DELIVERIES, TaskEngine

@@ -18,10 +18,10 @@ from functions import tasks, watch
 from functions.deliveries import Delivery
 from functions.state import AppState
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.config import StorageConfig
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import POISON_QUEUE, TASK_QUEUE, Priority
 from tests.test_end_to_end import devhost

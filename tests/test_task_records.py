@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.base import EntityPage
 from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore, MemoryTableStore
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.manager import StorageManager
-from storage_lib.odata import compile_filter
+from storage_lib.ports.backend import EntityPage
+from storage_lib.ports.odata import compile_filter
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine

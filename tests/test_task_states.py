@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from storage_lib.backends.memory import MemoryBackend, MemoryQueueStore, MemoryTableStore
-from storage_lib.backends.queues import QueueMessage
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
 from storage_lib.manager import StorageManager
+from storage_lib.ports.queues import QueueMessage
 from storage_lib.tasks import engine as engine_module
 from storage_lib.tasks import lease as lease_module
 from storage_lib.tasks import registry as registry_module

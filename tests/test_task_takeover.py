@@ -14,11 +14,11 @@ import pytest
 from devhost.azurite import Azurite
 from functions import watch
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
-from storage_lib.backends.queues import MAX_RECEIVE
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.queues import MAX_RECEIVE
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine

@@ -18,10 +18,10 @@ import pytest
 from storage_lib import StorageManager
 from storage_lib import threads as threads_module
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.backends.s3 import S3StorageBackend
+from storage_lib.ports.backend import StorageBackend
 from storage_lib.threads import Threads
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 

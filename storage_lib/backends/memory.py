@@ -15,10 +15,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, overload
 
-from storage_lib.backends import expiry
-from storage_lib.backends.base import StorageBackend
-from storage_lib.backends.entities import check_size
-from storage_lib.backends.objects import (
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+from storage_lib.ports import expiry
+from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.entities import check_size
+from storage_lib.ports.objects import (
     ByteRange,
     ListEntry,
     ObjectInfo,
@@ -30,8 +36,8 @@ from storage_lib.backends.objects import (
     missing,
     unmet,
 )
-from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
-from storage_lib.backends.tables import (
+from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
+from storage_lib.ports.tables import (
     Delete,
     Entity,
     EntityPage,
@@ -42,12 +48,6 @@ from storage_lib.backends.tables import (
     UpdateMode,
     Upsert,
     at_operation,
-)
-from storage_lib.errors import (
-    InvalidArgumentError,
-    KeyNotFoundError,
-    PreconditionFailedError,
-    StorageError,
 )
 
 Clock = Callable[[], float]
@@ -299,7 +299,7 @@ class MemoryTableStore(TableStore):
         limit: int,
         cursor: str | None,
     ) -> EntityPage:
-        from storage_lib.odata import compile_filter
+        from storage_lib.ports.odata import compile_filter
 
         holds = compile_filter(filter, parameters)
         after = _decode_row_cursor(cursor) if cursor is not None else None

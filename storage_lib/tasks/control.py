@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from storage_lib.backends.base import QueueStore
 from storage_lib.errors import PreconditionFailedError, StorageError
+from storage_lib.ports.backend import QueueStore
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus

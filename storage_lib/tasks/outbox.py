@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from storage_lib.backends.base import QueueStore
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.ports.backend import QueueStore
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.model import EVENT_QUEUE

@@ -15,7 +15,6 @@ from typing import Any, Final
 import msgspec
 
 from storage_lib import values
-from storage_lib.backends.base import Entity, StorageBackend
 from storage_lib.errors import (
     IntegrityError,
     InvalidArgumentError,
@@ -23,6 +22,7 @@ from storage_lib.errors import (
     PreconditionFailedError,
     StorageError,
 )
+from storage_lib.ports.backend import Entity, StorageBackend
 from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import (
     FINAL,

@@ -17,9 +17,9 @@ from datetime import datetime, timedelta
 from itertools import batched, takewhile
 from typing import Any
 
-from storage_lib.backends.base import QueueStore
-from storage_lib.backends.queues import MAX_RECEIVE
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.ports.backend import QueueStore
+from storage_lib.ports.queues import MAX_RECEIVE
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus, child_task_id

@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from storage_lib import values
-from storage_lib.backends.base import StorageBackend
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
@@ -23,6 +22,7 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
+from storage_lib.ports.backend import StorageBackend
 from storage_lib.tasks import escapes
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.control import Control, TaskStateError

@@ -19,8 +19,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from storage_lib.backends.base import StorageBackend
 from storage_lib.errors import KeyNotFoundError, NotPortableError, PreconditionFailedError
+from storage_lib.ports.backend import StorageBackend
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.base import Delete, ObjectStore, QueueStore, TableStore, Upsert
 from storage_lib.errors import KeyNotFoundError, StorageError, TransientStorageError
+from storage_lib.ports.backend import Delete, ObjectStore, QueueStore, TableStore, Upsert
 
 ROUNDS = 200 if os.environ.get("SOAK") == "1" else 12
 FRACTIONS = (0.05, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.base import ByteRange, ObjectStore
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
 )
+from storage_lib.ports.backend import ByteRange, ObjectStore
 
 NO_ETAGS = [
     "",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
-from storage_lib.odata import literal
+from storage_lib.ports.odata import literal
 
 MOMENT: Final = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)
 _TICK = timedelta(microseconds=1)

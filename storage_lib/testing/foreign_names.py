@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from storage_lib.backends.base import ListEntry, ObjectStore
+from storage_lib.ports.backend import ListEntry, ObjectStore
 
 
 class ForeignNameContract:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.base import ByteRange, ListEntry, ObjectInfo, ObjectStore
 from storage_lib.errors import (
     IntegrityError,
     InvalidArgumentError,
@@ -22,6 +21,7 @@ from storage_lib.errors import (
     PreconditionFailedError,
     TransientStorageError,
 )
+from storage_lib.ports.backend import ByteRange, ListEntry, ObjectInfo, ObjectStore
 from storage_lib.testing.buffers import NOT_BYTES, buffers
 from storage_lib.testing.cancellation import CancelledObjectWrites
 from storage_lib.testing.conditions import ConditionContract

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from storage_lib.backends.base import QueueMessage, QueueStore
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoundError, ObjectTooLargeError
+from storage_lib.ports.backend import QueueMessage, QueueStore
 from storage_lib.testing.buffers import NOT_BYTES, buffers
 from storage_lib.testing.cancellation import CancelledQueueWrites
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends import expiry
-from storage_lib.backends.base import ListEntry, ObjectStore, PutResult
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.ports import expiry
+from storage_lib.ports.backend import ListEntry, ObjectStore, PutResult
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.base import Delete, Insert, TableStore, Update, Upsert
 from storage_lib.errors import (
     InvalidArgumentError,
     InvalidKeyError,
@@ -18,7 +17,8 @@ from storage_lib.errors import (
     PreconditionFailedError,
     StorageError,
 )
-from storage_lib.odata import compile_filter
+from storage_lib.ports.backend import Delete, Insert, TableStore, Update, Upsert
+from storage_lib.ports.odata import compile_filter
 from storage_lib.testing.cancellation import CancelledTableWrites
 from storage_lib.testing.filters import CORPUS, ROWS, generated
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from storage_lib.backends import kept_headers
-from storage_lib.backends.objects import ANY_VERSION, ObjectInfo
 from storage_lib.keys import encode_metadata_value, stored_metadata_value
+from storage_lib.ports import kept_headers
+from storage_lib.ports.objects import ANY_VERSION, ObjectInfo
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 CHECKSUM = "aos_sha256"

@@ -11,11 +11,11 @@ from storage_lib.backends.azure.endpoints import Endpoints, check_key, check_sas
 from storage_lib.backends.azure.objects import AzureObjectStore
 from storage_lib.backends.azure.queues import AzureQueueStore
 from storage_lib.backends.azure.tables import AzureTableStore
-from storage_lib.backends.base import MessageEncoding, StorageBackend
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS
 from storage_lib.errors import ConfigurationError, InvalidKeyError
 from storage_lib.names import container_name
+from storage_lib.ports.backend import MessageEncoding, StorageBackend
 
 DEFAULT_CONTAINER = "agent-storage"
 

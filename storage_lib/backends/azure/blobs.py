@@ -11,12 +11,12 @@ from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import read
 from storage_lib.backends.azure.objects import AzureObjectStore
 from storage_lib.backends.cloud.recent import Recent
-from storage_lib.backends.listed import Listed
-from storage_lib.backends.object_model import PutResult
-from storage_lib.backends.objects import ObjectStore
-from storage_lib.backends.specified import load_value, names_below, put_value
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.names import container_name
+from storage_lib.ports.listed import Listed
+from storage_lib.ports.object_model import PutResult
+from storage_lib.ports.objects import ObjectStore
+from storage_lib.ports.specified import load_value, names_below, put_value
 
 MAX_CONTAINERS = 256
 """Whose stores are remembered, with what is known of them."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from storage_lib.backends.azure.clients import CONNECT_SECONDS, READ_SECONDS, Clients
 from storage_lib.backends.cloud.forks import use_process
 from storage_lib.backends.cloud.recent import Recent
-from storage_lib.backends.settling import settle_at_exit
+from storage_lib.backends.cloud.settling import settle_at_exit
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, ClientConfig

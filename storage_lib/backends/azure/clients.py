@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from storage_lib import threads
 from storage_lib.backends.azure.endpoints import Endpoints
+from storage_lib.backends.cloud.dropped import when_dropped
+from storage_lib.backends.cloud.lookups import Resolver, has_proxy
 from storage_lib.backends.cloud.requests import Requests
-from storage_lib.backends.dropped import when_dropped
-from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.errors import StorageError
 
 if TYPE_CHECKING:

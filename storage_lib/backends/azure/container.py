@@ -10,8 +10,8 @@ from storage_lib.backends.azure.byte_clients import ByteClients, KeptClients, Us
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import CONTAINER_MISSING, read
 from storage_lib.backends.cloud.requests import ALONE, BESIDE
-from storage_lib.backends.objects import missing, unmet
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError, PreconditionFailedError
+from storage_lib.ports.objects import missing, unmet
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobClient

@@ -29,7 +29,17 @@ from typing import Final
 from urllib.parse import quote
 from uuid import UUID
 
-from storage_lib.odata import NOTHING, Compare, Constants, Filter, Junction, Node, Not, Operator, literal
+from storage_lib.ports.odata import (
+    NOTHING,
+    Compare,
+    Constants,
+    Filter,
+    Junction,
+    Node,
+    Not,
+    Operator,
+    literal,
+)
 
 MAX_QUESTION_BYTES: Final = 8 * 1024
 """Of its part of the URL: servers and proxies refuse a long one (Azurite at 16 KiB with all headers)."""

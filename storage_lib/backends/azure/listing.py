@@ -21,10 +21,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from storage_lib.backends import expiry
 from storage_lib.backends.azure.errors import hierarchical
-from storage_lib.backends.objects import ListEntry
 from storage_lib.errors import ConfigurationError
+from storage_lib.ports import expiry
+from storage_lib.ports.objects import ListEntry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -21,8 +21,16 @@ from storage_lib.backends.azure.copies import copy_blob
 from storage_lib.backends.azure.errors import SNAPSHOTS, read
 from storage_lib.backends.azure.listing import Page, in_key_order, parse
 from storage_lib.backends.azure.streams import put_blocks, read_ahead
-from storage_lib.backends.kept_headers import headers_in
-from storage_lib.backends.objects import (
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    TransientStorageError,
+)
+from storage_lib.keys import validate_key, validate_prefix
+from storage_lib.ports.kept_headers import headers_in
+from storage_lib.ports.objects import (
     ANY_VERSION,
     ByteRange,
     ListEntry,
@@ -34,15 +42,7 @@ from storage_lib.backends.objects import (
     agrees,
     unmet,
 )
-from storage_lib.backends.unlisted import leave_out
-from storage_lib.errors import (
-    IntegrityError,
-    InvalidKeyError,
-    KeyNotFoundError,
-    PreconditionFailedError,
-    TransientStorageError,
-)
-from storage_lib.keys import validate_key, validate_prefix
+from storage_lib.ports.unlisted import leave_out
 
 MAX_PAGE = 5000
 # Uploads of more go through a second client without a read timeout: the service answers only at their end.

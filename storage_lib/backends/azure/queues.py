@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import QUEUE_MISSING, Answer, read, translated
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
-from storage_lib.backends.queues import (
+from storage_lib.errors import StorageError
+from storage_lib.ports.queues import (
     MessageEncoding,
     QueueMessage,
     QueueStore,
     lost_receipt,
     missing_queue,
 )
-from storage_lib.errors import StorageError
 
 if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueClient

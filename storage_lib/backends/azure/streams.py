@@ -18,8 +18,8 @@ from typing import Any, cast
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
 from storage_lib.backends.azure.container import Container
-from storage_lib.backends.kept_headers import headers_in
-from storage_lib.backends.objects import ANY_VERSION, Parts, Repeat
+from storage_lib.ports.kept_headers import headers_in
+from storage_lib.ports.objects import ANY_VERSION, Parts, Repeat
 
 BLOCKS_IN_FLIGHT = 4
 CHUNK_BYTES = 512 * 1024

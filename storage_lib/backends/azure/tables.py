@@ -26,7 +26,9 @@ from storage_lib.backends.azure.errors import (
 )
 from storage_lib.backends.azure.filters import question
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
-from storage_lib.backends.tables import (
+from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.ports.odata import compile_filter
+from storage_lib.ports.tables import (
     Delete,
     Entity,
     EntityPage,
@@ -42,8 +44,6 @@ from storage_lib.backends.tables import (
     missing_table,
     other_entity_etag,
 )
-from storage_lib.errors import InvalidArgumentError, StorageError
-from storage_lib.odata import compile_filter
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, cast
 
 from storage_lib.backends.cloud.forks import use_process
 from storage_lib.backends.cloud.turns import ALONE, BESIDE, LOCK, Slots, Turns, Waiter, join_key, leave_key
-from storage_lib.backends.patience import PATIENCE
 from storage_lib.config import check_concurrent_requests
+from storage_lib.ports.patience import PATIENCE
 
 ABANDONED_SECONDS = 30.0
 """How long a write goes on without its caller. One without an answer by then is cut off: if it was still

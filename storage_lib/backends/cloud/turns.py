@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from storage_lib.backends.patience import PATIENCE
+from storage_lib.ports.patience import PATIENCE
 
 # Reentrant: a collected coroutine gives back its turn wherever the collector happens to run.
 LOCK = threading.RLock()

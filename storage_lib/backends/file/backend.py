@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from storage_lib.backends.base import MessageEncoding, StorageBackend
 from storage_lib.backends.file.layout import Layout, check, prepare
 from storage_lib.backends.file.objects import FileObjectStore
 from storage_lib.backends.file.queues import FileQueueStore
 from storage_lib.backends.file.sqlite import Database
 from storage_lib.backends.file.tables import FileTableStore
-from storage_lib.backends.listed import Listed
-from storage_lib.backends.object_model import PutResult
-from storage_lib.backends.specified import load_value, names_below, put_value
 from storage_lib.keys import validate_user_key
+from storage_lib.ports.backend import MessageEncoding, StorageBackend
+from storage_lib.ports.listed import Listed
+from storage_lib.ports.object_model import PutResult
+from storage_lib.ports.specified import load_value, names_below, put_value
 
 
 class _Place:

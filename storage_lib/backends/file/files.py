@@ -27,8 +27,8 @@ from storage_lib.backends.file.format import (
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.oserrors import MISSING, check_there, not_found
 from storage_lib.backends.file.paths import SUFFIX
-from storage_lib.backends.objects import ByteRange, ObjectInfo, StoredObject, agrees, unmet
 from storage_lib.errors import IntegrityError, TransientStorageError
+from storage_lib.ports.objects import ByteRange, ObjectInfo, StoredObject, agrees, unmet
 
 INLINE_BYTES = 256 * 1024
 """Up to so many bytes a read costs less than handing it to a thread (0.02 ms against 0.1 ms)."""

@@ -14,7 +14,6 @@ from functools import partial
 from itertools import islice
 
 from storage_lib import threads as own_threads
-from storage_lib.backends import expiry
 from storage_lib.backends.file.directories import KeptNames
 from storage_lib.backends.file.files import (
     INLINE_BYTES,
@@ -30,7 +29,9 @@ from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.walk import Walk
 from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
 from storage_lib.backends.file.writing import ObjectWriter
-from storage_lib.backends.objects import (
+from storage_lib.errors import IntegrityError, KeyNotFoundError, StorageError
+from storage_lib.ports import expiry
+from storage_lib.ports.objects import (
     ByteRange,
     ListEntry,
     ObjectInfo,
@@ -39,7 +40,6 @@ from storage_lib.backends.objects import (
     PutResult,
     StoredObject,
 )
-from storage_lib.errors import IntegrityError, KeyNotFoundError, StorageError
 
 THREADS = 16
 WRITERS = 2

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from storage_lib.odata import Node
+    from storage_lib.ports.odata import Node
 
 MAX_TERMS = 200
 """SQLite refuses an expression that is 1,000 levels deep; so long a filter is not the common one."""
@@ -34,7 +34,7 @@ def prefilter(node: Node | None, encode: Encode) -> tuple[str, list[bytes]] | No
 
 
 def _condition(node: Node, encode: Encode) -> tuple[str, list[bytes]] | None:
-    from storage_lib.odata import Compare, Junction
+    from storage_lib.ports.odata import Compare, Junction
 
     if isinstance(node, Junction):
         parts = [_condition(term, encode) for term in node.nodes]

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from storage_lib.backends.file.sqlite import Database
-from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
 from storage_lib.errors import KeyNotFoundError
+from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

@@ -15,10 +15,17 @@ from uuid import UUID
 
 import msgspec
 
-from storage_lib.backends.entities import check_size
 from storage_lib.backends.file.prefilter import prefilter
 from storage_lib.backends.file.sqlite import Database
-from storage_lib.backends.tables import (
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
+from storage_lib.ports.entities import check_size
+from storage_lib.ports.tables import (
     Delete,
     Entity,
     EntityPage,
@@ -30,18 +37,11 @@ from storage_lib.backends.tables import (
     Upsert,
     at_operation,
 )
-from storage_lib.errors import (
-    IntegrityError,
-    InvalidArgumentError,
-    KeyNotFoundError,
-    PreconditionFailedError,
-    StorageError,
-)
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-    from storage_lib.odata import Filter
+    from storage_lib.ports.odata import Filter
 
 ROWS_A_HOP = 2000
 """Rows that one query decodes before another gets its turn on the reader thread."""
@@ -151,7 +151,7 @@ class FileTableStore(TableStore):
         limit: int,
         cursor: str | None,
     ) -> EntityPage:
-        from storage_lib.odata import compile_filter
+        from storage_lib.ports.odata import compile_filter
 
         after = _decode_cursor(cursor) if cursor is not None else None
         holds = compile_filter(filter, parameters)

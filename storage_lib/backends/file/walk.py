@@ -27,10 +27,10 @@ from storage_lib.backends.file.directories import (
 from storage_lib.backends.file.folder import Folder, joined
 from storage_lib.backends.file.oserrors import MISSING, check_there
 from storage_lib.backends.file.paths import CONTINUED, SUFFIX, PathMap, composed
-from storage_lib.backends.objects import is_after
-from storage_lib.backends.unlisted import collector, leave_out
 from storage_lib.errors import InvalidKeyError
 from storage_lib.keys import validate_key
+from storage_lib.ports.objects import is_after
+from storage_lib.ports.unlisted import collector, leave_out
 
 
 class _Node(NamedTuple):

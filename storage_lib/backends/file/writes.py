@@ -18,7 +18,7 @@ from storage_lib.backends.file.durable import TemporaryFiles, start_writeback, w
 from storage_lib.backends.file.files import INLINE_BYTES, OpenObject
 from storage_lib.backends.file.format import Header, block_aligned, encode_header
 from storage_lib.backends.file.oserrors import MISSING, os_errors
-from storage_lib.backends.objects import PutResult
+from storage_lib.ports.objects import PutResult
 
 _COPY_BYTES = 64 * 1024 * 1024
 """How much is copied between two looks whether anyone still wants the copy."""

@@ -13,7 +13,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 
-from storage_lib.backends import expiry
 from storage_lib.backends.file.durable import TemporaryFiles
 from storage_lib.backends.file.files import ObjectFiles, check_etag
 from storage_lib.backends.file.folder import DIRECTORY, parent
@@ -21,7 +20,6 @@ from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.locks import KeyLocks, LockedError, name_of
 from storage_lib.backends.file.oserrors import check_there, not_found, os_errors
 from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write
-from storage_lib.backends.objects import ANY_VERSION, PutResult, unmet
 from storage_lib.errors import (
     AccessDeniedError,
     IntegrityError,
@@ -30,6 +28,8 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
+from storage_lib.ports import expiry
+from storage_lib.ports.objects import ANY_VERSION, PutResult, unmet
 
 _ATTEMPTS = 100
 _MOMENT_SECONDS = 0.05

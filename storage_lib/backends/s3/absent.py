@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NoReturn, cast
 
-from storage_lib.backends.queues import QueueStore
-from storage_lib.backends.tables import TableStore
 from storage_lib.errors import UnsupportedOperationError
+from storage_lib.ports.queues import QueueStore
+from storage_lib.ports.tables import TableStore
 
 
 def no_tables() -> TableStore:

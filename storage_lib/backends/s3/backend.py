@@ -6,7 +6,6 @@ import os
 import re
 from urllib.parse import urlsplit
 
-from storage_lib.backends.base import StorageBackend
 from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.s3.absent import no_queues, no_tables
 from storage_lib.backends.s3.bucket import Bucket
@@ -15,6 +14,7 @@ from storage_lib.backends.s3.credentials import Credential, CredentialProvider, 
 from storage_lib.backends.s3.objects import S3ObjectStore
 from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, without_secrets
 from storage_lib.errors import ConfigurationError
+from storage_lib.ports.backend import StorageBackend
 
 DEFAULT_REGION = "us-east-1"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from storage_lib.backends.cloud.forks import use_process
 from storage_lib.backends.cloud.requests import Claim
-from storage_lib.backends.objects import missing
+from storage_lib.backends.cloud.settling import settle_at_exit
 from storage_lib.backends.s3.client import CONNECT_SECONDS, READ_SECONDS, Response, S3Client
 from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, is_error, read
-from storage_lib.backends.settling import settle_at_exit
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError
+from storage_lib.ports.objects import missing
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Store

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from storage_lib import threads
+from storage_lib.backends.cloud.dropped import when_dropped
+from storage_lib.backends.cloud.lookups import Resolver, has_proxy
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
-from storage_lib.backends.dropped import when_dropped
-from storage_lib.backends.lookups import Resolver, has_proxy
 from storage_lib.backends.s3.credentials import Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
 from storage_lib.backends.s3.signing import encode_path, encode_query, sign

@@ -12,9 +12,25 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
-from storage_lib.backends import expiry
-from storage_lib.backends.kept_headers import headers_in
-from storage_lib.backends.objects import (
+from storage_lib.backends.s3 import wire
+from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
+from storage_lib.backends.s3.copying import copy
+from storage_lib.backends.s3.errors import has_unreadable_metadata
+from storage_lib.backends.s3.listing import MAX_PAGE, Found, Listing, Page, Query, parse
+from storage_lib.backends.s3.reading import Reading, restless
+from storage_lib.backends.s3.upload import upload
+from storage_lib.errors import (
+    InvalidKeyError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    UnsupportedOperationError,
+)
+from storage_lib.keys import validate_key, validate_prefix
+from storage_lib.ports import expiry
+from storage_lib.ports.kept_headers import headers_in
+from storage_lib.ports.objects import (
     ANY_VERSION,
     ByteRange,
     ListEntry,
@@ -26,23 +42,7 @@ from storage_lib.backends.objects import (
     agrees,
     unmet,
 )
-from storage_lib.backends.s3 import wire
-from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
-from storage_lib.backends.s3.copying import copy
-from storage_lib.backends.s3.errors import has_unreadable_metadata
-from storage_lib.backends.s3.listing import MAX_PAGE, Found, Listing, Page, Query, parse
-from storage_lib.backends.s3.reading import Reading, restless
-from storage_lib.backends.s3.upload import upload
-from storage_lib.backends.unlisted import leave_out
-from storage_lib.errors import (
-    InvalidKeyError,
-    KeyNotFoundError,
-    PreconditionFailedError,
-    StorageError,
-    StorageUnavailableError,
-    UnsupportedOperationError,
-)
-from storage_lib.keys import validate_key, validate_prefix
+from storage_lib.ports.unlisted import leave_out
 
 MAX_COPY_BYTES = 5_000_000_000
 _HEADS_AT_ONCE = 32

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from storage_lib.backends.cloud.requests import Claim
-from storage_lib.backends.objects import ByteRange, ObjectInfo, unmet
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import Bucket, fail
 from storage_lib.backends.s3.errors import KEY_MISSING, NOT_PARTIAL, read
@@ -17,6 +16,7 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
+from storage_lib.ports.objects import ByteRange, ObjectInfo, unmet
 
 CHUNK_BYTES = 1024 * 1024
 # What servers answer, instead of 416, to a range of an empty object: moto gives the whole, SeaweedFS says

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from xml.sax.saxutils import escape
 
-from storage_lib.backends.kept_headers import headers_in
-from storage_lib.backends.objects import Parts, Repeat
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
@@ -25,6 +23,8 @@ from storage_lib.errors import (
     StorageUnavailableError,
     UnsupportedOperationError,
 )
+from storage_lib.ports.kept_headers import headers_in
+from storage_lib.ports.objects import Parts, Repeat
 
 PARTS_AT_ONCE = 4
 

@@ -19,9 +19,9 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from storage_lib.backends.kept_headers import FIELDS, METADATA
-from storage_lib.backends.objects import DEFAULT_CONTENT_TYPE, ObjectInfo
 from storage_lib.keys import encode_metadata_value, stored_metadata_value
+from storage_lib.ports.kept_headers import FIELDS, METADATA
+from storage_lib.ports.objects import DEFAULT_CONTENT_TYPE, ObjectInfo
 
 CHECKSUM = "aos-sha256"
 MARK = "aos-write"

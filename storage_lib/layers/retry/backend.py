@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from storage_lib.backends.base import ObjectStore, StorageBackend
 from storage_lib.layers.retry.objects import RetryingObjectStore
 from storage_lib.layers.retry.options import RetryOptions
 from storage_lib.layers.retry.queues import RetryingQueueStore
 from storage_lib.layers.retry.retrier import Retrier
 from storage_lib.layers.retry.tables import RetryingTableStore
+from storage_lib.ports.backend import ObjectStore, StorageBackend
 
 
 class RetryBackend(StorageBackend):

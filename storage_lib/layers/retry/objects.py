@@ -7,16 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 
-from storage_lib.backends.objects import (
-    ATTEMPT,
-    ByteRange,
-    ListEntry,
-    ObjectInfo,
-    ObjectStore,
-    Parts,
-    PutResult,
-    StoredObject,
-)
 from storage_lib.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -26,6 +16,16 @@ from storage_lib.errors import (
 )
 from storage_lib.layers.retry.retrier import Retrier, Tries
 from storage_lib.layers.retry.unknown import unknown
+from storage_lib.ports.objects import (
+    ATTEMPT,
+    ByteRange,
+    ListEntry,
+    ObjectInfo,
+    ObjectStore,
+    Parts,
+    PutResult,
+    StoredObject,
+)
 
 _CREATED = "c"
 _REPLACED = "r"

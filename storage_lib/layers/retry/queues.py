@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from storage_lib.backends.queues import QueueMessage, QueueStore
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.layers.retry.retrier import Retrier
 from storage_lib.layers.retry.unknown import unknown
+from storage_lib.ports.queues import QueueMessage, QueueStore
 
 
 class RetryingQueueStore(QueueStore):

@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from storage_lib.backends.patience import PATIENCE, Patience
 from storage_lib.errors import StorageError, StorageUnavailableError, TransientStorageError
 from storage_lib.layers.retry.breaker import Breaker
 from storage_lib.layers.retry.options import RetryOptions
 from storage_lib.layers.retry.unknown import UnknownOutcomeError
+from storage_lib.ports.patience import PATIENCE, Patience
 
 _log = logging.getLogger("AOS.Storage")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from storage_lib.backends.tables import (
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.layers.retry.retrier import Retrier
+from storage_lib.layers.retry.unknown import unknown
+from storage_lib.ports.tables import (
     Entity,
     EntityPage,
     TableOperation,
@@ -12,9 +15,6 @@ from storage_lib.backends.tables import (
     UpdateMode,
     Upsert,
 )
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
-from storage_lib.layers.retry.retrier import Retrier
-from storage_lib.layers.retry.unknown import unknown
 
 
 class RetryingTableStore(TableStore):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any
 
-from storage_lib.backends.portable import Stationary
+from storage_lib.ports.portable import Stationary
 
 __all__ = ["Listed"]
 

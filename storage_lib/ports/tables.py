@@ -18,8 +18,16 @@ from operator import itemgetter
 from typing import Any, Literal
 
 from storage_lib.arguments import mapping, several
-from storage_lib.backends import cursors
-from storage_lib.backends.entities import (
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    PreconditionFailedError,
+    StorageError,
+)
+from storage_lib.names import table_name
+from storage_lib.ports import cursors
+from storage_lib.ports.entities import (
     MAX_ENTITY_BYTES,
     MAX_ENTITY_PROPERTIES,
     MAX_PROPERTY_BYTES,
@@ -31,17 +39,9 @@ from storage_lib.backends.entities import (
     stored_text,
     to_stored,
 )
-from storage_lib.backends.listed import Listed
-from storage_lib.backends.object_model import ANY_VERSION
-from storage_lib.backends.portable import Stationary
-from storage_lib.errors import (
-    InvalidArgumentError,
-    KeyNotFoundError,
-    ObjectTooLargeError,
-    PreconditionFailedError,
-    StorageError,
-)
-from storage_lib.names import table_name
+from storage_lib.ports.listed import Listed
+from storage_lib.ports.object_model import ANY_VERSION
+from storage_lib.ports.portable import Stationary
 
 __all__ = [
     "MAX_BATCH_BYTES",

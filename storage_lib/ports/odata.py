@@ -35,7 +35,7 @@ from uuid import UUID
 from storage_lib.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from storage_lib.backends.tables import Entity
+    from storage_lib.ports.tables import Entity
 
 MAX_FILTER_CHARACTERS = 32 * 1024
 MAX_DEPTH = 64

@@ -16,10 +16,10 @@ from datetime import datetime
 from typing import Literal
 
 from storage_lib.arguments import seconds, whole
-from storage_lib.backends.portable import Stationary
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, ObjectTooLargeError
 from storage_lib.names import queue_name
+from storage_lib.ports.portable import Stationary
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_VISIBILITY_SECONDS = 7 * 24 * 3600

@@ -20,23 +20,6 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from storage_lib.arguments import mapping, whole
-from storage_lib.backends import cursors, expiry, kept_headers, unlisted
-from storage_lib.backends.listed import Listed
-from storage_lib.backends.object_model import (
-    ANY_VERSION,
-    ByteRange,
-    ListEntry,
-    ListPage,
-    ObjectInfo,
-    ObjectStats,
-    PutResult,
-    StoredObject,
-    agrees,
-    read_etag,
-)
-from storage_lib.backends.portable import Stationary
-from storage_lib.backends.prefixes import without_empty
-from storage_lib.backends.streaming import ByteSource, ObjectReader, Parts, one_chunk, sha256_of, verify
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import (
     IntegrityError,
@@ -55,6 +38,23 @@ from storage_lib.keys import (
     validate_metadata,
     validate_prefix,
 )
+from storage_lib.ports import cursors, expiry, kept_headers, unlisted
+from storage_lib.ports.listed import Listed
+from storage_lib.ports.object_model import (
+    ANY_VERSION,
+    ByteRange,
+    ListEntry,
+    ListPage,
+    ObjectInfo,
+    ObjectStats,
+    PutResult,
+    StoredObject,
+    agrees,
+    read_etag,
+)
+from storage_lib.ports.portable import Stationary
+from storage_lib.ports.prefixes import without_empty
+from storage_lib.ports.streaming import ByteSource, ObjectReader, Parts, one_chunk, sha256_of, verify
 
 __all__ = [
     "ANY_VERSION",

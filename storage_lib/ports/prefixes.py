@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import cast
 
-from storage_lib.backends.object_model import ListEntry
+from storage_lib.ports.object_model import ListEntry
 
 type Found = ListEntry | str
 type Names = Callable[[str, str | None, int], AsyncIterator[Found]]

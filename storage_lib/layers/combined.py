@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage_lib.backends.base import StorageBackend
+from storage_lib.ports.backend import StorageBackend
 
 
 class CombinedBackend(StorageBackend):

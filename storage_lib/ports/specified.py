@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from storage_lib import threads, values
 from storage_lib.arguments import mapping
-from storage_lib.backends.listed import Listed
-from storage_lib.backends.object_model import PutResult, StoredObject
-from storage_lib.backends.objects import ObjectStore
-from storage_lib.backends.queues import QueueMessage, QueueStore
-from storage_lib.backends.tables import Entity, TableStore
 from storage_lib.buffers import as_bytes, is_bytes_like
 from storage_lib.codings import codings_of, decoded
 from storage_lib.errors import InvalidArgumentError, SerializationError
 from storage_lib.keys import SYSTEM_PREFIX, validate_user_key
+from storage_lib.ports.listed import Listed
+from storage_lib.ports.object_model import PutResult, StoredObject
+from storage_lib.ports.objects import ObjectStore
+from storage_lib.ports.queues import QueueMessage, QueueStore
+from storage_lib.ports.tables import Entity, TableStore
 
 if TYPE_CHECKING:
     from storage_lib.pickling import Pickling

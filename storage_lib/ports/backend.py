@@ -8,8 +8,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from storage_lib.backends.listed import Listed
-from storage_lib.backends.objects import (
+from storage_lib.ports.listed import Listed
+from storage_lib.ports.objects import (
     ByteRange,
     ByteSource,
     ListEntry,
@@ -21,10 +21,10 @@ from storage_lib.backends.objects import (
     PutResult,
     StoredObject,
 )
-from storage_lib.backends.portable import Portable
-from storage_lib.backends.queues import MessageEncoding, QueueMessage, QueueStore
-from storage_lib.backends.specified import TableAndQueueNames
-from storage_lib.backends.tables import (
+from storage_lib.ports.portable import Portable
+from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
+from storage_lib.ports.specified import TableAndQueueNames
+from storage_lib.ports.tables import (
     Delete,
     Entity,
     EntityPage,

@@ -8,9 +8,9 @@ from inspect import isawaitable
 from typing import Any, BinaryIO
 
 from storage_lib import threads
-from storage_lib.backends.object_model import ObjectInfo, StoredObject
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError
+from storage_lib.ports.object_model import ObjectInfo, StoredObject
 
 ByteSource = AsyncIterable[Buffer] | Iterable[Buffer] | BinaryIO
 
