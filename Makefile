@@ -12,7 +12,7 @@ DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # The project's own files: what a user keeps beside them is not ours to check.
-SOURCES := function_app.py functions storage_lib devhost tests benchmarks README.md CHANGES.md docs
+SOURCES := function_app.py functions actions storage_lib devhost tests benchmarks README.md CHANGES.md docs
 
 .PHONY: run test soak lint format bench clean
 

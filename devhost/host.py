@@ -224,15 +224,14 @@ def _check_task_modules() -> None:
 
     :raises DevhostError: a module can not be imported, or has an action that can not work.
     """
-    modules = [name for each in os.environ.get("AGENT_TASK_MODULES", "").split(",") if (name := each.strip())]
-    if not modules:
+    if not os.environ.get("AGENT_TASK_MODULES", "").strip(" ,"):
         return
-    from functions.limits import function_timeout
+    from functions.state import task_registry
     from storage_lib.errors import ConfigurationError
     from storage_lib.tasks import registry
 
     try:
-        registry.Registry(modules, host_timeout=function_timeout()).names()
+        task_registry().names()
     except ConfigurationError as error:
         cause = error.__cause__
         ours = {registry.__file__, importlib.__file__}

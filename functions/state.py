@@ -28,6 +28,10 @@ MAX_LEASE_SECONDS = 3600.0
 """As long as a task waits for another worker where its own has died."""
 
 
+ACTIONS = "actions"
+"""The package of the app's own actions. The engine knows none of them."""
+
+
 @dataclass
 class AppState:
     """Made at the first invocation, from the app settings; connections stay open between invocations."""
@@ -44,8 +48,7 @@ class AppState:
 
     @cached_property
     def registry(self) -> Registry:
-        modules = [name.strip() for name in os.environ.get("AGENT_TASK_MODULES", "").split(",")]
-        return Registry(filter(None, modules), host_timeout=function_timeout())
+        return task_registry()
 
     @cached_property
     def lease_seconds(self) -> float:
@@ -97,6 +100,12 @@ def state() -> AppState:
         made.check_numbers()
         _states[loop] = made
     return _states[loop]
+
+
+def task_registry() -> Registry:
+    """The app's own actions and those of the modules that ``AGENT_TASK_MODULES`` names; imports none yet."""
+    named = [name.strip() for name in os.environ.get("AGENT_TASK_MODULES", "").split(",")]
+    return Registry([ACTIONS, *filter(None, named)], host_timeout=function_timeout())
 
 
 def check_settings() -> None:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+# Registered once in each process, before any test that takes back what it has registered itself.
+import actions  # noqa: F401
+
 # A run that decides about a change must not depend on chance; every other run looks for new examples.
 settings.register_profile("decides", derandomize=True, print_blob=True)
 if os.environ.get("CI"):

@@ -38,6 +38,7 @@ LAYERS = [
     ("storage_lib.manager",),
     ("storage_lib.tasks",),
     ("storage_lib",),
+    ("actions",),
     ("functions",),
     ("function_app",),
     ("devhost",),
@@ -60,7 +61,7 @@ VENDOR_HOMES = {
 
 def modules() -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for top in ("storage_lib", "functions", "devhost"):
+    for top in ("storage_lib", "actions", "functions", "devhost"):
         for path in (PROJECT / top).rglob("*.py"):
             parts = path.relative_to(PROJECT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
@@ -103,7 +104,7 @@ def below(name: str, parents: tuple[str, ...]) -> bool:
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_imports_run_one_way(name: str) -> None:
     for imported in imports(modules()[name]):
-        if not below(imported, ("storage_lib", "functions", "devhost", "function_app")):
+        if not below(imported, ("storage_lib", "actions", "functions", "devhost", "function_app")):
             continue
         assert rank(imported) <= rank(name), f"{name} imports {imported}"
 
@@ -146,6 +147,19 @@ def test_layers_and_backends_do_not_know_each_other(name: str) -> None:
 
 def test_the_composition_root_is_small() -> None:
     assert len((PROJECT / "function_app.py").read_text().splitlines()) < 60
+
+
+def test_the_engine_knows_no_action() -> None:
+    code = (
+        "from storage_lib.tasks.engine import Registry; print(Registry().names());"
+        "from functions.state import task_registry; print(task_registry().names())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    none, known = run.stdout.splitlines()
+    assert none == "[]"
+    assert "analyze_report" in known
 
 
 COLD_START_BANNED = ("azure.storage", "azure.data", "azure.identity", "aiohttp", "numpy", "cryptography")

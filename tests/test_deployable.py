@@ -112,10 +112,10 @@ def test_only_the_app_is_deployed() -> None:
     whole = {Path(name) for name in ("function_app.py", "host.json", "requirements.txt")}
     assert whole <= files
     for path in files - whole - own_modules():
-        assert path.parts[0] in ("functions", "storage_lib"), path
+        assert path.parts[0] in ("functions", "actions", "storage_lib"), path
         assert path.suffix == ".py" or path.name == "py.typed", path
         assert "testing" not in path.parts, path
-    for folder in ("functions", "storage_lib"):
+    for folder in ("functions", "actions", "storage_lib"):
         sources = {p.relative_to(PROJECT) for p in (PROJECT / folder).rglob("*.py")}
         assert {p for p in sources - files if "testing" not in p.parts} == set()
 

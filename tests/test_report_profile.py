@@ -1,4 +1,4 @@
-"""`storage_lib.tasks.report.profile`: against independent computations on public data, and by laws."""
+"""`actions.report.profile`: against independent computations on public data, and by laws."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import vega_datasets
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from actions.report import MalformedReportError, UnsupportedReportError, profile
+from actions.report.sketch import EXACT_DISTINCT
+from actions.report.values import MISSING_TEXT
 from storage_lib.errors import InvalidArgumentError, SerializationError
-from storage_lib.tasks.report import MalformedReportError, UnsupportedReportError, profile
-from storage_lib.tasks.report.sketch import EXACT_DISTINCT
-from storage_lib.tasks.report.values import MISSING_TEXT
 
 DATA = Path(vega_datasets.__file__).parent / "_data"
 SITE_PACKAGES = DATA.parent.parent

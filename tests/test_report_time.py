@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from actions.report import profile
 from storage_lib.errors import StorageError
-from storage_lib.tasks.report import profile
 
 START = 1 << 14
 LARGEST = 1 << 19

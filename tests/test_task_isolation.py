@@ -233,7 +233,7 @@ def test_reports_of_one_event_loop_after_another(tmp_path: Path) -> None:
 
     async def profiled(folder: Path) -> list[TaskStatus]:
         async with StorageManager(StorageConfig(base_path=folder)) as storage:
-            engine = TaskEngine(storage)
+            engine = TaskEngine(storage, Registry(["actions"]))
             ids: list[str] = []
             for n in range(4):
                 await storage.save(f"{n}.csv", "a,b\n1,2\n", content_type="text/csv")

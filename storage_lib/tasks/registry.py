@@ -26,9 +26,6 @@ DEFAULT_TIMEOUT_SECONDS = 540.0
 """Below the platform's own limit of an invocation (host.json, ``functionTimeout``), so that a task that
 takes too long ends with a reason."""
 
-BUILT_IN = ("storage_lib.tasks.actions",)
-"""Modules that register the actions of this library."""
-
 
 class UnknownActionError(InvalidArgumentError):
     """No action has this name: a permanent failure, the message lists the names there are."""
@@ -54,11 +51,11 @@ class Registry:
 
     def __init__(self, modules: Iterable[str] = (), *, host_timeout: float = math.inf) -> None:
         """
-        :param modules: names of further modules that call `task` when they are imported.
+        :param modules: names of the modules that call `task` when they are imported.
         :param host_timeout: seconds after which whatever calls the engine is ended from outside: an action
             must end before, or its task would have no reason and be run again and again.
         """
-        self._modules = [*BUILT_IN, *modules]
+        self._modules = list(modules)
         self._host_timeout = host_timeout
         self._loaded = False
 
@@ -72,9 +69,14 @@ class Registry:
         try:
             return _actions[name]
         except KeyError:
-            known = ", ".join(sorted(_actions))
+            known = ", ".join(sorted(_actions)) or "none"
             raise UnknownActionError(
-                f"unknown action {name!r}; there are: {known}", field="action", limit=f"one of: {known}"
+                f"unknown action {name!r}; there are: {known}",
+                field="action",
+                limit=f"one of: {known}",
+                remedy=None
+                if self._modules
+                else 'name its module: TaskEngine(storage, Registry(["actions"]))',
             ) from None
 
     def names(self) -> list[str]:

@@ -14,9 +14,9 @@ from datetime import date
 from operator import is_not, mul
 from typing import Any
 
-from storage_lib.tasks.report.numbers import Numbers
-from storage_lib.tasks.report.sketch import ValueCounter
-from storage_lib.tasks.report.values import (
+from actions.report.numbers import Numbers
+from actions.report.sketch import ValueCounter
+from actions.report.values import (
     MISSING_JSON,
     MISSING_TEXT,
     Huge,

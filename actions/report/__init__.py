@@ -41,23 +41,23 @@ Beside the common keys there is exactly one of
     ``code_blocks``, ``tables``, ``list_items``, ``tasks``, ``quote_lines``, ``front_matter_lines``.
 
 Time is linear in the bytes and memory a small multiple of them; where exactness would cost more there are
-documented sketches (`storage_lib.tasks.report.sketch`), and every figure that is not exact is flagged.
+documented sketches (`actions.report.sketch`), and every figure that is not exact is flagged.
 Limits: 1,000 columns, 131,072 characters a cell (``csv.field_size_limit()``), correlations over at most
 50,000 sampled rows, fewer where many columns have missing values. A limit that was met is a warning. What
-a cell means is documented in `storage_lib.tasks.report.values`.
+a cell means is documented in `actions.report.values`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from storage_lib.tasks.report.delimited import profile_delimited
-from storage_lib.tasks.report.encoding import decode
-from storage_lib.tasks.report.errors import MalformedReportError, UnsupportedReportError
-from storage_lib.tasks.report.formats import declared_format, parse_content_type, refuse_binary, sniff_format
-from storage_lib.tasks.report.jsonreport import profile_json, profile_json_lines
-from storage_lib.tasks.report.markdown import profile_markdown
-from storage_lib.tasks.report.prose import profile_text
+from actions.report.delimited import profile_delimited
+from actions.report.encoding import decode
+from actions.report.errors import MalformedReportError, UnsupportedReportError
+from actions.report.formats import declared_format, parse_content_type, refuse_binary, sniff_format
+from actions.report.jsonreport import profile_json, profile_json_lines
+from actions.report.markdown import profile_markdown
+from actions.report.prose import profile_text
 
 __all__ = ["GENERATED_BY", "MalformedReportError", "UnsupportedReportError", "profile"]
 

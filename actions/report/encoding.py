@@ -11,7 +11,7 @@ import codecs
 import io
 from dataclasses import dataclass
 
-from storage_lib.tasks.report.errors import MalformedReportError, UnsupportedReportError
+from actions.report.errors import MalformedReportError, UnsupportedReportError
 
 # UTF-32 first: its little-endian mark begins with the one of UTF-16.
 _MARKS = (

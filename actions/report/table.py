@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from storage_lib.tasks.report.column import Column, Reader
-from storage_lib.tasks.report.correlation import MAX_COLUMNS as CORRELATED_COLUMNS
-from storage_lib.tasks.report.correlation import strong_pairs
-from storage_lib.tasks.report.sketch import HashSet, Reservoir
+from actions.report.column import Column, Reader
+from actions.report.correlation import MAX_COLUMNS as CORRELATED_COLUMNS
+from actions.report.correlation import strong_pairs
+from actions.report.sketch import HashSet, Reservoir
 
 MAX_COLUMNS = 1_000
 CORRELATED_ROWS = 50_000

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from storage_lib.tasks.report.encoding import Source
-from storage_lib.tasks.report.values import MISSING_TEXT, classify_text
+from actions.report.encoding import Source
+from actions.report.values import MISSING_TEXT, classify_text
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader

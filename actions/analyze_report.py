@@ -1,4 +1,4 @@
-"""The actions that this library brings."""
+"""`analyze_report`: writes the profile of a stored report."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def analyze_report(context: TaskContext, payload: AnalyzeReport) -> dict[s
     :raises PreconditionFailedError: there is another object where the profile should go.
     :raises ObjectTooLargeError: the report is larger than 128 MiB.
     """
-    from storage_lib.tasks.report import profile
+    from actions.report import profile
 
     storage = context.storage
     info = await storage.info(payload.report)

@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 from operator import mul
 from typing import Any
 
-from storage_lib.tasks.report.sketch import EXACT_DISTINCT, Reservoir
+from actions.report.sketch import EXACT_DISTINCT, Reservoir
 
 SAMPLE = 100_000
 QUANTILES = (("p05", 0.05), ("p25", 0.25), ("p50", 0.5), ("p75", 0.75), ("p95", 0.95))

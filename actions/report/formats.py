@@ -12,9 +12,9 @@ from typing import Literal
 
 import msgspec
 
-from storage_lib.tasks.report.dialect import sniff
-from storage_lib.tasks.report.encoding import Source
-from storage_lib.tasks.report.errors import UnsupportedReportError
+from actions.report.dialect import sniff
+from actions.report.encoding import Source
+from actions.report.errors import UnsupportedReportError
 
 Format = Literal["csv", "json", "jsonl", "markdown", "text"]
 

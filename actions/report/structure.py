@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
 
-from storage_lib.tasks.report.column import shown
+from actions.report.column import shown
 
 MAX_PATHS = 500
 MAX_PATH_CHARACTERS = 1_000

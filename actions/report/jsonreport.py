@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from storage_lib.tasks.report.column import JSON
-from storage_lib.tasks.report.dialect import disambiguated
-from storage_lib.tasks.report.encoding import Source
-from storage_lib.tasks.report.errors import MalformedReportError
-from storage_lib.tasks.report.structure import summarise
-from storage_lib.tasks.report.table import MAX_COLUMNS, Table, is_sparse
-from storage_lib.tasks.report.values import Marker, marked
+from actions.report.column import JSON
+from actions.report.dialect import disambiguated
+from actions.report.encoding import Source
+from actions.report.errors import MalformedReportError
+from actions.report.structure import summarise
+from actions.report.table import MAX_COLUMNS, Table, is_sparse
+from actions.report.values import Marker, marked
 
 _BATCH_ROWS = 2_000
 _BYTE = re.compile(r"\(byte (\d+)\)")

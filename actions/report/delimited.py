@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from storage_lib.tasks.report.column import TEXT
-from storage_lib.tasks.report.dialect import Dialect, lay_out, sniff
-from storage_lib.tasks.report.encoding import Source
-from storage_lib.tasks.report.errors import MalformedReportError
-from storage_lib.tasks.report.table import MAX_COLUMNS, Table, is_sparse, listed
+from actions.report.column import TEXT
+from actions.report.dialect import Dialect, lay_out, sniff
+from actions.report.encoding import Source
+from actions.report.errors import MalformedReportError
+from actions.report.table import MAX_COLUMNS, Table, is_sparse, listed
 
 _BATCH_CELLS = 1 << 16
 _LINE_END = re.compile(r"\r\n|\r|\n")

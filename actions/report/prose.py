@@ -15,7 +15,7 @@ from heapq import nlargest
 from itertools import batched, chain
 from typing import Any
 
-from storage_lib.tasks.report.sketch import ValueCounter
+from actions.report.sketch import ValueCounter
 
 READING_SPEED = 200
 """Words a minute, for ``reading_minutes``."""

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from storage_lib.tasks.report.prose import Prose, count_lines
+from actions.report.prose import Prose, count_lines
 
 LISTED = 100
 """How many headings, links, images and code blocks are listed each; all are counted."""
