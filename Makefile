@@ -5,7 +5,7 @@ PORT ?= 7071
 ARGS ?=
 # Tests wait more than they work; those of a file stay together, for they share servers.
 PROCESSES ?= 2
-# Not given, the app settings decide (README, Configuration).
+# Not given, the app settings decide (docs/configuration.md).
 BACKEND ?=
 DATA ?=
 
@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # The project's own files: what a user keeps beside them is not ours to check.
 SOURCES := function_app.py functions actions storage_lib devhost tests benchmarks README.md CHANGES.md docs
 
-.PHONY: run test soak lint format bench clean
+.PHONY: run test soak lint format bench docs clean
 
 # exec, so that what ends make ends the server, and Azurite with it.
 run: $(VENV)/run.stamp
@@ -39,8 +39,12 @@ format: $(VENV)/dev.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Strict: a warning, which a link that leads nowhere is too, fails.
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) .azurite .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .azurite .pytest_cache .ruff_cache .hypothesis
 
 # A stamp says what the environment was made from; whichever file changes makes it again.
 $(VENV)/run.stamp: requirements.txt devhost/requirements.txt | $(VENV)/python.stamp

@@ -81,11 +81,14 @@ class Devhost:
 
 
 @asynccontextmanager
-async def devhost(backend: str, data: Path, *arguments: str, **variables: str) -> AsyncIterator[Devhost]:
+async def devhost(
+    backend: str | None, data: Path, *arguments: str, **variables: str
+) -> AsyncIterator[Devhost]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("AGENT_", "Agent", "AzureWebJobs"))}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "devhost", "--backend", backend, "--port", "0", "--data", str(data)),
+        *("-m", "devhost", "--port", "0", "--data", str(data)),
+        *(("--backend", backend) if backend else ()),
         *("--lease-seconds", "3", "--timer-lease-seconds", "3"),
         *arguments,
         cwd=PROJECT,

@@ -1,0 +1,79 @@
+"""What a newcomer copies out of README.md and docs/ runs as it stands, and gives what stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage_lib.s3_backend import S3StorageBackend
+from tests.conftest import PROJECT
+from tests.pages import blocks, pages, reading
+from tests.s3_servers import ACCESS_KEY_ID, SECRET_ACCESS_KEY
+
+# Its commands need a subscription.
+NOT_TYPED = {"deploy.md"}
+WITH_EXAMPLES = [page for page in pages() if page.name not in NOT_TYPED and blocks(page)]
+
+# azure-data-tables reads error bodies so.
+pytestmark = pytest.mark.filterwarnings("ignore:Testing an element's truth value:DeprecationWarning")
+
+
+@pytest.fixture
+def s3_endpoint(page: Path, request: pytest.FixtureRequest) -> str | None:
+    """That of moto, for the page that serves a bucket of the reader's."""
+    return request.getfixturevalue("moto").endpoint if "make run" in _s3_commands(page) else None
+
+
+def _s3_commands(page: Path) -> str:
+    return "".join(block.text for block in blocks(page) if "AWS_ACCESS_KEY_ID=" in block.text)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.name)
+async def test_the_examples(page: Path, s3_endpoint: str | None, tmp_path: Path) -> None:
+    given: dict[str, str] = {}
+    if s3_endpoint is not None:
+        found = re.search(r"AGENT_STORAGE_S3_BUCKET=(\S+) .*AWS_REGION=(\S+)", _s3_commands(page), re.DOTALL)
+        assert found
+        keys = {"access_key_id": ACCESS_KEY_ID, "secret_access_key": SECRET_ACCESS_KEY}
+        place: dict[str, Any] = {"endpoint": s3_endpoint, "region": found[2], "create_bucket": True}
+        async with S3StorageBackend(found[1], **place, **keys):
+            pass
+        given = {"AGENT_STORAGE_S3_ENDPOINT": s3_endpoint}
+        given |= {f"AWS_{name.upper()}": value for name, value in keys.items()}
+    async with reading(tmp_path, given) as reader:
+        for block in blocks(page):
+            await reader.read(block)
+        assert reader.used == reader.files, "every file that is saved is used"
+
+
+def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
+    """`make docs`: links, anchors and the docstrings of the reference."""
+    run = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "site" / "index.html").exists()
+
+
+def test_the_links_of_the_readme() -> None:
+    """They lead to pages that exist; those between pages are checked where the pages are built."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", (PROJECT / "README.md").read_text())
+    assert len(links) >= 10
+    assert [link for link in links if not (PROJECT / link).is_file()] == []
+
+
+def test_every_page_is_named_by_the_readme() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    assert [
+        page.name for page in pages()[1:] if page.name != "index.md" and f"docs/{page.name}" not in readme
+    ] == []
