@@ -17,7 +17,8 @@ SOURCES := function_app.py functions actions storage_lib devhost tests benchmark
 .PHONY: run test soak lint format bench docs clean
 
 # exec, so that what ends make ends the server, and Azurite with it.
-run: $(VENV)/run.stamp
+# S3 needs botocore, which nothing else does.
+run: $(VENV)/run.stamp $(if $(filter s3,$(AGENT_STORAGE_TYPE)),$(VENV)/s3.stamp)
 	@exec $(BIN)/python -m devhost $(if $(BACKEND),--backend "$(BACKEND)") $(if $(DATA),--data "$(DATA)") \
 	  --port $(PORT) --hints --end-with-parent $(ARGS)
 
@@ -51,7 +52,11 @@ $(VENV)/run.stamp: requirements.txt devhost/requirements.txt | $(VENV)/python.st
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r devhost/requirements.txt
 	@touch $@
 
-$(VENV)/dev.stamp: requirements.txt devhost/requirements.txt requirements-dev.txt | $(VENV)/python.stamp
+$(VENV)/s3.stamp: requirements-s3.txt | $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-s3.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements.txt devhost/requirements.txt requirements-s3.txt requirements-dev.txt | $(VENV)/python.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/run.stamp
 

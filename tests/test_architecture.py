@@ -54,6 +54,7 @@ VENDOR_HOMES = {
     "azure.core": ("storage_lib.backends.azure",),
     "obstore": ("storage_lib.backends.azure", "storage_lib.backends.s3"),
     "aiohttp": ("devhost", "storage_lib.backends.azure", "storage_lib.backends.s3"),
+    "botocore": ("storage_lib.backends.s3",),
     "sqlite3": ("storage_lib.backends.file",),
     "pytest": ("storage_lib.testing",),
 }

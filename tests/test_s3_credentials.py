@@ -1,196 +1,324 @@
-"""Signatures against the published examples, and where keys come from."""
+"""Where the keys come from that requests to S3 are signed with, and what is said when there are none."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import importlib.util
 import json
-import threading
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
+from botocore.credentials import SSOProvider
+from botocore.utils import ContainerMetadataFetcher
 
 from storage_lib.backends.s3 import S3StorageBackend
-from storage_lib.backends.s3.credentials import Credential, Credentials, from_environment
-from storage_lib.backends.s3.signing import encode_query, sign
-from storage_lib.errors import AccessDeniedError, ConfigurationError, StorageUnavailableError
-from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
+from storage_lib.config import StorageConfig
+from storage_lib.errors import AccessDeniedError, ConfigurationError, StorageError, StorageUnavailableError
+from storage_lib.factory import build
+from tests.s3_servers import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server
+from tests.stub_service import Answer, Request, StubService
 
-# "Authenticating Requests: Using the Authorization Header", examples (Amazon S3 API reference).
-EXAMPLE = Credential("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
-HOST = "https://examplebucket.s3.amazonaws.com"
-THEN = datetime(2013, 5, 24, tzinfo=UTC)
+ROLE = "/latest/meta-data/iam/security-credentials/"
+START_URL = "https://example.awsapps.com/start"
+NOBODY = "http://127.0.0.1:1"
+
+
+@dataclass
+class Aws:
+    """S3 and every service that keys come from. Each time it gives others: ``id1``, ``id2``, …"""
+
+    minutes: float = 60
+    given: int = 0
+    broken: Answer | None = None
+    held: asyncio.Event | None = None
+    asked: list[Request] = field(default_factory=list[Request])
+    signers: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, "str | None"]])
+    """Of each request to S3 the access key and the session token."""
+
+    async def answer(self, request: Request) -> Answer:
+        if request.path.startswith("/bucket"):
+            who = re.search(r"Credential=([^/]+)/", request.headers["authorization"])
+            assert who is not None
+            self.signers.append((who[1], request.headers.get("x-amz-security-token")))
+            if "list-type" in request.target:
+                return Answer(200, b"<ListBucketResult/>")
+            return Answer(200, b"x", {"ETag": '"e"', "Last-Modified": "Wed, 25 Nov 2026 03:28:15 GMT"})
+        self.asked.append(request)
+        if self.held is not None:
+            await self.held.wait()
+        if self.broken is not None:
+            return self.broken
+        if request.path == "/latest/api/token":
+            return Answer(200, b"instance-token")
+        if request.path == ROLE:
+            return Answer(200, b"the-role")
+        self.given += 1
+        end = datetime.now(UTC) + timedelta(minutes=self.minutes)
+        at = end.strftime("%Y-%m-%dT%H:%M:%SZ")
+        key, secret, token = f"id{self.given}", "secret", f"token{self.given}"
+        if request.path == "/":
+            body = (
+                "<AssumeRoleWithWebIdentityResponse xmlns='https://sts.amazonaws.com/doc/2011-06-15/'>"
+                f"<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{key}</AccessKeyId>"
+                f"<SecretAccessKey>{secret}</SecretAccessKey><SessionToken>{token}</SessionToken>"
+                f"<Expiration>{at}</Expiration></Credentials></AssumeRoleWithWebIdentityResult>"
+                "</AssumeRoleWithWebIdentityResponse>"
+            )
+            return Answer(200, body.encode())
+        if request.path == "/federation/credentials":
+            names = ("accessKeyId", "secretAccessKey", "sessionToken", "expiration")
+            values = (key, secret, token, int(end.timestamp() * 1000))
+            return Answer(
+                200, json.dumps({"roleCredentials": dict(zip(names, values, strict=True))}).encode()
+            )
+        keys = {"AccessKeyId": key, "SecretAccessKey": secret, "Token": token, "Expiration": at}
+        return Answer(200, json.dumps({"Code": "Success", **keys}).encode())
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An environment that has no keys, and a home for files that have."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(SSOProvider, "_SSO_TOKEN_CACHE_DIR", str(tmp_path / "sso"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    return tmp_path
+
+
+def from_keys(url: str, home: Path) -> Mapping[str, str]:
+    return {"AWS_ACCESS_KEY_ID": "id1", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_SESSION_TOKEN": "token1"}
+
+
+def from_profile(url: str, home: Path) -> Mapping[str, str]:
+    (home / "credentials").write_text(
+        "[default]\naws_access_key_id=no\naws_secret_access_key=no\n"
+        "[work]\naws_access_key_id=id1\naws_secret_access_key=secret\naws_session_token=token1\n"
+    )
+    return {"AWS_PROFILE": "work"}
+
+
+def from_process(url: str, home: Path) -> Mapping[str, str]:
+    keys = {"Version": 1, "AccessKeyId": "id1", "SecretAccessKey": "secret", "SessionToken": "token1"}
+    (home / "keys.json").write_text(json.dumps(keys))
+    (home / "config").write_text(f"[default]\ncredential_process = cat {home / 'keys.json'}\n")
+    return {}
+
+
+def from_web_identity(url: str, home: Path) -> Mapping[str, str]:
+    (home / "jwt").write_text("header.payload.signature")
+    return {
+        "AWS_WEB_IDENTITY_TOKEN_FILE": str(home / "jwt"),
+        "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/agents",
+        "AWS_ENDPOINT_URL_STS": url,
+    }
+
+
+def from_container(url: str, home: Path) -> Mapping[str, str]:
+    (home / "token").write_text("authorization")
+    return {
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{url}/container",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(home / "token"),
+    }
+
+
+def from_instance(url: str, home: Path) -> Mapping[str, str]:
+    return {"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": url}
+
+
+def from_sso(url: str, home: Path) -> Mapping[str, str]:
+    (home / "config").write_text(
+        "[profile sso]\nsso_account_id=123456789012\nsso_role_name=agents\nsso_region=eu-west-1\n"
+        f"sso_start_url={START_URL}\n"
+    )
+    cached = home / "sso" / f"{hashlib.sha1(START_URL.encode()).hexdigest()}.json"  # noqa: S324
+    cached.parent.mkdir()
+    end = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    cached.write_text(json.dumps({"accessToken": "signed-in", "expiresAt": end}))
+    return {"AWS_PROFILE": "sso", "AWS_ENDPOINT_URL_SSO": url}
+
+
+SOURCES = [from_keys, from_profile, from_process, from_web_identity, from_container, from_instance, from_sso]
+
+
+async def use(backend: S3StorageBackend) -> None:
+    """One operation by each of the two ways to S3."""
+    await backend.objects.get("k")
+    await backend.objects.list_page()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_both_ways_to_s3_are_signed_with_what_the_environment_has(
+    source: Callable[[str, Path], Mapping[str, str]], nothing_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws = Aws()
+    async with StubService(aws.answer) as service:
+        for name, value in source(service.endpoint, nothing_set).items():
+            monkeypatch.setenv(name, value)
+        backend = S3StorageBackend("bucket", endpoint=service.endpoint)
+        await asyncio.gather(*(use(backend) for _ in range(4)))
+        await use(backend)
+        await backend.close()
+    assert set(aws.signers) == {("id1", "token1")}
+    shown = "".join(f"{request.headers}{request.body}" for request in aws.asked)
+    if source is from_container:
+        assert aws.asked[0].headers["authorization"] == "authorization"
+    if source is from_instance:
+        assert aws.asked[-1].headers["x-aws-ec2-metadata-token"] == "instance-token"
+    if source is from_web_identity:
+        assert "WebIdentityToken=header.payload.signature" in shown
+        assert "header" not in aws.asked[0].target
+
+
+async def test_given_keys_are_preferred_to_those_of_the_environment(
+    nothing_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws = Aws()
+    async with StubService(aws.answer) as service:
+        for name, value in from_container(service.endpoint, nothing_set).items():
+            monkeypatch.setenv(name, value)
+        backend = S3StorageBackend(
+            "bucket", endpoint=service.endpoint, access_key_id="mine", secret_access_key="s"
+        )
+        await use(backend)
+        await backend.close()
+    assert (set(aws.signers), aws.asked) == ({("mine", None)}, [])
+
+
+@pytest.mark.parametrize("source", [from_web_identity, from_container, from_sso])
+async def test_keys_are_renewed_before_they_end_while_the_event_loop_goes_on(
+    source: Callable[[str, Path], Mapping[str, str]], nothing_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws = Aws(minutes=9)
+    async with StubService(aws.answer) as service:
+        for name, value in source(service.endpoint, nothing_set).items():
+            monkeypatch.setenv(name, value)
+        backend = S3StorageBackend("bucket", endpoint=service.endpoint)
+        await use(backend)
+        first = aws.given
+        later = datetime.now(UTC) + timedelta(minutes=2)
+        monkeypatch.setattr("storage_lib.backends.s3.credentials.datetime", Clock(later))
+        aws.held = asyncio.Event()
+        before = len(aws.asked)
+        reading = asyncio.create_task(backend.objects.list_page())
+        async with asyncio.timeout(20):
+            while len(aws.asked) == before:  # answered by this event loop: nothing has blocked it
+                await asyncio.sleep(0.01)
+        assert not reading.done()
+        aws.held.set()
+        await reading
+        assert aws.given > first
+        assert aws.signers[-1] == (f"id{aws.given}", f"token{aws.given}")
+        await backend.close()
+
+
+class Clock:
+    """A `datetime` whose now is always ``at``."""
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+
+    def now(self, zone: Any) -> datetime:
+        return self.at
 
 
 @pytest.mark.parametrize(
-    ("method", "url", "headers", "body", "signature"),
+    ("environment", "broken", "kind", "words"),
     [
+        ({}, None, AccessDeniedError, "no AWS credentials"),
+        ({"AWS_PROFILE": "nobody"}, None, ConfigurationError, "nobody"),
+        ({"AWS_ACCESS_KEY_ID": "a"}, None, ConfigurationError, "AWS_SECRET_ACCESS_KEY"),
         (
-            "GET",
-            f"{HOST}/test.txt",
-            {"Range": "bytes=0-9"},
-            b"",
-            "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+            {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://example.com/keys"},
+            None,
+            ConfigurationError,
+            "example.com",
         ),
-        (
-            "PUT",
-            f"{HOST}/test%24file.text",
-            {"Date": "Fri, 24 May 2013 00:00:00 GMT", "x-amz-storage-class": "REDUCED_REDUNDANCY"},
-            b"Welcome to Amazon S3.",
-            "98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd",
-        ),
-        (
-            "GET",
-            f"{HOST}/?lifecycle=",
-            {},
-            b"",
-            "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543",
-        ),
-        (
-            "GET",
-            f"{HOST}/?{encode_query({'prefix': 'J', 'max-keys': '2'})}",
-            {},
-            b"",
-            "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
-        ),
+        ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": NOBODY}, None, StorageUnavailableError, "credentials"),
+        ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "URL"}, Answer(200, b"{}"), AccessDeniedError, "AccessKeyId"),
+        ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "URL"}, Answer(403, b"no"), AccessDeniedError, "403"),
+        ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "URL"}, Answer(503), StorageUnavailableError, "503"),
+        ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "URL"}, Answer(429), StorageUnavailableError, "429"),
+        ({"AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": NOBODY}, None,
+         AccessDeniedError, "no AWS credentials"),
+        ({"AWS_ROLE_ARN": "r" * 20, "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere"}, None, ConfigurationError,
+         "/nowhere"),
+        ({"AWS_ROLE_ARN": "r" * 20, "AWS_WEB_IDENTITY_TOKEN_FILE": __file__, "AWS_ENDPOINT_URL_STS": "URL"},
+         Answer(403, b"<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>"),
+         AccessDeniedError, "AccessDenied"),
+        ({"AWS_ROLE_ARN": "r" * 20, "AWS_WEB_IDENTITY_TOKEN_FILE": __file__, "AWS_ENDPOINT_URL_STS": "URL"},
+         Answer(503), StorageUnavailableError, "503"),
+        ({"AWS_ROLE_ARN": "r" * 20, "AWS_WEB_IDENTITY_TOKEN_FILE": __file__, "AWS_ENDPOINT_URL_STS": NOBODY},
+         None, StorageUnavailableError, "credentials"),
     ],
-)
-def test_signatures_are_the_published_ones(
-    method: str, url: str, headers: dict[str, str], body: bytes, signature: str
+    ids=[
+        "nothing", "profile", "half", "container elsewhere", "container gone", "container empty",
+        "container refuses", "container broken", "container busy", "instance gone", "no token",
+        "role refused", "sts broken", "sts gone",
+    ],
+)  # fmt: skip
+async def test_without_keys_it_is_said_why(
+    environment: Mapping[str, str],
+    broken: Answer | None,
+    kind: type[StorageError],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    signed = sign(method, url, headers, body, EXAMPLE, "us-east-1", THEN)
-    assert signed["authorization"].endswith(f"Signature={signature}")
+    monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)  # between the attempts of botocore
+    aws = Aws(broken=broken)
+    async with StubService(aws.answer) as service:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value.replace("URL", service.endpoint))
+        backend = S3StorageBackend("bucket", endpoint=service.endpoint)
+        for call in (
+            lambda: backend.objects.get("k"),
+            lambda: backend.objects.put("k", b"x"),
+            lambda: backend.objects.list_page(),
+            lambda: backend.objects.delete("k"),
+        ):
+            with pytest.raises(kind, match=re.escape(words)) as refused:
+                await call()
+            assert type(refused.value) is kind
+        await backend.close()
+    assert aws.signers == []
 
 
-class Service(BaseHTTPRequestHandler):
-    """STS, the endpoint of a container and that of an instance in one; ``seen`` has what was asked."""
+async def test_a_process_that_fails_and_a_sign_in_that_has_ended_are_no_moment(
+    nothing_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nothing_set / "config").write_text("[default]\ncredential_process = false\n")
+    backend = S3StorageBackend("bucket", endpoint=NOBODY)
+    with pytest.raises(AccessDeniedError, match="custom-process"):
+        await backend.objects.get("k")
+    await backend.close()
+    for name, value in from_sso(NOBODY, nothing_set).items():
+        monkeypatch.setenv(name, value)
+    for cached in (nothing_set / "sso").iterdir():
+        cached.write_text(cached.read_text().replace("20", "19"))
+    backend = S3StorageBackend("bucket", endpoint=NOBODY)
+    with pytest.raises(AccessDeniedError) as refused:
+        await backend.objects.get("k")
+    assert "aws sso login" in (refused.value.remedy or "")
+    await backend.close()
 
-    seen: ClassVar[list[tuple[str, str, dict[str, str], bytes]]] = []
-    minutes = 60
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    do_PUT = do_POST = do_GET  # noqa: N815 - names of the base class
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.seen.append(
-            (self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+async def test_no_secret_is_shown() -> None:
+    aws = Aws()
+    async with StubService(aws.answer) as service:
+        backend = S3StorageBackend(
+            "bucket", endpoint=service.endpoint, access_key_id="a", secret_access_key="not-to-be-seen"
         )
-        end = (datetime.now(UTC) + timedelta(minutes=self.minutes)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        keys = {"AccessKeyId": "id", "SecretAccessKey": "secret", "Token": "token", "Expiration": end}
-        answers = {
-            "/container": json.dumps(keys),
-            "/latest/api/token": "instance-token",
-            "/latest/meta-data/iam/security-credentials/": "the-role\n",
-            "/latest/meta-data/iam/security-credentials/the-role": json.dumps(keys),
-            "/": "<AssumeRoleWithWebIdentityResponse xmlns='x'><Credentials><AccessKeyId>id</AccessKeyId>"
-            f"<SecretAccessKey>secret</SecretAccessKey><SessionToken>token</SessionToken>"
-            f"<Expiration>{end}</Expiration></Credentials></AssumeRoleWithWebIdentityResponse>",
-            "/empty": "{}",
-        }
-        answer = answers.get(self.path)
-        self.send_response(200 if answer is not None else 403)
-        self.end_headers()
-        self.wfile.write((answer or "no").encode())
-
-
-@pytest.fixture
-def service() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    Service.seen, Service.minutes = [], 60
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_keys_of_the_environment_come_first(service: str) -> None:
-    found = from_environment(
-        {
-            "AWS_ACCESS_KEY_ID": "a",
-            "AWS_SECRET_ACCESS_KEY": "b",
-            "AWS_SESSION_TOKEN": "c",
-            "AWS_METADATA_ENDPOINT": service,
-        },
-        REGION,
-    )
-    assert found == Credential("a", "b", "c")
-    assert Service.seen == []
-
-
-def test_a_container_asks_its_endpoint(service: str, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("authorization\n")
-    found = from_environment(
-        {
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{service}/container",
-            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
-        },
-        REGION,
-    )
-    assert (found.access_key_id, found.secret_access_key, found.session_token) == ("id", "secret", "token")
-    assert Service.seen[0][2]["authorization"] == "authorization"
-    with pytest.raises(ConfigurationError):
-        from_environment({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://example.com/keys"}, REGION)
-
-
-def test_an_instance_asks_for_its_role_with_a_token(service: str) -> None:
-    found = from_environment({"AWS_METADATA_ENDPOINT": service}, REGION)
-    assert found.session_token == "token"
-    assert [(seen[0], seen[1].rpartition("/")[2]) for seen in Service.seen] == [
-        ("PUT", "token"),
-        ("GET", ""),
-        ("GET", "the-role"),
-    ]
-    assert Service.seen[2][2]["x-aws-ec2-metadata-token"] == "instance-token"
-
-
-def test_a_web_identity_is_exchanged(service: str, tmp_path: Path) -> None:
-    (tmp_path / "jwt").write_text("header.payload.signature")
-    environ = {
-        "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "jwt"),
-        "AWS_ROLE_ARN": "arn:aws:iam::1:role/r",
-        "AWS_ENDPOINT_URL_STS": service,
-    }
-    found = from_environment(environ, REGION)
-    assert found.session_token == "token"
-    assert b"WebIdentityToken=header.payload.signature" in Service.seen[0][3]
-    assert "header" not in Service.seen[0][1]
-    with pytest.raises(ConfigurationError):
-        from_environment({**environ, "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "none")}, REGION)
-
-
-def test_without_any_source_access_is_denied(service: str) -> None:
-    for environ in (
-        {"AWS_EC2_METADATA_DISABLED": "true"},
-        {"AWS_METADATA_ENDPOINT": "http://127.0.0.1:1"},
-        {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{service}/empty"},
-        {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{service}/forbidden"},
-    ):
-        with pytest.raises(AccessDeniedError):
-            from_environment(environ, REGION)
-    with pytest.raises(StorageUnavailableError):
-        from_environment({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1/x"}, REGION)
-
-
-async def test_keys_are_kept_until_shortly_before_their_end(service: str) -> None:
-    credentials = Credentials(None, None, REGION, {"AWS_METADATA_ENDPOINT": service})
-    Service.minutes = 3
-    await credentials.get()
-    assert len(Service.seen) == 3
-    Service.minutes = 60
-    await credentials.get()
-    await credentials.get()
-    assert len(Service.seen) == 6
-    assert "secret" not in repr(await credentials.get())
+        await use(backend)
+        assert "not-to-be-seen" not in repr(await backend._client.credentials.get()) + repr(backend)
+        await backend.close()
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -221,14 +349,52 @@ async def test_a_provider_gives_the_keys(seaweedfs: S3Server, kind: str) -> None
     assert asked == 1
 
 
-async def test_failing_to_get_keys_is_not_a_missing_object(
-    seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (OSError("vault is sealed"), StorageUnavailableError),
+        (RuntimeError("vault is sealed"), AccessDeniedError),
+        (StorageUnavailableError("vault is sealed"), StorageUnavailableError),
+        (None, AccessDeniedError),
+    ],
+    ids=["no answer", "refused", "an error of ours", "no keys"],
+)
+async def test_a_provider_that_fails_is_told_as_it_is(
+    failure: Exception | None, kind: type[StorageError]
 ) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    backend = S3StorageBackend("provided", endpoint=seaweedfs.endpoint)
-    for call in (backend.objects.get("k"), backend.objects.put("k", b"x"), backend.objects.list_page()):
-        with pytest.raises(AccessDeniedError, match="credentials"):
-            await call
-    await backend.close()
+    def keys() -> dict[str, Any]:
+        if failure is not None:
+            raise failure
+        return {"access_key_id": "a"}
+
+    async def keys_later() -> dict[str, Any]:
+        return keys()
+
+    for provider in (keys, keys_later):
+        backend = S3StorageBackend("bucket", endpoint=NOBODY, credential_provider=provider)
+        for call in (backend.objects.get("k"), backend.objects.list_page()):
+            with pytest.raises(kind, match="vault is sealed" if failure else "secret_access_key"):
+                await call
+        await backend.close()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: S3StorageBackend("bucket"),
+        lambda: build(StorageConfig(storage_type="s3", s3_bucket="bucket", tables_and_queues="file")),
+    ],
+    ids=["backend", "configuration"],
+)
+def test_without_the_extra_it_is_said_what_to_install(
+    make: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "storage_lib.backends.s3.credentials.find_spec",
+        lambda name: None if name == "botocore" else find(name),
+    )
+    with pytest.raises(ConfigurationError, match="botocore") as refused:
+        make()
+    assert refused.value.field == "storage_type"
+    assert "pip install 'agent-storage[s3]'" in (refused.value.remedy or "")

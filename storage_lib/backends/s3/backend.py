@@ -27,7 +27,7 @@ class S3StorageBackend(StorageBackend):
         ``AWS_ENDPOINT_URL``, else the region's own.
     :param region: None takes ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, else us-east-1.
     :param access_key_id: with ``secret_access_key`` and, for temporary keys, ``session_token``. Without
-        keys those of the environment are used; see credentials.py.
+        keys botocore looks for them: environment, AWS_PROFILE, web identity, container, instance.
     :param credential_provider: a sync or async function that gives them, as obstore has it.
     :param virtual_hosted: address the bucket as a host name (``https://BUCKET.host``) instead of as a path.
     :param allow_http: None allows http where the endpoint says http.
@@ -78,7 +78,7 @@ class S3StorageBackend(StorageBackend):
                 remedy="use https, or allow_http=True",
             )
         requests = Requests("s3", concurrent_requests)
-        credentials = Credentials(given, credential_provider, region, env)
+        credentials = Credentials(given, credential_provider, region)
         self._client = S3Client(url, region, credentials, requests)
         self._bucket = Bucket(bucket, self._client, create=create_bucket)
         self.objects = S3ObjectStore(self._bucket)

@@ -4,7 +4,7 @@ leaves here as an error of this library."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
@@ -58,15 +58,7 @@ class Bucket:
             result = await self._store().get_async(key, options=options)
             return result, bytes(await result.bytes_async()) if whole else b""
 
-        while True:
-            seen = self._seen
-            try:
-                result = await self.client.requests.send(ask, claims)
-            except Exception as error:
-                await self._failed(error, key, doing, seen)
-            else:
-                self._seen = True
-                return result
+        return await self._by_obstore(ask, key, doing, claims)
 
     async def put(
         self, key: str, data: bytes, attributes: Mapping[str, str], mode: Any = None, doing: str = "put"
@@ -75,20 +67,31 @@ class Bucket:
         from obstore import put_async
 
         store = self._store(large=len(data) > LARGE_UPLOAD_BYTES)
+        result = await self._by_obstore(
+            lambda: put_async(
+                store, key, data, attributes=cast("Any", attributes), mode=mode, use_multipart=False
+            ),
+            key,
+            doing,
+            [self.client.claim(key, conditional=mode is not None)],
+        )
+        return result["e_tag"] or ""
+
+    async def _by_obstore[T](
+        self, call: Callable[[], Awaitable[T]], key: str, doing: str, claims: Sequence[Claim]
+    ) -> T:
         while True:
             seen = self._seen
+            await self.client.credentials.get()  # Here, where failing to get them has its own error.
             try:
-                result = await self.client.requests.send(
-                    lambda: put_async(
-                        store, key, data, attributes=cast("Any", attributes), mode=mode, use_multipart=False
-                    ),
-                    [self.client.claim(key, conditional=mode is not None)],
-                )
+                result = await self.client.requests.send(call, claims)
             except Exception as error:
-                await self._failed(error, key, doing, seen)
+                if (answer := read(error)) is None:
+                    raise
+                await self._answered(answer, key, doing, error, seen)
             else:
                 self._seen = True
-                return result["e_tag"] or ""
+                return result
 
     async def send(
         self,
@@ -134,12 +137,6 @@ class Bucket:
         with ``a`` once there is or was an ``a/b``. `FOLDER` is the condition that holds then."""
         response = await self.client.request("HEAD", key)
         return response.status == 404 and BY_FOLDER in response.headers.get("Server", "")
-
-    async def _failed(self, error: Exception, key: str, doing: str, seen: bool) -> None:
-        answer = read(error)
-        if answer is None:
-            raise error
-        await self._answered(answer, key, doing, error, seen)
 
     async def _answered(
         self, answer: Answer, key: str, doing: str, cause: Exception | None, seen: bool
@@ -213,7 +210,7 @@ class Bucket:
             self.name,
             client_options=cast("ClientConfig", client),
             retry_config={"max_retries": 0},
-            credential_provider=cast("Any", self.client.credentials.for_obstore()),
+            credential_provider=cast("Any", self.client.credentials.for_obstore),
             **options,
         )
 

@@ -11,14 +11,14 @@ import io
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote, urlencode
 
 from storage_lib import threads
 from storage_lib.backends.cloud.dropped import when_dropped
 from storage_lib.backends.cloud.lookups import Resolver, has_proxy
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
-from storage_lib.backends.s3.credentials import Credentials
+from storage_lib.backends.s3.credentials import Credential, Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
-from storage_lib.backends.s3.signing import encode_path, encode_query, sign
 from storage_lib.errors import StorageError, StorageUnavailableError
 
 if TYPE_CHECKING:
@@ -90,15 +90,15 @@ class S3Client:
 
         url = f"{self.url}/{encode_path(key)}" if key else self.url + "/"
         if query:
-            url = f"{url}?{encode_query(query)}"
+            url = f"{url}?{urlencode(query, quote_via=quote, safe='')}"
         credential = await self.credentials.get()
         arguments = (method, url, headers or {}, body, credential, self.region)
         content: bytes | io.BytesIO | None = body or None
         if len(body) > _INLINE_BYTES:
-            signed = await threads.working.run(sign, *arguments)
+            signed = await threads.working.run(_signed, *arguments)
             content = io.BytesIO(body)  # shares the bytes; aiohttp sends it piece by piece
         else:
-            signed = sign(*arguments)
+            signed = _signed(*arguments)
         # S3 wants a type only where it keeps one; aiohttp would send one with every body.
         session = await self._session()
         try:
@@ -168,3 +168,20 @@ class S3Client:
             self._sessions.pop(asyncio.get_running_loop(), None)
             await close()
             dropped.detach()
+
+
+def encode_path(key: str) -> str:
+    """A key as it stands in the path of a URL."""
+    return quote(key, safe="/")
+
+
+def _signed(
+    method: str, url: str, headers: Mapping[str, str], body: bytes, credential: Credential, region: str
+) -> dict[str, str]:
+    """The headers to send: ``headers`` with date, hash of the body and signature."""
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+
+    request = AWSRequest(method, url, headers, body)
+    S3SigV4Auth(credential, "s3", region).add_auth(request)
+    return dict(request.headers.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
-from storage_lib.backends.s3.signing import encode_path
+from storage_lib.backends.s3.client import encode_path
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
 from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.objects import ObjectInfo, missing, unmet
