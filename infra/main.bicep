@@ -244,6 +244,7 @@ var appGrants = union(map(hostRoles, role => {
   role: role
 }), makesData ? dataGrants : [])
 
+var appName = '${abbreviations.webSitesFunctions}${token}'
 var keyVaultName = '${abbreviations.keyVaultVaults}${token}'
 var storageServices = [
   'blob'
@@ -268,6 +269,11 @@ var keyVaultLinks = keyVaultEnabled ? [
 var zoneNames = concat(map(storageServices, service => 'privatelink.${service}.${environment().suffixes.storage}'), keyVaultEnabled ? [
   keyVaultZone
 ] : [])
+
+// The service would say no more than that the request is invalid, after all else has been deployed.
+var beginsMonth = skip(budgetStartDate, 7) == '-01'
+var needsBudgetStart = 'A budget (budgetAmount, AGENT_STORAGE_BUDGET) needs budgetStartDate (AGENT_STORAGE_BUDGET_START), the first day of a month as 2026-12-01.'
+var budgetStart = budgetAmount == 0 || beginsMonth ? budgetStartDate : fail(needsBudgetStart)
 
 resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
   name: groupName
@@ -387,7 +393,7 @@ module functionApp 'modules/function-app.bicep' = {
   name: 'function-app'
   scope: group
   params: {
-    name: '${abbreviations.webSitesFunctions}${token}'
+    name: appName
     planName: '${abbreviations.webServerFarms}${token}'
     location: location
     tags: tags
@@ -421,10 +427,14 @@ module authentication 'modules/authentication.bicep' = if (!empty(authClientId))
   name: 'authentication'
   scope: group
   params: {
-    appName: functionApp.outputs.name
+    // Not the output of the app, which what-if does not know, so that it would be silent about all of this.
+    appName: appName
     clientId: authClientId
     allowedApplications: authAllowedApplications
   }
+  dependsOn: [
+    functionApp
+  ]
 }
 
 module alerts 'modules/alerts.bicep' = {
@@ -443,7 +453,7 @@ module alerts 'modules/alerts.bicep' = {
     latencyThresholdMs: latencyThresholdMs
     backlogThreshold: backlogThreshold
     budgetAmount: budgetAmount
-    budgetStartDate: budgetStartDate
+    budgetStartDate: budgetStart
   }
 }
 

@@ -172,12 +172,13 @@ def declarations(source: bytes) -> tuple[Declaration, ...]:
             kind = {"parameter": "param", "variable": "var"}.get(kind, kind)
             name = next(text_of(c) for c in node.named_children if c.type == "identifier")
             found.append(Declaration(kind, name, node, decorators))
-        if node.type != "comment":
+        if node.type not in _COMMENTS:
             decorators = {}
     return tuple(found)
 
 
 _ABSENT = object()
+_COMMENTS = ("comment", "diagnostic_comment")
 _HANDS_DOWN = frozenset(
     f"{kind}_expression" for kind in ("binary", "lambda", "member", "subscript", "ternary", "unary")
 )
@@ -403,7 +404,7 @@ class _Template:
     def _object(self, node: Node, scope: Scope) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for pair in node.named_children:
-            if pair.type == "comment":
+            if pair.type in _COMMENTS:
                 continue
             key, value = (c for c in pair.named_children if c.type != "comment")
             name = self._string(key, scope) if key.type == "string" else text_of(key)
@@ -535,6 +536,10 @@ def _union(first: Any, *others: Any) -> Any:
     return found
 
 
+def _fail(message: str) -> Any:
+    raise BicepError(message)
+
+
 def _string(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
@@ -551,6 +556,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         "suffixes": {"storage": "core.windows.net", "keyvaultDns": ".vault.azure.net"},
         "authentication": {"loginEndpoint": "https://login.microsoftonline.com/"},
     },
+    "fail": _fail,
     "flatten": lambda lists: [*chain.from_iterable(lists)],
     "guid": lambda *parts: re.sub(r"(.{8})(.{4})(.{4})(.{4})(.{12}).*", r"\1-\2-\3-\4-\5", _hash(*parts)),
     "indexOf": lambda values, value: values.index(value),
@@ -558,7 +564,9 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "json": json.loads,
     "length": len,
     "map": lambda values, function: [function(value) for value in values],
+    "max": max,
     "replace": lambda text, old, new: text.replace(old, new),
+    "skip": lambda value, count: value[max(count, 0) :],
     "string": _string,
     "subscription": lambda: {"id": "/subscriptions/SUB", "subscriptionId": "SUB"},
     "subscriptionResourceId": lambda kind, name: f"/subscriptions/SUB/providers/{kind}/{name}",

@@ -49,7 +49,7 @@ __all__ = ["CHECKS", "SCENARIOS", "App", "problems"]
 # https://learn.microsoft.com/azure/role-based-access-control/built-in-roles, written down a second time:
 # an id mistyped in a template is found by comparing the two.
 ROLE_IDS = {
-    "12338af0-0e69-4776-bea7-57ae8d297424": "Key Vault Crypto User",
+    "e147488a-f6f5-4113-8e2d-b22465e65bf6": "Key Vault Crypto Service Encryption User",
     "3913510d-42f4-4e42-8a64-420c390055eb": "Monitoring Metrics Publisher",
     "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
@@ -197,7 +197,7 @@ def roles(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]
     told = settings_of(deployment).get("AGENT_KEY_VAULT_KEY_URI")
     for key in deployment.of(f"{VAULT}/keys"):
         if told == key_uri(key):
-            grant(identity, "ServicePrincipal", key.parent, {"Key Vault Crypto User"})
+            grant(identity, "ServicePrincipal", key.parent, {"Key Vault Crypto Service Encryption User"})
     if scenario["principalId"]:
         data = account_behind(deployment, CONNECTION)
         grant(scenario["principalId"], scenario["principalType"], data, DATA_ROLES)
@@ -217,8 +217,11 @@ def roles(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]
 def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     """The plan, the runtime and the scale are those asked for, and packages come by identity."""
     site, identity = one(deployment, SITE), one(deployment, IDENTITY)
+    # One that is always ready would be in one zone only.
+    least = 2 if scenario["zoneRedundant"] else 1
+    ready = [each | {"instanceCount": max(least, each["instanceCount"])} for each in scenario["alwaysReady"]]
     scale: dict[str, Any] = {
-        "alwaysReady": scenario["alwaysReady"],
+        "alwaysReady": ready,
         "instanceMemoryMB": scenario["instanceMemoryMB"],
         "maximumInstanceCount": scenario["maximumInstanceCount"],
         "triggers": {"http": {"perInstanceConcurrency": scenario["httpConcurrency"]}},
@@ -235,6 +238,7 @@ def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
         (site, "tags.azd-service-name", "api"),
         (site, "properties.serverFarmId", plan.id),
         (site, "properties.clientAffinityEnabled", False),
+        (site, "properties.keyVaultReferenceIdentity", identity.id),
         (site, "properties.virtualNetworkSubnetId", subnets[0] if subnets else None),
         (site, "properties.functionAppConfig.runtime", {"name": "python", "version": app.python}),
         (site, "properties.functionAppConfig.deployment.storage.type", "blobContainer"),

@@ -113,6 +113,7 @@ SCENARIOS = (
             "principalId": "00000000-0000-0000-0000-00000000cafe",
             "separateHostStorage": False,
             "coolAfterDays": 1,
+            "alwaysReady": [{"name": "function:watch_queues", "instanceCount": 1}],
             "queueBatchSize": 1,
             "queueNewBatchThreshold": 0,
             "authClientId": "11111111-1111-1111-1111-111111111111",
@@ -134,7 +135,18 @@ SCENARIOS = (
             "networkAddressPrefix": "10.30.0.0/16",
         },
     ),
-    Scenario("data here", BASE | {"existingDataAccountName": "stolddata", "zoneRedundant": True}),
+    Scenario(
+        "data here",
+        BASE
+        | {
+            "existingDataAccountName": "stolddata",
+            "zoneRedundant": True,
+            "alwaysReady": [
+                {"name": "http", "instanceCount": 1},
+                {"name": "function:watch_queues", "instanceCount": 3},
+            ],
+        },
+    ),
 )
 
 

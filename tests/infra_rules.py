@@ -32,26 +32,58 @@ SECRETS = re.compile(
 
 API_VERSIONS = {
     "Microsoft.Authorization/roleAssignments": "2022-04-01",
-    "Microsoft.Consumption/budgets": "2023-11-01",
+    "Microsoft.Consumption/budgets": "2026-06-01",
     "Microsoft.Insights/actionGroups": "2023-01-01",
     "Microsoft.Insights/components": "2020-02-02",
-    "Microsoft.Insights/metricAlerts": "2018-03-01",
-    "Microsoft.Insights/scheduledQueryRules": "2023-12-01",
+    "Microsoft.Insights/metricAlerts": "2026-01-01",
+    "Microsoft.Insights/scheduledQueryRules": "2026-03-01",
     "Microsoft.Insights/webtests": "2022-06-15",
     "Microsoft.Insights/workbooks": "2023-06-01",
-    "Microsoft.KeyVault/vaults": "2024-11-01",
+    "Microsoft.KeyVault/vaults": "2026-05-15",
     "Microsoft.ManagedIdentity/userAssignedIdentities": "2024-11-30",
-    "Microsoft.Network/networkSecurityGroups": "2025-05-01",
+    "Microsoft.Network/networkSecurityGroups": "2026-03-01",
     "Microsoft.Network/privateDnsZones": "2024-06-01",
-    "Microsoft.Network/privateEndpoints": "2025-05-01",
-    "Microsoft.Network/virtualNetworks": "2025-05-01",
-    "Microsoft.OperationalInsights/workspaces": "2025-02-01",
+    "Microsoft.Network/privateEndpoints": "2026-03-01",
+    "Microsoft.Network/virtualNetworks": "2026-03-01",
+    "Microsoft.OperationalInsights/workspaces": "2026-03-01",
     "Microsoft.Resources/resourceGroups": "2025-04-01",
-    "Microsoft.Storage/storageAccounts": "2025-06-01",
+    "Microsoft.Storage/storageAccounts": "2026-06-01",
     "Microsoft.Web/serverfarms": "2025-03-01",
     "Microsoft.Web/sites": "2025-03-01",
 }
 """By type; one below it (``storageAccounts/blobServices``) is of the same version."""
+
+# https://learn.microsoft.com/azure/azure-functions/functions-app-settings#flex-consumption-plan-deprecations
+REFUSED_BY_FLEX = {
+    "alwaysOn",
+    "containerSize",
+    "elasticWebAppScaleLimit",
+    "ftpsState",
+    "functionAppScaleLimit",
+    "functionsRuntimeScaleMonitoringEnabled",
+    "healthCheckPath",
+    "isReserved",
+    "isXenon",
+    "javaContainer",
+    "javaContainerVersion",
+    "javaVersion",
+    "linuxFxVersion",
+    "minimumElasticInstanceCount",
+    "netFrameworkVersion",
+    "nodeVersion",
+    "numberOfWorkers",
+    "phpVersion",
+    "powerShellVersion",
+    "preWarmedInstanceCount",
+    "pythonVersion",
+    "use32BitWorkerProcess",
+    "vnetBackupRestoreEnabled",
+    "vnetContentShareEnabled",
+    "vnetImagePullEnabled",
+    "vnetRouteAllEnabled",
+    "windowsFxVersion",
+}
+"""Properties of an app and of its `siteConfig` that a Flex Consumption plan refuses with 400, or ignores."""
 
 Rule = Callable[[Any], bool]
 
@@ -93,7 +125,6 @@ SECURE: dict[str, dict[str, Rule]] = {
     f"{ACCOUNT}/tableServices/tables": {},
     SITE: {
         "properties.httpsOnly": ENABLED,
-        "properties.siteConfig.ftpsState": equal("Disabled"),
         "properties.siteConfig.http20Enabled": ENABLED,
         "properties.siteConfig.minTlsVersion": equal("1.2"),
         "properties.siteConfig.remoteDebuggingEnabled": equal(False),
@@ -227,9 +258,19 @@ def secure(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
         located = resource.parent is None and resource.type not in (ROLE, BUDGET)
         if located and resource.body.get("location") not in (scenario["location"], "global"):
             yield f"{resource.id} is in {resource.body.get('location')!r}"
-    channels = {r.name for r in deployment.of(f"{SITE}/basicPublishingCredentialsPolicies")}
-    if channels != {"ftp", "scm"}:
-        yield f"basic credentials are closed only for {sorted(channels)}"
+    refused = {name.lower() for name in REFUSED_BY_FLEX}
+    for site in deployment.of(SITE):
+        for name in (*site.properties, *(at(site, "properties.siteConfig") or {})):
+            if name.lower() in refused:
+                yield f"Flex Consumption refuses {name}"
+    policies = {r.name: r for r in deployment.of(f"{SITE}/basicPublishingCredentialsPolicies")}
+    if policies.keys() != {"ftp", "scm"}:
+        yield f"basic credentials are closed only for {sorted(policies)}"
+    elif policies["ftp"] not in policies["scm"].depends:
+        yield "two changes of the site at once may be refused"
+    for policy in policies.values():
+        if policy.body.get("location") != scenario["location"]:
+            yield f"the policy {policy.name} has no location, without which it is refused"
 
 
 def secret_problems(files: Files) -> Iterator[str]:

@@ -106,18 +106,7 @@ var testLocations = [
   'us-va-ash-azr'
   'apac-sg-sin-azr'
 ]
-var budgetNotifications = [
-  {
-    name: 'actual80'
-    threshold: 80
-    type: 'Actual'
-  }
-  {
-    name: 'forecast100'
-    threshold: 100
-    type: 'Forecasted'
-  }
-]
+var budgetEmails = empty(email) ? [] : [email]
 
 resource actionGroup 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(email)) {
   name: '${prefixes.insightsActionGroups}${token}'
@@ -136,7 +125,7 @@ resource actionGroup 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(e
   }
 }
 
-resource queryRules 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for alert in queryAlerts: {
+resource queryRules 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [for alert in queryAlerts: {
   name: '${prefixes.insightsScheduledQueryRules}${alert.name}-${token}'
   location: location
   tags: tags
@@ -181,7 +170,7 @@ resource queryRules 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [for a
   }
 }]
 
-resource storageRules 'Microsoft.Insights/metricAlerts@2018-03-01' = [for account in storageAccounts: {
+resource storageRules 'Microsoft.Insights/metricAlerts@2026-01-01' = [for account in storageAccounts: {
   name: '${prefixes.insightsMetricAlerts}availability-${account.name}-${token}'
   location: 'global'
   tags: tags
@@ -248,7 +237,7 @@ resource webTest 'Microsoft.Insights/webtests@2022-06-15' = if (availabilityTest
   }
 }
 
-resource webTestRule 'Microsoft.Insights/metricAlerts@2018-03-01' = if (availabilityTest) {
+resource webTestRule 'Microsoft.Insights/metricAlerts@2026-01-01' = if (availabilityTest) {
   name: '${prefixes.insightsMetricAlerts}unreachable-${token}'
   location: 'global'
   tags: tags
@@ -276,7 +265,7 @@ resource webTestRule 'Microsoft.Insights/metricAlerts@2018-03-01' = if (availabi
 }
 
 resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
-  name: guid(resourceGroup().id, 'agent-storage-workbook')
+  name: guid(resourceGroup().id, token, 'agent-storage-workbook')
   location: location
   tags: tags
   kind: 'shared'
@@ -289,7 +278,7 @@ resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
   }
 }
 
-resource budget 'Microsoft.Consumption/budgets@2023-11-01' = if (budgetAmount > 0) {
+resource budget 'Microsoft.Consumption/budgets@2026-06-01' = if (budgetAmount > 0) {
   name: '${prefixes.consumptionBudgets}${token}'
   properties: {
     amount: budgetAmount
@@ -298,17 +287,27 @@ resource budget 'Microsoft.Consumption/budgets@2023-11-01' = if (budgetAmount > 
     timePeriod: {
       startDate: budgetStartDate
     }
-    notifications: toObject(budgetNotifications, notification => notification.name, notification => {
-      enabled: true
-      operator: 'GreaterThanOrEqualTo'
-      threshold: notification.threshold
-      thresholdType: notification.type
-      contactEmails: empty(email) ? [] : [
-        email
-      ]
-      contactRoles: [
-        'Owner'
-      ]
-    })
+    notifications: {
+      actual80: {
+        enabled: true
+        operator: 'GreaterThanOrEqualTo'
+        threshold: 80
+        thresholdType: 'Actual'
+        contactEmails: budgetEmails
+        contactRoles: [
+          'Owner'
+        ]
+      }
+      forecast100: {
+        enabled: true
+        operator: 'GreaterThanOrEqualTo'
+        threshold: 100
+        thresholdType: 'Forecasted'
+        contactEmails: budgetEmails
+        contactRoles: [
+          'Owner'
+        ]
+      }
+    }
   }
 }

@@ -134,10 +134,11 @@ var furtherSettings = map(items(appSettings), setting => {
   name: setting.key
   value: string(setting.value)
 })
-var publishingChannels = [
-  'ftp'
-  'scm'
-]
+// Where the plan is spread over zones, one instance that is always ready would be in one of them only.
+var alwaysReadyInstances = map(alwaysReady, each => {
+  name: each.name
+  instanceCount: zoneRedundant ? max(2, each.instanceCount) : each.instanceCount
+})
 
 resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
   // checkov:skip=CKV_AZURE_225: a parameter, for not every region has zones
@@ -157,6 +158,7 @@ resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {
 
 resource app 'Microsoft.Web/sites@2025-03-01' = {
   // checkov:skip=CKV_AZURE_17: callers are known by function keys or Entra tokens, not by certificates
+  // checkov:skip=CKV_AZURE_78: Flex Consumption has no FTP, and refuses the property ftpsState
   // checkov:skip=CKV_AZURE_212: Flex Consumption scales to zero; always-ready instances are a parameter
   // checkov:skip=CKV_AZURE_213: Flex Consumption has no health check path; an availability test asks instead
   // checkov:skip=CKV_AZURE_222: agents call it from anywhere, with a key or a token
@@ -176,11 +178,12 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
     serverFarmId: plan.id
     httpsOnly: true
     clientAffinityEnabled: false
+    // For settings that refer to a vault, which would otherwise be opened by a system-assigned identity.
+    keyVaultReferenceIdentity: identityId
     virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
     siteConfig: {
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
-      ftpsState: 'Disabled'
       http20Enabled: true
       remoteDebuggingEnabled: false
       appSettings: concat(connectionUris, connectionIdentities, ownSettings, queueSettings, keySettings, furtherSettings)
@@ -201,7 +204,7 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
         }
       }
       scaleAndConcurrency: {
-        alwaysReady: alwaysReady
+        alwaysReady: alwaysReadyInstances
         instanceMemoryMB: instanceMemoryMB
         maximumInstanceCount: maximumInstanceCount
         triggers: {
@@ -215,14 +218,29 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
 }
 
 // Deployment is by Entra tokens; user name and password stay off for the site and for FTP.
-#disable-next-line BCP225 // the name comes from the loop, so that the type of the body is not checked
-resource publishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = [for channel in publishingChannels: {
+resource ftpPublishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = {
   parent: app
-  name: channel
+  name: 'ftp'
+  #disable-next-line BCP187 // the service refuses a policy without a location, which the published type lacks
+  location: location
   properties: {
     allow: false
   }
-}]
+}
+
+resource scmPublishing 'Microsoft.Web/sites/basicPublishingCredentialsPolicies@2025-03-01' = {
+  parent: app
+  name: 'scm'
+  #disable-next-line BCP187 // the service refuses a policy without a location, which the published type lacks
+  location: location
+  properties: {
+    allow: false
+  }
+  // The site takes one change at a time.
+  dependsOn: [
+    ftpPublishing
+  ]
+}
 
 @description('Name of the function app.')
 output name string = app.name

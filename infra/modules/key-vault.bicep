@@ -21,7 +21,7 @@ param publicNetworkAccess string
 @description('Optional. Name of the key.')
 param keyName string = 'agent-storage'
 
-resource keyVault 'Microsoft.KeyVault/vaults@2024-11-01' = {
+resource keyVault 'Microsoft.KeyVault/vaults@2026-05-15' = {
   // checkov:skip=CKV_AZURE_189: closed where the network is isolated, which is a parameter
   // checkov:skip=CKV_AZURE_109: denied where the network is isolated, which is a parameter
   name: name
@@ -46,7 +46,7 @@ resource keyVault 'Microsoft.KeyVault/vaults@2024-11-01' = {
   }
 }
 
-resource key 'Microsoft.KeyVault/vaults/keys@2024-11-01' = {
+resource key 'Microsoft.KeyVault/vaults/keys@2026-05-15' = {
   // checkov:skip=CKV_AZURE_112: it wraps few and small keys; an HSM needs the premium vault
   parent: keyVault
   name: keyName

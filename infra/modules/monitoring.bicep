@@ -20,7 +20,7 @@ param retentionDays int
 @description('Required. Gigabytes a day after which logs are no longer taken until the next day; -1 for no cap.')
 param dailyQuotaGb int
 
-resource workspace 'Microsoft.OperationalInsights/workspaces@2025-02-01' = {
+resource workspace 'Microsoft.OperationalInsights/workspaces@2026-03-01' = {
   name: workspaceName
   location: location
   tags: tags

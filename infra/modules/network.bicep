@@ -40,13 +40,13 @@ var subnets = [
   }
 ]
 
-resource securityGroups 'Microsoft.Network/networkSecurityGroups@2025-05-01' = [for subnet in subnets: {
+resource securityGroups 'Microsoft.Network/networkSecurityGroups@2026-03-01' = [for subnet in subnets: {
   name: '${securityGroupPrefix}${subnet.name}'
   location: location
   tags: tags
 }]
 
-resource network 'Microsoft.Network/virtualNetworks@2025-05-01' = {
+resource network 'Microsoft.Network/virtualNetworks@2026-03-01' = {
   name: name
   location: location
   tags: tags
@@ -98,7 +98,9 @@ resource zoneLinks 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2024-0
   }
 }]
 
-resource endpoints 'Microsoft.Network/privateEndpoints@2025-05-01' = [for link in privateLinks: {
+// An account takes one change at a time.
+@batchSize(1)
+resource endpoints 'Microsoft.Network/privateEndpoints@2026-03-01' = [for link in privateLinks: {
   name: '${endpointPrefix}${link.name}-${link.groupId}'
   location: location
   tags: tags
@@ -120,7 +122,8 @@ resource endpoints 'Microsoft.Network/privateEndpoints@2025-05-01' = [for link i
   }
 }]
 
-resource endpointRecords 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2025-05-01' = [for (link, i) in privateLinks: {
+@batchSize(1)
+resource endpointRecords 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2026-03-01' = [for (link, i) in privateLinks: {
   parent: endpoints[i]
   name: 'default'
   properties: {

@@ -22,7 +22,7 @@ param keyVaultName string = ''
 
 // https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
 var roleIds = {
-  'Key Vault Crypto User': '12338af0-0e69-4776-bea7-57ae8d297424'
+  'Key Vault Crypto Service Encryption User': 'e147488a-f6f5-4113-8e2d-b22465e65bf6'
   'Monitoring Metrics Publisher': '3913510d-42f4-4e42-8a64-420c390055eb'
   'Storage Blob Data Contributor': 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
   'Storage Blob Data Owner': 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b'
@@ -30,7 +30,7 @@ var roleIds = {
   'Storage Table Data Contributor': '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3'
 }
 
-resource accounts 'Microsoft.Storage/storageAccounts@2025-06-01' existing = [for grant in storageGrants: {
+resource accounts 'Microsoft.Storage/storageAccounts@2026-06-01' existing = [for grant in storageGrants: {
   name: grant.account
 }]
 
@@ -39,7 +39,7 @@ resource applicationInsights 'Microsoft.Insights/components@2020-02-02' existing
   name: empty(applicationInsightsName) ? 'none' : applicationInsightsName
 }
 
-resource keyVault 'Microsoft.KeyVault/vaults@2024-11-01' existing = if (!empty(keyVaultName)) {
+resource keyVault 'Microsoft.KeyVault/vaults@2026-05-15' existing = if (!empty(keyVaultName)) {
   name: empty(keyVaultName) ? 'none' : keyVaultName
 }
 
@@ -64,11 +64,11 @@ resource telemetryRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if
 }
 
 resource keyRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(keyVaultName)) {
-  name: guid(keyVault.id, principalId, roleIds['Key Vault Crypto User'])
+  name: guid(keyVault.id, principalId, roleIds['Key Vault Crypto Service Encryption User'])
   scope: keyVault
   properties: {
     principalId: principalId
     principalType: principalType
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roleIds['Key Vault Crypto User'])
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roleIds['Key Vault Crypto Service Encryption User'])
   }
 }

@@ -1,0 +1,133 @@
+"""What the templates' text says that their resources do not: order within a loop, what is known beforehand,
+and what the compiler is told to be silent about."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+
+import pytest
+from tree_sitter import Node
+
+from tests.bicep import BicepError, Declaration, declarations, deploy, parse, text_of, walk
+from tests.infra_model import BASE, SCENARIOS
+from tests.infra_rules import REFUSED_BY_FLEX, secure
+from tests.test_infra import TEMPLATES, app, declared, files
+
+SILENCED = {
+    ("modules/function-app.bicep", "BCP187"): "a policy of publishing has a location, which its type lacks",
+}
+"""Each message of the compiler that is not wanted to be heard, by file; anything else has to be put right."""
+
+ONE_AT_A_TIME = re.compile(r"Microsoft\.Network/privateEndpoints(/.*)?")
+"""Types that change something which all of them share, and which refuses two changes at once."""
+
+
+def loops() -> Iterator[tuple[str, Declaration, str]]:
+    """Each resource that is declared in a loop, with its type."""
+    for path, declaration in declared("resource"):
+        if any(child.type == "for_statement" for child in declaration.node.children):
+            kind = next(text_of(c) for c in declaration.node.named_children if c.type == "string")
+            yield path, declaration, kind.strip("'").partition("@")[0]
+
+
+def test_what_shares_an_account_is_deployed_one_after_another() -> None:
+    found = {kind: d.decorators.get("batchSize") for _, d, kind in loops() if ONE_AT_A_TIME.fullmatch(kind)}
+    assert len(found) == 2
+    for kind, decorator in found.items():
+        assert decorator is not None, f"{kind} is deployed all at once"
+        assert text_of(decorator) == "batchSize(1)", kind
+
+
+def test_the_compiler_is_silenced_only_where_it_is_wrong() -> None:
+    found: set[tuple[str, str]] = set()
+    for path in TEMPLATES:
+        lines = files()[path].decode().splitlines()
+        for line, following in itertools.pairwise(lines):
+            if "#disable" not in line:
+                continue
+            pragma = re.fullmatch(r" *#disable-next-line ([A-Za-z0-9-]+) // \w.{20,}", line)
+            assert pragma, f"{path}: {line} gives no reason"
+            assert following.strip(), f"{path}: nothing is under {line}"
+            found.add((path, pragma[1]))
+    assert found == SILENCED.keys()
+
+
+def late(node: Node) -> bool:
+    """Whether a value is known only when another module has been deployed."""
+    return any(
+        n.type == "member_expression" and re.search(r"\.outputs\.", text_of(n)) is not None
+        for n in walk(node)
+    )
+
+
+def decides(path: str) -> set[str]:
+    """The parameters of a template that the names, scopes and conditions of its resources come from."""
+    known = {d.name: d for d in declarations(files()[path])}
+    used: set[str] = set()
+    for declaration in known.values():
+        if declaration.kind not in ("resource", "module"):
+            continue
+        for node in walk(declaration.node):
+            if node.type == "object_property" and text_of(node.named_children[0]) in ("name", "scope"):
+                used |= {text_of(n) for n in walk(node) if n.type == "identifier"}
+            if node.type == "if_statement":
+                used |= {text_of(n) for n in walk(node.named_children[0]) if n.type == "identifier"}
+    while True:
+        behind = {
+            text_of(n)
+            for name in used & known.keys()
+            if known[name].kind == "var"
+            for n in walk(known[name].node)
+            if n.type == "identifier"
+        }
+        if behind <= used:
+            return {name for name in used if name in known and known[name].kind == "param"}
+        used |= behind
+
+
+# The principal is in the name of its role: one that is made anew cannot take over the role of the old one.
+KNOWN_LATE = {("modules/rbac.bicep", "principalId")}
+
+
+def test_what_if_knows_what_each_module_would_deploy() -> None:
+    """It is silent about a whole module where a name or a condition waits for another module."""
+    unknown: set[tuple[str, str]] = set()
+    for _, module in declared("module"):
+        path = next(text_of(c).strip("'") for c in module.node.named_children if c.type == "string")
+        properties = [n for n in walk(module.node) if n.type == "object_property"]
+        given = {text_of(p.named_children[0]): p.named_children[-1] for p in properties}
+        unknown |= {(path, name) for name in given.keys() & decides(path) if late(given[name])}
+    assert unknown == KNOWN_LATE
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_BY_FLEX))
+@pytest.mark.parametrize("where", ["    siteConfig: {\n", "    serverFarmId: plan.id\n"])
+def test_a_property_that_the_plan_refuses_is_noticed(name: str, where: str) -> None:
+    path = "modules/function-app.bicep"
+    source = files()[path].decode()
+    assert source.count(where) == 1
+    changed = {**files(), path: source.replace(where, f"{where}    {name}: null\n").encode()}
+    deployment = deploy(changed, BASE)
+    assert list(secure(deployment, SCENARIOS[1], app())) == [f"Flex Consumption refuses {name}"]
+
+
+@pytest.mark.parametrize("start", ["", "2026-12", "2026-12-15", "December"])
+def test_a_budget_without_the_first_of_a_month_is_refused_with_what_to_do(start: str) -> None:
+    with pytest.raises(BicepError, match=r"AGENT_STORAGE_BUDGET_START.*2026-12-01"):
+        deploy(files(), BASE | {"budgetAmount": 1, "budgetStartDate": start})
+
+
+def test_two_environments_in_one_group_share_nothing() -> None:
+    groups = BASE | {"resourceGroupName": "shared", "keyVaultEnabled": True, "networkIsolation": True}
+    groups |= {"alertEmail": "operators@example.com", "budgetAmount": 1, "budgetStartDate": "2026-12-01"}
+    one_of, other = (deploy(files(), groups | {"environmentName": name}) for name in ("first", "second"))
+    shared = {r.type for r in one_of.resources if r.id in {o.id for o in other.resources}}
+    assert shared == {"Microsoft.Resources/resourceGroups", "Microsoft.Network/privateDnsZones"}
+
+
+def test_every_template_ends_with_one_line_break() -> None:
+    for path in TEMPLATES:
+        assert parse(files()[path])
+        assert re.search(rb"[^\n]\n\Z", files()[path]), path
