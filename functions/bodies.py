@@ -117,5 +117,5 @@ def refuse_parts(req: func.HttpRequest) -> None:
     """:raises InvalidArgumentError: the body is a part of an object (RFC 9110, 14.5)."""
     if "Content-Range" in req.headers:
         raise InvalidArgumentError(
-            "an object can not be saved in parts", field="Content-Range", remedy="send the whole object"
+            "an object cannot be saved in parts", field="Content-Range", remedy="send the whole object"
         )

@@ -109,7 +109,7 @@ def single(tags: EntityTags | None) -> str | None:
 
 
 def _etags(req: func.HttpRequest, header: str) -> EntityTags | None:
-    """None without the header, `ANY` for ``*``. A weak tag can not match in the strong comparison of
+    """None without the header, `ANY` for ``*``. A weak tag cannot match in the strong comparison of
     ``If-Match``; ``If-None-Match`` compares weakly (RFC 9110, 13.1). Empty members of the list are left out
     (RFC 9110, 5.6.1.2)."""
     text = req.headers.get(header)

@@ -47,7 +47,7 @@ def checked_body_limit(limit: int) -> int:
 def function_timeout(host_json: Path = HOST_JSON) -> float:
     """Seconds after which the host ends an invocation; infinite where it does not.
 
-    :raises ConfigurationError: it is set to what can not be a time.
+    :raises ConfigurationError: it is set to what cannot be a time.
     """
     named = SETTING.lower()
     given = (text for name, text in os.environ.items() if name.lower().replace(":", "__") == named)

@@ -100,7 +100,7 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(route="objects", methods=["PUT", "DELETE"], auth_level=_AUTH)
 @endpoint("key")
 async def write_object_by_query(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT`` and ``DELETE /api/objects?key=``: as with the key in the path, for keys that a path can not
+    """``PUT`` and ``DELETE /api/objects?key=``: as with the key in the path, for keys that a path cannot
     hold."""
     return await (_save if req.method == "PUT" else _delete)(req)
 

@@ -77,7 +77,7 @@ class AppState:
         return int(_number("AGENT_STORAGE_MAX_JSON_BYTES", DEFAULT_JSON_BYTES, 1, MAX_BODY_BYTES))
 
     def check_settings(self) -> None:
-        """:raises ConfigurationError: a setting or a task module can not work."""
+        """:raises ConfigurationError: a setting or a task module cannot work."""
         self.check_numbers()
         self.registry.names()
 
@@ -90,9 +90,9 @@ _states: dict[asyncio.AbstractEventLoop, AppState] = {}
 
 
 def state() -> AppState:
-    """The state that belongs to the running event loop (the worker has one; clients can not change loops).
+    """The state that belongs to the running event loop (the worker has one; clients cannot change loops).
 
-    :raises ConfigurationError: an app setting can not work; ``field`` names it.
+    :raises ConfigurationError: an app setting cannot work; ``field`` names it.
     """
     loop = asyncio.get_running_loop()
     if loop not in _states:
@@ -111,7 +111,7 @@ def task_registry() -> Registry:
 def check_settings() -> None:
     """For the local host, before it says that it is ready; opens nothing.
 
-    :raises ConfigurationError: a setting or a task module can not work; ``field`` names it.
+    :raises ConfigurationError: a setting or a task module cannot work; ``field`` names it.
     """
     AppState(StorageConfig.from_env()).check_settings()
 

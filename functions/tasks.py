@@ -1,4 +1,4 @@
-"""HTTP: submit, read, list, cancel and requeue tasks. Queue: process them, and bury what can not be."""
+"""HTTP: submit, read, list, cancel and requeue tasks. Queue: process them, and bury what cannot be."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MAX_WAIT_SECONDS = 30
 async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks`` ``{action, agent_id, payload?, correlation_id?, idempotency_key?, delay_seconds?,
     priority?}``: 202 with the record and its Location. ``{"tasks": [{…}, …]}`` submits many: either one of
-    them can not be right and none is taken, or each has its record, or its problem, in the answer."""
+    them cannot be right and none is taken, or each has its record, or its problem, in the answer."""
     app = state()
     body = json_body(req, app)
     trace_parent = req.headers.get("traceparent")

@@ -31,7 +31,7 @@ class AzureStorageBackend(BlobNames, StorageBackend):
     Nothing is imported from a vendor before the first operation needs it. It can be used from several
     event loops, one after the other or at once.
 
-    :raises ConfigurationError: the arguments can not work.
+    :raises ConfigurationError: the arguments cannot work.
     """
 
     portable = True

@@ -1,6 +1,4 @@
-"""Types of your own among the values: a codec turns one into a value that can be stored, and back.
-
-::
+"""Codecs for your own types: a codec turns an object into a value that can be stored, and back.
 
     from storage_lib.codecs import register_codec
 
@@ -9,8 +7,8 @@
     )
     await storage.save("price", {"net": Money(Decimal("9.90"), "EUR")})
 
-The name is stored with the value and must mean the same for as long as such values are kept. Register at the
-import of the module that defines the type, so that every process that loads the value has the codec.
+The name is stored with the value and must keep its meaning for as long as such values exist. Register
+the codec where the type is defined, so that every process that loads such a value has it.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ _MAX_NAME: Final = 200
 
 
 class Codec(NamedTuple):
-    """How values of exactly the type ``kind`` are stored."""
+    """How objects of exactly the type ``kind`` are stored."""
 
     kind: type
     name: str
@@ -39,19 +37,19 @@ _by_name: dict[str, Codec] = {}
 def register_codec[T](
     kind: type[T], name: str, *, encode: Callable[[T], Any], decode: Callable[[Any], T]
 ) -> None:
-    """Store values of the type ``kind`` under ``name``, wherever they are in a value.
+    """Register a codec for objects of the type ``kind``, wherever they occur in a value.
 
     :param kind: exactly this type; a subclass needs a codec of its own.
     :param name: stable and unique, such as ``shop.money``; up to 200 characters.
-    :param encode: gives a value that can be stored, of any type that this library takes.
-    :param decode: makes the object again of what ``encode`` gave.
-    :raises InvalidArgumentError: the type or the name has a codec, or the type is stored by itself.
+    :param encode: returns a value of any type that the library stores.
+    :param decode: turns the result of ``encode`` back into the object.
+    :raises InvalidArgumentError: the type or the name already has a codec, or the type needs none.
     """
     if not isinstance(kind, type):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise InvalidArgumentError(f"{kind!r} is no class", field="kind")
+        raise InvalidArgumentError(f"{kind!r} is not a class", field="kind")
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgumentError(
-            f"{name!r} is no name of a codec", field="name", limit=f"1 to {_MAX_NAME} printable characters"
+            f"{name!r} cannot name a codec", field="name", limit=f"1 to {_MAX_NAME} printable characters"
         )
     if kind.__module__ in ("builtins", "numpy") or _is_stored(kind):
         raise InvalidArgumentError(
@@ -62,7 +60,7 @@ def register_codec[T](
     for found in (_by_kind.get(kind), _by_name.get(name)):
         if found is not None:
             raise InvalidArgumentError(
-                f"the codec {found.name!r} of {found.kind.__qualname__} is registered already",
+                f"the codec {found.name!r} of {found.kind.__qualname__} is already registered",
                 field="kind" if found.kind is kind else "name",
                 remedy="choose another name, or call unregister_codec() first to replace it",
             )
@@ -70,7 +68,7 @@ def register_codec[T](
 
 
 def unregister_codec(name: str) -> None:
-    """Forget a codec, as before its class is defined anew in a notebook.
+    """Remove a codec, for example before its class is defined again in a notebook.
 
     :raises InvalidArgumentError: no codec has this name.
     """
@@ -81,12 +79,12 @@ def unregister_codec(name: str) -> None:
 
 
 def codec_of(kind: type) -> Codec | None:
-    """The codec of exactly this type."""
+    """The codec of exactly this type, or None."""
     return _by_kind.get(kind)
 
 
 def codec_named(name: str) -> Codec | None:
-    """The codec that a stored name means."""
+    """The codec registered under a stored name, or None."""
     return _by_name.get(name)
 
 

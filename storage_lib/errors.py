@@ -1,25 +1,23 @@
-"""Everything that can go wrong, as one tree.
-
-::
+"""Every error that the library raises, as one tree.
 
     StorageError
-    ├── KeyNotFoundError (KeyError)            the object, entity or message is not there
+    ├── KeyNotFoundError (KeyError)            the object, entity or message does not exist
     ├── InvalidKeyError (ValueError)           a key or name is outside the grammar of keys.py
-    ├── InvalidArgumentError (ValueError)      any other argument that can never be right
-    ├── SerializationError (ValueError)        a value can not be stored so that it comes back
+    ├── InvalidArgumentError (ValueError)      any other argument that can never be valid
+    ├── SerializationError (ValueError)        a value cannot be stored and restored as it is
     ├── ObjectTooLargeError (ValueError)       a value, entity or message exceeds a limit
-    ├── PreconditionFailedError                if_match / if_absent did not hold; nothing was changed
+    ├── PreconditionFailedError                if_match or if_absent did not hold; nothing was changed
     ├── IntegrityError                         stored bytes are not the bytes that were saved
     ├── AccessDeniedError (PermissionError)    the store refused the credentials or the permission
     ├── UnsupportedOperationError              this backend has no such operation
-    │   └── NotPortableError (TypeError)       it can be neither pickled nor copied
-    ├── ConfigurationError (ValueError)        the configuration can not work, whatever is retried
-    └── TransientStorageError                  trying again later may succeed
-        └── StorageUnavailableError            the store can not be reached, or says it is out of order
+    │   └── NotPortableError (TypeError)       this manager or backend can be neither pickled nor copied
+    ├── ConfigurationError (ValueError)        the configuration cannot work; retrying does not help
+    └── TransientStorageError                  a retry may succeed
+        └── StorageUnavailableError            the store cannot be reached, or is out of service
 
-Not found, broken and unreachable are different: nothing here is ever turned into ``None``, ``False``
+Not found, broken and unreachable are different errors, and none is ever turned into ``None``, ``False``
 or an empty list. Each backend translates its vendor's errors in one place and chains them
-(``raise … from``), so the vendor's own words stay readable.
+(``raise … from``), so the vendor's message stays readable.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ from typing import ClassVar
 class StorageError(Exception):
     """Base of all errors of this library.
 
-    ``code`` is a stable, machine-readable name: HTTP answers carry it in their problem ``type``, task
-    records in their ``error``. ``field``, ``limit`` and ``remedy`` are set where they make sense: which
-    input was wrong, what is allowed, what to do.
+    ``code`` is a stable, machine-readable name: HTTP responses carry it in their problem ``type``, task
+    records in their ``error``. ``field``, ``limit`` and ``remedy`` are set where they apply: which input
+    was wrong, what is allowed, and what to do.
     """
 
     code: ClassVar[str] = "storage-error"
@@ -47,7 +45,7 @@ class StorageError(Exception):
         self.remedy = remedy
 
     def explained(self) -> str:
-        """The message with its limit and its remedy, for people."""
+        """The message with its limit and remedy, for people."""
         parts = [
             self.message,
             self.limit and f"limit: {self.limit}",
@@ -61,25 +59,25 @@ class StorageError(Exception):
 
 
 class KeyNotFoundError(StorageError, KeyError):
-    """The object, entity, queue message or table asked for does not exist."""
+    """The object, entity, queue message or table does not exist."""
 
     code = "key-not-found"
 
 
 class InvalidKeyError(StorageError, ValueError):
-    """A key or a name is outside the grammar; it was refused before anything was touched."""
+    """A key or name is outside the grammar; it was refused before anything was touched."""
 
     code = "invalid-key"
 
 
 class InvalidArgumentError(StorageError, ValueError):
-    """An argument that can never be right (a negative limit, a malformed filter or content type)."""
+    """An argument that can never be valid, such as a negative limit or a malformed filter."""
 
     code = "invalid-argument"
 
 
 class SerializationError(StorageError, ValueError):
-    """A value could not be encoded so that it comes back, or stored bytes are not what they claim."""
+    """A value cannot be stored and restored as it is, or stored bytes do not match their content type."""
 
     code = "serialization-error"
 
@@ -91,19 +89,19 @@ class ObjectTooLargeError(StorageError, ValueError):
 
 
 class PreconditionFailedError(StorageError):
-    """``if_match`` or ``if_absent`` did not hold; the stored object was left as it is."""
+    """``if_match`` or ``if_absent`` did not hold; the stored object is unchanged."""
 
     code = "precondition-failed"
 
 
 class IntegrityError(StorageError):
-    """Stored bytes do not agree with their checksum, length or header. Never returned as data."""
+    """Stored bytes do not match their checksum, length or header. They are never returned as data."""
 
     code = "integrity-error"
 
 
 class AccessDeniedError(StorageError, PermissionError):
-    """The store refused: wrong key, expired token, missing role, read-only folder."""
+    """The store refused access: a wrong key, an expired token, a missing role, a read-only folder."""
 
     code = "access-denied"
 
@@ -120,20 +118,23 @@ class UnsupportedOperationError(StorageError):
 
 
 class NotPortableError(UnsupportedOperationError, TypeError):
-    """It can be neither pickled nor copied."""
+    """This manager or backend can be neither pickled nor copied."""
 
     code = "not-portable"
 
 
 class ConfigurationError(StorageError, ValueError):
-    """The configuration can not work, however often it is tried."""
+    """The configuration cannot work; retrying does not help."""
 
     code = "configuration-error"
 
 
 class TransientStorageError(StorageError):
-    """Trying again later may succeed. ``retry_after`` is the store's own hint, in seconds. ``refused`` is set
-    where the store said that it did nothing: what was asked for has surely not happened."""
+    """A retry may succeed.
+
+    ``retry_after`` is the store's own hint, in seconds. ``refused`` is set if the store said that it did
+    nothing, so the operation is known not to have happened.
+    """
 
     code = "transient-storage-error"
 
@@ -153,6 +154,6 @@ class TransientStorageError(StorageError):
 
 
 class StorageUnavailableError(TransientStorageError):
-    """The store can not be reached, or answers that it is out of order or too busy."""
+    """The store cannot be reached, or answers that it is out of service or too busy."""
 
     code = "storage-unavailable"

@@ -51,7 +51,7 @@ TOO_MUCH: Final = "512 MiB and 8 times its stored size"
 def check_json(data: bytes) -> Iterator[None]:
     """Check that ``data`` can be loaded; a generator that pauses after some work.
 
-    :raises SerializationError: it can not; names the place of a number that Python can not hold.
+    :raises SerializationError: it cannot; names the place of a number that Python cannot hold.
     :raises ValueError: it is not JSON.
     """
     check_room(data)
@@ -235,7 +235,7 @@ def too_much() -> SerializationError:
 
 
 def _place(data: bytes) -> Generator[None, None, str]:
-    """The place of the first number that can not be loaded, such as ``.a[2]``; by `yield from`."""
+    """The place of the first number that cannot be loaded, such as ``.a[2]``; by `yield from`."""
     path: list[str | int] = []
     name = ""
     for count, found in enumerate(_TOKENS.finditer(data)):

@@ -1,19 +1,18 @@
-"""The grammar of keys, metadata names and content types: one place that decides what may be stored.
+"""The grammar of keys, metadata and content types, for every backend and every way in.
 
-A key is one or more segments joined by ``/``: ``configs/ceo.json``. The grammar is the intersection of
-what a blob, an S3 object, a file and a URL can carry without being changed on the way, so that a key
-means the same object on every backend and on every path:
+A key is one or more segments joined by ``/``: ``configs/ceo.json``. The grammar is what a blob, an S3
+object, a file and a URL can all carry unchanged, so a key means the same object everywhere:
 
 * at most 1,024 bytes of UTF-8 (the limit of S3; Azure allows 1,024 characters), at most 255 bytes and at
-  least one byte a segment (the limit of file systems), at most 128 segments (Azure: 254);
+  least one byte per segment (the limit of file systems), at most 128 segments (Azure: 254);
 * Unicode normalisation form C, no control characters, no surrogates or non-characters (Azure refuses
   them, macOS normalises names);
 * no ``\\`` (Azure turns it into ``/``), no segment that ends in ``.`` (Azure and Windows drop the dot),
   which also excludes ``.`` and ``..``;
-* no ``%2F`` in any case: web servers can not tell it from an encoded ``/``.
+* no ``%2F`` in either case: web servers cannot tell it from an encoded ``/``.
 
-Segments starting with a dot are ordinary, except that a *first* segment of ``.system`` is the system's own
-(task payloads and the like): callers of `StorageManager` and HTTP can not address it.
+Segments that start with a dot are ordinary, except that a *first* segment ``.system`` is reserved for the
+library's own data, such as task payloads: callers of `StorageManager` and HTTP cannot address it.
 
 Sources: "Naming and Referencing Containers, Blobs, and Metadata" and "Characters in blob names" (Azure
 Storage REST), "Naming Amazon S3 objects".
@@ -43,17 +42,23 @@ _FORBIDDEN_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff\ufdd0-\uf
 
 
 def validate_key(key: str) -> str:
-    """Return ``key`` if it is inside the grammar, else raise `InvalidKeyError` that says what to change."""
+    """Return ``key`` if it is inside the grammar.
+
+    :raises InvalidKeyError: it is not; the error says what to change.
+    """
     _check(key, prefix=False)
     return key
 
 
 def validate_user_key(key: str) -> str:
-    """As `validate_key`, and refuse the system's own keys."""
+    """Like `validate_key`, but also refuse reserved keys.
+
+    :raises InvalidKeyError: the key is outside the grammar or reserved.
+    """
     _check(key, prefix=False)
     if is_system_key(key):
         raise InvalidKeyError(
-            f"key {_shown(key)} is reserved: the first segment {SYSTEM_SEGMENT!r} belongs to the system",
+            f"key {_shown(key)} is reserved: the first segment {SYSTEM_SEGMENT!r} belongs to the library",
             field="key",
             remedy="choose another first segment",
         )
@@ -61,13 +66,17 @@ def validate_user_key(key: str) -> str:
 
 
 def validate_prefix(prefix: str) -> str:
-    """Return ``prefix`` if some key could start with it. The empty prefix means every key."""
+    """Return ``prefix`` if some key could start with it. The empty prefix means every key.
+
+    :raises InvalidKeyError: no key can start with it.
+    """
     if prefix != "":
         _check(prefix, prefix=True)
     return prefix
 
 
 def is_system_key(key: str) -> bool:
+    """Whether a key is reserved for the library's own data."""
     return key == SYSTEM_SEGMENT or key.startswith(SYSTEM_PREFIX)
 
 
@@ -98,7 +107,7 @@ def _check(key: str, *, prefix: bool) -> None:
         )
     if "%2f" in key.lower():
         raise InvalidKeyError(
-            f"{what} {_shown(key)} contains '%2F', which web servers can not tell from an encoded '/'",
+            f"{what} {_shown(key)} contains '%2F', which web servers cannot tell from an encoded '/'",
             field=what,
             remedy="use '/' to separate segments, or another spelling",
         )
@@ -120,7 +129,7 @@ def _check_segments(key: str, what: str, *, prefix: bool) -> None:
             f"{what} has {len(segments)} segments", field=what, limit=f"{MAX_SEGMENTS} segments"
         )
     for index, segment in enumerate(segments):
-        # The last segment of a prefix is a beginning: it may be empty or stop anywhere.
+        # The last segment of a prefix is incomplete: it may be empty or stop anywhere.
         unfinished = prefix and index == len(segments) - 1
         if not segment and not unfinished:
             raise InvalidKeyError(
@@ -154,13 +163,14 @@ _METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
 def validate_metadata(metadata: dict[str, str]) -> dict[str, str]:
-    """Check user metadata: lower-case names of letters, digits and hyphens, any printable text as value.
+    """Return user metadata if it can be stored: lower-case names of letters, digits and hyphens, and values
+    of any printable text.
 
-    Names and values together may be 1,536 bytes of UTF-8 once non-ASCII characters are percent-encoded:
-    S3 allows 2 KB for all user metadata, and the checksum and format marks of this library need the rest.
+    Names and values together may have 1,536 bytes of UTF-8 after percent-encoding: S3 allows 2 KB of user
+    metadata, and the library needs the rest for its checksum and format marks.
 
-    :raises InvalidArgumentError: a name or value outside the grammar.
-    :raises ObjectTooLargeError: too much of it.
+    :raises InvalidArgumentError: a name or value is outside the grammar.
+    :raises ObjectTooLargeError: there is too much of it.
     """
     total = 0
     for name, value in metadata.items():
@@ -194,17 +204,20 @@ _PLAIN_VALUE = re.compile(r"[!-$&-~](?:[ -$&-~]*[!-$&-~])?")
 
 
 def encode_metadata_value(value: str) -> str:
-    """Percent-encode what an HTTP header can not carry unchanged; reversed by `decode_metadata_value`."""
+    """Percent-encode what an HTTP header cannot carry unchanged; `decode_metadata_value` reverses it."""
     if _PLAIN_VALUE.fullmatch(value):
         return value
     from urllib.parse import quote
 
-    # quote() leaves inner spaces to us: they are fine inside a header, but are trimmed at its ends.
+    # Inner spaces stay: a header is trimmed at its ends only.
     return quote(value, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~")
 
 
 def decode_metadata_value(value: str) -> str:
-    """:raises InvalidArgumentError: `encode_metadata_value` does not make such a value."""
+    """Reverse `encode_metadata_value`.
+
+    :raises InvalidArgumentError: the value is not percent-encoded UTF-8.
+    """
     if "%" not in value:
         return value
     from urllib.parse import unquote_to_bytes
@@ -218,7 +231,7 @@ def decode_metadata_value(value: str) -> str:
 
 
 def stored_metadata_value(value: str) -> str:
-    """As `decode_metadata_value`; one that another program has put beside ours is given as it is."""
+    """Like `decode_metadata_value`, but return a value that another program stored unchanged."""
     try:
         return decode_metadata_value(value)
     except InvalidArgumentError:
@@ -234,11 +247,12 @@ MAX_CONTENT_TYPE_BYTES = 255
 
 
 def validate_content_type(content_type: str) -> str:
-    """``content_type`` as it is stored, if it is ``type/subtype`` with optional parameters (RFC 9110, 8.3):
-    without blanks or a semicolon at its ends, and with no more than one space where there are blanks, which
-    is what is left of them on the way to some stores.
+    """Return ``content_type`` as it is stored: ``type/subtype`` with optional parameters (RFC 9110, 8.3).
 
-    :raises InvalidArgumentError: it is not, or is longer than 255 bytes.
+    White space and semicolons at its ends are removed, and inner runs of white space become one space, as
+    some stores do anyway.
+
+    :raises InvalidArgumentError: it is not a content type, or is longer than 255 bytes.
     """
     if not isinstance(content_type, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _wrong_content_type(f"is a {type(content_type).__name__}, not a str")
@@ -257,8 +271,8 @@ def _normal_content_type(content_type: str) -> str:
 
 @lru_cache(maxsize=256)
 def readable_content_type(content_type: str) -> str:
-    """The content type of a stored object, which another program may have given it: normalised, without
-    parameters that are none, and ``application/octet-stream`` where it is no content type at all."""
+    """Return the content type of a stored object, which another program may have set: normalised, without
+    invalid parameters, and ``application/octet-stream`` if it is not a content type at all."""
     for candidate in (content_type, essence(content_type)):
         try:
             return validate_content_type(candidate)

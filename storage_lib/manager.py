@@ -46,22 +46,22 @@ _NOTHING: Any = object()
 
 
 class StorageManager:
-    """Save, load and list objects on whatever backend the configuration names.
-
-    ::
+    """Save, load and list objects on the backend that the configuration selects.
 
         async with StorageManager(StorageConfig(base_path="data")) as storage:
             await storage.save("configs/ceo.json", {"model": "large"})
             config = await storage.load("configs/ceo.json")
 
     Values come back with the type they went in with (see `storage_lib.values`); `write` and `read` move
-    bytes with a content type of your choice. Keys follow `storage_lib.keys`. Every method raises what
-    `storage_lib.errors` says; none turns an error into None or False.
+    bytes under a content type of your choice. Keys follow the grammar of `storage_lib.keys`. Every method
+    raises the errors of `storage_lib.errors`; none turns an error into None or False.
     """
 
     def __init__(self, config: StorageConfig | None = None, *, backend: StorageBackend | None = None) -> None:
-        """:param config: what to open; None reads the environment (`StorageConfig.from_env`).
-        :param backend: an own backend instead. Who made it closes it.
+        """Choose the storage; nothing is opened yet.
+
+        :param config: what to open; None reads the environment (`StorageConfig.from_env`).
+        :param backend: a backend of your own instead. Its creator closes it.
         """
         self._config = None if backend is not None else _anywhere(config or StorageConfig.from_env())
         self._owned = backend is None
@@ -73,10 +73,10 @@ class StorageManager:
         return f"{type(self).__name__}({self.backend!r})"
 
     def __reduce__(self) -> Any:
-        """Pickled and copied as its configuration: the copy is another manager of the same store, not open
-        yet. A backend that was passed in goes with it.
+        """Pickled and copied as its configuration: the copy is another manager of the same store, not yet
+        open. A backend that was passed in goes with it.
 
-        :raises NotPortableError: it is in memory, or its backend cannot.
+        :raises NotPortableError: it is in memory, or its backend can be neither pickled nor copied.
         """
         if self._config is not None and "memory" in (
             self._config.storage_type,
@@ -88,7 +88,7 @@ class StorageManager:
         return _rebuilt, (type(self), self._config, backend), more or None
 
     async def open(self) -> None:
-        """Check that the store is there and answers. Optional: the first operation opens what it needs."""
+        """Check that the store exists and answers. Optional: the first operation opens what it needs."""
         await self.backend.open()
 
     async def close(self) -> None:
@@ -118,15 +118,18 @@ class StorageManager:
         if_absent: bool = False,
         ttl: float | None = None,
     ) -> PutResult:
-        """Store ``data``, a value, so that `load` gives it back with the same type.
+        """Store a value so that `load` returns it with the same type.
 
-        :param content_type: a closer description than the default of the value's type: another
-            ``text/…`` for a str, ``…+json`` for JSON, any other for bytes.
-        :param metadata: small texts kept with the object.
-        :param if_match: replace only the object with this ETag. :param if_absent: create only.
+        :param key: the object to create or replace.
+        :param data: the value.
+        :param content_type: more specific than the default for the value's type: another ``text/…`` for a
+            str, ``…+json`` for JSON, any other for bytes.
+        :param metadata: short texts stored with the object.
+        :param if_match: replace only the object with this ETag.
+        :param if_absent: create only, never replace.
         :param ttl: seconds after which the object is gone; None means never.
-        :raises SerializationError: the value could not come back as it is; nothing was stored.
-        :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
+        :raises SerializationError: the value could not be restored as it is; nothing was stored.
+        :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold; nothing was stored.
         """
         encoded = values.encode(data, self._pickling)
         chosen = encoded.content_type if content_type is None else _narrowed(content_type, encoded)
@@ -145,11 +148,13 @@ class StorageManager:
     @overload
     async def load[T](self, key: str, model: type[T]) -> T: ...
     async def load(self, key: str, model: Any = None) -> Any:
-        """The value of an object; with ``model`` validated and converted to it.
+        """Return the value of an object.
 
+        :param key: the object.
+        :param model: a class (dataclass, pydantic model, …) to validate the value against and convert it to.
         :raises KeyNotFoundError: there is no such object.
         :raises IntegrityError: its bytes are not the ones that were saved.
-        :raises SerializationError: its bytes are not what its content type says, or not a ``model``.
+        :raises SerializationError: its bytes do not match its content type, or do not fit ``model``.
         """
         found = await self.read(key)
         return await value_of(found, model, self._pickling)
@@ -162,24 +167,26 @@ class StorageManager:
         initial: Any = _NOTHING,
         once: tuple[str, str] | None = None,
     ) -> Any:
-        """Replace a value by ``change(value)``, again if another writer was faster; nothing is lost.
+        """Replace a value with ``change(value)`` and return the new value.
 
-        ``change`` may be called several times and may be a coroutine function. Returns the new value. The
-        object keeps its metadata, the end of its life, and its content type if the new value fits it.
+        If another writer was faster, ``change`` is called again with the newer value, so no update is lost.
+        The object keeps its metadata, its expiry, and its content type if the new value fits it.
 
+        :param key: the object.
+        :param change: a function or coroutine function of the current value; it may be called several times.
         :param initial: what ``change`` gets when there is no object yet.
-        :param once: a metadata name and value that the change leaves on the object; where the object has
-            it already, the value is returned as it is.
+        :param once: a metadata name and value that the change leaves on the object. If the object already
+            has them, its value is returned unchanged.
         :raises KeyNotFoundError: there is no object and no ``initial``.
         :raises InvalidArgumentError: ``change`` returned None for a value that was not None, as
-            ``lambda turns: turns.append(turn)`` does: to store None use `save`. Nothing was stored.
+            ``lambda turns: turns.append(turn)`` does; to store None, use `save`. Nothing was stored.
         """
         if not callable(change):
             raise InvalidArgumentError(
                 f"change is a {type(change).__name__}",
                 field="change",
                 limit="a function of the old value that returns the new one",
-                remedy="to store a value whatever was there, use save",
+                remedy="to store a value regardless of the old one, use save",
             )
         for attempt in range(_UPDATE_ATTEMPTS):
             try:
@@ -215,7 +222,7 @@ class StorageManager:
                     ttl=None if found is None else self._remaining(found.info),
                 )
             except PreconditionFailedError:
-                # Whoever won has gone on; a random pause keeps many writers from meeting again.
+                # A random pause keeps many writers from colliding again.
                 await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))  # noqa: S311
                 continue
             return new
@@ -242,12 +249,18 @@ class StorageManager:
         if_absent: bool = False,
         ttl: float | None = None,
     ) -> PutResult:
-        """Store bytes as they are, if `load` can read them by their content type. Conditions and ``ttl`` as
-        for `save`.
+        """Store bytes as they are, provided that `load` can read them under their content type.
 
-        :param data: bytes, or any bytes-like object: what it holds now is stored.
-        :raises SerializationError: the bytes are not what the content type says; nothing was stored.
-        :raises InvalidArgumentError: ``data`` is no bytes-like object.
+        :param key: the object to create or replace.
+        :param data: bytes or a bytes-like object; what it holds at this moment is stored.
+        :param content_type: what the bytes are.
+        :param metadata: short texts stored with the object.
+        :param if_match: replace only the object with this ETag.
+        :param if_absent: create only, never replace.
+        :param ttl: seconds after which the object is gone; None means never.
+        :raises SerializationError: the bytes do not match the content type; nothing was stored.
+        :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold; nothing was stored.
+        :raises InvalidArgumentError: ``data`` is not a bytes-like object.
         """
         validate_user_key(key)
         data = as_bytes(data)
@@ -273,8 +286,10 @@ class StorageManager:
         if_absent: bool = False,
         ttl: float | None = None,
     ) -> PutResult:
-        """Store what ``source`` gives, of any length, with constant memory; all or nothing, as `write`. What
-        it holds is not checked against its content type.
+        """Store a stream of any length with constant memory, all or nothing.
+
+        The other parameters and the errors are those of `write`, but the bytes are not checked against the
+        content type.
 
         :param source: an async or plain iterable of bytes, or a binary file object.
         """
@@ -291,8 +306,12 @@ class StorageManager:
     def open_reader(
         self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
     ) -> AbstractAsyncContextManager[ObjectReader]:
-        """``async with storage.open_reader(key) as reader: async for chunk in reader: …`` reads an object of
-        any size with constant memory, and verifies it before it gives the last chunk."""
+        """Read an object of any size with constant memory; it is verified before the last chunk is returned.
+
+        async with storage.open_reader(key) as reader:
+            async for chunk in reader:
+                ...
+        """
         return self.backend.objects.open_reader(
             validate_user_key(key), byte_range=byte_range, if_match=if_match
         )
@@ -300,7 +319,11 @@ class StorageManager:
     async def read(
         self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
     ) -> StoredObject:
-        """An object's bytes (or a range of them) with its info."""
+        """Return an object's bytes, or a range of them, with its info.
+
+        :raises KeyNotFoundError: there is no such object.
+        :raises PreconditionFailedError: it does not have the ETag ``if_match``.
+        """
         found = await self.backend.objects.get(
             validate_user_key(key), byte_range=byte_range, if_match=if_match
         )
@@ -310,7 +333,7 @@ class StorageManager:
     async def read_if_changed(
         self, key: str, etag: str, *, byte_range: ByteRange | None = None
     ) -> StoredObject | None:
-        """As `read`, or None if the object still has this ETag."""
+        """Like `read`, but return None if the object still has this ETag."""
         return await self.backend.objects.get(
             validate_user_key(key), byte_range=byte_range, if_none_match=etag
         )
@@ -318,11 +341,14 @@ class StorageManager:
     # -- objects
 
     async def info(self, key: str) -> ObjectInfo:
-        """Size, type, ETag, time and metadata. :raises KeyNotFoundError: there is no such object."""
+        """Return the size, type, ETag, times and metadata of an object.
+
+        :raises KeyNotFoundError: there is no such object.
+        """
         return await self.backend.objects.head(validate_user_key(key))
 
     async def exists(self, key: str) -> bool:
-        """Whether there is such an object. Raises, as everything does, if the store can not tell."""
+        """Whether there is such an object. If the store cannot tell, its error is raised."""
         try:
             await self.info(key)
         except KeyNotFoundError:
@@ -330,28 +356,40 @@ class StorageManager:
         return True
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
-        """:raises KeyNotFoundError: there is no such object."""
+        """Delete an object.
+
+        :param if_match: only if it has this ETag.
+        :raises KeyNotFoundError: there is no such object.
+        :raises PreconditionFailedError: it does not have the ETag ``if_match``.
+        """
         await self.backend.objects.delete(validate_user_key(key), if_match=if_match)
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
-        """Copy an object, within the store where it can. :raises KeyNotFoundError: there is no source."""
+        """Copy an object, on the server side where the store supports it.
+
+        :raises KeyNotFoundError: there is no source.
+        :raises PreconditionFailedError: ``if_absent`` is set and there is a target.
+        """
         return await self.backend.objects.copy(
             validate_user_key(source), validate_user_key(target), if_absent=if_absent
         )
 
     async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
-        """Copy, then delete the source; a crash in between leaves both."""
+        """Copy an object and delete the source; a crash in between leaves both."""
         return await self.backend.objects.move(
             validate_user_key(source), validate_user_key(target), if_absent=if_absent
         )
 
     async def stats(self, prefix: str = "") -> ObjectStats:
-        """How many objects start with ``prefix`` and how many bytes they hold, found by listing them."""
+        """Count the objects whose keys start with ``prefix``, and their bytes, by listing them."""
         return await self.backend.objects.stats(prefix, skip=SYSTEM_PREFIX)
 
     async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
-        """Remove up to ``limit`` objects whose time to live is over, for ``seconds`` at most; how many were
-        removed."""
+        """Remove expired objects and return how many were removed.
+
+        :param limit: remove at most this many.
+        :param seconds: stop after this long; None means no limit.
+        """
         return await self.backend.objects.sweep_expired(limit, seconds=seconds)
 
     # -- many at once
@@ -359,9 +397,11 @@ class StorageManager:
     async def save_many(
         self, items: Mapping[str, Any], *, concurrency: int = 16, **options: Any
     ) -> dict[str, PutResult | StorageError]:
-        """`save` each value under its key. The result of each, or the error that it alone had.
+        """`save` each value under its key; return the result or the `StorageError` of each.
 
-        :param concurrency: at most so many at a time. :param options: of `save`, for all of them.
+        :param items: values by key.
+        :param concurrency: how many to save at a time.
+        :param options: options of `save`, applied to all.
         """
         given = mapping("items", items)
         return await _each(given, lambda key: self.save(key, given[key], **options), concurrency)
@@ -369,18 +409,20 @@ class StorageManager:
     async def load_many(
         self, keys: Iterable[str], model: Any = None, *, concurrency: int = 16
     ) -> dict[str, Any | StorageError]:
-        """`load` each key: its value, or the error that it alone had."""
+        """`load` each key; return the value or the `StorageError` of each."""
         return await _each(several("keys", keys), lambda key: self.load(key, model), concurrency)
 
     async def delete_many(
         self, keys: Iterable[str], *, concurrency: int = 16
     ) -> dict[str, StorageError | None]:
-        """`delete` each key: None, or the error that it alone had."""
+        """`delete` each key; return None or the `StorageError` of each."""
         return await _each(several("keys", keys), self.delete, concurrency)
 
     def list_keys(self, prefix: str = "") -> Listed[str]:
-        """Every key that starts with ``prefix``, in order of its UTF-8 bytes: ``await`` makes a list, ``async
-        for`` takes one after the other and holds a page at a time."""
+        """List the keys that start with ``prefix``, ordered by their UTF-8 bytes.
+
+        ``await`` returns a list; ``async for`` streams the keys and holds one page at a time.
+        """
         return names_below(self.backend.objects, prefix)
 
     async def list_page(
@@ -392,7 +434,15 @@ class StorageManager:
         cursor: str | None = None,
         details: bool = False,
     ) -> ListPage:
-        """A page of a listing; see `ObjectStore.list_page`."""
+        """Return one page of a listing.
+
+        :param prefix: only keys that start with it.
+        :param delimiter: fold keys that continue after the next delimiter into a prefix.
+        :param limit: at most this many entries.
+        :param cursor: the cursor of the previous page.
+        :param details: also return metadata, content type and expiry where a listing does not have them.
+        :raises InvalidArgumentError: the cursor belongs to another listing, or an argument is out of range.
+        """
         return await self.backend.objects.list_page(
             prefix, delimiter=delimiter, limit=limit, cursor=cursor, details=details, skip=SYSTEM_PREFIX
         )
@@ -410,7 +460,7 @@ def _rebuilt(
 
 
 def _anywhere(config: StorageConfig) -> StorageConfig:
-    """With the folder's whole path, which means the same in another working directory."""
+    """With an absolute path, which means the same in any working directory."""
     if "file" not in (config.storage_type, config.tables_and_queues):
         return config
     return replace(config, base_path=os.path.abspath(config.base_path))
@@ -419,7 +469,7 @@ def _anywhere(config: StorageConfig) -> StorageConfig:
 async def _each[T](
     keys: Iterable[str], work: Callable[[str], Awaitable[T]], concurrency: int
 ) -> dict[str, T | StorageError]:
-    """Do ``work`` for each key, each once; an error that is no `StorageError` ends them all."""
+    """Do ``work`` once for each key; an error other than a `StorageError` ends them all."""
     concurrency = whole("concurrency", concurrency, 1)
     results: dict[str, T | StorageError] = dict.fromkeys(keys, cast("T", None))
     waiting = iter(list(results))
@@ -446,7 +496,7 @@ def _pickling(config: StorageConfig) -> Pickling | None:
 
 
 def _kept_type(info: ObjectInfo, encoded: values.Encoded) -> str:
-    """The content type that the object has, unless the new value would not come back under it."""
+    """The object's content type, unless the new value could not be restored under it."""
     try:
         return _narrowed(info.content_type, encoded)
     except InvalidArgumentError:
@@ -454,7 +504,7 @@ def _kept_type(info: ObjectInfo, encoded: values.Encoded) -> str:
 
 
 def _narrowed(content_type: str, encoded: values.Encoded) -> str:
-    """The caller's content type, if the value still comes back with its type."""
+    """The caller's content type, if the value can still be restored with its type."""
     wanted = essence(validate_content_type(content_type))
     own = essence(encoded.content_type)
     if own == essence(values.TEXT):
@@ -468,7 +518,7 @@ def _narrowed(content_type: str, encoded: values.Encoded) -> str:
         fits = wanted == own
     if not fits:
         raise InvalidArgumentError(
-            f"a value stored as {own} would not come back as it is with the content type {content_type!r}",
+            f"a value stored as {own} could not be restored under the content type {content_type!r}",
             field="content_type",
             remedy="use write() to store bytes with any content type",
         )

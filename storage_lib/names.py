@@ -4,7 +4,7 @@ A name that Azure accepts stands for itself. Any other (``agent_tasks``, ``Sensi
 for a slug of it, a mark and ten hex digits of its SHA-256: ``agent-tasks-x30a1…`` for queues and containers,
 ``sensitivedatax9c22…`` for tables, whose names have letters and digits only. Two different names never share
 storage: the digits keep names of one slug apart (40 bits), and a name that a user writes in exactly this
-form, mark and ten hex digits at its end, is mapped like an invalid one and so can not meet a mapped name.
+form, mark and ten hex digits at its end, is mapped like an invalid one and so cannot meet a mapped name.
 
 Refused altogether (`InvalidKeyError`): an empty name, more than 255 characters, ``/``, control characters
 and lone surrogates.

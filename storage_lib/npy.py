@@ -230,7 +230,7 @@ def _check_spelt(dtype: Any) -> None:
             raise ValueError(f"it would come back as {back}")
     except (ValueError, TypeError) as error:
         raise SerializationError(
-            f"a numpy array of dtype {dtype} can not be stored: {error}",
+            f"a numpy array of dtype {dtype} cannot be stored: {error}",
             remedy="convert it to a dtype of numpy's own with astype(), such as float32 for bfloat16 and a"
             " plain structure for records, or save its bytes beside the name of its dtype",
         ) from None

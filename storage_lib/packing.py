@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 _Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
 _LARGE = 4 * 1024 * 1024
-"""Bytes; what is smaller can not exceed a limit of structure.py, but for its keys."""
+"""Bytes; what is smaller cannot exceed a limit of structure.py, but for its keys."""
 _REMEDY = "convert it to a dict, list, str, number, bytes, datetime, UUID, Decimal or numpy array"
 
 
@@ -79,7 +79,7 @@ class _RefusedError(Exception):
 
 
 def pack(value: Any, *, enum_values: bool = False, pickling: Pickling | None = None) -> bytes:
-    """The packed form of ``value``. :raises SerializationError: names the place of what can not be packed.
+    """The packed form of ``value``. :raises SerializationError: names the place of what cannot be packed.
 
     :param enum_values: take the ``value`` of an Enum member, where a model will make it a member again; else
         it is refused.
@@ -97,7 +97,7 @@ def pack(value: Any, *, enum_values: bool = False, pickling: Pickling | None = N
     except SerializationError:
         raise
     except (ValueError, OverflowError, RecursionError) as error:
-        raise SerializationError(f"value can not be packed: {error}") from error
+        raise SerializationError(f"value cannot be packed: {error}") from error
     if len(data) > _LARGE or packer.keys * len(data) > _LARGE:
         for _ in check(data):
             pass  # What could not be loaded is not stored.
@@ -240,7 +240,7 @@ SCALARS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
 def unpack(data: bytes | memoryview, *, pickling: Pickling | None = None) -> Any:
     """The value of `pack`, of bytes whose structure was checked.
 
-    :raises SerializationError: the bytes are not a packed value, or hold what can not be made here.
+    :raises SerializationError: the bytes are not a packed value, or hold what cannot be made here.
     """
     return _guarded((_reader if pickling is None else _Reader(pickling)).decode, data)
 

@@ -30,7 +30,7 @@ class Pickling:
             back = pickle.loads(data)  # noqa: S301 - of a moment ago
         except Exception as error:  # A class may raise anything from its own hooks.
             raise SerializationError(
-                f"an object of the type {type(value).__name__} can not be pickled: {error}",
+                f"an object of the type {type(value).__name__} cannot be pickled: {error}",
                 remedy="define its class at the top of a module, or register a codec for it",
             ) from error
         if type(back) is not type(value):
@@ -56,7 +56,7 @@ class Pickling:
             return pickle.loads(data)  # noqa: S301 - signed with our own key, which was verified above
         except Exception as error:  # The class may have changed since, in any way.
             raise SerializationError(
-                f"a pickled object can not be made again: {type(error).__name__}: {error}",
+                f"a pickled object cannot be made again: {type(error).__name__}: {error}",
                 remedy="make its class importable as it was when the object was saved",
             ) from error
 

@@ -29,7 +29,7 @@ class S3StorageBackend(StorageBackend):
     Nothing is imported from a vendor before the first operation needs it. It can be used from several event
     loops.
 
-    :raises ConfigurationError: the arguments can not work.
+    :raises ConfigurationError: the arguments cannot work.
     """
 
     portable = True

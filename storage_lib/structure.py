@@ -95,7 +95,7 @@ def check_packed(data: bytes, build: Callable[[Any], Any], *, keys_alone: bool =
 
     :param build: gives the value of one item, for those that may be keys.
     :param keys_alone: other items with a text of their own, such as dates, are left to `unpack`.
-    :raises SerializationError: it can not.
+    :raises SerializationError: it cannot.
     """
     return _Walk(data, build, keys_alone).steps()
 

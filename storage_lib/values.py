@@ -1,32 +1,28 @@
-"""Values to bytes and back, so that what comes out is what went in, with the same type.
+"""Values to bytes and back, with the same type.
 
-====================================================  ==========================================
-value                                                 stored as
-====================================================  ==========================================
-dict, list, str, int, float, bool, None (plain JSON)  ``application/json``, readable
-text (a str by itself)                                ``text/plain; charset=utf-8``
-bytes                                                 ``application/octet-stream``
-a pydantic model or a dataclass                       ``application/json`` where that is lossless,
-                                                      else msgpack; comes back by ``load(key, Model)``,
-                                                      its private attributes and extra fields as well,
-                                                      but not which fields had been set (model_fields_set)
-a numpy array by itself                               ``application/x-npy`` (the .npy format, no pickle)
-anything nested of the above and bytes, tuple, set,   ``application/vnd.agent-storage.value+msgpack``
-frozenset, datetime, date, time, timedelta, UUID,
-Decimal, numpy arrays and scalars, dict with keys
-that are not text, NaN and infinities, objects whose
-type has a codec (`storage_lib.codecs`)
-====================================================  ==========================================
+How a value is stored depends on its type:
 
-Anything else is refused with `SerializationError` before a byte is stored: a subclass (an OrderedDict, an
-Enum) would come back as its base, so it is not taken. In a model it is taken if the declared fields bring it
-back: all that it holds is compared, with its types and at every level, before anything is stored. A datetime
-keeps its instant and offset, not the name of its time zone. With ``StorageConfig(allow_pickle=True)`` what
-would be refused is pickled and signed (`storage_lib.pickling`); else pickle is neither written nor read.
+* A dict, list, int, float, bool or None that is plain JSON: ``application/json``, readable.
+* A str: ``text/plain; charset=utf-8``. Bytes: ``application/octet-stream``.
+* A pydantic model or a dataclass: ``application/json`` where that is lossless, otherwise msgpack. It is
+  restored by ``load(key, Model)`` with its private attributes and extra fields, but without the record of
+  which fields were set (``model_fields_set``).
+* A numpy array: ``application/x-npy`` (the .npy format, without pickle).
+* Anything nested of these and of tuple, set, frozenset, datetime, date, time, timedelta, UUID, Decimal,
+  numpy arrays and scalars, dicts whose keys are not text, NaN and infinities, and objects whose type has a
+  codec (`storage_lib.codecs`): ``application/vnd.agent-storage.value+msgpack``.
 
-The msgpack form is plain msgpack with the extension types of packing.py; other languages can read it. Bytes
-are checked by one rule where they are saved and where they are loaded, without building the value: syntax,
-declared sizes, charset, numbers that Python can hold, up to 100 levels, memory, and keys with equal hashes.
+Anything else is refused with a `SerializationError` before a byte is stored. A subclass, such as an
+OrderedDict or an Enum, would be restored as its base class, so it is refused as well, except in a model
+whose declared fields restore it: everything a model holds is compared, types included, before it is
+stored. A datetime keeps its instant and offset, not the name of its time zone. With
+``StorageConfig(allow_pickle=True)`` what would be refused is pickled and signed
+(`storage_lib.pickling`); otherwise pickle is neither written nor read.
+
+The msgpack form is plain msgpack with the extension types of packing.py, so other languages can read it.
+Bytes are checked by the same rule when they are saved and when they are loaded, without building the
+value: syntax, declared sizes, charset, numbers that Python can hold, at most 100 levels, memory, and
+keys with equal hashes.
 """
 
 from __future__ import annotations
@@ -55,16 +51,16 @@ NPY: Final = "application/x-npy"
 
 _BOM: Final = b"\xef\xbb\xbf"
 _NAMES: Final[dict[str, Any]] = {"by_alias": True, "by_name": True}
-"""Fields are saved by their names, and others may send them by their aliases."""
+"""Fields are saved under their names; other programs may send their aliases."""
 _MARKS: Final = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""How texts in UTF-16 and UTF-32 begin; the order matters."""
+"""Byte order marks of UTF-32 and UTF-16; the order matters."""
 _NO_CHARSETS: Final = frozenset({"punycode", "idna", "undefined"})
-"""Python's encodings of names, which take quadratic time of a text, and none."""
+"""Python codecs that take quadratic time on long text, and the one that always fails."""
 _SLICE: Final = 64 * 1024
 _TOO_LONG: Final = -(10**4299)
 """The JSON reader takes 4,300 characters of a number with its sign; Python writes 4,300 digits without it."""
@@ -79,9 +75,10 @@ class Encoded:
 
 
 def encode(value: Any, pickling: Pickling | None = None) -> Encoded:
-    """:param pickling: pickles what has no form of its own; None refuses it.
+    """Turn a value into bytes and a content type.
 
-    :raises SerializationError: the value could not come back as it is.
+    :param pickling: pickles what has no other form; None refuses it.
+    :raises SerializationError: the value could not be restored as it is.
     """
     kind = type(value)
     try:
@@ -101,16 +98,16 @@ def encode(value: Any, pickling: Pickling | None = None) -> Encoded:
     except SerializationError:
         raise
     except (ValueError, OverflowError, RecursionError, TypeError) as error:
-        raise SerializationError(f"value of type {kind.__name__} can not be stored: {error}") from error
+        raise SerializationError(f"value of type {kind.__name__} cannot be stored: {error}") from error
 
 
 def decode(data: bytes, content_type: str, pickling: Pickling | None = None, *, checked: bool = False) -> Any:
-    """The value of stored bytes, by their content type: JSON, text (in its charset), packed, .npy; all
-    others are bytes.
+    """Turn stored bytes into a value, by their content type: JSON, text (in its charset), packed or
+    .npy; all others are bytes.
 
     :param pickling: reads the pickled objects that it has signed; None reads none.
-    :param checked: `checking` has gone through them.
-    :raises SerializationError: the bytes are not what the content type says.
+    :param checked: the bytes have passed `checking_stored`.
+    :raises SerializationError: the bytes do not match the content type.
     """
     kind = essence(content_type)
     try:
@@ -162,8 +159,8 @@ def _decode_json(data: bytes) -> Any:
 def decode_as(
     data: bytes, content_type: str, model: Any, pickling: Pickling | None = None, *, checked: bool = False
 ) -> Any:
-    """As `decode`, validated and converted to ``model``: a pydantic model, a dataclass or any type that
-    pydantic knows.
+    """Like `decode`, then validate and convert the value to ``model``: a pydantic model, a dataclass or any
+    type that pydantic supports.
 
     :raises SerializationError: the value does not fit; ``field`` names the first place that does not.
     """
@@ -199,7 +196,7 @@ def decode_as(
 
 
 def extra_fields(data: bytes, model: Any) -> list[str]:
-    """The names in JSON, which fits ``model``, that are neither fields nor aliases of fields of it."""
+    """The names in JSON that fits ``model`` which are neither fields of it nor their aliases."""
     from pydantic import ValidationError
 
     try:
@@ -216,7 +213,7 @@ def charset(content_type: str) -> str: ...
 @overload
 def charset(content_type: str, default: None) -> str | None: ...
 def charset(content_type: str, default: str | None = "utf-8") -> str | None:
-    """The charset parameter of a content type; UTF-8 where there is none."""
+    """The charset parameter of a content type; ``default`` if there is none."""
     for parameter in content_type.split(";")[1:]:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":
@@ -239,7 +236,10 @@ def _check_json_for_model(data: bytes) -> None:
 
 
 def _check_keys(data: bytes, adapter: TypeAdapter[Any], value: Callable[[], Any] | None) -> None:
-    """:param value: of JSON None, which is then read here."""
+    """Refuse keys made to have equal hashes.
+
+    :param value: returns the decoded value; None for JSON, which is then read here.
+    """
     from storage_lib.model_keys import FEW_BYTES, check_keys
 
     if len(data) <= FEW_BYTES or not _makes_keys(adapter):
@@ -252,9 +252,9 @@ def _check_keys(data: bytes, adapter: TypeAdapter[Any], value: Callable[[], Any]
 
 
 def _text_charset(data: bytes, content_type: str) -> str:
-    """The charset of a text; without a declared one a byte order mark tells.
+    """The charset of a text: the declared one, or what its byte order mark says, or UTF-8.
 
-    :raises LookupError: there is no such charset.
+    :raises LookupError: the charset is unknown.
     """
     declared = charset(content_type, None)
     if declared is None:
@@ -262,23 +262,23 @@ def _text_charset(data: bytes, content_type: str) -> str:
     if not declared.isascii() or not declared.isprintable():
         raise LookupError(f"unknown encoding: {declared[:40]!r}")
     found = codecs.lookup(declared)
-    # base64 and zlib are codecs as well, and decode() refuses them by the same attribute.
+    # base64 and zlib are codecs, too; decode() refuses them by the same attribute.
     if found.name in _NO_CHARSETS or not getattr(found, "_is_text_encoding", True):
         raise LookupError(f"unknown encoding: {declared}")
     return declared
 
 
 def validate(data: bytes, content_type: str) -> None:
-    """Check bytes that claim to be JSON, text, or one of this library's own formats, before they are stored,
-    without building the value: what passes can be loaded.
+    """Check bytes against their content type before they are stored, without building the value. What
+    passes can be loaded.
 
-    :raises SerializationError: they are not, or could not.
+    :raises SerializationError: the bytes do not match the content type, or could not be loaded.
     """
     _finish(checking(data, content_type))
 
 
 def checking(data: bytes, content_type: str) -> Iterator[None]:
-    """`validate` as a generator that pauses after each millisecond or so of work, for event loops."""
+    """`validate` as a generator that yields after each millisecond or so of work, for event loops."""
     kind = essence(content_type)
     data = bytes(data)
     try:
@@ -307,7 +307,7 @@ def checking(data: bytes, content_type: str) -> Iterator[None]:
 
 
 def checking_stored(data: bytes, content_type: str) -> Iterator[None]:
-    """What `decode` has to check before it builds a value, as a generator; then it is ``checked``."""
+    """The checks of `decode` before it builds a value, as a generator."""
     if essence(content_type) == PACKED:
         from storage_lib.packing import check
 
@@ -397,14 +397,14 @@ def _adapter(model: Any) -> TypeAdapter[Any]:
         return adapter
     except (PydanticUndefinedAnnotation, SyntaxError) as error:
         raise SerializationError(
-            f"an annotation of {getattr(model, '__name__', model)} can not be resolved: {error}".partition(
+            f"an annotation of {getattr(model, '__name__', model)} cannot be resolved: {error}".partition(
                 "\n"
             )[0],
             remedy="define what it names at the top of a module, before the first save or load",
         ) from error
     except PydanticUserError as error:
         raise SerializationError(
-            f"{getattr(model, '__name__', model)} can not be validated: {error.message}",
+            f"{getattr(model, '__name__', model)} cannot be validated: {error.message}",
             remedy='for other types as fields set __pydantic_config__ = {"arbitrary_types_allowed": True}',
         ) from error
 
@@ -459,7 +459,7 @@ def _encode_by_fields(value: Any, pickling: Pickling | None) -> Encoded:
     except ValidationError as error:
         place, problem = "", str(error)
     raise SerializationError(
-        f"a {model.__name__} can not be stored so that it comes back equal: {f'{place} {problem}'.strip()}",
+        f"a {model.__name__} cannot be stored so that it comes back equal: {f'{place} {problem}'.strip()}",
         field=place or None,
         remedy="declare the field with the type that it holds; check private attributes, excluded fields,"
         " custom serializers and fields that are not set by __init__",

@@ -248,7 +248,7 @@ async def _entries(objects: ObjectStore, prefix: str) -> AsyncIterator[Any]:
 async def test_a_block_that_fails_is_sent_again(
     objects: ObjectStore, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the layer: the source of a stream can not be read twice."""
+    """With the layer: the source of a stream cannot be read twice."""
     failures = {"stage_block": 3, "commit_block_list": 1}
 
     def failing(name: str, refused: Exception) -> Any:

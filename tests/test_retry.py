@@ -105,7 +105,7 @@ class FaultyObjects(ObjectStore):
         return result if conditional else replace(result, created=None)
 
     async def _delete(self, key: str, if_match: str | None) -> None:
-        # With a condition, what a lost answer means can not be known: it has tests of its own.
+        # With a condition, what a lost answer means cannot be known: it has tests of its own.
         outcome = await self.faults.next("_delete", may_be_lost=if_match is None)
         if outcome != "refused":
             await self.real._delete(key, if_match)
@@ -695,5 +695,5 @@ async def test_a_break_after_the_last_byte_is_none(line: Line) -> None:
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"base_seconds": -1}, {"deadline_seconds": -1}])
 def test_options_that_can_not_work_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="can not work"):
+    with pytest.raises(ConfigurationError, match="can ?not work"):
         RetryOptions(**wrong)

@@ -1,4 +1,4 @@
-"""Settings of the task engine that can not work are refused by name, before a task suffers from them."""
+"""Settings of the task engine that cannot work are refused by name, before a task suffers from them."""
 
 from __future__ import annotations
 

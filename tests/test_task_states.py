@@ -31,7 +31,7 @@ from storage_lib.tasks.watch import LeaseWatch
 
 MAX_DEQUEUE_COUNT = 5
 NOW_AND_THEN = st.sampled_from([False, False, False, True])
-"""For what ends a history early: it can not go wrong in other ways then any more."""
+"""For what ends a history early: it cannot go wrong in other ways then any more."""
 
 
 class Faults:

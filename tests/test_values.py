@@ -461,7 +461,7 @@ def test_an_annotation_that_can_not_be_resolved_is_named() -> None:
         lambda: values.encode(value),
         lambda: values.decode_as(b"{}", values.JSON, type(value)),
     ):
-        with pytest.raises(SerializationError, match=r"Outer can not be resolved: .*'Inner'") as refused:
+        with pytest.raises(SerializationError, match=r"Outer cannot be resolved: .*'Inner'") as refused:
             use()
         assert "top of a module" in (refused.value.remedy or "")
 

@@ -1,4 +1,4 @@
-"""Settings that look like ours and are not: a misspelt name would be passed over in silence."""
+"""Misspelt settings, which would otherwise be ignored in silence."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ SETTINGS = frozenset(
 )
 OF_OTHERS = frozenset(
     {
-        # Of the platform's bindings, for the same connection.
+        # Settings of the platform's bindings for the same connection.
         "AgentStorage__clientSecret",
         "AgentStorage__credential",
         "AgentStorage__managedIdentityResourceId",
         "AgentStorage__tenantId",
-        # Of the deployment (infra/main.parameters.json), where it runs from the same shell.
+        # Variables of the deployment (infra/main.parameters.json), which may be in the same shell.
         "AGENT_KEY_VAULT_KEY_URI",
         "AGENT_STORAGE_ACCOUNT",
         "AGENT_STORAGE_ALERT_EMAIL",
@@ -68,13 +68,13 @@ _told: set[str] = set()
 
 
 def misspelt(names: Iterable[str]) -> dict[str, str]:
-    """Those of ``names`` that begin as ours do, or are close to one of ours, each with the nearest."""
+    """Those of ``names`` that begin like a setting or are close to one, each with the nearest setting."""
     found: dict[str, str] = {}
     for name in names:
         upper = name.upper()
         if name in SETTINGS or name in OF_OTHERS or not any(mark in upper for mark in _MARKS):
             continue
-        import difflib  # Only where there is something to compare.
+        import difflib  # Only if there is something to compare.
 
         ours = {setting.upper(): setting for setting in SETTINGS}
         close = 0.0 if upper.startswith(_OURS) else _CLOSE
@@ -84,7 +84,7 @@ def misspelt(names: Iterable[str]) -> dict[str, str]:
 
 
 def warn_of_misspelt(names: Iterable[str]) -> None:
-    """Log each of them, once a process."""
+    """Log each misspelt name, once per process."""
     for name, nearest in misspelt(names).items():
         if name not in _told:
             _told.add(name)

@@ -23,41 +23,43 @@ DEFAULT_RETRY_ATTEMPTS = 4
 MAX_RETRY_ATTEMPTS = 20
 MIN_SIGNING_KEY_BYTES = 16
 DEFAULT_CONCURRENT_REQUESTS = 64
-"""With all four services and files in use, their connections and those that stay open between requests are
-fewer than 1,024 descriptors, the limit of most systems."""
+"""With all four services and files in use, all connections together stay below 1,024 file descriptors, the
+limit on most systems."""
 MAX_CONCURRENT_REQUESTS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageConfig:
-    """The configuration of a `StorageManager`. Secrets are left out of its repr, also those in URLs.
+    """The configuration of a `StorageManager`. Its repr shows no secrets, not even those in URLs.
 
     :param storage_type: ``file`` (a folder), ``azure`` (Blob, Table and Queue Storage), ``s3`` (a bucket;
         objects only) or ``memory``.
-    :param tables_and_queues: ``file`` or ``azure`` keeps tables and queues there, and only objects in
+    :param tables_and_queues: ``file`` or ``azure`` puts tables and queues there, and only objects into
         ``storage_type``.
     :param base_path: the folder of the file backend.
-    :param shared_group: whether the members of that folder's group may read and write what is in it, and not
-        its owner alone.
-    :param connection_string: of the Azure storage account; ``UseDevelopmentStorage=true`` is Azurite.
-    :param account_url: instead of it, ``https://NAME.blob.core.windows.net``, with an identity.
-    :param blob_endpoint: where the services of one account have addresses of their own, likewise
-        ``queue_endpoint`` and ``table_endpoint``.
-    :param client_id: of the user-assigned managed identity; None takes the identity that there is.
+    :param shared_group: whether the members of that folder's group may read and write its contents, too.
+    :param connection_string: of the Azure storage account; ``UseDevelopmentStorage=true`` means Azurite.
+    :param account_url: ``https://NAME.blob.core.windows.net``, to sign in with an identity instead.
+    :param blob_endpoint: for accounts whose services have addresses of their own.
+    :param queue_endpoint: likewise.
+    :param table_endpoint: likewise.
+    :param client_id: of the user-assigned managed identity; None uses the default identity.
     :param container: the blob container of the objects.
     :param s3_bucket: the bucket of the objects.
-    :param s3_endpoint: URL of another server than AWS; None takes ``AWS_ENDPOINT_URL_S3`` or
-        ``AWS_ENDPOINT_URL``, else the region's own.
-    :param s3_region: None takes ``AWS_REGION``, else us-east-1.
-    :param s3_access_key_id: with ``s3_secret_access_key``; None takes the credentials of the environment.
-    :param message_encoding: of queue messages; must be what host.json says (``base64`` by default).
-    :param allow_pickle: `StorageManager` pickles objects that have no form of their own, and unpickles what
-        is signed with ``signing_key``, nothing else. Everyone who has that key can run code here.
+    :param s3_endpoint: URL of a server other than AWS; None uses ``AWS_ENDPOINT_URL_S3`` or
+        ``AWS_ENDPOINT_URL``, or the endpoint of the region.
+    :param s3_region: None uses ``AWS_REGION``, or us-east-1.
+    :param s3_access_key_id: of static credentials; None uses the credentials of the environment.
+    :param s3_secret_access_key: belongs to ``s3_access_key_id``.
+    :param message_encoding: how queue messages are written; both encodings are understood.
+    :param retry_attempts: attempts in all for an Azure or S3 operation that fails transiently; 1 means no
+        retries.
+    :param concurrent_requests: how many requests this process has under way at a time, to each of Blob, Queue
+        and Table Storage and S3; more wait for their turn. The default stays below 1,024 file descriptors.
+    :param allow_pickle: pickle objects that have no other form, and unpickle what is signed with
+        ``signing_key``, nothing else. Whoever has that key can run code here.
     :param signing_key: the secret of those signatures, at least 16 bytes, the same in every process.
-    :param retry_attempts: how often in all an operation of Azure or S3 is tried while it fails for the
-        moment; 1 tries once.
-    :param concurrent_requests: how many requests this process has under way at a time, for Blob, Queue and
-        Table Storage and S3 each; more wait for their turn. The default leaves room in 1,024 descriptors.
+    :raises ConfigurationError: the choices cannot work; ``field`` names the one that is wrong.
     """
 
     storage_type: StorageType = "file"
@@ -125,7 +127,7 @@ class StorageConfig:
             )
         if not isinstance(self.signing_key, str | bytes | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(
-                "the signing_key is no text or bytes", field="signing_key", limit="str or bytes"
+                "the signing_key is neither str nor bytes", field="signing_key", limit="str or bytes"
             )
         key = self.signing_key.encode() if isinstance(self.signing_key, str) else self.signing_key
         if (self.allow_pickle or key) and len(key or b"") < MIN_SIGNING_KEY_BYTES:
@@ -139,25 +141,22 @@ class StorageConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> StorageConfig:
-        """Read ``AGENT_STORAGE_TYPE``, ``_PATH``, ``_SHARED_GROUP``, ``_CONTAINER``, ``_MESSAGE_ENCODING``,
-        ``_RETRY_ATTEMPTS``, ``_CONCURRENT_REQUESTS`` and the connection ``AgentStorage`` (or
-        ``AgentStorage__…``); where that is
-        missing, ``AzureWebJobsStorage``. For S3 ``AGENT_STORAGE_S3_BUCKET``, ``_S3_ENDPOINT``, ``_S3_REGION``
-        and the ``AWS_…`` variables; ``AGENT_STORAGE_TABLES_AND_QUEUES``, ``_ALLOW_PICKLE`` and
-        ``_SIGNING_KEY``.
+        """Read the ``AGENT_STORAGE_…`` settings and the connection ``AgentStorage`` (or ``AgentStorage__…``);
+        docs/configuration.md lists them all.
 
-        Without a type it is ``azure`` if the connection ``AgentStorage`` is set, else ``file``.
+        Without a type it is ``azure`` if the connection ``AgentStorage`` is set, else ``file``. With the type
+        ``azure`` and no such connection, ``AzureWebJobsStorage`` is used. A name that looks like one of these
+        settings but is not is a warning in the log ``AOS.Settings``.
 
-        A name that looks like one of ours and is none is a warning in the log ``AOS.Settings``.
-
-        :raises ConfigurationError: names the setting that can not work.
+        :param environ: the environment; None means ``os.environ``.
+        :raises ConfigurationError: a setting cannot work; ``field`` names it.
         """
         env = os.environ if environ is None else environ
         warn_of_misspelt(env)
         connection = _connection(env, CONNECTION)
         kind = env.get("AGENT_STORAGE_TYPE") or ("azure" if connection else "file")
         if not connection and not env.get("AGENT_STORAGE_TYPE") and env.get("WEBSITE_INSTANCE_ID"):
-            # On the platform a folder is one instance's own, and gone with it.
+            # On the platform a folder belongs to one instance and disappears with it.
             raise ConfigurationError(
                 "no storage is configured for this function app",
                 field=CONNECTION,
@@ -190,7 +189,7 @@ class StorageConfig:
 
 
 def without_secrets(url: str) -> str:
-    """A URL without what may be a shared access signature or a password: its query, fragment and user."""
+    """A URL without its query, fragment and user, which may hold a signature or a password."""
     where, mark, rest = url.partition("//") if re.match(r"[^/?#]*//", url) else ("", "", url)
     server, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
     shown = f"{where}{mark}{server.rpartition('@')[2]}{slash}{path}"
@@ -198,7 +197,10 @@ def without_secrets(url: str) -> str:
 
 
 def check_retry_attempts(attempts: object) -> int:
-    """:raises ConfigurationError: it is no number of attempts."""
+    """Return a valid number of attempts.
+
+    :raises ConfigurationError: it is out of range.
+    """
     if type(attempts) is not int or not 1 <= attempts <= MAX_RETRY_ATTEMPTS:
         raise ConfigurationError(
             f"retry_attempts is {attempts!r}", field="retry_attempts", limit=f"1 to {MAX_RETRY_ATTEMPTS}"
@@ -223,7 +225,7 @@ def _connection(env: Mapping[str, str], name: str) -> dict[str, str]:
 
 
 def _whole(text: str) -> int | str:
-    """The number that a text is; one that is none, or has more digits than any may, is refused later."""
+    """The number in a text; anything else is returned as text and refused later."""
     return int(text) if text.isdecimal() and len(text) <= 18 else text[:40]
 
 
@@ -236,7 +238,10 @@ def _boolean(name: str, text: str) -> bool:
 
 
 def check_concurrent_requests(value: object) -> int:
-    """:raises ConfigurationError: there can not be so many requests at a time."""
+    """Return a valid number of concurrent requests.
+
+    :raises ConfigurationError: it is out of range.
+    """
     if type(value) is int and 1 <= value <= MAX_CONCURRENT_REQUESTS:
         return value
     raise ConfigurationError(

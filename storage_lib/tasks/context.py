@@ -155,7 +155,7 @@ class TaskContext:
         run after a requeue runs those again that did not succeed. The order is that of the calls: several at
         once (`asyncio.gather`) are fine if a run always makes them in the same order.
 
-        :raises InvalidArgumentError: a field or the payload can not be right, or there are too many children;
+        :raises InvalidArgumentError: a field or the payload cannot be right, or there are too many children;
             the action may go on without this one.
         :raises StorageError: it is not known whether it was submitted. The run has failed with that, even if
             the action goes on, and submits no more.

@@ -15,7 +15,7 @@ from storage_lib.tasks.records import TaskRecords
 
 
 class TaskStateError(StorageError):
-    """The task is in a state in which this can not be done."""
+    """The task is in a state in which this cannot be done."""
 
     code = "task-state"
 

@@ -1,4 +1,4 @@
-"""Running tasks, and ending those that can not run. No trigger code.
+"""Running tasks, and ending those that cannot run. No trigger code.
 
 Delivery is at least once, so everything here may happen twice, in two places at once, or stop half-way; the
 record decides. Whoever runs a task holds a lease on its record (lease.py): a time until which nobody else may
@@ -229,7 +229,7 @@ class TaskEngine:
         """The record of a message, made now where there is none.
 
         :raises TaskExistsError: the id is that of another task.
-        :raises InvalidArgumentError: the message says of its parent or its time what can not be.
+        :raises InvalidArgumentError: the message says of its parent or its time what cannot be.
         """
         if message.requeue is not None:
             await self._joins.check_parent(message)
@@ -367,7 +367,7 @@ class TaskEngine:
         """
         reason = error_of(error)
         if isinstance(error, ConfigurationError) and registered is None:
-            # A task module can not be loaded: the app's to mend. The task waits, and loses no attempt.
+            # A task module cannot be loaded: the app's to mend. The task waits, and loses no attempt.
             wait = CONFIGURATION_WAIT_SECONDS
             return await self._again(lease, text, queue, wait, reason, "misconfigured", counts=False)
         policy = registered.retry if registered is not None and ran else RetryPolicy()

@@ -245,11 +245,11 @@ class TaskMessage:
 
     @classmethod
     def parse(cls, text: str) -> TaskMessage:
-        """Read what is on the wire: a JSON object, by itself or in base64. The two can not be confused, for
+        """Read what is on the wire: a JSON object, by itself or in base64. The two cannot be confused, for
         ``{`` is not in base64's alphabet; so that both kinds of queue clients are understood.
 
         :raises SerializationError: it is no JSON object, or not of a known version.
-        :raises InvalidArgumentError: a field is missing, unknown or can not be right; ``field`` names it.
+        :raises InvalidArgumentError: a field is missing, unknown or cannot be right; ``field`` names it.
         """
         data = _unwrapped(text)
         try:

@@ -321,7 +321,7 @@ class TaskRecords:
         stored: list[str] = []
         for name, value in fields.items():
             if name == "error":
-                # A merge can not remove a property: an empty code says that there is no error any more.
+                # A merge cannot remove a property: an empty code says that there is no error any more.
                 properties["error_code"] = "" if value is None else value.code
                 properties["error_message"] = "" if value is None else value.message[:INLINE_BYTES]
                 properties["error_traceback"] = "" if value is None else value.traceback[-INLINE_BYTES:]

@@ -62,7 +62,7 @@ class Registry:
     def get(self, name: str) -> RegisteredAction:
         """
         :raises UnknownActionError: there is none of this name.
-        :raises ConfigurationError: a module can not be imported, or an action may take longer than the host
+        :raises ConfigurationError: a module cannot be imported, or an action may take longer than the host
             lets it.
         """
         self._load()
@@ -102,7 +102,7 @@ class Registry:
 def _import(module: str) -> None:
     """Run a module that registers actions; tried again, it runs again if it has failed.
 
-    :raises ConfigurationError: whatever it raised: without it the tasks can not be told apart.
+    :raises ConfigurationError: whatever it raised: without it the tasks cannot be told apart.
     """
     try:
         import_module(module)
@@ -120,7 +120,7 @@ def _import(module: str) -> None:
         else:
             how = f"it raised {type(error).__name__} while it was imported"
         raise ConfigurationError(
-            f"task module {module!r} can not be imported: {how}", field="AGENT_TASK_MODULES", remedy=remedy
+            f"task module {module!r} cannot be imported: {how}", field="AGENT_TASK_MODULES", remedy=remedy
         ) from error
 
 

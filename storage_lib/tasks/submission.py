@@ -106,7 +106,7 @@ class Submission:
         a second one. It does not run before ``delay_seconds`` have passed (at most a year).
 
         :raises UnknownActionError: there is no such action.
-        :raises InvalidArgumentError: a field or the payload can not be right; ``field`` names it.
+        :raises InvalidArgumentError: a field or the payload cannot be right; ``field`` names it.
         :raises IdempotencyConflictError: the key belongs to a different task.
         """
         data = self.check(task)
@@ -127,7 +127,7 @@ class Submission:
         """Submit tasks, 16 at a time: the record of each, or the error that it alone had. All are checked
         before the first is taken.
 
-        :raises InvalidArgumentError: one of them can not be right, and none was taken; ``field`` begins with
+        :raises InvalidArgumentError: one of them cannot be right, and none was taken; ``field`` begins with
             ``tasks[n].``.
         """
         if not 1 <= len(tasks) <= MAX_BATCH:
@@ -161,7 +161,7 @@ class Submission:
         priority: Priority | None,
         delay_seconds: float,
     ) -> NewTask:
-        """Child number ``index`` of a task. :raises InvalidArgumentError: a field can not be right."""
+        """Child number ``index`` of a task. :raises InvalidArgumentError: a field cannot be right."""
         if index >= MAX_CHILDREN:
             raise InvalidArgumentError(
                 f"child number {index}", field="children", limit=f"{MAX_CHILDREN} children"
@@ -201,7 +201,7 @@ class Submission:
                 await conflicts.pause()
 
     def check(self, task: NewTask) -> bytes:
-        """The payload as JSON. :raises InvalidArgumentError: a field can not be right."""
+        """The payload as JSON. :raises InvalidArgumentError: a field cannot be right."""
         registered = self._registry.get(task.action)
         check_agent_id(task.agent_id)
         check_correlation_id(task.correlation_id)

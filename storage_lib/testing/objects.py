@@ -96,7 +96,7 @@ INVALID_KEYS = [
 
 class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContract, ForeignNameContract):
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
-    that goes round the store, so that a mistake made on both ways can not hide."""
+    that goes round the store, so that a mistake made on both ways cannot hide."""
 
     async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
         """Replace the stored bytes of ``key`` and leave everything else (checksum, type) as it is."""

@@ -37,7 +37,7 @@ class AzureStorageBackend(Containers, StorageBackend):
     event loops, one after the other or at once. It asks the service once; `storage_lib.azure_backend` has it
     with the layers around it.
 
-    :raises ConfigurationError: the arguments can not work.
+    :raises ConfigurationError: the arguments cannot work.
     """
 
     portable = True

@@ -134,7 +134,7 @@ class Clients:
             for other in [other for other in self._loops if other.is_closed()]:
                 del self._loops[other]
             here = self._loops[loop] = self._make()
-            # No await until here: two tasks can not make two sets. asyncio finishes async generators
+            # No await until here: two tasks cannot make two sets. asyncio finishes async generators
             # before it closes a loop, and with this one the session.
             await anext(here.lifetime)
         return here

@@ -228,7 +228,7 @@ def _is_elsewhere(url: str, name: str) -> bool:
 
 
 def check_key(key: str, name: str) -> str:
-    """``key`` if it can be an account key. :raises ConfigurationError: it can not."""
+    """``key`` if it can be an account key. :raises ConfigurationError: it cannot."""
     try:
         decoded = base64.b64decode(key.strip(), validate=True)
     except (binascii.Error, ValueError):

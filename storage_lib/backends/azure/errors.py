@@ -197,7 +197,7 @@ type Known = Callable[[Answer], StorageError | None]
 
 
 def hierarchical(doing: str) -> ConfigurationError:
-    """The error for an account whose names are folders: there ``a`` and ``a/b`` can not both be objects, and
+    """The error for an account whose names are folders: there ``a`` and ``a/b`` cannot both be objects, and
     listings go folder by folder."""
     return ConfigurationError(
         f"{doing}: the account has a hierarchical namespace, whose names are folders and not keys",

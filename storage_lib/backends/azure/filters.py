@@ -16,7 +16,7 @@ property's type) and what the service and Azurite do alike; the rest is judged h
   the time: ``n lt 5000000000`` is asked as ``(n le 2147483647 or n lt 5000000000L)``, which says the same and
   never compares the two.
 
-What can not be made up for here: at Azurite an Int64 constant and an Edm.Double beyond Int32 together are an
+What cannot be made up for here: at Azurite an Int64 constant and an Edm.Double beyond Int32 together are an
 error 500 too.
 """
 
@@ -190,7 +190,7 @@ def _integers(node: Compare, value: float) -> list[str]:
     least, most = _INT32
     if least <= bound <= most:
         return [f"{name} {how} {bound}"]
-    # No more than the side of Int32 is asked, by an Int32: Azurite can not compare an Int64 with a double.
+    # No more than the side of Int32 is asked, by an Int32: Azurite cannot compare an Int64 with a double.
     if how == "eq" or how in (("gt", "ge") if bound > 0 else ("lt", "le")):
         return [f"{name} gt {most}" if bound > 0 else f"{name} lt {least}"]
     return [f"{name} ge 0", f"{name} lt 0"]

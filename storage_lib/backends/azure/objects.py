@@ -1,4 +1,4 @@
-"""Objects as blobs: bytes by obstore, what it can not do by azure-storage-blob.
+"""Objects as blobs: bytes by obstore, what it cannot do by azure-storage-blob.
 
 obstore costs a fraction of the SDK's CPU per request and of its import, so get, put, head and the
 unconditional delete go through it. The SDK is imported for the first listing (obstore's prefixes are whole

@@ -1,6 +1,6 @@
 """Every request to Azure or S3: bounded in number, and a write that outlives its caller stays in order.
 
-A request that has been sent can not be recalled: whoever is cancelled does not know whether it will be
+A request that has been sent cannot be recalled: whoever is cancelled does not know whether it will be
 carried out, nor when. So a write goes on without its caller, and the next write of the same key waits for its
 answer. A write whose caller was cancelled therefore never lands after one that was acknowledged later by this
 process, whichever backend object, event loop or thread either came from.

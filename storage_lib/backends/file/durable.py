@@ -113,7 +113,7 @@ def start_writeback(fd: int, offset: int = 0, size: int = 0) -> None:
     journal. Only a hint: what is promised is promised by fsync.
     """
     if hasattr(os, "posix_fadvise"):
-        # On Linux this begins the writeback of what is dirty, which can not be dropped.
+        # On Linux this begins the writeback of what is dirty, which cannot be dropped.
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 

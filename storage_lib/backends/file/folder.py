@@ -3,7 +3,7 @@
 A link in the middle of a path leads out of the folder: whoever can make one could have this process read,
 replace or delete files elsewhere. Looking first and opening then leaves a moment in which one can be put
 there. So the kernel is asked to follow none (openat2, Linux 5.6), which costs half a microsecond; where it
-can not be asked, each level is opened from the one above.
+cannot be asked, each level is opened from the one above.
 
 Paths are relative to the folder, without ``..``. They are bytes, because names are UTF-8 on the disk whatever
 the locale of the process is. The empty path is the folder itself, which may be a link: it is not a key's.

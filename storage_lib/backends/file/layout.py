@@ -65,7 +65,7 @@ def prepare(base_path: str, *, shared_group: bool = False) -> Layout:
                 _make(directory, rights)
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigurationError(
-                f"{base_path!r} can not be a data folder: a file is in its way ({error.filename})",
+                f"{base_path!r} cannot be a data folder: a file is in its way ({error.filename})",
                 field="base_path",
                 remedy="choose another base_path, or move that file",
             ) from error

@@ -93,7 +93,7 @@ def _raise(error: OSError, key: str | None, *, absent: bool) -> Never:
     if code == errno.EISDIR and key is not None:
         place = error.filename2 or error.filename
         raise AccessDeniedError(
-            f"{about} can not be saved where a directory of another program is ({place})",
+            f"{about} cannot be saved where a directory of another program is ({place})",
             field="key",
             remedy="directories inside objects/ may not end in .obj; remove it, or use another key",
         ) from error

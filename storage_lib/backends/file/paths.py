@@ -2,7 +2,7 @@
 
 The segments of a key are directories, its last segment with the suffix ``.obj`` is the file: the object
 ``configs/ceo.json`` is ``objects/configs/ceo.json.obj``. Hence ``a``, ``a/b``, ``a.json`` and ``a_b`` can
-all exist. What a directory entry can not say is escaped as ``%XX`` for each byte of UTF-8:
+all exist. What a directory entry cannot say is escaped as ``%XX`` for each byte of UTF-8:
 
 * ``%`` itself, so that an escape is never mistaken;
 * a leading ``.``: dot files belong to other programs (``.DS_Store``) and are no objects;
@@ -179,7 +179,7 @@ def _changes_with_case(ch: str) -> bool:
     """Whether some file system's idea of case may merge ``ch`` with another character.
 
     APFS compares folded, decomposed names, NTFS an upper-case table; a character that survives every one
-    of those mappings unchanged (or comes back from its upper case) can not meet another.
+    of those mappings unchanged (or comes back from its upper case) cannot meet another.
     """
     if ch.isascii():
         return "A" <= ch <= "Z"

@@ -2,7 +2,7 @@
 
 Properties are stored as a MessagePack map, in which a name stands directly before its value and both have
 one shortest form: an entity whose ``status`` is ``'done'`` has the bytes of the two in its row. A row without
-them can not pass ``status eq 'done'``; a row with them is decoded and judged by the filter itself. Only
+them cannot pass ``status eq 'done'``; a row with them is decoded and judged by the filter itself. Only
 equality is worth it. Needs no index and no other layout.
 """
 

@@ -271,7 +271,7 @@ def _make(path: str, mode: int) -> None:
 
 @contextlib.contextmanager
 def _reasons(path: str) -> Generator[None]:
-    """Raise why a database can not be opened, in the system's own words: sqlite3 says "unable to open
+    """Raise why a database cannot be opened, in the system's own words: sqlite3 says "unable to open
     database file" for every reason.
 
     Without opening it: where a process closes a file, whichever of its descriptors, the system drops all of

@@ -214,7 +214,7 @@ class ObjectWriter:
                 self._adopt(step)
             elif status is not None and not stat.S_ISDIR(status.st_mode):
                 raise AccessDeniedError(
-                    f"object {put.key!r} can not be saved below {os.fsdecode(self._folder.full(step))},"
+                    f"object {put.key!r} cannot be saved below {os.fsdecode(self._folder.full(step))},"
                     " which is no directory",
                     field="key",
                     remedy="symbolic links inside objects/ are not followed; remove it, or use another key",
@@ -249,7 +249,7 @@ class ObjectWriter:
 
 
 def _discard(write: Write) -> None:
-    """Also where one can not be removed the others are; what is left is removed by `remove_stale`."""
+    """Also where one cannot be removed the others are; what is left is removed by `remove_stale`."""
     try:
         write.discard()
     except OSError as error:
