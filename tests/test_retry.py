@@ -695,5 +695,5 @@ async def test_a_break_after_the_last_byte_is_none(line: Line) -> None:
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"base_seconds": -1}, {"deadline_seconds": -1}])
 def test_options_that_can_not_work_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="can ?not work"):
+    with pytest.raises(ConfigurationError, match=r"can ?not work"):
         RetryOptions(**wrong)
