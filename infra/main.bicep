@@ -413,7 +413,9 @@ module functionApp 'modules/function-app.bicep' = {
     queueNewBatchThreshold: queueNewBatchThreshold
     zoneRedundant: zoneRedundant
     subnetId: networkIsolation ? network!.outputs.appSubnetId : ''
-    keyUri: keyVaultEnabled ? keyVault!.outputs.keyUri : ''
+    keyUris: keyVaultEnabled ? [
+      keyVault!.outputs.keyUri
+    ] : []
     appSettings: appSettings
   }
   // Before its first start the app has to be allowed what it does then.

@@ -3,38 +3,64 @@
 tree-sitter-bicep gives the syntax; here it is evaluated: parameters and their limits, variables, loops,
 conditions, lambdas, functions, modules with their outputs. What only Azure knows (an address, a client id)
 becomes a `Runtime`, a text that says what it is. Anything that a compiler would refuse for a name, a missing
-parameter or an unknown function is a `BicepError`.
+parameter or an unknown function is a `BicepError`, and so is all that is not understood here: it names
+the file and the line.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import ipaddress
+import contextlib
 import json
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import tree_sitter
-import tree_sitter_bicep
 from tree_sitter import Node
+
+from tests.bicep_functions import (
+    FUNCTIONS,
+    OPERATORS,
+    SHORT,
+    SUBSCRIPTION,
+    TENANT,
+    BicepError,
+    Runtime,
+    has_runtime,
+    keyed,
+    known,
+    listed,
+    number,
+    shown,
+    text,
+    truth,
+)
+from tests.bicep_syntax import Declaration, declarations, parse, parts_of, pieces, text_of, walk
+from tests.bicep_types import Named, beyond, mismatch
+
+__all__ = [
+    "GROUP",
+    "SUBSCRIPTION",
+    "TENANT",
+    "BicepError",
+    "Declaration",
+    "Deployment",
+    "Files",
+    "Resource",
+    "Runtime",
+    "declarations",
+    "deploy",
+    "parse",
+    "read_folder",
+    "resource_id",
+    "text_of",
+    "walk",
+]
 
 Files = Mapping[str, bytes]
 """The content of every file of a folder by its path in it, with ``/``."""
-
-
-class BicepError(Exception):
-    """The template can not be compiled or deployed; the message says where and why."""
-
-
-class Runtime(str):
-    """What is known only once it is deployed. Its text says what: ``{type/name}.properties.hostName``."""
-
-    __slots__ = ()
 
 
 @dataclass
@@ -54,6 +80,7 @@ class Resource:
     existing: bool = False
     skipped: bool = False
     group: str = ""
+    subscription: str = SUBSCRIPTION
     module: str = ""
     depends: list[Resource] = field(default_factory=list["Resource"])
 
@@ -63,7 +90,12 @@ class Resource:
 
     @property
     def id(self) -> str:
-        return resource_id(self.type, self.full_name, self.group)
+        at = self
+        while at.parent:
+            at = at.parent
+        if at.scope is None:
+            return resource_id(self.type, self.full_name, self.group, self.subscription)
+        return at.scope.id + resource_id(self.type, self.full_name, subscription="")
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -88,13 +120,17 @@ class Deployment:
 GROUP = "Microsoft.Resources/resourceGroups"
 
 
-def resource_id(kind: str, name: str, group: str = "") -> str:
-    if kind == GROUP:
-        return f"/subscriptions/SUB/resourceGroups/{name}"
+def resource_id(kind: str, name: str, group: str = "", subscription: str = SUBSCRIPTION) -> str:
+    """Without a subscription, it is of the tenant, or the end of the id of what has the scope of another."""
+    home = f"/subscriptions/{subscription}" if subscription else ""
+    if kind.lower() == GROUP.lower():
+        return f"{home}/resourceGroups/{name}"
     provider, *types = kind.split("/")
-    pairs = "/".join(f"{t}/{n}" for t, n in zip(types, name.split("/"), strict=True))
-    home = f"/resourceGroups/{group}" if group else ""
-    return f"/subscriptions/SUB{home}/providers/{provider}/{pairs}"
+    names = name.split("/")
+    if not types or len(types) != len(names):
+        raise BicepError(f"{name!r} is no name for {kind}")
+    pairs = "/".join(f"{t}/{n}" for t, n in zip(types, names, strict=True))
+    return f"{home}{f'/resourceGroups/{group}' if group else ''}/providers/{provider}/{pairs}"
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -105,80 +141,16 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     }
 
 
-@functools.lru_cache(maxsize=4096)
-def parse(source: bytes) -> Node:
-    """:raises BicepError: the text is no Bicep."""
-    language = tree_sitter.Language(tree_sitter_bicep.language())
-    root = tree_sitter.Parser(language).parse(source).root_node
-    if root.has_error:
-        bad = next(n for n in walk(root) if n.type == "ERROR" or n.is_missing)
-        raise BicepError(f"syntax error at line {bad.start_point.row + 1}: {text_of(bad)[:60]!r}")
-    return root
-
-
-def walk(node: Node) -> Iterator[Node]:
-    yield node
-    for child in node.children:
-        yield from walk(child)
-
-
-def text_of(node: Node) -> str:
-    return (node.text or b"").decode()
-
-
 def deploy(files: Files, parameters: Mapping[str, Any], main: str = "main.bicep") -> Deployment:
     """What ``main`` deploys with these parameters.
 
-    :raises BicepError: it can not be compiled, or a parameter is outside of its limits.
+    :raises BicepError: it cannot be compiled, or a parameter is outside of its limits.
     """
     deployment = Deployment()
-    deployment.outputs = _Template(files, main, deployment, "", "").run(parameters)
+    deployment.outputs = _Template(files, main, deployment).run(parameters)
     return deployment
 
 
-@dataclass(frozen=True)
-class Declaration:
-    """A declaration with its decorators: ``kind`` is param, var, resource, module or output."""
-
-    kind: str
-    name: str
-    node: Node
-    decorators: Mapping[str, Node]
-
-    @property
-    def value(self) -> Node | None:
-        """What stands behind the ``=``."""
-        seen = False
-        for child in self.node.children:
-            if seen and child.type != "comment":
-                return child
-            seen = seen or child.type == "="
-        return None
-
-
-@functools.lru_cache(maxsize=4096)
-def declarations(source: bytes) -> tuple[Declaration, ...]:
-    found: list[Declaration] = []
-    decorators: dict[str, Node] = {}
-    for node in parse(source).named_children:
-        if node.type == "decorators":
-            for call in (n for n in walk(node) if n.type == "call_expression"):
-                function = call.child_by_field_name("function")
-                if function is not None and call.parent is not None and call.parent.type == "decorator":
-                    decorators[text_of(function).removeprefix("sys.")] = call
-            continue
-        kind, _, rest = node.type.partition("_")
-        if rest == "declaration":
-            kind = {"parameter": "param", "variable": "var"}.get(kind, kind)
-            name = next(text_of(c) for c in node.named_children if c.type == "identifier")
-            found.append(Declaration(kind, name, node, decorators))
-        if node.type not in _COMMENTS:
-            decorators = {}
-    return tuple(found)
-
-
-_ABSENT = object()
-_COMMENTS = ("comment", "diagnostic_comment")
 _HANDS_DOWN = frozenset(
     f"{kind}_expression" for kind in ("binary", "lambda", "member", "subscript", "ternary", "unary")
 )
@@ -189,68 +161,115 @@ Then = Callable[[Any], Any]
 class _Template:
     """One file with its parameters; everything in it is evaluated when it is first asked for."""
 
-    def __init__(self, files: Files, path: str, deployment: Deployment, module: str, group: str) -> None:
-        if path not in files:
-            raise BicepError(f"there is no {path}")
+    def __init__(
+        self, files: Files, path: str, deployment: Deployment, module: str = "", group: Resource | None = None
+    ) -> None:
         self.files, self.path, self.deployment = files, path, deployment
         self.name, self.group = module, group
-        self.functions = _FUNCTIONS | {"resourceGroup": self.resource_group, "resourceId": self.resource_id}
-        self.declared = {d.name: d for d in declarations(files[path]) if d.kind != "output"}
+        self.functions = FUNCTIONS | {
+            "extensionResourceId": self.extension_resource_id,
+            "resourceGroup": self.resource_group,
+            "resourceId": self.resource_id,
+            "subscriptionResourceId": self.subscription_resource_id,
+        }
+        self.statements = self.read(path)
+        self.declared = {
+            d.name: d for d in self.statements if d.kind in ("param", "var", "resource", "module")
+        }
         self.values: dict[str, Any] = {}
         self.busy: set[str] = set()
 
     def run(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        known = {name for name, d in self.declared.items() if d.kind == "param"}
-        for name in parameters.keys() - known:
-            raise BicepError(f"{self.path}: there is no parameter {name}")
-        for name in known:
-            self.values[name] = self.parameter(self.declared[name], parameters)
+        parameters_known = [name for name, d in self.declared.items() if d.kind == "param"]
+        for name in parameters:
+            if name not in parameters_known:
+                raise self.error(1, f"there is no parameter {name}")
+        self.given = parameters
         for name in self.declared:
             self.value(name)
-        return {
-            d.name: self.expression(d.value, {})
-            for d in declarations(self.files[self.path])
-            if d.kind == "output" and d.value is not None
-        }
+        return {d.name: self.output(d) for d in self.statements if d.kind == "output"}
 
-    def parameter(self, declaration: Declaration, given: Mapping[str, Any]) -> Any:
-        where = f"{self.path}: parameter {declaration.name}"
-        value = given.get(declaration.name, _ABSENT)
-        if value is _ABSENT:
-            if declaration.value is None:
-                raise BicepError(f"{where} is required")
+    def read(self, path: str) -> tuple[Declaration, ...]:
+        if path not in self.files:
+            raise BicepError(f"there is no {path}")
+        try:
+            return declarations(self.files[path])
+        except (BicepError, UnicodeError) as error:
+            line = "" if isinstance(error, BicepError) else "1: "
+            found = BicepError(f"{path}:{line}{error}")
+            found.located = True
+            raise found from error
+
+    @contextlib.contextmanager
+    def located(self, line: int, what: str = "") -> Iterator[None]:
+        """Whatever goes wrong in it is a `BicepError` that says where, the innermost place of all."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, BicepError) and error.located:
+                raise
+            raise self.placed(error, line, what) from error
+
+    def placed(self, error: Exception, line: int, what: str = "") -> BicepError:
+        kind = "" if isinstance(error, BicepError) else f"{type(error).__name__}: "
+        return self.error(line, f"{what}{kind}{error}")
+
+    def error(self, line: int, message: str) -> BicepError:
+        error = BicepError(f"{self.path}:{line}: {message}")
+        error.located = True
+        return error
+
+    def parameter(self, declaration: Declaration) -> Any:
+        value = self.given.get(declaration.name)
+        kind = declaration.type
+        if value is None and declaration.value is not None:
             value = self.expression(declaration.value, {})
-        kind = next(text_of(c) for c in declaration.node.named_children if c.type == "type")
-        python = {"string": str, "int": int, "bool": bool, "array": list, "object": dict}[kind]
-        if not isinstance(value, python) or (python is int and isinstance(value, bool)):
-            raise BicepError(f"{where} is no {kind}: {value!r}")
-        if isinstance(value, Runtime):
-            return value
-        for name, call in declaration.decorators.items():
-            arguments = call.child_by_field_name("arguments")
-            limit = self.expression(arguments.named_children[0], {}) if arguments else None
-            if name == "allowed" and value not in limit:
-                raise BicepError(f"{where} is {value!r}, not one of {limit}")
-            size = value if isinstance(value, int) else len(value)
-            if name in ("minValue", "minLength") and size < limit:
-                raise BicepError(f"{where} is {value!r}, below {limit}")
-            if name in ("maxValue", "maxLength") and size > limit:
-                raise BicepError(f"{where} is {value!r}, above {limit}")
+        if kind is None:
+            raise BicepError("it has no type")
+        if value is None and mismatch(None, kind, self.named):
+            raise BicepError("it is required")
+        wrong = mismatch(value, kind, self.named)
+        if not wrong and not isinstance(value, Runtime):
+            wrong = beyond(value, declaration.decorators)
+        if wrong:
+            raise BicepError(wrong)
         return value
+
+    def output(self, declaration: Declaration) -> Any:
+        with self.located(declaration.line, f"output {declaration.name}: "):
+            value = self.expression(declaration.value, {})
+            kind = declaration.type
+            wrong = mismatch(value, kind, self.named) if kind else "it has no type"
+            if wrong:
+                raise BicepError(wrong)
+            return value
+
+    def named(self, name: str) -> tuple[Node, Named]:
+        """A type by its name, declared here or in the file that it is imported from."""
+        for declaration in self.statements:
+            if declaration.kind == "type" and declaration.name == name and declaration.value is not None:
+                return declaration.value, self.named
+        raise BicepError(f"there is no type {name}")
 
     def value(self, name: str) -> Any:
         if name in self.values:
             return self.values[name]
         if name not in self.declared:
-            raise BicepError(f"{self.path}: there is no {name}")
+            raise BicepError(f"there is no {name}")
         if name in self.busy:
-            raise BicepError(f"{self.path}: {name} needs itself")
+            raise BicepError(f"{name} needs itself")
         self.busy.add(name)
         declaration = self.declared[name]
         node = declaration.value
-        if node is None:
-            raise BicepError(f"{self.path}: {name} has no value")
-        value = self.expression(node, {}) if declaration.kind == "var" else self.looped(declaration, node, {})
+        with self.located(declaration.line, f"{declaration.kind} {name}: "):
+            if declaration.kind == "param":
+                value = self.parameter(declaration)
+            elif node is None:
+                raise BicepError("it has no value")
+            elif declaration.kind == "var":
+                value = self.expression(node, {})
+            else:
+                value = self.looped(declaration, node, {})
         self.values[name] = value
         return value
 
@@ -258,8 +277,10 @@ class _Template:
         if node.type == "for_statement":
             return [self.looped(declaration, body, inner) for body, inner in self.iterate(node, scope)]
         if node.type == "if_statement":
-            condition, body = node.named_children
-            return self.looped(declaration, body, scope, bool(self.expression(condition, scope)))
+            condition, body = parts_of(node)
+            with self.located(condition.start_point.row + 1):
+                holds = truth(self.expression(condition, scope))
+            return self.looped(declaration, body, scope, holds)
         build = self.resource if declaration.kind == "resource" else self.module
         return build(declaration, node, scope, wanted)
 
@@ -272,9 +293,9 @@ class _Template:
         initializer = node.child_by_field_name("initializer")
         if initializer is not None:
             names = [text_of(initializer)]
-        parts = [c for c in node.named_children if c.type not in ("for_loop_parameters", "comment")]
+        parts = [c for c in parts_of(node) if c.type != "for_loop_parameters"]
         items, body = [c for c in parts if c != initializer]
-        for index, item in enumerate(self.expression(items, scope)):
+        for index, item in enumerate(listed(self.expression(items, scope))):
             yield body, scope | dict(zip(names, (item, index), strict=False))
 
     def resource(self, declaration: Declaration, node: Node, scope: Scope, wanted: bool) -> Resource:
@@ -284,96 +305,165 @@ class _Template:
         body = self.expression(node, scope) if wanted else self.head(node, scope)
         existing = any(c.type == "existing" for c in declaration.node.children)
         name, parent, outer = (body.pop(key, None) for key in ("name", "parent", "scope"))
-        depends = body.pop("dependsOn", [])
-        found = Resource(
-            kind, api, name or "", self.path, body, parent, existing=existing, skipped=not wanted
-        )
-        group = outer if outer is not None and outer.type == GROUP else None
+        depends = listed(body.pop("dependsOn", []))
+        if not isinstance(name, str):
+            raise BicepError(f"the name of {declaration.name} is {name!r}")
+        for each in (parent, outer):
+            if not isinstance(each, Resource | None):
+                raise BicepError(f"the parent or scope of {declaration.name} is {each!r}")
+        self.plain(body)
+        found = Resource(kind, api, name, self.path, body, parent, existing=existing, skipped=not wanted)
+        group = outer if outer is not None and outer.type.lower() == GROUP.lower() else None
         found.scope = None if group else outer
-        found.group = parent.group if parent else group.name if group else self.group
+        home = group or self.group
+        found.group = parent.group if parent else home.name if home else ""
+        found.subscription = parent.subscription if parent else home.subscription if home else SUBSCRIPTION
         found.module = self.name
-        found.depends = [r for r in depends if isinstance(r, Resource) and not r.skipped]
+        found.depends = [each for each in self.awaited(depends) if not each.skipped]
         if kind.count("/") > 1 and parent is None:
-            raise BicepError(f"{self.path}: {declaration.name} has no parent")
-        if parent is not None and parent.type != kind.rpartition("/")[0]:
-            raise BicepError(f"{self.path}: {declaration.name} is no child of {parent.type}")
+            raise BicepError(f"{declaration.name} has no parent")
+        if parent is not None and parent.type.lower() != kind.rpartition("/")[0].lower():
+            raise BicepError(f"{declaration.name} is no child of {parent.type}")
         if not all(found.full_name.split("/")) or found.full_name.count("/") + 1 != kind.count("/"):
-            raise BicepError(f"{self.path}: the name of {declaration.name} is {found.full_name!r}")
+            raise BicepError(f"the name of {declaration.name} is {found.full_name!r}")
         if not wanted:
             return found
         if any(each is not None and each.skipped and not each.existing for each in (parent, outer)):
-            raise BicepError(f"{self.path}: {declaration.name} is in what is not deployed")
-        scoped = f"{found.scope.id}{found.id}" if found.scope else found.id
-        if not existing and scoped in self.deployment.ids:
-            raise BicepError(f"{self.path}: {scoped} is deployed twice")
+            raise BicepError(f"{declaration.name} is in what is not deployed")
+        if not existing and found.id.lower() in self.deployment.ids:
+            raise BicepError(f"{found.id} is deployed twice")
         if not existing:
-            self.deployment.ids.add(scoped)
+            self.deployment.ids.add(found.id.lower())
         self.deployment.resources.append(found)
         return found
+
+    def awaited(self, values: list[Any]) -> Iterator[Resource]:
+        """The resources of ``dependsOn``; of modules see `waits`."""
+        for value in values:
+            if isinstance(value, list):
+                yield from self.awaited(value)
+            elif isinstance(value, Resource):
+                yield value
+            elif value is not None and not (isinstance(value, dict) and "outputs" in value):
+                raise BicepError(f"nothing can wait for {value!r}")
+
+    def plain(self, value: Any) -> None:
+        """:raises BicepError: there is more in it than JSON has."""
+        if isinstance(value, dict | list):
+            for each in value.values() if isinstance(value, dict) else value:
+                self.plain(each)
+        elif not isinstance(value, str | int | float | None):
+            raise BicepError(f"{value!r} is no value")
 
     def head(self, node: Node, scope: Scope) -> dict[str, Any]:
         """Where something would be: the part of it that is looked at even where its condition is false."""
         pairs = [pair for pair in node.named_children if pair.type == "object_property"]
         named = [pair for pair in pairs if text_of(pair.named_children[0]) in ("name", "parent", "scope")]
-        return {text_of(p.named_children[0]): self.expression(p.named_children[-1], scope) for p in named}
+        return {text_of(p.named_children[0]): self.expression(parts_of(p)[-1], scope) for p in named}
 
     def module(
         self, declaration: Declaration, node: Node, scope: Scope, wanted: bool
     ) -> dict[str, Any] | None:
-        path = self.expression(next(c for c in declaration.node.named_children if c.type == "string"), {})
+        source = self.expression(next(c for c in declaration.node.named_children if c.type == "string"), {})
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.path), source))
         body = self.expression(node, scope) if wanted else self.head(node, scope)
         group = body.get("scope")
-        if not isinstance(group, Resource):
-            raise BicepError(f"{self.path}: module {declaration.name} has no scope")
-        name = body.get("name", declaration.name)
+        if not isinstance(group, Resource) or group.type.lower() != GROUP.lower():
+            raise BicepError(f"module {declaration.name} has no scope")
+        name = text(body.get("name", declaration.name))
         if not name:
-            raise BicepError(f"{self.path}: the name of module {declaration.name} is empty")
+            raise BicepError(f"the name of module {declaration.name} is empty")
         if not wanted:
             return None
+        [*self.awaited(listed(body.get("dependsOn", [])))]
+        parameters = keyed(body.get("params", {}))
+        self.plain(parameters)
         if name in self.deployment.waits:
-            raise BicepError(f"{self.path}: two modules are called {name}")
-        used = {text_of(n) for n in walk(declaration.node) if n.type == "identifier"} - {declaration.name}
+            raise BicepError(f"two modules are called {name}")
         waits = self.deployment.waits[name] = set[str]()
-        for other in used & self.declared.keys():
-            if self.declared[other].kind == "module":
-                built = self.value(other)
-                for one in built if isinstance(built, list) else [built] if built else []:
-                    waits |= {one["name"]} | self.deployment.waits[one["name"]]
-        template = _Template(self.files, path, self.deployment, name, group.name)
-        return {"name": name, "outputs": template.run(body.get("params", {}))}
+        for other in self.modules_in(declaration, {declaration.name}):
+            built = self.value(other)
+            for one in built if isinstance(built, list) else [built] if built else []:
+                waits |= {one["name"]} | self.deployment.waits[one["name"]]
+        template = _Template(self.files, path, self.deployment, name, group)
+        return {"name": name, "outputs": template.run(parameters)}
 
-    def resource_group(self, name: str | None = None) -> Any:
-        """Of this template, or the one called so."""
-        if name is None:
-            return {"id": resource_id(GROUP, self.group), "name": self.group}
+    def modules_in(self, declaration: Declaration, seen: set[str]) -> list[str]:
+        """The modules that a declaration names, itself or through variables, in the order of the text."""
+        found: list[str] = []
+        for name in declaration.names:
+            if name in seen or name not in self.declared:
+                continue
+            seen.add(name)
+            other = self.declared[name]
+            if other.kind == "module":
+                found.append(name)
+            found += self.modules_in(other, seen) if other.kind == "var" else []
+        return found
+
+    def resource_group(self, *names: str) -> Any:
+        """Of this template, or the one called so, of another subscription where that is said first."""
+        if not names:
+            if self.group is None:
+                raise BicepError("there is no resource group")
+            return {"id": self.group.id, "name": self.group.name}
+        *subscription, name = map(text, names)
         if not name:
-            raise BicepError(f"{self.path}: the name of a resource group is empty")
-        return Resource(GROUP, "", name, self.path, existing=True, module=self.name)
+            raise BicepError("the name of a resource group is empty")
+        found = Resource(GROUP, "", name, self.path, existing=True, module=self.name)
+        found.subscription, *more = subscription or [SUBSCRIPTION]
+        if more:
+            raise BicepError(f"{len(names)} names are too many")
+        return found
 
     def resource_id(self, *parts: str) -> str:
         """``(subscription, group, type, names…)``, the first two of which may be left out."""
-        start = next(i for i, part in enumerate(parts) if "/" in part)
-        group = parts[start - 1] if start else self.group
-        return resource_id(parts[start], "/".join(parts[start + 1 :]), group)
+        known(*parts)
+        start = next((i for i, part in enumerate(parts) if "/" in text(part)), len(parts))
+        if start > 2 or len(parts) < start + 2:
+            raise BicepError(f"{parts} are no parts of an id")
+        group = parts[start - 1] if start else self.group.name if self.group else ""
+        own = self.group.subscription if self.group else SUBSCRIPTION
+        subscription = parts[0] if start == 2 else own
+        return resource_id(parts[start], "/".join(parts[start + 1 :]), group, subscription)
+
+    def subscription_resource_id(self, *parts: str) -> str:
+        """``(subscription, type, names…)``, the first of which may be left out."""
+        known(*parts)
+        subscription = SUBSCRIPTION if "/" in text(parts[0]) else parts[0]
+        kind, *names = parts if "/" in parts[0] else parts[1:]
+        return resource_id(kind, "/".join(map(text, names)), "", subscription)
+
+    def extension_resource_id(self, scope: str, kind: str, *names: str) -> str:
+        known(kind, *names)
+        return (Runtime if has_runtime(scope) else str)(scope + resource_id(kind, "/".join(names), "", ""))
 
     def expression(self, node: Node | None, scope: Scope, then: Then | None = None) -> Any:
         """:param then: what is done with the value. tree-sitter-bicep takes `a ? b : c.d` for
         `(a ? b : c).d`, and `x => x.d` for `(x => x).d`; so `.d` is handed down to what it belongs to."""
         if node is None:
-            raise BicepError(f"{self.path}: an expression is missing")
-        rule = getattr(self, f"_{node.type}", None)
-        if rule is None:
-            raise BicepError(f"{self.path}:{node.start_point.row + 1}: {node.type} is not understood here")
-        if node.type in _HANDS_DOWN:
-            return rule(node, scope, then)
-        value = rule(node, scope)
-        return then(value) if then else value
+            raise BicepError("an expression is missing")
+        kind = node.type
+        try:
+            rule = getattr(self, f"_{kind}", None)
+            if rule is None:
+                raise BicepError(f"{kind} is not understood here")
+            if kind in _HANDS_DOWN:
+                return rule(node, scope, then)
+            value = rule(node, scope)
+            return then(value) if then else value
+        except Exception as error:
+            if isinstance(error, BicepError) and error.located:
+                raise
+            raise self.placed(error, node.start_point.row + 1) from error
 
     def _identifier(self, node: Node, scope: Scope) -> Any:
         name = text_of(node)
         return scope[name] if name in scope else self.value(name)
 
     def _number(self, node: Node, scope: Scope) -> int:
+        if int(text_of(node)) >= 1 << 63:
+            raise BicepError(f"{text_of(node)} is too large")
         return int(text_of(node))
 
     def _boolean(self, node: Node, scope: Scope) -> bool:
@@ -385,31 +475,24 @@ class _Template:
     def _string(self, node: Node, scope: Scope) -> str:
         parts: list[str] = []
         runtime = False
-        for child in node.named_children:
-            if child.type == "string_content":
-                parts.append(text_of(child))
-            elif child.type == "escape_sequence":
-                parts.append({"n": "\n", "t": "\t", "r": "\r"}.get(text_of(child)[1:], text_of(child)[1:]))
-            else:
-                value = self.expression(child.named_children[0], scope)
-                if isinstance(value, dict | list | None):
-                    raise BicepError(f"{self.path}:{node.start_point.row + 1}: a text is made of {value!r}")
-                runtime = runtime or isinstance(value, Runtime)
-                parts.append(str(value).lower() if isinstance(value, bool) else str(value))
+        for piece in pieces(node):
+            value = piece if isinstance(piece, str) else self.expression(piece, scope)
+            runtime = runtime or isinstance(value, Runtime)
+            parts.append(shown(value))
         return Runtime("".join(parts)) if runtime else "".join(parts)
 
     def _array(self, node: Node, scope: Scope) -> list[Any]:
-        return [self.expression(child, scope) for child in node.named_children if child.type != "comment"]
+        return [self.expression(child, scope) for child in parts_of(node)]
 
     def _object(self, node: Node, scope: Scope) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for pair in node.named_children:
-            if pair.type in _COMMENTS:
-                continue
-            key, value = (c for c in pair.named_children if c.type != "comment")
+        names: set[str] = set()
+        for pair in parts_of(node):
+            key, value = parts_of(pair)
             name = self._string(key, scope) if key.type == "string" else text_of(key)
-            if name in found:
-                raise BicepError(f"{self.path}:{pair.start_point.row + 1}: {name} is there twice")
+            if name.lower() in names:
+                raise self.error(pair.start_point.row + 1, f"{name} is there twice")
+            names.add(name.lower())
             found[name] = self.expression(value, scope)
         return found
 
@@ -417,29 +500,32 @@ class _Template:
         return [self.expression(body, inner) for body, inner in self.iterate(node, scope)]
 
     def _parenthesized_expression(self, node: Node, scope: Scope) -> Any:
-        return self.expression(node.named_children[0], scope)
+        return self.expression(parts_of(node)[0], scope)
 
     def _ternary_expression(self, node: Node, scope: Scope, then: Then | None) -> Any:
-        if self.part(node, "condition", scope):
+        if truth(self.part(node, "condition", scope)):
             return self.part(node, "consequence", scope)
         return self.expression(node.child_by_field_name("alternative"), scope, then)
 
     def _unary_expression(self, node: Node, scope: Scope, then: Then | None) -> Any:
         value = self.expression(node.child_by_field_name("argument"), scope, then)
-        return not value if text_of(node).startswith("!") else -value
+        return not truth(value) if text_of(node).startswith("!") else -number(value)
 
     def _binary_expression(self, node: Node, scope: Scope, then: Then | None) -> Any:
         operator, right = node.child_by_field_name("operator"), node.child_by_field_name("right")
         sign = text_of(operator) if operator else ""
         left = self.part(node, "left", scope)
-        if sign in _SHORT:
-            return left if _SHORT[sign](left) else self.expression(right, scope, then)
-        if sign in _COMPARE:
-            return _COMPARE[sign](left, self.expression(right, scope, then))
-        raise BicepError(f"{self.path}: the operator {sign} is not understood here")
+        if sign in SHORT:
+            if SHORT[sign](left):
+                return left
+            value = self.expression(right, scope, then)
+            return value if sign == "??" else truth(value)
+        if sign in OPERATORS:
+            return OPERATORS[sign](left, self.expression(right, scope, then))
+        raise BicepError(f"the operator {sign} is not understood here")
 
     def _lambda_expression(self, node: Node, scope: Scope, then: Then | None) -> Callable[..., Any]:
-        head, body = (c for c in node.named_children if c.type != "comment")
+        head, body = parts_of(node)
         names = [text_of(n) for n in walk(head) if n.type == "identifier"]
         return lambda *values: self.expression(body, scope | dict(zip(names, values, strict=True)), then)
 
@@ -459,120 +545,61 @@ class _Template:
 
     def member(self, node: Node, target: Any, name: Any) -> Any:
         optional = any(c.type in ("?", ".?") for c in node.children)
+        known(name)
         if isinstance(target, Resource):
-            if name in ("id", "name", "type"):
-                return {"id": target.id, "name": target.name, "type": target.type}[name]
+            own = {"id": target.id, "name": target.name, "type": target.type, "apiVersion": target.api}
+            if name in own:
+                return own[name]
             if target.skipped:
-                raise BicepError(f"{self.path}: {text_of(node)} is of what is not deployed")
+                raise BicepError(f"{text_of(node)} is of what is not deployed")
             return Runtime(f"{{{target.type}/{target.full_name}}}.{name}")
         if isinstance(target, Runtime):
             return Runtime(f"{target}.{name}")
-        try:
+        if isinstance(target, dict) and isinstance(name, str) and name in target:
             return target[name]
-        except (KeyError, IndexError, TypeError) as error:
-            if optional:
-                return None
-            where = f"{self.path}:{node.start_point.row + 1}"
-            raise BicepError(f"{where}: {text_of(node)} has no {name}") from error
+        if isinstance(target, list) and type(name) is int and 0 <= name < len(target):
+            return target[name]
+        other = isinstance(target, dict) and [key for key in target if key.lower() == str(name).lower()]
+        if optional and not other and isinstance(target, dict | list | None):
+            return None
+        raise BicepError(f"{text_of(node)} has no {name}{f', but {other[0]}' if other else ''}")
 
     def _call_expression(self, node: Node, scope: Scope) -> Any:
         function, arguments = node.child_by_field_name("function"), node.child_by_field_name("arguments")
         name = text_of(function).removeprefix("az.").removeprefix("sys.") if function else ""
-        given = [
-            self.expression(a, scope)
-            for a in (arguments.named_children if arguments else [])
-            if a.type != "comment"
-        ]
+        given = [self.expression(a, scope) for a in (parts_of(arguments) if arguments else [])]
         if name in ("loadJsonContent", "loadTextContent"):
-            path = (Path(self.path).parent / given[0]).as_posix()
-            if path not in self.files:
-                raise BicepError(f"{self.path}: there is no {path}")
-            text = self.files[path].decode()
-            return json.loads(text) if name == "loadJsonContent" else text
+            return self.content(name == "loadJsonContent", *map(text, given))
         if name not in self.functions:
-            raise BicepError(f"{self.path}: the function {name} is not understood here")
-        try:
+            raise BicepError(f"the function {name} is not understood here")
+        with self.located(node.start_point.row + 1, f"{name}: "):
             return self.functions[name](*given)
-        except (StopIteration, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            raise BicepError(f"{self.path}:{node.start_point.row + 1}: {name}: {error}") from error
+
+    def content(self, is_json: bool, file: str, where: str = "$") -> Any:
+        """Of a file beside this one; of JSON that part which ``where`` says, as ``$.names[0].first``."""
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.path), file))
+        if path not in self.files:
+            raise BicepError(f"there is no {path}")
+        content = self.files[path].decode("utf-8-sig")
+        if not is_json:
+            if where != "$":
+                raise BicepError(f"the encoding {where} is not understood here")
+            return content
+        found = json.loads(content)
+        steps = re.compile(r"\.([A-Za-z_]\w*)|\[(?:(\d+)|'([^'\\]*)')\]")
+        if not re.fullmatch(rf"\$?({steps.pattern})*", where if where[:1] in "$.[" else f".{where}"):
+            raise BicepError(f"the path {where} is not understood here")
+        for member, index, quoted in steps.findall(where if where[:1] in "$.[" else f".{where}"):
+            step = int(index) if index else member or quoted
+            there = (
+                step < len(found)
+                if isinstance(step, int) and isinstance(found, list)
+                else (isinstance(step, str) and isinstance(found, dict) and step in found)
+            )
+            if not there:
+                raise BicepError(f"{path} has nothing at {where}")
+            found = found[step]
+        return found
 
     def part(self, node: Node, name: str, scope: Scope) -> Any:
         return self.expression(node.child_by_field_name(name), scope)
-
-
-_SHORT: dict[str, Callable[[Any], bool]] = {
-    "&&": lambda left: not left,
-    "||": bool,
-    "??": lambda left: left is not None,
-}
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-}
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()
-
-
-def _union(first: Any, *others: Any) -> Any:
-    if isinstance(first, dict):
-        merged: dict[str, Any] = dict(first)
-        for other in others:
-            for key, value in other.items():
-                both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-                merged[key] = _union(merged[key], value) if both else value
-        return merged
-    found: list[Any] = []
-    for item in (item for group in (first, *others) for item in group):
-        if item not in found:
-            found.append(item)
-    return found
-
-
-def _fail(message: str) -> Any:
-    raise BicepError(message)
-
-
-def _string(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def _cidr_subnet(network: str, size: int, index: int) -> str:
-    return str(list(ipaddress.ip_network(network).subnets(new_prefix=size))[index])
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "cidrSubnet": _cidr_subnet,
-    "concat": lambda *lists: [*chain.from_iterable(lists)],
-    "empty": lambda value: not value,
-    "environment": lambda: {
-        "suffixes": {"storage": "core.windows.net", "keyvaultDns": ".vault.azure.net"},
-        "authentication": {"loginEndpoint": "https://login.microsoftonline.com/"},
-    },
-    "fail": _fail,
-    "flatten": lambda lists: [*chain.from_iterable(lists)],
-    "guid": lambda *parts: re.sub(r"(.{8})(.{4})(.{4})(.{4})(.{12}).*", r"\1-\2-\3-\4-\5", _hash(*parts)),
-    "indexOf": lambda values, value: values.index(value),
-    "items": lambda value: [{"key": k, "value": value[k]} for k in sorted(value)],
-    "json": json.loads,
-    "length": len,
-    "map": lambda values, function: [function(value) for value in values],
-    "max": max,
-    "replace": lambda text, old, new: text.replace(old, new),
-    "skip": lambda value, count: value[max(count, 0) :],
-    "string": _string,
-    "subscription": lambda: {"id": "/subscriptions/SUB", "subscriptionId": "SUB"},
-    "subscriptionResourceId": lambda kind, name: f"/subscriptions/SUB/providers/{kind}/{name}",
-    "tenant": lambda: {"tenantId": "TENANT"},
-    "toLower": lambda text: text.lower(),
-    "toObject": lambda values, key, value: {key(v): value(v) for v in values},
-    "union": _union,
-    "uniqueString": lambda *parts: _hash(*parts)[:13],
-}

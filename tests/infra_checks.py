@@ -14,7 +14,7 @@ from typing import Any
 from storage_lib.config import CONNECTION, StorageConfig
 from storage_lib.errors import ConfigurationError
 from storage_lib.resources import CONTAINERS, QUEUES, TABLES
-from tests.bicep import GROUP, BicepError, Deployment, Files, Resource, deploy, resource_id
+from tests.bicep import GROUP, SUBSCRIPTION, BicepError, Deployment, Files, Resource, deploy, resource_id
 from tests.infra_alerts import alerts, budget, workbook
 from tests.infra_model import (
     ACCOUNT,
@@ -57,7 +57,7 @@ ROLE_IDS = {
     "0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3": "Storage Table Data Contributor",
 }
 
-ROLE_DEFINITIONS = "/subscriptions/SUB/providers/Microsoft.Authorization/roleDefinitions/"
+ROLE_DEFINITIONS = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Authorization/roleDefinitions/"
 
 DATA_ROLES = {
     "Storage Blob Data Contributor",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.bicep import Deployment, Files
+from tests.bicep import TENANT, Deployment, Files
 from tests.infra_model import (
     ACCOUNT,
     BUDGET,
@@ -139,13 +139,13 @@ SECURE: dict[str, dict[str, Rule]] = {
         "properties.httpSettings.requireHttps": ENABLED,
         "properties.identityProviders.azureActiveDirectory.enabled": ENABLED,
         "properties.identityProviders.azureActiveDirectory.registration.openIdIssuer": equal(
-            "https://login.microsoftonline.com/TENANT/v2.0"
+            f"https://login.microsoftonline.com/{TENANT}/v2.0"
         ),
         "properties.login.tokenStore.enabled": equal(False),
     },
     "Microsoft.Web/serverfarms": {},
     VAULT: {
-        "properties.tenantId": equal("TENANT"),
+        "properties.tenantId": equal(TENANT),
         "properties.sku": equal({"family": "A", "name": "standard"}),
         "properties.enablePurgeProtection": ENABLED,
         "properties.enableRbacAuthorization": ENABLED,

@@ -60,8 +60,8 @@ param zoneRedundant bool
 @description('Required. Resource id of the subnet to call out through; empty for none.')
 param subnetId string
 
-@description('Required. Identifier of the key for the code of the app to wrap keys with; empty for none.')
-param keyUri string
+@description('Required. Identifier of the key for the code of the app to wrap keys with, in a list; an empty list for none.')
+param keyUris array
 
 @description('Required. Further app settings, by name.')
 param appSettings object
@@ -124,12 +124,10 @@ var queueSettings = concat(queueBatchSize > 0 ? [
     value: string(queueNewBatchThreshold)
   }
 ] : [])
-var keySettings = empty(keyUri) ? [] : [
-  {
-    name: 'AGENT_KEY_VAULT_KEY_URI'
-    value: keyUri
-  }
-]
+var keySettings = map(keyUris, keyUri => {
+  name: 'AGENT_KEY_VAULT_KEY_URI'
+  value: keyUri
+})
 var furtherSettings = map(items(appSettings), setting => {
   name: setting.key
   value: string(setting.value)
