@@ -1,4 +1,4 @@
-"""Arguments that callers may get wrong: each error names the field and the limit."""
+"""Checks of arguments that callers may get wrong; each error names the field and the limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage_lib.errors import InvalidArgumentError
 
 
 def whole(field: str, value: Any, low: int, high: int | None = None) -> int:
-    """``value``, a whole number from ``low`` to ``high``."""
+    """Return ``value`` if it is a whole number from ``low`` to ``high``."""
     limit = f"{low} or more" if high is None else f"{low} to {high}"
     try:
         number = operator.index(value)
@@ -23,7 +23,7 @@ def whole(field: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def seconds(field: str, value: Any, low: float, high: float) -> float:
-    """``value``, a number of seconds from ``low`` to ``high``."""
+    """Return ``value`` if it is a number of seconds from ``low`` to ``high``."""
     if type(value) is bool or not isinstance(value, Real):
         raise _wrong(field, value, f"a number, {low} to {high} seconds")
     number = value if isinstance(value, int | float) else float(value)
@@ -35,16 +35,16 @@ def seconds(field: str, value: Any, low: float, high: float) -> float:
 
 
 def mapping(field: str, value: Any) -> dict[str, Any]:
-    """A dict of its own with what the mapping ``value`` has."""
+    """Return a copy of the mapping ``value`` as a dict."""
     if not isinstance(value, Mapping):
         raise _wrong(field, value, "a dict or another mapping")
     return dict(value)
 
 
 def several(field: str, value: Any) -> list[Any]:
-    """What the iterable ``value`` gives. A str is one, not one for each of its letters."""
+    """Return the items of the iterable ``value``. A str is refused, as it is one item, not its letters."""
     if isinstance(value, str | Buffer) or not isinstance(value, Iterable):
-        raise _wrong(field, value, "a list or another iterable", "put a single one into a list")
+        raise _wrong(field, value, "a list or another iterable", "put a single item into a list")
     return list(value)
 
 

@@ -1,4 +1,4 @@
-"""Bytes-like objects, taken once: what is stored is what they held when they were handed over."""
+"""Bytes-like objects, copied once: what is stored is what they held when they were passed in."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 from storage_lib.errors import InvalidArgumentError
 
 _FORMATS = frozenset("cbB?hHiIlLqQnNefdg")
-"""The items of which each is its own bytes (struct's letters): no pointers, no records."""
+"""Item formats (of struct) that are plain bytes: no pointers, no records."""
 
 
 def as_bytes(data: Any, field: str = "data", *, remedy: str = "use save for text or a value") -> bytes:
-    """``data`` if it is bytes, else a copy of the bytes that it holds now; its owner may change it at once.
+    """Return ``data`` if it is bytes, else a copy of the bytes that it holds now.
 
-    :param field: the argument that it is, for the error. :param remedy: what to give instead.
-    :raises InvalidArgumentError: it holds no bytes, or not only bytes.
+    :param field: the name of the argument, for the error.
+    :param remedy: what to pass instead, for the error.
+    :raises InvalidArgumentError: it is not bytes-like, or its items are not plain numbers.
     """
     if type(data) is bytes:
         return data
@@ -44,5 +45,5 @@ def as_bytes(data: Any, field: str = "data", *, remedy: str = "use save for text
 
 
 def is_bytes_like(value: Any) -> bool:
-    """Whether ``value`` stands for its bytes: any buffer but numpy's, which are values with a type."""
+    """Whether ``value`` stands for its bytes: any buffer except numpy's, which are values with a type."""
     return isinstance(value, Buffer) and type(value).__module__ != "numpy"

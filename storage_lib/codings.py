@@ -1,5 +1,5 @@
-"""Content codings (RFC 9110, 8.4.1): the bytes of an object that another program stored compressed, expanded
-within bounds. This library stores none."""
+"""Content codings (RFC 9110, 8.4.1): objects that another program stored compressed are expanded, within
+limits. The library itself stores none."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Final
 from storage_lib.errors import SerializationError
 
 MAX_RATIO: Final = 100
-"""How many times larger than what is stored the expanded bytes may be,"""
+"""How many times larger than the stored bytes the expanded bytes may be, above `SMALL_BYTES`."""
 SMALL_BYTES: Final = 64 * 1024 * 1024
-"""if they are more than this,"""
+"""Up to this size the expansion is not limited."""
 MAX_BYTES: Final = 1024 * 1024 * 1024
-"""and how large at most."""
+"""The largest expanded size."""
 
 _GZIP = 31
 _ZLIB = zlib.MAX_WBITS
 _RAW_DEFLATE = -zlib.MAX_WBITS
 _KNOWN = frozenset({"gzip", "x-gzip", "deflate"})
 _PLAIN = frozenset({"", "identity", "aws-chunked"})
-"""What says nothing of the bytes; some S3 servers keep the coding that a client uploaded with."""
+"""Codings that do not change the bytes; some S3 servers keep the coding of the upload."""
 _READ_RAW = "read the stored bytes with read(), and decode them"
 
 
 def codings_of(content_encoding: str | None) -> list[str]:
-    """What was done to the bytes, in this order."""
+    """The codings that were applied to the bytes, in this order."""
     names = (content_encoding or "").split(",")
     return [name for name in (name.strip().lower() for name in names) if name not in _PLAIN]
 
 
 def decoded(data: bytes, codings: list[str]) -> bytes:
-    """The bytes before ``codings`` were applied.
+    """Return the bytes before ``codings`` were applied.
 
-    :raises SerializationError: a coding is not known (``gzip`` and ``deflate`` are), the bytes are not of it,
-        or they become larger than the bounds above.
+    :raises SerializationError: a coding is neither ``gzip`` nor ``deflate``, the bytes are not in it, or they
+        expand beyond the limits above.
     """
     limit = min(max(SMALL_BYTES, MAX_RATIO * len(data)), MAX_BYTES)
     for name in codings:
@@ -58,7 +58,7 @@ def decoded(data: bytes, codings: list[str]) -> bytes:
 
 
 def _inflated(data: bytes, format: int, limit: int) -> bytes:
-    # Some programs mean by deflate what is in the zlib format, some the bare stream.
+    # Some programs write the zlib format as deflate, some the bare stream.
     if format == _ZLIB and (len(data) < 2 or data[0] & 15 != 8 or int.from_bytes(data[:2]) % 31):
         format = _RAW_DEFLATE
     parts: list[bytes] = []
@@ -70,13 +70,13 @@ def _inflated(data: bytes, format: int, limit: int) -> bytes:
         parts.append(part)
         if total > limit:
             raise SerializationError(
-                f"it is more than {limit} bytes once its content encoding is taken off",
+                f"it is more than {limit} bytes once its content encoding is removed",
                 limit=f"{limit} bytes",
-                remedy="read the stored bytes with read() or open_reader(), and decode them bit by bit",
+                remedy="read the stored bytes with read() or open_reader(), and decode them in parts",
             )
         if not inflating.eof:
             raise zlib.error("they end too early")
-        # A gzip file may be several, one behind the other, and end in zeros.
+        # A gzip file may have several members, one after the other, and end in zeros.
         data = inflating.unused_data.lstrip(b"\0")
         if not data or format != _GZIP:
             return b"".join(parts)

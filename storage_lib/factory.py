@@ -1,4 +1,4 @@
-"""From a configuration to a backend: the one place where backends are chosen and layers are ordered."""
+"""From a configuration to a backend: where backends are chosen and layers are ordered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from storage_lib.ports.backend import MessageEncoding, StorageBackend
 
 
 def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = None) -> StorageBackend:
-    """The backend of ``config``, unopened. Only what the chosen backend needs is imported.
+    """The backend of ``config``, not yet open. Only what the chosen backend needs is imported.
 
     :param message_encoding: overrides the configured one (a queue listener reads what is on the wire).
     """
@@ -66,7 +66,7 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
 
 
 def retrying(backend: StorageBackend, attempts: int) -> StorageBackend:
-    """What is behind a network, asked again where it fails, ``attempts`` times in all."""
+    """A backend behind a network, with ``attempts`` attempts in all for what fails transiently."""
     if check_retry_attempts(attempts) == 1:
         return backend
     from storage_lib.layers.retry import RetryBackend, RetryOptions

@@ -1,7 +1,7 @@
-"""JSON checked a window at a time, so that it is never held as a value and other work goes on meanwhile.
+"""JSON checked one window at a time: it is never built as a value, and other work goes on meanwhile.
 
-Each window is cut where a value or a name may begin, completed by what is open around it, and given to the
-reader that `load` uses: what passes here can be loaded.
+Each window is cut where a value or a name may begin, completed with the brackets that are open around it, and
+given to the parser that `load` uses, so what passes here can be loaded.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from storage_lib.errors import SerializationError
 from storage_lib.sameness import MAX_DEPTH
 
 _WINDOW: Final = 16 * 1024
-"""Bytes; a window takes at most some 25 times as many while it is checked."""
+"""Bytes; checking a window takes about 25 times as much memory."""
 _LONGEST: Final = 8 * 1024
-"""Characters of a number and of the brackets behind it."""
+"""Characters of a number and the brackets after it."""
 _NAMED: Final = 1024 * 1024
-"""Bytes; behind more of them a place is told by its byte, for its name takes long to find."""
+"""Bytes; beyond them a place is given as a byte offset, because finding its path takes long."""
 _SPACE: Final = b" \t\r\n"
 _SPACES: Final = re.compile(rb"[ \t\r\n]{2,}+")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -42,16 +42,16 @@ _CLOSING: Final = {"[": b"]", "{": b"}"}
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 
 _ROOM: Final = 512 * 1024 * 1024
-"""Bytes that a value may take in memory, and `_RATIO` times its stored size."""
+"""Bytes that a value may take in memory, in addition to `_RATIO` times its stored size."""
 _RATIO: Final = 8
 _SMALLEST_LARGE: Final = _ROOM // (25 - _RATIO)
 TOO_MUCH: Final = "512 MiB and 8 times its stored size"
 
 
 def check_json(data: bytes) -> Iterator[None]:
-    """Check that ``data`` can be loaded; a generator that pauses after some work.
+    """Check that ``data`` can be loaded, as a generator that yields after some work.
 
-    :raises SerializationError: it cannot; names the place of a number that Python cannot hold.
+    :raises SerializationError: it cannot be loaded; a number that Python cannot hold is named by its place.
     :raises ValueError: it is not JSON.
     """
     check_room(data)
@@ -95,7 +95,7 @@ def check_json(data: bytes) -> Iterator[None]:
 
 
 def _to_beginning(data: bytes, start: int) -> Generator[None, None, int]:
-    """Where a value, a name or what separates them is next, by `yield from`; blanks may be in between."""
+    """Return (by `yield from`) where the next value, name or separator is; white space is skipped."""
     while True:
         stop = _TO_BEGINNING.match(data, start, start + _WINDOW).end()  # pyright: ignore[reportOptionalMemberAccess]
         if stop < start + _WINDOW:
@@ -128,7 +128,7 @@ def _check_window(data: bytes, text: bytes, offset: int) -> Generator[None]:
 
 
 def _check_string(data: bytes, start: int) -> Generator[None, None, int]:
-    """Check a string of any length by parts. Returns where it ends, by `yield from`."""
+    """Check a string of any length in parts and return (by `yield from`) where it ends."""
     start += 1
     while True:
         stop = _IN_STRING.match(data, start, start + _WINDOW).end()  # pyright: ignore[reportOptionalMemberAccess]
@@ -147,7 +147,7 @@ def _check_string(data: bytes, start: int) -> Generator[None, None, int]:
 
 
 def _bracket_changes(piece: bytes) -> tuple[str, int]:
-    """What a piece closes and opens, such as ``]}[``, and how deep it goes."""
+    """The brackets that a piece closes and opens, such as ``]}[``, and how deep it goes."""
     brackets = _STRINGS.sub(b"", piece).translate(None, _NOT_BRACKETS)
     depth = _deepest(brackets)
     while True:
@@ -170,7 +170,7 @@ def _after(opened: str, changed: str) -> str:
 
 
 def _ending(piece: bytes, opened: str) -> bytes:
-    """What makes a whole of a piece that ends where a value or a name is next."""
+    """What completes a piece that ends before a value or a name."""
     last = piece.rstrip(_SPACE)[-1:]
     if last not in (b",", b":", b"[", b"{") or not opened:
         raise ValueError("JSON is malformed: values stand side by side")
@@ -179,7 +179,7 @@ def _ending(piece: bytes, opened: str) -> bytes:
 
 
 def _beginning(piece: bytes, opened: str) -> bytes:
-    """What stands before the piece after ``piece``, as far as it matters."""
+    """The context of the piece after ``piece``, as far as it matters."""
     last = piece.rstrip(_SPACE)[-1:]
     around = b"".join(b"[" if bracket == "[" else b'{"":' for bracket in opened[:-1])
     inner = b"[" if opened[-1] == "[" else b"{"
@@ -191,7 +191,10 @@ def _beginning(piece: bytes, opened: str) -> bytes:
 
 
 def check_depth(data: bytes) -> None:
-    """:raises SerializationError: valid JSON is nested too deeply."""
+    """Check the nesting of valid JSON.
+
+    :raises SerializationError: it is too deep.
+    """
     if len(data) <= 2 * MAX_DEPTH:
         return
     if b"\\" in data:
@@ -204,7 +207,10 @@ def check_depth(data: bytes) -> None:
 
 
 def check_room(data: bytes) -> None:
-    """:raises SerializationError: the value would take more memory than its size explains."""
+    """Check the memory that a value would take.
+
+    :raises SerializationError: it is far more than the size of its JSON.
+    """
     if len(data) < _SMALLEST_LARGE:
         return
     for text in (data, None):
@@ -216,7 +222,7 @@ def check_room(data: bytes) -> None:
 
 
 def has_large_number(data: bytes) -> bool:
-    """Whether a number might be beyond a float: a cheap question that says yes too often."""
+    """Whether a number may be too large for a float; cheap, with false positives."""
     return _LARGE_NUMBER.search(data) is not None
 
 
@@ -235,7 +241,7 @@ def too_much() -> SerializationError:
 
 
 def _place(data: bytes) -> Generator[None, None, str]:
-    """The place of the first number that cannot be loaded, such as ``.a[2]``; by `yield from`."""
+    """Return (by `yield from`) the place of the first number that cannot be loaded, such as ``.a[2]``."""
     path: list[str | int] = []
     name = ""
     for count, found in enumerate(_TOKENS.finditer(data)):

@@ -1,7 +1,8 @@
-"""Keys that a model makes of plain values: lists that become sets, names that become UUIDs.
+"""Keys that a model creates from plain values: lists that become sets, names that become UUIDs.
 
-JSON has no sets, and its names are texts, whose hashes nobody knows; but a model that declares sets, or keys
-of other types, fills tables with what it makes of them. That is counted before it is made.
+JSON has no sets, and its names are text, whose hashes an attacker cannot predict. But a model that
+declares sets, or keys of other types, fills hash tables with predictable hashes. They are counted before
+the model is built.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _DIGITS: Final = 4300
 
 
 def makes_keys(schema: Any) -> bool:
-    """Whether pydantic's core schema has sets, or dicts with keys that are no texts."""
+    """Whether pydantic's core schema has sets, or dicts whose keys are not text."""
     waiting = [schema]
     while waiting:
         part = waiting.pop()
@@ -38,7 +39,10 @@ def makes_keys(schema: Any) -> bool:
 
 
 def check_keys(value: Any) -> None:
-    """:raises SerializationError: a list or dict in ``value`` has too many items of equal hashes."""
+    """Check the hashes of what a model would use as keys.
+
+    :raises SerializationError: a list or dict in ``value`` has too many items with equal hashes.
+    """
     waiting = [value]
     left = _COMPARISONS
     while waiting:
@@ -60,14 +64,14 @@ def check_keys(value: Any) -> None:
 
 
 def _comparisons(items: list[Any]) -> int:
-    # Equal items are found at once; what takes long are different ones with one hash.
+    # Equal items are found at once; different items with one hash are what takes long.
     different = {repr(item): item for item in items}
     counts = Counter(_hash(item) for item in different.values())
     return sum(count * count for count in counts.values() if count > 1) // 2
 
 
 def _hash(item: Any) -> int:
-    """The hash of what a model may make of an item."""
+    """The hash of the key that a model may create from an item."""
     if isinstance(item, (list, tuple)):
         return hash(tuple(map(_hash, item)))
     if isinstance(item, str) and len(item) <= _DIGITS:

@@ -1,4 +1,4 @@
-"""numpy arrays in the .npy format: written, read, and checked without numpy (NEP 1 and its version 3)."""
+"""numpy arrays in the .npy format: written and read with numpy, checked without it (NEP 1, version 3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storage_lib.errors import SerializationError
 
 _VERSIONS: Final = (b"\x01\x00", b"\x02\x00", b"\x03\x00")
 _MAX_HEADER: Final = 10_000
-"""Characters; numpy reads no longer one of a file that it does not trust."""
+"""Characters; numpy refuses longer headers in files that it does not trust."""
 _MAX_ITEM: Final = 2**31 - 1
 _MAX_BYTES: Final = 2**63 - 1
 _MAX_DIMENSIONS: Final = 64
@@ -35,16 +35,16 @@ _PLAIN: Final = re.compile(
     r"\{'descr': '([^'\\]{1,40})', 'fortran_order': (?:True|False), "
     rf"'shape': \(((?:{_NUMBER}, ?)*(?:{_NUMBER})?)\), \}} *\n?"
 )
-"""What numpy writes of a plain type, which is read without a parser."""
+"""What numpy writes for a plain type, which can be read without a parser."""
 _BRACKETS: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|([\[({])|([\])}])")
 
 
 def check_npy(data: memoryview, *, scalar: bool = False) -> None:
-    """Check that `unpack_npy` could read ``data``: its header, and that the declared shape and type take
-    just the bytes that are there.
+    """Check that `unpack_npy` can read ``data``: that its header is valid, and that the declared shape and
+    type take exactly the bytes that follow.
 
     :param scalar: it must have no dimensions.
-    :raises SerializationError: it could not.
+    :raises SerializationError: it cannot be read.
     """
     start, header = _header(data)
     descr, shape = header["descr"], header["shape"]
@@ -119,7 +119,7 @@ def _product(shape: list[int], size: int) -> int:
 
 
 def _item_size(descr: Any, depth: int = 0) -> int:
-    """Bytes of one item of a type as the format spells it: a text, or a list of fields."""
+    """The size in bytes of one item of a type as the format spells it: text, or a list of fields."""
     if isinstance(descr, str):
         found = _TYPE.fullmatch(descr)
         if found is None:
@@ -173,9 +173,9 @@ def _malformed(problem: str, limit: str | None = None) -> SerializationError:
 
 
 def pack_npy(value: Any) -> bytes:
-    """A numpy array or scalar in the .npy format.
+    """A numpy array or scalar as .npy bytes.
 
-    :raises SerializationError: it holds Python objects, or its type has no name in the format.
+    :raises SerializationError: it holds Python objects, or the format has no name for its type.
     """
     import numpy as np
 
@@ -207,14 +207,17 @@ def pack_npy(value: Any) -> bytes:
 
 
 def _scalar_type(dtype: Any) -> Any:
-    """The type of a scalar that is read back: the long long of C comes back as the int64 that it is."""
+    """The type of a scalar after a round trip: C's long long is read as int64."""
     import numpy as np
 
     return np.dtype(dtype.str).type if dtype.isbuiltin == 1 else dtype.type
 
 
 def _check_spelt(dtype: Any) -> None:
-    """:raises SerializationError: the .npy format gives ``dtype`` back as another, or not at all."""
+    """Refuse a type that does not survive a round trip.
+
+    :raises SerializationError: the .npy format reads ``dtype`` back as another type, or not at all.
+    """
     import numpy as np
 
     try:
@@ -245,7 +248,7 @@ def _parts(dtype: Any) -> Iterator[Any]:
 
 
 def unpack_npy(data: bytes | memoryview) -> Any:
-    """The array of the .npy format, whose declared size is compared with the bytes before any are taken.
+    """The array in .npy bytes; the declared size is compared with the bytes before any are read.
 
     :raises SerializationError: it is malformed, or numpy is missing.
     """

@@ -1,6 +1,6 @@
-"""Rich Python values as msgpack: the form of everything that plain JSON would change.
+"""Rich Python values as msgpack, for everything that plain JSON would change.
 
-Extension types (application-specific codes of the msgpack specification):
+Extension types (application-specific codes of msgpack):
 
 ====  ==========================================  =====================================================
 code  type                                        content
@@ -64,12 +64,12 @@ if TYPE_CHECKING:
 _Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
 _LARGE = 4 * 1024 * 1024
-"""Bytes; what is smaller cannot exceed a limit of structure.py, but for its keys."""
+"""Bytes; anything smaller can exceed a limit of structure.py only by its keys."""
 _REMEDY = "convert it to a dict, list, str, number, bytes, datetime, UUID, Decimal or numpy array"
 
 
 class _RefusedError(Exception):
-    """An item that would not come back; carries the path to it, built while unwinding."""
+    """An item that could not be restored; carries the path to it, built while unwinding."""
 
     def __init__(self, problem: str, remedy: str | None) -> None:
         super().__init__(problem)
@@ -79,11 +79,12 @@ class _RefusedError(Exception):
 
 
 def pack(value: Any, *, enum_values: bool = False, pickling: Pickling | None = None) -> bytes:
-    """The packed form of ``value``. :raises SerializationError: names the place of what cannot be packed.
+    """The packed form of ``value``.
 
-    :param enum_values: take the ``value`` of an Enum member, where a model will make it a member again; else
-        it is refused.
-    :param pickling: pickles what has no form of its own; None refuses it.
+    :param enum_values: store the ``value`` of an Enum member, which a model turns back into the member;
+        otherwise it is refused.
+    :param pickling: pickles what has no other form; None refuses it.
+    :raises SerializationError: part of it cannot be packed; the error names the place.
     """
     packer = _Packer(enum_values, pickling)
     try:
@@ -100,7 +101,7 @@ def pack(value: Any, *, enum_values: bool = False, pickling: Pickling | None = N
         raise SerializationError(f"value cannot be packed: {error}") from error
     if len(data) > _LARGE or packer.keys * len(data) > _LARGE:
         for _ in check(data):
-            pass  # What could not be loaded is not stored.
+            pass  # A value that could not be loaded is not stored.
     if packer.codecs:
         _check_codecs(data, packer.codecs, packer.pickled, enum_values, pickling)
     return data
@@ -109,12 +110,12 @@ def pack(value: Any, *, enum_values: bool = False, pickling: Pickling | None = N
 def _check_codecs(
     data: bytes, codecs: set[str], pickled: bool, enum_values: bool, pickling: Pickling | None
 ) -> None:
-    # Of a user's class nobody knows when two are equal; that what comes back is stored alike does tell.
+    # Objects of a user's class may not be comparable; that the restored one is stored alike is proof enough.
     back = unpack(data, pickling=pickling)
     again = _Packer(enum_values, pickling)
     if not pickled and _encode(again.pack(back, 0)) != data:
         raise SerializationError(
-            "value would come back as another: one of these codecs does not decode what it encodes:"
+            "value would not be restored as it is: one of these codecs does not decode what it encodes:"
             f" {', '.join(sorted(codecs))}",
             remedy="let decode(encode(x)) be equal to x",
         )
@@ -168,7 +169,9 @@ class _Packer:
             return self._array(numpy, value)
         if self._enum_values and isinstance(value, enum.Enum):
             return self.pack(value.value, depth + 1)
-        return self._pickle(value, f"has the type {kind.__name__}, which would not come back as it is", None)
+        return self._pickle(
+            value, f"has the type {kind.__name__}, which could not be restored as it is", None
+        )
 
     def _items(self, values: Any, depth: int) -> list[Any]:
         packed: list[Any] = []
@@ -187,7 +190,7 @@ class _Packer:
             raise _RefusedError(f"was not encoded by the codec {codec.name!r}: {error!r}", None) from error
         if _is_lost(codec, value, encoded):
             raise _RefusedError(
-                f"would come back as another: the codec {codec.name!r} does not decode what it encodes",
+                f"would not be restored as it is: the codec {codec.name!r} does not decode what it encodes",
                 "let decode(encode(x)) be equal to x",
             )
         self.codecs.add(codec.name)
@@ -196,8 +199,8 @@ class _Packer:
     def _array(self, numpy: Any, value: Any) -> Any:
         kind = type(value)
         if kind in (numpy.str_, numpy.bytes_) and numpy.asarray(value)[()] != value:
-            # numpy takes NUL at the end for padding.
-            return self._pickle(value, f"has the type {kind.__name__} with NUL at its end", None)
+            # numpy takes trailing NULs for padding.
+            return self._pickle(value, f"has the type {kind.__name__} and ends in NUL", None)
         try:
             return _Ext(ARRAY if kind is numpy.ndarray else SCALAR, pack_npy(value))
         except SerializationError as error:
@@ -216,14 +219,14 @@ class _Packer:
 
 
 def _is_lost(codec: Codec, value: Any, encoded: Any) -> bool:
-    """Whether the class itself says that what comes back is another."""
+    """Whether the class's own ``==`` says that the restored object differs."""
     if type(value).__eq__ is object.__eq__:
         return False
     try:
         back = codec.decode(encoded)
         return type(back) is type(value) and bool(back != value)
     except Exception:
-        return False  # An error of the codec is found and told by `_check_codecs`; one of == says nothing.
+        return False  # `_check_codecs` reports an error of the codec; an error of == proves nothing.
 
 
 _NATIVE = frozenset({str, bool, float, bytes})
@@ -238,17 +241,17 @@ SCALARS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
 
 
 def unpack(data: bytes | memoryview, *, pickling: Pickling | None = None) -> Any:
-    """The value of `pack`, of bytes whose structure was checked.
+    """Restore the value of `pack` from bytes whose structure was checked.
 
-    :raises SerializationError: the bytes are not a packed value, or hold what cannot be made here.
+    :raises SerializationError: the bytes are not a packed value, or hold what cannot be restored here.
     """
     return _guarded((_reader if pickling is None else _Reader(pickling)).decode, data)
 
 
 def check(data: bytes, *, strangers: bool = False) -> Iterator[None]:
-    """`check_packed`; a generator that pauses.
+    """`check_packed`, as a generator that yields after some work.
 
-    :param strangers: run no codec, for the bytes come from anyone.
+    :param strangers: run no codec, because anyone may have written the bytes.
     """
     decode = (_plain_reader if strangers else _reader).decode
     return check_packed(data, lambda item: _guarded(decode, item), keys_alone=not strangers)
@@ -264,12 +267,12 @@ def _guarded(decode: Callable[[bytes | memoryview], Any], data: bytes | memoryvi
 
 
 def _iso(value: datetime | time) -> bytes:
-    # ISO 8601 has no word for the second of two equal wall-clock times; Python calls it fold.
+    # ISO 8601 cannot express the second of two equal wall-clock times; Python calls it fold.
     data = (value.isoformat() + ("fold" if value.fold else "")).encode()
     back = _from_iso(datetime, data) if isinstance(value, datetime) else _from_iso(time, data)
     if back.utcoffset() != value.utcoffset():
-        # Offsets of less than a second are legal, and not read back right by every Python.
-        raise ValueError(f"the UTC offset of {value!r} would come back as another")
+        # Offsets of less than a second are legal, but not every Python version reads them correctly.
+        raise ValueError(f"the UTC offset of {value!r} would not be restored as it is")
     return data
 
 
@@ -280,7 +283,7 @@ def _from_iso[T: (datetime, time)](kind: type[T], data: bytes | memoryview) -> T
 
 
 class _Reader:
-    """Makes the values of extensions; what they hold is read where it lies, without a copy."""
+    """Builds the values of extensions; their contents are read in place, without a copy."""
 
     def __init__(self, pickling: Pickling | None = None, *, codecs: bool = True) -> None:
         self._pickling = pickling

@@ -1,8 +1,8 @@
-"""Pickled objects, signed: nothing that this key has not signed is ever unpickled.
+"""Signed pickles: nothing is unpickled unless it was signed with the configured key.
 
-A pickle is a program, so whoever can write one that is loaded runs code here. Each is stored behind an
-HMAC-SHA-256 of it under the key of the configuration, which is compared, in constant time, before a byte of
-the pickle is read. The signature says who wrote it, not where: a signed object may be copied to another key.
+A pickle is a program, so whoever can write one that is loaded can run code here. Each is stored after its
+HMAC-SHA-256 under the configured key, which is compared, in constant time, before a byte of the pickle is
+read. The signature proves who wrote the pickle, not where: a signed object may be copied to another key.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ SIGNATURE_BYTES: Final = 32
 
 
 class Pickling:
-    """Signs and pickles, verifies and unpickles, with one key."""
+    """Pickles and signs, verifies and unpickles, with one key."""
 
     def __init__(self, key: str | bytes) -> None:
         self._key = key.encode() if isinstance(key, str) else key
 
     def dump(self, value: Any) -> bytes:
-        """The signature and the pickle of ``value``. :raises SerializationError: it does not come back."""
+        """The signature and the pickle of ``value``.
+
+        :raises SerializationError: it cannot be pickled and restored.
+        """
         try:
             data = pickle.dumps(value, protocol=5)
             back = pickle.loads(data)  # noqa: S301 - of a moment ago
@@ -41,14 +44,14 @@ class Pickling:
         return self._signature(data) + data
 
     def load(self, signed: bytes) -> Any:
-        """The object of `dump`.
+        """Restore the object of `dump`.
 
-        :raises SerializationError: this key has not signed it, or its class is gone.
+        :raises SerializationError: it was not signed with this key, or its class is gone.
         """
         signature, data = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, self._signature(data)):
             raise SerializationError(
-                "a pickled object is not signed with the signing_key of this configuration, and was not read",
+                "a pickled object is not signed with the configured signing_key and was not read",
                 field="signing_key",
                 remedy="use the key that it was saved with; what others wrote is never unpickled",
             )
@@ -56,7 +59,7 @@ class Pickling:
             return pickle.loads(data)  # noqa: S301 - signed with our own key, which was verified above
         except Exception as error:  # The class may have changed since, in any way.
             raise SerializationError(
-                f"a pickled object cannot be made again: {type(error).__name__}: {error}",
+                f"a pickled object cannot be restored: {type(error).__name__}: {error}",
                 remedy="make its class importable as it was when the object was saved",
             ) from error
 

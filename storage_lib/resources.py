@@ -1,4 +1,4 @@
-"""Every container, queue and table that the code uses: what a deployment has to declare."""
+"""Every container, queue and table that the app uses, and that a deployment must declare."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from storage_lib.errors import SerializationError
 
 MAX_DEPTH: Final = 100
-"""Levels of nesting; more than any document needs, less than any parser here refuses."""
+"""Levels of nesting: more than any document needs, fewer than the parsers accept."""
 
 
 def is_array(value: Any) -> bool:
@@ -25,10 +25,11 @@ _ATOMS: Final = frozenset({str, int, bool, bytes, type(None), object})
 
 
 def difference(value: Any, other: Any, depth: int) -> tuple[str, str] | None:
-    """Where ``other`` is not ``value``, and how; None if they are equal, with the same types, at every level.
+    """Where and how ``other`` differs from ``value``; None if they are equal, with the same types, at every
+    level.
 
-    ``==`` does not tell: it takes 1 for True, and a class may leave out a field. Nor does what serializers
-    make of both: they mask, and drop what a subclass adds.
+    ``==`` is not enough: it takes 1 for True, and a class may leave out a field. Comparing serialized
+    forms is not enough either: serializers mask values and drop what a subclass adds.
     """
     kind = type(value)
     if kind is not type(other):
@@ -70,7 +71,7 @@ _ANOTHER: Final = ("", "would come back as another value")
 
 
 def _field_difference(names: tuple[str, ...], value: Any, other: Any, depth: int) -> tuple[str, str] | None:
-    # Not by getattr where it can be helped: a deprecated field of pydantic warns of it.
+    # getattr is avoided where possible: a deprecated pydantic field warns when it is read.
     own: dict[str, Any] = getattr(value, "__dict__", _NOTHING)
     theirs: dict[str, Any] = getattr(other, "__dict__", _NOTHING)
     for name in names:
@@ -94,18 +95,18 @@ def _field_difference(names: tuple[str, ...], value: Any, other: Any, depth: int
 
 
 def _is_cached(kind: type, name: str) -> bool:
-    """Whether an attribute is only what a property remembers."""
+    """Whether an attribute is the cache of a cached property."""
     return any(isinstance(vars(base).get(name), functools.cached_property) for base in kind.__mro__)
 
 
 def _key(item: Any) -> Any:
-    """What an item of a set is found by: a NaN is not equal to itself."""
+    """The key under which an item of a set is found: a NaN is not equal to itself."""
     return repr(item) if isinstance(item, float) and item != item else item
 
 
 @functools.lru_cache(maxsize=1024)
 def _field_names(kind: type) -> tuple[str, ...] | None:
-    """Of a dataclass or pydantic model; None of any other class."""
+    """The declared fields of a dataclass or pydantic model; None for any other class."""
     fields = getattr(kind, "__dataclass_fields__", None)
     if fields is None:
         fields = getattr(kind, "__pydantic_fields__", None)
@@ -117,7 +118,7 @@ def _item_difference(value: dict[Any, Any], other: dict[Any, Any], depth: int) -
         return _ANOTHER
     theirs: Iterable[tuple[Any, Any]] = other.items()
     if list(value) != list(other) and not isinstance(value, OrderedDict):
-        # A TypedDict comes back in the order in which it was declared.
+        # A TypedDict is restored in the order in which it was declared.
         found_by = {name: (name, item) for name, item in other.items()}
         theirs = [found_by.get(name, (_MISSING, _MISSING)) for name in value]
     for (name, item), (its_name, its) in zip(value.items(), theirs, strict=True):

@@ -1,4 +1,4 @@
-"""Names that nobody knows, and the nearest that is known."""
+"""Unknown names, and the nearest known one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from storage_lib.errors import InvalidArgumentError
 
 
 class UnknownNameError(InvalidArgumentError):
-    """A parameter or a field that there is not; ``field`` is its name as it was sent."""
+    """A parameter or field does not exist; ``field`` is its name as it was sent."""
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], what: str, *, below: str = "") -> None:
-    """
-    :param what: what the names are of, for the message. :param below: how ``field`` begins.
-    :raises UnknownNameError: one of the names is not known; the remedy is the nearest that is.
+    """Refuse names that are not known.
+
+    :param what: what the names stand for, for the message.
+    :param below: the beginning of ``field`` in the error.
+    :raises UnknownNameError: a name is not known; the remedy is the nearest known one.
     """
     unknown = next((name for name in names if name not in known), None)
     if unknown is None:

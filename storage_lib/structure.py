@@ -1,8 +1,8 @@
-"""The structure of packed bytes, walked without building the value.
+"""The structure of packed bytes, checked without building the value.
 
-What passes here can be loaded: every declared size is there, nesting and memory have limits, texts are UTF-8,
-keys can be hashed, and no hash table meets so many equal hashes that filling it takes more than linear time
-(the hashes of numbers and UUIDs are known to anyone: integers that are equal modulo 2**61-1 have the same).
+What passes can be loaded: the bytes are as long as declared, nesting and memory are within limits, text is
+UTF-8, keys can be hashed, and no hash table gets so many equal hashes that filling it takes more than linear
+time (hashes of numbers and UUIDs are predictable: integers that are equal modulo 2**61-1 have the same hash).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from storage_lib.sameness import MAX_DEPTH
     PICKLE,
 ) = range(1, 16)
 TIMESTAMP: Final = -1
-"""The extension types; see packing.py. The last is MessagePack's own."""
+"""The extension types; see packing.py. The last one is defined by MessagePack."""
 
 _LIST, _KEY, _MAP, _PAIR, _SET, _FROZENSET, _TUPLE, _PAIRS, _CODEC = range(9)
-"""What a container is: _KEY is an array in the place of a map's key, which becomes a tuple."""
+"""Kinds of containers. _KEY is an array used as a map's key, which becomes a tuple."""
 _WITHIN: Final = {TUPLE: _TUPLE, SET: _SET, FROZENSET: _FROZENSET, PAIRS: _PAIRS, CODEC: _CODEC}
 _UNHASHABLE: Final = frozenset({_LIST, _MAP, _SET, _PAIRS})
 _HASHABLE_WITH_ITEMS: Final = frozenset({_KEY, _TUPLE})
@@ -46,18 +46,19 @@ _HASHABLE_WITH_ITEMS: Final = frozenset({_KEY, _TUPLE})
 _ROOM: Final = 512 * 1024 * 1024
 _RATIO: Final = 8
 _COSTS: Final = {_MAP: 192, _SET: 224, _FROZENSET: 224, _PAIRS: 192}
-"""Bytes of memory that a small container takes, where that is not 64."""
+"""Bytes of memory that a small container takes, if not 64."""
 _ITEM_COST: Final = 48
 _ENTRY_COST: Final = 40
 _LEAF_COST: Final = 120
 
 _WORK: Final = 4 * 1024 * 1024
 _WORK_RATIO: Final = 4
-"""How much work keys may make, in bytes compared or built, and `_WORK_RATIO` times the stored size."""
+"""How much work keys may cause, in bytes compared or built, in addition to `_WORK_RATIO` times the
+stored size."""
 _COMPARISON: Final = 8
 _COSTLY: Final = 4096
 _COSTLY_EXPONENT: Final = 1_000_000
-"""A Decimal's hash raises 10 to its exponent, and most contexts go no further than this."""
+"""Hashing a Decimal raises 10 to its exponent; most contexts do not exceed this one."""
 _TURN: Final = 1024
 _LONG: Final = 64 * 1024
 _LIMITS: Final = {BIG: 4301, DATETIME: 64, DATE: 64, TIME: 64, DELTA: 64, UUID_: 16, TIMESTAMP: 12}
@@ -65,13 +66,13 @@ _SIGNATURE_BYTES: Final = 32
 _DECIMAL_TEXT: Final = re.compile(rb"-?\d+(?:\.\d*)?(?:E[+-]?\d{1,18})?", re.ASCII)
 
 _RUN: Final = re.compile(rb"[\x00-\x7f\xa0\xc0\xc2\xc3\xe0-\xff]++")
-"""Items of one byte: small numbers, the empty text, None, True, False."""
+"""One-byte items: small numbers, empty text, None, True, False."""
 _RUN_IN_LIST: Final = re.compile(rb"[\x00-\x80\x90\xa0\xc0\xc2\xc3\xe0-\xff]++")
-"""And where nothing is a key: the empty dict and list."""
+"""One-byte items where there are no keys: also the empty dict and list."""
 
 
 def _sizes() -> list[int]:
-    """Bytes behind the first one of an item; -1 where it does not tell."""
+    """Bytes after the first byte of an item; -1 if the first byte does not tell."""
     sizes = [-1] * 256
     sizes[0x00:0x80] = [0] * 0x80
     sizes[0xE0:0x100] = [0] * 0x20
@@ -85,17 +86,17 @@ def _sizes() -> list[int]:
 
 _SIZES: Final = _sizes()
 _LENGTHS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
-"""Bytes of the length of a bin, ext or str."""
+"""Size in bytes of the length field of a bin, ext or str."""
 _EXT: Final = frozenset({0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8})
 _STR: Final = frozenset({0xD9, 0xDA, 0xDB, *range(0xA0, 0xC0)})
 
 
 def check_packed(data: bytes, build: Callable[[Any], Any], *, keys_alone: bool = False) -> Iterator[None]:
-    """Check that `unpack` can read ``data``; a generator that pauses after some work.
+    """Check that `unpack` can read ``data``, as a generator that yields after some work.
 
-    :param build: gives the value of one item, for those that may be keys.
-    :param keys_alone: other items with a text of their own, such as dates, are left to `unpack`.
-    :raises SerializationError: it cannot.
+    :param build: returns the value of one item that may be a key.
+    :param keys_alone: leave other items that hold text, such as dates, to `unpack`.
+    :raises SerializationError: it cannot be read.
     """
     return _Walk(data, build, keys_alone).steps()
 
@@ -113,8 +114,8 @@ class _Walk:
     def steps(self) -> Iterator[None]:
         data, sizes = self._data, _SIZES
         stack: list[tuple[int, int, int, bool, int, int]] = []
-        # Of the innermost container: what it is, how many items are missing, where it must not go beyond,
-        # whether it can be hashed so far, where it begins, and its number.
+        # The innermost container: its kind, how many items are missing, where it must end at the latest,
+        # whether it is hashable so far, where it begins, and its number.
         kind, left, limit, hashable, begin, number = _LIST, 1, len(data), True, 0, 0
         pos = turn = opened = 0
         while True:
@@ -203,7 +204,7 @@ class _Walk:
             raise too_much()
 
     def _fits(self, kind: int, left: int, pos: int) -> bool:
-        """Whether what is next in a dict's pairs is one, or in a codec's the name."""
+        """Whether the next item of a dict's pairs is a pair, or of a codec's the name."""
         first = self._data[pos]
         if kind == _PAIRS:
             return (
@@ -214,8 +215,8 @@ class _Walk:
         return left != 2 or first in _STR
 
     def _open(self, pos: int, limit: int) -> tuple[int | None, int, int, int]:
-        """The header at ``pos``: what it opens or None, its items, where they begin, and the end of it (for a
-        container that is no extension, that of the one around it)."""
+        """The header at ``pos``: the kind of container or None, the number of items, where they begin,
+        and where they end (for a container that is not an extension: where the enclosing one ends)."""
         first = self._data[pos]
         if 0x80 <= first < 0xA0:
             return self._items(_LIST if first >= 0x90 else _MAP, first & 0x0F, pos + 1, limit)
@@ -266,7 +267,7 @@ class _Walk:
         while start < end:
             stop = min(start + _LONG, end)
             while stop < end and start < stop and data[stop] & 0xC0 == 0x80:
-                stop -= 1  # never within a character, for four bytes are the longest
+                stop -= 1  # never within a character: none has more than four bytes
             if stop == start:
                 raise _malformed(start, "a text is not UTF-8")
             _decoded(data[start:stop], start)
@@ -286,7 +287,7 @@ class _Walk:
         elif code == PICKLE:
             if size <= _SIGNATURE_BYTES:
                 raise _malformed(start, "a pickled object is not signed")
-            return True  # What is signed is not a stranger's.
+            return True  # What is signed was not written by a stranger.
         elif code == DECIMAL and size > _LONG:
             if _DECIMAL_TEXT.fullmatch(self._view[content:end]) is None:
                 raise _malformed(start, "a Decimal is none")
@@ -318,7 +319,7 @@ class _Walk:
         return True
 
     def _add_compound(self, kind: int, start: int, end: int, good: bool, number: int) -> None:
-        """Count a container that is a key or an item of a set."""
+        """Count a container used as a key or an item of a set."""
         if not good:
             raise _not_hashable(start)
         size = end - start
@@ -331,14 +332,14 @@ class _Walk:
             else:
                 value = self._build(self._view[start:end])
         except SerializationError:
-            return  # It holds what only others know: numpy is not installed, or a codec not registered.
+            return  # It cannot be built here: numpy is not installed, or a codec is not registered.
         try:
             self._add(hash(value), number, max(size, _COMPARISON))
         except TypeError:
             raise _not_hashable(start) from None
 
     def _add(self, key: int, number: int, comparison: int) -> None:
-        """Count a key of the container ``number`` by its hash, whose comparison costs ``comparison``."""
+        """Count a key of the container ``number`` by its hash; comparing it costs ``comparison``."""
         if self._buckets is None:
             self._buckets = array("H", [0]) * (1024 + len(self._data) // 4)
         bucket = hash((key, number)) % len(self._buckets)

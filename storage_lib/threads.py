@@ -1,4 +1,4 @@
-"""Threads of the library's own: what users put into the event loop's pool does not hold up its work."""
+"""The library's own threads, so that work in the event loop's pool cannot hold it up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Job(NamedTuple):
     work: Callable[[], Any]
 
     def do(self) -> None:
-        if self.future.cancelled():  # Once seen true it stays so.
+        if self.future.cancelled():  # Once true, it stays true.
             return
         result: Any = None
         error: BaseException | None = None
@@ -34,7 +34,7 @@ class _Job(NamedTuple):
             error.__cause__ = stopped
         except BaseException as raised:
             error = raised
-        with contextlib.suppress(RuntimeError):  # The loop was closed: nobody waits any more.
+        with contextlib.suppress(RuntimeError):  # The loop was closed: nobody is waiting any longer.
             self.loop.call_soon_threadsafe(self._tell, result, error)
 
     def _tell(self, result: Any, error: BaseException | None) -> None:
@@ -47,8 +47,7 @@ class _Job(NamedTuple):
 
 
 class Threads:
-    """Up to ``most`` threads, started when they are needed and ended when they have been idle for a while,
-    for all event loops of the process."""
+    """Up to ``most`` threads for all event loops of the process, started on demand and ended when idle."""
 
     def __init__(self, name: str, most: int) -> None:
         self._name = name
@@ -62,9 +61,9 @@ class Threads:
         self._pid = os.getpid()
 
     async def run[T](self, function: Callable[..., T], *arguments: Any) -> T:
-        """``function(*arguments)`` in one of the threads, with the caller's context variables.
+        """Run ``function(*arguments)`` in one of the threads, with the caller's context variables.
 
-        Where the caller is cancelled it goes on to its end, unless it has not begun.
+        If the caller is cancelled, a function that has begun runs to its end.
         """
         if self._pid != os.getpid():  # The threads stayed with the parent.
             self.__init__(self._name, self._most)
@@ -79,7 +78,7 @@ class Threads:
         return await job.future
 
     def finish(self) -> None:
-        """Let what is being done come to its end, for a few seconds at most."""
+        """Let running functions end, for a few seconds at most."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -113,8 +112,8 @@ class Threads:
 
 
 working = Threads("storage-work", min(max(os.process_cpu_count() or 1, 2), 4))
-"""For short work of the library's own: hashing, signing, clearing up."""
+"""For short work: hashing, signing, cleaning up."""
 waiting = Threads("storage-wait", 32)
-"""For what may take its time: sources, credentials and names of hosts."""
+"""For work that may take long: sources, credentials and name resolution."""
 
 atexit.register(working.finish)
