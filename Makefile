@@ -12,15 +12,22 @@ DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # The project's own files: what a user keeps beside them is not ours to check.
-SOURCES := function_app.py functions actions storage_lib devhost tests benchmarks README.md CHANGES.md docs
+SOURCES := function_app.py functions actions storage_lib deployment devhost tests benchmarks README.md CHANGES.md docs
 
-.PHONY: run test soak lint format bench docs clean
+.PHONY: run package lock test soak lint format bench docs clean
 
 # exec, so that what ends make ends the server, and Azurite with it.
 # S3 needs botocore, which nothing else does.
 run: $(VENV)/run.stamp $(if $(filter s3,$(AGENT_STORAGE_TYPE)),$(VENV)/s3.stamp)
 	@exec $(BIN)/python -m devhost $(if $(BACKEND),--backend "$(BACKEND)") $(if $(DATA),--data "$(DATA)") \
 	  --port $(PORT) --hints --end-with-parent $(ARGS)
+
+# dist/app.zip, which is deployed as it is; `make lock` after requirements.txt was changed.
+package: $(VENV)/python.stamp
+	@$(BIN)/python -m deployment.package
+
+lock: $(VENV)/python.stamp
+	@$(BIN)/python -m deployment.package --lock
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
@@ -45,7 +52,7 @@ docs: $(VENV)/dev.stamp
 	$(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) site .azurite .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .azurite .pytest_cache .ruff_cache .hypothesis
 
 # A stamp says what the environment was made from; whichever file changes makes it again.
 $(VENV)/run.stamp: requirements.txt devhost/requirements.txt | $(VENV)/python.stamp

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import azure.functions as func
 
 from functions.state import AppState
 from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, SerializationError
+from storage_lib.patterns import pattern
 
 _BOM = b"\xef\xbb\xbf"
-_OBJECT = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\0]*\{")
+_OBJECT = pattern(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\0]*\{")
 """How a body begins that the host parses as JSON: in UTF-8, or in UTF-16 with a byte order mark."""
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import azure.functions as func
 
 from functions.conditions import ANY, Preconditions, single
 from functions.ranges import range_holds
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
-from storage_lib.manager import StorageManager
-from storage_lib.ports.backend import ByteRange, ObjectInfo, StoredObject
+
+if TYPE_CHECKING:
+    from storage_lib.manager import StorageManager
+    from storage_lib.ports.backend import ByteRange, ObjectInfo, StoredObject
 
 _ATTEMPTS = 100
 

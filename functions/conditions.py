@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -12,6 +11,7 @@ import azure.functions as func
 
 from functions import dates
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
+from storage_lib.patterns import pattern
 from storage_lib.ports.backend import ObjectInfo
 
 
@@ -23,8 +23,8 @@ ANY: Final = _Wildcard.ANY
 """The bare ``*`` of a condition. An entity tag may be spelled the same, between quotes."""
 
 type EntityTags = list[str] | _Wildcard
-_ETAG = re.compile(r'[ \t]*(?:(W/)?"([\x21\x23-\x7e\x80-\uffff]*)"[ \t]*)?(?:,|\Z)')
-_OURS = re.compile(r"(?!\*\Z)[\x21\x23-\x7e]+")
+_ETAG = pattern(r'[ \t]*(?:(W/)?"([\x21\x23-\x7e\x80-\uffff]*)"[ \t]*)?(?:,|\Z)')
+_OURS = pattern(r"(?!\*\Z)[\x21\x23-\x7e]+")
 """What an object's ETag may be; no other is ever asked of a store."""
 
 

@@ -6,10 +6,12 @@ import re
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 
+from storage_lib.patterns import pattern
+
 _DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _TIME = r"\d\d:\d\d:\d\d"
-_HTTP_DATE = re.compile(
+_HTTP_DATE = pattern(
     rf"{_DAY}, (?:\d\d {_MONTH} \d{{4}}|\d\d-{_MONTH}-\d\d) {_TIME} GMT"
     rf"|{_DAY} {_MONTH} [ \d]\d {_TIME} \d{{4}}",
     re.ASCII,

@@ -11,8 +11,10 @@ from typing import Any, Self, cast
 
 import azure.functions as func
 
+from storage_lib.patterns import pattern
+
 _DECIDING = frozenset({"id", "dequeuecount", "insertiontime"})
-_OWN = re.compile(rf"\b(?:{'|'.join(sorted(_DECIDING))})\b|\\", re.IGNORECASE)
+_OWN = pattern(rf"\b(?:{'|'.join(sorted(_DECIDING))})\b|\\", re.IGNORECASE)
 """A name, or a character that may be part of one in another form."""
 
 

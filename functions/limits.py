@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage_lib.errors import ConfigurationError
+from storage_lib.patterns import pattern
 
 SETTING = "AzureFunctionsJobHost__functionTimeout"
 """Overrides host.json, as the platform has it for each of its values; in any case, ``:`` for ``__``."""
@@ -26,7 +27,7 @@ DEFAULT_JSON_BYTES = 4 * 1024 * 1024
 30 times its size in memory, and it and the worker hold about five copies: eight at once
 (`httpConcurrency`) of 4 MiB are 1.1 GB of an instance's 2 GB."""
 
-_TIME_SPAN = re.compile(r"(?:(\d{1,8})\.)?(\d{1,4}):([0-5]\d):([0-5]\d)(?:\.\d{1,7})?", re.ASCII)
+_TIME_SPAN = pattern(r"(?:(\d{1,8})\.)?(\d{1,4}):([0-5]\d):([0-5]\d)(?:\.\d{1,7})?", re.ASCII)
 
 
 def checked_body_limit(limit: int) -> int:

@@ -16,9 +16,10 @@ import azure.functions as func
 
 from storage_lib.errors import InvalidKeyError
 from storage_lib.keys import validate_user_key
+from storage_lib.patterns import pattern
 
-_SLASH = re.compile("%2f", re.IGNORECASE)
-_NOT_ASCII = re.compile("%[89a-f][0-9a-f]", re.IGNORECASE)
+_SLASH = pattern("%2f", re.IGNORECASE)
+_NOT_ASCII = pattern("%[89a-f][0-9a-f]", re.IGNORECASE)
 """An escape that is still there after the host's decoding, though it is of no ASCII character."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import azure.functions as func
@@ -20,9 +19,8 @@ from storage_lib.errors import (
     TransientStorageError,
     UnsupportedOperationError,
 )
+from storage_lib.patterns import pattern
 from storage_lib.spelling import UnknownNameError
-from storage_lib.tasks.control import TaskStateError
-from storage_lib.tasks.submission import IdempotencyConflictError
 
 PROBLEM_TYPE = "urn:agent-storage:problem:"
 """A problem's ``type`` is this and the stable code of its error."""
@@ -31,8 +29,6 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
     (LengthRequiredError, 411),
     (UnsupportedMediaTypeError, 415),
     (KeyNotFoundError, 404),
-    (TaskStateError, 409),
-    (IdempotencyConflictError, 409),
     (PreconditionFailedError, 412),
     (ObjectTooLargeError, 413),
     (InvalidKeyError, 400),
@@ -43,6 +39,8 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
     # Refused credentials, broken data and a wrong configuration are the server's to mend, not the client's.
     (StorageError, 500),
 )
+_STATUS_OF_CODE = {"task-state": 409, "idempotency-conflict": 409}
+"""Of errors of the task engine, which is not imported for their sake."""
 _TITLES = {
     400: "Bad Request",
     404: "Not Found",
@@ -74,13 +72,13 @@ _IN_HTTP = {
     "s3_bucket": "AGENT_STORAGE_S3_BUCKET",
 }
 """Where the library's arguments come from."""
-_PYTHON = re.compile(
+_PYTHON = pattern(
     r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?<![\w-])("""
     + "|".join(name for name in _IN_HTTP if "_" in name or name == "ttl")
     + r")(?![\w-])"
 )
 """A quoted text, which is a key or value of the client's, or the name of an argument."""
-_PATH = re.compile(
+_PATH = pattern(
     r"""(?<=')/[^']*(?=')|(?<=")/[^"]*(?=")|(?<=\()/[^()]*(?=\))|(?<![\w/:.~-])/[^\s'"/,;:()][^\s'",;:()]*"""
 )
 _LONGEST_WAIT_SECONDS = 86_400
@@ -110,7 +108,7 @@ def range_problem(size: int) -> func.HttpResponse:
 
 def problem_document(error: StorageError) -> dict[str, Any]:
     """An error as a problem."""
-    status = next(status for kind, status in _STATUS if isinstance(error, kind))
+    status = _STATUS_OF_CODE.get(error.code) or next(s for kind, s in _STATUS if isinstance(error, kind))
     names = {} if isinstance(error, UnknownNameError) else _IN_HTTP
     return _document(
         status,

@@ -6,10 +6,11 @@ import re
 
 import azure.functions as func
 
+from storage_lib.patterns import pattern
 from storage_lib.ports.backend import ByteRange, ObjectInfo
 
-_RANGES = re.compile(r"bytes=([-\d, \t]*)", re.IGNORECASE | re.ASCII)
-_RANGE = re.compile(r"(\d*)-(\d*)", re.ASCII)
+_RANGES = pattern(r"bytes=([-\d, \t]*)", re.IGNORECASE | re.ASCII)
+_RANGE = pattern(r"(\d*)-(\d*)", re.ASCII)
 _BEYOND = 2**50
 """Behind the end of every object that a store takes, and a number that every store reads."""
 

@@ -7,13 +7,17 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from functions.limits import DEFAULT_JSON_BYTES, MAX_BODY_BYTES, checked_body_limit, function_timeout
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
-from storage_lib.manager import StorageManager
-from storage_lib.tasks.engine import LEASE_SECONDS, TaskEngine
-from storage_lib.tasks.registry import Registry
+
+if TYPE_CHECKING:
+    # Imported by the first invocation that needs it: a cold start with another does not wait for it.
+    from storage_lib.manager import StorageManager
+    from storage_lib.tasks.engine import TaskEngine
+    from storage_lib.tasks.registry import Registry
 
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
 """Below the platform's own limit of 100 MB, so that the answer to a larger body is ours and says why."""
@@ -40,10 +44,14 @@ class AppState:
 
     @cached_property
     def storage(self) -> StorageManager:
+        from storage_lib.manager import StorageManager
+
         return StorageManager(self.config)
 
     @cached_property
     def engine(self) -> TaskEngine:
+        from storage_lib.tasks.engine import TaskEngine
+
         return TaskEngine(self.storage, self.registry, lease_seconds=self.lease_seconds)
 
     @cached_property
@@ -52,6 +60,8 @@ class AppState:
 
     @cached_property
     def lease_seconds(self) -> float:
+        from storage_lib.tasks.engine import LEASE_SECONDS
+
         return _number("AGENT_TASK_LEASE_SECONDS", LEASE_SECONDS, MIN_LEASE_SECONDS, MAX_LEASE_SECONDS)
 
     @cached_property
@@ -105,6 +115,8 @@ def state() -> AppState:
 def task_registry() -> Registry:
     """The app's own actions and those of the modules that ``AGENT_TASK_MODULES`` names; imports none yet."""
     named = [name.strip() for name in os.environ.get("AGENT_TASK_MODULES", "").split(",")]
+    from storage_lib.tasks.registry import Registry
+
     return Registry([ACTIONS, *filter(None, named)], host_timeout=function_timeout())
 
 

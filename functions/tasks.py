@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
@@ -31,7 +31,9 @@ from storage_lib.tasks.model import (
     check_priority,
     check_task_id,
 )
-from storage_lib.tasks.submission import NewTask
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.submission import NewTask
 
 blueprint = func.Blueprint()
 _log = logging.getLogger("AOS.Tasks")
@@ -90,6 +92,8 @@ def _new_task(item: Any, trace_parent: str | None) -> NewTask:
     delay = body.get("delay_seconds", 0)
     if isinstance(delay, bool) or not isinstance(delay, int | float):
         raise InvalidArgumentError("delay_seconds must be a number", field="delay_seconds")
+    from storage_lib.tasks.submission import NewTask
+
     return NewTask(
         action=body["action"],
         agent_id=body["agent_id"],

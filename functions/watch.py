@@ -16,11 +16,14 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from functions.state import state
 from storage_lib.errors import KeyNotFoundError, StorageError
-from storage_lib.tasks.engine import TaskEngine
-from storage_lib.tasks.model import Priority
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.engine import TaskEngine
+    from storage_lib.tasks.model import Priority
 
 _log = logging.getLogger("AOS.Maintenance")
 
@@ -58,6 +61,8 @@ async def end() -> None:
 
 
 async def _watch() -> None:
+    from storage_lib.tasks.model import Priority
+
     async with asyncio.TaskGroup() as group:
         group.create_task(_repeatedly("tasks whose host is gone could not be looked for", _take_over))
         stuck = dict.fromkeys(Priority, 0)

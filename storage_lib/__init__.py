@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from storage_lib.config import StorageConfig
 from storage_lib.errors import StorageError
-from storage_lib.manager import StorageManager
-from storage_lib.ports.backend import StorageBackend
 
 if TYPE_CHECKING:
     from storage_lib.azure_backend import AzureStorageBackend
     from storage_lib.backends.memory import MemoryBackend
     from storage_lib.file_backend import FileStorageBackend
+    from storage_lib.manager import StorageManager
+    from storage_lib.ports.backend import StorageBackend
     from storage_lib.s3_backend import S3StorageBackend
 
 __all__ = [
@@ -26,18 +26,20 @@ __all__ = [
     "StorageManager",
 ]
 
-_BACKENDS = {
+_MODULES = {
     "AzureStorageBackend": "azure_backend",
     "FileStorageBackend": "file_backend",
     "MemoryBackend": "backends.memory",
     "S3StorageBackend": "s3_backend",
+    "StorageBackend": "ports.backend",
+    "StorageManager": "manager",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # A backend is imported when it is named: a cold start pays for the one it uses.
-    if name in _BACKENDS:
+    # Imported when it is named: a cold start pays for what it uses.
+    if name in _MODULES:
         from importlib import import_module
 
-        return getattr(import_module(f"storage_lib.{_BACKENDS[name]}"), name)
+        return getattr(import_module(f"storage_lib.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,6 +25,7 @@ import unicodedata
 from functools import lru_cache
 
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, ObjectTooLargeError
+from storage_lib.patterns import pattern
 
 MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
@@ -33,12 +34,12 @@ SYSTEM_SEGMENT = ".system"
 SYSTEM_PREFIX = SYSTEM_SEGMENT + "/"
 
 # One pass over the common case: if nothing here matches, only lengths are left to check.
-_SUSPICIOUS = re.compile(
+_SUSPICIOUS = pattern(
     r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
     r"|//|^/|/$|\.(?=/|$)|%2f|[^\x00-\U0000fffd]",
     re.IGNORECASE,
 )
-_FORBIDDEN_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+_FORBIDDEN_CHARACTER = pattern(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 def validate_key(key: str) -> str:
@@ -159,7 +160,7 @@ def _shown(key: str) -> str:
 
 
 MAX_METADATA_BYTES = 1536
-_METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_METADATA_NAME = pattern(r"[a-z][a-z0-9-]{0,63}")
 
 
 def validate_metadata(metadata: dict[str, str]) -> dict[str, str]:
@@ -200,7 +201,7 @@ def validate_metadata(metadata: dict[str, str]) -> dict[str, str]:
     return metadata
 
 
-_PLAIN_VALUE = re.compile(r"[!-$&-~](?:[ -$&-~]*[!-$&-~])?")
+_PLAIN_VALUE = pattern(r"[!-$&-~](?:[ -$&-~]*[!-$&-~])?")
 
 
 def encode_metadata_value(value: str) -> str:
@@ -240,7 +241,7 @@ def stored_metadata_value(value: str) -> str:
 
 _PARAMETER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _NAME = r"[A-Za-z0-9!#$&^_.+-]{1,127}"
-_CONTENT_TYPE = re.compile(
+_CONTENT_TYPE = pattern(
     rf"{_NAME}/{_NAME}(?:[ \t]*;[ \t]*{_PARAMETER}=(?:{_PARAMETER}|\"[ !#-\[\]-~]*\"))*[ \t]*;?[ \t]*"
 )
 MAX_CONTENT_TYPE_BYTES = 255

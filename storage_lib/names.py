@@ -23,18 +23,19 @@ import re
 import unicodedata
 
 from storage_lib.errors import InvalidKeyError
+from storage_lib.patterns import pattern
 
 MAX_NAME_CHARACTERS = 255
 """Of what a user may call a queue, table or container; the mapped name is at most 63."""
 
 _DIGITS = 10
 _AZURE_CHARACTERS = 63
-_DASHED = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
-_CONTAINER = re.compile(rf"{_DASHED.pattern}|\$(?:root|web)")
-_TABLE = re.compile(r"(?![Tt][Aa][Bb][Ll][Ee][Ss]\Z)[A-Za-z][A-Za-z0-9]{2,62}")
-_MAPPED_DASHED = re.compile(rf".*-x[0-9a-f]{{{_DIGITS}}}")
-_MAPPED_TABLE = re.compile(rf".*x[0-9a-f]{{{_DIGITS}}}", re.IGNORECASE)
-_FORBIDDEN = re.compile(r"[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_DASHED = pattern(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
+_CONTAINER = pattern(rf"{_DASHED.pattern}|\$(?:root|web)")
+_TABLE = pattern(r"(?![Tt][Aa][Bb][Ll][Ee][Ss]\Z)[A-Za-z][A-Za-z0-9]{2,62}")
+_MAPPED_DASHED = pattern(rf".*-x[0-9a-f]{{{_DIGITS}}}")
+_MAPPED_TABLE = pattern(rf".*x[0-9a-f]{{{_DIGITS}}}", re.IGNORECASE)
+_FORBIDDEN = pattern(r"[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def queue_name(name: str) -> str:

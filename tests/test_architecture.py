@@ -24,6 +24,7 @@ LAYERS = [
         "storage_lib.names",
         "storage_lib.npy",
         "storage_lib.packing",
+        "storage_lib.patterns",
         "storage_lib.pickling",
         "storage_lib.sameness",
         "storage_lib.spelling",

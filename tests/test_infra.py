@@ -236,7 +236,8 @@ def test_the_parameters_file_is_for_azd_and_agrees_with_the_template() -> None:
 
 def test_azd_deploys_this_folder_to_the_app_with_its_tag() -> None:
     text = (PROJECT / "azure.yaml").read_text()
-    assert "\n  api:\n    project: .\n    language: python\n    host: function\n" in text
+    assert "\n  api:\n    project: .\n" in text
+    assert "\n    language: python\n    host: function\n" in text
     assert "\n  path: infra\n  module: main\n" in text
 
 

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import UUID
 
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, ObjectTooLargeError
+from storage_lib.patterns import pattern
 
 MAX_ENTITY_PROPERTIES = 252
 MAX_PROPERTY_CHARACTERS = 32 * 1024
@@ -42,12 +42,12 @@ FIRST_MOMENT = datetime(1601, 1, 1, tzinfo=UTC)
 
 type EntityValue = str | int | float | bool | datetime | bytes | UUID | dict[str, Any] | list[Any] | None
 
-_KEY_FORBIDDEN = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_PROPERTY_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_KEY_FORBIDDEN = pattern(r"[/\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_PROPERTY_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _SYSTEM_PROPERTIES = frozenset({"PartitionKey", "RowKey", "Timestamp", "etag"})
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_JSON_MARK = re.compile(r"json:(?=[{\[])")
-_ESCAPED_OR_MARKED = re.compile(r"(?:text:)*json:[{\[]")
+_SURROGATE = pattern("[\ud800-\udfff]")
+_JSON_MARK = pattern(r"json:(?=[{\[])")
+_ESCAPED_OR_MARKED = pattern(r"(?:text:)*json:[{\[]")
 _ESCAPE = "text:"
 
 

@@ -13,12 +13,12 @@ late marker, which tells one of the next day to look once more.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 
 from storage_lib.arguments import seconds
 from storage_lib.errors import InvalidKeyError, KeyNotFoundError
 from storage_lib.keys import SYSTEM_PREFIX, validate_key
+from storage_lib.patterns import pattern
 
 METADATA = "aos-expires"
 MARKERS = f"{SYSTEM_PREFIX}ttl/"
@@ -29,8 +29,8 @@ hour, and a terabyte passes in a day at 100 Mbit/s)."""
 
 _LATE = f"{SYSTEM_PREFIX}late/"
 _LATE_HASHED = f"{SYSTEM_PREFIX}late-hashed/"
-_END = re.compile(r"[0-9]{14}")
-_ETAG = re.compile(r"(.*)~([0-9]{14})")
+_END = pattern(r"[0-9]{14}")
+_ETAG = pattern(r"(.*)~([0-9]{14})")
 
 
 def end_of(now: float, ttl: float) -> str:

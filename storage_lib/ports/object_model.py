@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from storage_lib.errors import InvalidArgumentError
+from storage_lib.patterns import pattern
 
 ANY_VERSION = "*"
 """As ``if_match``: whichever version there is, but there must be one. No ETag is spelled so."""
 
-_ETAG = re.compile(r"[!#-+\--~]{1,256}")
+_ETAG = pattern(r"[!#-+\--~]{1,256}")
 """What an ETag may be made of (RFC 9110, 8.8.3); no store here gives a longer one, or one with a comma, which
 Azure takes for two."""
 _LARGEST_OFFSET = 2**50

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Buffer
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from storage_lib.arguments import seconds, whole
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, ObjectTooLargeError
 from storage_lib.names import queue_name
+from storage_lib.patterns import pattern
 from storage_lib.ports.portable import Stationary
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -222,7 +222,7 @@ def _check_message(message: object) -> None:
 
 
 # XML 1.0, 2.2: what no message text may contain, however it is escaped.
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = pattern("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _check_text(text: str) -> str:

@@ -26,6 +26,7 @@ from storage_lib.errors import (
     StorageError,
 )
 from storage_lib.names import table_name
+from storage_lib.patterns import pattern
 from storage_lib.ports import cursors
 from storage_lib.ports.entities import (
     MAX_ENTITY_BYTES,
@@ -146,7 +147,7 @@ class TableStore(Stationary, ABC):
     Table names may be any that names.py takes; those that Azure refuses are mapped.
     """
 
-    etags: re.Pattern[str] = re.compile(r"[!-~]{1,256}")
+    etags: re.Pattern[str] = pattern(r"[!-~]{1,256}")
     """What an entity's ETag may be here: a service may refuse any other instead of comparing with it."""
 
     async def create_table(self, table: str) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from storage_lib.errors import InvalidArgumentError, SerializationError
 from storage_lib.keys import SYSTEM_PREFIX
+from storage_lib.patterns import pattern
 from storage_lib.tasks.jsonvalues import check_depth
 
 TASK_QUEUE = "agent-tasks"
@@ -411,10 +412,10 @@ def _unwrapped(text: str) -> bytes:
     return text.encode()
 
 
-_TASK_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,126}[A-Za-z0-9_:-])?")
+_TASK_ID = pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,126}[A-Za-z0-9_:-])?")
 _TASK_ID_LIMIT = "1 to 128 of letters, digits and . _ : -, a letter or digit first, no dot last"
-_ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}")
+_ACTION = pattern(r"[a-z][a-z0-9_]{0,63}")
+_PRINTABLE = pattern(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}")
 
 
 def check_task_id(value: Any) -> str:
@@ -451,7 +452,7 @@ def check_priority(value: Any) -> Priority:
     return Priority(value)
 
 
-_TRACE_PARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_PARENT = pattern(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def check_trace_parent(value: Any) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -22,6 +21,7 @@ from storage_lib.errors import (
     PreconditionFailedError,
     StorageError,
 )
+from storage_lib.patterns import pattern
 from storage_lib.ports.backend import Entity, StorageBackend
 from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import (
@@ -41,7 +41,7 @@ _log = logging.getLogger("AOS.Tasks")
 INLINE_BYTES = 16 * 1024
 """Longer payloads and results become objects: a table property holds 32 Ki characters, an entity 1 MiB."""
 
-_TIME_ORDERED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_TIME_ORDERED = pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
 _OTHERS = "x"
 _EXPIRED = "expired"
