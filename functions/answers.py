@@ -1,4 +1,5 @@
-"""What is answered, whole: the host repairs nothing and turns what is wrong into a 500 or a broken answer."""
+"""Complete HTTP responses: the host repairs nothing, and turns a wrong one into a 500 or a broken
+response."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from storage_lib.ports.backend import ObjectInfo
 
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _IN_NAMES = "!#$%&'*+-.^_`|~"
-"""What a header's name may contain beside letters and digits (RFC 9110, 5.6.2)."""
+"""What a header's name may contain besides letters and digits (RFC 9110, 5.6.2)."""
 _WITHOUT_BODY = (204, 304)
 
 
@@ -37,13 +38,14 @@ def json_response(
 
 
 def object_headers(info: ObjectInfo) -> dict[str, str]:
-    """Of an answer that shows an object. Other programs may have given it texts that no header can hold."""
+    """The headers of a response with an object. Other programs may have given it text that no header can
+    hold."""
     headers = {
         "Content-Type": _header_text(info.content_type),
         "ETag": _header_text(f'"{info.etag}"'),
         "Last-Modified": http_date(info.last_modified),
         "Accept-Ranges": "bytes",
-        # Stored content is not ours: a browser must neither guess its type nor run it as part of this site.
+        # Stored content is untrusted: a browser must neither guess its type nor run it as part of this site.
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, no-cache",
     }
@@ -66,8 +68,7 @@ def object_headers(info: ObjectInfo) -> dict[str, str]:
 
 
 def completed(req: func.HttpRequest, response: func.HttpResponse) -> func.HttpResponse:
-    """The answer with its length, without which the host would send it in chunks, and to HEAD without its
-    body."""
+    """The response with its length, without which the host would chunk it, and without a body for HEAD."""
     headers = response.headers
     headers.setdefault("X-Content-Type-Options", "nosniff")
     if response.status_code in _WITHOUT_BODY:
@@ -79,7 +80,7 @@ def completed(req: func.HttpRequest, response: func.HttpResponse) -> func.HttpRe
 
 
 def _header_text(text: str) -> str:
-    """Percent-encode what is not printable ASCII, which the host does not send."""
+    """Percent-encode everything but printable ASCII, because the host sends nothing else."""
     if re.fullmatch(r"[\x20-\x7e]*", text):
         return text
     return quote(text, safe=_PRINTABLE, errors="surrogatepass")

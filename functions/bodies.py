@@ -1,4 +1,4 @@
-"""Bodies of requests: whether they arrived, how large they may be, and JSON."""
+"""Request bodies: whether they arrived, how large they may be, and JSON."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _OBJECT = pattern(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\0]*\{")
 
 
 class LengthRequiredError(InvalidArgumentError):
-    """There was a body, and the host has not handed it over."""
+    """There was a body, but the host did not pass it on."""
 
     code = "length-required"
 
 
 class UnsupportedMediaTypeError(InvalidArgumentError):
-    """The body's content type or coding is none that this route takes."""
+    """This route does not accept the body's content type or coding."""
 
     code = "unsupported-media-type"
 
@@ -37,13 +37,13 @@ _TASKS = "submit fewer tasks in a request, or save a large payload as an object 
 def body_of(req: func.HttpRequest, app: AppState, remedy: str = _OBJECTS) -> bytes:
     """
     :param remedy: what to do where it is too large to be JSON.
-    :raises LengthRequiredError: a body was announced, and there is none.
-    :raises ObjectTooLargeError: the body is larger than the limit of its kind.
+    :raises LengthRequiredError: a body was announced but did not arrive.
+    :raises ObjectTooLargeError: the body exceeds the limit of its kind.
     """
     body = req.get_body()
     if not body and _is_announced(req):
         raise LengthRequiredError(
-            "the request announces a body that has not arrived; the host does not hand over a chunked one",
+            "the request announces a body that did not arrive; the host does not pass chunked bodies on",
             field="Transfer-Encoding" if "Transfer-Encoding" in req.headers else "Content-Length",
             remedy="send the body whole, with a Content-Length",
         )
@@ -73,7 +73,7 @@ def _is_announced(req: func.HttpRequest) -> bool:
 def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
     """The body as a JSON object.
 
-    :raises UnsupportedMediaTypeError: it does not say that it is JSON, or is encoded.
+    :raises UnsupportedMediaTypeError: its content type is not JSON, or it is encoded.
     :raises SerializationError: it is not JSON.
     """
     body = body_of(req, app, _TASKS)
@@ -88,7 +88,7 @@ def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
     refuse_encoded(req)
     text = body.removeprefix(_BOM)
     if (begin := text.lstrip(b" \t\r\n")[:1]) != b"{":
-        # Only what begins as an object is bounded by the limit of JSON, so nothing else is parsed.
+        # The JSON limit applies only to what begins as an object, so nothing else is parsed.
         what = {b"[": "a JSON list, not an object", b'"': "a JSON text, not an object"}
         raise SerializationError(f"the body is {what.get(begin, 'not JSON, or not an object')}", field="body")
     import msgspec
@@ -101,8 +101,9 @@ def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
 
 
 def refuse_encoded(req: func.HttpRequest) -> None:
-    """:raises UnsupportedMediaTypeError: the body has a ``Content-Encoding``. ``identity`` and an empty one
-    are none."""
+    """Refuse an encoded body.
+
+    :raises UnsupportedMediaTypeError: the body has a ``Content-Encoding`` other than ``identity``."""
     codings = [coding.strip().lower() for coding in req.headers.get("Content-Encoding", "").split(",")]
     if encoded := [coding for coding in codings if coding not in ("", "identity")]:
         raise UnsupportedMediaTypeError(

@@ -1,5 +1,5 @@
-"""Reads and writes under the preconditions of a request. Where it can, the store compares; else one version
-is looked at, and read or replaced only if it is still there."""
+"""Reads and writes under the preconditions of a request. The store compares where it can; otherwise one
+version is looked at, and read or replaced only if it is still the current one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ATTEMPTS = 100
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """What a store is asked to compare when it writes."""
+    """What the store is asked to compare when it writes."""
 
     if_match: str | None = None
     if_absent: bool = False
@@ -31,7 +31,7 @@ class Pin:
 async def read(
     req: func.HttpRequest, storage: StorageManager, key: str, wanted: ByteRange | None
 ) -> tuple[StoredObject | ObjectInfo, ByteRange | None]:
-    """What the conditions let through and the range of it, or the info of what the client has already.
+    """The object, or the range of it, that the conditions admit; or the info of what the client already has.
 
     The conditions come before the range, which may end behind a version that they exclude (RFC 9110, 13.2.2).
 
@@ -42,7 +42,7 @@ async def read(
         return await storage.read(key, byte_range=wanted), wanted
     known = single(conditions.only_none_match)
     if known is not None and wanted is None:
-        # The store compares: what the client has already does not travel.
+        # The store compares: bytes that the client already has are not transferred.
         found = await storage.read_if_changed(key, known)
         if found is not None:
             return found, None
@@ -54,7 +54,7 @@ async def read(
         try:
             return await storage.read(key, byte_range=part, if_match=info.etag), part
         except PreconditionFailedError:
-            continue  # It was replaced meanwhile: what holds for the new one?
+            continue  # It was replaced meanwhile: evaluate the conditions for the new version.
     raise _always_replaced(key)
 
 

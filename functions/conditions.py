@@ -1,4 +1,4 @@
-"""The preconditions of a request, evaluated as RFC 9110, 13, has it."""
+"""The preconditions of a request, evaluated as in RFC 9110, 13."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class _Wildcard(enum.Enum):
 
 
 ANY: Final = _Wildcard.ANY
-"""The bare ``*`` of a condition. An entity tag may be spelled the same, between quotes."""
+"""The bare ``*`` of a condition. A quoted entity tag may be spelled the same."""
 
 type EntityTags = list[str] | _Wildcard
 _ETAG = pattern(r'[ \t]*(?:(W/)?"([\x21\x23-\x7e\x80-\uffff]*)"[ \t]*)?(?:,|\Z)')
 _OURS = pattern(r"(?!\*\Z)[\x21\x23-\x7e]+")
-"""What an object's ETag may be; no other is ever asked of a store."""
+"""The form of an object's ETag; no other is ever passed to a store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preconditions:
-    """What a request says about the object that is there: None where it says nothing."""
+    """What a request requires of the current object; None where it requires nothing."""
 
     match: EntityTags | None
     none_match: EntityTags | None
@@ -39,8 +39,8 @@ class Preconditions:
 
     @classmethod
     def of(cls, req: func.HttpRequest) -> Preconditions:
-        """Those of the request. A date that is none is ignored, and so is ``If-Modified-Since`` where nothing
-        is read (RFC 9110, 13.1.3).
+        """The conditions of a request. Invalid dates are ignored, and so is ``If-Modified-Since`` on a write
+        (RFC 9110, 13.1.3).
 
         :raises InvalidArgumentError: a list of entity tags is malformed.
         """
@@ -58,12 +58,12 @@ class Preconditions:
 
     @property
     def only_match(self) -> EntityTags | None:
-        """``If-Match``, where nothing else decides."""
+        """``If-Match``, if it is the only condition."""
         return self.match if self.none_match is None else None
 
     @property
     def only_none_match(self) -> EntityTags | None:
-        """``If-None-Match``, where nothing else decides."""
+        """``If-None-Match``, if it is the only condition."""
         return self.none_match if self.match is None and self.unmodified_since is None else None
 
     def is_modified(self, info: ObjectInfo) -> bool:
@@ -104,7 +104,7 @@ _NONE = Preconditions(None, None, None, None)
 
 
 def single(tags: EntityTags | None) -> str | None:
-    """The one entity tag that there is, if a store can compare with it."""
+    """The only entity tag, if a store can compare with it."""
     return tags[0] if isinstance(tags, list) and len(tags) == 1 and _OURS.fullmatch(tags[0]) else None
 
 

@@ -23,7 +23,7 @@ def http_date(moment: datetime) -> str:
 
 
 def parsed(text: str | None) -> datetime | None:
-    """The moment. None without a text, and for one that is no date, which conditions ignore (13.1.3)."""
+    """The moment; None if there is no text or it is not a date, which conditions ignore (13.1.3)."""
     if text is None or not _HTTP_DATE.fullmatch(text.strip(" \t")):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the host tells of a message, as far as it can be believed."""
+"""What the host says about a message, as far as it can be trusted."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _OWN = pattern(rf"\b(?:{'|'.join(sorted(_DECIDING))})\b|\\", re.IGNORECASE)
 class Delivery:
     """One delivery of a message.
 
-    The host binds the top-level properties of a JSON message after the message's own: one that has an ``id``
-    says by itself which id the function is told. Such values are the sender's; nothing is decided by them.
+    The host lets the top-level properties of a JSON message override the message's own: a message with an
+    ``id`` chooses the id that the function sees. Such values are the sender's, so nothing depends on them.
 
-    :param message_id: None where the sender may have written it.
-    :param inserted_at: when it was put into the queue; the present where the sender may have written it.
-    :param dequeue_count: how often it was delivered, 1 or more; 2 where the sender may have written it, for
-        what is done with a repeated delivery does no harm to a first.
+    :param message_id: None if the sender may have written it.
+    :param inserted_at: when it was put into the queue; the present if the sender may have written it.
+    :param dequeue_count: how often it was delivered, 1 or more; 2 if the sender may have written it, because
+        treating a first delivery as a repeated one does no harm.
     """
 
     text: str
@@ -38,7 +38,10 @@ class Delivery:
 
     @classmethod
     def of(cls, message: func.QueueMessage) -> Self:
-        """:raises UnicodeDecodeError: the message is no text, which no queue of ours carries."""
+        """Decode a delivery.
+
+        :raises UnicodeDecodeError: the message is not text, which the app's queues never carry.
+        """
         text = message.get_body().decode()
         written = _written(text)
         now = datetime.now(UTC)
@@ -52,13 +55,13 @@ class Delivery:
 
 
 def _written(text: str) -> Set[str]:
-    """The names, in lower case, of the message's own properties, if one may be a name of the host's."""
+    """The lower-case names of a message's properties, if one may be a name that the host uses."""
     if "{" not in text or not _OWN.search(text):
         return frozenset()
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError):
-        return _DECIDING  # The host's parser takes more than JSON: names without quotes, comments, …
+        return _DECIDING  # The host's parser accepts more than JSON: unquoted names, comments, …
     if not isinstance(content, dict):
         return frozenset()
     return {name.lower() for name in cast("dict[str, Any]", content)}

@@ -21,8 +21,8 @@ type Handler[**P] = Callable[Concatenate[func.HttpRequest, P], Awaitable[func.Ht
 
 
 def endpoint[**P](*parameters: str) -> Callable[[Handler[P]], Handler[P]]:
-    """Refuse query parameters of other names, answer errors as problems, and complete every answer. Only an
-    error of ours tells its detail."""
+    """Refuse unknown query parameters, turn errors into problems, and complete every response. Only this
+    library's errors show their details."""
 
     def around(handler: Handler[P]) -> Handler[P]:
         @functools.wraps(handler)

@@ -1,4 +1,4 @@
-"""What the Functions host allows an invocation, from where it is set: an app setting, or host.json."""
+"""The Functions host's limits for an invocation, as set in an app setting or host.json."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from storage_lib.errors import ConfigurationError
 from storage_lib.patterns import pattern
 
 SETTING = "AzureFunctionsJobHost__functionTimeout"
-"""Overrides host.json, as the platform has it for each of its values; in any case, ``:`` for ``__``."""
+"""An app setting that overrides host.json, as on the platform, in any case, with ``:`` or ``__``."""
 HOST_JSON = Path(__file__).parent.parent / "host.json"
 DEFAULT_SECONDS = 30 * 60.0
-"""Of the Flex Consumption and Premium plans, where nothing is set (Azure Functions scale and hosting)."""
+"""The default of the Flex Consumption and Premium plans (Azure Functions scale and hosting)."""
 
 MAX_BODY_BYTES = 104_857_600
-"""The longest request that the host takes, 100 MB ("Limits" of the HTTP trigger, Azure Functions). It refuses
-longer ones itself, without a word."""
+"""The longest request that the host accepts, 100 MB ("Limits" of the HTTP trigger, Azure Functions). It
+refuses longer ones by itself, without a message."""
 
 DEFAULT_JSON_BYTES = 4 * 1024 * 1024
-"""The longest body that begins with ``{``. The host parses such a body as JSON whatever its type is, at about
-30 times its size in memory, and it and the worker hold about five copies: eight at once
+"""The longest body that begins with ``{``. The host parses such a body as JSON, whatever its content type, in
+about 30 times its size of memory, and it and the worker hold about five copies: eight at once
 (`httpConcurrency`) of 4 MiB are 1.1 GB of an instance's 2 GB."""
 
 _TIME_SPAN = pattern(r"(?:(\d{1,8})\.)?(\d{1,4}):([0-5]\d):([0-5]\d)(?:\.\d{1,7})?", re.ASCII)
 
 
 def checked_body_limit(limit: int) -> int:
-    """The largest body in bytes, as it was set.
+    """The configured maximum of a body, in bytes.
 
-    :raises ConfigurationError: it is more than the host lets through.
+    :raises ConfigurationError: it is more than the host accepts.
     """
     if limit > MAX_BODY_BYTES:
         raise ConfigurationError(
@@ -46,9 +46,9 @@ def checked_body_limit(limit: int) -> int:
 
 
 def function_timeout(host_json: Path = HOST_JSON) -> float:
-    """Seconds after which the host ends an invocation; infinite where it does not.
+    """Seconds after which the host ends an invocation; infinite if it never does.
 
-    :raises ConfigurationError: it is set to what cannot be a time.
+    :raises ConfigurationError: the setting is not a time.
     """
     named = SETTING.lower()
     given = (text for name, text in os.environ.items() if name.lower().replace(":", "__") == named)

@@ -1,4 +1,4 @@
-"""Timers: what has to be done now and then."""
+"""Timers: periodic maintenance."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _log = logging.getLogger("AOS.Maintenance")
 
 SWEEP_LIMIT = 1000
 SWEEP_SECONDS = 50
-"""How long a run may go on while there is more; the rest waits for the next, hidden all the same."""
+"""How long a run may take; what is left waits for the next run, hidden from readers meanwhile."""
 EXPIRE_SECONDS = 400
 LOOK_SECONDS = 400
-"""How long a look through the records of all tasks may take: the newest come first."""
+"""How long a scan of all task records may take; the newest come first."""
 WATCHED_QUEUES = tuple(queue for priority in Priority for queue in (priority.queue, priority.poison_queue))
 
 
 @blueprint.function_name("sweep_expired")
 @blueprint.timer_trigger(arg_name="timer", schedule="0 * * * * *", run_on_startup=False)
 async def sweep_expired(timer: func.TimerRequest) -> None:
-    """Remove objects whose time to live is over."""
+    """Remove expired objects."""
     storage = state().storage
     until = time.monotonic() + SWEEP_SECONDS
     total = 0
@@ -66,7 +66,7 @@ async def expire_tasks(timer: func.TimerRequest) -> None:
 @blueprint.function_name("repair_tasks")
 @blueprint.timer_trigger(arg_name="timer", schedule="0 33 * * * *", run_on_startup=False)
 async def repair_tasks(timer: func.TimerRequest) -> None:
-    """Send the messages of long overdue tasks again: the queue may have lost them."""
+    """Send the messages of long overdue tasks again, as the queue may have lost them."""
     if sent := await _within(state().engine.repair.run()):
         _log.warning("the messages of %d overdue tasks were sent again", sent)
 
@@ -74,9 +74,9 @@ async def repair_tasks(timer: func.TimerRequest) -> None:
 @blueprint.function_name("take_over_tasks")
 @blueprint.timer_trigger(arg_name="timer", schedule="0 */2 * * * *", run_on_startup=False)
 async def take_over_tasks(timer: func.TimerRequest) -> None:
-    """Send the messages of tasks again whose host was killed: the queue hides theirs for up to ten minutes.
+    """Send the messages of tasks whose host was killed again; the queue hides theirs for up to ten minutes.
 
-    Hosts that are up look for them more often (functions/watch.py); this finds what is left when none is.
+    Running hosts look for them more often (functions/watch.py); this timer works when no host is running.
     """
     if sent := await _within(state().engine.repair.take_over(older=True)):
         _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
@@ -85,9 +85,9 @@ async def take_over_tasks(timer: func.TimerRequest) -> None:
 @blueprint.function_name("watch_queues")
 @blueprint.timer_trigger(arg_name="timer", schedule="20 */5 * * * *", run_on_startup=False)
 async def watch_queues(timer: func.TimerRequest) -> None:
-    """Log how many messages are in the queues of tasks, in one line, unless there are none.
+    """Log the lengths of the task queues in one line, unless all are empty.
 
-    The alerts of infra/modules/alerts.bicep read this line: its form is not free.
+    The alerts of infra/modules/alerts.bicep parse this line, so its form must not change.
     """
     queues = state().storage.backend.queues
     counts = await asyncio.gather(*(_length(queues, queue) for queue in WATCHED_QUEUES))
@@ -96,12 +96,12 @@ async def watch_queues(timer: func.TimerRequest) -> None:
 
 
 async def _within(look: Coroutine[Any, Any, int]) -> int:
-    """What it returns; 0 if it is broken off, for the host ends the worker that takes longer."""
+    """The result of ``look``; 0 if it is cut off, because the host ends a worker that takes longer."""
     try:
         async with asyncio.timeout(LOOK_SECONDS):
             return await look
     except TimeoutError:
-        _log.warning("a look through all tasks was broken off after %d s", LOOK_SECONDS)
+        _log.warning("a scan of all tasks was cut off after %d s", LOOK_SECONDS)
         return 0
 
 
@@ -109,4 +109,4 @@ async def _length(queues: QueueStore, queue: str) -> int:
     try:
         return await queues.length(queue)
     except KeyNotFoundError:
-        return 0  # The first message makes it.
+        return 0  # The first message creates it.

@@ -33,8 +33,8 @@ _LISTING = ("prefix", "delimiter", "limit", "cursor")
 async def save_object(req: func.HttpRequest) -> func.HttpResponse:
     """``PUT /api/objects/{key}``: store the body under its Content-Type.
 
-    201 with Location for a new object, 200 for a replaced one, with its ETag; 412 where a precondition does
-    not hold. ``x-ttl-seconds`` is its time to live, ``x-meta-*`` is kept with it.
+    201 with Location for a new object, 200 for a replaced one, with its ETag; 412 if a precondition does not
+    hold. ``x-ttl-seconds`` is its time to live; ``x-meta-*`` is stored with it.
     """
     return await _save(req)
 
@@ -44,7 +44,7 @@ async def save_object(req: func.HttpRequest) -> func.HttpResponse:
 @endpoint()
 async def load_object(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/objects/{key}``: the bytes as they were saved, under their Content-Type; 206 for a
-    ``Range``, 304 where ``If-None-Match`` or ``If-Modified-Since`` says that the client has them, 412 where
+    ``Range``, 304 if ``If-None-Match`` or ``If-Modified-Since`` says that the client has them, 412 if
     ``If-Match`` or ``If-Unmodified-Since`` does not hold."""
     return await _load(req)
 
@@ -61,7 +61,7 @@ async def head_object(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(route=_ROUTE, methods=["DELETE"], auth_level=_AUTH)
 @endpoint()
 async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/objects/{key}``: 204; 404 if there is none; 412 where a precondition does not hold."""
+    """``DELETE /api/objects/{key}``: 204; 404 if there is none; 412 if a precondition does not hold."""
     return await _delete(req)
 
 
@@ -100,8 +100,8 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(route="objects", methods=["PUT", "DELETE"], auth_level=_AUTH)
 @endpoint("key")
 async def write_object_by_query(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT`` and ``DELETE /api/objects?key=``: as with the key in the path, for keys that a path cannot
-    hold."""
+    """``PUT`` and ``DELETE /api/objects?key=``: like the key in the path, for keys that a path cannot
+    carry."""
     return await (_save if req.method == "PUT" else _delete)(req)
 
 

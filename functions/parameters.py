@@ -1,4 +1,4 @@
-"""What else a request says: query parameters and ``x-…`` headers, each known and checked."""
+"""Query parameters and ``x-…`` headers, each known and checked."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ _FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=
 
 
 def check_query(req: func.HttpRequest, known: Collection[str]) -> None:
-    """
-    :raises UnknownNameError: a parameter has another name than those.
-    :raises InvalidArgumentError: the query is not UTF-8, or has one of them twice, which the host joins.
+    """Check the names and the encoding of the query.
+
+    :raises UnknownNameError: a parameter is not one of ``known``.
+    :raises InvalidArgumentError: the query is not UTF-8, or has a parameter twice, which the host would join.
     """
     query = req.url.partition("?")[2]
-    # Also from the URL: the host hands over no parameter without a value.
+    # Read from the URL, too: the host passes on no parameter without a value.
     named = [name for pair in query.split("&") if (name := unquote(pair.partition("=")[0].replace("+", " ")))]
     _refuse_repeated(named)
     names = (name for name in (*req.params, *named) if name.lower() not in _OF_THE_HOST)
@@ -50,7 +51,7 @@ def _refuse_repeated(names: Iterable[str]) -> None:
 
 
 def is_named(req: func.HttpRequest, name: str) -> bool:
-    """Whether the query has this parameter, be it without a value, which the host does not hand over."""
+    """Whether the query has this parameter, with or without a value; the host drops one without."""
     return name in req.params or re.search(rf"[?&]{name}(?:[=&]|$)", req.url) is not None
 
 
@@ -66,12 +67,12 @@ def integer_parameter(req: func.HttpRequest, name: str, default: int, low: int, 
 
 
 def time_parameter(req: func.HttpRequest, name: str) -> datetime | None:
-    """A moment in UTC. One before or after all that is stored is cut to what every store can compare with."""
+    """A moment in UTC, moved into the range that every store can compare."""
     text = req.params.get(name)
     if text is None:
         return None
     try:
-        # A "+" that was not percent-encoded arrives as a space.
+        # A "+" that is not percent-encoded arrives as a space.
         moment = datetime.fromisoformat(re.sub(r" (?=\d\d:\d\d$)", "+", text))
     except ValueError as error:
         raise InvalidArgumentError(

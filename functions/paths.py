@@ -1,10 +1,10 @@
-"""Keys in URLs: what the host makes of a path, and the URL that leads back to a key.
+"""Keys in URLs: how the host decodes a path, and the URL that leads back to a key.
 
-The host decodes a path once, but leaves two kinds of escapes as they were sent: ``%2F``, and bytes that are
-not UTF-8. So ``%2F`` and ``%252F`` arrive alike, and so do ``%FF`` and ``%25FF``. The first two both mean
-``/``, for no key contains ``%2F``. The second two are refused, and a key that contains such text (``a%FFb``)
-is named by the query parameter ``key`` instead. The URL that the host hands over is rebuilt from the decoded
-path and names another key now and then: nothing here reads a key from it.
+The host decodes a path once, but leaves two kinds of escapes as they were sent: ``%2F``, and bytes that
+are not UTF-8. So ``%2F`` and ``%252F`` arrive alike, and so do ``%FF`` and ``%25FF``. The first two both
+mean ``/``, because no key contains ``%2F``. The second two are refused; a key that contains such text
+(``a%FFb``) goes into the query parameter ``key`` instead. The URL that the host passes on is rebuilt
+from the decoded path and sometimes names another key, so no key is read from it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NOT_ASCII = pattern("%[89a-f][0-9a-f]", re.IGNORECASE)
 
 
 def object_key(req: func.HttpRequest) -> str:
-    """The key of the path, or where the path has none of the query parameter ``key``, checked.
+    """The key from the path, or, if the path has none, from the query parameter ``key``; checked.
 
     :raises InvalidKeyError: it is outside the grammar, or the path is not UTF-8.
     """
@@ -43,7 +43,7 @@ def object_key(req: func.HttpRequest) -> str:
 
 
 def object_location(req: func.HttpRequest, key: str) -> str:
-    """The URL's path, and query where it has to be, that leads to the object ``key``."""
+    """The path, with a query if necessary, that leads to the object ``key``."""
     objects = url_path(req).rstrip("/")
     if in_path := req.route_params.get("key"):
         objects = url_path(req).rsplit("/", in_path.count("/") + 1)[0]
@@ -51,10 +51,11 @@ def object_location(req: func.HttpRequest, key: str) -> str:
 
 
 def location_below(req: func.HttpRequest, segment: str) -> str:
-    """The path of this request with one more segment."""
+    """The path of this request plus one segment."""
     return f"{url_path(req).rstrip('/')}/{quote(segment, safe='')}"
 
 
 def url_path(req: func.HttpRequest) -> str:
-    """The URL's path alone: a query may hold a function key (``code=``), which no log should."""
+    """The path of the URL without its query, which may hold a function key (``code=``) that no log
+    should show."""
     return re.sub(r"^[a-z]+://[^/]*|[?#].*$", "", req.url, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Errors as problem+json (RFC 9457), in the words of HTTP, without a path of this server."""
+"""Errors as problem+json (RFC 9457), in terms of HTTP and without paths of the server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
     (SerializationError, 400),
     (UnsupportedOperationError, 501),
     (TransientStorageError, 503),
-    # Refused credentials, broken data and a wrong configuration are the server's to mend, not the client's.
+    # Refused credentials, broken data and a wrong configuration are for the server's operator to fix.
     (StorageError, 500),
 )
 _STATUS_OF_CODE = {"task-state": 409, "idempotency-conflict": 409}
@@ -77,7 +77,7 @@ _PYTHON = pattern(
     + "|".join(name for name in _IN_HTTP if "_" in name or name == "ttl")
     + r")(?![\w-])"
 )
-"""A quoted text, which is a key or value of the client's, or the name of an argument."""
+"""Quoted text, which is a key or value of the client, or the name of an argument."""
 _PATH = pattern(
     r"""(?<=')/[^']*(?=')|(?<=")/[^"]*(?=")|(?<=\()/[^()]*(?=\))|(?<![\w/:.~-])/[^\s'"/,;:()][^\s'",;:()]*"""
 )
@@ -86,7 +86,7 @@ _RETRY = "load it again and retry with its ETag"
 
 
 def problem(error: StorageError) -> func.HttpResponse:
-    """The problem+json answer to an error."""
+    """The problem+json response to an error."""
     document = problem_document(error)
     headers: dict[str, str] = {}
     if isinstance(error, TransientStorageError):
@@ -95,7 +95,7 @@ def problem(error: StorageError) -> func.HttpResponse:
 
 
 def internal_problem() -> func.HttpResponse:
-    """To what nobody foresaw, which a client learns nothing of."""
+    """The response to an unexpected error, without details for the client."""
     return problem_response(_document(500, "internal-error", "the server failed; its log has the details"))
 
 
@@ -127,7 +127,7 @@ def problem_response(document: dict[str, Any], headers: dict[str, str] | None = 
 
 
 def _worded(text: str, status: int) -> str:
-    """In the names that a client knows. Only what is the server's fault can tell of its files."""
+    """The text in terms that a client knows. Only errors of the server may mention its files."""
     text = _PYTHON.sub(lambda found: found[1] or _IN_HTTP[found[2]], text)
     text = text.encode(errors="backslashreplace").decode()
     return _PATH.sub("(a path of the server)", text) if status >= 500 else text

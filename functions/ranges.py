@@ -1,4 +1,4 @@
-"""Parts of an object: ``Range`` and ``If-Range`` (RFC 9110, 13.1.5 and 14.2)."""
+"""Ranges of an object: ``Range`` and ``If-Range`` (RFC 9110, 13.1.5 and 14.2)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from storage_lib.ports.backend import ByteRange, ObjectInfo
 _RANGES = pattern(r"bytes=([-\d, \t]*)", re.IGNORECASE | re.ASCII)
 _RANGE = pattern(r"(\d*)-(\d*)", re.ASCII)
 _BEYOND = 2**50
-"""Behind the end of every object that a store takes, and a number that every store reads."""
+"""Beyond the end of any object that a store accepts, but a number that every store understands."""
 
 
 def byte_range(req: func.HttpRequest) -> ByteRange | None:
-    """The one range of the ``Range`` header. Several ranges, another unit or a malformed one are ignored,
-    and the whole object is the answer (RFC 9110, 14.2)."""
+    """The range of the ``Range`` header. Several ranges, another unit or a malformed one are ignored, and the
+    whole object is returned (RFC 9110, 14.2)."""
     ranges = _RANGES.fullmatch(req.headers.get("Range", "").strip(" \t"))
     members = [] if ranges is None else [each for part in ranges[1].split(",") if (each := part.strip(" \t"))]
     found = _RANGE.fullmatch(members[0]) if len(members) == 1 else None
     if found is None or found[0] == "-":
         return None
     if not found[1]:
-        # A suffix of no bytes is satisfied by nothing: a range behind every end says so.
+        # An empty suffix cannot be satisfied, like a range beyond the end of any object.
         count = _number(found[2])
         return ByteRange(-count) if count else ByteRange(_BEYOND)
     start = _number(found[1])
@@ -46,8 +46,8 @@ def _is_less(one: str, other: str) -> bool:
 
 
 def range_holds(req: func.HttpRequest, info: ObjectInfo) -> bool:
-    """Whether ``If-Range`` allows a part of this version. A weak tag or a date never does: the one is not
-    equal byte by byte, the other has whole seconds, in which an object can change twice."""
+    """Whether ``If-Range`` allows a range of this version. A weak tag or a date never does: weakly equal
+    objects may differ in their bytes, and an object can change twice within the second of a date."""
     wanted = req.headers.get("If-Range")
     if wanted is None:
         return True

@@ -1,4 +1,4 @@
-"""HTTP: is the app alive, and can it serve."""
+"""HTTP: health checks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from storage_lib.tasks.model import TASK_QUEUE
 blueprint = func.Blueprint()
 
 READY_SECONDS = 5.0
-"""Whoever asks whether this instance is ready does not wait for the storage to come back."""
+"""How long a readiness check waits for the storage."""
 
 
 @blueprint.function_name("health_live")
 @blueprint.route(route="health/live", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS)
 @endpoint()
 async def health_live(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/health/live``: 200 as long as the process answers; asks nothing of the storage."""
+    """``GET /api/health/live``: 200 as long as the process answers; does not touch the storage."""
     return json_response({"status": "live"})
 
 
@@ -32,12 +32,12 @@ async def health_live(req: func.HttpRequest) -> func.HttpResponse:
 @endpoint()
 async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/health/ready``: 200 if objects, tables and queues answer within `READY_SECONDS` and the
-    settings can work, else 503 or 500 with the reason."""
+    settings are valid, else 503 or 500 with the reason."""
     app = state()
     app.check_settings()
 
     async def peek() -> None:
-        with suppress(KeyNotFoundError):  # the first task makes the queue
+        with suppress(KeyNotFoundError):  # the first task creates the queue
             await app.storage.backend.queues.peek(TASK_QUEUE)
 
     asked = (app.storage.open(), app.engine.records.list(limit=1), peek())

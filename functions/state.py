@@ -1,4 +1,4 @@
-"""What outlives an invocation: the storage and the task engine of this process."""
+"""What invocations share: the storage and the task engine of this process."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from storage_lib.tasks.registry import Registry
 
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Below the platform's own limit of 100 MB, so that the answer to a larger body is ours and says why."""
+"""Below the platform's own limit of 100 MB, so that the app answers a larger body, with the reason."""
 
 MIN_RETENTION_DAYS = 8.0
-"""Longer than any message can be hidden (`MAX_VISIBILITY_SECONDS`), and than an idempotency key stands."""
+"""Longer than a message can be hidden (`MAX_VISIBILITY_SECONDS`) and than an idempotency key is valid."""
 
 MAX_RETENTION_DAYS = 3660.0
-"""Ten years: a time so long ago can be told."""
+"""Ten years: dates that long ago are still valid everywhere."""
 MIN_LEASE_SECONDS = 1.0
 MAX_LEASE_SECONDS = 3600.0
-"""As long as a task waits for another worker where its own has died."""
+"""How long a task may wait for another worker after its own has died."""
 
 
 ACTIONS = "actions"
@@ -38,7 +38,7 @@ ACTIONS = "actions"
 
 @dataclass
 class AppState:
-    """Made at the first invocation, from the app settings; connections stay open between invocations."""
+    """Created at the first invocation from the app settings; connections stay open between invocations."""
 
     config: StorageConfig
 
@@ -68,7 +68,7 @@ class AppState:
     def task_retention_days(self) -> float:
         days = _number("AGENT_TASK_RETENTION_DAYS", 30, 0, MAX_RETENTION_DAYS)
         if days < MIN_RETENTION_DAYS:
-            # A hidden message would outlive the record of its task, which had been cancelled, and run it.
+            # A hidden message would outlive the record of its cancelled task, and run it.
             raise ConfigurationError(
                 f"AGENT_TASK_RETENTION_DAYS is {days:g}, and a message can be hidden for 7 days",
                 field="AGENT_TASK_RETENTION_DAYS",
@@ -87,12 +87,18 @@ class AppState:
         return int(_number("AGENT_STORAGE_MAX_JSON_BYTES", DEFAULT_JSON_BYTES, 1, MAX_BODY_BYTES))
 
     def check_settings(self) -> None:
-        """:raises ConfigurationError: a setting or a task module cannot work."""
+        """Check all settings and import the task modules.
+
+        :raises ConfigurationError: a setting or a task module cannot work.
+        """
         self.check_numbers()
         self.registry.names()
 
     def check_numbers(self) -> None:
-        """:raises ConfigurationError: a setting that is a number is none, or out of bounds."""
+        """Check the numeric settings.
+
+        :raises ConfigurationError: one is not a number, or out of range.
+        """
         _ = self.max_body_bytes, self.max_json_bytes, self.task_retention_days, self.lease_seconds
 
 
@@ -100,7 +106,7 @@ _states: dict[asyncio.AbstractEventLoop, AppState] = {}
 
 
 def state() -> AppState:
-    """The state that belongs to the running event loop (the worker has one; clients cannot change loops).
+    """The state of the running event loop (the worker has one; clients cannot move between loops).
 
     :raises ConfigurationError: an app setting cannot work; ``field`` names it.
     """
@@ -121,7 +127,7 @@ def task_registry() -> Registry:
 
 
 def check_settings() -> None:
-    """For the local host, before it says that it is ready; opens nothing.
+    """Called by the local host before it reports that it is ready; opens nothing.
 
     :raises ConfigurationError: a setting or a task module cannot work; ``field`` names it.
     """
@@ -129,7 +135,7 @@ def check_settings() -> None:
 
 
 async def shutdown() -> None:
-    """Close what the running loop opened; the host calls it when it stops."""
+    """Close what the running loop has opened; the host calls it when it stops."""
     found = _states.pop(asyncio.get_running_loop(), None)
     if found is not None and "storage" in found.__dict__:
         await found.storage.close()

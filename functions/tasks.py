@@ -1,4 +1,5 @@
-"""HTTP: submit, read, list, cancel and requeue tasks. Queue: process them, and bury what cannot be."""
+"""HTTP: submit, read, list, cancel and requeue tasks. Queue: process them, and record what cannot be
+processed."""
 
 from __future__ import annotations
 
@@ -50,8 +51,8 @@ MAX_WAIT_SECONDS = 30
 @endpoint()
 async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks`` ``{action, agent_id, payload?, correlation_id?, idempotency_key?, delay_seconds?,
-    priority?}``: 202 with the record and its Location. ``{"tasks": [{…}, …]}`` submits many: either one of
-    them cannot be right and none is taken, or each has its record, or its problem, in the answer."""
+    priority?}``: 202 with the record and its Location. ``{"tasks": [{…}, …]}`` submits several: if one is
+    invalid, none is accepted; otherwise the response has the record or the problem of each."""
     app = state()
     body = json_body(req, app)
     trace_parent = req.headers.get("traceparent")
@@ -65,7 +66,7 @@ async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
 async def _submit_many(body: dict[str, Any], trace_parent: str | None) -> func.HttpResponse:
     items: Any = body["tasks"]
     if not isinstance(items, list) or body.keys() != {"tasks"}:
-        raise InvalidArgumentError('many tasks are {"tasks": [{…}, …]} and nothing else', field="tasks")
+        raise InvalidArgumentError('several tasks are {"tasks": [{…}, …]} and nothing else', field="tasks")
     tasks: list[NewTask] = []
     for n, item in enumerate(items):
         try:
@@ -110,8 +111,8 @@ def _new_task(item: Any, trace_parent: str | None) -> NewTask:
 @blueprint.route(route="tasks/{task_id}", methods=["GET", "HEAD"], auth_level=_AUTH)
 @endpoint("wait")
 async def get_task(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/tasks/{task_id}?wait=``: the record, with ``Retry-After`` as long as it is not final. With
-    ``wait`` the answer comes when the task has ended, or after so many seconds (at most 30)."""
+    """``GET /api/tasks/{task_id}?wait=``: the record, with ``Retry-After`` until it is final. With
+    ``wait`` the response comes when the task has ended, or after that many seconds (at most 30)."""
     task_id = check_task_id(req.route_params.get("task_id"))
     wait = integer_parameter(req, "wait", 0, 0, MAX_WAIT_SECONDS)
     records = state().engine.records
@@ -131,8 +132,8 @@ async def get_task(req: func.HttpRequest) -> func.HttpResponse:
 @endpoint(*_FILTERS, "limit", "cursor")
 async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tasks?status=&agent_id=&action=&parent_id=&created_after=&created_before=&limit=&cursor=``:
-    a page of records, newest first, without large payloads and results. ``unreadable`` names those of it
-    that are damaged, where there are any."""
+    a page of records, newest first, without large payloads and results. ``unreadable`` names damaged records
+    of the page, if there are any."""
     page = await state().engine.records.list(
         status=req.params.get("status"),
         agent_id=_filter(req, "agent_id", check_agent_id),
@@ -150,7 +151,7 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
 
 
 def _filter(req: func.HttpRequest, name: str, check: Callable[[Any], str]) -> str | None:
-    """What no task can have is refused: not every store could be asked for it."""
+    """Refuse values that no task can have, as not every store could be asked for them."""
     value = req.params.get(name)
     try:
         return None if value is None else check(value)
@@ -163,13 +164,13 @@ def _filter(req: func.HttpRequest, name: str, check: Callable[[Any], str]) -> st
 @blueprint.route(route="tasks/{task_id}/cancel", methods=["POST"], auth_level=_AUTH)
 @endpoint()
 async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that does not run yet never will; one
-    that runs is asked to stop; 409 for one that has ended otherwise."""
+    """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that has not started never will; a
+    running one is asked to stop; 409 for one that has ended in another way."""
     engine = state().engine
     record, ended = await engine.cancel(check_task_id(req.route_params.get("task_id")))
     try:
         await engine.outbox.publish(ended)
-    except StorageError as error:  # The task is cancelled all the same; the record says what is due.
+    except StorageError as error:  # The task is cancelled nevertheless; the record says what is due.
         _log.warning("the events of the cancelled task %s will be published later: %s", record.task_id, error)
     return json_response(_shown(record))
 
@@ -187,14 +188,14 @@ async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.function_name("process_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=TASK_QUEUE, connection=CONNECTION)
 async def process_task(message: func.QueueMessage) -> None:
-    """Handle one delivery of the task queue; an error leaves the message to be delivered again."""
+    """Handle one delivery of the task queue; after an error the message is delivered again."""
     await _process(message, TASK_QUEUE)
 
 
 @blueprint.function_name("process_high_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=HIGH_QUEUE, connection=CONNECTION)
 async def process_high_task(message: func.QueueMessage) -> None:
-    """As `process_task`, for tasks of high priority: a backlog of others does not hold them up."""
+    """Like `process_task`, for tasks of high priority, which a backlog of others does not delay."""
     await _process(message, HIGH_QUEUE)
 
 
@@ -208,7 +209,7 @@ async def process_poison_task(message: func.QueueMessage) -> None:
 @blueprint.function_name("process_high_poison_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=HIGH_POISON_QUEUE, connection=CONNECTION)
 async def process_high_poison_task(message: func.QueueMessage) -> None:
-    """As `process_poison_task`, for tasks of high priority."""
+    """Like `process_poison_task`, for tasks of high priority."""
     await _process_poison(message, HIGH_QUEUE)
 
 
@@ -216,7 +217,7 @@ async def _process(message: func.QueueMessage, queue: str) -> None:
     delivery = Delivery.of(message)
     engine = state().engine
     ended = await engine.process(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
-    # Not by an output binding: that is sent after the function, and nobody is told whether it was.
+    # Not by an output binding, which is sent after the function and does not report whether it was.
     await engine.outbox.publish(ended)
 
 

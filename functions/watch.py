@@ -1,11 +1,11 @@
-"""What every instance looks after while it is up: tasks of killed hosts, and messages that no function takes.
+"""What every running instance looks for: tasks of killed hosts, and messages that reach no function.
 
-The platform hides the messages of a killed host for up to ten minutes, and runs timers on one instance alone,
-whose right to do so outlives it by a minute. So each instance looks by itself.
+The platform hides the messages of a killed host for up to ten minutes, and runs timers on one instance only,
+whose lease outlives it by a minute. So each instance looks for such tasks itself.
 
-A JSON message with a property such as ``dequeueCount`` that is no number fails in the worker before any
-function runs, in the poison queue as well, where it comes back every ten minutes for a week. What stays in
-a poison queue is therefore received by the port, which reads what the queue itself says of it.
+A JSON message with a property such as ``dequeueCount`` that is not a number fails in the worker before any
+function runs. So it does in the poison queue, where it is redelivered every ten minutes for a week. What
+stays in a poison queue is therefore received directly, with the metadata of the queue itself.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ if TYPE_CHECKING:
 _log = logging.getLogger("AOS.Maintenance")
 
 FIRST_SECONDS = 5.0
-"""After the start, so that the first requests come first."""
+"""The delay after the start, so that the first requests come first."""
 EVERY_SECONDS = 15.0
 SHARE = 20
-"""A look may take a twentieth of the time at most: where there are very many records, looks are rarer."""
+"""Looking may take at most a twentieth of the time; with very many records, looks are rarer."""
 STUCK_LOOKS = 2
-"""In how many looks in a row a poison queue was not empty, though its function takes what it can at once."""
+"""After how many looks at a poison queue that is not empty its messages are received here; its function takes
+what it can at once."""
 SIFT_SECONDS = 660.0
 """Longer than the host hides a message that its function could not take."""
 SIFT_PAUSE = 0.25
-"""Shorter than the host's own pause between polls, so that here is mostly first."""
+"""Shorter than the host's own pause between polls, so that messages are usually received here first."""
 _SIFT_LEASE_SECONDS = 60.0
 
 _watches: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
 
 def begin() -> None:
-    """Look now and then, from soon on, while this event loop runs. Without a running loop, as where the app
-    is imported by something that is no host, nothing is begun."""
+    """Start looking periodically while this event loop runs. Without a running loop, as when the app is
+    imported by something other than a host, nothing is started."""
     with contextlib.suppress(RuntimeError):
         loop = asyncio.get_running_loop()
         if loop not in _watches:
@@ -53,7 +54,7 @@ def begin() -> None:
 
 
 async def end() -> None:
-    """Stop looking; a look under way is broken off."""
+    """Stop looking; a look under way is cut off."""
     watch = _watches.pop(asyncio.get_running_loop(), None)
     if watch is not None:
         watch.cancel()
@@ -70,10 +71,10 @@ async def _watch() -> None:
 
 
 async def _repeatedly(failure: str, look: Callable[[], Awaitable[float]]) -> None:
-    """``look`` returns how many seconds must pass until the next one at least."""
+    """Call ``look`` again and again; it returns the least number of seconds until the next call."""
     pause = FIRST_SECONDS
     while True:
-        # Spread, so that hosts that were started together do not look together.
+        # Jitter, so that hosts that were started together do not look at the same time.
         await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - protects nothing
         least = 0.0
         try:
@@ -104,8 +105,9 @@ async def _unstick(stuck: dict[Priority, int]) -> float:
 
 
 async def sift(engine: TaskEngine, priority: Priority) -> int:
-    """Handle what is in a poison queue without its function, until it is empty or `SIFT_SECONDS` are over;
-    returns how many messages that were. Each is handled as the function would, and then removed.
+    """Handle the messages of a poison queue without its function, until it is empty or `SIFT_SECONDS`
+    are over, and return how many there were. Each is handled as the function would handle it, and then
+    removed.
 
     :raises StorageError: nothing was lost; a message that was received is visible again within a minute.
     """
@@ -134,4 +136,4 @@ async def _length(engine: TaskEngine, priority: Priority) -> int:
     try:
         return await engine.storage.backend.queues.length(priority.poison_queue)
     except KeyNotFoundError:
-        return 0  # The first message makes it.
+        return 0  # The first message creates it.

@@ -1,16 +1,16 @@
-"""Names of queues, tables and containers: one rule for all backends, so that a name can move between them.
+"""Names of queues, tables and containers: one rule for all backends, so that names work on each of them.
 
-A name that Azure accepts stands for itself. Any other (``agent_tasks``, ``Sensitive Data``, ``ab``) stands
-for a slug of it, a mark and ten hex digits of its SHA-256: ``agent-tasks-x30a1…`` for queues and containers,
+A name that Azure accepts is used as it is. Any other (``agent_tasks``, ``Sensitive Data``, ``ab``) is mapped
+to its slug, a mark and ten hex digits of its SHA-256: ``agent-tasks-x30a1…`` for queues and containers,
 ``sensitivedatax9c22…`` for tables, whose names have letters and digits only. Two different names never share
-storage: the digits keep names of one slug apart (40 bits), and a name that a user writes in exactly this
-form, mark and ten hex digits at its end, is mapped like an invalid one and so cannot meet a mapped name.
+storage: the digits (40 bits) distinguish names with the same slug, and a name that a user writes in exactly
+this form, ending in the mark and ten hex digits, is mapped like an invalid one, so it cannot collide.
 
-Refused altogether (`InvalidKeyError`): an empty name, more than 255 characters, ``/``, control characters
-and lone surrogates.
+Refused with `InvalidKeyError`: an empty name, more than 255 characters, ``/``, control characters and lone
+surrogates.
 
-Table names are the same in upper and lower case, on every backend: Azure keeps the case that a table was
-made with and takes any. Invalid table names that differ in case only are different, as their digits are.
+Table names are case-insensitive on every backend, as on Azure. Invalid table names that differ only in
+case are different tables, because their digits differ.
 
 Source: "Naming Queues and Metadata", "Understanding the Table Service Data Model", "Naming and Referencing
 Containers, Blobs, and Metadata" (Azure Storage REST).
@@ -26,7 +26,7 @@ from storage_lib.errors import InvalidKeyError
 from storage_lib.patterns import pattern
 
 MAX_NAME_CHARACTERS = 255
-"""Of what a user may call a queue, table or container; the mapped name is at most 63."""
+"""Of the name that a user gives a queue, table or container; the mapped name has at most 63."""
 
 _DIGITS = 10
 _AZURE_CHARACTERS = 63
@@ -39,36 +39,36 @@ _FORBIDDEN = pattern(r"[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def queue_name(name: str) -> str:
-    """The queue that ``name`` stands for: itself, or the mapped name.
+    """The queue for ``name``: the name itself, or the mapped name.
 
-    :raises InvalidKeyError: no queue can be called so.
+    :raises InvalidKeyError: it cannot name a queue.
     """
     return _mapped("queue", name, _DASHED, _MAPPED_DASHED, "-")
 
 
 def container_name(name: str) -> str:
-    """The blob container that ``name`` stands for; the rule is that of queues, and ``$root`` and ``$web``,
-    which Azure gives a meaning, stand for themselves.
+    """The blob container for ``name``, by the rule for queues; ``$root`` and ``$web``, which have a
+    meaning on Azure, are used as they are.
 
-    :raises InvalidKeyError: no container can be called so.
+    :raises InvalidKeyError: it cannot name a container.
     """
     return _mapped("container", name, _CONTAINER, _MAPPED_DASHED, "-")
 
 
 def table_name(name: str) -> str:
-    """The table that ``name`` stands for: itself, or the mapped name. ``tables`` is reserved by Azure, so it
-    is mapped.
+    """The table for ``name``: the name itself, or the mapped name. Azure reserves ``tables``, so it is
+    mapped.
 
-    :raises InvalidKeyError: no table can be called so.
+    :raises InvalidKeyError: it cannot name a table.
     """
     return _mapped("table", name, _TABLE, _MAPPED_TABLE, "")
 
 
 def validate_queue_name(name: str) -> str:
-    """Return ``name`` if Azure takes it as it is: 3 to 63 of a-z, 0-9 and single hyphens between them. For
-    who hands it to Azure's own software, which knows nothing of the mapping.
+    """Return ``name`` if Azure accepts it as it is: 3 to 63 of a-z, 0-9 and single hyphens between them.
+    This is for names passed to Azure's own software, which does not know the mapping.
 
-    :raises InvalidKeyError: it does not.
+    :raises InvalidKeyError: Azure does not accept it.
     """
     if not _DASHED.fullmatch(name):
         raise InvalidKeyError(
