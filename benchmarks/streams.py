@@ -21,7 +21,7 @@ from benchmarks.memory import peak_mib
 from devhost.azurite import Azurite
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.azure.objects import AzureObjectStore
-from storage_lib.backends.azure.streams import BLOCKS_IN_FLIGHT
+from storage_lib.backends.cloud.parts import PARTS_AT_ONCE
 
 SIZE = 1024 * 1024 * 1024
 WARM_UP = 32 * 1024 * 1024
@@ -106,7 +106,7 @@ async def _obstore(endpoint: str, way: str) -> float:
                 _source(size),
                 use_multipart=True,
                 chunk_size=AzureObjectStore.part_bytes,
-                max_concurrency=BLOCKS_IN_FLIGHT,
+                max_concurrency=PARTS_AT_ONCE,
             )
         else:
             received = 0

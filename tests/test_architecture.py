@@ -54,7 +54,12 @@ VENDOR_HOMES = {
     "azure.identity": ("storage_lib.backends.azure",),
     "azure.core": ("storage_lib.backends.azure",),
     "obstore": ("storage_lib.backends.azure", "storage_lib.backends.s3"),
-    "aiohttp": ("devhost", "storage_lib.backends.azure", "storage_lib.backends.s3"),
+    "aiohttp": (
+        "devhost",
+        "storage_lib.backends.azure",
+        "storage_lib.backends.s3",
+        "storage_lib.backends.cloud",
+    ),
     "botocore": ("storage_lib.backends.s3",),
     "sqlite3": ("storage_lib.backends.file",),
     "pytest": ("storage_lib.testing",),

@@ -147,5 +147,5 @@ async def test_one_that_was_closed_closes_nothing_again(azurite: Any) -> None:
     )
     await storage.close()
     driver: Any = storage.backend
-    end = weakref.ref(driver.inner._clients._end)
+    end = weakref.ref(driver.inner._clients.loops)
     assert weakref.getweakrefcount(end()) == 1, "ours alone: nothing waits for its end"

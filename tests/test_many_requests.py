@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from storage_lib.azure_backend import AzureStorageBackend
-from storage_lib.backends.azure import byte_clients
+from storage_lib.backends.cloud import byte_stores
 from storage_lib.backends.cloud.requests import Requests
 from storage_lib.backends.cloud.turns import KEYS
 from storage_lib.config import StorageConfig
@@ -261,7 +261,7 @@ async def test_those_in_line_for_a_store_that_is_left_alone_are_told_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else each of thousands would be waited for until it has timed out, one after the other."""
-    monkeypatch.setattr(byte_clients, "READ_SECONDS", 1)
+    monkeypatch.setattr(byte_stores, "READ_SECONDS", 1)
     monkeypatch.setattr(breaker, "THRESHOLD", 1)
     monkeypatch.setattr(breaker, "PATIENCE_SECONDS", 0)
     monkeypatch.setattr(breaker, "PAUSE_SECONDS", 60)

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from obstore.store import S3Store
 
+from storage_lib.backends.cloud.byte_stores import LARGE_UPLOAD_BYTES
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.s3 import S3StorageBackend
-from storage_lib.backends.s3.bucket import LARGE_UPLOAD_BYTES
 from storage_lib.config import StorageConfig
 from storage_lib.errors import (
     AccessDeniedError,

@@ -7,28 +7,17 @@ go while it carries out a request closes its connections after that.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any
 
-from storage_lib.backends.azure.clients import CONNECT_SECONDS, READ_SECONDS, Clients
-from storage_lib.backends.cloud.forks import use_process
+from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.cloud.byte_stores import Use, new_store
 from storage_lib.backends.cloud.recent import Recent
-from storage_lib.backends.cloud.settling import settle_at_exit
 
 if TYPE_CHECKING:
-    from obstore.store import AzureStore, ClientConfig
-
-Use = Literal["request", "upload", "stream"]
-"""What a client is for. The time of a whole request is limited, and how long the service may be silent. An
-``upload`` is answered only at its end, so that only the whole is; the reader of a ``stream`` may be slow, so
-that only the silence is."""
+    from obstore.store import AzureStore
 
 _MAX_CLIENTS = 6
 """That are kept, of all containers together."""
-_IDLE_CONNECTIONS = {"request": 64, "upload": 4, "stream": 4}
-"""That each keeps between its requests."""
-_WHOLE_REQUEST: dict[Use, str] = {"request": "1h", "upload": "1h", "stream": "30d"}
-
 
 type KeptClients = Recent[tuple[str, Use], AzureStore]
 """Those of a backend, for each container and use. The `Clients` do not know them: see `_tokens`."""
@@ -53,20 +42,8 @@ class ByteClients:
     def _make(self, use: Use) -> AzureStore:
         from obstore.store import AzureStore
 
-        use_process()
-        self._clients.check_open()
-        settle_at_exit()
+        self._clients.loops.check_open()
         endpoints = self._clients.endpoints
-        client: dict[str, Any] = {
-            "allow_http": endpoints.blob.startswith("http:"),
-            "connect_timeout": f"{CONNECT_SECONDS}s",
-            "timeout": _WHOLE_REQUEST[use],
-            "pool_max_idle_per_host": str(_IDLE_CONNECTIONS[use]),
-        }
-        if use != "upload":
-            client["read_timeout"] = f"{READ_SECONDS}s"
-        if self._clients.verify is not None:
-            client["root_certificate"] = Path(self._clients.verify).read_bytes()
         options: dict[str, Any] = {
             "account_name": endpoints.account_name,
             "endpoint": endpoints.blob,
@@ -81,12 +58,8 @@ class ByteClients:
             options |= {"sas_key": endpoints.sas, "credential_type": "sas_token"}
         else:
             options["credential_provider"] = _tokens(self._clients)
-        return AzureStore(
-            self._clients.container_name,
-            client_options=cast("ClientConfig", client),
-            retry_config={"max_retries": 0},
-            **options,
-        )
+        name, verify = self._clients.container_name, self._clients.verify
+        return new_store(AzureStore, name, endpoints.blob, use, verify=verify, **options)
 
 
 def _tokens(clients: Clients) -> Any:

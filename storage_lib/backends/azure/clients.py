@@ -1,24 +1,21 @@
 """The Azure SDK's clients, made when first needed, one set for each event loop; and the credential.
 
-An aiohttp session belongs to the loop it was made in, so a second loop gets its own. All clients of a loop
+All clients of a loop
 share one session (one pool of connections). The SDK's own retries are off: retries are a layer's task.
 """
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from storage_lib import threads
 from storage_lib.backends.azure.endpoints import Endpoints
-from storage_lib.backends.cloud.dropped import when_dropped
-from storage_lib.backends.cloud.lookups import Resolver, has_proxy
+from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
 from storage_lib.backends.cloud.requests import Requests
-from storage_lib.errors import StorageError
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
     from azure.storage.blob.aio import ContainerClient
     from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
-CONNECT_SECONDS = 5
-READ_SECONDS = 60
 SCOPE = "https://storage.azure.com/.default"
 _MAX_CACHED = 256
 
@@ -60,8 +55,7 @@ class Clients:
         self.blob_requests = Requests("blob", concurrent_requests)
         self.queue_requests = Requests("queue", concurrent_requests)
         self.table_requests = Requests("table", concurrent_requests)
-        self._loops: dict[asyncio.AbstractEventLoop, _LoopClients] = {}
-        self._end = _End()
+        self.loops = PerLoop(self._make, self.blob_requests, self.queue_requests, self.table_requests)
 
     def at(self, container: str) -> Clients:
         """The same clients, sessions and end, for another container."""
@@ -70,7 +64,7 @@ class Clients:
         return other
 
     async def container(self) -> ContainerClient:
-        here = await self._here()
+        here = await self.loops.get()
         client = here.containers.get(self.container_name)
         if client is None:
             from azure.storage.blob.aio import ContainerClient
@@ -82,7 +76,7 @@ class Clients:
         return client
 
     async def queue(self, name: str) -> QueueClient:
-        here = await self._here()
+        here = await self.loops.get()
         client = here.queues.get(name)
         if client is None:
             if here.queue_service is None:
@@ -96,7 +90,7 @@ class Clients:
         return client
 
     async def table(self, name: str) -> TableClient:
-        here = await self._here()
+        here = await self.loops.get()
         client = here.tables.get(name)
         if client is None:
             if here.table_service is None:
@@ -111,70 +105,26 @@ class Clients:
 
     async def token(self) -> AccessToken:
         """A token for Azure Storage, of the given credential or of the identity there is."""
-        return await (await self._here()).credential.get_token(SCOPE)
-
-    def check_open(self) -> None:
-        if self._end.reached:
-            raise StorageError("the storage backend is closed", remedy="make a new one")
+        return await (await self.loops.get()).credential.get_token(SCOPE)
 
     async def close(self) -> None:
-        """Close what was made in this loop; a loop that is run to its end by asyncio closes its own."""
-        self._end.reached = True
-        for requests in (self.blob_requests, self.queue_requests, self.table_requests):
-            await requests.settle()
-        here = self._loops.pop(asyncio.get_running_loop(), None)
-        if here is not None:
-            await here.lifetime.aclose()
+        await self.loops.close()
 
-    async def _here(self) -> _LoopClients:
-        loop = asyncio.get_running_loop()
-        here = self._loops.get(loop)
-        if here is None:
-            self.check_open()
-            for other in [other for other in self._loops if other.is_closed()]:
-                del self._loops[other]
-            here = self._loops[loop] = self._make()
-            # No await until here: two tasks cannot make two sets. asyncio finishes async generators
-            # before it closes a loop, and with this one the session.
-            await anext(here.lifetime)
-        return here
-
-    def _make(self) -> _LoopClients:
-        import aiohttp
+    def _make(self) -> tuple[_LoopClients, Callable[[], Awaitable[None]]]:
         from azure.core.pipeline.transport import AioHttpTransport
 
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, resolver=cast("Any", Resolver())
-            ),  # `Requests` bounds how many there are.
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=has_proxy(),
-        )
+        session = new_session()
         options: dict[str, Any] = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
         if self.verify is not None:
             options["connection_verify"] = self.verify
         transport = AioHttpTransport(session=session, session_owner=False, **options)
         credential = _Credential(self._given_credential, self._client_id, transport)
-        every = (self.blob_requests, self.queue_requests, self.table_requests)
 
         async def close() -> None:
-            # What goes on without its caller needs its connection.
-            for requests in every:
-                await requests.settle()
             await credential.close()
             await session.close()
 
-        return _LoopClients(self._lifetime(close), transport, credential)
-
-    async def _lifetime(self, close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
-        dropped = when_dropped(self._end, close)
-        try:
-            yield
-        finally:
-            self._loops.pop(asyncio.get_running_loop(), None)
-            await close()
-            dropped.detach()
+        return _LoopClients(transport, credential), close
 
     def _options(self, here: _LoopClients) -> dict[str, Any]:
         options: dict[str, Any] = {"transport": here.transport, "retry_total": 0}
@@ -192,16 +142,8 @@ class Clients:
         return here.credential
 
 
-@dataclass(slots=True, weakref_slot=True)
-class _End:
-    """Whether the backend has been closed, for all its containers."""
-
-    reached: bool = False
-
-
 @dataclass(slots=True)
 class _LoopClients:
-    lifetime: AsyncGenerator[None]
     transport: Any
     credential: _Credential
     queue_service: QueueServiceClient | None = None

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.attributes import bare
-from storage_lib.backends.azure.byte_clients import ByteClients, KeptClients, Use
+from storage_lib.backends.azure.byte_clients import ByteClients, KeptClients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import CONTAINER_MISSING, read
+from storage_lib.backends.cloud.byte_stores import Use
 from storage_lib.backends.cloud.requests import ALONE, BESIDE
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.ports.objects import missing, unmet

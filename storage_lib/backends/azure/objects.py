@@ -14,13 +14,14 @@ from functools import partial
 from typing import Any
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, object_info, quoted
-from storage_lib.backends.azure.byte_clients import KeptClients, Use
+from storage_lib.backends.azure.byte_clients import KeptClients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob
 from storage_lib.backends.azure.errors import SNAPSHOTS, read
 from storage_lib.backends.azure.listing import Page, in_key_order, parse
 from storage_lib.backends.azure.streams import put_blocks, read_ahead
+from storage_lib.backends.cloud.byte_stores import Use, use_of_put
 from storage_lib.errors import (
     IntegrityError,
     InvalidKeyError,
@@ -45,8 +46,6 @@ from storage_lib.ports.objects import (
 from storage_lib.ports.unlisted import leave_out
 
 MAX_PAGE = 5000
-# Uploads of more go through a second client without a read timeout: the service answers only at their end.
-LARGE_UPLOAD_BYTES = 16 * 1024 * 1024
 _PROBE = ".system/probe"
 # How often an object may be replaced between two requests that are to see the same version.
 _ATTEMPTS = 5
@@ -96,7 +95,7 @@ class AzureObjectStore(ObjectStore):
         elif if_match is not None:
             mode = {"e_tag": quoted(if_match)}
         # One Put Blob whatever the size (5,000 MiB at most): blocks of two racing uploads could mix.
-        store = self._container.bytes.get("upload" if len(data) > LARGE_UPLOAD_BYTES else "request")
+        store = self._container.bytes.get(use_of_put(data))
         while True:
             try:
                 result = await self._container.write(

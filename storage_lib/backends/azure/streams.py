@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
 from storage_lib.backends.azure.container import Container
+from storage_lib.backends.cloud.parts import send_all
 from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.objects import ANY_VERSION, Parts, Repeat
 
-BLOCKS_IN_FLIGHT = 4
 CHUNK_BYTES = 512 * 1024
 """Of a stream down: soon there, and small enough to be hashed without the way to a thread and back."""
 _PIECE_BYTES = 256 * 1024
@@ -56,8 +56,13 @@ async def put_blocks(
     blob = await container.blob(key)
     doing = f"put {key!r}"
 
-    async def stage(block: str, part: bytes) -> None:
+    upload = secrets.token_hex(12)
+
+    async def stage(index: int, part: bytes) -> str:
+        # All ids of a blob have one length; that of obstore's, should one of its uploads be open.
+        block = f"{upload}{index:08x}"
         await repeat(f"{doing}, a block", lambda: stage_once(block, part))
+        return block
 
     async def stage_once(block: str, part: bytes) -> None:
         while True:
@@ -72,7 +77,7 @@ async def put_blocks(
         container.seen = True
 
     # The first one finds out whether there is a container.
-    blocks = await _stage(aiter(parts), stage, first_alone=not container.seen)
+    blocks = await send_all(aiter(parts), stage, first_alone=not container.seen)
 
     async def commit() -> Any:
         try:
@@ -98,35 +103,6 @@ async def put_blocks(
 
     answer = await repeat(f"{doing}, commit", commit, only_refused=True)
     return bare(answer["etag"])
-
-
-async def _stage(
-    parts: AsyncIterator[bytes], stage: Callable[[str, bytes], Awaitable[None]], first_alone: bool
-) -> list[str]:
-    """Stage each part under an id of its own, a few at a time, and return the ids in order."""
-    upload = secrets.token_hex(12)
-    ids: list[str] = []
-    free = asyncio.Semaphore(BLOCKS_IN_FLIGHT)
-
-    async def send(block: str, part: bytes) -> None:
-        try:
-            await stage(block, part)
-        finally:
-            free.release()
-
-    try:
-        async with asyncio.TaskGroup() as sending:
-            async for part in parts:
-                await free.acquire()
-                # All ids of a blob have one length; that of obstore's, should one of its uploads be open.
-                ids.append(f"{upload}{len(ids):08x}")
-                task = sending.create_task(send(ids[-1], part))
-                if first_alone and len(ids) == 1:
-                    await task
-    except BaseExceptionGroup as failed:
-        # The others were cancelled for it, or failed of the same.
-        raise failed.exceptions[0] from failed.exceptions[0].__cause__
-    return ids
 
 
 class _Pieces:

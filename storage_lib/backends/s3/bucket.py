@@ -8,19 +8,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
-from storage_lib.backends.cloud.forks import use_process
+from storage_lib.backends.cloud.byte_stores import Use, new_store, use_of_put
+from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Claim
-from storage_lib.backends.cloud.settling import settle_at_exit
-from storage_lib.backends.s3.client import CONNECT_SECONDS, READ_SECONDS, Response, S3Client
+from storage_lib.backends.s3.client import Response, S3Client
 from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, is_error, read
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError
 from storage_lib.ports.objects import missing
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Store
+    from obstore.store import S3Store
 
-# Uploads of more go through a second client without a read timeout: the service answers only at their end.
-LARGE_UPLOAD_BYTES = 16 * 1024 * 1024
 BY_FOLDER = "SeaweedFS"
 """What the header Server says of a server that is a file system with folders."""
 FOLDER = '"d41d8cd98f00b204e9800998ecf8427e-0", ""'
@@ -36,7 +34,7 @@ class Bucket:
         self.client = client
         self._create = create
         self._seen = False
-        self._stores: dict[bool, S3Store] = {}
+        self._stores: Recent[Use, S3Store] = Recent(3)
         self._deletes_conditionally = True if is_aws(client.url) else None
 
     async def open(self) -> None:
@@ -50,12 +48,19 @@ class Bucket:
         self._stores.clear()
 
     async def get(
-        self, key: str, options: Any, doing: str, *, whole: bool = False, claims: Sequence[Claim] = ()
+        self,
+        key: str,
+        options: Any,
+        doing: str,
+        use: Use = "request",
+        *,
+        whole: bool = False,
+        claims: Sequence[Claim] = (),
     ) -> tuple[Any, bytes]:
         """obstore's answer to GET or HEAD. Its body is not yet read unless the ``whole`` is asked for."""
 
         async def ask() -> tuple[Any, bytes]:
-            result = await self._store().get_async(key, options=options)
+            result = await self._store(use).get_async(key, options=options)
             return result, bytes(await result.bytes_async()) if whole else b""
 
         return await self._by_obstore(ask, key, doing, claims)
@@ -66,7 +71,7 @@ class Bucket:
         """One PutObject, whatever the size; S3's ETag of what it made."""
         from obstore import put_async
 
-        store = self._store(large=len(data) > LARGE_UPLOAD_BYTES)
+        store = self._store(use_of_put(data))
         result = await self._by_obstore(
             lambda: put_async(
                 store, key, data, attributes=cast("Any", attributes), mode=mode, use_multipart=False
@@ -173,45 +178,29 @@ class Bucket:
             raise failure
         self._seen = True
 
-    def _store(self, *, large: bool = False) -> S3Store:
-        store = self._stores.get(large)
-        if store is None:
-            self.client.check_open()
-            store = self._stores[large] = self._make_store(large=large)
-        return store
+    def _store(self, use: Use) -> S3Store:
+        return self._stores.get(use, lambda: self._make_store(use))
 
-    def _make_store(self, *, large: bool) -> S3Store:
+    def _make_store(self, use: Use) -> S3Store:
         from obstore.store import S3Store
 
-        use_process()
-        settle_at_exit()
+        self.client.sessions.check_open()
         url = self.client.url
-        client: dict[str, Any] = {
-            "allow_http": url.startswith("http:"),
-            "connect_timeout": f"{CONNECT_SECONDS}s",
-            # The whole request; a connection that stalls is ended by the read timeout.
-            "timeout": "1h",
-            "pool_max_idle_per_host": "4" if large else "64",
-        }
-        if not large:
-            client["read_timeout"] = f"{READ_SECONDS}s"
         # Its address in virtual-hosted style is any URL that stands for the bucket. AWS_… variables that
         # would change where it goes or who asks are overruled.
-        options: dict[str, Any] = {
-            "endpoint": url,
-            "aws_endpoint_url_s3": url,
-            "virtual_hosted_style_request": True,
-            "region": self.client.region,
-            "conditional_put": "etag",
-            "skip_signature": False,
-            "s3_express": False,
-        }
-        return S3Store(
+        return new_store(
+            S3Store,
             self.name,
-            client_options=cast("ClientConfig", client),
-            retry_config={"max_retries": 0},
-            credential_provider=cast("Any", self.client.credentials.for_obstore),
-            **options,
+            url,
+            use,
+            endpoint=url,
+            aws_endpoint_url_s3=url,
+            virtual_hosted_style_request=True,
+            region=self.client.region,
+            conditional_put="etag",
+            skip_signature=False,
+            s3_express=False,
+            credential_provider=self.client.credentials.for_obstore,
         )
 
 

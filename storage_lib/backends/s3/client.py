@@ -1,31 +1,24 @@
 """Signed requests to one bucket, for what obstore has not: listings, conditional deletes, multipart uploads
-with a condition, copies with new metadata.
-
-An aiohttp session belongs to the event loop it was made in, so each loop has its own, closed with it.
-"""
+with a condition, copies with new metadata."""
 
 from __future__ import annotations
 
-import asyncio
 import io
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from storage_lib import threads
-from storage_lib.backends.cloud.dropped import when_dropped
-from storage_lib.backends.cloud.lookups import Resolver, has_proxy
+from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
 from storage_lib.backends.s3.credentials import Credential, Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
-from storage_lib.errors import StorageError, StorageUnavailableError
+from storage_lib.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
     import aiohttp
 
-CONNECT_SECONDS = 5
-READ_SECONDS = 60
 _INLINE_BYTES = 1024 * 1024
 
 
@@ -50,8 +43,7 @@ class S3Client:
         self.region = region
         self.credentials = credentials
         self.requests = requests
-        self._sessions: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, Any]] = {}
-        self._closed = False
+        self.sessions = PerLoop(_make, requests)
 
     async def request(
         self,
@@ -100,7 +92,7 @@ class S3Client:
         else:
             signed = _signed(*arguments)
         # S3 wants a type only where it keeps one; aiohttp would send one with every body.
-        session = await self._session()
+        session = await self.sessions.get()
         try:
             async with session.request(
                 method,
@@ -114,60 +106,8 @@ class S3Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise StorageUnavailableError(f"{method} {url}: {error or type(error).__name__}") from error
 
-    def check_open(self) -> None:
-        if self._closed:
-            raise StorageError("the storage backend is closed", remedy="make a new one")
-
     async def close(self) -> None:
-        """Close what was made in this loop; a loop that is run to its end by asyncio closes its own."""
-        self._closed = True
-        await self.requests.settle()
-        here = self._sessions.pop(asyncio.get_running_loop(), None)
-        if here is not None:
-            await here[1].aclose()
-
-    async def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        here = self._sessions.get(loop)
-        if here is None:
-            self.check_open()
-            for other in [other for other in self._sessions if other.is_closed()]:
-                del self._sessions[other]
-            session = self._make()
-            lifetime = self._lifetime(session)
-            here = self._sessions[loop] = (session, lifetime)
-            # asyncio finishes async generators before it closes a loop, and with this one the session.
-            await anext(lifetime)
-        return here[0]
-
-    def _make(self) -> aiohttp.ClientSession:
-        import aiohttp
-
-        return aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
-            connector=aiohttp.TCPConnector(
-                limit=0, resolver=cast("Any", Resolver())
-            ),  # `Requests` bounds how many there are.
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=has_proxy(),
-        )
-
-    async def _lifetime(self, session: aiohttp.ClientSession) -> AsyncGenerator[None]:
-        requests = self.requests
-
-        async def close() -> None:
-            # What goes on without its caller needs its connection.
-            await requests.settle()
-            await session.close()
-
-        dropped = when_dropped(self, close)
-        try:
-            yield
-        finally:
-            self._sessions.pop(asyncio.get_running_loop(), None)
-            await close()
-            dropped.detach()
+        await self.sessions.close()
 
 
 def encode_path(key: str) -> str:
@@ -185,3 +125,11 @@ def _signed(
     request = AWSRequest(method, url, headers, body)
     S3SigV4Auth(credential, "s3", region).add_auth(request)
     return dict(request.headers.items())
+
+
+def _make() -> tuple[aiohttp.ClientSession, Callable[[], Awaitable[None]]]:
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+    session = new_session(timeout=timeout)
+    return session, session.close

@@ -50,11 +50,12 @@ class Reading:
         if byte_range is not None:
             options["range"] = await self._range(key, byte_range)
         try:
-            opened = await self._bucket.get(key, options, doing, whole=whole)
+            use = "request" if whole else "stream"
+            opened = await self._bucket.get(key, options, doing, use, whole=whole)
         except PreconditionFailedError as error:
             raise unmet(key, if_match) from error.__cause__
         except StorageError as error:
-            answer = read(error.__cause__) if isinstance(error.__cause__, Exception) else None
+            answer = read(error.__cause__)
             if byte_range is not None and answer is not None and answer.code in _OF_EMPTY:
                 byte_range.resolve((await self.raw_head(key))[0].size)
             raise
@@ -77,8 +78,7 @@ class Reading:
         try:
             result, _ = await self._bucket.get(key, {"head": True}, doing, claims=claims)
         except StorageError as error:
-            cause = error.__cause__
-            answer = read(cause) if isinstance(cause, Exception) else None
+            answer = read(error.__cause__)
             if answer is None or not answer.is_wordless:
                 raise
             # The answer to HEAD has no body: only GET tells a missing object from a missing bucket, and an

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from xml.sax.saxutils import escape
 
+from storage_lib.backends.cloud.parts import send_all
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
@@ -25,8 +26,6 @@ from storage_lib.errors import (
 )
 from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.objects import Parts, Repeat
-
-PARTS_AT_ONCE = 4
 
 
 async def upload(
@@ -54,8 +53,17 @@ async def upload(
     query = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
     sidecar = f"{wire.SIDECARS}{mark}"
     completing = False
+
+    async def send(index: int, part: bytes) -> str:
+        numbered = {**query, "partNumber": str(index + 1)}
+        response = await repeat(
+            f"{doing}, part {index + 1}",
+            lambda: bucket.send("PUT", key, query=numbered, body=part, doing=doing),
+        )
+        return response.headers.get("ETag", "")
+
     try:
-        etags = await _send_parts(bucket, key, parts, query, doing, repeat)
+        etags = await send_all(aiter(parts), send)
         await before_the_end()
         digest, plain = parts.sha256.encode(), {"Content-Type": "text/plain"}
         await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, digest, plain, doing=doing))
@@ -94,37 +102,6 @@ async def _begin(bucket: Bucket, key: str, headers: Mapping[str, str], doing: st
         await _clean_up(bucket, key, {"uploadId": text_of((await begin).body, "UploadId")}, None)
         raise
     return {"uploadId": text_of(begun.body, "UploadId")}
-
-
-async def _send_parts(
-    bucket: Bucket, key: str, parts: Parts, query: Mapping[str, str], doing: str, repeat: Repeat
-) -> list[str]:
-    etags: dict[int, str] = {}
-    slots = asyncio.Semaphore(PARTS_AT_ONCE)
-
-    async def send(number: int, part: bytes) -> None:
-        try:
-            parameters = {**query, "partNumber": str(number)}
-            response = await repeat(
-                f"{doing}, part {number}",
-                lambda: bucket.send("PUT", key, query=parameters, body=part, doing=doing),
-            )
-            etags[number] = response.headers.get("ETag", "")
-        finally:
-            slots.release()
-
-    number = 0
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            async for part in parts:
-                # The slot is taken before the part is cut off the source, but for the first ones.
-                await slots.acquire()
-                number += 1
-                tasks.create_task(send(number, part))
-    except BaseExceptionGroup as group:
-        # One failure has ended all others; callers know errors, not groups.
-        raise group.exceptions[0] from group
-    return [etags[at] for at in sorted(etags)]
 
 
 async def _clean_up(bucket: Bucket, key: str, query: Mapping[str, str], sidecar: str | None) -> None:

@@ -7,9 +7,7 @@ steps, the mark by a HEAD and S3's ETag with the write itself: a writer that put
 with other metadata) between the two goes unnoticed; any other is noticed.
 
 User metadata ``some-name`` is ``x-amz-meta-some-name``; the few names that obstore takes for HTTP headers get
-the prefix ``aos-meta-``. Values are as `encode_metadata_value` leaves them. Metadata of other programs
-(objects without our mark) is given with lower-case names and ``-`` for ``_``, and values as they are; names
-outside the grammar are left out.
+the prefix ``aos-meta-``.
 """
 
 from __future__ import annotations
@@ -19,9 +17,10 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from storage_lib.keys import encode_metadata_value, stored_metadata_value
-from storage_lib.ports.kept_headers import FIELDS, METADATA
-from storage_lib.ports.objects import DEFAULT_CONTENT_TYPE, ObjectInfo
+from storage_lib.backends.cloud import attributes
+from storage_lib.backends.cloud.attributes import bare
+from storage_lib.ports.kept_headers import METADATA
+from storage_lib.ports.objects import ObjectInfo
 
 CHECKSUM = "aos-sha256"
 MARK = "aos-write"
@@ -32,10 +31,7 @@ PREFIX = "x-amz-meta-"
 
 _OWN = frozenset({CHECKSUM, MARK, STREAMED})
 _ESCAPE = "aos-meta-"
-_METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _TAKEN = frozenset(name.lower() for name in (*METADATA, "Content-Type", "Storage-Class"))
-# Some servers drop a header without a value. No value of ours contains U+0000.
-_EMPTY_VALUE = "%00"
 _MARKED = re.compile(r"(.*)\.([0-9a-f]{16})")
 
 
@@ -52,11 +48,7 @@ def to_metadata(
         stored[STREAMED] = "1"
     if sha256 is not None:
         stored[CHECKSUM] = sha256
-    for name, value in metadata.items():
-        if name in FIELDS:
-            continue
-        stored[_ESCAPE + name if name in _TAKEN else name] = _encode_value(value)
-    return stored
+    return stored | attributes.to_store(metadata, lambda name: _ESCAPE + name if name in _TAKEN else name)
 
 
 def to_headers(metadata: Mapping[str, str], content_type: str) -> dict[str, str]:
@@ -67,28 +59,12 @@ def to_headers(metadata: Mapping[str, str], content_type: str) -> dict[str, str]
 def to_info(key: str, result: Any) -> tuple[ObjectInfo, str | None]:
     """What obstore's answer says of the object, and the name of its sidecar if it has one."""
     meta = result.meta
-    content_type = DEFAULT_CONTENT_TYPE
-    own: dict[str, str] = {}
-    metadata: dict[str, str] = {}
-    decode = _decode_value if MARK in result.attributes else str
-    for name, value in result.attributes.items():
-        if name == "Content-Type":
-            content_type = value or DEFAULT_CONTENT_TYPE
-        elif name in _OWN:
-            own[name] = value
-        elif name in METADATA:
-            metadata[METADATA[name]] = value
-        elif name != "Storage-Class":
-            ours = name.lower().replace("_", "-").removeprefix(_ESCAPE)
-            if _METADATA_NAME.fullmatch(ours):
-                metadata[ours] = decode(value)
+    content_type, own, metadata = attributes.read(result.attributes, _OWN, MARK, _ESCAPE)
     mark = own.get(MARK)
     etag = join(bare(meta["e_tag"]), mark)
     sidecar = f"{SIDECARS}{mark}" if STREAMED in own else None
-    return (
-        ObjectInfo(key, meta["size"], etag, meta["last_modified"], content_type, metadata, own.get(CHECKSUM)),
-        sidecar,
-    )
+    modified, sha256 = meta["last_modified"], own.get(CHECKSUM)
+    return ObjectInfo(key, meta["size"], etag, modified, content_type, metadata, sha256), sidecar
 
 
 def join(etag: str, mark: str | None) -> str:
@@ -101,19 +77,6 @@ def split(etag: str) -> tuple[str, str | None]:
     return (etag, None) if match is None else (match[1], match[2])
 
 
-def bare(etag: str | None) -> str:
-    return (etag or "").strip('"')
-
-
 def quoted(etag: str) -> str:
     """S3's own ETag in an ETag of the port, as a header has it."""
     return f'"{split(etag)[0]}"'
-
-
-def _encode_value(value: str) -> str:
-    # Signatures are made of values with runs of spaces folded into one; encoded ones are left alone.
-    return encode_metadata_value(value).replace("  ", "%20%20") or _EMPTY_VALUE
-
-
-def _decode_value(value: str) -> str:
-    return "" if value == _EMPTY_VALUE else stored_metadata_value(value)
