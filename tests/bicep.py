@@ -370,7 +370,7 @@ class _Template:
         group = body.get("scope")
         if not isinstance(group, Resource) or group.type.lower() != GROUP.lower():
             raise BicepError(f"module {declaration.name} has no scope")
-        name = text(body.get("name", declaration.name))
+        name = text(body.get("name", f"{declaration.name}-{len(self.deployment.waits)}-of-{self.path}"))
         if not name:
             raise BicepError(f"the name of module {declaration.name} is empty")
         if not wanted:

@@ -155,6 +155,14 @@ def _index_of(container: Any, wanted: Any) -> int:
     return text(container).lower().find(text(wanted).lower())
 
 
+def _contains(container: Any, wanted: Any) -> bool:
+    if isinstance(container, list):
+        return _index_of(container, wanted) >= 0
+    if isinstance(container, dict):
+        return folded(text(wanted)) in map(folded, keyed(container))
+    return text(wanted) in text(container)
+
+
 def _concat(*values: Any) -> Any:
     if values and all(isinstance(each, list) for each in values):
         return [*chain.from_iterable(values)]
@@ -342,6 +350,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cidrSubnet": _cidr_subnet,
     "concat": _concat,
+    "contains": _contains,
     "empty": _empty,
     "environment": lambda: {
         "suffixes": {"storage": "core.windows.net", "keyvaultDns": ".vault.azure.net"},

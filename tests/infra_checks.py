@@ -40,6 +40,7 @@ from tests.infra_model import (
     settings_of,
     used_accounts,
 )
+from tests.infra_names import resource_names
 from tests.infra_network import authentication, network
 from tests.infra_rules import secret_problems, secure
 
@@ -372,4 +373,5 @@ CHECKS: tuple[Check, ...] = (
     workbook,
     budget,
     order,
+    resource_names,
 )

@@ -145,6 +145,12 @@ def evaluate(expression: str, before: str = "", kind: str = "object", **files: s
         ("indexOf(['FOO', 'BAR'], 'bar')", -1),
         ("indexOf(['FOO', 'BAR'], 'BAR')", 1),
         ("indexOf([true], 1)", -1),
+        ("contains('FOOBAR', 'BAR')", True),
+        ("contains('FOOBAR', 'bar')", False),
+        ("contains(['FOO'], 'foo')", False),
+        ("contains([1], true)", False),
+        ("contains({ One: 1 }, 'one')", True),
+        ("contains(null, 'one')", BicepError),
         ("[1, 2][indexOf(['a'], 'b')]", BicepError),
         ("[1, 2][true]", BicepError),
         ("'abc'[0]", BicepError),
@@ -262,6 +268,9 @@ def test_value(expression: str, value: Any) -> None:
         "uniqueString({})",
         "cidrSubnet({}, 24, 0)",
         "fail({})",
+        "contains({}, 'a')",
+        "contains('a', {})",
+        "contains(['a'], {})",
         "skip({}, 1)",
         "max({}, 1)",
         "[1][{}]",
@@ -435,7 +444,7 @@ def answer() -> str:
 
 def test_a_module_that_is_used_through_a_variable_comes_before() -> None:
     inner = "param given string = 'a'\noutput found string = given"
-    module = "module {} 'inner.bicep' = {{\n  scope: group\n  params: {{ given: {} }}\n}}\n"
+    module = "module {0} 'inner.bicep' = {{\n  name: '{0}'\n  scope: group\n  params: {{ given: {1} }}\n}}\n"
     source = GROUP + "var between = first.outputs.found\nvar more = { key: '${between}!' }\n"
     source += module.format("second", "more.key") + module.format("first", "'x'")
     source += module.format("third", "map([1], second => 'local')[0]")
