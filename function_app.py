@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from functions import maintenance, objects, service, state, tasks, watch
+from functions import logs, maintenance, objects, service, state, tasks, watch
 from functions.state import check_settings
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 for blueprint in (objects.blueprint, tasks.blueprint, maintenance.blueprint, service.blueprint):
     app.register_functions(blueprint)
+logs.quieten_sdk()
 watch.begin()
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from functions.limits import DEFAULT_JSON_BYTES, MAX_BODY_BYTES, checked_body_limit, function_timeout
+from functions.logs import sdk_level
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 
@@ -95,10 +96,11 @@ class AppState:
         self.registry.names()
 
     def check_numbers(self) -> None:
-        """Check the numeric settings.
+        """Check the numeric settings and the log level.
 
-        :raises ConfigurationError: one is not a number, or out of range.
+        :raises ConfigurationError: one is not a number or level, or out of range.
         """
+        sdk_level()
         _ = self.max_body_bytes, self.max_json_bytes, self.task_retention_days, self.lease_seconds
 
 

@@ -233,7 +233,7 @@ def test_the_parameters_file_is_for_azd_and_agrees_with_the_template() -> None:
     assert untold == {"principalId", "principalType", "resourceGroupName"}
     settable = {name for name in variables if name.startswith("AGENT_STORAGE_")}
     outputs = {d.name for path, d in declared("output") if path == "main.bicep"}
-    app_settings = {"AGENT_STORAGE_MAX_JSON_BYTES"}
+    app_settings = {"AGENT_STORAGE_MAX_JSON_BYTES", "AGENT_STORAGE_SDK_LOG_LEVEL"}
     assert set(re.findall(r"AGENT_STORAGE_[A-Z_]+", told)) - outputs - app_settings == settable
 
 
