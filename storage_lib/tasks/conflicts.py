@@ -1,4 +1,4 @@
-"""Many writers of one record: who loses the race tries again, after a pause that parts the losers."""
+"""Concurrent writers of one record: a loser tries again after a pause that separates the losers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import random
 
 _FIRST_SECONDS = 0.01
-"""About as long as it takes to read a record and write it back: a shorter pause parts nobody."""
+"""About as long as it takes to read a record and write it back; a shorter pause separates nobody."""
 _LONGEST_SECONDS = 1.0
 
 
 class Conflicts:
-    """The conflicts that one writer has had in a row; make one before its loop, `pause` where it lost.
+    """The consecutive conflicts of one writer: create one before its loop, and call `pause` after each
+    conflict.
 
-    Without pauses n writers that meet need about n² / 2 writes, with them a few each.
+    Without pauses, n concurrent writers need about n² / 2 writes; with them, a few each.
     """
 
     def __init__(self) -> None:

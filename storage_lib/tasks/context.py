@@ -1,4 +1,4 @@
-"""What an action gets to work with."""
+"""What an action works with: `TaskContext`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _ISOLATED_CHECK_SECONDS = 2.0
 
 
 class TaskCancelledError(Exception):
-    """The task was asked to stop. An action lets it pass, after it has tidied up."""
+    """The task was asked to stop. An action may clean up, and lets this exception pass."""
 
 
 class TaskLog(logging.LoggerAdapter[logging.Logger]):
-    """The logger ``AOS.Tasks.`` and the action, with the task's id before each message."""
+    """The logger ``AOS.Tasks.ACTION``, with the task's id before each message."""
 
     def __init__(self, action: str, task_id: str) -> None:
         super().__init__(logging.getLogger(f"AOS.Tasks.{action}"), {"task_id": task_id})
-        # No task id has a character that formatting would take for its own.
+        # No task id contains a formatting character.
         self._prefix = f"task {task_id}: "
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """The message with its prefix; `LogRecord.task_id` has the id too."""
+        """Add the prefix to the message, and the id to the record as ``task_id``."""
         kwargs["extra"] = {
             **kwargs.get("extra", {}),
             "task_id": self.extra["task_id"] if self.extra else None,
@@ -45,8 +45,11 @@ class TaskLog(logging.LoggerAdapter[logging.Logger]):
 
 
 class TaskContext:
-    """``storage`` to read and write, ``task`` as it was when it was claimed, ``log`` for messages, and
-    ``deadline``, the moment (in UTC) at which this run is ended."""
+    """What an action gets.
+
+    ``storage`` reads and writes objects; ``task`` is the record as it was when the run began; ``log`` is a
+    logger; ``deadline`` is the time (in UTC) at which this run is ended.
+    """
 
     def __init__(
         self,
@@ -67,20 +70,20 @@ class TaskContext:
         self.children = 0
         """How many children this run has submitted."""
         self.unsubmitted: Exception | None = None
-        """Why it is not known whether one of them was: then the run has to be repeated, however it ends."""
+        """Why it is unknown whether a child was submitted. The run is then repeated, however it ends."""
         self.ended_children: dict[int, bool] = {}
-        """Those of them that had ended in a run before, and whether they succeeded."""
+        """Children that had ended in an earlier run, and whether they succeeded."""
 
     @property
     def cancelled(self) -> bool:
-        """Whether the task is known to have been asked to stop (see `checkpoint`)."""
+        """Whether the task is known to have been asked to stop; see `checkpoint`."""
         return self._lease.record.cancel_requested
 
     async def checkpoint(self) -> None:
-        """Stop here if the task was asked to. Call it as often as you like: the record is read at most once a
-        second.
+        """Stop here if the task was asked to stop. Call it as often as you like: the record is read at most
+        once a second.
 
-        :raises TaskCancelledError: it was.
+        :raises TaskCancelledError: the task was asked to stop.
         """
         now = time.monotonic()
         if not self.cancelled and now - self._checked_at >= _CHECK_SECONDS:
@@ -90,11 +93,11 @@ class TaskContext:
             raise TaskCancelledError
 
     async def progress(self, value: Any) -> None:
-        """Show how far the task is: any small JSON value, in the record until the next one. Written at most
-        once a second, and the last one with the end of the run. Also a `checkpoint`.
+        """Report progress: any small JSON value, shown in the record until the next one. It is written
+        at most once a second; the last value is written with the end of the run. Also a `checkpoint`.
 
         :raises TaskCancelledError: the task was asked to stop.
-        :raises SerializationError: the value is no JSON, or more than 8 KiB of it.
+        :raises SerializationError: the value is not JSON, or exceeds 8 KiB.
         """
         size = len(json_of(value, "progress"))
         if size > MAX_PROGRESS_BYTES:
@@ -112,21 +115,23 @@ class TaskContext:
     async def update_once(
         self, key: str, change: Callable[[Any], Any | Awaitable[Any]], **options: Any
     ) -> Any:
-        """`StorageManager.update`, but applied once by this task, however often the task is run.
+        """Like `StorageManager.update`, but applied once by this task, however often the task runs.
 
-        The object remembers, in its metadata ``task-id``, the task that changed it last: between two runs
-        of this task no other task may change the same object.
+        The object's metadata ``task-id`` names the task that changed it last, so no other task may change the
+        object between two runs of this one.
         """
         return await self.storage.update(key, change, once=("task-id", self.task.task_id), **options)
 
     async def run_isolated(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
-        """Call ``function`` in another process: for what computes for long or parses bytes of others. The
-        loop, the leases and other requests go on meanwhile, and it is ended with the task: at its time limit,
-        on a request to stop, with the host.
+        """Call ``function`` in a separate process, for long computations and for parsing untrusted bytes. The
+        event loop, leases and other requests go on meanwhile. The process ends with the task: at its time
+        limit, on a request to stop, or with the host. Exceptions of ``function`` are raised here.
 
-        :param function: one at the top of a module, not ``async``; ``args`` can be pickled, and the result
-            saved. It gets no app settings: what it needs are its arguments.
-        :raises StorageError: see `storage_lib.tasks.isolation.run`. Its own errors are raised here.
+        :param function: a function at the top of a module, not ``async``. It gets no app settings.
+        :param args: its arguments, which can be pickled.
+        :param named: its keyword arguments.
+        :raises StorageError: the process failed, or the result cannot be returned; see
+            `storage_lib.tasks.isolation.run`.
         :raises TaskCancelledError: the task was asked to stop.
         """
         from storage_lib.tasks import isolation
@@ -148,26 +153,26 @@ class TaskContext:
         priority: Priority | None = None,
         delay_seconds: float = 0,
     ) -> TaskRecord:
-        """Submit a child task. When the action has returned, the task goes on running until all its children
-        have ended; then it succeeds if they all did, and its result says how each of them ended.
+        """Submit a child task. After the action has returned, the task keeps running until all of its
+        children have ended. It succeeds if they all did, and its result says how each of them ended.
 
-        A run after a retry submits the same children again, in the same order, and finds those of before; a
-        run after a requeue runs those again that did not succeed. The order is that of the calls: several at
-        once (`asyncio.gather`) are fine if a run always makes them in the same order.
+        A run after a retry submits the same children in the same order and finds the existing ones; a run
+        after a requeue runs those again that did not succeed. The order is that of the calls, so concurrent
+        calls (`asyncio.gather`) are fine if every run makes them in the same order.
 
-        :raises InvalidArgumentError: a field or the payload cannot be right, or there are too many children;
-            the action may go on without this one.
-        :raises StorageError: it is not known whether it was submitted. The run has failed with that, even if
-            the action goes on, and submits no more.
+        :raises InvalidArgumentError: a field or the payload is invalid, or there are too many children; the
+            action may go on without this one.
+        :raises StorageError: it is unknown whether the child was submitted. The run has failed, even if the
+            action goes on, and can submit no more.
         """
         if self.unsubmitted is not None:
-            # What is submitted now would get the number that another has in the next run.
+            # A child submitted now would get the number of another one in the next run.
             raise self.unsubmitted
         index = self.children
         new = self._submission.new_child(
             self.task, index, action, payload, priority=priority, delay_seconds=delay_seconds
         )
-        # Taken before the first await: whoever submits meanwhile gets another.
+        # Taken before the first await, so that concurrent calls get different numbers.
         self.children += 1
         try:
             record = await self._submission.child(self.task, index, new)

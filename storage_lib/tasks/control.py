@@ -1,4 +1,4 @@
-"""Changing the course of a task from outside: cancel it, run it again, forget it."""
+"""Controlling a task from outside: cancel and requeue."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from storage_lib.tasks.records import TaskRecords
 
 
 class TaskStateError(StorageError):
-    """The task is in a state in which this cannot be done."""
+    """The task is in a state in which this is not possible."""
 
     code = "task-state"
 
 
 class Control:
-    """Cancel and requeue, against whatever the workers do at the same time."""
+    """Cancels and requeues tasks, whatever the workers do at the same time."""
 
     def __init__(self, records: TaskRecords, queues: QueueStore, now: Callable[[], datetime]) -> None:
         self._records = records
@@ -29,13 +29,13 @@ class Control:
         self._now = now
 
     async def cancel(self, task_id: str) -> tuple[TaskRecord, bool]:
-        """End a task that does not run yet; ask one that runs to stop (`TaskContext.checkpoint`). Children of
-        a cancelled task that have not begun do not run.
+        """End a task that has not started; ask a running one to stop (`TaskContext.checkpoint`).
+        Children of a cancelled task that have not started do not run.
 
-        The record, and whether this call is what ended the task.
+        Returns the record, and whether this call ended the task.
 
         :raises KeyNotFoundError: there is no such task.
-        :raises TaskStateError: it has ended otherwise.
+        :raises TaskStateError: it has ended in another way.
         """
         conflicts = Conflicts()
         while True:
@@ -65,11 +65,10 @@ class Control:
                 await conflicts.pause()
 
     async def requeue(self, task_id: str, *, parent_fence: int | None = None) -> TaskRecord:
-        """Run a task that did not succeed again, with as many attempts as at first; its history is kept.
+        """Run a task that did not succeed again, with as many attempts as before; its history is kept.
+        For the dead record of a message that was not a task, the message is put back into its queue.
 
-        The dead record of a message that was no task has its message put back into the queue it came from.
-
-        :param parent_fence: that of the run of its parent which asks for it.
+        :param parent_fence: the fence of the parent's run that asks for it.
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it succeeded, or has not ended.
         """
@@ -77,8 +76,8 @@ class Control:
         if record.raw_message is not None:
             await self._queues.send_text(record.priority.queue, record.raw_message)
             return await self._put_back(record, self._now())
-        # The message before the record is queued, and it alone suffices: it says which end of the task it
-        # takes back. So a crash in between leaves no queued record without a message.
+        # The message is sent before the record is queued, and is enough by itself: it says which end of the
+        # task it revokes. So a crash in between leaves no queued record without a message.
         message = TaskMessage.of(record, requeue=record.fence)
         if parent_fence is not None:
             message = replace(message, parent_fence=parent_fence)
@@ -93,8 +92,8 @@ class Control:
                 record = found  # Another requeue has touched it.
 
     async def _kept(self, task_id: str) -> TaskRecord:
-        """The record of a task that can be run again, touched, so that the expiry of old records, which may
-        be about to remove it and what it needs, leaves it."""
+        """The record of a task that can run again, touched, so that the expiry of old records does not remove
+        it and its contents now."""
         conflicts = Conflicts()
         while True:
             record = await self._records.get(task_id)
@@ -110,7 +109,7 @@ class Control:
                 await conflicts.pause()
 
     async def revive(self, record: TaskRecord, parent_fence: int | None) -> TaskRecord:
-        """Make an ended task a queued one, for a run of its parent if that asks for it.
+        """Queue an ended task again, for a run of its parent if that asked for it.
 
         :raises PreconditionFailedError: it was changed meanwhile.
         """
@@ -119,7 +118,7 @@ class Control:
             record,
             status=TaskStatus.QUEUED,
             first_attempt=record.attempts,
-            # A new fence: the message of this requeue must not bring the task back from its next end.
+            # A new fence: the message of this requeue must not revive the task after its next end.
             fence=record.fence + 1,
             requeue_fence=record.fence + 1,
             parent_fence=record.parent_fence if parent_fence is None else parent_fence,

@@ -1,7 +1,7 @@
-"""What an action raises that is no `Exception`: its attempt has failed with that, and nothing else has.
+"""Exceptions of an action that are not an `Exception`: they fail its own attempt and nothing else.
 
-`SystemExit` and `KeyboardInterrupt` pass through every task of asyncio and end its loop, and with it all that
-runs there; other exceptions of that kind pass by ``except Exception``.
+`SystemExit` and `KeyboardInterrupt` pass through every asyncio task and end its loop, with everything running
+in it; others of that kind pass every ``except Exception``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _inside: ContextVar[bool] = ContextVar("inside_an_action", default=False)
 
 
 class EscapedError(Exception):
-    """Stands for ``original``, which is no `Exception`."""
+    """Wraps ``original``, which is not an `Exception`."""
 
     def __init__(self, original: BaseException) -> None:
         super().__init__(original)
@@ -24,9 +24,10 @@ class EscapedError(Exception):
 
 
 class _Contained[T](Coroutine[Any, Any, T]):
-    """A coroutine that raises `EscapedError` instead of what must not get out of it.
+    """A coroutine that raises `EscapedError` instead of exceptions that must not leave it.
 
-    No ``async def``: one that is cancelled before it has begun would never close what it is around.
+    It is not an ``async def``, because one that is cancelled before it starts would never close the
+    inner one.
     """
 
     def __init__(self, inner: Coroutine[Any, Any, T], *, everything: bool) -> None:
@@ -66,9 +67,9 @@ class _Contained[T](Coroutine[Any, Any, T]):
 
 
 async def contained[T](loop: asyncio.AbstractEventLoop, running: Coroutine[Any, Any, T]) -> T:
-    """Await an action; it and the tasks that it starts end no loop.
+    """Await an action; neither it nor the tasks that it starts can end the loop.
 
-    :raises EscapedError: it raised what is no `Exception`.
+    :raises EscapedError: it raised something other than an `Exception`.
     """
     _watch_tasks(loop)
     _inside.set(True)
@@ -76,7 +77,10 @@ async def contained[T](loop: asyncio.AbstractEventLoop, running: Coroutine[Any, 
 
 
 def call[T](function: Callable[[], T]) -> T:
-    """Call what belongs to an action. :raises EscapedError: it raised what is no `Exception`."""
+    """Call a function of an action.
+
+    :raises EscapedError: it raised something other than an `Exception`.
+    """
     try:
         return function()
     except (Exception, asyncio.CancelledError):
@@ -86,7 +90,7 @@ def call[T](function: Callable[[], T]) -> T:
 
 
 def _watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the tasks that actions start contained as well; those of others are made as before."""
+    """Contain the tasks that actions start, too; other tasks are created as before."""
     before = loop.get_task_factory()
     if isinstance(before, _Factory):
         return

@@ -1,4 +1,4 @@
-"""What is published when a task has ended."""
+"""The event that is published when a task has ended."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 
 MAX_CHARACTERS = 3000
-"""Of an error's code and message in an event: a message of a queue has 48 KiB of text, and a character may
-take six bytes of JSON. The record has more."""
+"""The length of an error's code and message in an event: a queue message holds 48 KiB, and a character may
+take six bytes in JSON. The record has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskEvent:
-    """``type`` is ``task.`` and the status. ``error`` is None where there is none."""
+    """The end of a task. ``type`` is ``task.STATUS``; ``error`` is None if there is none."""
 
     type: str
     task_id: str
@@ -29,7 +29,7 @@ class TaskEvent:
     parent_id: str | None
     error: dict[str, str] | None
     etag: str = field(default="", compare=False, repr=False)
-    """That of the record whose end it tells; not part of what is published."""
+    """The fence of the record whose end this is; it is not published."""
 
     @classmethod
     def of(cls, record: TaskRecord) -> TaskEvent:

@@ -1,4 +1,4 @@
-"""What a record says of an exception, whatever that exception is: to tell of a failure must not fail."""
+"""What a record says about an exception, whatever that exception does: reporting a failure must not fail."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_CODE_CHARACTERS = 128
 
 
 def error_of(error: BaseException) -> TaskError:
-    """Its code (a `StorageError.code` or the name of its class), what it says, and its traceback."""
+    """The code (a `StorageError.code` or the class name), message and traceback of an exception."""
     if isinstance(error, EscapedError):
         error = error.original
-    # An error may quote what is no text (a file name in another encoding) and must be stored all the same.
+    # An error may quote what is not valid text (a file name in another encoding); it is stored nevertheless.
     code, message, trace = (
         text.encode(errors="backslashreplace").decode()
         for text in (_code(error), _said(error), _trace(error))

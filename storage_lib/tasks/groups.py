@@ -1,4 +1,4 @@
-"""What the errors of several things that an action did at once mean together."""
+"""Exception groups: which error of several concurrent ones decides."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from storage_lib.tasks.retry import RetryPolicy, wait_of
 
 
 def deciding(group: BaseExceptionGroup[BaseException], policy: RetryPolicy) -> Exception:
-    """The one error that decides how the attempt ends.
+    """The error that decides how the attempt ends.
 
-    That the task is no longer ours, or was cancelled, goes before all; then an error that would fail again,
-    and where there are several the whole group; if all are transient, the one that asks for the longest wait.
+    A lost lease or a cancelled task comes first; then a permanent error, or the whole group if there are
+    several; if all are transient, the one that asks for the longest wait.
     """
     errors = list(_leaves(group))
     for kind in (LeaseExpiredError, LeaseLostError, TaskCancelledError):

@@ -1,4 +1,4 @@
-"""What a record remembers: how its latest attempts ended, and what was done to the task between them."""
+"""The history in a record: how the latest attempts ended, and what happened to the task between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from storage_lib.tasks.model import MAX_HISTORY, Attempt, TaskError, TaskRecord
 
 MAX_CHARACTERS = 30_000
-"""Of the history as JSON: a table property holds 32 Ki characters."""
+"""The length of the history as JSON: a table property holds 32 Ki characters."""
 
 
 def ended(
@@ -19,7 +19,7 @@ def ended(
     error: TaskError | None,
     next_at: datetime | None = None,
 ) -> tuple[Attempt, ...]:
-    """The history of a record whose current attempt has just ended. ``next_at``: when the next is due."""
+    """The history of a record whose current attempt has just ended; ``next_at`` is when the next is due."""
     attempt = Attempt(
         record.attempts,
         record.started_at,
@@ -33,8 +33,8 @@ def ended(
 
 
 def noted(record: TaskRecord, now: datetime, outcome: str, message: str | None = None) -> tuple[Attempt, ...]:
-    """The history of a record to which something was done that is no attempt, or happened to one. What held
-    an attempt up again and again is one note, the latest, or there would soon be nothing else."""
+    """The history with a note about something other than an attempt, or during one. If an attempt is held up
+    repeatedly, only the latest note is kept."""
     note = Attempt(record.attempts, None, now, outcome, error_message=message)
     history = record.history
     if (
@@ -47,7 +47,7 @@ def noted(record: TaskRecord, now: datetime, outcome: str, message: str | None =
 
 
 def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
-    """The latest of them that fit: what is unprintable in a message takes six characters in JSON."""
+    """The latest entries that fit; an unprintable character in a message takes six characters in JSON."""
     history = history[-MAX_HISTORY:]
     while len(msgspec.json.encode(history)) > MAX_CHARACTERS:
         history = history[1:]

@@ -1,4 +1,4 @@
-"""What a task takes and gives is JSON: a value that JSON cannot hold is refused, not changed."""
+"""Payloads, progress and results are JSON: a value that JSON cannot hold is refused, not changed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _BYTES = (bytes, bytearray, memoryview)
 
 
 def json_of(value: Any, name: str) -> bytes:
-    """``value`` as JSON. Dataclasses, dates, tuples and the like become what JSON has instead.
+    """``value`` as JSON. Dataclasses, dates, tuples and the like become their JSON equivalents.
 
-    :param name: of the value, for the error's ``field``.
-    :raises SerializationError: JSON cannot hold it (NaN and infinity, bytes, names that are the same as
+    :param name: the value's name, for the error's ``field``.
+    :raises SerializationError: JSON cannot hold it (NaN and infinity, bytes, names that are equal as
         text), or it is nested more than 100 levels deep.
     """
     try:
@@ -47,7 +47,7 @@ def check_depth(data: bytes, value: Any, name: str) -> None:
     :raises SerializationError: it is nested more than 100 levels deep.
     """
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return  # So it is in most cases.
+        return  # The usual case.
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -64,7 +64,7 @@ def check_depth(data: bytes, value: Any, name: str) -> None:
 
 
 def _fault(value: Any, back: Any, path: str) -> tuple[str, str] | None:
-    """Where ``value``, which became ``back``, is none of JSON's, and what it is."""
+    """Where ``value``, which became ``back``, is not JSON, and what it is there."""
     if isinstance(value, float) and not math.isfinite(value):
         return path, f"is {value}"
     if isinstance(value, _BYTES):
@@ -87,7 +87,7 @@ def _fault(value: Any, back: Any, path: str) -> tuple[str, str] | None:
 
 
 def told(error: BaseException) -> str:
-    """What an error says; the name of its class if it says nothing, or fails to."""
+    """The text of an error; the name of its class if it has none, or fails to give one."""
     try:
         text = str(error)
     except BaseException:  # whatever a class of the user's does

@@ -32,13 +32,13 @@ KEY_TABLE = "taskkeys"
 """Idempotency keys."""
 
 MAX_HISTORY = 20
-"""So many of the latest attempts are kept in a record."""
+"""How many of the latest attempts a record keeps."""
 SCHEMA_VERSION = 1
-"""Version of our own messages (``v``). A message without one is of the form that anyone may send."""
+"""Version of the engine's own messages (``v``). A message without a version is one that anyone may send."""
 
 
 class TaskStatus(StrEnum):
-    """Where a task is. `FINAL` states are never left again."""
+    """The state of a task. A task never leaves a `FINAL` state by itself."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -52,7 +52,7 @@ FINAL = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED
 
 
 class Priority(StrEnum):
-    """Which queue delivers a task: the high one is served by a trigger of its own."""
+    """Which queue delivers a task; the one for high priority has its own trigger."""
 
     NORMAL = "normal"
     HIGH = "high"
@@ -63,7 +63,7 @@ class Priority(StrEnum):
 
     @classmethod
     def of_queue(cls, queue: str) -> Priority:
-        """That of the tasks in a task queue."""
+        """The priority of the tasks in a task queue."""
         return cls.HIGH if queue == HIGH_QUEUE else cls.NORMAL
 
     @property
@@ -82,7 +82,7 @@ class TaskError:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of a task, or what ended it without one. ``next_at`` is when it was to be tried again."""
+    """One run of a task, or what ended it without a run. ``next_at`` is the time of the next attempt."""
 
     number: int
     started_at: datetime | None
@@ -95,8 +95,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Children:
-    """The children of a task that fans out: ``done`` and ``failed`` are bit sets by index, so that a child
-    that tells of its end twice is counted once. ``total`` is 0 until the task waits for them."""
+    """The children of a task that fans out. ``done`` and ``failed`` are bit sets by index, so a child that
+    reports its end twice is counted once. ``total`` is 0 until the task waits for its children."""
 
     total: int
     done: int = 0
@@ -108,33 +108,37 @@ class Children:
         return self.total > 0 and self.done & every == every
 
     def of(self, total: int) -> Children:
-        """The first ``total`` of them: an earlier run may have submitted more."""
+        """The first ``total`` children; an earlier run may have submitted more."""
         mask = (1 << total) - 1
         return Children(total, self.done & mask, self.failed & mask)
 
     def of_unknown_total(self) -> Children:
-        """The same ends, of a task that does not wait for them (any more): it may submit others."""
+        """The same ends, for a task that does not wait (or no longer waits) and may submit other children."""
         return Children(0, self.done, self.failed)
 
     def with_end(self, index: int, succeeded: bool) -> Children:
         if 0 < self.total <= index:
-            return self  # of an earlier run, which submitted more
+            return self  # from an earlier run that submitted more
         bit = 1 << index
         return Children(self.total, self.done | bit, self.failed & ~bit if succeeded else self.failed | bit)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """All that is known of a task. Times are aware, in UTC.
+    """Everything known about a task. Times are aware, in UTC.
 
-    ``attempts`` counts how often it began to run, ``first_attempt`` is the count at its last requeue.
-    ``fence`` grows with each run and each requeue and is the fencing token of the one who runs it;
-    ``requeue_fence`` is the one of its last requeue, ``parent_fence`` that of the run of its parent which
-    submitted it last. Before ``lease_until`` nobody else may take it over. ``given_up`` counts how often its
-    message was given up, or it did not get to its action, since an attempt was made. It does not run before
-    ``due_at``. ``payload_key`` names the object that holds a large payload. ``children`` is set once it waits
-    for them. ``history`` has its latest attempts. ``event_due`` says that it has ended and the event of that
-    is not known to be out (`Outbox`). ``omitted`` says of a large content that was not read why not.
+    - ``attempts``: how often it started to run; ``first_attempt``: the count at its last requeue.
+    - ``fence``: grows with each run and requeue; the fencing token of the worker that runs it.
+      ``requeue_fence`` is that of its last requeue, ``parent_fence`` that of the parent's run that
+      submitted it last.
+    - ``lease_until``: until then nobody else may take it over.
+    - ``given_up``: how often its message was given up, or did not reach the action, since the last attempt.
+    - ``due_at``: it does not run before.
+    - ``payload_key``: the object that holds a large payload.
+    - ``children``: set once it waits for its children.
+    - ``history``: its latest attempts.
+    - ``event_due``: it has ended and the event may not have been sent (`Outbox`).
+    - ``omitted``: why a large content was not read.
     """
 
     task_id: str
@@ -177,12 +181,12 @@ class TaskRecord:
         return self.status in FINAL
 
     def runs_again_with(self, parent: TaskRecord) -> bool:
-        """Whether it ended without success for a run before its parent was requeued: the parent's next run
-        submits it again, and the end that it had counts no more."""
+        """Whether it ended without success in a run before its parent was requeued. The parent's next run
+        submits it again, and its former end no longer counts."""
         return self.is_final and self.status is not TaskStatus.SUCCEEDED and self.is_of_before(parent)
 
     def is_of_before(self, parent: TaskRecord) -> bool:
-        """Whether no run of its parent has submitted it since the parent was requeued."""
+        """Whether it has not been submitted again since its parent was requeued."""
         return self.parent_fence < parent.requeue_fence
 
     @property
@@ -193,12 +197,12 @@ class TaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskMessage:
-    """What travels through the queue, and all that is needed to run the task.
+    """The message in the queue, with everything needed to run the task.
 
-    Anyone may send ``{"task_id", "agent_id", "action", "payload"?, "correlation_id"?, "traceparent"?}``; the
-    record is then made on arrival. Our own messages are the same with ``v`` and more: ``payload_key`` where
-    the payload is too large for a message and lies in the object store (claim check), ``due_at``, the
-    priority, the parent.
+    Anyone may send ``{"task_id", "agent_id", "action", "payload"?, "correlation_id"?, "traceparent"?}``;
+    the record is then created on arrival. The engine's own messages also have ``v``, ``payload_key`` if
+    the payload is too large for a message and is in the object store (claim check), ``due_at``, the
+    priority and the parent.
     """
 
     task_id: str
@@ -214,13 +218,13 @@ class TaskMessage:
     parent_id: str | None = None
     child_index: int | None = None
     parent_fence: int | None = None
-    """That of the run of the parent which submitted it."""
+    """The fence of the parent's run that submitted it."""
     requeue: int | None = None
-    """The fence of the record whose end this message takes back."""
+    """The fence of the record that this message requeues."""
 
     @classmethod
     def of(cls, record: TaskRecord, *, requeue: int | None = None) -> TaskMessage:
-        """The message of a task that has its record."""
+        """The message of a task that has a record."""
         return cls(
             task_id=record.task_id,
             agent_id=record.agent_id,
@@ -238,7 +242,7 @@ class TaskMessage:
         )
 
     def to_bytes(self) -> bytes:
-        """The JSON of one of our own messages; what is not set is left out."""
+        """The JSON of one of the engine's own messages, without fields that are not set."""
         fields = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
         if "trace_parent" in fields:
             fields["traceparent"] = fields.pop("trace_parent")
@@ -246,11 +250,11 @@ class TaskMessage:
 
     @classmethod
     def parse(cls, text: str) -> TaskMessage:
-        """Read what is on the wire: a JSON object, by itself or in base64. The two cannot be confused, for
-        ``{`` is not in base64's alphabet; so that both kinds of queue clients are understood.
+        """Read a message as it is on the wire: a JSON object, plain or in base64. The two cannot be confused,
+        because ``{`` is not in base64's alphabet, so both kinds of queue clients are understood.
 
-        :raises SerializationError: it is no JSON object, or not of a known version.
-        :raises InvalidArgumentError: a field is missing, unknown or cannot be right; ``field`` names it.
+        :raises SerializationError: it is not a JSON object, or its version is unknown.
+        :raises InvalidArgumentError: a field is missing, unknown or invalid; ``field`` names it.
         """
         data = _unwrapped(text)
         try:
@@ -275,12 +279,12 @@ class TaskMessage:
             )
         _check_names(message)
         if version is None:
-            # Only we say which end a message takes back, and whose child a task is.
+            # Only the engine says which end a message revokes, and whose child a task is.
             message = {name: value for name, value in message.items() if name not in _OURS}
         task_id = check_task_id(message.get("task_id"))
         payload, payload_key = message.get("payload"), message.get("payload_key")
         if payload_key is not None and (payload is not None or not _is_payload_key(task_id, payload_key)):
-            # A message must not make a task read what is none of its own.
+            # A message must not make a task read another task's data.
             raise InvalidArgumentError(
                 "payload_key is not that of a payload of this task", field="payload_key"
             )
@@ -338,10 +342,10 @@ def _check_names(message: dict[str, Any]) -> None:
 
 
 def _parent(task_id: str, parent_id: Any, index: Any) -> tuple[str | None, int | None]:
-    """The parent of a message's task, and which of its children it is: together or not at all.
+    """The parent of a message's task, and its number among the children: both or neither.
 
-    The id of a child follows from its parent's (`child_task_id`), so that none can be its own ancestor, and
-    nobody can make another's task a child.
+    The id of a child is derived from its parent's (`child_task_id`), so no task can be its own ancestor, and
+    nobody can turn another's task into a child.
     """
     if parent_id is None and index is None:
         return None, None
@@ -362,7 +366,7 @@ def _parent(task_id: str, parent_id: Any, index: Any) -> tuple[str | None, int |
 
 
 _TIME_CHARACTERS = len("00000000-0000-")
-"""Of a UUID of version 7, those that tell the time."""
+"""The digits of a version 7 UUID that hold the time."""
 
 
 def _fence(message: dict[str, Any], name: str) -> int | None:
@@ -382,11 +386,11 @@ def _shown(value: Any) -> str:
 
 
 MAX_CHILDREN = 10_000
-"""Children of one task: as many bits as its record keeps of them."""
+"""Children of one task: the number of bits in its record."""
 
 
 def content_prefix(task_id: str) -> str:
-    """Below which a task's large payload and result are kept in the object store."""
+    """The prefix of large payloads and results in the object store."""
     return f"{SYSTEM_PREFIX}tasks/{task_id}/"
 
 
@@ -403,7 +407,7 @@ _URL_SAFE = str.maketrans("-_", "+/")
 def _unwrapped(text: str) -> bytes:
     text = text.strip(_AROUND)
     if not text.startswith("{"):
-        # As tools write it: in lines, without padding, in the alphabet for URLs.
+        # As tools write it: wrapped, without padding, in the URL alphabet.
         joined = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
         try:
             return base64.b64decode(joined + "=" * (-len(joined) % 4), validate=True).removeprefix(_BOM)
@@ -473,7 +477,7 @@ def _moment(value: Any) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-        # In UTC here and now: a time at the edge of the calendar may have no other.
+        # Convert to UTC here: a time at the edge of the calendar may have no other form.
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidArgumentError(
@@ -490,17 +494,17 @@ def _checked(name: str, value: Any, rule: re.Pattern[str], limit: str) -> str:
 
 
 def new_task_id(now: float | None = None) -> str:
-    """A UUID of version 7 (RFC 9562): its order is the order of time, to the millisecond."""
+    """A version 7 UUID (RFC 9562), ordered by time with millisecond precision."""
     return _uuid7(int((time.time() if now is None else now) * 1000), os.urandom(10))
 
 
 def child_task_id(parent_id: str, created_at: datetime, index: int) -> str:
-    """The id of a task's child: the same however often the parent submits it."""
+    """The id of a task's child, the same each time the parent submits it."""
     return derived_task_id(created_at, hashlib.sha256(f"{parent_id}/{index}".encode()).digest())
 
 
 def derived_task_id(moment: datetime, digest: bytes) -> str:
-    """An id in the order of time, as `new_task_id`, that is the same for the same ``digest``."""
+    """An id ordered by time like that of `new_task_id`, and the same for the same ``digest``."""
     return _uuid7(int(moment.timestamp() * 1000), digest[:10])
 
 

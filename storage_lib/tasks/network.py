@@ -1,6 +1,6 @@
-"""Which errors of network libraries may go well a moment later.
+"""Transient errors of network libraries.
 
-The libraries are told by the names of their classes: none of them is imported here.
+They are recognised by the names of their classes; no library is imported here.
 """
 
 from __future__ import annotations
@@ -47,21 +47,20 @@ _TRANSIENT: dict[str, frozenset[str]] = {
     "openai": frozenset({"APIConnectionError", "APITimeoutError"}),
     "anthropic": frozenset({"APIConnectionError", "APITimeoutError"}),
 }
-"""By the first part of the module's name: classes that are transient with all that is derived from them."""
+"""Transient classes, with their subclasses, by the first part of the module's name."""
 _LASTING = frozenset({"UnsupportedProtocol", "LocalProtocolError", "ServerFingerprintMismatch"})
-"""Derived from them, and lasting all the same."""
+"""Subclasses of them that are permanent."""
 _UNREACHABLE = frozenset(
     {errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN}
 )
 _ASK_AGAIN = frozenset({408, 425, 429})
-"""Of the statuses 4xx, those that ask for another try (RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4)."""
+"""The 4xx statuses that invite a retry (RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4)."""
 
 
 def is_transient_network_error(error: BaseException) -> bool:
-    """Whether it is a connection, a name or an answer that may be there a moment later.
+    """Whether a connection, a name or a response failed that may succeed a moment later.
 
-    An HTTP status decides where the error has one (5xx, 408, 425, 429); a certificate that is refused stays
-    refused.
+    If the error has an HTTP status, that decides (5xx, 408, 425, 429). A rejected certificate is permanent.
     """
     ours = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     known = [(library, name) for library, name in ours if library in _TRANSIENT]
@@ -70,7 +69,7 @@ def is_transient_network_error(error: BaseException) -> bool:
     if known and (status := _status(error)) is not None:
         return status >= 500 or status in _ASK_AGAIN
     if ("urllib", "URLError") in known and not isinstance(getattr(error, "reason", None), str):
-        # A reason that is text is a URL that cannot work.
+        # A textual reason means a URL that cannot work.
         return not _is_about_a_certificate(error)
     if any(name in _TRANSIENT[library] for library, name in known):
         return not _is_about_a_certificate(error)

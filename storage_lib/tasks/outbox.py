@@ -1,8 +1,8 @@
-"""Publishing the events of ends, at least once each, whoever dies in between.
+"""Publishing the events of ended tasks, at least once each, even if a worker dies in between.
 
-The write that ends a task says that its event is due, and a further one, once the event has been sent, that
-it is out. So whoever meets an ended task whose event is not known to be out, a second delivery of its message
-or the repair of overdue tasks, publishes it.
+The write that ends a task marks its event as due, and another write removes the mark once the event has
+been sent. So a second delivery of the message, or the repair of overdue tasks, publishes an event that
+is still due.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ _log = logging.getLogger("AOS.Tasks")
 
 
 class Outbox:
-    """Sends events to the queue of events, and keeps in the records which are out."""
+    """Sends events to the event queue and records which have been sent."""
 
     def __init__(self, records: TaskRecords, queues: QueueStore) -> None:
         self._records = records
         self._queues = queues
 
     async def publish(self, events: Iterable[TaskEvent]) -> None:
-        """:raises StorageError: one could not be sent; it and those after it are still due."""
+        """Send events.
+
+        :raises StorageError: one could not be sent; it and those after it are still due.
+        """
         for event in events:
             await self._queues.send(EVENT_QUEUE, event.to_json().encode())
             try:

@@ -1,4 +1,4 @@
-"""What a payload may hold: the fields that its type declares."""
+"""Payload fields: only those that the type declares."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from storage_lib.spelling import refuse_unknown
 
 
 def refuse_unknown_fields(kind: Any, payload: Any, data: bytes) -> None:
-    """A misspelt field would be left out without a word, and its default taken. A type that says itself what
-    is to become of others (pydantic's ``extra``) is left to do so.
+    """Refuse undeclared fields: a misspelt one would be ignored silently and its default used. A type
+    that sets pydantic's ``extra`` decides for itself.
 
     :param kind: a dataclass, a pydantic model or a TypedDict; any other type has no fields.
     :param data: the payload as JSON, which fits the type.
@@ -25,6 +25,6 @@ def refuse_unknown_fields(kind: Any, payload: Any, data: bytes) -> None:
     else:
         declared = set(getattr(kind, "model_fields", None) or getattr(kind, "__annotations__", ()))
     given = cast("dict[str, Any]", payload)
-    # Names that are not of fields may be aliases; pydantic knows them.
+    # Other names may be aliases, which pydantic knows.
     if declared and not declared.issuperset(given):
         refuse_unknown(values.extra_fields(data, kind), declared, "field of the payload", below="payload.")

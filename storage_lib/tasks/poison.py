@@ -1,4 +1,4 @@
-"""Messages of others: one that is no task ends in a dead record of its own, which keeps it and says why."""
+"""Messages that are not tasks: each ends as a dead record that keeps the message and the reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from storage_lib.errors import StorageError
 from storage_lib.tasks.model import Priority, TaskError, TaskRecord, TaskStatus, derived_task_id
 
 UNKNOWN = "unknown"
-"""Agent and action of such a record; its `TaskRecord.raw_message` is what tells it from a task."""
+"""Agent and action of such a record; its `TaskRecord.raw_message` distinguishes it from a task."""
 
 
 def buried(
@@ -22,14 +22,14 @@ def buried(
     reason: StorageError,
     now: datetime,
 ) -> TaskRecord:
-    """The dead record of a message of the poison queue.
+    """The dead record of a message in the poison queue.
 
-    Its id follows from the message, its id and the second at which it was put there, so that each delivery of
-    it gives the same record, and the records stand among the others in the order of time.
+    Its id is derived from the message, the message's id and the second at which it was put there, so each
+    delivery gives the same record, and the records are ordered by time like all others.
 
-    :param queue: the task queue that it came from, and goes back to when it is requeued.
-    :param message_id: None where nobody knows it: then each delivery has a record of its own, for two
-        messages must never share one.
+    :param queue: the task queue that it came from, and returns to when it is requeued.
+    :param message_id: None if it is unknown; then each delivery has its own record, because two messages must
+        never share one.
     """
     known = None if message_id is None else f"{message_id}\n{text}".encode("utf-8", "surrogateescape")
     digest = os.urandom(10) if known is None else hashlib.sha256(known).digest()

@@ -1,4 +1,4 @@
-"""Which actions there are: ``@task("name")`` registers one, a name can be taken once."""
+"""The actions: ``@task("name")`` registers one. Each name can be used once."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ Action = Callable[[TaskContext, Any], Awaitable[Any]]
 
 MAX_TIMEOUT_SECONDS = 366 * 24 * 3600.0
 DEFAULT_TIMEOUT_SECONDS = 540.0
-"""Below the platform's own limit of an invocation (host.json, ``functionTimeout``), so that a task that
-takes too long ends with a reason."""
+"""Below the platform's limit of an invocation (host.json, ``functionTimeout``), so that a task that takes too
+long ends with a reason."""
 
 
 class UnknownActionError(InvalidArgumentError):
-    """No action has this name: a permanent failure, the message lists the names there are."""
+    """No action has this name. This is a permanent failure; the message lists the known names."""
 
     code = "unknown-action"
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredAction:
-    """An action, the type of its payload (None: any JSON value), its limit in seconds and its retries."""
+    """An action, the type of its payload (None: any JSON value), its time limit in seconds and its
+    retries."""
 
     name: str
     run: Action
@@ -43,7 +44,7 @@ class RegisteredAction:
     timeout: float
     retry: RetryPolicy
     defined_by: CodeType | None = field(default=None, repr=False, compare=False)
-    """The code whose run registered it: that of its module or cell, or of a function."""
+    """The code that registered it: a module, a notebook cell or a function."""
 
 
 class Registry:
@@ -52,8 +53,8 @@ class Registry:
     def __init__(self, modules: Iterable[str] = (), *, host_timeout: float = math.inf) -> None:
         """
         :param modules: names of the modules that call `task` when they are imported.
-        :param host_timeout: seconds after which whatever calls the engine is ended from outside: an action
-            must end before, or its task would have no reason and be run again and again.
+        :param host_timeout: seconds after which the host ends an invocation. Every action must have a shorter
+            time limit, or its task would be run again and again without a reason.
         """
         self._modules = list(modules)
         self._host_timeout = host_timeout
@@ -61,9 +62,9 @@ class Registry:
 
     def get(self, name: str) -> RegisteredAction:
         """
-        :raises UnknownActionError: there is none of this name.
+        :raises UnknownActionError: there is no action of this name.
         :raises ConfigurationError: a module cannot be imported, or an action may take longer than the host
-            lets it.
+            allows.
         """
         self._load()
         try:
@@ -100,9 +101,9 @@ class Registry:
 
 
 def _import(module: str) -> None:
-    """Run a module that registers actions; tried again, it runs again if it has failed.
+    """Import a module that registers actions; after a failure it is imported again next time.
 
-    :raises ConfigurationError: whatever it raised: without it the tasks cannot be told apart.
+    :raises ConfigurationError: the module raised something.
     """
     try:
         import_module(module)
@@ -137,14 +138,15 @@ def task(
 ) -> Callable[[Action], Action]:
     """Register an action: ``async def action(context, payload) -> result``.
 
-    :param payload: a dataclass, pydantic model or other type; the payload is validated and handed over as
-        one.
-    :param timeout: seconds that one run may take; then it fails with ``deadline-exceeded``. Less than the
+    :param name: the action's name: 1 to 64 of a-z, 0-9 and _, starting with a letter.
+    :param payload: a dataclass, pydantic model or other type. The payload is checked against it when a task
+        is submitted, and passed to the action as an instance of it.
+    :param timeout: seconds that one run may take before it fails with ``deadline-exceeded``; less than the
         host's own limit (`Registry`).
-    :param retry: what follows on a transient error.
-    :param retry_on: classes of exceptions of the action's own that count as transient, besides those of
-        ``retry`` and what `is_transient`.
-    :raises ConfigurationError: the name is taken by another function, or the action is no ``async def``.
+    :param retry: what happens after a transient error.
+    :param retry_on: exception classes of the action that count as transient, besides those of ``retry`` and
+        what `is_transient` says.
+    :raises ConfigurationError: another function has this name, or the action is not an ``async def``.
     """
     check_action(name)
     defined_by = sys._getframe(1).f_code  # pyright: ignore[reportPrivateUsage] - cheap, unlike inspect.stack
@@ -162,14 +164,14 @@ def task(
             raise ConfigurationError(
                 f"action {name!r}, {_where(action)}, is not an async function",
                 field="action",
-                remedy="define it by async def; what blocks goes through await asyncio.to_thread(…)",
+                remedy="define it with async def; run blocking calls with await asyncio.to_thread(…)",
             )
         taken = _actions.get(name)
         if taken is not None and not _is_same(taken, action, defined_by):
             raise ConfigurationError(
                 f"two actions are named {name!r}: {_where(taken.run)} and {_where(action)}",
                 field="action",
-                remedy="give each a name of its own",
+                remedy="give each its own name",
             )
         _actions[name] = RegisteredAction(name, action, payload, timeout, policy, defined_by)
         return action
@@ -178,10 +180,10 @@ def task(
 
 
 def _is_same(taken: RegisteredAction, action: Action, defined_by: CodeType) -> bool:
-    """Whether an action is the one of that name, defined once more: its module was imported again after it
-    had failed, is the script that runs as well, or its cell was run twice. The later one counts.
+    """Whether this is the registered action, defined again: its module was imported again after a
+    failure, runs as a script as well, or its notebook cell was run twice. The later definition counts.
 
-    Two definitions that one run of a module has made are two.
+    Two definitions in one run of a module are two actions.
     """
     if taken.run is action:
         return True
@@ -192,7 +194,7 @@ def _is_same(taken: RegisteredAction, action: Action, defined_by: CodeType) -> b
 
 
 def _function(action: Action) -> Any:
-    """The function that does the work of an action, or the class of an object that is one."""
+    """The function behind an action, or the class of a callable object."""
     found: Any = inspect.unwrap(action)
     while isinstance(found, functools.partial):
         found = inspect.unwrap(found.func)

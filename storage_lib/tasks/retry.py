@@ -15,29 +15,31 @@ from storage_lib.tasks.escapes import EscapedError
 from storage_lib.tasks.network import is_transient_network_error
 
 LONGEST_SECONDS = 366 * 24 * 3600.0
-"""No task waits longer for its next attempt: a year."""
+"""The longest wait for a next attempt: a year."""
 
 _log = logging.getLogger("AOS.Tasks")
 
 
 class RetryTaskError(TransientStorageError):
-    """Raised by an action to be run again later; ``retry_after`` (seconds) overrides the policy's delay: a
-    number, the text of one as in the header ``Retry-After``, or a timedelta; at most a year. With anything
-    else the policy's delay stays."""
+    """Raised by an action to be run again later.
+
+    ``retry_after`` overrides the policy's delay: a number of seconds, text as in the header
+    ``Retry-After``, or a timedelta; at most a year. Any other value leaves the policy's delay.
+    """
 
     code = "retry-task"
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same may go well a moment later: what a store or an action says is so, and a connection to
-    whatever an action talks to that broke, could not be made or did not answer in time (network.py)."""
+    """Whether a retry may succeed: a store or the action says so, or a connection broke, could not be
+    established or timed out (see network.py)."""
     if isinstance(error, TransientStorageError | ConnectionError | TimeoutError):
         return True
     return is_transient_network_error(error)
 
 
 def wait_of(error: BaseException) -> float | None:
-    """How many seconds an error asks to wait; None if it does not, or not in seconds."""
+    """The number of seconds that an error asks to wait; None if it asks for none."""
     asked: Any = getattr(error, "retry_after", None)
     if not isinstance(error, TransientStorageError) or asked is None:
         return None
@@ -55,7 +57,7 @@ def wait_of(error: BaseException) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """``delay`` is in seconds; None means that there is no further attempt."""
+    """The decision after a failure. ``delay`` is in seconds; None means that there is no further attempt."""
 
     delay: float | None
 
@@ -66,12 +68,17 @@ class RetryDecision:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff with jitter: attempt n+1 begins between half of and the whole of
-    ``base_seconds * 2 ** (n - 1)`` after attempt n failed, at most ``max_seconds``, and at most a year. Only
-    what `is_transient` is tried again, and what is one of ``retry_on``, the action's own classes of
-    exceptions.
+    """Exponential backoff with jitter.
 
-    :raises InvalidArgumentError: it cannot work.
+    Attempt n+1 begins between half of and all of ``base_seconds * 2 ** (n - 1)`` after attempt n failed, but
+    never more than ``max_seconds`` or a year. Only errors that `is_transient` says are transient are retried,
+    and those of the classes in ``retry_on``.
+
+    :param max_attempts: attempts in all, the first included.
+    :param base_seconds: the longest delay before the second attempt.
+    :param max_seconds: the longest delay before any attempt.
+    :param retry_on: exception classes of the action that count as transient.
+    :raises InvalidArgumentError: a value is out of range.
     """
 
     max_attempts: int = 5
@@ -92,23 +99,26 @@ class RetryPolicy:
         object.__setattr__(self, "retry_on", exception_classes(self.retry_on))
 
     def retries(self, error: BaseException) -> bool:
-        """Whether another attempt may go well, if there is one left."""
+        """Whether another attempt may succeed, if one is left."""
         raised = error.original if isinstance(error, EscapedError) else error
         return isinstance(raised, self.retry_on) or is_transient(error)
 
     def decide(self, attempts: int, error: BaseException) -> RetryDecision:
-        """What follows on the failure of attempt number ``attempts`` (from 1)."""
+        """What happens after the failure of attempt number ``attempts`` (from 1)."""
         if attempts >= self.max_attempts or not self.retries(error):
             return RetryDecision(None)
         if (asked := wait_of(error)) is not None:
             return RetryDecision(asked)
-        # Floats: from attempt 1,025 on the power is more than one can hold.
+        # From attempt 1,025 on the power is too large for a float.
         longest = min(self.base_seconds * 2.0 ** min(attempts - 1, 1000), self.max_seconds, LONGEST_SECONDS)
         return RetryDecision(random.uniform(longest / 2, longest))  # noqa: S311 - spreads load, hides nothing
 
 
 def exception_classes(given: Any) -> tuple[type[BaseException], ...]:
-    """``retry_on`` as a tuple. :raises InvalidArgumentError: it is no class of exceptions, nor several."""
+    """``retry_on`` as a tuple.
+
+    :raises InvalidArgumentError: it is neither an exception class nor several.
+    """
     several: Iterable[Any] = (given,) if isinstance(given, type) else given
     try:
         found = tuple(several)

@@ -48,11 +48,11 @@ from storage_lib.tasks.registry import RegisteredAction, Registry
 
 MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 MAX_VISIBILITY_SECONDS = 7 * 24 * 3600.0
-"""A message can be delayed so long; a task that is due later is put back when it comes up."""
+"""The longest delay of a message; a task that is due later is put back when its message arrives."""
 FIRST_DELIVERY_SECONDS = 30.0
-"""A message is hidden at first no longer than this: if the record could not be written after the message was
-sent, its first delivery writes it and puts the message back, so that a task with a long delay can be seen and
-cancelled. It costs such a task one delivery more."""
+"""The longest initial delay of a message. If the record could not be written after the message was sent,
+the first delivery writes it and puts the message back, so that a task with a long delay can be seen and
+cancelled. This costs such a task one more delivery."""
 KEY_WINDOW_SECONDS = 24 * 3600.0
 MAX_BATCH = 1000
 
@@ -99,14 +99,15 @@ class Submission:
         self._window = timedelta(seconds=key_window_seconds)
 
     async def submit(self, task: NewTask) -> TaskRecord:
-        """Queue a task; when this returns it will run.
+        """Queue a task; when this returns, it will run.
 
-        ``payload`` is any JSON value, checked against the action's payload type before it is taken. With an
-        ``idempotency_key`` the first task with this key and action within the window is returned instead of
-        a second one. It does not run before ``delay_seconds`` have passed (at most a year).
+        ``payload`` is any JSON value, checked against the action's payload type. With an
+        ``idempotency_key``, the first task with this key and action within the window is returned
+        instead of a second one. The task does not run before ``delay_seconds`` have passed (at most a
+        year).
 
         :raises UnknownActionError: there is no such action.
-        :raises InvalidArgumentError: a field or the payload cannot be right; ``field`` names it.
+        :raises InvalidArgumentError: a field or the payload is invalid; ``field`` names it.
         :raises IdempotencyConflictError: the key belongs to a different task.
         """
         data = self.check(task)
@@ -124,10 +125,10 @@ class Submission:
         return await self._send(task, data, task_id, now)
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[TaskRecord | StorageError]:
-        """Submit tasks, 16 at a time: the record of each, or the error that it alone had. All are checked
-        before the first is taken.
+        """Submit tasks, 16 at a time, and return the record or the error of each. All are checked before the
+        first is accepted.
 
-        :raises InvalidArgumentError: one of them cannot be right, and none was taken; ``field`` begins with
+        :raises InvalidArgumentError: one of them is invalid, and none was accepted; ``field`` begins with
             ``tasks[n].``.
         """
         if not 1 <= len(tasks) <= MAX_BATCH:
@@ -161,7 +162,10 @@ class Submission:
         priority: Priority | None,
         delay_seconds: float,
     ) -> NewTask:
-        """Child number ``index`` of a task. :raises InvalidArgumentError: a field cannot be right."""
+        """Child number ``index`` of a task.
+
+        :raises InvalidArgumentError: a field is invalid.
+        """
         if index >= MAX_CHILDREN:
             raise InvalidArgumentError(
                 f"child number {index}", field="children", limit=f"{MAX_CHILDREN} children"
@@ -179,8 +183,8 @@ class Submission:
         return task
 
     async def child(self, parent: TaskRecord, index: int, task: NewTask) -> TaskRecord:
-        """Submit a child of the run that holds ``parent``; submitted again, it is the same task. Once for
-        each requeue of the parent it is run again if it did not succeed: what failed since then has failed.
+        """Submit a child of the run that holds ``parent``; submitting it again gives the same task.
+        After each requeue of the parent, a child that did not succeed is run again once.
         """
         task_id = child_task_id(parent.task_id, parent.created_at, index)
         conflicts = Conflicts()
@@ -201,7 +205,10 @@ class Submission:
                 await conflicts.pause()
 
     def check(self, task: NewTask) -> bytes:
-        """The payload as JSON. :raises InvalidArgumentError: a field cannot be right."""
+        """The payload as JSON.
+
+        :raises InvalidArgumentError: a field is invalid.
+        """
         registered = self._registry.get(task.action)
         check_agent_id(task.agent_id)
         check_correlation_id(task.correlation_id)
@@ -257,7 +264,7 @@ class Submission:
             return record
 
     async def _first_with_key(self, task: NewTask, task_id: str, now: datetime) -> str:
-        """The id of the first task with this key: ``task_id`` if it is this one."""
+        """The id of the first task with this key, which is ``task_id`` if this is the first."""
         tables = self._backend.tables
         row = hashlib.sha256(f"{task.action}\0{task.idempotency_key}".encode()).hexdigest()
         same = msgspec.json.encode(task.payload, order="deterministic")
@@ -287,7 +294,7 @@ class Submission:
         return found.properties["task_id"]
 
     async def expire_keys(self, limit: int) -> int:
-        """Remove up to ``limit`` idempotency keys whose window is over; returns how many."""
+        """Remove up to ``limit`` idempotency keys whose window is over, and return how many were removed."""
         tables = self._backend.tables
         removed = 0
         with contextlib.suppress(KeyNotFoundError):  # No key was ever used: there is no table.
@@ -304,7 +311,10 @@ class Submission:
 
 
 def check_due(message: TaskMessage, now: datetime) -> None:
-    """:raises InvalidArgumentError: the message of a new task is due later than any task may be."""
+    """Check the time of a new task.
+
+    :raises InvalidArgumentError: it is due later than any task may be.
+    """
     if message.due_at is not None and (message.due_at - now).total_seconds() > MAX_DELAY_SECONDS:
         raise InvalidArgumentError(
             f"due_at {message.due_at.isoformat()} is too late",
@@ -336,9 +346,9 @@ def new_record(message: TaskMessage, now: datetime, payload: Any) -> TaskRecord:
 
 
 def validated(registered: RegisteredAction, payload: Any) -> tuple[bytes, Any]:
-    """The payload as JSON and as the action's type.
+    """The payload as JSON, and as an instance of the action's type.
 
-    :raises InvalidArgumentError: names the field that does not fit.
+    :raises InvalidArgumentError: it does not fit; ``field`` names the place.
     """
     kind = registered.payload
     try:
