@@ -18,7 +18,9 @@ from devhost.errors import MEMORY_REFUSED, DevhostError
 from devhost.hostjson import apply_local_settings, load_host_json
 from devhost.keys import FILE_NAME as KEYS_FILE
 from devhost.private import make_folder
+from devhost.process import STOPPING, begin_logging, end
 from devhost.sockets import bind, is_loopback, listens
+from devhost.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from devhost.host import Host
@@ -33,7 +35,6 @@ PAUSE = "DEVHOST_PAUSE"
 RESTART_SECONDS = 5.0
 SOON_SECONDS = 30.0
 PARENT_POLL_SECONDS = 0.5
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 EMULATOR = "UseDevelopmentStorage=true"
 EMULATOR_PORTS = (10000, 10001, 10002)
@@ -99,9 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     given.setdefault(RESTARTED, str(os.getppid()))
     pause = float(given.pop(PAUSE, 0))
     started = time.monotonic()
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S"
-    )
+    begin_logging(logging.WARNING)
     logger.setLevel(logging.WARNING if options.quiet else logging.INFO)
     try:
         # Here, where nothing is open and Ctrl-C ends the process, also one that came before this began.
@@ -160,6 +159,7 @@ async def _main(options: argparse.Namespace) -> int | None:
                 file=sys.stderr,
             )
             stack.pop_all()
+            await host.kill()
             return host.port
     return None
 
@@ -189,7 +189,7 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> Host:
     app: Path = options.app.resolve()
     cors = apply_local_settings(app)
     if not options.quiet:
-        _set_log_level(load_host_json(app).log_level)
+        begin_logging(load_host_json(app).log_level)
     _spare_loopback_from_proxies()
     data = _data_folder(options.data or Path(os.environ.get("AGENT_STORAGE_PATH") or "data"))
     bound = stack.enter_context(bind(options.host, options.port))
@@ -210,19 +210,12 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> Host:
         frozenset(map(_checked_host, options.allow_host)),
         cors,
     )
-    host = Host(config, bound=bound)
+    worker = WorkerProcess(app, logging.getLogger().level)
+    host = Host(config, bound=bound, worker=worker)
     await host.start()
     stack.push_async_callback(host.stop)
     _announce(host, options, azurite=azurite, seconds=time.perf_counter() - started)
     return host
-
-
-def _set_log_level(level: int) -> None:
-    """What the app logs is shown from host.json's default level on. The clients of Azure log each request as
-    information: theirs from warnings on."""
-    logging.getLogger().setLevel(level)
-    for name in ("azure", "aiohttp", "asyncio", "botocore"):
-        logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
 def _spare_loopback_from_proxies() -> None:
@@ -375,14 +368,5 @@ def _hints(host: Host) -> list[str]:
     ]
 
 
-def _exit(code: int) -> NoReturn:
-    """End the process at once: neither a thread in which a function never returns nor a library's own
-    threads, which can not bear that the interpreter is taken down under them, have a say."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    logging.shutdown()
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    _exit(main())
+    end(main())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import inspect
 import logging
 import os
 import socket
-import traceback
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
     from devhost.invoker import Invoker
     from devhost.queues import QueueListener
     from devhost.routing import Route
-    from devhost.runtime import FunctionIndex
+    from devhost.runtime import Function
     from devhost.timers import TimerRunner, Timers
+    from devhost.worker import Worker
+    from devhost.worker_process import WorkerProcess
     from storage_lib.ports.backend import StorageBackend
     from storage_lib.ports.queues import QueueStore
 
@@ -54,20 +55,27 @@ class HostConfig:
 
 
 class Host:
-    """Serves the app of ``config.app`` until stopped. A process can serve one app only.
+    """Serves the app of ``config.app`` until stopped.
 
     ``queues`` is the store of queue triggers and outputs, opened and with ``message_encoding="none"``;
     without it, one is built from the environment as the app builds its own. ``bound`` is a socket from
-    `sockets.bind`, for callers that want the port checked before anything else.
+    `sockets.bind`, for callers that want the port checked before anything else. ``worker`` runs the
+    functions; without it they run in this process, which can serve one app only.
     """
 
     def __init__(
-        self, config: HostConfig, *, queues: QueueStore | None = None, bound: socket.socket | None = None
+        self,
+        config: HostConfig,
+        *,
+        queues: QueueStore | None = None,
+        bound: socket.socket | None = None,
+        worker: WorkerProcess | None = None,
     ) -> None:
         self.config = config
         self.port = config.port
         self._queues = queues
         self._bound = bound
+        self._worker = worker
         self._cleanup = AsyncExitStack()
         self.listeners: list[QueueListener] = []
         self.timers: list[TimerRunner] = []
@@ -99,21 +107,20 @@ class Host:
         """Take nothing new, let what runs end (10 s at most), shut the app down, release everything."""
         await self._cleanup.aclose()
 
+    async def kill(self) -> None:
+        """End the worker with all that runs there, before this process ends."""
+        if self._worker is not None:
+            await self._worker.kill()
+
     async def _start(self) -> None:
         bound = self._bound or bind(self.config.host, self.config.port)
         self._cleanup.callback(bound.close)
         self.port = bound.getsockname()[1]
         settings = load_host_json(self.config.app)
-
-        # Only now: the imports take a while, and everything cheap has been checked.
-        from devhost.runtime import load_app
-
-        index = _without_disabled(load_app(self.config.app))
-        _check_task_modules()
-        _check_settings(index)
-        self._cleanup.push_async_callback(_shutdown, index)
-        invoker = await self._connect(index, settings)
-        server = self._http(index, settings, invoker)
+        worker = self._worker or _worker_here(self.config.app)
+        functions = await self._load(worker)
+        invoker = await self._connect(functions, settings, worker)
+        server = self._http(functions, settings, invoker)
         self._cleanup.push_async_callback(self._stop_triggers, server, invoker)
         await server.start(bound)
         for listener in self.listeners:
@@ -121,18 +128,34 @@ class Host:
         if self._timers is not None:
             self._timers.start()
 
-    async def _connect(self, index: FunctionIndex, settings: HostJson) -> Invoker:
+    async def _load(self, worker: Worker | WorkerProcess) -> list[Function]:
+        """Start the worker; the functions of the app that are not disabled."""
+        starting = asyncio.create_task(worker.start(self._fail))
+        await asyncio.sleep(0)
+        # These take a while, in which another process can load the app.
+        for name in ("http", "queues", "timers"):
+            importlib.import_module(f"devhost.{name}")
+        functions = await starting
+        self._cleanup.push_async_callback(worker.stop)
+        disabled = [function.name for function in functions if is_disabled(function.name)]
+        if disabled:
+            logger.info("disabled by app settings: %s", ", ".join(disabled))
+        return [function for function in functions if function.name not in disabled]
+
+    async def _connect(
+        self, functions: Sequence[Function], settings: HostJson, worker: Worker | WorkerProcess
+    ) -> Invoker:
         """Check every binding, open the queue store if one is needed, and make listeners and timers."""
         from devhost.invoker import Invoker
         from devhost.outputs import QueueOutputs, queue_name
         from devhost.timers import FOLDER, TimerLease, TimerRunner, Timers
 
-        triggers = [function for function in index.functions if function.kind == "queue"]
+        triggers = [function for function in functions if function.kind == "queue"]
         encoding = settings.queues.message_encoding
-        outputs = QueueOutputs(index.functions, encoding)
+        outputs = QueueOutputs(functions, encoding)
         if triggers or outputs.used:
             outputs.store = self._queues or await self._open_store()
-        invoker = Invoker(outputs, timeout=settings.function_timeout, stop_host=self._fail)
+        invoker = Invoker(outputs, worker, timeout=settings.function_timeout)
         if outputs.store is not None and triggers:
             from devhost.queues import QueueListener
 
@@ -150,19 +173,19 @@ class Host:
             ]
         folder = self.config.data / FOLDER
         self.timers = [
-            TimerRunner(function, invoker, folder) for function in index.functions if function.kind == "timer"
+            TimerRunner(function, invoker, folder) for function in functions if function.kind == "timer"
         ]
         if self.timers:
             seconds = self.config.timer_lease_seconds
             self._timers = Timers(self.timers, TimerLease(folder, seconds), renew_seconds=seconds / 2)
         return invoker
 
-    def _http(self, index: FunctionIndex, settings: HostJson, invoker: Invoker) -> HttpServer:
+    def _http(self, functions: Sequence[Function], settings: HostJson, invoker: Invoker) -> HttpServer:
         from devhost.http import DEFAULT_BODY_LIMIT, HttpServer
         from devhost.keys import load_or_create
         from devhost.routing import RouteTable
 
-        routes = RouteTable(index.functions, settings.route_prefix)
+        routes = RouteTable(functions, settings.route_prefix)
         self.routes = routes.routes
         keys = load_or_create(self.config.data) if self.config.require_keys else None
         self.keys = {"host": keys.host, "master": keys.master} if keys else {}
@@ -211,59 +234,7 @@ class Host:
         await invoker.drain(STOP_SECONDS)
 
 
-def _without_disabled(index: FunctionIndex) -> FunctionIndex:
-    disabled = [function.name for function in index.functions if is_disabled(function.name)]
-    if disabled:
-        logger.info("disabled by app settings: %s", ", ".join(disabled))
-    kept = tuple(function for function in index.functions if function.name not in disabled)
-    return replace(index, functions=kept)
+def _worker_here(app: Path) -> Worker:
+    from devhost.worker import Worker
 
-
-def _check_task_modules() -> None:
-    """Import what ``AGENT_TASK_MODULES`` names: the app does so at the first task, too late to be noticed.
-
-    :raises DevhostError: a module can not be imported, or has an action that can not work.
-    """
-    if not os.environ.get("AGENT_TASK_MODULES", "").strip(" ,"):
-        return
-    from functions.state import task_registry
-    from storage_lib.errors import ConfigurationError
-    from storage_lib.tasks import registry
-
-    try:
-        task_registry().names()
-    except ConfigurationError as error:
-        cause = error.__cause__
-        ours = {registry.__file__, importlib.__file__}
-        frames = traceback.extract_tb(cause.__traceback__) if cause is not None else []
-        theirs = [each for each in frames if each.filename not in ours and not each.filename.startswith("<")]
-        told = f"AGENT_TASK_MODULES: {error.explained()}\n{''.join(traceback.format_list(theirs))}"
-        raise DevhostError(told.rstrip()) from error
-
-
-def _check_settings(index: FunctionIndex) -> None:
-    """Let the app check its settings: ``function_app.check_settings``, where it has one.
-
-    :raises DevhostError: one can not work.
-    """
-    from storage_lib.errors import ConfigurationError
-
-    check = getattr(index.module, "check_settings", None)
-    if not callable(check):
-        return
-    try:
-        check()
-    except ConfigurationError as error:
-        raise DevhostError(f"the settings can not work: {error.explained()}") from error
-
-
-async def _shutdown(index: FunctionIndex) -> None:
-    """Let the app close what it opened: ``function_app.shutdown``, where it has one."""
-    shutdown = getattr(index.module, "shutdown", None)
-    if not inspect.iscoroutinefunction(shutdown):
-        return
-    try:
-        await shutdown()
-    except Exception:
-        # The app's own code: its failure must not keep the rest from being released.
-        logger.exception("function_app.shutdown failed")
+    return Worker(app)

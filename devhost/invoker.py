@@ -7,13 +7,17 @@ import dataclasses
 import logging
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from devhost import runtime
 from devhost.outputs import QueueOutputs
 from devhost.runtime import Datum, Function, InvocationResult
+from devhost.worker import Worker
+from devhost.worker_process import WorkerProcess
 
 logger = logging.getLogger("devhost")
+
+GRACE_SECONDS = 12.0
+"""How long a function that exceeded functionTimeout may still run, until its worker is ended."""
 
 
 class Invoker:
@@ -22,17 +26,19 @@ class Invoker:
     def __init__(
         self,
         outputs: QueueOutputs,
+        worker: Worker | WorkerProcess,
         *,
         timeout: float = math.inf,
-        stop_host: Callable[[str], None] = lambda reason: None,
+        grace: float = GRACE_SECONDS,
     ) -> None:
-        """:param timeout: ``functionTimeout`` of host.json in seconds. When a function takes longer, the
-        platform ends the worker, and with it everything else that runs there; ``stop_host`` hears of it.
+        """:param timeout: ``functionTimeout`` of host.json in seconds. A function that takes longer has
+        failed; when it is not done in another ``grace`` seconds, the platform ends the worker, and with it
+        everything else that runs there.
         """
         self._outputs = outputs
-        self._timeout = timeout
-        self._stop_host = stop_host
-        self._worker_ended = asyncio.Event()
+        self._worker = worker
+        self._timeout = None if math.isinf(timeout) else timeout
+        self._grace = grace
         self._running: dict[asyncio.Task[InvocationResult], Function] = {}
 
     async def run(
@@ -45,24 +51,7 @@ class Invoker:
         task = asyncio.create_task(self._run(function, inputs, trigger_metadata), name=function.name)
         self._running[task] = function
         task.add_done_callback(self._running.pop)
-        ended = asyncio.ensure_future(self._worker_ended.wait())
-        try:
-            await asyncio.wait(
-                {task, ended},
-                timeout=None if math.isinf(self._timeout) else self._timeout,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            ended.cancel()
-        if task.done():
-            return task.result()
-        if not self._worker_ended.is_set():
-            self._worker_ended.set()
-            self._stop_host(
-                f"{function.name} ran longer than functionTimeout, {self._timeout:g} s; its worker is ended,"
-                " with all that runs there"
-            )
-        return InvocationResult(ok=False, duration=self._timeout, error="the worker was ended")
+        return await asyncio.shield(task)
 
     async def drain(self, timeout: float) -> None:
         """Wait so many seconds for running invocations; cancel those that take longer, and timers at once."""
@@ -83,7 +72,7 @@ class Invoker:
         inputs: list[tuple[str, Datum]],
         trigger_metadata: Mapping[str, Datum] | None,
     ) -> InvocationResult:
-        result = await runtime.invoke(function, inputs, trigger_metadata)
+        result = await self._invoke(function, inputs, trigger_metadata)
         if result.ok:
             try:
                 await self._outputs.send(function, result)
@@ -95,3 +84,22 @@ class Invoker:
         if not result.ok:
             logger.error("%s failed: %s\n%s", function.name, result.error, result.traceback.rstrip())
         return result
+
+    async def _invoke(
+        self,
+        function: Function,
+        inputs: list[tuple[str, Datum]],
+        trigger_metadata: Mapping[str, Datum] | None,
+    ) -> InvocationResult:
+        # What waits for a worker has not begun.
+        await self._worker.ready()
+        call = asyncio.ensure_future(self._worker.invoke(function.name, inputs, trigger_metadata))
+        try:
+            if (await asyncio.wait({call}, timeout=self._timeout))[0]:
+                return call.result()
+            late = f"{function.name} ran longer than functionTimeout, {self._timeout:g} s"
+            if not (await asyncio.wait({call}, timeout=self._grace))[0]:
+                self._worker.replace(f"{late}; its worker is ended, with all that runs there")
+            return InvocationResult(ok=False, duration=self._timeout or 0, error=late)
+        finally:
+            call.cancel()

@@ -18,6 +18,8 @@ from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
 # Many attempts: what the faults and kills cost must not decide how a task ends.
 PATIENT = RetryPolicy(max_attempts=50, base_seconds=0.1, max_seconds=1)
 CHILDREN = 3
+HOST = os.getppid()
+"""The process of the host, whose worker this is."""
 RATE = float(os.environ.get("CHAOS_RATE", "0"))
 
 
@@ -77,8 +79,8 @@ async def cancelled(context: TaskContext, payload: Any) -> None:
 
 
 def begun(context: TaskContext) -> None:
-    """Leave word of which process runs which attempt; it may be killed at any moment."""
-    with (Path(os.environ["CHAOS_BEGUN"]) / str(os.getpid())).open("ab", buffering=0) as file:
+    """Leave word of which host runs which attempt; it may be killed at any moment."""
+    with (Path(os.environ["CHAOS_BEGUN"]) / str(HOST)).open("ab", buffering=0) as file:
         file.write(f"{context.task.task_id} {context.task.attempts}\n".encode())
 
 

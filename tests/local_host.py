@@ -81,8 +81,8 @@ def write_app(folder: Path, source: str, host_json: str | None = None) -> Path:
     return folder
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "devhost", *arguments]
+def command(*arguments: str, program: tuple[str, ...] = ("-m", "devhost")) -> list[str]:
+    return [sys.executable, *program, *arguments]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -91,10 +91,13 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def serve(app: Path, *arguments: str, **variables: str) -> Iterator[Running]:
+def serve(
+    app: Path, *arguments: str, program: tuple[str, ...] = ("-m", "devhost"), **variables: str
+) -> Iterator[Running]:
+    options = ("--app", str(app), "--data", str(app / "data"), "--port", "0", *arguments)
     with (app / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            command("--app", str(app), "--data", str(app / "data"), "--port", "0", *arguments),
+            command(*options, program=program),
             cwd=app,
             env=environment(**variables),
             stdout=subprocess.PIPE,

@@ -50,6 +50,7 @@ from devhost.routing import Match, RouteTable
 from devhost.runtime import Datum, Function, InvocationResult
 from devhost.sockets import bind, listens
 from devhost.targets import decode_path, encode_path, parse_query
+from devhost.worker import Worker
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryQueueStore
 from storage_lib.errors import AccessDeniedError, StorageUnavailableError
@@ -332,7 +333,7 @@ class Runs(Invoker):
     """Stands in for the app: answers with what the test says, and holds until it is let go."""
 
     def __init__(self, ok: bool = True) -> None:
-        super().__init__(QueueOutputs([], "none"))
+        super().__init__(QueueOutputs([], "none"), Worker(Path()))
         self.ok = ok
         self.bodies: list[Any] = []
         self.metadata: list[Mapping[str, Datum]] = []
@@ -679,16 +680,16 @@ async def test_output_values(value: Datum, texts: list[str]) -> None:
 async def test_output_is_sent_before_the_trigger_message_is_deleted(
     listen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    function, store = with_output("$return"), Store()
+    function, store, worker = with_output("$return"), Store(), Worker(Path())
     outputs = QueueOutputs([dataclasses.replace(function, name="f")], "none")
     outputs.store = store
 
     async def invoke(*_: Any) -> InvocationResult:
         return InvocationResult(True, 0, return_value=Datum("done", "string"))
 
-    monkeypatch.setattr(runtime, "invoke", invoke)
+    monkeypatch.setattr(worker, "invoke", invoke)
     await store.send("work", base64_of("x"))
-    listen(store, Invoker(outputs))
+    listen(store, Invoker(outputs, worker))
     await until(lambda: "delete work" in store.calls)
     assert store.calls == ["send work", "send sink", "delete work"]
 

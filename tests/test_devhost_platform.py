@@ -639,8 +639,6 @@ def test_keys(tmp_path: Path) -> None:
 
 STOPS = """
 import asyncio
-import concurrent.futures
-import os
 import pathlib
 import time
 
@@ -649,30 +647,8 @@ import azure.functions as func
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 HERE = pathlib.Path(__file__).parent
 MET = []
-FOUND = os.environ.get("MADE_BY_THE_HOST", "nothing")
-os.environ["MADE_BY_THE_HOST"] = "by the last one"
 with (HERE / "starts").open("a") as file:
     print(time.time(), file=file)
-
-
-@app.route(route="found", methods=["GET"])
-async def found(req: func.HttpRequest) -> str:
-    return FOUND
-
-
-@app.route(route="once", methods=["GET"])
-async def once(req: func.HttpRequest) -> str:
-    if not (HERE / "hung").exists():
-        (HERE / "hung").touch()
-        await asyncio.sleep(600)
-    return "well"
-
-
-@app.route(route="neighbour", methods=["GET"])
-async def neighbour(req: func.HttpRequest) -> str:
-    (HERE / "neighbour").touch()
-    await asyncio.sleep(600)
-    return "never"
 
 
 @app.route(route="meet", methods=["GET"])
@@ -692,23 +668,6 @@ async def ping(req: func.HttpRequest) -> str:
 async def work(message: func.QueueMessage) -> None:
     (HERE / "worked").touch()
 """
-
-
-def test_function_timeout_ends_all_that_the_worker_does(tmp_path: Path) -> None:
-    """The platform replaces the worker; here the host starts again, on the same port."""
-    app = write_app(tmp_path, STOPS, '{"version": "2.0", "functionTimeout": "00:00:02"}')
-    with serve(app) as host:
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            other = pool.submit(host.ask, "GET", "/api/neighbour")
-            wait_for(lambda: (app / "neighbour").exists())
-            assert host.ask("GET", "/api/once")[0].status == 500
-            assert other.result()[0].status == 500
-        assert "once ran longer than functionTimeout, 2 s" in host.log or "neighbour ran longer" in host.log
-        wait_for(lambda: answers(host))
-        assert host.ask("GET", "/api/once")[1] == b"well"
-        # What was there only for the first, such as an Azurite that ended with it, is not handed on.
-        assert host.ask("GET", "/api/found")[1] == b"nothing"
-        assert host.process.poll() is None
 
 
 async def test_a_refused_queue_request_stops_the_host_which_starts_again(tmp_path: Path) -> None:

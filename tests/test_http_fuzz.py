@@ -238,7 +238,7 @@ def drawn(strategy: st.SearchStrategy[Any], count: int) -> list[Any]:
     return examples
 
 
-def check(answer: AppAnswer) -> None:
+def check(answer: AppAnswer, request: Any) -> None:
     assert 200 <= answer.status < 500, answer
     if answer.status >= 400 and answer.body:
         problem = answer.problem
@@ -252,14 +252,15 @@ def check(answer: AppAnswer) -> None:
             "unicodedata",
             "ttl ",
         ):
-            assert name not in str({**problem, "field": ""}), problem
+            # What the client sent is told back; Hypothesis sends words of our source too.
+            assert name in str(request) or name not in str({**problem, "field": ""}), problem
 
 
 @pytest.mark.timeout(600)
 async def test_nothing_that_a_request_holds_is_a_5xx(platform_anywhere: PlatformApp) -> None:
     """Each header and query parameter by itself, with values of its kind and noise; then several at once."""
     is_local = platform_anywhere.state.config.storage_type == "file"
-    count = (500 if os.environ.get("SOAK") == "1" else 8) if is_local else 5
+    count = (250 if os.environ.get("SOAK") == "1" else 8) if is_local else 5
     made: list[Any] = []
     for name, values in _HEADERS.items():
         for value in drawn(values, count) + drawn(_NOISE, count // 3):
@@ -282,7 +283,7 @@ async def test_nothing_that_a_request_holds_is_a_5xx(platform_anywhere: Platform
     }
     for request in made:
         try:
-            check(await ask(platform_anywhere, words, *request))
+            check(await ask(platform_anywhere, words, *request), request)
         except AssertionError as error:
             raise AssertionError(f"{request!r}") from error
 

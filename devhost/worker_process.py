@@ -1,0 +1,257 @@
+"""A worker in a process of its own, ended and replaced as the platform does it.
+
+Host and worker send each other pickles, each with its length before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devhost.errors import DevhostError
+from devhost.process import STOPPING, begin_logging, end
+
+if TYPE_CHECKING:
+    from devhost.runtime import Datum, Function, InvocationResult
+
+logger = logging.getLogger("devhost")
+
+MOST_DEATHS = 3
+"""The last one ends the host."""
+FORGOTTEN_SECONDS = 30 * 60.0
+"""After so long without one, deaths are counted anew (``RpcFunctionInvocationDispatcher``)."""
+STOP_SECONDS = 10.0
+_BUFFER = 2**24
+
+
+class WorkerProcess:
+    """As `Worker`, but when its process ends, what runs there fails, what comes is held, and the next one is
+    started."""
+
+    def __init__(self, app: Path, log_level: int) -> None:
+        """:param log_level: of what the app logs."""
+        self._command = (sys.executable, "-m", "devhost.worker_process", str(app), str(log_level))
+        self._stop_host: Callable[[str], None] = lambda reason: None
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[InvocationResult]] = {}
+        self._up = asyncio.Event()
+        self._deaths: list[float] = []
+        self._why = ""
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def start(self, stop_host: Callable[[str], None] = lambda reason: None) -> tuple[Function, ...]:
+        """As `Worker.start`."""
+        self._stop_host = stop_host
+        functions = await self._spawn()
+        self._keeping = asyncio.create_task(self._keep(), name="worker")
+        return functions
+
+    async def ready(self) -> None:
+        """Return when a worker is up."""
+        await self._up.wait()
+
+    async def invoke(
+        self, function: str, inputs: list[tuple[str, Datum]], trigger_metadata: Mapping[str, Datum] | None
+    ) -> InvocationResult:
+        """As `Worker.invoke`."""
+        await self.ready()
+        number = next(self._numbers)
+        self._waiting[number] = result = asyncio.get_running_loop().create_future()
+        _send(self._writer, (number, function, inputs, trigger_metadata))
+        return await result
+
+    def replace(self, reason: str) -> None:
+        """As `Worker.replace`."""
+        self._why = reason
+        self._kill()
+
+    async def stop(self) -> None:
+        """As `Worker.stop`; one that does not stop in ten seconds is killed."""
+        await self._leave_alone()
+        if self._up.is_set():
+            _send(self._writer, None)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End it with all that runs there, of which nobody hears."""
+        await self._leave_alone()
+        await self._end()
+
+    async def _leave_alone(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def _end(self) -> int:
+        """Its exit code."""
+        self._kill()
+        code = await self._process.wait()
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+        return code
+
+    async def _spawn(self) -> tuple[Function, ...]:
+        """:raises DevhostError: it can not load the app."""
+        ours, theirs = socket.socketpair()
+        # It hears signals once it knows what to do with them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            with theirs:
+                command = (*self._command, str(theirs.fileno()))
+                self._process = await asyncio.create_subprocess_exec(*command, pass_fds=(theirs.fileno(),))
+            self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=_BUFFER)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            found = await _receive(self._reader)
+        except EOFError:
+            found = DevhostError(f"the worker {_told(await self._process.wait())} while it loaded the app")
+        except asyncio.CancelledError:
+            await self._end()
+            raise
+        if isinstance(found, DevhostError):
+            await self._end()
+            raise found
+        self._up.set()
+        return found
+
+    async def _keep(self) -> None:
+        """Have a worker, until the third has died."""
+        while True:
+            reason = await self._ended()
+            if len(self._deaths) == MOST_DEATHS:
+                self._stop_host(f"{reason}, for the third time")
+                return
+            logger.error("%s; as on the platform, what ran there fails, and another one is started", reason)
+            try:
+                await self._spawn()
+            except DevhostError as error:
+                logger.error("%s", error)
+
+    async def _ended(self) -> str:
+        """Hand results on until the worker has ended, and fail what it had in work. How it ended."""
+        from devhost.runtime import InvocationResult
+
+        reading = asyncio.create_task(self._read())
+        exited = asyncio.create_task(self._process.wait())
+        await asyncio.wait({reading, exited}, return_when=asyncio.FIRST_COMPLETED)
+        self._up.clear()
+        self._kill()
+        await exited
+        # A process that the app left behind may keep the socket open.
+        await asyncio.wait({reading}, timeout=1)
+        reading.cancel()
+        code = await self._end()
+        reason, self._why = self._why, ""
+        if not reason:
+            reason, now = f"the worker {_told(code)}", time.monotonic()
+            if self._deaths and now - self._deaths[-1] > FORGOTTEN_SECONDS:
+                self._deaths.clear()
+            self._deaths.append(now)
+        waiting, self._waiting = self._waiting, {}
+        for result in waiting.values():
+            if not result.done():
+                result.set_result(InvocationResult(ok=False, duration=0, error=reason))
+        return reason
+
+    async def _read(self) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                number, result = await _receive(self._reader)
+                waiting = self._waiting.pop(number)
+                if not waiting.done():
+                    waiting.set_result(result)
+
+
+def _told(code: int) -> str:
+    return f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended by itself (exit code {code})"
+
+
+def _send(writer: asyncio.StreamWriter, value: Any) -> None:
+    data = pickle.dumps(value)
+    writer.write(len(data).to_bytes(8))
+    writer.write(data)
+
+
+async def _receive(reader: asyncio.StreamReader) -> Any:
+    """:raises EOFError: the other process is gone."""
+    try:
+        size = int.from_bytes(await reader.readexactly(8))
+        return pickle.loads(await reader.readexactly(size))  # noqa: S301 - what the other half of this file sent
+    except ConnectionError as error:
+        raise EOFError from error
+
+
+async def _serve(app: Path, link: socket.socket) -> None:
+    """The worker's side."""
+    for number in STOPPING:
+        # It is the host that is asked, and that ends its worker.
+        asyncio.get_running_loop().add_signal_handler(number, lambda: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    from devhost.worker import Worker
+
+    reader, writer = await asyncio.open_connection(sock=link, limit=_BUFFER)
+    worker = Worker(app)
+    running: set[asyncio.Task[None]] = set()
+
+    async def run(
+        number: int, function: str, inputs: list[tuple[str, Datum]], metadata: Mapping[str, Datum] | None
+    ) -> None:
+        _send(writer, (number, await worker.invoke(function, inputs, metadata)))
+
+    try:
+        _send(writer, await worker.start())
+        while (call := await _receive(reader)) is not None:
+            task = asyncio.create_task(run(*call))
+            running.add(task)
+            task.add_done_callback(running.discard)
+        await worker.stop()
+    except DevhostError as error:
+        _send(writer, error)
+        writer.close()
+        await writer.wait_closed()
+
+
+def _end_with_host(link: int) -> None:
+    """End when the other end of the socket is closed, whatever runs here."""
+    poll = select.poll()
+    poll.register(link, 0)
+    poll.poll()
+    os._exit(1)
+
+
+def main() -> None:
+    """``python -m devhost.worker_process APP LOG_LEVEL SOCKET``"""
+    app, level, link = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    os.set_inheritable(link, False)
+    threading.Thread(target=_end_with_host, args=(link,), daemon=True).start()
+    begin_logging(level)
+    asyncio.Runner().run(_serve(Path(app), socket.socket(fileno=link)))
+    end(0)
+
+
+if __name__ == "__main__":
+    main()
