@@ -66,14 +66,14 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--lease-seconds",
-        type=float,
+        type=_seconds,
         default=600,
         metavar="SECONDS",
         help="how long a message is hidden while it is in work (default: the platform's %(default)g)",
     )
     result.add_argument(
         "--timer-lease-seconds",
-        type=float,
+        type=_seconds,
         default=60,
         metavar="SECONDS",
         help="how long the right to run the timers outlives its host (default: %(default)g)",
@@ -160,7 +160,8 @@ async def _main(options: argparse.Namespace) -> int | None:
             )
             stack.pop_all()
             await host.kill()
-            return host.port
+            # A thread may have heard one meanwhile.
+            return None if stop.is_set() else host.port
     return None
 
 
@@ -205,8 +206,8 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> Host:
         options.host,
         options.port,
         options.require_keys,
-        _checked_seconds("--lease-seconds", options.lease_seconds),
-        _checked_seconds("--timer-lease-seconds", options.timer_lease_seconds),
+        options.lease_seconds,
+        options.timer_lease_seconds,
         frozenset(map(_checked_host, options.allow_host)),
         cors,
     )
@@ -292,9 +293,9 @@ def _data_folder(path: Path) -> Path:
     return path.resolve()
 
 
-def _checked_seconds(option: str, seconds: float) -> float:
-    if not 1 <= seconds <= 3600:
-        raise DevhostError(f"{option} must be from 1 to 3600 seconds, not {seconds:g}")
+def _seconds(text: str) -> float:
+    if not 1 <= (seconds := float(text)) <= 3600:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 3600 seconds, not {text}")
     return seconds
 
 

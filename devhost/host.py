@@ -110,7 +110,7 @@ class Host:
     async def kill(self) -> None:
         """End the worker with all that runs there, before this process ends."""
         if self._worker is not None:
-            await self._worker.kill()
+            await self._worker.stop(0)
 
     async def _start(self) -> None:
         bound = self._bound or bind(self.config.host, self.config.port)

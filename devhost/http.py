@@ -18,8 +18,8 @@ from devhost.errors import DevhostError
 from devhost.invoker import Invoker
 from devhost.keys import HostKeys
 from devhost.origins import Cors, refusal
-from devhost.routing import Match, RouteTable
-from devhost.runtime import InvocationResult, http_datum
+from devhost.routing import RouteTable
+from devhost.runtime import http_datum
 
 logger = logging.getLogger("devhost")
 
@@ -146,17 +146,15 @@ class HttpServer:
         if body[:1] == b"{" and len(body) >= LARGE_JSON_BYTES:
             logger.info("%s: the platform's host parses such a body, at some 30 times its size", where)
         url = f"{request.scheme}://{request.host}{targets.encode_path(path)}"
-        result = await self._invoke(
-            request.method, url + (f"?{raw_query}" if raw_query else ""), headers, raw_query, found, body
+        value = http_datum(
+            request.method,
+            url + (f"?{raw_query}" if raw_query else ""),
+            headers,
+            targets.parse_query(raw_query),
+            found.values,
+            body,
         )
-        return function.name, to_answer(function, result, request.method)
-
-    async def _invoke(
-        self, method: str, url: str, headers: Mapping[str, str], raw_query: str, match: Match, body: bytes
-    ) -> InvocationResult:
-        value = http_datum(method, url, headers, targets.parse_query(raw_query), match.values, body)
-        function = match.route.function
-        return await self._invoker.run(function, [(str(function.trigger["name"]), value)])
+        return function.name, to_answer(function, await self._invoker.run(function, value), request.method)
 
 
 def offered_key(headers: Mapping[str, str], raw_query: str) -> str | None:

@@ -42,13 +42,10 @@ class Invoker:
         self._running: dict[asyncio.Task[InvocationResult], Function] = {}
 
     async def run(
-        self,
-        function: Function,
-        inputs: list[tuple[str, Datum]],
-        trigger_metadata: Mapping[str, Datum] | None = None,
+        self, function: Function, trigger: Datum, metadata: Mapping[str, Datum] | None = None
     ) -> InvocationResult:
         """Run a function and send what it put out. Cancelling the caller does not cancel the function."""
-        task = asyncio.create_task(self._run(function, inputs, trigger_metadata), name=function.name)
+        task = asyncio.create_task(self._run(function, trigger, metadata), name=function.name)
         self._running[task] = function
         task.add_done_callback(self._running.pop)
         return await asyncio.shield(task)
@@ -67,12 +64,9 @@ class Invoker:
         await asyncio.gather(*late, return_exceptions=True)
 
     async def _run(
-        self,
-        function: Function,
-        inputs: list[tuple[str, Datum]],
-        trigger_metadata: Mapping[str, Datum] | None,
+        self, function: Function, trigger: Datum, metadata: Mapping[str, Datum] | None
     ) -> InvocationResult:
-        result = await self._invoke(function, inputs, trigger_metadata)
+        result = await self._invoke(function, trigger, metadata)
         if result.ok:
             try:
                 await self._outputs.send(function, result)
@@ -86,14 +80,12 @@ class Invoker:
         return result
 
     async def _invoke(
-        self,
-        function: Function,
-        inputs: list[tuple[str, Datum]],
-        trigger_metadata: Mapping[str, Datum] | None,
+        self, function: Function, trigger: Datum, metadata: Mapping[str, Datum] | None
     ) -> InvocationResult:
         # What waits for a worker has not begun.
         await self._worker.ready()
-        call = asyncio.ensure_future(self._worker.invoke(function.name, inputs, trigger_metadata))
+        inputs = [(str(function.trigger["name"]), trigger)]
+        call = asyncio.ensure_future(self._worker.invoke(function.name, inputs, metadata))
         try:
             if (await asyncio.wait({call}, timeout=self._timeout))[0]:
                 return call.result()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -20,10 +21,17 @@ logger = logging.getLogger("devhost")
 MAX_REQUEST_LINE_BYTES = 8 * 1024
 MAX_HEADERS_BYTES = 32 * 1024
 MAX_HEADERS = 100
-IDLE_SECONDS = 130.0
-HEADERS_SECONDS = 30.0
-BODY_GRACE_SECONDS = 5.0
-BODY_BYTES_PER_SECOND = 240.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how many seconds a connection may be idle, a head and the first bytes of a body may take, and how
+    many bytes of a body must come in each second after that."""
+
+    idle: float = 130.0
+    head: float = 30.0
+    body: float = 5.0
+    bytes_per_second: float = 240.0
 
 
 class BodyTooLargeError(Exception):
@@ -37,13 +45,14 @@ class BodyTooSlowError(Exception):
 class Server(web.Server):
     """aiohttp's server with Kestrel's limits and answers."""
 
-    def __init__(self, handler: Any) -> None:
+    def __init__(self, handler: Any, patience: Patience = Patience()) -> None:
         super().__init__(handler)
         self._options: dict[str, Any] = {
+            "patience": patience,
             "access_log": None,
             # A body arrives as it was sent: Content-Encoding is the app's business.
             "auto_decompress": False,
-            "keepalive_timeout": IDLE_SECONDS,
+            "keepalive_timeout": patience.idle,
             "max_line_size": MAX_REQUEST_LINE_BYTES,
             "max_field_size": MAX_HEADERS_BYTES,
             "max_headers": MAX_HEADERS,
@@ -56,12 +65,18 @@ class Server(web.Server):
 class Connection(RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("_half_closed", "_head_timer")
+    __slots__ = ("_half_closed", "_in_head", "_patience", "_timer")
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, patience: Patience, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._patience = patience
+        self._in_head = False
         self._half_closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Until the first request; aiohttp's own timer begins with the first answer.
+        self._timer = asyncio.get_running_loop().call_later(self._patience.idle, self.force_close)
 
     def eof_received(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  # asyncio takes one
         """A client that sends no more after whole requests still gets their answers. Whether to stay open."""
@@ -84,16 +99,16 @@ class Connection(RequestHandler):
         super().data_received(data)
         # Not while an answer is sent, or the rest of a body that nobody wants is read.
         waits = self._waiter is not None and not self._messages
-        if not waits and self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        elif waits and self._head_timer is None:
+        if waits and self._in_head:
+            return
+        self._timer.cancel()
+        self._in_head = waits
+        if waits:
             # The beginning of a request, and not yet all its headers.
-            self._head_timer = asyncio.get_running_loop().call_later(HEADERS_SECONDS, self._too_slow)
+            self._timer = asyncio.get_running_loop().call_later(self._patience.head, self._too_slow)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        self._timer.cancel()
         super().connection_lost(exc)
 
     def _too_slow(self) -> None:
@@ -132,7 +147,11 @@ def refused_head(request: web.BaseRequest) -> int | None:
     return 431 if size > MAX_HEADERS_BYTES or len(request.raw_headers) > MAX_HEADERS else None
 
 
-async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+async def read_body(
+    request: web.BaseRequest,
+    limit: int,
+    patience: Patience = Patience(),
+) -> bytes:
     """The body as the host hands it to a worker: whole, or empty where it is sent in chunks.
 
     :raises BodyTooLargeError: it announces more than ``limit`` bytes.
@@ -150,9 +169,8 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     size = 0
     try:
         while not request.content.at_eof():
-            async with asyncio.timeout_at(
-                started + max(BODY_GRACE_SECONDS, size / BODY_BYTES_PER_SECOND) + 1
-            ):
+            allowed = max(patience.body, size / patience.bytes_per_second)
+            async with asyncio.timeout_at(started + allowed + 1):
                 chunks.append(await request.content.readany())
             size += len(chunks[-1])
     except TimeoutError:

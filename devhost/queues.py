@@ -233,9 +233,7 @@ class QueueListener:
         done = asyncio.Event()
         renewal = asyncio.create_task(self._keep_hidden(message, done))
         try:
-            result = await self._invoker.run(
-                self.function, [(str(self.function.trigger["name"]), trigger.value)], trigger.metadata
-            )
+            result = await self._invoker.run(self.function, trigger.value, trigger.metadata)
         finally:
             done.set()
         # Not cancelled: a renewal under way changes the receipt, and we need the new one.

@@ -14,8 +14,6 @@ from typing import Any
 from devhost.errors import DevhostError
 from devhost.runtime import Function
 
-ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
 
 @dataclass(frozen=True, slots=True)
 class Literal:

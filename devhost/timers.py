@@ -143,7 +143,7 @@ class TimerRunner:
         self, due: datetime, following: datetime, last: datetime | None, *, past_due: bool
     ) -> None:
         value = timer_datum(past_due=past_due, last=last, next_=following)
-        result = await self._invoker.run(self.function, [(str(self.function.trigger["name"]), value)])
+        result = await self._invoker.run(self.function, value)
         logger.info(
             "timer %s %s due=%s %.0f ms",
             self.function.name,

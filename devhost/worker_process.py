@@ -78,24 +78,16 @@ class WorkerProcess:
         self._why = reason
         self._kill()
 
-    async def stop(self) -> None:
-        """As `Worker.stop`; one that does not stop in ten seconds is killed."""
-        await self._leave_alone()
-        if self._up.is_set():
-            _send(self._writer, None)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
-        await self.kill()
-
-    async def kill(self) -> None:
-        """End it with all that runs there, of which nobody hears."""
-        await self._leave_alone()
-        await self._end()
-
-    async def _leave_alone(self) -> None:
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """As `Worker.stop`; one that does not stop in so many seconds is killed, with all that runs there."""
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
+        if seconds and self._up.is_set():
+            _send(self._writer, None)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), seconds)
+        await self._end()
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -156,14 +148,13 @@ class WorkerProcess:
         from devhost.runtime import InvocationResult
 
         reading = asyncio.create_task(self._read())
-        exited = asyncio.create_task(self._process.wait())
-        await asyncio.wait({reading, exited}, return_when=asyncio.FIRST_COMPLETED)
-        self._up.clear()
-        self._kill()
-        await exited
-        # A process that the app left behind may keep the socket open.
-        await asyncio.wait({reading}, timeout=1)
-        reading.cancel()
+        try:
+            await self._process.wait()
+            self._up.clear()
+            # A process that the app left behind may keep the socket open.
+            await asyncio.wait({reading}, timeout=1)
+        finally:
+            reading.cancel()
         code = await self._end()
         reason, self._why = self._why, ""
         if not reason:

@@ -32,9 +32,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devhost import node, runtime
-from devhost.__main__ import EMULATOR_PORTS
+from devhost.__main__ import EMULATOR_PORTS, parser
 from devhost.azurite import Azurite
 from devhost.errors import DevhostError
+from devhost.host import HostConfig
 from devhost.hostjson import (
     HostJson,
     QueueOptions,
@@ -44,8 +45,8 @@ from devhost.hostjson import (
 )
 from devhost.invoker import Invoker
 from devhost.keys import HostKeys, load_or_create
-from devhost.outputs import QueueOutputs
-from devhost.queues import Backoff, QueueListener, poison_queue_of
+from devhost.outputs import MESSAGE_SECONDS, QueueOutputs
+from devhost.queues import RETRY_PAUSES, Backoff, QueueListener, poison_queue_of
 from devhost.routing import Match, RouteTable
 from devhost.runtime import Datum, Function, InvocationResult
 from devhost.sockets import bind, listens
@@ -342,13 +343,10 @@ class Runs(Invoker):
         self.gate = asyncio.Semaphore(10_000)
 
     async def run(
-        self,
-        function: Function,
-        inputs: list[tuple[str, Datum]],
-        trigger_metadata: Mapping[str, Datum] | None = None,
+        self, function: Function, trigger: Datum, metadata: Mapping[str, Datum] | None = None
     ) -> InvocationResult:
-        self.bodies.append(inputs[0][1].value)
-        self.metadata.append(trigger_metadata or {})
+        self.bodies.append(trigger.value)
+        self.metadata.append(metadata or {})
         self.now += 1
         self.most = max(self.most, self.now)
         await self.gate.acquire()
@@ -585,6 +583,56 @@ async def test_the_platform_stops_the_host(
     assert made == tries
     assert "queue work can not" in stops[0]
     assert await store.length("work") == 1
+
+
+async def test_a_poison_copy_whose_answer_was_lost_is_there_twice(
+    listen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = Store(), Runs(ok=False)
+    await store.send("work", base64_of("x"))
+    real, lost = store._send, iter([StorageUnavailableError("its answer was lost")])
+
+    async def send(*arguments: Any) -> str:
+        sent = await real(*arguments)
+        for error in lost:
+            raise error
+        return sent
+
+    monkeypatch.setattr(store, "_send", send)
+    listen(store, runs, max_dequeue_count=1, retry_pauses=(0.001,))
+    await until(lambda: "delete work" in store.calls)
+    assert await store.texts("work-poison") == [base64_of("x")] * 2
+
+
+async def test_an_output_wakes_no_trigger(listen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "next", lambda _: 1.0)
+    store, function = Store(), with_output(queue="work")
+    outputs = QueueOutputs([function], "base64")
+    outputs.store = store
+    listen(store, runs := Runs())
+    await until(lambda: len(store.asked) == 1)
+    asked = asyncio.get_running_loop().time()
+    await outputs.send(function, InvocationResult(True, 0, outputs=(("out", Datum("x", "string")),)))
+    await until(lambda: bool(runs.bodies))
+    assert asyncio.get_running_loop().time() - asked > 0.9
+
+
+def test_defaults_are_the_platforms() -> None:
+    options, config = QueueOptions(), HostConfig(Path(), Path())
+    assert (options.batch_size, options.new_batch_threshold, options.max_dequeue_count) == (16, 8, 5)
+    assert (config.lease_seconds, config.timer_lease_seconds) == (600, 60)
+    given = parser().parse_args([])
+    assert (given.lease_seconds, given.timer_lease_seconds) == (600, 60)
+    assert (len(RETRY_PAUSES), round(sum(RETRY_PAUSES))) == (5, 22)
+    assert timedelta(days=7).total_seconds() == MESSAGE_SECONDS
+
+
+async def test_a_text_in_base64_keeps_its_metadata(listen: Any) -> None:
+    store, runs = Store(), Runs()
+    identifier = await store.send("work", base64_of('{"id": "mine"}'))
+    listen(store, runs, message_encoding="none")
+    await until(lambda: bool(runs.metadata))
+    assert runs.metadata[0]["Id"].value == identifier
 
 
 async def test_a_missing_queue_is_waited_for(listen: Any) -> None:
@@ -825,6 +873,22 @@ def test_request_arrives_as_the_host_would_pass_it(host: Running) -> None:
     assert seen["headers"]["x-some"] == "Value"
     assert seen["url"] == f"http://127.0.0.1:{host.port}/api/echo/a%2Fb/c?x=1&x=2"
     assert seen["body"] == "\x00\xff"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/plain; charset=utf-16", "\ufeffä".encode("utf-16-le")),
+        ("text/plain; charset=no-such", b"\xff\xfe\x00"),
+        ("application/json", b"\xef\xbb\xbf{"),
+        ("multipart/form-data; boundary=b", b"--b\r\nContent-Disposition: form-data\r\n\r\n1\r\n--b--"),
+        ("application/x-www-form-urlencoded", b"a=%FF&a=+"),
+        ("", b"\r\n\x00"),
+    ],
+)
+def test_bodies_arrive_to_the_byte(host: Running, content_type: str, body: bytes) -> None:
+    seen = host.echo("x", "PUT", body=body, headers={"Content-Type": content_type})
+    assert seen["body"] == body.decode("latin-1")
 
 
 def test_compressed_body_is_left_as_it_is(host: Running) -> None:

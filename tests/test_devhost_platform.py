@@ -9,6 +9,7 @@ import logging
 import re
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from devhost import kestrel
 from devhost.answers import Answer, to_answer
 from devhost.errors import DevhostError
 from devhost.hostjson import HostJson, QueueOptions, is_disabled, load_host_json
+from devhost.http import DEFAULT_BODY_LIMIT
+from devhost.kestrel import Patience
 from devhost.runtime import Function, InvocationResult
 from devhost.sockets import bind
 from functions.limits import function_timeout
@@ -69,6 +72,14 @@ def answer(req: func.HttpRequest) -> func.HttpResponse:
         "none": {},
     }[req.route_params["kind"]]
     return func.HttpResponse("body", headers=headers, mimetype="text/plain")
+
+
+@app.route(route="partly/{status}", methods=["GET"])
+def partly(req: func.HttpRequest) -> func.HttpResponse:
+    status = int(req.route_params["status"])
+    body, length = ("body", {"Content-Length": "4"}) if status == 206 else (None, {})
+    headers = {"ETag": '"a"', "Content-Range": "bytes 0-3/9"} | length
+    return func.HttpResponse(body, status_code=status, headers=headers, mimetype="a/b")
 
 
 @app.route(route="off", methods=["GET"])
@@ -287,6 +298,15 @@ def test_head_and_empty_answers(host: Running) -> None:
     assert to_answer(function, InvocationResult(ok=True, duration=0), "GET").status == 204
 
 
+@pytest.mark.parametrize(("status", "body"), [(204, b""), (206, b"body"), (304, b"")])
+def test_answers_without_a_whole_body_are_as_given(host: Running, status: int, body: bytes) -> None:
+    response, received = host.ask("GET", f"/api/partly/{status}")
+    assert (response.status, received) == (status, body)
+    assert (response.headers["ETag"], response.headers["Content-Type"]) == ('"a"', "a/b")
+    assert response.headers["Content-Range"] == "bytes 0-3/9"
+    assert response.headers["Content-Length"] == ("4" if body else None)
+
+
 def test_a_string_is_plain_text(host: Running) -> None:
     response, body = host.ask("GET", "/api/tasks/x")
     assert (response.status, body) == (200, b"x")
@@ -425,19 +445,20 @@ def test_cors_of_local_settings(host: Running) -> None:
 # --- slow clients
 
 
+QUICK = Patience(idle=1.0, head=0.1, body=-0.9)
+
+
 @pytest.fixture
-async def quick(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+async def quick() -> AsyncIterator[int]:
     """A server whose patience is counted in tenths of a second."""
-    monkeypatch.setattr(kestrel, "HEADERS_SECONDS", 0.1)
-    monkeypatch.setattr(kestrel, "BODY_GRACE_SECONDS", -0.9)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         try:
-            return Answer(200, body=await kestrel.read_body(request, 1000))
+            return Answer(200, body=await kestrel.read_body(request, 1000, QUICK))
         except kestrel.BodyTooSlowError:
             return Answer(500, close=True)
 
-    runner = web.ServerRunner(kestrel.Server(handle))
+    runner = web.ServerRunner(kestrel.Server(handle, QUICK))
     await runner.setup()
     bound = bind("127.0.0.1", 0)
     await web.SockSite(runner, bound).start()
@@ -474,6 +495,26 @@ async def test_an_idle_connection_is_not_a_slow_request(quick: int) -> None:
         # Longer than a request's headers may take.
         await asyncio.sleep(0.3)
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [(b"", b""), (b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na", b"HTTP/1.1 200 OK\r\n")],
+)
+async def test_an_idle_connection_is_closed(quick: int, sent: bytes, answer: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", quick)
+    started = time.monotonic()
+    writer.write(sent)
+    async with asyncio.timeout(DEADLINE):
+        assert (await reader.read()).startswith(answer)
+    assert time.monotonic() - started > 0.9
+    writer.close()
+
+
+def test_times() -> None:
+    """As they were measured; the host notices within a second."""
+    assert Patience() == Patience(idle=130, head=30, body=5, bytes_per_second=240)
+    assert DEFAULT_BODY_LIMIT == 104_857_600
 
 
 async def test_the_rest_of_a_body_is_not_a_slow_request(quick: int) -> None:

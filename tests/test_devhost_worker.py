@@ -20,7 +20,7 @@ from devhost import invoker, worker_process
 from devhost.errors import DevhostError
 from devhost.invoker import Invoker
 from devhost.outputs import QueueOutputs
-from devhost.runtime import InvocationResult, http_datum
+from devhost.runtime import Datum, InvocationResult, http_datum
 from devhost.worker import Worker
 from devhost.worker_process import WorkerProcess
 from storage_lib.backends.file import FileStorageBackend
@@ -239,7 +239,9 @@ class Slow(Worker):
 
 
 def timed(worker: Worker, grace: float) -> Any:
-    run = Invoker(QueueOutputs([], "none"), worker, timeout=0.01, grace=grace).run(function_of(), [])
+    run = Invoker(QueueOutputs([], "none"), worker, timeout=0.01, grace=grace).run(
+        function_of(), Datum("x", "string")
+    )
     return asyncio.create_task(run)
 
 

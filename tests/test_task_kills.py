@@ -60,6 +60,10 @@ class Killed:
             host.kill()
             await host.wait()
 
+    @property
+    def pids(self) -> list[int]:
+        return [host.pid for host in self._hosts]
+
     def runners(self) -> dict[tuple[str, int], int]:
         """The process of each attempt that came to its action."""
         lines = (

@@ -1,11 +1,13 @@
-"""The platform stops a whole host on one refused queue request, or a worker on one function that is too long:
-the app goes on in the next, and each effect is there once."""
+"""The platform stops a whole host on one refused queue request, and a worker dies with all that it does: the
+app goes on in the next, and each effect is there once."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -96,6 +98,45 @@ async def test_refused_queue_requests_stop_hosts(tmp_path: Path, azurite: Any) -
                 door.is_shut = False
             # The law holds from here on: until now no host was up for long. And the tasks take their time.
             async with asyncio.timeout(LAW + 30):
+                left = [*submitted]
+                while await is_open(engine, left):
+                    await asyncio.sleep(0.25)
+        finally:
+            await hosts.end()
+        await check(engine, submitted, hosts, law=math.inf)
+
+
+def worker_or_none(host: int) -> int | None:
+    """The process that has the app: the only child of its host."""
+    children = Path(f"/proc/{host}/task/{host}/children").read_text().split()
+    return int(children[0]) if len(children) == 1 else None
+
+
+@pytest.mark.timeout(400 if SOAK else 150)
+@pytest.mark.parametrize("backend", ["file", "azure"])
+async def test_workers_die(backend: str, tmp_path: Path, azurite: Any) -> None:
+    """The host goes on, releases what failed, and ends itself with every third worker."""
+    chance, data = random.Random(11), tmp_path / "data"
+    settings = stored_on(backend, data, azurite)
+    async with StorageManager(StorageConfig.from_env(settings)) as storage:
+        engine, submitted = TaskEngine(storage), list[str]()
+        hosts = Killed(data, tmp_path / "begun", settings)
+        try:
+            await hosts.add(1)
+            (host,) = hosts.pids
+            dead = 0
+            for death in range(12 if SOAK else 4):
+                for _ in range(3):
+                    task = await engine.submit("chaos_family", "dying", chance.uniform(0.1, 2))
+                    submitted.append(task.task_id)
+                await asyncio.sleep(chance.uniform(0.2, 2))  # the instant is meant to be any
+                async with asyncio.timeout(60):
+                    while (worker := await asyncio.to_thread(worker_or_none, host)) in (None, dead):
+                        await asyncio.sleep(0.05)
+                assert worker is not None
+                os.kill(worker, signal.SIGKILL)
+                dead, hosts.deaths[-death] = worker, datetime.now(UTC)
+            async with asyncio.timeout(LAW + 60):
                 left = [*submitted]
                 while await is_open(engine, left):
                     await asyncio.sleep(0.25)
