@@ -108,6 +108,7 @@ RULES: Mapping[str, Rule] = {
     "hostStorageSku": _one_of("Standard_LRS", "Standard_ZRS"),
     "retentionDays": _number(2, 365),
     "coolAfterDays": _number(0),
+    "storageLogs": BOOLEAN,
     "instanceMemoryMB": _one_of("512", "2048", "4096"),
     "maximumInstanceCount": _number(1, 1000),
     "httpConcurrency": _number(1, 1000),
@@ -120,6 +121,8 @@ RULES: Mapping[str, Rule] = {
     "existingDataAccountResourceGroup": _GROUP,
     "networkIsolation": BOOLEAN,
     "networkAddressPrefix": Rule(_is_network, "a network of IPv4, /20 or larger, such as 10.20.0.0/20"),
+    "appPrivateEndpoint": BOOLEAN,
+    "appPublicAccess": BOOLEAN,
     "authClientId": _GUID,
     "keyVaultEnabled": BOOLEAN,
     "alertEmail": _form(
