@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # The project's own files: what a user keeps beside them is not ours to check.
 SOURCES := function_app.py functions actions storage_lib deployment devhost tests benchmarks README.md CHANGES.md docs
 
-.PHONY: run package lock test soak lint format bench docs clean
+.PHONY: run package lock test soak infra-check lint format bench docs clean
 
 # exec, so that what ends make ends the server, and Azurite with it.
 # S3 needs botocore, which nothing else does.
@@ -34,6 +34,10 @@ test: $(VENV)/dev.stamp
 
 soak: $(VENV)/dev.stamp
 	SOAK=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
+
+# The templates by Microsoft's compiler, which is used where it is there; make test does so too.
+infra-check: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.infra_compiler
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check $(SOURCES)

@@ -86,7 +86,7 @@ class Resource:
 
     @property
     def full_name(self) -> str:
-        return f"{self.parent.full_name}/{self.name}" if self.parent else self.name
+        return joined(self.parent.full_name, "/", self.name) if self.parent else self.name
 
     @property
     def id(self) -> str:
@@ -95,7 +95,7 @@ class Resource:
             at = at.parent
         if at.scope is None:
             return resource_id(self.type, self.full_name, self.group, self.subscription)
-        return at.scope.id + resource_id(self.type, self.full_name, subscription="")
+        return joined(at.scope.id, resource_id(self.type, self.full_name, subscription=""))
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -130,7 +130,13 @@ def resource_id(kind: str, name: str, group: str = "", subscription: str = SUBSC
     if not types or len(types) != len(names):
         raise BicepError(f"{name!r} is no name for {kind}")
     pairs = "/".join(f"{t}/{n}" for t, n in zip(types, names, strict=True))
-    return f"{home}{f'/resourceGroups/{group}' if group else ''}/providers/{provider}/{pairs}"
+    found = f"{home}{f'/resourceGroups/{group}' if group else ''}/providers/{provider}/{pairs}"
+    return Runtime(found) if isinstance(name, Runtime) else found
+
+
+def joined(*texts: str) -> str:
+    """Texts as one, which is known when all of them are."""
+    return (Runtime if has_runtime([*texts]) else str)("".join(texts))
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -436,7 +442,7 @@ class _Template:
 
     def extension_resource_id(self, scope: str, kind: str, *names: str) -> str:
         known(kind, *names)
-        return (Runtime if has_runtime(scope) else str)(scope + resource_id(kind, "/".join(names), "", ""))
+        return joined(scope, resource_id(kind, "/".join(names), "", ""))
 
     def expression(self, node: Node | None, scope: Scope, then: Then | None = None) -> Any:
         """:param then: what is done with the value. tree-sitter-bicep takes `a ? b : c.d` for
