@@ -1,9 +1,10 @@
 """Running tasks, and ending those that cannot run. No trigger code.
 
-Delivery is at least once, so everything here may happen twice, in two places at once, or stop half-way; the
-record decides. Whoever runs a task holds a lease on its record (lease.py): a time until which nobody else may
-take over, renewed while the action runs, and a fencing token without which nothing can be written. A worker
-that died is taken over when its lease ends; one that comes back late writes nothing.
+Delivery is at least once, so everything here may happen twice, in two places at once, or stop half-way;
+the record decides. A worker that runs a task holds a lease on its record (lease.py): a time until which
+nobody else may take over, renewed while the action runs, and a fencing token without which nothing can
+be written. The tasks of a dead worker are taken over when their lease ends; a worker that comes back
+late writes nothing.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ _LEASE_BOUNDS = (0.01, 24 * 3600.0)
 _WINDOW_BOUNDS = (0.0, 366 * 24 * 3600.0)
 CONFIGURATION_WAIT_SECONDS = 60.0
 MAX_DELIVERIES = 20
-"""How often in a row a message that did not even get to its action is put back from the poison queue."""
+"""How often in a row a message that did not reach its action is put back from the poison queue."""
 
 _log = logging.getLogger("AOS.Tasks")
 
@@ -80,16 +81,18 @@ class TaskExistsError(InvalidArgumentError):
 
 
 class _WornOutError(Exception):
-    """The attempts before ended without a word, and there is no further one."""
+    """Earlier attempts ended without a report, and none is left."""
 
 
 class TaskEngine:
     """Runs the tasks of one storage.
 
-    :param lease_seconds: how long a worker that went silent keeps its task, at most a day.
+    :param storage: where tasks, queues and objects are.
+    :param registry: the known actions; None knows none.
+    :param lease_seconds: how long a silent worker keeps its task, at most a day.
     :param key_window_seconds: how long an idempotency key stands for its first task, at most a year.
     :param clock: seconds since the epoch; tests inject their own.
-    :raises InvalidArgumentError: one of them is out of bounds.
+    :raises InvalidArgumentError: one of them is out of range.
     """
 
     def __init__(
@@ -119,8 +122,16 @@ class TaskEngine:
         self._clock = clock
 
     async def submit(self, action: str, agent_id: str, payload: Any = None, **options: Any) -> TaskRecord:
-        """Queue a task; when this returns it will run. The options are the other fields of `NewTask`, the
-        errors those of `Submission.submit`."""
+        """Queue a task; when this returns, it will run.
+
+        :param action: the name of a registered action.
+        :param agent_id: the agent that the task belongs to.
+        :param payload: any JSON value that fits the action's payload type.
+        :param options: the other fields of `NewTask`.
+        :raises UnknownActionError: there is no such action.
+        :raises InvalidArgumentError: a field or the payload is invalid; ``field`` names it.
+        :raises IdempotencyConflictError: the idempotency key belongs to a different task.
+        """
         return await self.submission.submit(
             NewTask(action=action, agent_id=agent_id, payload=payload, **options)
         )
@@ -128,11 +139,10 @@ class TaskEngine:
     # -- deliveries
 
     async def process(self, text: str, *, queue: str, dequeue_count: int = 1) -> list[TaskEvent]:
-        """Handle one delivery of a message of a task queue; when this returns it may be deleted.
+        """Handle one delivery of a message from a task queue; when this returns, the message may be deleted.
 
         Returns the events to publish (`Outbox.publish`). A delivery that changes nothing (the task has ended,
-        or another delivery of it is running) has none; only where an event is not known to be out, it is
-        given again.
+        or another delivery is running) returns none, unless an event may not have been sent.
 
         :param text: the message as it is on the wire (`QueueMessage.text`).
         :param queue: the queue that it came from.
@@ -158,20 +168,20 @@ class TaskEngine:
             return await self._run(lease, text, queue)
 
     async def _finished(self, record: TaskRecord, *, again: bool) -> list[TaskEvent]:
-        """What is left to do for a task that needs no run: whoever ran it may have died before it was done.
+        """Finish a task that needs no run, as its worker may have died before it was done.
 
-        :param again: the message was delivered before: then those that wait for the task may not know either.
+        :param again: the message was delivered before, so tasks that wait for this one may not know either.
         """
         if record.is_final:
             events = [TaskEvent.of(record)] if record.event_due else []
             return events + await self._joins.child_ended(record, again=again or record.event_due)
-        if record.cancel_requested:  # while it ran, and it began to wait all the same
+        if record.cancel_requested:  # while it ran, but it started to wait nevertheless
             return (await self.cancel(record.task_id))[1]
-        # Its last child may have ended before it began to wait.
+        # Its last child may have ended before it started to wait.
         return await self._joins.complete(record)
 
     async def _revived(self, record: TaskRecord, message: TaskMessage) -> TaskRecord:
-        """The record, queued again if that is what the message is for."""
+        """The record, queued again if the message is a requeue."""
         if not record.is_final or record.status is TaskStatus.SUCCEEDED or message.requeue != record.fence:
             return record
         try:
@@ -188,14 +198,14 @@ class TaskEngine:
         inserted_at: datetime,
         dequeue_count: int = 1,
     ) -> list[TaskEvent]:
-        """Handle a message that the platform gave up; when this returns it may be deleted.
+        """Handle a message that the platform gave up; when this returns, the message may be deleted.
 
-        A message that is none of a task gets a dead record of its own, which holds the message and the reason
-        (poison.py). A task that did not fail by itself (a store was away each time) is queued again; after
+        A message that is not a task gets a dead record that holds the message and the reason (poison.py). A
+        task that did not fail itself (the store was unavailable each time) is queued again; after
         `MAX_DELIVERIES` in a row without an attempt it ends dead.
 
         :param queue: the task queue (not the poison queue) that it came from.
-        :param message_id: that of the message in the poison queue, None where it is not known.
+        :param message_id: the id of the message in the poison queue, None if unknown.
         :param inserted_at: when it was put there.
         """
         try:
@@ -226,10 +236,10 @@ class TaskEngine:
         return await self._undelivered(lease, text, queue, reason)
 
     async def _record_of(self, message: TaskMessage) -> TaskRecord:
-        """The record of a message, made now where there is none.
+        """The record of a message, created now if there is none.
 
         :raises TaskExistsError: the id is that of another task.
-        :raises InvalidArgumentError: the message says of its parent or its time what cannot be.
+        :raises InvalidArgumentError: what the message says about its parent or its time is impossible.
         """
         if message.requeue is not None:
             await self._joins.check_parent(message)
@@ -245,7 +255,7 @@ class TaskEngine:
                 record = await self.records.get(message.task_id, contents=False)
         same = (record.agent_id, record.action) == (message.agent_id, message.action)
         if message.parent_id is not None:
-            # Who was told of only by its message has no parent in it.
+            # A task known only from another program's message has no parent in it.
             parent = (message.parent_id, message.child_index)
             same = same and (record.parent_id, record.child_index) == parent
         if same and message.payload_key is None and record.payload_key is None:
@@ -260,8 +270,8 @@ class TaskEngine:
         return record
 
     async def _claim(self, record: TaskRecord, text: str, queue: str) -> TaskRecord | None:
-        """Take the lease. Where it is not time, or another delivery holds it, the message is put back until
-        then; None then, as where the task has ended or waits for its children only."""
+        """Take the lease. If the task is not due, or another delivery holds it, the message is put back until
+        then and None is returned; likewise None if the task has ended or only waits for its children."""
         while True:
             now = self._now()
             if record.is_final or record.is_waiting:
@@ -272,7 +282,7 @@ class TaskEngine:
                 await self._queues.send_text(queue, text, delay=wait)
                 return None
             if record.status is TaskStatus.RUNNING and watch.holds(record):
-                # It runs here, and nothing could be renewed, because the loop was blocked or all stood still.
+                # It runs here, but could not renew: the loop was blocked or the machine stood still.
                 await self._queues.send_text(queue, text, delay=self._length.total_seconds() / 3)
                 return None
             history = record.history
@@ -329,11 +339,11 @@ class TaskEngine:
         except asyncio.CancelledError as cancelled:
             current = asyncio.current_task()
             if current is None or not current.cancelling():
-                # Nobody stops us: the action awaited something that was cancelled.
+                # The host is not stopping: the action awaited something that was cancelled.
                 error = RuntimeError("the action was cancelled from within")
                 error.__cause__ = cancelled
                 return await self._failed(lease, registered, error, text, queue)
-            # The host is stopping: give the task back, with its attempt, so that the next host need not wait
+            # The host is stopping: give the task and its attempt back, so that the next host need not wait
             # for the lease.
             error = TaskError("interrupted", "the host stopped while it ran")
             with contextlib.suppress(StorageError, LeaseLostError):
@@ -341,7 +351,7 @@ class TaskEngine:
             raise
         except Exception as error:
             if context is None and is_transient(error):
-                # It did not come to a run, and so to no attempt.
+                # It did not run, so this was not an attempt.
                 return await self._undelivered(lease, text, queue, error_of(error))
             return await self._failed(lease, registered, error, text, queue, ran=context is not None)
         try:
@@ -363,11 +373,11 @@ class TaskEngine:
     ) -> list[TaskEvent]:
         """Record that the attempt failed.
 
-        :param ran: whether the action is what failed: its policy is about nothing else.
+        :param ran: whether the action itself failed; its retry policy applies to nothing else.
         """
         reason = error_of(error)
         if isinstance(error, ConfigurationError) and registered is None:
-            # A task module cannot be loaded: the app's to mend. The task waits, and loses no attempt.
+            # A task module cannot be loaded, which the operator must fix. The task waits, losing no attempt.
             wait = CONFIGURATION_WAIT_SECONDS
             return await self._again(lease, text, queue, wait, reason, "misconfigured", counts=False)
         policy = registered.retry if registered is not None and ran else RetryPolicy()
@@ -395,7 +405,7 @@ class TaskEngine:
         return events
 
     async def _undelivered(self, lease: Lease, text: str, queue: str, reason: TaskError) -> list[TaskEvent]:
-        """Put a task back that did not get to its action; where that was so too often, it is dead."""
+        """Put a task back that did not reach its action; if that happened too often, it is dead."""
         given_up = lease.record.given_up
         if given_up >= MAX_DELIVERIES:
             error, attempts = lease.record.error or reason, lease.record.attempts - 1
@@ -419,7 +429,7 @@ class TaskEngine:
     ) -> list[TaskEvent]:
         """Put the task back, to run in ``delay`` seconds.
 
-        :param counts: whether this was an attempt; one that was none is given back.
+        :param counts: whether this was an attempt; if not, the attempt is given back.
         """
         now = self._now()
         due = now + timedelta(seconds=delay)
@@ -448,7 +458,7 @@ class TaskEngine:
             return []
         if record.is_final:
             return [TaskEvent.of(record), *await self._joins.child_ended(record)]
-        # After the record: if this fails, the message that is being handled now comes again.
+        # After the record: if this fails, the current message is delivered again.
         await self._queues.send_text(queue, text, delay=min(delay, MAX_VISIBILITY_SECONDS))
         return []
 
@@ -463,7 +473,7 @@ class TaskEngine:
         return [TaskEvent.of(record), *await self._joins.child_ended(record)]
 
     async def _given_back(self, lease: Lease) -> list[TaskEvent]:
-        """Give the attempt back that was lost because all stood still here, to the run that took over."""
+        """Return an attempt that was lost because the machine stood still to the run that took over."""
         conflicts = Conflicts()
         while lease.was_held_up:
             try:
@@ -496,8 +506,8 @@ class TaskEngine:
         return await self._joins.complete(record)
 
     async def cancel(self, task_id: str) -> tuple[TaskRecord, list[TaskEvent]]:
-        """End a task that does not run yet, or ask it to stop; see `Control.cancel`. Its record, and the
-        events of what has ended by that: the task, and what waited for it."""
+        """End a task that has not started, or ask it to stop; see `Control.cancel`. Returns its record
+        and the events of what has ended: the task, and tasks that waited for it."""
         record, ended = await self.control.cancel(task_id)
         if record.status is not TaskStatus.CANCELLED:
             return record, []
@@ -518,7 +528,7 @@ class TaskEngine:
 
 
 def _ending(record: TaskRecord, now: datetime, status: TaskStatus, error: TaskError | None) -> dict[str, Any]:
-    """What every end of a run writes."""
+    """The fields that every end of a run writes."""
     return {
         "status": status,
         "finished_at": now,

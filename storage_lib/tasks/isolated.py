@@ -1,7 +1,7 @@
-"""The process in which a function runs apart (isolation.py): this is its whole program.
+"""The program of the separate processes of isolation.py.
 
-It reads calls from its standard input, one after another, and ends when that does, or with the process that
-started it. A frame is eight bytes with its length, and so many bytes.
+It reads calls from standard input, one after another, and ends when that closes, or with the process that
+started it. A frame is eight bytes with its length, followed by that many bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_TEXT = 16 * 1024
 """Characters of an error's message, and of its traceback."""
 NICENESS = 5
-"""What runs apart yields to the host, whose leases and answers are short."""
+"""Separate processes yield to the host, whose leases and responses are urgent."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -147,7 +147,8 @@ def _storable(text: str) -> str:
 
 
 def _end_with(parent: int) -> None:
-    """A function that never lets another thread run does not see the end of its input: the kernel does."""
+    """A function that never lets another thread run does not notice that its input has ended; the kernel
+    does."""
     if sys.platform != "linux":
         return
     import ctypes

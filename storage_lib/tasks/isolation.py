@@ -1,11 +1,11 @@
-"""Running a function apart: in a process of its own, which can be ended at any time.
+"""Running a function in a separate process, which can be ended at any time.
 
-A thread is no help against code that holds the interpreter, such as a regular expression or a parser on bytes
-that somebody chose: nothing else runs meanwhile, no lease is renewed, and it cannot be stopped. Here it runs
-in another process, one of a few that are used again and end when they have been idle for a while.
+A thread does not help against code that holds the interpreter, such as a regular expression or a parser on
+untrusted bytes: nothing else runs meanwhile, no lease is renewed, and it cannot be stopped. Here it runs in
+another process, one of a few that are reused and end when they have been idle for a while.
 
-These are started with ``sys.executable``, never forked, and get this process's ``sys.path`` but not its
-settings: what a function needs are its arguments.
+They are started with ``sys.executable``, never forked, and get this process's ``sys.path`` but not its
+settings: everything that a function needs is in its arguments.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ _GIGANTIC = 1 << 40
 
 
 class IsolatedError(StorageError):
-    """A function that ran apart failed with an error that only its own process knows."""
+    """A function in a separate process failed with an error that only that process knows."""
 
     code = "isolated-error"
 
 
 class ProcessDiedError(StorageError):
-    """The process in which a function ran apart has ended under it. It is not tried again: what ended it is
-    most likely the function."""
+    """The separate process of a function has died. This is not retried, because the function is most
+    likely the cause."""
 
     code = "process-died"
 
 
 class MemoryExceededError(StorageError):
-    """A function that ran apart needed more memory than it may have."""
+    """A function in a separate process needed more memory than it may use."""
 
     code = "memory-exceeded"
 
@@ -79,16 +79,16 @@ class _RemoteError(Exception):
 
 
 async def run(function: Callable[..., Any], /, *args: Any, **named: Any) -> Any:
-    """Call ``function`` in another process and return its result. When this is cancelled, the process ends.
+    """Call ``function`` in another process and return its result. Cancelling the call ends the process.
 
-    :param function: one that a module defines, so that the other process can import it; not ``async``.
-    :param args: what can be pickled, likewise ``named``. The result is a value that can be saved
+    :param function: defined at the top of a module, so that the other process can import it; not ``async``.
+    :param args: arguments that can be pickled, like ``named``. The result must be a value that can be saved
         (`storage_lib.values`).
     :raises InvalidArgumentError: the function cannot be imported, or an argument cannot be pickled.
     :raises MemoryExceededError: it needed more than its share of three quarters of the machine's memory.
-    :raises ProcessDiedError: its process has ended (a crash of a library, the kernel for want of memory).
+    :raises ProcessDiedError: its process has died (a crash in a library, or killed for lack of memory).
     :raises TransientStorageError: no process could be started.
-    :raises IsolatedError: it failed with an error of a class that is not known here. Built-in exceptions and
+    :raises IsolatedError: it failed with an exception class that is not known here. Built-in exceptions and
         `StorageError`s are raised as they are.
     """
     job = _Job(*_packed(function, args, named))
@@ -163,7 +163,7 @@ class _Job:
 
 
 class _Pool:
-    """As many processes at once as there are processors, each with a thread that talks to it."""
+    """At most as many processes as there are CPUs, each with a thread that talks to it."""
 
     def __init__(self, most: int, idle_seconds: float = IDLE_SECONDS) -> None:
         self._pid = os.getpid()

@@ -23,12 +23,12 @@ from storage_lib.tasks.records import TaskRecords
 _log = logging.getLogger("AOS.Tasks")
 
 MAX_NAMED = 100
-"""So many failed children are named in the parent's result; the rest is counted."""
+"""How many failed children are named in the parent's result; the rest are counted."""
 
 
 class Joins:
-    """Keeps count of ended children in their parent's record. Every change is conditional and can be made
-    twice without harm, so that exactly one of the children's ends ends the parent."""
+    """Counts ended children in their parent's record. Every change is conditional and idempotent, so
+    exactly one of the children ends the parent."""
 
     def __init__(self, records: TaskRecords, now: Callable[[], datetime]) -> None:
         self._records = records
@@ -58,8 +58,8 @@ class Joins:
             )
 
     async def parent_is_gone(self, child: TaskRecord) -> bool:
-        """Whether a child need not run, because a task above it was cancelled or asked to stop; or because
-        its parent has ended otherwise, unless the child was requeued since, which is meant."""
+        """Whether a child need not run, because a task above it was cancelled or asked to stop, or
+        because its parent has ended in another way, unless the child itself was requeued since."""
         above = child
         seen = {child.task_id}
         while above.parent_id is not None and above.parent_id not in seen:  # as a damaged record may be
@@ -78,11 +78,11 @@ class Joins:
     async def child_ended(
         self, child: TaskRecord, *, again: bool = False, below: frozenset[str] = frozenset()
     ) -> list[TaskEvent]:
-        """Count a child's end; the event of the parent, if this was what ended it, and so on upwards.
+        """Count a child's end, and return the event of the parent if that ended it, and so on upwards.
 
-        :param again: give the events of parents that have ended as well, where they are not known to be out:
-            whoever ended them may have died before.
-        :param below: those whose ends led here. None of them is above, but in records that are damaged.
+        :param again: also return the events of parents that have already ended and may not have been sent,
+            because the worker that ended them may have died.
+        :param below: the tasks whose ends led here. None of them is above, except in damaged records.
         """
         if child.parent_id is None or child.child_index is None or child.task_id in below:
             return []
@@ -103,7 +103,7 @@ class Joins:
         return await self.complete(parent)
 
     async def _count(self, child: TaskRecord, parent_id: str, index: int) -> TaskRecord:
-        """The parent with that child counted; as it is, if it has ended, or was requeued since then."""
+        """The parent with that child counted; unchanged if it has ended, or was requeued since."""
         conflicts = Conflicts()
         while True:
             parent = await self._records.get(parent_id, contents=False)
@@ -121,7 +121,7 @@ class Joins:
         """End a waiting task if all its children have ended. Its event, and those of its own parents."""
         conflicts = Conflicts()
         while _waits_for_nothing(parent):
-            # Only here its own result is needed, which may be an object to load.
+            # Only now is its own result needed, which may be an object to load.
             parent = await self._records.get(parent.task_id)
             if not _waits_for_nothing(parent):
                 break  # Another child's end was faster.

@@ -1,4 +1,4 @@
-"""Owning a task: the one who claimed its record may change it, until another has claimed it."""
+"""Owning a task: the worker that claimed its record may change it until another has claimed it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LEAST_SECONDS = 5.0
 _LONGEST_START_SECONDS = 600.0
 """Before an action runs its module is imported and its payload loaded."""
 _CANCEL_GRACE_SECONDS = 5.0
-"""How long an action that was cancelled may take to tidy up before it is left alone."""
+"""How long a cancelled action may take to clean up before it is abandoned."""
 
 
 class DeadlineExceededError(StorageError):
@@ -50,7 +50,7 @@ class LeaseLostError(Exception):
 
 
 class RefusedError(Exception):
-    """The store does not take what was to be recorded at the end of a run: ``reason`` says why."""
+    """The store refused what was to be recorded at the end of a run; ``reason`` says why."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(reason)
@@ -58,17 +58,17 @@ class RefusedError(Exception):
 
 
 class LeaseExpiredError(TransientStorageError):
-    """The lease ran out because it could not be renewed; whether anyone has taken over is not known. The
-    message has to be delivered again."""
+    """The lease ended because it could not be renewed; it is unknown whether anyone has taken over. The
+    message must be delivered again."""
 
     code = "lease-expired"
 
 
 class Lease:
-    """A claimed record. ``record`` is what is known of it; every change goes through here.
+    """A claimed record. ``record`` is its last known state; every change goes through here.
 
-    The fencing token is ``fence``: others (a child that has ended, a request to cancel) may touch the record
-    meanwhile, which changes its ETag but not its fence; whoever claims it anew raises the fence.
+    ``fence`` is the fencing token. Others (a child that has ended, a request to cancel) may touch the record
+    meanwhile, which changes its ETag but not its fence; claiming it again raises the fence.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Lease:
 
     @property
     def is_due(self) -> bool:
-        """Whether half of it is over, and so its renewal late. Asked from any thread."""
+        """Whether half of it is over, so that its renewal is late. May be called from any thread."""
         return self._until is not None and self._until - self.now() < self.length / 2
 
     @property
@@ -100,7 +100,7 @@ class Lease:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether the run should have ended: then nobody keeps it any longer."""
+        """Whether the run should have ended; then its lease is no longer renewed."""
         return time.monotonic() > self._given_up
 
     @property
@@ -112,20 +112,23 @@ class Lease:
         self._until, self._renewed, self.kept = until, time.time(), True
 
     def wake(self) -> None:
-        """Renew it now; called in the loop that holds it."""
+        """Renew it now; called in its own event loop."""
         if self._early is not None and not self._early.done():
             self._early.set_result(None)
 
     def change_later(self, **changes: Any) -> None:
-        """Change the record with whatever is written next, at the latest with the end of the run."""
+        """Change the record with the next write, at the latest with the end of the run."""
         self._later = {**self._later, **changes}
 
     async def change(self, **changes: Any) -> TaskRecord:
-        """Change the record if it is still ours. :raises LeaseLostError: it is not; nothing was changed."""
+        """Change the record if this lease still holds.
+
+        :raises LeaseLostError: it does not; nothing was changed.
+        """
         return await self.change_by(lambda _: changes)
 
     async def change_by(self, changes: Callable[[TaskRecord], dict[str, Any]]) -> TaskRecord:
-        """As `change`, with changes that depend on the record as it is."""
+        """Like `change`, with changes that depend on the current record."""
         conflicts = Conflicts()
         async with self._changing:
             while True:
@@ -149,17 +152,17 @@ class Lease:
                     return self.record
 
     def with_notes(self, record: TaskRecord) -> TaskRecord:
-        """The record with what held the run up in its history."""
+        """The record with a note in its history about what held the run up."""
         for outcome, message in self._notes:
             record = replace(record, history=noted(record, self.now(), outcome, message))
         return record
 
     async def conclude(self, changes: Callable[[TaskRecord], dict[str, Any]]) -> TaskRecord:
-        """As `change_by`, for the change with which a run ends: tried again while the lease lasts where the
-        store fails, for the work is done and would be done again.
+        """Like `change_by`, for the change that ends a run: it is retried while the lease lasts, because the
+        work is done and would have to be repeated.
 
         :raises TransientStorageError: the store failed each time.
-        :raises RefusedError: the store does not take it: it is too large, or not what can be stored.
+        :raises RefusedError: the store refuses it: it is too large, or cannot be stored.
         """
         wanted: dict[str, Any] = {}
 
@@ -175,13 +178,13 @@ class Lease:
                 sure = True
                 return await self.change_by(noted)
             except LeaseLostError:
-                # What was thought to have failed may have come late.
+                # A write that seemed to fail may have arrived late.
                 if not tries or (found := await self._concluded(wanted)) is None:
                     raise
                 return found
             except TransientStorageError:
                 tries, sure, until = tries + 1, False, self._until
-                # Once more past its end: what failed may have failed because all stood still here.
+                # Once more after its end: the machine may have stood still.
                 expired = until is None or self.now() >= until
                 if tries == _CONCLUDE_TRIES or (expired and tries > 1):
                     raise
@@ -192,7 +195,7 @@ class Lease:
                 raise RefusedError(error) from error
 
     async def _concluded(self, wanted: dict[str, Any]) -> TaskRecord | None:
-        """The record if the change was made though its answer was lost: its run has ended, as it was to."""
+        """The record if the change was made although its response was lost: the run has ended as intended."""
         if wanted.get("status", TaskStatus.RUNNING) is TaskStatus.RUNNING:
             return None  # Made twice it is the same.
         try:
@@ -204,7 +207,10 @@ class Lease:
         return found if made and found.fence == self.record.fence else None
 
     async def refresh(self) -> TaskRecord:
-        """Read the record anew. :raises LeaseLostError: it is not ours any more."""
+        """Read the record again.
+
+        :raises LeaseLostError: the lease no longer holds.
+        """
         async with self._changing:
             await self._reload()
             return self.record
@@ -219,9 +225,10 @@ class Lease:
         self.record = replace(found, payload=self.record.payload, result=self.record.result)
 
     async def confirm(self) -> None:
-        """Make sure that it is held, where that may not be so: nothing ran here since it was claimed.
+        """Make sure that the lease holds if it may not: nothing may have run here since the task was claimed.
 
-        :raises LeaseLostError: another has claimed the task. :raises LeaseExpiredError: nobody can tell.
+        :raises LeaseLostError: another worker has claimed the task.
+        :raises LeaseExpiredError: that is unknown.
         """
         if self.is_due:
             await self._renew()
@@ -229,11 +236,11 @@ class Lease:
     async def hold[T](self, running: Coroutine[Any, Any, T], limit: float) -> T:
         """Await ``running``, renewing the lease at a third of its length.
 
-        :param limit: seconds after which ``running`` ends by itself; one that does not is given up.
+        :param limit: seconds after which ``running`` ends by itself; if it does not, it is abandoned.
         :raises LeaseLostError: the lease was lost; ``running`` was cancelled.
         :raises LeaseExpiredError: the lease could not be renewed in time; ``running`` was cancelled.
         :raises DeadlineExceededError: ``running`` went on past its limit.
-        :raises EscapedError: it raised what is no `Exception`.
+        :raises EscapedError: it raised something other than an `Exception`.
         """
         action = asyncio.ensure_future(running)
         until = self._given_up = time.monotonic() + limit + _CANCEL_GRACE_SECONDS
@@ -263,8 +270,8 @@ class Lease:
         self._note_stall(began, pause)
 
     def _note_stall(self, began: _Moment, expected: float) -> bool:
-        """Whether what should have taken so many seconds at most took a third of the lease longer: then all
-        stood still here, which the record will say."""
+        """Whether a wait of at most that many seconds took a third of the lease longer: then the machine
+        stood still, which the record will say."""
         now = _Moment()
         late = max(now.clock - began.clock, now.steady - began.steady) - expected
         if late < self.length.total_seconds() / 3:
@@ -275,8 +282,8 @@ class Lease:
         return True
 
     async def _renew(self) -> None:
-        # In time, for past its end another may run the task, and the action must be stopped before. Where the
-        # end has passed already, because nothing ran here, the fence tells whether another does.
+        # In time, because after its end another worker may run the task, and the action must stop before. If
+        # the end has passed because the machine stood still, the fence tells whether another worker runs it.
         length = self.length.total_seconds()
         while True:
             left = length if self._until is None else (self._until - self.now()).total_seconds()
@@ -291,7 +298,7 @@ class Lease:
                         "the lease of task %s could not be renewed yet: %s", self.record.task_id, told(error)
                     )
                 elif self._note_stall(began, limit):
-                    continue  # The loop did not take the answer, or all stood still.
+                    continue  # The loop did not take the response, or the machine stood still.
                 else:
                     raise LeaseExpiredError(
                         f"the lease of task {self.record.task_id!r} could not be renewed in time"
@@ -302,8 +309,8 @@ class Lease:
 
 
 class _Moment:
-    """Now: by the clock, by the one that stands still while the machine does, in computing of the process,
-    and in the silence of the running loop; all in seconds."""
+    """Now, in seconds: wall-clock time, monotonic time (which stops with the machine), CPU time of the
+    process, and the time that the running loop did not respond."""
 
     def __init__(self) -> None:
         self.clock, self.steady, self.computing = time.time(), time.monotonic(), time.process_time()

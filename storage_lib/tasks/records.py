@@ -39,22 +39,23 @@ from storage_lib.tasks.model import (
 _log = logging.getLogger("AOS.Tasks")
 
 INLINE_BYTES = 16 * 1024
-"""Longer payloads and results become objects: a table property holds 32 Ki characters, an entity 1 MiB."""
+"""Longer payloads and results are stored as objects: a table property holds 32 Ki characters, an entity
+1 MiB."""
 
 _TIME_ORDERED = pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
 _OTHERS = "x"
 _EXPIRED = "expired"
-"""Set in the record of a task whose contents are about to be removed, which nobody is to see any more."""
+"""Set in a record whose contents are about to be removed, and which nobody may see any longer."""
 _LARGE: Final = ("payload", "result", "raw_message")
 
 
 def record_keys(task_id: str) -> tuple[str, str]:
     """Partition and row key of a task's record.
 
-    Both are computed from the id alone. For our own ids (UUID version 7) they are inverted times, a
-    partition a day, so that a plain scan of the table gives the newest first; ids that others chose come
-    after them, spread over 256 partitions.
+    Both are computed from the id alone. For version 7 UUIDs they are inverted times, one partition per
+    day, so that a plain scan of the table returns the newest first; other ids come after them, spread
+    over 256 partitions.
     """
     if _TIME_ORDERED.fullmatch(task_id):
         day = int(task_id[:8] + task_id[9:13], 16) // 86_400_000
@@ -63,8 +64,8 @@ def record_keys(task_id: str) -> tuple[str, str]:
 
 
 def _first_day(moment: datetime) -> str:
-    """The first partition that may hold tasks created at that moment or before: a clock that gave an id may
-    have been a day ahead, and `TaskRecords.insert` refuses more."""
+    """The first partition that may hold tasks created at that moment or before. The clock that made an id may
+    have been up to a day ahead; `TaskRecords.insert` refuses more."""
     return _day_of(moment + timedelta(days=1))
 
 
@@ -73,15 +74,15 @@ def _day_of(moment: datetime) -> str:
 
 
 def _may_have_contents(properties: Mapping[str, Any]) -> bool:
-    """Whether contents of the task may lie in the object store: those that its record names, or that a run
-    which was interrupted left behind. Most tasks are spared the search, which costs as much as a write."""
+    """Whether the object store may hold contents of the task: those that its record names, or that an
+    interrupted run left behind. Most tasks need no search, which costs as much as a write."""
     named = any(properties.get(f"{name}_key") for name in _LARGE)
     return named or properties.get("fence", 2) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableRecord:
-    """A record that is damaged, or of a later version: what can be told of it."""
+    """A record that is damaged or has a later version: what is known about it."""
 
     task_id: str
     reason: str
@@ -89,8 +90,8 @@ class UnreadableRecord:
 
 @dataclass(frozen=True, slots=True)
 class RecordPage:
-    """A page of task records, newest first. ``cursor`` is None where there is no next page. ``unreadable``
-    are those of the page that are left out of ``records``."""
+    """A page of task records, newest first. ``cursor`` is None if there is no next page. ``unreadable`` lists
+    damaged records, which are left out of ``records``."""
 
     records: list[TaskRecord]
     cursor: str | None
@@ -105,10 +106,10 @@ class TaskRecords:
 
     async def insert(self, record: TaskRecord) -> TaskRecord:
         """:raises PreconditionFailedError: there is a task of this id.
-        :raises InvalidArgumentError: the id tells a time that is yet to come.
+        :raises InvalidArgumentError: the time in the id is in the future.
         """
         if record_keys(record.task_id)[0] < _first_day(record.created_at):
-            # It would head every list, and no search by time would find it.
+            # It would come first in every list, and no search by time would find it.
             raise InvalidArgumentError(
                 f"task_id {record.task_id!r} is a UUID of version 7 of a time to come",
                 field="task_id",
@@ -124,9 +125,9 @@ class TaskRecords:
         return replace(record, etag=etag)
 
     async def change(self, record: TaskRecord, **changes: Any) -> TaskRecord:
-        """Change some fields of the record as it was read; large contents go to objects of their own.
+        """Change some fields of a record as it was read; large contents are stored as objects.
 
-        :raises PreconditionFailedError: somebody else changed it meanwhile; nothing was changed.
+        :raises PreconditionFailedError: someone else changed it meanwhile; nothing was changed.
         """
         properties, stored = await self._to_properties(record.task_id, changes)
         try:
@@ -156,7 +157,8 @@ class TaskRecords:
     async def event_is_out(self, task_id: str, etag: str) -> None:
         """Note in the record with that ETag that the event of its end has been sent.
 
-        :raises PreconditionFailedError: it was changed since. :raises KeyNotFoundError: it is gone.
+        :raises PreconditionFailedError: it has been changed since.
+        :raises KeyNotFoundError: it is gone.
         """
         await self._backend.tables.update(TASK_TABLE, *record_keys(task_id), {"event_due": False}, etag=etag)
 
@@ -213,8 +215,9 @@ class TaskRecords:
         return found
 
     async def overdue(self, before: datetime) -> AsyncIterator[TaskRecord]:
-        """Records, without large contents, of tasks that have not ended though they were due, or their lease
-        was over, before that moment, or whose event is due since then, and that nobody has changed since."""
+        """Records, without large contents, of tasks that are still open although they were due, or their
+        lease ended, before that moment, or whose event has been due since then, and that nobody has
+        changed since."""
         async for entity in self._until(
             before,
             # "not … ge" and not "lt": it holds where there is no such property as well.
@@ -231,9 +234,9 @@ class TaskRecords:
     async def abandoned(
         self, lapsed: datetime, waiting: datetime, *, created_after: datetime | None = None
     ) -> AsyncIterator[TaskRecord]:
-        """Records, without large contents, of tasks whose lease ended before ``lapsed`` and that do not wait
-        for children, and of those that were due before ``waiting`` and have not begun, or whose event is due,
-        and that were not changed since.
+        """Records, without large contents, of tasks whose lease ended before ``lapsed`` and that do not
+        wait for children, and of tasks that were due before ``waiting`` and have not started, or whose
+        event is due, and that were not changed since.
 
         :param created_after: leave out whole days before it, but not ids that others chose.
         """
@@ -258,9 +261,9 @@ class TaskRecords:
                     _log.error("task %s is passed over: %s", _task_id_of(entity), error)
 
     async def expire(self, before: datetime, limit: int) -> int:
-        """Remove up to ``limit`` records of tasks that ended before that moment, and their contents; returns
-        how many. A child's stays as long as its parent's: without it, a requeue of the parent would run it
-        again."""
+        """Remove up to ``limit`` records of tasks that ended before that moment, with their contents,
+        and return how many. A child's record stays as long as its parent's, or a requeue of the parent
+        would run the child again."""
         removed = 0
         needed: dict[str, bool] = {}
         # One that is about to be requeued was changed since (`Control.requeue`).
@@ -268,7 +271,7 @@ class TaskRecords:
             if removed == limit:
                 break
             if entity.properties.get("status") not in FINAL:
-                continue  # It was requeued since, or nobody can tell.
+                continue  # It has been requeued since, or that is unknown.
             parent_id = entity.properties.get("parent_id")
             if parent_id and parent_id not in needed:
                 needed[parent_id] = await self._exists(parent_id)
@@ -282,8 +285,8 @@ class TaskRecords:
         return removed
 
     async def _remove(self, entity: Entity) -> None:
-        """The contents before the record, by which a later run finds what is left where this one is cut off;
-        and a mark before both, so that one that was requeued just now keeps what it needs."""
+        """Remove the contents before the record, so that a later run can finish if this one is cut off; set a
+        mark before both, so that a task that has just been requeued keeps its contents."""
         tables, keys, etag = self._backend.tables, (entity.partition_key, entity.row_key), entity.etag
         if _may_have_contents(entity.properties):
             etag = await tables.update(TASK_TABLE, *keys, {_EXPIRED: True}, etag=etag)
@@ -298,7 +301,7 @@ class TaskRecords:
         return True
 
     async def _until(self, before: datetime, condition: str, **parameters: str) -> AsyncIterator[Entity]:
-        """Tasks created before that moment for which an OData filter holds."""
+        """Tasks created before that moment that match an OData filter."""
         values = {"day": _first_day(before), "before": before, **parameters}
         async for entity in self._matching(f"PartitionKey ge @day and {condition}", values):
             yield entity
@@ -316,7 +319,7 @@ class TaskRecords:
                 await self._backend.objects.delete(found if isinstance(found, str) else found.key)
 
     async def _to_properties(self, task_id: str, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The properties of some fields, and the keys of the objects that were written for them."""
+        """The properties for some fields, and the keys of the objects that were written for them."""
         properties: dict[str, Any] = {}
         stored: list[str] = []
         for name, value in fields.items():
@@ -344,7 +347,7 @@ class TaskRecords:
                 if fields.get(name + "_key") is None:
                     properties |= {name: "", name + "_key": ""}
             else:
-                # Both properties each time: a merge removes none, and a stale one would be read.
+                # Both properties each time: a merge removes none, so a stale one would be read.
                 data = msgspec.json.encode(value)
                 if len(data) <= INLINE_BYTES:
                     properties |= {name: data.decode(), name + "_key": ""}
@@ -354,14 +357,14 @@ class TaskRecords:
         return properties, stored
 
     async def store(self, task_id: str, name: str, data: bytes) -> str:
-        """Keep a large content as an object, under a key of its own for each write: who loses the race for
-        a record must not have changed what the winner's record points to. Returns the key."""
+        """Store a large content as an object under a new key for each write, and return the key. The
+        loser of a race for a record must not change what the winner's record points to."""
         key = f"{content_prefix(task_id)}{name}-{uuid.uuid4().hex}"
         await self._backend.objects.put(key, data, content_type=values.JSON)
         return key
 
     async def load(self, key: str) -> Any:
-        """A content that was kept as an object."""
+        """A content that was stored as an object."""
         found = await self._backend.objects.get(key)
         assert found is not None  # noqa: S101 - only a get with if_none_match answers None
         try:
@@ -382,7 +385,7 @@ class TaskRecords:
         except Exception as error:
             raise IntegrityError(
                 f"the record of task {_task_id_of(entity)!r} cannot be read: {told(error)}",
-                remedy="mend or remove the entity in the table of tasks, or run the version that wrote it",
+                remedy="repair or remove the entity in the task table, or run the version that wrote it",
             ) from error
 
     async def _read(self, entity: Entity, contents: bool) -> TaskRecord:

@@ -1,9 +1,9 @@
-"""Tasks that wait for a message that is lost, or hidden for long, get it again.
+"""Tasks whose message is lost, or hidden for a long time, get a new one.
 
-A queue may have been cleared, or an account may have failed over. And the Functions host hides what it has
-taken for ten minutes: when it is killed, nobody sees the messages of its tasks for five to ten. Nothing tells
-such a message from one that waits in a long queue; so it is sent again, which does no harm, for the record
-decides what a delivery does.
+A queue may have been cleared, or an account may have failed over. And the Functions host hides messages
+that it has taken for ten minutes: if it is killed, nobody sees them for five to ten minutes. Such a
+message cannot be distinguished from one that waits in a long queue, so it is sent again. This does no
+harm, because the record decides what a delivery does.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from storage_lib.tasks.outbox import Outbox
 from storage_lib.tasks.records import TaskRecords
 
 OVERDUE = timedelta(hours=1)
-"""A message is hidden no longer than until its task is due or its lease has ended; whoever has not been heard
-of so long after that waits in a long queue, or for nothing."""
+"""A message is hidden at most until its task is due or its lease has ended. A task without news for this long
+after that waits in a long queue, or in vain."""
 LONGEST_PAUSE = timedelta(days=1)
 MAX_REPAIRS = 1000
-"""In one run, so that a long queue is not made much longer."""
+"""Messages in one run, so that a long queue does not become much longer."""
 REDELIVERED = "redelivered"
 RECENT = timedelta(days=1)
-"""Tasks created so long ago are looked at with every round of `Repair.take_over`, older ones by the timer."""
+"""Tasks up to this age are checked by every round of `Repair.take_over`, older ones by the timer."""
 
 _log = logging.getLogger("AOS.Tasks")
 
 
 @dataclass(frozen=True, slots=True)
 class _Front:
-    """The tasks whose messages are next in a queue. What became visible before ``until`` is among them, or
-    is hidden; None: so is everything."""
+    """The tasks whose messages are next in a queue. Every message that became visible before ``until``
+    is among them or hidden; None means that this holds for every message."""
 
     waiting: set[str]
     until: datetime | None
 
     def lacks(self, record: TaskRecord) -> bool:
-        """Whether the message of a task that has not begun is not there to be taken."""
+        """Whether the message of a task that has not started cannot be received now."""
         if record.task_id in self.waiting:
             return False
         return self.until is None or max(record.updated_at, record.due_at or record.updated_at) < self.until
 
 
 class Repair:
-    """Sends the messages of overdue tasks, and of those whose worker is gone, again.
+    """Sends the messages of overdue tasks, and of tasks whose worker is gone, again.
 
-    :param lease: how long a worker that went silent keeps its task.
+    :param lease: how long a silent worker keeps its task.
     """
 
     def __init__(
@@ -75,27 +75,28 @@ class Repair:
         self._lease = lease
 
     async def run(self, limit: int = MAX_REPAIRS) -> int:
-        """Send the messages of up to ``limit`` tasks again that are overdue by more than an hour; returns how
-        many. Events that have been due for longer than that are published too, and count for the limit.
+        """Send the messages of up to ``limit`` tasks that are overdue by more than an hour again, and
+        return how many. Events that have been due for longer than that are published, too, and count
+        towards the limit.
 
-        :raises StorageError: the first that stood in the way of one of them; the others were seen to.
+        A task gets one after an hour at the earliest, and then at intervals that double, up to a day, so that
+        with many waiting tasks the next run reaches others. Its history has a note ``redelivered``.
 
-        A task gets one at most an hour, and each time after twice that, up to a day, so that where many wait
-        the next run comes to others. Its history has a note ``redelivered``.
+        :raises StorageError: the first error with one of them; the others were handled.
         """
         overdue = self._records.overdue(self._now() - OVERDUE)
         return await self._send(overdue, OVERDUE, limit, publish=True)
 
     async def take_over(self, *, older: bool = False, limit: int = MAX_REPAIRS) -> int:
-        """Send the messages of up to ``limit`` tasks again whose host is gone; returns how many.
+        """Send the messages of up to ``limit`` tasks whose host is gone again, and return how many.
 
-        These are tasks whose lease has ended; those that were due longer than half a lease ago and have not
-        begun, where later messages are first in their queue: a host took theirs and died before it began; and
-        those that ended as long ago, and whose event and parent nobody has told. A task gets one at most a
-        lease, and each time after twice that.
+        These are tasks whose lease has ended; tasks that were due longer than half a lease ago and have
+        not started, if later messages are first in their queue (a host took theirs and died before it
+        started); and tasks that ended as long ago, but whose event queue or parent has not been told. A
+        task gets one after a lease at the earliest, and then at intervals that double.
 
-        :param older: look at tasks of all ages, not only at those of today and yesterday.
-        :raises StorageError: the first that stood in the way of one of them; the others were seen to.
+        :param older: check tasks of all ages, not only those of today and yesterday.
+        :raises StorageError: the first error with one of them; the others were handled.
         """
         now = self._now()
         found = self._records.abandoned(
@@ -104,7 +105,7 @@ class Repair:
         return await self._send(self._unseen(found), self._lease, limit)
 
     async def _unseen(self, found: AsyncIterator[TaskRecord]) -> AsyncIterator[TaskRecord]:
-        """Those that do not simply wait for their turn in a queue that is long."""
+        """Those that do not simply wait their turn in a long queue."""
         fronts: dict[str, _Front] = {}
         async for record in found:
             if record.status is not TaskStatus.RUNNING:
@@ -172,8 +173,8 @@ class Repair:
         return True
 
     async def _recounted(self, parent: TaskRecord, children: Children) -> dict[str, Any]:
-        """Count the children that ended without telling, their workers and messages having been lost. Where
-        one was lost before it had a record, the parent has to run again, which submits it again."""
+        """Count children that ended without a report because their workers and messages were lost. If one was
+        lost before it had a record, the parent must run again, which submits it again."""
         complete = True
         uncounted = [index for index in range(children.total) if not children.done >> index & 1]
         for some in batched(uncounted, 32, strict=False):
@@ -184,7 +185,7 @@ class Repair:
                     children = children.with_end(index, child.status is TaskStatus.SUCCEEDED)
         if complete:
             return {"children": children}
-        # That the child was lost is no fault of the parent's: it keeps the attempt.
+        # The parent is not to blame for the lost child: it keeps the attempt.
         attempts = parent.attempts - 1
         return {"status": TaskStatus.QUEUED, "children": children.of_unknown_total(), "attempts": attempts}
 

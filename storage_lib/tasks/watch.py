@@ -1,8 +1,8 @@
-"""Leases that are kept while the event loop cannot keep them.
+"""Leases are renewed even while the event loop is blocked.
 
-An action that blocks the loop stops the renewals of every task that runs there. A thread sees that, renews
-their leases over a backend and a loop of its own, and measures for how long the loop did not answer. There is
-one thread in a process, from the first task that runs until a moment after the last.
+An action that blocks the loop stops the renewals of every task that runs in it. A thread notices, renews
+their leases through a backend and a loop of its own, and measures how long the loop did not respond. A
+process has one such thread, from the first task that runs until shortly after the last.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _log = logging.getLogger("AOS.Tasks")
 
 
 class Place:
-    """Where the records of an engine are: the thread makes a backend of its own like that of the engine. Of
-    one in memory there is no other; then the thread can only wake the loop, as soon as that answers."""
+    """Where the records of an engine are: the thread builds its own backend like the engine's. A backend in
+    memory cannot be duplicated; then the thread can only wake the loop as soon as it responds."""
 
     def __init__(self, backend: StorageBackend) -> None:
         self._backend = backend
@@ -61,12 +61,12 @@ class _Opened:
 
 
 class _Pulse:
-    """Whether an event loop answers."""
+    """Whether an event loop responds."""
 
     def __init__(self) -> None:
         self.is_asked = False
         self.silent = 0.0
-        """For how many seconds in all it did not, while the thread that asks went on itself."""
+        """For how many seconds in total it did not, while the asking thread itself went on."""
 
     def answer(self) -> None:
         """Called by the loop."""
@@ -74,7 +74,7 @@ class _Pulse:
 
 
 class LeaseWatch:
-    """The leases that this process holds, and the thread that looks after them."""
+    """The leases that this process holds, and the thread that renews them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -85,23 +85,23 @@ class LeaseWatch:
 
     @contextmanager
     def holding(self, lease: Lease, place: Place) -> Generator[None]:
-        """Look after a lease that the running event loop holds."""
+        """Renew a lease of the running event loop when necessary."""
         loop = asyncio.get_running_loop()
         with self._lock:
             self._held[id(lease)] = (lease, place, loop, threading.get_ident())
             if self._thread is None and not self._end.is_set():
                 thread = threading.Thread(target=self._run, name="task-leases", daemon=True)
-                with suppress(RuntimeError):  # No more threads: the loop has to do it alone.
+                with suppress(RuntimeError):  # No more threads can be started: the loop has to do it alone.
                     thread.start()
                     self._thread = thread
         try:
             yield
         finally:
             with self._lock:
-                self._held.pop(id(lease), None)  # A process that was forked off holds none.
+                self._held.pop(id(lease), None)  # A forked process holds none.
 
     def holds(self, record: TaskRecord) -> bool:
-        """Whether the run of a record goes on in this process, which only was late to renew its lease."""
+        """Whether the run of a record goes on in this process, which only renewed its lease late."""
         with self._lock:
             held = [lease for lease, _, loop, _ in self._held.values() if not loop.is_closed()]
         return any(
@@ -113,8 +113,8 @@ class LeaseWatch:
         )
 
     def silence(self, loop: asyncio.AbstractEventLoop) -> float:
-        """For how many seconds in all a loop did not answer though this process went on; only differences
-        of it mean something, and only while a lease is held there."""
+        """For how many seconds in total a loop did not respond although this process went on; only
+        differences are meaningful, and only while the loop holds a lease."""
         pulse = self._pulses.get(loop)
         return 0.0 if pulse is None else pulse.silent
 
@@ -237,10 +237,11 @@ def _place_of(thread: int) -> str:
 
 
 def stall(late: float, lag: float, busy: float) -> tuple[str, str]:
-    """The name of what held up a loop, and what to say of it.
+    """The name of what held up a loop, and the explanation.
 
-    :param late: seconds that the loop was late by the clock. :param lag: seconds that it did not answer while
-        the thread went on. :param busy: seconds of computing of the process in that time.
+    :param late: seconds that the loop was late by the clock.
+    :param lag: seconds that it did not respond while the thread went on.
+    :param busy: CPU seconds of the process in that time.
     """
     seconds = max(late, lag)
     if max(lag, busy) >= late / 2:
@@ -255,6 +256,6 @@ def stall(late: float, lag: float, busy: float) -> tuple[str, str]:
 watch = LeaseWatch()
 """That of this process."""
 
-# The thread stays with the parent, and so do the tasks that it looks after.
+# The thread stays with the parent, and so do its tasks.
 os.register_at_fork(after_in_child=watch.__init__)
 atexit.register(watch.stop)
