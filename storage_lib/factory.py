@@ -72,3 +72,25 @@ def retrying(backend: StorageBackend, attempts: int) -> StorageBackend:
     from storage_lib.layers.retry import RetryBackend, RetryOptions
 
     return RetryBackend(backend, RetryOptions(attempts=attempts))
+
+
+class Retrying(StorageBackend):
+    """A backend that is made by its name, ``driver``, in the layers that `build` gives it."""
+
+    portable = True
+
+    def __init__(self, driver: StorageBackend, attempts: int) -> None:
+        self._driver = driver
+        self._layers = retrying(driver, attempts)
+        self.objects = self._layers.objects
+        self.tables = self._layers.tables
+        self.queues = self._layers.queues
+
+    def __repr__(self) -> str:
+        return repr(self._driver)
+
+    async def open(self) -> None:
+        await self._layers.open()
+
+    async def close(self) -> None:
+        await self._layers.close()

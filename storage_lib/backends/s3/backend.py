@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 from storage_lib.backends.cloud.requests import Requests
@@ -20,24 +21,26 @@ DEFAULT_REGION = "us-east-1"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
+class S3Options(TypedDict, total=False):
+    """The arguments beside the bucket, as `storage_lib.s3_backend.S3StorageBackend` has them."""
+
+    endpoint: str | None
+    region: str | None
+    access_key_id: str | None
+    secret_access_key: str | None
+    session_token: str | None
+    credential_provider: CredentialProvider | None
+    virtual_hosted: bool
+    allow_http: bool | None
+    create_bucket: bool
+    concurrent_requests: int
+
+
 class S3StorageBackend(StorageBackend):
     """Objects in one bucket; S3 has no tables and queues, and these say so.
 
-    :param endpoint: URL of another server than AWS; None takes ``AWS_ENDPOINT_URL_S3`` or
-        ``AWS_ENDPOINT_URL``, else the region's own.
-    :param region: None takes ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, else us-east-1.
-    :param access_key_id: with ``secret_access_key`` and, for temporary keys, ``session_token``. Without
-        keys botocore looks for them: environment, AWS_PROFILE, web identity, container, instance.
-    :param credential_provider: a sync or async function that gives them, as obstore has it.
-    :param virtual_hosted: address the bucket as a host name (``https://BUCKET.host``) instead of as a path.
-    :param allow_http: None allows http where the endpoint says http.
-    :param create_bucket: make the bucket if it is not there.
-    :param concurrent_requests: of this process to S3, at most; others wait for their turn.
-
-    Nothing is imported from a vendor before the first operation needs it. It can be used from several event
-    loops. It asks the service once; `storage_lib.s3_backend` has it with the layers around it.
-
-    :raises ConfigurationError: the arguments can not work.
+    It asks the service once; `storage_lib.s3_backend` has it with the layers around it, and tells what the
+    parameters mean.
     """
 
     portable = True
