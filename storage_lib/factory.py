@@ -77,8 +77,6 @@ def retrying(backend: StorageBackend, attempts: int) -> StorageBackend:
 class Retrying(StorageBackend):
     """A backend that is made by its name, ``driver``, in the layers that `build` gives it."""
 
-    portable = True
-
     def __init__(self, driver: StorageBackend, attempts: int) -> None:
         self._driver = driver
         self._layers = retrying(driver, attempts)

@@ -33,6 +33,8 @@ class S3StorageBackend(Retrying):
     :raises ConfigurationError: the arguments cannot work.
     """
 
+    portable = True
+
     def __init__(
         self,
         bucket: str,

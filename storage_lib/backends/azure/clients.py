@@ -10,11 +10,13 @@ import copy
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from storage_lib import threads
 from storage_lib.backends.azure.endpoints import Endpoints
 from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
+from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Requests
 
 if TYPE_CHECKING:
@@ -65,43 +67,28 @@ class Clients:
 
     async def container(self) -> ContainerClient:
         here = await self.loops.get()
-        client = here.containers.get(self.container_name)
-        if client is None:
-            from azure.storage.blob.aio import ContainerClient
-
-            client = ContainerClient(
-                self.endpoints.blob, self.container_name, credential=self._key(here), **self._options(here)
-            )
-            _remember(here.containers, self.container_name, client)
-        return client
+        return here.containers.get(self.container_name, lambda: self._container_client(here))
 
     async def queue(self, name: str) -> QueueClient:
         here = await self.loops.get()
-        client = here.queues.get(name)
-        if client is None:
-            if here.queue_service is None:
-                from azure.storage.queue.aio import QueueServiceClient
+        if here.queue_service is None:
+            from azure.storage.queue.aio import QueueServiceClient
 
-                here.queue_service = QueueServiceClient(
-                    self.endpoints.queue, credential=self._key(here), **self._options(here)
-                )
-            client = here.queue_service.get_queue_client(name)
-            _remember(here.queues, name, client)
-        return client
+            here.queue_service = QueueServiceClient(self.endpoints.queue, **self._options(here))
+        return here.queues.get(name, partial(here.queue_service.get_queue_client, name))
 
     async def table(self, name: str) -> TableClient:
         here = await self.loops.get()
-        client = here.tables.get(name)
-        if client is None:
-            if here.table_service is None:
-                from azure.data.tables.aio import TableServiceClient
+        if here.table_service is None:
+            from azure.data.tables.aio import TableServiceClient
 
-                here.table_service = TableServiceClient(
-                    self.endpoints.table, credential=self._key(here), **self._options(here)
-                )
-            client = here.table_service.get_table_client(name)
-            _remember(here.tables, name, client)
-        return client
+            here.table_service = TableServiceClient(self.endpoints.table, **self._options(here))
+        return here.tables.get(name, partial(here.table_service.get_table_client, name))
+
+    def _container_client(self, here: _LoopClients) -> ContainerClient:
+        from azure.storage.blob.aio import ContainerClient
+
+        return ContainerClient(self.endpoints.blob, self.container_name, **self._options(here))
 
     async def token(self) -> AccessToken:
         """A token for Azure Storage, of the given credential or of the identity there is."""
@@ -127,7 +114,7 @@ class Clients:
         return _LoopClients(transport, credential), close
 
     def _options(self, here: _LoopClients) -> dict[str, Any]:
-        options: dict[str, Any] = {"transport": here.transport, "retry_total": 0}
+        options = {"transport": here.transport, "retry_total": 0, "credential": self._key(here)}
         if self.verify is not None:
             options["connection_verify"] = self.verify
         return options
@@ -148,15 +135,9 @@ class _LoopClients:
     credential: _Credential
     queue_service: QueueServiceClient | None = None
     table_service: TableServiceClient | None = None
-    containers: dict[str, ContainerClient] = field(default_factory=dict[str, "ContainerClient"])
-    queues: dict[str, QueueClient] = field(default_factory=dict[str, "QueueClient"])
-    tables: dict[str, TableClient] = field(default_factory=dict[str, "TableClient"])
-
-
-def _remember[T](cache: dict[str, T], name: str, client: T) -> None:
-    if len(cache) >= _MAX_CACHED:
-        cache.clear()
-    cache[name] = client
+    containers: Recent[str, ContainerClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
+    queues: Recent[str, QueueClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
+    tables: Recent[str, TableClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
 
 
 class _Credential:

@@ -57,8 +57,8 @@ class Credentials:
             raise ConfigurationError(
                 "S3 needs botocore, which is not installed",
                 field="storage_type",
-                remedy="pip install 'agent-storage[s3]'; for the app on Azure, add requirements-s3.txt to"
-                " requirements.txt",
+                remedy="pip install 'agent-storage[s3]'; for the app on Azure, add the line of"
+                " requirements-s3.txt to requirements.txt and run make lock",
             )
         self._current = given
         self._provider = provider
