@@ -13,8 +13,6 @@ from typing import Any
 import azure.functions as func
 
 from functions.state import state
-from storage_lib.errors import KeyNotFoundError
-from storage_lib.ports.backend import QueueStore
 from storage_lib.tasks.model import Priority
 
 blueprint = func.Blueprint()
@@ -54,8 +52,7 @@ async def expire_tasks(timer: func.TimerRequest) -> None:
     until = time.monotonic() + EXPIRE_SECONDS
     records = keys = 0
     while time.monotonic() < until:
-        gone = await app.engine.records.expire(before, SWEEP_LIMIT)
-        used = await app.engine.submission.expire_keys(SWEEP_LIMIT)
+        gone, used = await app.engine.expire(before, SWEEP_LIMIT)
         records, keys = records + gone, keys + used
         if gone < SWEEP_LIMIT and used < SWEEP_LIMIT:
             break
@@ -67,7 +64,7 @@ async def expire_tasks(timer: func.TimerRequest) -> None:
 @blueprint.timer_trigger(arg_name="timer", schedule="0 33 * * * *", run_on_startup=False)
 async def repair_tasks(timer: func.TimerRequest) -> None:
     """Send the messages of long overdue tasks again, as the queue may have lost them."""
-    if sent := await _within(state().engine.repair.run()):
+    if sent := await _within(state().engine.redeliver()):
         _log.warning("the messages of %d overdue tasks were sent again", sent)
 
 
@@ -78,7 +75,7 @@ async def take_over_tasks(timer: func.TimerRequest) -> None:
 
     Running hosts look for them more often (functions/watch.py); this timer works when no host is running.
     """
-    if sent := await _within(state().engine.repair.take_over(older=True)):
+    if sent := await _within(state().engine.take_over(older=True)):
         _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
 
 
@@ -89,8 +86,8 @@ async def watch_queues(timer: func.TimerRequest) -> None:
 
     The alerts of infra/modules/alerts.bicep parse this line, so its form must not change.
     """
-    queues = state().storage.backend.queues
-    counts = await asyncio.gather(*(_length(queues, queue) for queue in WATCHED_QUEUES))
+    engine = state().engine
+    counts = await asyncio.gather(*(engine.queue_length(queue) for queue in WATCHED_QUEUES))
     if any(counts):
         _log.info("queue lengths: %s", json.dumps(dict(zip(WATCHED_QUEUES, counts, strict=True))))
 
@@ -103,10 +100,3 @@ async def _within(look: Coroutine[Any, Any, int]) -> int:
     except TimeoutError:
         _log.warning("a scan of all tasks was cut off after %d s", LOOK_SECONDS)
         return 0
-
-
-async def _length(queues: QueueStore, queue: str) -> int:
-    try:
-        return await queues.length(queue)
-    except KeyNotFoundError:
-        return 0  # The first message creates it.

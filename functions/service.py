@@ -40,7 +40,7 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
         with suppress(KeyNotFoundError):  # the first task creates the queue
             await app.storage.backend.queues.peek(TASK_QUEUE)
 
-    asked = (app.storage.open(), app.engine.records.list(limit=1), peek())
+    asked = (app.storage.open(), app.engine.list(limit=1), peek())
     limit = asyncio.timeout(READY_SECONDS)
     try:
         async with limit:

@@ -3,7 +3,6 @@ processed."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -58,7 +57,7 @@ async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
     trace_parent = req.headers.get("traceparent")
     if "tasks" in body:
         return await _submit_many(body, trace_parent)
-    record = await app.engine.submission.submit(_new_task(body, trace_parent))
+    record = await app.engine.submit_new(_new_task(body, trace_parent))
     headers = {"Location": location_below(req, record.task_id), "Retry-After": "1"}
     return json_response(_shown(record), status=202, headers=headers)
 
@@ -74,7 +73,7 @@ async def _submit_many(body: dict[str, Any], trace_parent: str | None) -> func.H
         except StorageError as error:
             error.field = f"tasks[{n}].{error.field}" if error.field else f"tasks[{n}]"
             raise
-    results = await state().engine.submission.submit_many(tasks)
+    results = await state().engine.submit_many(tasks)
     answer = [
         {"problem": problem_document(result)} if isinstance(result, StorageError) else _shown(result)
         for result in results
@@ -115,15 +114,7 @@ async def get_task(req: func.HttpRequest) -> func.HttpResponse:
     ``wait`` the response comes when the task has ended, or after that many seconds (at most 30)."""
     task_id = check_task_id(req.route_params.get("task_id"))
     wait = integer_parameter(req, "wait", 0, 0, MAX_WAIT_SECONDS)
-    records = state().engine.records
-    loop = asyncio.get_running_loop()
-    until, pause = loop.time() + wait, 0.05
-    record = await records.get(task_id, contents=False)
-    while not record.is_final and (left := until - loop.time()) > 0:
-        await asyncio.sleep(min(pause, left))
-        pause = min(pause * 1.5, 1)
-        record = await records.get(task_id, contents=False)
-    record = await records.get(task_id)
+    record = await state().engine.wait_for(task_id, wait)
     return json_response(_shown(record), headers=None if record.is_final else {"Retry-After": "1"})
 
 
@@ -134,7 +125,7 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tasks?status=&agent_id=&action=&parent_id=&created_after=&created_before=&limit=&cursor=``:
     a page of records, newest first, without large payloads and results. ``unreadable`` names damaged records
     of the page, if there are any."""
-    page = await state().engine.records.list(
+    page = await state().engine.list(
         status=req.params.get("status"),
         agent_id=_filter(req, "agent_id", check_agent_id),
         action=_filter(req, "action", check_action),
@@ -166,12 +157,7 @@ def _filter(req: func.HttpRequest, name: str, check: Callable[[Any], str]) -> st
 async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that has not started never will; a
     running one is asked to stop; 409 for one that has ended in another way."""
-    engine = state().engine
-    record, ended = await engine.cancel(check_task_id(req.route_params.get("task_id")))
-    try:
-        await engine.outbox.publish(ended)
-    except StorageError as error:  # The task is cancelled nevertheless; the record says what is due.
-        _log.warning("the events of the cancelled task %s will be published later: %s", record.task_id, error)
+    record = await state().engine.cancel(check_task_id(req.route_params.get("task_id")))
     return json_response(_shown(record))
 
 
@@ -181,7 +167,7 @@ async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
 async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/requeue``: 202 with the record. A failed, cancelled or dead task runs
     again, keeping its history; 409 for any other."""
-    record = await state().engine.control.requeue(check_task_id(req.route_params.get("task_id")))
+    record = await state().engine.requeue(check_task_id(req.route_params.get("task_id")))
     return json_response(_shown(record), status=202, headers={"Retry-After": "1"})
 
 
@@ -215,23 +201,20 @@ async def process_high_poison_task(message: func.QueueMessage) -> None:
 
 async def _process(message: func.QueueMessage, queue: str) -> None:
     delivery = Delivery.of(message)
-    engine = state().engine
-    ended = await engine.process(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
-    # Not by an output binding, which is sent after the function and does not report whether it was.
-    await engine.outbox.publish(ended)
+    # Its events do not go through an output binding: that is sent after the function, and nobody is told
+    # whether it was.
+    await state().engine.deliver(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
 
 
 async def _process_poison(message: func.QueueMessage, queue: str) -> None:
     delivery = Delivery.of(message)
-    engine = state().engine
-    ended = await engine.process_poison(
+    await state().engine.deliver_poison(
         delivery.text,
         queue=queue,
         message_id=delivery.message_id,
         inserted_at=delivery.inserted_at,
         dequeue_count=delivery.dequeue_count,
     )
-    await engine.outbox.publish(ended)
 
 
 def _shown(record: TaskRecord) -> Mapping[str, Any]:

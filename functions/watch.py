@@ -19,10 +19,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from functions.state import state
-from storage_lib.errors import KeyNotFoundError, StorageError
+from storage_lib.errors import StorageError
 
 if TYPE_CHECKING:
-    from storage_lib.tasks.engine import TaskEngine
     from storage_lib.tasks.model import Priority
 
 _log = logging.getLogger("AOS.Maintenance")
@@ -35,11 +34,6 @@ SHARE = 20
 STUCK_LOOKS = 2
 """After how many looks at a poison queue that is not empty its messages are received here; its function takes
 what it can at once."""
-SIFT_SECONDS = 660.0
-"""Longer than the host hides a message that its function could not take."""
-SIFT_PAUSE = 0.25
-"""Shorter than the host's own pause between polls, so that messages are usually received here first."""
-_SIFT_LEASE_SECONDS = 60.0
 
 _watches: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
 
@@ -88,7 +82,7 @@ async def _repeatedly(failure: str, look: Callable[[], Awaitable[float]]) -> Non
 
 async def _take_over() -> float:
     started = time.monotonic()
-    if sent := await state().engine.repair.take_over():
+    if sent := await state().engine.take_over():
         _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
     return (time.monotonic() - started) * SHARE
 
@@ -96,44 +90,9 @@ async def _take_over() -> float:
 async def _unstick(stuck: dict[Priority, int]) -> float:
     engine = state().engine
     for priority in stuck:
-        left = await _length(engine, priority)
+        left = await engine.queue_length(priority.poison_queue)
         stuck[priority] = stuck[priority] + 1 if left else 0
         if stuck[priority] >= STUCK_LOOKS:
             stuck[priority] = 0
-            await sift(engine, priority)
+            await engine.sift(priority)
     return 0
-
-
-async def sift(engine: TaskEngine, priority: Priority) -> int:
-    """Handle the messages of a poison queue without its function, until it is empty or `SIFT_SECONDS`
-    are over, and return how many there were. Each is handled as the function would handle it, and then
-    removed.
-
-    :raises StorageError: nothing was lost; a message that was received is visible again within a minute.
-    """
-    queues, handled = engine.storage.backend.queues, 0
-    until = time.monotonic() + SIFT_SECONDS
-    while time.monotonic() < until and await _length(engine, priority):
-        for message in await queues.receive(priority.poison_queue, visibility_timeout=_SIFT_LEASE_SECONDS):
-            ended = await engine.process_poison(
-                message.text,
-                queue=priority.queue,
-                message_id=message.id,
-                inserted_at=message.inserted_at,
-                dequeue_count=message.dequeue_count,
-            )
-            await engine.outbox.publish(ended)
-            with contextlib.suppress(KeyNotFoundError):
-                await queues.delete(priority.poison_queue, message)
-            handled += 1
-        await asyncio.sleep(SIFT_PAUSE)
-    if handled:
-        _log.warning("%d messages of %s that no function took were recorded", handled, priority.poison_queue)
-    return handled
-
-
-async def _length(engine: TaskEngine, priority: Priority) -> int:
-    try:
-        return await engine.storage.backend.queues.length(priority.poison_queue)
-    except KeyNotFoundError:
-        return 0  # The first message creates it.

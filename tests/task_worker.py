@@ -9,6 +9,7 @@ from storage_lib.errors import KeyNotFoundError
 from storage_lib.manager import StorageManager
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import TASK_QUEUE, TaskRecord
+from storage_lib.tasks.registry import Registry
 
 
 class Clock:
@@ -21,10 +22,10 @@ class Clock:
 class Worker:
     """An engine, and the deliveries made to it by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, registry: Registry | None = None) -> None:
         self.clock = Clock()
         self.backend = MemoryBackend(clock=self.clock)
-        self.engine = TaskEngine(StorageManager(backend=self.backend), clock=self.clock)
+        self.engine = TaskEngine(StorageManager(backend=self.backend), registry, clock=self.clock)
 
     async def take(self, queue: str = TASK_QUEUE) -> list[str]:
         """Every message that is due, taken out of its queue."""
@@ -38,7 +39,7 @@ class Worker:
 
     async def run(self, texts: list[str]) -> None:
         for text in texts:
-            await self.engine.process(text, queue=TASK_QUEUE)
+            await self.engine.worker.process(text, queue=TASK_QUEUE)
 
     async def settle(self, rounds: int = 15) -> None:
         for _ in range(rounds):

@@ -156,6 +156,16 @@ def test_the_composition_root_is_small() -> None:
     assert len((PROJECT / "function_app.py").read_text().splitlines()) < 60
 
 
+PARTS_OF_THE_ENGINE = {"control", "outbox", "records", "repair", "submission", "worker"}
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(modules()) if n.startswith(("functions", "actions"))])
+def test_tasks_are_reached_through_the_engine_alone(name: str) -> None:
+    tree = ast.parse(modules()[name].read_text())
+    reached = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert reached.isdisjoint(PARTS_OF_THE_ENGINE)
+
+
 def test_the_engine_knows_no_action() -> None:
     code = (
         "from storage_lib.tasks.engine import Registry; print(Registry().names());"

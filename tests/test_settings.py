@@ -121,7 +121,7 @@ def test_the_names_of_others_are_left_alone() -> None:
 
 def test_every_setting_that_is_read_is_known() -> None:
     read: set[str] = set()
-    for top in ("functions", "storage_lib", "devhost"):
+    for top in ("functions", "actions", "storage_lib", "devhost"):
         for path in (PROJECT / top).rglob("*.py"):
             if path.name != "spelling.py":
                 read.update(re.findall(r"AGENT_(?:STORAGE|TASK)_[A-Z0-9]+(?:_[A-Z0-9]+)*", path.read_text()))

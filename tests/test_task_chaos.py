@@ -42,7 +42,7 @@ EFFECTS = {"chaos_ok": 1, "chaos_flaky": 1, "chaos_mended": 1}
 def app_with_quick_retries(folder: Path) -> Path:
     """The app itself, but for host.json: a failed delivery comes again after a second."""
     folder.mkdir()
-    for name in ("function_app.py", "functions", "storage_lib", "devhost", "tests"):
+    for name in ("function_app.py", "functions", "actions", "storage_lib", "devhost", "tests"):
         (folder / name).symlink_to(PROJECT / name)
     settings = json.loads((PROJECT / "host.json").read_text())
     settings["extensions"]["queues"] |= {"visibilityTimeout": "00:00:01", "maxPollingInterval": "00:00:00.2"}

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from devhost.azurite import Azurite
-from functions.watch import sift
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
@@ -25,8 +24,8 @@ from storage_lib.errors import KeyNotFoundError
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.queues import QueueMessage
-from storage_lib.tasks import engine as engine_module
 from storage_lib.tasks import registry as registry_module
+from storage_lib.tasks import worker as worker_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.control import TaskStateError
 from storage_lib.tasks.engine import TaskEngine
@@ -134,9 +133,11 @@ class Process:
     async def handle(self, priority: Priority, queue: str, message: QueueMessage) -> None:
         """One invocation."""
         if queue == priority.queue:
-            ended = await self.engine.process(message.text, queue=queue, dequeue_count=message.dequeue_count)
+            ended = await self.engine.worker.process(
+                message.text, queue=queue, dequeue_count=message.dequeue_count
+            )
         else:
-            ended = await self.engine.process_poison(
+            ended = await self.engine.worker.process_poison(
                 message.text,
                 queue=priority.queue,
                 message_id=message.id,
@@ -169,7 +170,7 @@ def actions(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         def holds(self, _: object) -> bool:
             return False
 
-    monkeypatch.setattr(engine_module, "watch", NoWatch())
+    monkeypatch.setattr(worker_module, "watch", NoWatch())
     registry_module.Registry().names()
     before = dict(registry_module._actions)
 
@@ -366,7 +367,7 @@ class Sift(Case):
             await queues.send_text(POISON_QUEUE, text)
 
     async def run(self, process: Process) -> None:
-        await sift(process.engine, Priority.NORMAL)
+        await process.engine.sift(Priority.NORMAL)
 
     async def check(self, process: Process) -> None:
         await ended(process, Counter(fan=1, flaky=1, fails=1, leaf=3, unknown=2))
@@ -469,11 +470,11 @@ class Cancel(Case):
     async def prepare(self, process: Process) -> None:
         self.ids["fan"] = (await process.engine.submit("fan", "a")).task_id
         (message,) = await process.storage.backend.queues.receive(TASK_QUEUE)
-        await process.engine.process(message.text, queue=TASK_QUEUE)
+        await process.engine.worker.process(message.text, queue=TASK_QUEUE)
         await process.storage.backend.queues.delete(TASK_QUEUE, message)
 
     async def run(self, process: Process) -> None:
-        _, events = await process.engine.cancel(self.ids["fan"])
+        _, events = await process.engine.worker.cancel(self.ids["fan"])
         await process.engine.outbox.publish(events)
 
     async def again(self, process: Process) -> None:
@@ -493,7 +494,7 @@ CASES = [Deliveries, TakeOver, LostMessages, Sift, Expiry, Sweep, Submit, Requeu
 async def test_cut_off_anywhere(
     case: type[Case], fresh: Fresh, stride: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("functions.watch.SIFT_PAUSE", 0)
+    monkeypatch.setattr("storage_lib.tasks.engine.SIFT_PAUSE", 0)
     for writes in range(stride // 3, 500, stride):
         backend, made = await fresh(), case()
         await made.prepare(Process(backend, clock))

@@ -102,7 +102,7 @@ async def run(engine: TaskEngine, payload: Any) -> tuple[str, str, list[TaskEven
     """A task that has ended, its message, and its events, which nobody has published."""
     record = await engine.submit("ends", "a", payload)
     (text,) = await take(engine)
-    return record.task_id, text, await engine.process(text, queue=TASK_QUEUE)
+    return record.task_id, text, await engine.worker.process(text, queue=TASK_QUEUE)
 
 
 ENDS = pytest.mark.parametrize(
@@ -118,11 +118,11 @@ async def test_a_second_delivery_publishes_what_the_first_did_not(
     task_id, text, lost = await run(engine, payload)
     assert [event.type for event in lost] == [kind]
     assert (await engine.records.get(task_id)).event_due
-    await engine.outbox.publish(await engine.process(text, queue=TASK_QUEUE, dequeue_count=1))
+    await engine.outbox.publish(await engine.worker.process(text, queue=TASK_QUEUE, dequeue_count=1))
     assert await out(engine) == [kind]
     assert not (await engine.records.get(task_id)).event_due
     for count in (1, 2):
-        assert await engine.process(text, queue=TASK_QUEUE, dequeue_count=count) == []
+        assert await engine.worker.process(text, queue=TASK_QUEUE, dequeue_count=count) == []
 
 
 @ENDS
@@ -154,7 +154,7 @@ async def test_what_is_out_is_not_published_again(
 
 async def test_an_end_by_a_cancel_is_published_too(engine: TaskEngine, clock: Clock) -> None:
     record = await engine.submit("ends", "a")
-    await engine.cancel(record.task_id)
+    await engine.worker.cancel(record.task_id)
     clock.now += 1.1 * HOUR
     await engine.repair.run()
     assert await out(engine) == ["task.cancelled"]
@@ -163,9 +163,9 @@ async def test_an_end_by_a_cancel_is_published_too(engine: TaskEngine, clock: Cl
 async def test_the_end_of_a_family_is_published_too(engine: TaskEngine, clock: Clock) -> None:
     parent, _, _ = await run(engine, "asks")
     (child,) = await take(engine)
-    lost = await engine.process(child, queue=TASK_QUEUE)
+    lost = await engine.worker.process(child, queue=TASK_QUEUE)
     assert [event.type for event in lost] == ["task.succeeded"] * 2
-    again = await engine.process(child, queue=TASK_QUEUE)
+    again = await engine.worker.process(child, queue=TASK_QUEUE)
     assert again == lost
     await engine.outbox.publish(again[:1])
     clock.now += 1.1 * HOUR
@@ -179,7 +179,9 @@ async def test_the_end_of_a_message_that_is_no_task_is_published_too(
 ) -> None:
     now = datetime.fromtimestamp(clock.now, UTC)
     for _ in range(2):
-        lost = await engine.process_poison("garbage", queue=TASK_QUEUE, message_id="m", inserted_at=now)
+        lost = await engine.worker.process_poison(
+            "garbage", queue=TASK_QUEUE, message_id="m", inserted_at=now
+        )
         assert [event.type for event in lost] == ["task.dead"]
     clock.now += 1.1 * HOUR
     await engine.repair.run()
@@ -192,7 +194,7 @@ async def test_a_poison_message_of_a_task_that_has_ended_publishes_its_event(
     """The host died five times just before its event was out."""
     _, text, _ = await run(engine, "goes well")
     now = datetime.fromtimestamp(clock.now, UTC)
-    events = await engine.process_poison(text, queue=TASK_QUEUE, message_id="m", inserted_at=now)
+    events = await engine.worker.process_poison(text, queue=TASK_QUEUE, message_id="m", inserted_at=now)
     assert [event.type for event in events] == ["task.succeeded"]
 
 
@@ -203,7 +205,7 @@ async def test_a_dead_task_has_one_event_though_its_message_passes_the_poison_qu
     await engine.outbox.publish(events)
     (poison,) = await take(engine, POISON_QUEUE)
     now = datetime.fromtimestamp(clock.now, UTC)
-    assert await engine.process_poison(poison, queue=TASK_QUEUE, message_id="m", inserted_at=now) == []
+    assert await engine.worker.process_poison(poison, queue=TASK_QUEUE, message_id="m", inserted_at=now) == []
 
 
 async def test_an_event_that_could_not_be_sent_is_still_due(
@@ -219,7 +221,7 @@ async def test_an_event_that_could_not_be_sent_is_still_due(
         with pytest.raises(StorageUnavailableError):
             await engine.outbox.publish(events)
     assert (await engine.records.get(task_id)).event_due
-    await engine.outbox.publish(await engine.process(text, queue=TASK_QUEUE))
+    await engine.outbox.publish(await engine.worker.process(text, queue=TASK_QUEUE))
     assert await out(engine) == ["task.succeeded"]
 
 
@@ -240,7 +242,7 @@ async def test_the_event_of_an_end_before_a_requeue_does_not_hide_the_next(
     assert not (await engine.records.get(task_id)).event_due
     (text,) = await take(engine)
     clock.now += 1
-    await engine.process(text, queue=TASK_QUEUE)
+    await engine.worker.process(text, queue=TASK_QUEUE)
     await engine.outbox.publish(events)  # Late: it tells the first end.
     record = await engine.records.get(task_id)
     assert (record.status, record.event_due) == (TaskStatus.FAILED, True)
@@ -264,7 +266,7 @@ async def test_it_costs_one_request_and_none_to_look_for(engine: TaskEngine, tmp
             setattr(tables, name, counted)
         await filed.outbox.publish(events)
         assert len(calls) <= 1, calls
-        assert await filed.process(text, queue=TASK_QUEUE, dequeue_count=2) == []
+        assert await filed.worker.process(text, queue=TASK_QUEUE, dequeue_count=2) == []
         assert not (await filed.records.get(task_id)).event_due
 
 

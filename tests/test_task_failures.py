@@ -490,10 +490,10 @@ async def test_one_unreadable_record_does_not_break_a_list(
     # Nor what goes through all of them.
     worker.clock.now += 90 * 24 * 3600
     await worker.engine.repair.run()
-    await worker.engine.records.expire(worker.engine._now(), 100)
+    await worker.engine.records.expire(worker.engine.worker._now(), 100)
     # Its message is kept, with the reason.
     for text in await worker.take():
-        assert await worker.engine.process(text, queue=TASK_QUEUE) == []
+        assert await worker.engine.worker.process(text, queue=TASK_QUEUE) == []
     await worker.backend.close()
 
 

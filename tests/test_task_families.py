@@ -23,13 +23,14 @@ from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
-from storage_lib.tasks.engine import MAX_DELIVERIES, TaskEngine
+from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.lease import _CONCLUDE_TRIES
 from storage_lib.tasks.model import TASK_QUEUE, TaskRecord, TaskStatus, child_task_id
 from storage_lib.tasks.records import record_keys
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryPolicy
+from storage_lib.tasks.worker import MAX_DELIVERIES
 from tests.task_worker import Worker
 
 DAY = 24 * 3600
@@ -128,7 +129,7 @@ async def pump(worker: Worker, rounds: int = 20, seconds: float = 2) -> list[Tas
     for _ in range(rounds):
         for message in await queues.receive(TASK_QUEUE, max_messages=32, visibility_timeout=10):
             try:
-                events += await worker.engine.process(
+                events += await worker.engine.worker.process(
                     message.text, queue=TASK_QUEUE, dequeue_count=message.dequeue_count
                 )
             except StorageUnavailableError:
@@ -235,7 +236,7 @@ async def test_an_end_after_the_requeue_counts_whatever_the_clocks_say(worker: W
     world.mended = True
     await ahead.control.requeue(parent.task_id)
     for text in await worker.take():
-        await ahead.process(text, queue=TASK_QUEUE)
+        await ahead.worker.process(text, queue=TASK_QUEUE)
     await worker.settle()
     record = await worker.get(parent.task_id)
     assert record.status is TaskStatus.FAILED
@@ -528,8 +529,8 @@ async def test_a_dead_task_is_not_put_back_by_a_failure_after_its_end(worker: Wo
     worker.backend.tables.update = noting  # type: ignore[method-assign]
     fail(worker.backend.tables, "get", at=3)
     with pytest.raises(StorageUnavailableError):
-        await worker.engine.process(text, queue=TASK_QUEUE)
-    await worker.engine.process(text, queue=TASK_QUEUE, dequeue_count=2)
+        await worker.engine.worker.process(text, queue=TASK_QUEUE)
+    await worker.engine.worker.process(text, queue=TASK_QUEUE, dequeue_count=2)
     assert seen == ["running", "dead"]
     assert (await worker.get(child.task_id)).status is TaskStatus.DEAD
     assert (await worker.get(parent.task_id)).status is TaskStatus.FAILED
@@ -550,7 +551,7 @@ async def test_an_end_that_can_not_be_written_comes_again(worker: Worker, world:
     )
     (text,) = await worker.take()
     with pytest.raises(StorageUnavailableError):
-        await worker.engine.process(text, queue=TASK_QUEUE)
+        await worker.engine.worker.process(text, queue=TASK_QUEUE)
     assert (await worker.get(submitted.task_id)).status is TaskStatus.RUNNING
 
 
@@ -559,7 +560,7 @@ async def test_a_host_that_stops_gives_an_attempt_back_though_a_child_was_counte
 ) -> None:
     submitted = await worker.engine.submit("stays", "a")
     (text,) = await worker.take()
-    running = asyncio.create_task(worker.engine.process(text, queue=TASK_QUEUE))
+    running = asyncio.create_task(worker.engine.worker.process(text, queue=TASK_QUEUE))
     await world.started.wait()
     await worker.run(await worker.take())
     running.cancel()
@@ -587,9 +588,9 @@ async def test_a_cancel_that_was_interrupted_can_be_repeated(worker: Worker, wor
     middle = await worker.child(top, "has_a_late_one")
     fail(worker.backend.tables, "get", at=2)
     with pytest.raises(StorageUnavailableError):
-        await worker.engine.cancel(middle.task_id)
+        await worker.engine.worker.cancel(middle.task_id)
     for _ in range(2):  # whoever repeated it may have died as well, before its events were out
-        record, events = await worker.engine.cancel(middle.task_id)
+        record, events = await worker.engine.worker.cancel(middle.task_id)
         assert record.status is TaskStatus.CANCELLED
         assert [event.type for event in events] == ["task.cancelled", "task.failed"]
     assert (await worker.get(top.task_id)).status is TaskStatus.FAILED
@@ -610,18 +611,18 @@ async def test_a_cancel_is_kept_by_a_task_that_began_to_wait(
     async def dies(task_id: str) -> Any:
         raise StorageUnavailableError("the host was gone before it could end it")
 
-    monkeypatch.setattr(worker.engine, "cancel", dies)
+    monkeypatch.setattr(worker.engine.worker, "cancel", dies)
     with pytest.raises(StorageUnavailableError):
-        await worker.engine.process(text, queue=TASK_QUEUE)
+        await worker.engine.worker.process(text, queue=TASK_QUEUE)
     monkeypatch.undo()
     assert (await worker.get(submitted.task_id)).is_waiting
     if poison:
         now = moment(worker)
-        events = await worker.engine.process_poison(
+        events = await worker.engine.worker.process_poison(
             text, queue=TASK_QUEUE, message_id="m", inserted_at=now, dequeue_count=1
         )
     else:
-        events = await worker.engine.process(text, queue=TASK_QUEUE, dequeue_count=2)
+        events = await worker.engine.worker.process(text, queue=TASK_QUEUE, dequeue_count=2)
     assert [event.type for event in events] == ["task.cancelled"]
     assert (await worker.get(submitted.task_id)).status is TaskStatus.CANCELLED
     worker.clock.now += 700

@@ -14,7 +14,7 @@ import azure.functions as func
 import pytest
 
 from functions import state as state_module
-from functions import tasks, watch
+from functions import tasks
 from functions.deliveries import Delivery
 from functions.state import AppState
 from storage_lib.backends.azure import AzureStorageBackend
@@ -22,6 +22,7 @@ from storage_lib.backends.file import FileStorageBackend
 from storage_lib.config import StorageConfig
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
+from storage_lib.tasks import engine as engine_module
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import POISON_QUEUE, TASK_QUEUE, Priority
 from tests.test_end_to_end import devhost
@@ -133,15 +134,15 @@ async def test_two_deliveries_of_one_message_are_one_record(app: TaskEngine) -> 
 async def test_what_no_function_takes_is_recorded_and_removed(
     engine: TaskEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "SIFT_PAUSE", 0.01)
-    monkeypatch.setattr(watch, "SIFT_SECONDS", 30)
+    monkeypatch.setattr(engine_module, "SIFT_PAUSE", 0.01)
+    monkeypatch.setattr(engine_module, "SIFT_SECONDS", 30)
     queues = engine.storage.backend.queues
     texts = [json.dumps({"dequeueCount": "many", "unique": f"{n} {datetime.now(UTC)}"}) for n in range(2)]
     for text in [*texts, texts[0]]:
         await queues.send_text(POISON_QUEUE, text)
     # The host has taken one and failed; it is hidden for some time.
     (held,) = await queues.receive(POISON_QUEUE, visibility_timeout=2)
-    assert await watch.sift(engine, Priority.NORMAL) >= 3
+    assert await engine.sift(Priority.NORMAL) >= 3
     assert await queues.length(POISON_QUEUE) == 0
     assert [len(await dead(engine, text)) for text in texts] == [2, 1]
     assert held.text in texts
@@ -151,14 +152,14 @@ async def test_the_function_and_the_port_give_one_message_one_record(
     app: TaskEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host was killed after the record, and the message came back: the host tells whole seconds."""
-    monkeypatch.setattr(watch, "SIFT_PAUSE", 0.01)
+    monkeypatch.setattr(engine_module, "SIFT_PAUSE", 0.01)
     text = json.dumps({"unique": str(datetime.now(UTC))})
     queues = app.storage.backend.queues
     await queues.send_text(POISON_QUEUE, text)
     (held,) = await queues.receive(POISON_QUEUE, visibility_timeout=1)
     told = held.inserted_at.replace(microsecond=0)
     await tasks._process_poison(Message(text, id=held.id, insertion_time=told), TASK_QUEUE)
-    await watch.sift(app, Priority.NORMAL)
+    await app.sift(Priority.NORMAL)
     assert len(await dead(app, text)) == 1
 
 

@@ -128,7 +128,7 @@ async def test_an_end_from_before_the_requeue_does_not_fail_the_parent_again(
     await worker.engine.control.requeue(parent.task_id)
     late = await worker.backend.queues.receive(POISON_QUEUE)
     for message in late:
-        await worker.engine.process_poison(
+        await worker.engine.worker.process_poison(
             message.text, queue=TASK_QUEUE, message_id=message.id, inserted_at=message.inserted_at
         )
     assert late
@@ -141,7 +141,7 @@ async def test_a_child_that_was_cancelled_before_it_ran_can_be_requeued(worker: 
     parent = await worker.engine.submit("asks", "a", ["fine", "bad"])
     await worker.run(await worker.take())
     child = await worker.child(parent, "fine")
-    await worker.engine.cancel(child.task_id)
+    await worker.engine.worker.cancel(child.task_id)
     await worker.settle(3)
     assert (await worker.get(parent.task_id)).status is TaskStatus.FAILED
     await worker.engine.control.requeue(child.task_id)
@@ -201,7 +201,7 @@ async def test_the_event_of_a_parent_is_given_again_with_that_of_its_last_child(
     await worker.engine.submit("asks", "a", ["fine"])
     await worker.run(await worker.take())
     [message] = await worker.take()
-    first = await worker.engine.process(message, queue=TASK_QUEUE)
-    again = await worker.engine.process(message, queue=TASK_QUEUE, dequeue_count=2)
+    first = await worker.engine.worker.process(message, queue=TASK_QUEUE)
+    again = await worker.engine.worker.process(message, queue=TASK_QUEUE, dequeue_count=2)
     assert [event.action for event in first] == ["fine", "asks"]
     assert again == first

@@ -96,9 +96,10 @@ def test_a_module_that_was_not_there_is_found_later(module: Module) -> None:
 
 async def test_a_task_waits_for_its_module_and_then_runs(module: Module) -> None:
     module.write(GOOD.format("x") + "import sys; sys.exit(0)")
-    worker = Worker()
-    worker.engine.registry = Registry([module.name])
-    await worker.engine.process('{"task_id": "t", "agent_id": "a", "action": "imported"}', queue=TASK_QUEUE)
+    worker = Worker(Registry([module.name]))
+    await worker.engine.worker.process(
+        '{"task_id": "t", "agent_id": "a", "action": "imported"}', queue=TASK_QUEUE
+    )
     record = await worker.get("t")
     assert (record.status, record.attempts) == (TaskStatus.QUEUED, 0)
     assert record.error is not None

@@ -178,7 +178,7 @@ async def test_a_task_ends_at_its_time_limit_with_its_process(tmp_path: Path) ->
         engine = TaskEngine(storage, Registry(["tests.isolated_functions"]))
         file = tmp_path / "pid"
         task_id, text = await submitted(engine, storage, "spin_isolated", {"announce": str(file)})
-        await engine.process(text, queue=TASK_QUEUE)
+        await engine.worker.process(text, queue=TASK_QUEUE)
         record = await engine.records.get(task_id)
         assert record.status is TaskStatus.FAILED
         assert record.error is not None
@@ -192,9 +192,9 @@ async def test_a_task_that_is_cancelled_ends_with_its_process(tmp_path: Path) ->
         engine = TaskEngine(storage, Registry(["tests.isolated_functions"]))
         file = tmp_path / "pid"
         task_id, text = await submitted(engine, storage, "spin_isolated_long", {"announce": str(file)})
-        processing = asyncio.create_task(engine.process(text, queue=TASK_QUEUE))
+        processing = asyncio.create_task(engine.worker.process(text, queue=TASK_QUEUE))
         await until(announced(file))
-        await engine.cancel(task_id)
+        await engine.worker.cancel(task_id)
         async with asyncio.timeout(MOST_SECONDS):
             await processing
         assert (await engine.records.get(task_id)).status is TaskStatus.CANCELLED
@@ -207,7 +207,7 @@ async def test_leases_are_renewed_meanwhile(tmp_path: Path) -> None:
         file = tmp_path / "pid"
         payload = {"announce": str(file), "seconds": 6}
         task_id, text = await submitted(engine, storage, "spin_isolated_long", payload)
-        await engine.process(text, queue=TASK_QUEUE)
+        await engine.worker.process(text, queue=TASK_QUEUE)
         record = await engine.records.get(task_id)
         assert (record.status, record.attempts) == (TaskStatus.SUCCEEDED, 1)
 
@@ -239,7 +239,9 @@ def test_reports_of_one_event_loop_after_another(tmp_path: Path) -> None:
                 await storage.save(f"{n}.csv", "a,b\n1,2\n", content_type="text/csv")
                 ids.append((await engine.submit("analyze_report", "a", {"report": f"{n}.csv"})).task_id)
             messages = await storage.backend.queues.receive(TASK_QUEUE, max_messages=4)
-            await asyncio.gather(*(engine.process(message.text, queue=TASK_QUEUE) for message in messages))
+            await asyncio.gather(
+                *(engine.worker.process(message.text, queue=TASK_QUEUE) for message in messages)
+            )
             return [(await engine.records.get(task_id)).status for task_id in ids]
 
     for n in range(2):

@@ -79,7 +79,7 @@ async def test_children_that_end_at_once_end_their_parent_at_a_bounded_cost(inst
         return [m.text for m in await backend.queues.receive(TASK_QUEUE, max_messages=32)]
 
     for text in await received():
-        await engines[0].process(text, queue=TASK_QUEUE)
+        await engines[0].worker.process(text, queue=TASK_QUEUE)
     children: list[str] = []
     while found := await received():
         children += found
@@ -87,7 +87,7 @@ async def test_children_that_end_at_once_end_their_parent_at_a_bounded_cost(inst
     tables.calls.clear()
     objects.reads = 0
     ended = await asyncio.gather(
-        *(engines[n % instances].process(text, queue=TASK_QUEUE) for n, text in enumerate(children))
+        *(engines[n % instances].worker.process(text, queue=TASK_QUEUE) for n, text in enumerate(children))
     )
 
     # A child's own record is read, claimed and ended; its parent's is looked at, read again and changed. What

@@ -71,7 +71,7 @@ def actions() -> Iterator[None]:
 async def run(engine: TaskEngine, action: str, payload: Any = None) -> str:
     record = await engine.submit(action, "a", payload)
     (message,) = await engine.storage.backend.queues.receive(TASK_QUEUE)
-    await engine.outbox.publish(await engine.process(message.text, queue=TASK_QUEUE))
+    await engine.outbox.publish(await engine.worker.process(message.text, queue=TASK_QUEUE))
     await engine.storage.backend.queues.delete(TASK_QUEUE, message)
     return record.task_id
 
@@ -125,7 +125,7 @@ async def test_a_task_whose_payload_is_gone_can_be_seen_and_cancelled(engine: Ta
     async for found in objects.iterate(content_prefix(record.task_id)):
         await objects.delete(found if isinstance(found, str) else found.key)
     assert "gone" in (await engine.records.get(record.task_id)).omitted["payload"]
-    cancelled, _ = await engine.cancel(record.task_id)
+    cancelled, _ = await engine.worker.cancel(record.task_id)
     assert cancelled.status is TaskStatus.CANCELLED
 
 

@@ -58,7 +58,9 @@ async def serve(engine: TaskEngine, task_id: str) -> None:
     async with asyncio.timeout(60):
         while not (await engine.records.get(task_id)).is_final:
             for message in await queues.receive(TASK_QUEUE, visibility_timeout=LEASE):
-                await engine.process(message.text, queue=TASK_QUEUE, dequeue_count=message.dequeue_count)
+                await engine.worker.process(
+                    message.text, queue=TASK_QUEUE, dequeue_count=message.dequeue_count
+                )
                 with contextlib.suppress(KeyNotFoundError, PreconditionFailedError):
                     await queues.delete(TASK_QUEUE, message)
             await asyncio.sleep(0.05)
@@ -152,17 +154,17 @@ async def test_neighbours_of_what_blocks_keep_their_runs(store: str, tmp_path: P
 
     ids = [(await engine.submit("neighbour", "a", long)).task_id for long in (False, True)]
     texts = [message.text for message in await storage.backend.queues.receive(TASK_QUEUE, max_messages=9)]
-    running = [asyncio.create_task(engine.process(text, queue=TASK_QUEUE)) for text in texts]
+    running = [asyncio.create_task(engine.worker.process(text, queue=TASK_QUEUE)) for text in texts]
     await begun.wait()
     while len(runs) < 2:
         await asyncio.sleep(0.01)
     ids.append((await engine.submit("blocks", "a")).task_id)
     (message,) = await storage.backend.queues.receive(TASK_QUEUE)
-    running.append(asyncio.create_task(engine.process(message.text, queue=TASK_QUEUE)))
+    running.append(asyncio.create_task(engine.worker.process(message.text, queue=TASK_QUEUE)))
     # The messages come again meanwhile, here and to another engine of the process.
     await blocked.wait()
-    again = [engine.process(text, queue=TASK_QUEUE) for text in (*texts, message.text)]
-    again += [other.process(text, queue=TASK_QUEUE) for text in (*texts, message.text)]
+    again = [engine.worker.process(text, queue=TASK_QUEUE) for text in (*texts, message.text)]
+    again += [other.worker.process(text, queue=TASK_QUEUE) for text in (*texts, message.text)]
     async with asyncio.timeout(30):
         await asyncio.gather(*again)
         events = [event for events in await asyncio.gather(*running) for event in events]
@@ -186,7 +188,7 @@ async def test_a_fence_that_moved_while_the_loop_was_blocked_is_a_loss(tmp_path:
         time.sleep(LEASE * 2)  # noqa: ASYNC251 - what this is about
         record = await engine.records.get(context.task.task_id)
         # As another process would, for which nobody here holds the lease.
-        until = engine._now() + engine._length
+        until = engine.worker._now() + engine.worker._length
         taken = await engine.records.change(
             record, fence=record.fence + 1, attempts=record.attempts + 1, lease_until=until
         )
@@ -196,7 +198,7 @@ async def test_a_fence_that_moved_while_the_loop_was_blocked_is_a_loss(tmp_path:
 
     submitted = await engine.submit("blocks", "a")
     (message,) = await storage.backend.queues.receive(TASK_QUEUE)
-    assert await engine.process(message.text, queue=TASK_QUEUE) == []
+    assert await engine.worker.process(message.text, queue=TASK_QUEUE) == []
     record = await engine.records.get(submitted.task_id)
     assert (record.status, record.result, record.fence) == (TaskStatus.RUNNING, None, seen[0].fence)
     # And the attempt is given back: it failed by no fault of the task's.
@@ -278,7 +280,7 @@ async def test_the_thread_ends_when_nothing_runs_and_comes_again() -> None:
     for _ in range(2):
         await engine.submit("noop", "a")
         (message,) = await engine.storage.backend.queues.receive(TASK_QUEUE)
-        await engine.process(message.text, queue=TASK_QUEUE)
+        await engine.worker.process(message.text, queue=TASK_QUEUE)
         await engine.storage.backend.queues.delete(TASK_QUEUE, message)
         assert len(threads()) == 1
         async with asyncio.timeout(30):
@@ -301,7 +303,7 @@ async def test_a_forked_process_has_a_watch_of_its_own(tmp_path: Path) -> None:
 
     submitted = await engine.submit("forks", "a")
     (message,) = await engine.storage.backend.queues.receive(TASK_QUEUE)
-    await engine.process(message.text, queue=TASK_QUEUE)
+    await engine.worker.process(message.text, queue=TASK_QUEUE)
     assert (await engine.records.get(submitted.task_id)).result == 0
 
 
@@ -316,9 +318,11 @@ async def test_a_run_whose_loop_was_closed_under_it_is_nobodys(tmp_path: Path) -
         engine = TaskEngine(storage, lease_seconds=LEASE)
         submitted = await engine.submit("left", "a")
         (message,) = await storage.backend.queues.receive(TASK_QUEUE)
-        claimed = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+        claimed = await engine.worker._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
         assert claimed is not None
-        held = watch.holding(Lease(engine.records, claimed, engine._length, engine._now), engine._place)
+        held = watch.holding(
+            Lease(engine.records, claimed, engine.worker._length, engine.worker._now), engine.worker._place
+        )
 
         async def begin() -> None:
             held.__enter__()
@@ -327,7 +331,7 @@ async def test_a_run_whose_loop_was_closed_under_it_is_nobodys(tmp_path: Path) -
         try:
             async with asyncio.timeout(30):
                 while (await engine.records.get(submitted.task_id)).status is not TaskStatus.SUCCEEDED:
-                    await engine.process(message.text, queue=TASK_QUEUE)
+                    await engine.worker.process(message.text, queue=TASK_QUEUE)
                     await asyncio.sleep(0.05)
         finally:
             held.__exit__(None, None, None)
@@ -343,9 +347,9 @@ async def test_what_holds_a_run_up_again_and_again_is_one_note(tmp_path: Path) -
         async def slow(context: TaskContext, payload: Any) -> None: ...
 
         submitted = await engine.submit("slow", "a")
-        claimed = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+        claimed = await engine.worker._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
         assert claimed is not None
-        lease = Lease(engine.records, claimed, engine._length, engine._now)
+        lease = Lease(engine.records, claimed, engine.worker._length, engine.worker._now)
         for n in range(30):
             lease._notes.append(("suspended" if n == 10 else "blocked", f"for {n} s"))
             await lease.change(progress=n)
@@ -387,10 +391,10 @@ async def test_a_renewal_that_was_under_way_when_the_loop_was_blocked_loses_noth
 
         monkeypatch.setattr(engine.records, "change", slow)
         # The thread would keep the lease; that it cannot is what happens in memory, and under a held GIL.
-        monkeypatch.setattr(engine._place, "is_reachable", False)
+        monkeypatch.setattr(engine.worker._place, "is_reachable", False)
         submitted = await engine.submit("blocks", "a")
         (message,) = await storage.backend.queues.receive(TASK_QUEUE)
-        await engine.process(message.text, queue=TASK_QUEUE)
+        await engine.worker.process(message.text, queue=TASK_QUEUE)
         record = await engine.records.get(submitted.task_id)
     assert (record.status, record.result, record.attempts, runs) == (TaskStatus.SUCCEEDED, "done", 1, [1])
     assert [past.outcome for past in record.history] == ["blocked", "succeeded"]
@@ -408,14 +412,14 @@ async def test_a_run_that_another_has_taken_over_before_it_began_does_not_begin(
         engine = TaskEngine(storage, lease_seconds=LEASE)
         submitted = await engine.submit("counts", "a")
         (message,) = await storage.backend.queues.receive(TASK_QUEUE)
-        claimed = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+        claimed = await engine.worker._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
         assert claimed is not None
         time.sleep(LEASE * 1.2)  # noqa: ASYNC251 - that is what it is about
         other = TaskEngine(storage, lease_seconds=LEASE)
-        await other.process(message.text, queue=TASK_QUEUE)
-        late = Lease(engine.records, claimed, engine._length, engine._now)
-        with watch.holding(late, engine._place):
-            assert await engine._run(late, message.text, TASK_QUEUE) == []
+        await other.worker.process(message.text, queue=TASK_QUEUE)
+        late = Lease(engine.records, claimed, engine.worker._length, engine.worker._now)
+        with watch.holding(late, engine.worker._place):
+            assert await engine.worker._run(late, message.text, TASK_QUEUE) == []
         record = await engine.records.get(submitted.task_id)
     assert (runs, record.status, record.attempts) == ([2], TaskStatus.SUCCEEDED, 2)
 
@@ -440,6 +444,6 @@ async def test_what_blocks_in_turn_is_told_as_one_block(times: int) -> None:
     engine = TaskEngine(StorageManager(backend=MemoryBackend()), lease_seconds=LEASE)
     submitted = await engine.submit("waits", "a")
     (message,) = await engine.storage.backend.queues.receive(TASK_QUEUE)
-    await engine.process(message.text, queue=TASK_QUEUE)
+    await engine.worker.process(message.text, queue=TASK_QUEUE)
     record = await engine.records.get(submitted.task_id)
     assert [past.outcome for past in record.history] == ["blocked", "succeeded"]

@@ -154,9 +154,9 @@ def test_a_message_is_understood_or_refused_with_a_field(fields: dict[str, Any])
 async def buried(worker: Worker, message: dict[str, Any]) -> TaskRecord:
     """The dead record of a message that is refused."""
     async with asyncio.timeout(10):
-        assert await worker.engine.process(json.dumps(message), queue=TASK_QUEUE) == []
+        assert await worker.engine.worker.process(json.dumps(message), queue=TASK_QUEUE) == []
         (poison,) = await worker.backend.queues.receive(POISON_QUEUE)
-        (event,) = await worker.engine.process_poison(
+        (event,) = await worker.engine.worker.process_poison(
             poison.text, queue=TASK_QUEUE, message_id=poison.id, inserted_at=poison.inserted_at
         )
         return await worker.get(event.task_id)
@@ -183,7 +183,7 @@ async def test_a_parent_is_asked_whether_it_is_so(worker: Worker, forged: str, e
     task_id = child_task_id(parent.task_id, parent.created_at, 2)
     message: dict[str, Any] = OWN | {"task_id": task_id, "parent_id": parent.task_id, "child_index": 2}
     if existing:
-        await worker.engine.process(json.dumps(message), queue=TASK_QUEUE)
+        await worker.engine.worker.process(json.dumps(message), queue=TASK_QUEUE)
         message["requeue"] = 1
     if forged == "time":
         message["task_id"] = child_task_id(parent.task_id, parent.created_at - timedelta(days=1), 2)
@@ -199,7 +199,7 @@ async def test_a_message_may_not_give_a_task_another_parent(worker: Worker) -> N
     first, parent = await parent_of(worker), await parent_of(worker)
     task_id = child_task_id(parent.task_id, parent.created_at, 0)
     alone = OWN | {"task_id": task_id}
-    await worker.engine.process(json.dumps(alone), queue=TASK_QUEUE)
+    await worker.engine.worker.process(json.dumps(alone), queue=TASK_QUEUE)
     record = await buried(worker, alone | {"parent_id": parent.task_id, "child_index": 0})
     assert record.error is not None
     assert record.error.code == "task-id-taken"
@@ -210,7 +210,7 @@ async def test_a_real_child_runs_without_its_record(worker: Worker) -> None:
     parent = await parent_of(worker)
     task_id = child_task_id(parent.task_id, parent.created_at, 0)
     message = OWN | {"task_id": task_id, "parent_id": parent.task_id, "child_index": 0, "parent_fence": 0}
-    (event,) = await worker.engine.process(json.dumps(message), queue=TASK_QUEUE)
+    (event,) = await worker.engine.worker.process(json.dumps(message), queue=TASK_QUEUE)
     assert (event.status, event.parent_id) == (TaskStatus.SUCCEEDED, parent.task_id)
 
 
@@ -218,7 +218,7 @@ async def test_a_real_child_runs_without_its_record(worker: Worker) -> None:
 @pytest.mark.parametrize("status", [TaskStatus.QUEUED, TaskStatus.FAILED, TaskStatus.RUNNING])
 async def test_a_circle_of_parents_in_the_table_ends(worker: Worker, length: int, status: TaskStatus) -> None:
     ids = [new_task_id() for _ in range(length)]
-    now = worker.engine._now()
+    now = worker.engine.worker._now()
     for n, task_id in enumerate(ids):
         record = new_record(TaskMessage(task_id, "a", "noop", parent_id=ids[n - 1], child_index=0), now, None)
         children = Children(1) if status is TaskStatus.RUNNING else Children(1, 1, 1)
@@ -226,10 +226,12 @@ async def test_a_circle_of_parents_in_the_table_ends(worker: Worker, length: int
             replace(record, status=TaskStatus.QUEUED if n == 0 else status, children=children)
         )
     async with asyncio.timeout(20):
-        await worker.engine.process(json.dumps(OWN | {"task_id": ids[0]}), queue=TASK_QUEUE)
+        await worker.engine.worker.process(json.dumps(OWN | {"task_id": ids[0]}), queue=TASK_QUEUE)
         record = await worker.get(ids[0])
         assert record.is_final
-        await worker.engine.process(json.dumps(OWN | {"task_id": ids[0]}), queue=TASK_QUEUE, dequeue_count=2)
+        await worker.engine.worker.process(
+            json.dumps(OWN | {"task_id": ids[0]}), queue=TASK_QUEUE, dequeue_count=2
+        )
 
 
 async def test_a_message_is_not_due_in_a_thousand_years(worker: Worker) -> None:
@@ -237,6 +239,6 @@ async def test_a_message_is_not_due_in_a_thousand_years(worker: Worker) -> None:
     assert record.error is not None
     assert "due_at" in record.error.message
     assert "a year" in record.error.message
-    later = (worker.engine._now() + timedelta(days=365)).isoformat()
-    assert await worker.engine.process(json.dumps(FOREIGN | {"due_at": later}), queue=TASK_QUEUE) == []
+    later = (worker.engine.worker._now() + timedelta(days=365)).isoformat()
+    assert await worker.engine.worker.process(json.dumps(FOREIGN | {"due_at": later}), queue=TASK_QUEUE) == []
     assert (await worker.get("t")).status is TaskStatus.QUEUED

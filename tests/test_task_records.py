@@ -86,7 +86,7 @@ async def engine(clock: Clock) -> AsyncIterator[TaskEngine]:
 
 async def deliver(engine: TaskEngine) -> None:
     for message in await engine.storage.backend.queues.receive(TASK_QUEUE, max_messages=32):
-        await engine.process(message.text, queue=TASK_QUEUE)
+        await engine.worker.process(message.text, queue=TASK_QUEUE)
         await engine.storage.backend.queues.delete(TASK_QUEUE, message)
 
 
@@ -150,7 +150,7 @@ async def test_ids_of_others_may_tell_another_time(engine: TaskEngine, clock: Cl
     """A clock that is wrong, or a message that waited long, costs nothing: the task is found, and goes."""
     task_id = new_task_id(clock.now + days * DAY)
     message = json.dumps({"task_id": task_id, "agent_id": "a", "action": "note"})
-    await engine.process(message, queue=TASK_QUEUE)
+    await engine.worker.process(message, queue=TASK_QUEUE)
     assert (await engine.records.get(task_id)).status is TaskStatus.SUCCEEDED
     assert await every(engine, created_after=moment(clock, -1), created_before=moment(clock, 1)) == [task_id]
     clock.now += DAY
@@ -164,9 +164,11 @@ async def test_an_id_of_a_time_to_come_is_refused_with_a_reason(
 ) -> None:
     task_id = new_task_id(clock.now + days * DAY)
     text = json.dumps({"task_id": task_id, "agent_id": "a", "action": "note"})
-    await engine.process(text, queue=TASK_QUEUE)
+    await engine.worker.process(text, queue=TASK_QUEUE)
     (poisoned,) = await engine.storage.backend.queues.receive(POISON_QUEUE)
-    await engine.process_poison(poisoned.text, queue=TASK_QUEUE, message_id="m", inserted_at=moment(clock))
+    await engine.worker.process_poison(
+        poisoned.text, queue=TASK_QUEUE, message_id="m", inserted_at=moment(clock)
+    )
     (dead,) = (await engine.records.list(status="dead")).records
     assert dead.raw_message == text
     assert dead.error is not None
@@ -179,7 +181,7 @@ async def test_a_time_to_come_is_refused_before_anything_is_stored(engine: TaskE
     record = await engine.submit("note", "a", "x" * 100_000)
     ahead = new_task_id(clock.now + timedelta(days=3).total_seconds())
     large = json.dumps({"task_id": ahead, "agent_id": "a", "action": "note", "payload": "x" * 30_000})
-    await engine.process(large, queue=TASK_QUEUE)
+    await engine.worker.process(large, queue=TASK_QUEUE)
     found = [entry async for entry in engine.storage.backend.objects.iterate(".system/tasks/")]
     assert len(found) == 1
     assert record.task_id in str(found[0])

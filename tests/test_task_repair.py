@@ -92,7 +92,7 @@ async def test_a_delayed_task_without_a_record_is_seen_soon_and_can_be_cancelled
     assert await deliver(engine) == []
     (listed,) = (await engine.records.list(status="queued")).records
     assert (listed.task_id, listed.attempts) == (submitted.task_id, 0)
-    cancelled, events = await engine.cancel(submitted.task_id)
+    cancelled, events = await engine.worker.cancel(submitted.task_id)
     assert cancelled.status is TaskStatus.CANCELLED
     await engine.outbox.publish(events)
     clock.now += 10 * HOUR
@@ -168,7 +168,7 @@ async def test_a_dead_workers_task_whose_message_was_lost_is_run_by_another(
     engine: TaskEngine, clock: Clock
 ) -> None:
     submitted = await engine.submit("add", "a")
-    claimed = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+    claimed = await engine.worker._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
     assert claimed is not None
     await lose_messages(engine)
     clock.now += HOUR + 50
@@ -183,12 +183,12 @@ async def test_a_dead_workers_task_whose_message_was_lost_is_run_by_another(
 
 async def test_a_task_that_runs_for_hours_is_left_alone(engine: TaskEngine, clock: Clock) -> None:
     submitted = await engine.submit("add", "a")
-    record = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+    record = await engine.worker._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
     assert record is not None
     assert record.lease_until is not None
     for _ in range(5):
         clock.now += HOUR
-        record = await engine.records.change(record, lease_until=engine._now() + engine._length)
+        record = await engine.records.change(record, lease_until=engine.worker._now() + engine.worker._length)
         assert await engine.repair.run() == 0
 
 
@@ -199,8 +199,8 @@ async def test_a_parent_whose_child_ended_without_telling_ends(engine: TaskEngin
     await lose_messages(engine)
     first, second, third = (await engine.records.list(parent_id=parent.task_id)).records
     for child, status in ((first, TaskStatus.SUCCEEDED), (second, TaskStatus.FAILED)):
-        await engine.records.change(child, status=status, updated_at=engine._now())
-    assert len(await engine.process(message_of(third), queue=TASK_QUEUE)) == 1
+        await engine.records.change(child, status=status, updated_at=engine.worker._now())
+    assert len(await engine.worker.process(message_of(third), queue=TASK_QUEUE)) == 1
     assert (await engine.records.get(parent.task_id)).is_waiting
     clock.now += HOUR + 61
     assert await engine.repair.run() == 1
@@ -238,7 +238,7 @@ async def test_a_parent_with_children_at_work_is_left_alone(engine: TaskEngine, 
     for _ in range(2):
         clock.now += 0.6 * HOUR
         (message,) = await engine.storage.backend.queues.receive(TASK_QUEUE)
-        await engine.process(message.text, queue=TASK_QUEUE)
+        await engine.worker.process(message.text, queue=TASK_QUEUE)
         await engine.storage.backend.queues.delete(TASK_QUEUE, message)
     waiting = (await engine.records.list(action="fan")).records[0]
     clock.now += 0.6 * HOUR
@@ -286,11 +286,11 @@ async def test_a_task_that_moves_on_meanwhile_is_left_alone(
     async def overdue(*arguments: Any, **options: Any) -> Any:
         (record,) = [each async for each in found(*arguments, **options)]
         if end == "claimed":
-            await engine._claim(record, "", TASK_QUEUE)
+            await engine.worker._claim(record, "", TASK_QUEUE)
         else:
-            await engine.cancel(submitted.task_id)
+            await engine.worker.cancel(submitted.task_id)
         if end == "removed":
-            assert await engine.records.expire(engine._now() + engine._length, 10) == 1
+            assert await engine.records.expire(engine.worker._now() + engine.worker._length, 10) == 1
         yield record
 
     monkeypatch.setattr(engine.records, "overdue", overdue)
@@ -337,7 +337,7 @@ async def test_a_large_payload_of_another_program_is_sent_again(engine: TaskEngi
     """As its key: in base64 the message as it came would be too large for a queue."""
     message = TaskMessage("t1", "a", "add", payload="p" * 60_000)
     # Its worker died right after it had written the record.
-    record = await engine._record_of(message)
+    record = await engine.worker._record_of(message)
     assert record.status is TaskStatus.QUEUED
     clock.now += HOUR + 1
     assert await engine.repair.run() == 1

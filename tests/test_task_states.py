@@ -16,10 +16,10 @@ from storage_lib.backends.memory import MemoryBackend, MemoryQueueStore, MemoryT
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
 from storage_lib.manager import StorageManager
 from storage_lib.ports.queues import QueueMessage
-from storage_lib.tasks import engine as engine_module
 from storage_lib.tasks import lease as lease_module
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks import submission
+from storage_lib.tasks import worker as worker_module
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.control import TaskStateError
@@ -199,7 +199,7 @@ class Tasks(RuleBasedStateMachine):
             received = await self.backend.queues.receive(queue, max_messages=count, visibility_timeout=30)
             for message in received:
                 if poison:
-                    work = self.engine.process_poison(
+                    work = self.engine.worker.process_poison(
                         message.text,
                         queue=TASK_QUEUE,
                         message_id=message.id,
@@ -213,7 +213,7 @@ class Tasks(RuleBasedStateMachine):
                     await self.backend.queues.delete(queue, message)
                     continue
                 else:
-                    work = self.engine.process(
+                    work = self.engine.worker.process(
                         message.text, queue=TASK_QUEUE, dequeue_count=message.dequeue_count
                     )
                 self.running.append((asyncio.ensure_future(work), message, queue))
@@ -277,7 +277,7 @@ class Tasks(RuleBasedStateMachine):
     @rule(really=NOW_AND_THEN, data=st.data())
     def cancel(self, really: bool, data: Any) -> None:
         if really:
-            self.try_to(self.engine.cancel(self.drawn(data)))
+            self.try_to(self.engine.worker.cancel(self.drawn(data)))
 
     @precondition(lambda self: any(self.record(task_id).is_final for task_id in self.ids))
     @rule(data=st.data())
@@ -345,7 +345,7 @@ def nothing_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
 
     nobody = LeaseWatch()
     nobody.stop()
-    monkeypatch.setattr(engine_module, "watch", nobody)
+    monkeypatch.setattr(worker_module, "watch", nobody)
     monkeypatch.setattr(lease_module, "watch", nobody)
     monkeypatch.setattr(lease_module, "_CONCLUDE_SECONDS", 0)
     monkeypatch.setattr(Conflicts, "pause", pause)

@@ -98,7 +98,7 @@ async def taken(engine: TaskEngine) -> list[str]:
 
 async def claimed(engine: TaskEngine, task_id: str) -> None:
     """A worker began, and was never heard of again."""
-    assert await engine._claim(await engine.records.get(task_id), "", TASK_QUEUE) is not None
+    assert await engine.worker._claim(await engine.records.get(task_id), "", TASK_QUEUE) is not None
 
 
 async def test_a_task_that_had_begun_runs_again_after_its_lease(engine: TaskEngine, clock: Clock) -> None:
@@ -136,7 +136,7 @@ async def test_the_old_message_finds_the_task_done(engine: TaskEngine, clock: Cl
     await engine.repair.take_over()
     await deliver(engine)
     total = await engine.storage.load("total")
-    assert await engine.process(text, queue=TASK_QUEUE) == []
+    assert await engine.worker.process(text, queue=TASK_QUEUE) == []
     assert await engine.storage.load("total") == total
     assert (await engine.records.get(submitted.task_id)).attempts == 2
 
@@ -145,14 +145,14 @@ async def test_an_end_that_was_not_told_is_told(engine: TaskEngine, clock: Clock
     """The host was killed after the child had ended, and before its event was out and its parent knew."""
     parent = await engine.submit("fan", "a", 1)
     (text,) = (each for each in await taken(engine) if TaskMessage.parse(each).task_id == parent.task_id)
-    await engine.process(text, queue=TASK_QUEUE)
+    await engine.worker.process(text, queue=TASK_QUEUE)
     await taken(engine)
     (child,) = (await engine.records.list(parent_id=parent.task_id)).records
     await engine.records.change(
         child,
         status=TaskStatus.SUCCEEDED,
-        finished_at=engine._now(),
-        updated_at=engine._now(),
+        finished_at=engine.worker._now(),
+        updated_at=engine.worker._now(),
         event_due=True,
     )
     clock.now += LEASE / 2 + 1
@@ -205,11 +205,11 @@ async def test_a_task_that_runs_well_costs_nothing_and_is_left_alone(
 ) -> None:
     submitted = await engine.submit("add", "a")
     await taken(engine)
-    record = await engine._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
+    record = await engine.worker._claim(await engine.records.get(submitted.task_id), "", TASK_QUEUE)
     for _ in range(5):
         assert record is not None
         clock.now += LEASE / 2
-        record = await engine.records.change(record, lease_until=engine._now() + engine._length)
+        record = await engine.records.change(record, lease_until=engine.worker._now() + engine.worker._length)
         assert await engine.repair.take_over(older=True) == 0
     await engine.control.cancel(submitted.task_id)
 
@@ -217,7 +217,7 @@ async def test_a_task_that_runs_well_costs_nothing_and_is_left_alone(
 async def test_what_waits_for_its_children_is_left_alone(engine: TaskEngine, clock: Clock) -> None:
     parent = await engine.submit("fan", "a", 2)
     (text,) = (each for each in await taken(engine) if TaskMessage.parse(each).task_id == parent.task_id)
-    await engine.process(text, queue=TASK_QUEUE)
+    await engine.worker.process(text, queue=TASK_QUEUE)
     assert (await engine.records.get(parent.task_id)).is_waiting
     clock.now += LEASE + 1
     assert await engine.repair.take_over() == 0

@@ -26,7 +26,7 @@ from storage_lib.tasks import context as context_module
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.control import TaskStateError
-from storage_lib.tasks.engine import MAX_DELIVERIES, TaskEngine
+from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.lease import LeaseExpiredError
 from storage_lib.tasks.model import (
     HIGH_QUEUE,
@@ -42,6 +42,7 @@ from storage_lib.tasks.records import record_keys
 from storage_lib.tasks.registry import UnknownActionError, task
 from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
 from storage_lib.tasks.submission import IdempotencyConflictError, NewTask
+from storage_lib.tasks.worker import MAX_DELIVERIES
 
 
 class Clock:
@@ -104,7 +105,7 @@ async def engine(clock: Clock) -> TaskEngine:
 
 async def process(engine: TaskEngine, text: str, dequeue_count: int = 1) -> Any:
     """One delivery: its event, or None."""
-    events = await engine.process(text, queue=TASK_QUEUE, dequeue_count=dequeue_count)
+    events = await engine.worker.process(text, queue=TASK_QUEUE, dequeue_count=dequeue_count)
     await engine.outbox.publish(events)
     assert len(events) <= 1
     return events[0] if events else None
@@ -121,11 +122,13 @@ async def deliver(engine: TaskEngine, queue: str = TASK_QUEUE) -> list[Any]:
     events: list[Any] = []
     for message in await queues.receive(queue, max_messages=32):
         if queue == POISON_QUEUE:
-            ended = await engine.process_poison(
+            ended = await engine.worker.process_poison(
                 message.text, queue=TASK_QUEUE, message_id=message.id, inserted_at=message.inserted_at
             )
         else:
-            ended = await engine.process(message.text, queue=queue, dequeue_count=message.dequeue_count)
+            ended = await engine.worker.process(
+                message.text, queue=queue, dequeue_count=message.dequeue_count
+            )
         await engine.outbox.publish(ended)
         events += ended
         await queues.delete(queue, message)
@@ -135,7 +138,9 @@ async def deliver(engine: TaskEngine, queue: str = TASK_QUEUE) -> list[Any]:
 async def given_up(engine: TaskEngine, text: str, **options: Any) -> list[Any]:
     """A delivery of the poison queue, of a message that came there at a certain time."""
     at = datetime(2027, 1, 15, tzinfo=UTC)
-    events = await engine.process_poison(text, queue=TASK_QUEUE, message_id="m", inserted_at=at, **options)
+    events = await engine.worker.process_poison(
+        text, queue=TASK_QUEUE, message_id="m", inserted_at=at, **options
+    )
     await engine.outbox.publish(events)
     return events
 
@@ -239,7 +244,7 @@ async def test_a_delivery_during_a_lease_comes_back_when_the_lease_has_ended(
     submitted = await engine.submit("add", "a", {"by": 1})
     await deliver_nothing(engine)
     record = await engine.records.get(submitted.task_id)
-    claimed = await engine._claim(record, "", TASK_QUEUE)  # a worker that dies right after its claim
+    claimed = await engine.worker._claim(record, "", TASK_QUEUE)  # a worker that dies right after its claim
     assert claimed is not None
     raw = message_of(submitted)
     assert await process(engine, raw) is None
@@ -411,7 +416,7 @@ async def test_running_a_task_costs_three_table_operations(clock: Clock) -> None
     submitted = await engine.submit("nothing", "a")
     assert calls == ["_send", "_insert"]
     calls.clear()
-    await engine.process(message_of(submitted), queue=TASK_QUEUE)
+    await engine.worker.process(message_of(submitted), queue=TASK_QUEUE)
     assert calls == ["_get", "_update", "_update"]
 
 
@@ -491,7 +496,7 @@ async def test_a_task_that_kills_its_worker_each_time_ends_dead(engine: TaskEngi
     submitted = await engine.submit("add", "a", {"by": 1})
     for _ in range(5):
         record = await engine.records.get(submitted.task_id)
-        assert await engine._claim(record, "", TASK_QUEUE) is not None
+        assert await engine.worker._claim(record, "", TASK_QUEUE) is not None
         clock.now += 61
     (event,) = await deliver(engine)
     assert event.status is TaskStatus.DEAD
@@ -558,13 +563,13 @@ async def test_a_submitter_that_stopped_half_way_is_made_good_by_the_next(
 
 async def test_a_cancelled_task_never_runs(engine: TaskEngine) -> None:
     submitted = await engine.submit("add", "a", {"by": 1})
-    record, events = await engine.cancel(submitted.task_id)
+    record, events = await engine.worker.cancel(submitted.task_id)
     assert record.status is TaskStatus.CANCELLED
     assert [event.type for event in events] == ["task.cancelled"]
     # Again: whoever cancelled it may have died before anybody was told.
-    assert [event.type for event in (await engine.cancel(submitted.task_id))[1]] == ["task.cancelled"]
+    assert [event.type for event in (await engine.worker.cancel(submitted.task_id))[1]] == ["task.cancelled"]
     await engine.outbox.publish(events)
-    assert (await engine.cancel(submitted.task_id))[1] == []
+    assert (await engine.worker.cancel(submitted.task_id))[1] == []
     assert await deliver(engine) == []
     assert not await engine.storage.exists("total")
 
@@ -661,7 +666,7 @@ async def test_the_message_of_another_program_can_be_put_back_where_it_came_from
     await queues.send_text(queue, "not for us")
     await deliver(engine, queue)
     (message,) = await queues.receive(f"{queue}-poison")
-    await engine.process_poison(
+    await engine.worker.process_poison(
         message.text, queue=queue, message_id=message.id, inserted_at=message.inserted_at
     )
     (record,) = (await engine.records.list(status="dead")).records
@@ -706,7 +711,7 @@ async def test_a_parent_ends_when_its_children_have(engine: TaskEngine, clock: C
     assert waiting.status is TaskStatus.RUNNING
     assert waiting.is_waiting
     clock.now += 1000  # no lease is needed to wait
-    assert await engine.process(message_of(parent), queue=HIGH_QUEUE) == []
+    assert await engine.worker.process(message_of(parent), queue=HIGH_QUEUE) == []
     events = await settle(engine, clock)
     assert [event.task_id for event in events].count(parent.task_id) == 1
     record = await engine.records.get(parent.task_id)
@@ -770,7 +775,7 @@ async def test_nested_parents_end_from_the_leaves_up(engine: TaskEngine, clock: 
 async def test_children_of_a_cancelled_parent_do_not_run(engine: TaskEngine, clock: Clock) -> None:
     parent = await engine.submit("fan", "a", [{"action": "add", "payload": {"by": 1}}] * 3)
     await deliver(engine)
-    assert (await engine.cancel(parent.task_id))[0].status is TaskStatus.CANCELLED
+    assert (await engine.worker.cancel(parent.task_id))[0].status is TaskStatus.CANCELLED
     await settle(engine, clock)
     assert {child.status for child in (await engine.records.list(parent_id=parent.task_id)).records} == {
         TaskStatus.CANCELLED
@@ -814,18 +819,18 @@ async def test_a_parent_whose_worker_died_before_it_could_look_ends_all_the_same
         await child_done.wait()
 
     parent = await engine.submit("waits_for_its_child", "a")
-    raise_from = engine._joins.complete
+    raise_from = engine.worker._joins.complete
     (message,) = await engine.storage.backend.queues.receive(TASK_QUEUE)
-    running = asyncio.ensure_future(engine.process(message.text, queue=TASK_QUEUE))
+    running = asyncio.ensure_future(engine.worker.process(message.text, queue=TASK_QUEUE))
     while await engine.storage.backend.queues.length(TASK_QUEUE) < 2:
         await asyncio.sleep(0)
     await deliver(engine)
-    monkeypatch.setattr(engine._joins, "complete", died)
+    monkeypatch.setattr(engine.worker._joins, "complete", died)
     child_done.set()
     with pytest.raises(StorageUnavailableError):
         await running
-    monkeypatch.setattr(engine._joins, "complete", raise_from)
-    (event,) = await engine.process(message.text, queue=TASK_QUEUE, dequeue_count=2)
+    monkeypatch.setattr(engine.worker._joins, "complete", raise_from)
+    (event,) = await engine.worker.process(message.text, queue=TASK_QUEUE, dequeue_count=2)
     assert (event.task_id, event.status) == (parent.task_id, TaskStatus.SUCCEEDED)
 
 
@@ -854,14 +859,14 @@ async def test_cancelling_reaches_down_and_up(engine: TaskEngine, clock: Clock) 
     root = await engine.submit("fan", "a", [{"action": "fan", "payload": [leaf]}])
     await deliver(engine)
     await deliver(engine)  # the middle one waits now
-    await engine.cancel(root.task_id)
+    await engine.worker.cancel(root.task_id)
     await settle(engine, clock)
     assert not await engine.storage.exists("total")
     # A parent whose only child is cancelled ends at once, not when the child's message comes.
     parent = await engine.submit("fan", "a", [leaf])
     await deliver(engine)
     (child,) = (await engine.records.list(parent_id=parent.task_id)).records
-    _, events = await engine.cancel(child.task_id)
+    _, events = await engine.worker.cancel(child.task_id)
     assert [event.task_id for event in events] == [child.task_id, parent.task_id]
     assert (await engine.records.get(parent.task_id)).status is TaskStatus.FAILED
 
@@ -872,7 +877,7 @@ async def test_a_task_that_was_asked_to_stop_does_not_wait_for_its_children(
     @task("deaf")
     async def deaf(context: TaskContext, payload: Any) -> None:
         await context.submit("add", {"by": 1}, delay_seconds=1000)
-        await engine.cancel(context.task.task_id)
+        await engine.worker.cancel(context.task.task_id)
 
     parent = await engine.submit("deaf", "a")
     (event,) = await deliver(engine)
@@ -942,11 +947,11 @@ async def test_a_lease_that_can_not_be_renewed_has_the_message_delivered_again()
         submitted = await engine.submit(f"long_{hangs}".lower(), "a")
         raw = message_of(submitted)
         with pytest.raises(LeaseExpiredError):
-            await engine.process(raw, queue=TASK_QUEUE)
+            await engine.worker.process(raw, queue=TASK_QUEUE)
         assert stopped.is_set()
         tables.away = False
         async with asyncio.timeout(10):
-            while not (events := await engine.process(raw, queue=TASK_QUEUE)):
+            while not (events := await engine.worker.process(raw, queue=TASK_QUEUE)):
                 await asyncio.sleep(0.05)
         assert events[0].status is TaskStatus.SUCCEEDED
 
@@ -1167,7 +1172,7 @@ async def test_the_event_of_a_dead_message_is_given_until_it_is_out(engine: Task
     at = datetime(2027, 1, 15, tzinfo=UTC)
     for count in (1, 1, 2):
         options: dict[str, Any] = {"message_id": "m", "inserted_at": at, "dequeue_count": count}
-        assert len(await engine.process_poison("garbage", queue=TASK_QUEUE, **options)) == 1
+        assert len(await engine.worker.process_poison("garbage", queue=TASK_QUEUE, **options)) == 1
     for count, events in ((1, 1), (1, 0), (2, 0)):
         assert len(await given_up(engine, "garbage", dequeue_count=count)) == events
 
@@ -1184,7 +1189,7 @@ async def test_dead_messages_of_others_are_listed_among_the_tasks_newest_first(
     for n in range(3):
         at = start + timedelta(seconds=80_000 * n + 1)
         text = f"garbage {n}"
-        await engine.process_poison(text, queue=TASK_QUEUE, message_id=f"m{n}", inserted_at=at)
+        await engine.worker.process_poison(text, queue=TASK_QUEUE, message_id=f"m{n}", inserted_at=at)
     page = await engine.records.list()
     assert [each.raw_message or each.task_id for each in page.records] == expected[::-1]
     page = await engine.records.list(status="dead", created_after=start + timedelta(seconds=10))

@@ -1,11 +1,4 @@
-"""Running tasks, and ending those that cannot run. No trigger code.
-
-Delivery is at least once, so everything here may happen twice, in two places at once, or stop half-way;
-the record decides. A worker that runs a task holds a lease on its record (lease.py): a time until which
-nobody else may take over, renewed while the action runs, and a fencing token without which nothing can
-be written. The tasks of a dead worker are taken over when their lease ends; a worker that comes back
-late writes nothing.
-"""
+"""The one door to the tasks of a storage. No trigger code."""
 
 from __future__ import annotations
 
@@ -13,79 +6,38 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Unpack
 
 from storage_lib.arguments import seconds
-from storage_lib.errors import (
-    ConfigurationError,
-    InvalidArgumentError,
-    KeyNotFoundError,
-    PreconditionFailedError,
-    StorageError,
-    TransientStorageError,
-)
+from storage_lib.errors import KeyNotFoundError, StorageError
 from storage_lib.manager import StorageManager
-from storage_lib.tasks import escapes
-from storage_lib.tasks.conflicts import Conflicts
-from storage_lib.tasks.context import TaskCancelledError, TaskContext, TaskLog
 from storage_lib.tasks.control import Control
-from storage_lib.tasks.escapes import EscapedError
-from storage_lib.tasks.events import TaskEvent
-from storage_lib.tasks.failures import error_of
-from storage_lib.tasks.groups import deciding
-from storage_lib.tasks.history import ended
-from storage_lib.tasks.joins import Joins
-from storage_lib.tasks.jsonvalues import json_of
-from storage_lib.tasks.lease import (
-    DeadlineExceededError,
-    Lease,
-    LeaseExpiredError,
-    LeaseLostError,
-    RefusedError,
-)
-from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus
+from storage_lib.tasks.model import Priority, TaskRecord
 from storage_lib.tasks.outbox import Outbox
-from storage_lib.tasks.poison import buried
-from storage_lib.tasks.records import TaskRecords
-from storage_lib.tasks.registry import RegisteredAction, Registry
+from storage_lib.tasks.records import RecordPage, TaskFilters, TaskRecords
+from storage_lib.tasks.registry import Registry
 from storage_lib.tasks.repair import Repair
-from storage_lib.tasks.retry import RetryPolicy, is_transient
-from storage_lib.tasks.submission import (
-    KEY_WINDOW_SECONDS,
-    MAX_VISIBILITY_SECONDS,
-    NewTask,
-    Submission,
-    check_due,
-    new_record,
-    validated,
-)
-from storage_lib.tasks.watch import Place, watch
+from storage_lib.tasks.submission import KEY_WINDOW_SECONDS, NewTask, Submission
+from storage_lib.tasks.worker import Worker
 
 LEASE_SECONDS = 60.0
 _LEASE_BOUNDS = (0.01, 24 * 3600.0)
 _WINDOW_BOUNDS = (0.0, 366 * 24 * 3600.0)
-CONFIGURATION_WAIT_SECONDS = 60.0
-MAX_DELIVERIES = 20
-"""How often in a row a message that did not reach its action is put back from the poison queue."""
+_FIRST_POLL_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 1.0
+SIFT_SECONDS = 660.0
+"""Longer than the host hides a message that its function could not take."""
+SIFT_PAUSE = 0.25
+"""Shorter than the host's own pause between polls, so that messages are usually received here first."""
+_SIFT_LEASE_SECONDS = 60.0
 
 _log = logging.getLogger("AOS.Tasks")
 
 
-class TaskExistsError(InvalidArgumentError):
-    """A message uses the id of another task."""
-
-    code = "task-id-taken"
-
-
-class _WornOutError(Exception):
-    """Earlier attempts ended without a report, and none is left."""
-
-
 class TaskEngine:
-    """Runs the tasks of one storage.
+    """Submits, runs, shows and looks after the tasks of one storage.
 
     :param storage: where tasks, queues and objects are.
     :param registry: the known actions; None knows none.
@@ -104,22 +56,23 @@ class TaskEngine:
         key_window_seconds: float = KEY_WINDOW_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        lease_seconds = seconds("lease_seconds", lease_seconds, *_LEASE_BOUNDS)
-        key_window_seconds = seconds("key_window_seconds", key_window_seconds, *_WINDOW_BOUNDS)
+        lease = timedelta(seconds=seconds("lease_seconds", lease_seconds, *_LEASE_BOUNDS))
+        window = seconds("key_window_seconds", key_window_seconds, *_WINDOW_BOUNDS)
+        backend, queues = storage.backend, storage.backend.queues
+
+        def now() -> datetime:
+            return datetime.fromtimestamp(clock(), UTC)
+
         self.storage = storage
         self.registry = registry or Registry()
-        self.records = TaskRecords(storage.backend)
-        self.control = Control(self.records, storage.backend.queues, self._now)
-        self.submission = Submission(
-            storage.backend, self.records, self.registry, self.control, self._now, key_window_seconds
-        )
-        self._length = timedelta(seconds=lease_seconds)
-        self.outbox = Outbox(self.records, storage.backend.queues)
-        self.repair = Repair(self.records, storage.backend.queues, self.outbox, self._now, self._length)
-        self._joins = Joins(self.records, self._now)
-        self._queues = storage.backend.queues
-        self._place = Place(storage.backend)
-        self._clock = clock
+        self.records = TaskRecords(backend)
+        self.control = Control(self.records, queues, now)
+        self.submission = Submission(backend, self.records, self.registry, self.control, now, window)
+        self.outbox = Outbox(self.records, queues)
+        self.repair = Repair(self.records, queues, self.outbox, now, lease)
+        self.worker = Worker(storage, self.registry, self.records, self.control, self.submission, now, lease)
+
+    # -- for whoever has work to be done
 
     async def submit(self, action: str, agent_id: str, payload: Any = None, **options: Any) -> TaskRecord:
         """Queue a task; when this returns, it will run.
@@ -132,64 +85,68 @@ class TaskEngine:
         :raises InvalidArgumentError: a field or the payload is invalid; ``field`` names it.
         :raises IdempotencyConflictError: the idempotency key belongs to a different task.
         """
-        return await self.submission.submit(
-            NewTask(action=action, agent_id=agent_id, payload=payload, **options)
-        )
+        return await self.submit_new(NewTask(action=action, agent_id=agent_id, payload=payload, **options))
 
-    # -- deliveries
+    async def submit_new(self, task: NewTask) -> TaskRecord:
+        """As `submit`."""
+        return await self.submission.submit(task)
 
-    async def process(self, text: str, *, queue: str, dequeue_count: int = 1) -> list[TaskEvent]:
-        """Handle one delivery of a message from a task queue; when this returns, the message may be deleted.
+    async def submit_many(self, tasks: Sequence[NewTask]) -> list[TaskRecord | StorageError]:
+        """Queue tasks: the record of each, or the error that it alone had. See `Submission.submit_many`."""
+        return await self.submission.submit_many(tasks)
 
-        Returns the events to publish (`Outbox.publish`). A delivery that changes nothing (the task has ended,
-        or another delivery is running) returns none, unless an event may not have been sent.
+    async def get(self, task_id: str) -> TaskRecord:
+        """The record of a task, with its payload and result. :raises KeyNotFoundError: there is none."""
+        return await self.records.get(task_id)
 
-        :param text: the message as it is on the wire (`QueueMessage.text`).
-        :param queue: the queue that it came from.
+    async def wait_for(self, task_id: str, seconds: float) -> TaskRecord:
+        """The record of a task once it has ended, or as it is after so many seconds.
+
+        :raises KeyNotFoundError: there is no such task.
+        """
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + seconds, _FIRST_POLL_SECONDS
+        while (left := until - loop.time()) > 0:
+            if (await self.records.get(task_id, contents=False)).is_final:
+                break
+            await asyncio.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+        return await self.records.get(task_id)
+
+    async def list(
+        self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]
+    ) -> RecordPage:
+        """A page of records, newest first, without large payloads and results. See `TaskRecords.list`."""
+        return await self.records.list(limit=limit, cursor=cursor, **filters)
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """End a task that does not run yet, or ask it to stop.
+
+        :raises KeyNotFoundError: there is no such task.
+        :raises TaskStateError: it has ended otherwise.
+        """
+        record, events = await self.worker.cancel(task_id)
+        try:
+            await self.outbox.publish(events)
+        except StorageError as error:  # It is cancelled all the same, and its record says what is due.
+            _log.warning("the events of the cancelled task %s will be published later: %s", task_id, error)
+        return record
+
+    async def requeue(self, task_id: str) -> TaskRecord:
+        """Run a task that did not succeed again. The errors are those of `Control.requeue`."""
+        return await self.control.requeue(task_id)
+
+    # -- for whoever receives messages
+
+    async def deliver(self, text: str, *, queue: str, dequeue_count: int = 1) -> None:
+        """Handle one delivery of a message of a task queue and publish what ended by it; when this returns
+        the message may be deleted. See `Worker.process` for the parameters.
+
         :raises TransientStorageError: nothing was lost; deliver the message again.
         """
-        try:
-            message = TaskMessage.parse(text)
-            record = await self._record_of(message)
-        except TransientStorageError:
-            raise
-        except StorageError as error:
-            _log.warning("message goes to the poison queue: %s", error.explained())
-            await self._queues.send_text(f"{queue}-poison", text)
-            return []
-        record = await self._revived(record, message)
-        if record.is_waiting or record.is_final:
-            return await self._finished(record, again=dequeue_count > 1)
-        claimed = await self._claim(record, text, queue)
-        if claimed is None:
-            return []
-        lease = Lease(self.records, claimed, self._length, self._now)
-        with watch.holding(lease, self._place):
-            return await self._run(lease, text, queue)
+        await self.outbox.publish(await self.worker.process(text, queue=queue, dequeue_count=dequeue_count))
 
-    async def _finished(self, record: TaskRecord, *, again: bool) -> list[TaskEvent]:
-        """Finish a task that needs no run, as its worker may have died before it was done.
-
-        :param again: the message was delivered before, so tasks that wait for this one may not know either.
-        """
-        if record.is_final:
-            events = [TaskEvent.of(record)] if record.event_due else []
-            return events + await self._joins.child_ended(record, again=again or record.event_due)
-        if record.cancel_requested:  # while it ran, but it started to wait nevertheless
-            return (await self.cancel(record.task_id))[1]
-        # Its last child may have ended before it started to wait.
-        return await self._joins.complete(record)
-
-    async def _revived(self, record: TaskRecord, message: TaskMessage) -> TaskRecord:
-        """The record, queued again if the message is a requeue."""
-        if not record.is_final or record.status is TaskStatus.SUCCEEDED or message.requeue != record.fence:
-            return record
-        try:
-            return await self.control.revive(record, message.parent_fence)
-        except PreconditionFailedError:
-            return await self.records.get(record.task_id)
-
-    async def process_poison(
+    async def deliver_poison(
         self,
         text: str,
         *,
@@ -197,363 +154,62 @@ class TaskEngine:
         message_id: str | None,
         inserted_at: datetime,
         dequeue_count: int = 1,
-    ) -> list[TaskEvent]:
-        """Handle a message that the platform gave up; when this returns, the message may be deleted.
-
-        A message that is not a task gets a dead record that holds the message and the reason (poison.py). A
-        task that did not fail itself (the store was unavailable each time) is queued again; after
-        `MAX_DELIVERIES` in a row without an attempt it ends dead.
-
-        :param queue: the task queue (not the poison queue) that it came from.
-        :param message_id: the id of the message in the poison queue, None if unknown.
-        :param inserted_at: when it was put there.
-        """
-        try:
-            message = TaskMessage.parse(text)
-            record = await self._record_of(message)
-        except TransientStorageError:
-            raise
-        except StorageError as error:
-            dead = buried(
-                text,
-                queue=queue,
-                message_id=message_id,
-                inserted_at=inserted_at,
-                reason=error,
-                now=self._now(),
-            )
-            return await self._bury(dead)
-        record = await self._revived(record, message)
-        if record.is_waiting or record.is_final:
-            return await self._finished(record, again=dequeue_count > 1)
-        claimed = await self._claim(record, text, f"{queue}-poison")
-        if claimed is None:
-            return []
-        reason = TaskError(
-            "delivery-exhausted", "the message could not be handled as often as it was delivered"
+    ) -> None:
+        """Handle a message that the platform gave up, and publish what ended by it; when this returns it may
+        be deleted. See `Worker.process_poison` for the parameters."""
+        ended = await self.worker.process_poison(
+            text, queue=queue, message_id=message_id, inserted_at=inserted_at, dequeue_count=dequeue_count
         )
-        lease = Lease(self.records, claimed, self._length, self._now)
-        return await self._undelivered(lease, text, queue, reason)
+        await self.outbox.publish(ended)
 
-    async def _record_of(self, message: TaskMessage) -> TaskRecord:
-        """The record of a message, created now if there is none.
+    async def sift(self, priority: Priority) -> int:
+        """Handle the messages of a poison queue without its function, until it is empty or `SIFT_SECONDS`
+        are over, and return how many there were. Each is handled as the function would handle it, and then
+        removed.
 
-        :raises TaskExistsError: the id is that of another task.
-        :raises InvalidArgumentError: what the message says about its parent or its time is impossible.
+        :raises StorageError: nothing was lost; a message that was received is visible again within a minute.
         """
-        if message.requeue is not None:
-            await self._joins.check_parent(message)
-        try:
-            record = await self.records.get(message.task_id, contents=False)
-        except KeyNotFoundError:
-            now = self._now()
-            check_due(message, now)
-            await self._joins.check_parent(message)
-            try:
-                return await self.records.insert(new_record(message, now, message.payload))
-            except PreconditionFailedError:
-                record = await self.records.get(message.task_id, contents=False)
-        same = (record.agent_id, record.action) == (message.agent_id, message.action)
-        if message.parent_id is not None:
-            # A task known only from another program's message has no parent in it.
-            parent = (message.parent_id, message.child_index)
-            same = same and (record.parent_id, record.child_index) == parent
-        if same and message.payload_key is None and record.payload_key is None:
-            same = record.payload == message.payload
-        if not same:
-            raise TaskExistsError(
-                f"task_id {message.task_id!r} is that of another task, of agent {record.agent_id!r} with the"
-                f" action {record.action!r}",
-                field="task_id",
-                remedy="give every task an id of its own",
-            )
-        return record
-
-    async def _claim(self, record: TaskRecord, text: str, queue: str) -> TaskRecord | None:
-        """Take the lease. If the task is not due, or another delivery holds it, the message is put back until
-        then and None is returned; likewise None if the task has ended or only waits for its children."""
-        while True:
-            now = self._now()
-            if record.is_final or record.is_waiting:
-                return None
-            due = record.due_at if record.status is TaskStatus.QUEUED else record.lease_until
-            if due is not None and due > now:
-                wait = min((due - now).total_seconds() + 0.5, MAX_VISIBILITY_SECONDS)
-                await self._queues.send_text(queue, text, delay=wait)
-                return None
-            if record.status is TaskStatus.RUNNING and watch.holds(record):
-                # It runs here, but could not renew: the loop was blocked or the machine stood still.
-                await self._queues.send_text(queue, text, delay=self._length.total_seconds() / 3)
-                return None
-            history = record.history
-            if record.status is TaskStatus.RUNNING:
-                history = ended(record, now, "lost", None)
-            try:
-                return await self.records.change(
-                    record,
-                    status=TaskStatus.RUNNING,
-                    attempts=record.attempts + 1,
-                    fence=record.fence + 1,
-                    lease_until=now + self._length,
-                    started_at=now,
-                    updated_at=now,
-                    history=history,
+        queues, handled = self.storage.backend.queues, 0
+        until = time.monotonic() + SIFT_SECONDS
+        while time.monotonic() < until and await self.queue_length(priority.poison_queue):
+            for message in await queues.receive(
+                priority.poison_queue, visibility_timeout=_SIFT_LEASE_SECONDS
+            ):
+                await self.deliver_poison(
+                    message.text,
+                    queue=priority.queue,
+                    message_id=message.id,
+                    inserted_at=message.inserted_at,
+                    dequeue_count=message.dequeue_count,
                 )
-            except PreconditionFailedError:
-                record = await self.records.get(record.task_id)
+                with contextlib.suppress(KeyNotFoundError):
+                    await queues.delete(priority.poison_queue, message)
+                handled += 1
+            await asyncio.sleep(SIFT_PAUSE)
+        if handled:
+            _log.warning(
+                "%d messages of %s that no function took were recorded", handled, priority.poison_queue
+            )
+        return handled
 
-    # -- one run
-
-    async def _run(self, lease: Lease, text: str, queue: str) -> list[TaskEvent]:
-        record = lease.record
-        registered: RegisteredAction | None = None
-        context: TaskContext | None = None
+    async def queue_length(self, queue: str) -> int:
+        """About how many messages are in a queue of tasks; the first message makes it."""
         try:
-            if record.cancel_requested or await self._joins.parent_is_gone(record):
-                raise TaskCancelledError
-            registered = self.registry.get(record.action)
-            if record.attempts - record.first_attempt > registered.retry.max_attempts:
-                raise _WornOutError
-            if record.payload_key is not None and record.payload is None:
-                record = replace(record, payload=await self.records.load(record.payload_key))
-                lease.record = replace(lease.record, payload=record.payload)
-            payload = validated(registered, record.payload)[1]
-            deadline = self._now() + timedelta(seconds=registered.timeout)
-            log = TaskLog(record.action, record.task_id)
-            context = TaskContext(self.storage, lease, log, deadline, self.submission)
-            await lease.confirm()
-            result = await lease.hold(_limited(registered, context, payload), registered.timeout)
-            if context.unsubmitted is not None:
-                raise context.unsubmitted
-            escapes.call(lambda: json_of(result, "result"))
-        except LeaseExpiredError:
-            raise  # Nobody is known to have taken over: the message must come again.
-        except LeaseLostError:
-            _log.warning("task %s was taken over or ended; its result here is dropped", record.task_id)
-            return await self._given_back(lease)
-        except TaskCancelledError:
-            return await self._end(lease, TaskStatus.CANCELLED)
-        except _WornOutError:
-            reason = TaskError("worker-lost", "the worker died each time it ran the task")
-            return await self._end(lease, TaskStatus.DEAD, error=record.error or reason)
-        except asyncio.CancelledError as cancelled:
-            current = asyncio.current_task()
-            if current is None or not current.cancelling():
-                # The host is not stopping: the action awaited something that was cancelled.
-                error = RuntimeError("the action was cancelled from within")
-                error.__cause__ = cancelled
-                return await self._failed(lease, registered, error, text, queue)
-            # The host is stopping: give the task and its attempt back, so that the next host need not wait
-            # for the lease.
-            error = TaskError("interrupted", "the host stopped while it ran")
-            with contextlib.suppress(StorageError, LeaseLostError):
-                await self._again(lease, text, queue, 0, error, "interrupted", counts=False, given_up=0)
-            raise
-        except Exception as error:
-            if context is None and is_transient(error):
-                # It did not run, so this was not an attempt.
-                return await self._undelivered(lease, text, queue, error_of(error))
-            return await self._failed(lease, registered, error, text, queue, ran=context is not None)
-        try:
-            if context.children:
-                return await self._wait_for_children(lease, context, result)
-            return await self._end(lease, TaskStatus.SUCCEEDED, result=result, error=None)
-        except RefusedError as unrecorded:  # A result that the store refuses.
-            return await self._failed(lease, registered, unrecorded.reason, text, queue)
+            return await self.storage.backend.queues.length(queue)
+        except KeyNotFoundError:
+            return 0
 
-    async def _failed(
-        self,
-        lease: Lease,
-        registered: RegisteredAction | None,
-        error: Exception,
-        text: str,
-        queue: str,
-        *,
-        ran: bool = True,
-    ) -> list[TaskEvent]:
-        """Record that the attempt failed.
+    # -- for whoever looks after them all, now and then
 
-        :param ran: whether the action itself failed; its retry policy applies to nothing else.
-        """
-        reason = error_of(error)
-        if isinstance(error, ConfigurationError) and registered is None:
-            # A task module cannot be loaded, which the operator must fix. The task waits, losing no attempt.
-            wait = CONFIGURATION_WAIT_SECONDS
-            return await self._again(lease, text, queue, wait, reason, "misconfigured", counts=False)
-        policy = registered.retry if registered is not None and ran else RetryPolicy()
-        attempts = lease.record.attempts - lease.record.first_attempt
-        try:
-            delay, lasting = policy.decide(attempts, error).delay, not policy.retries(error)
-        except Exception:  # of a policy of the user's own
-            _log.exception("task %s: its retry policy failed", lease.record.task_id)
-            delay, lasting = None, True
-        try:
-            if delay is not None:
-                return await self._again(lease, text, queue, delay, reason, "retry", given_up=0)
-            status = TaskStatus.FAILED if lasting else TaskStatus.DEAD
-            events = await self._end(lease, status, error=reason)
-        except RefusedError as unrecorded:
-            # What the store takes of it: how it failed counts more than all that it said.
-            _log.error("task %s: the store refused its error: %s", lease.record.task_id, unrecorded.reason)
-            short = TaskError(reason.code, "the store refused what the error says")
-            return await self._end(lease, TaskStatus.FAILED, error=short, result=None, history=())
-        if delay is None:
-            if not lasting:
-                # The record says all; the message passes the poison queue for whoever watches that.
-                await self._queues.send_text(f"{queue}-poison", text)
-            _log.warning("task %s failed: %s", lease.record.task_id, reason.message, exc_info=error)
-        return events
+    async def expire(self, before: datetime, limit: int) -> tuple[int, int]:
+        """Remove up to ``limit`` records of tasks that ended before that moment, and as many idempotency keys
+        whose window is over; returns how many of each."""
+        return await self.records.expire(before, limit), await self.submission.expire_keys(limit)
 
-    async def _undelivered(self, lease: Lease, text: str, queue: str, reason: TaskError) -> list[TaskEvent]:
-        """Put a task back that did not reach its action; if that happened too often, it is dead."""
-        given_up = lease.record.given_up
-        if given_up >= MAX_DELIVERIES:
-            error, attempts = lease.record.error or reason, lease.record.attempts - 1
-            return await self._end(lease, TaskStatus.DEAD, error=error, attempts=attempts)
-        delay = RetryPolicy(base_seconds=5).decide(min(given_up, 3) + 1, TransientStorageError("")).delay or 0
-        return await self._again(
-            lease, text, queue, delay, reason, "undeliverable", counts=False, given_up=given_up + 1
-        )
+    async def redeliver(self) -> int:
+        """Send the messages of long overdue tasks again: the queue may have lost them. See `Repair.run`."""
+        return await self.repair.run()
 
-    async def _again(
-        self,
-        lease: Lease,
-        text: str,
-        queue: str,
-        delay: float,
-        error: TaskError,
-        outcome: str,
-        *,
-        counts: bool = True,
-        **changes: Any,
-    ) -> list[TaskEvent]:
-        """Put the task back, to run in ``delay`` seconds.
-
-        :param counts: whether this was an attempt; if not, the attempt is given back.
-        """
-        now = self._now()
-        due = now + timedelta(seconds=delay)
-
-        def put_back(record: TaskRecord) -> dict[str, Any]:
-            attempts = record.attempts - (not counts)
-            if record.cancel_requested:  # while it ran: then it is not tried again
-                return {
-                    **_ending(record, now, TaskStatus.CANCELLED, error),
-                    "error": error,
-                    "attempts": attempts,
-                }
-            return {
-                "status": TaskStatus.QUEUED,
-                "due_at": due,
-                "lease_until": now,
-                "error": error,
-                "attempts": attempts,
-                "history": ended(replace(record, attempts=attempts), now, outcome, error, due),
-                **changes,
-            }
-
-        try:
-            record = await lease.conclude(put_back)
-        except LeaseLostError:
-            return []
-        if record.is_final:
-            return [TaskEvent.of(record), *await self._joins.child_ended(record)]
-        # After the record: if this fails, the current message is delivered again.
-        await self._queues.send_text(queue, text, delay=min(delay, MAX_VISIBILITY_SECONDS))
-        return []
-
-    async def _end(self, lease: Lease, status: TaskStatus, **changes: Any) -> list[TaskEvent]:
-        now = self._now()
-        error: TaskError | None = changes.get("error")
-        try:
-            record = await lease.conclude(lambda record: {**_ending(record, now, status, error), **changes})
-        except LeaseLostError:
-            _log.warning("task %s was taken over; its end here is dropped", lease.record.task_id)
-            return []
-        return [TaskEvent.of(record), *await self._joins.child_ended(record)]
-
-    async def _given_back(self, lease: Lease) -> list[TaskEvent]:
-        """Return an attempt that was lost because the machine stood still to the run that took over."""
-        conflicts = Conflicts()
-        while lease.was_held_up:
-            try:
-                found = await self.records.get(lease.record.task_id, contents=False)
-                if found.is_final or found.is_waiting or found.attempts <= found.first_attempt + 1:
-                    break
-                now = self._now()
-                history = lease.with_notes(found).history
-                await self.records.change(found, attempts=found.attempts - 1, history=history, updated_at=now)
-                break
-            except PreconditionFailedError:
-                await conflicts.pause()
-            except KeyNotFoundError:
-                break
-        return []
-
-    async def _wait_for_children(self, lease: Lease, context: TaskContext, result: Any) -> list[TaskEvent]:
-        def changes(record: TaskRecord) -> dict[str, Any]:
-            children = (record.children or Children(0)).of(context.children)
-            for index, succeeded in context.ended_children.items():
-                children = children.with_end(index, succeeded)
-            return {"children": children, "result": result, "error": None}
-
-        try:
-            record = await lease.conclude(changes)
-        except LeaseLostError:
-            return []
-        if record.cancel_requested:
-            return (await self.cancel(record.task_id))[1]
-        return await self._joins.complete(record)
-
-    async def cancel(self, task_id: str) -> tuple[TaskRecord, list[TaskEvent]]:
-        """End a task that has not started, or ask it to stop; see `Control.cancel`. Returns its record
-        and the events of what has ended: the task, and tasks that waited for it."""
-        record, ended = await self.control.cancel(task_id)
-        if record.status is not TaskStatus.CANCELLED:
-            return record, []
-        # Also where it was cancelled before: whoever did that may have died before it was known.
-        events = [TaskEvent.of(record)] if record.event_due else []
-        return record, events + await self._joins.child_ended(record, again=not ended)
-
-    async def _bury(self, record: TaskRecord) -> list[TaskEvent]:
-        try:
-            return [TaskEvent.of(await self.records.insert(record))]
-        except PreconditionFailedError:
-            # It was recorded before; whoever did may have died before its event was out.
-            found = await self.records.get(record.task_id, contents=False)
-            return [TaskEvent.of(found)] if found.event_due else []
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
-
-
-def _ending(record: TaskRecord, now: datetime, status: TaskStatus, error: TaskError | None) -> dict[str, Any]:
-    """The fields that every end of a run writes."""
-    return {
-        "status": status,
-        "finished_at": now,
-        "event_due": True,
-        "history": ended(record, now, str(status), error),
-    }
-
-
-async def _limited(registered: RegisteredAction, context: TaskContext, payload: Any) -> Any:
-    async def run() -> Any:
-        return await registered.run(context, payload)
-
-    limit = asyncio.timeout(registered.timeout)
-    try:
-        async with limit:
-            return await escapes.contained(asyncio.get_running_loop(), run())
-    except ExceptionGroup as group:  # of an asyncio.TaskGroup
-        raise deciding(group, registered.retry) from group
-    except EscapedError as error:
-        if not isinstance(error.original, BaseExceptionGroup):
-            raise
-        raise deciding(error.original, registered.retry) from error.original
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise DeadlineExceededError(
-            f"the action {registered.name!r} took longer than {registered.timeout:g} s", field="timeout"
-        ) from error
+    async def take_over(self, *, older: bool = False) -> int:
+        """Send the messages of tasks again whose host is gone. See `Repair.take_over`."""
+        return await self.repair.take_over(older=older)

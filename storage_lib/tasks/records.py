@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import msgspec
 
@@ -98,6 +98,18 @@ class RecordPage:
     unreadable: list[UnreadableRecord] = field(default_factory=list[UnreadableRecord])
 
 
+class TaskFilters(TypedDict, total=False):
+    """Which records a list holds: those for which all of these hold; None holds for every one."""
+
+    status: str | None
+    agent_id: str | None
+    action: str | None
+    parent_id: str | None
+    created_after: datetime | None
+    """At or after it."""
+    created_before: datetime | None
+
+
 class TaskRecords:
     """Reads and writes task records. Every write is conditional: on absence, or on the record's ETag."""
 
@@ -163,27 +175,22 @@ class TaskRecords:
         await self._backend.tables.update(TASK_TABLE, *record_keys(task_id), {"event_due": False}, etag=etag)
 
     async def list(
-        self,
-        *,
-        status: str | None = None,
-        agent_id: str | None = None,
-        action: str | None = None,
-        parent_id: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
+        self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]
     ) -> RecordPage:
         """Records newest first, without large payloads and results.
 
-        :param created_after: only those created at or after it; ``created_before``: only those before it.
+        :raises InvalidArgumentError: there is no such status.
         """
+        status = filters.get("status")
         if status is not None and status not in list(TaskStatus):
             raise InvalidArgumentError(
                 f"status {status!r} is not valid", field="status", limit=" or ".join(TaskStatus)
             )
-        wanted = {"status": status, "agent_id": agent_id, "action": action, "parent_id": parent_id}
-        parameters: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        created_after, created_before = (
+            filters.pop("created_after", None),
+            filters.pop("created_before", None),
+        )
+        parameters: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
         conditions = [f"{name} eq @{name}" for name in parameters]
         if created_after is not None:
             # No bound on the partitions: the id of a child is of the time of its parent, however late it is
