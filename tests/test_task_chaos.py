@@ -193,7 +193,7 @@ async def check(engine: TaskEngine, submitted: list[TaskRecord]) -> None:
     for task in (*submitted, *children):
         record = await engine.records.get(task.task_id)
         ends[record.action, record.status] += 1
-        assert record.status == ENDS[record.action], record
+        assert record.status == ENDS[record.action], (record.error, record.history)
         key = f"effects/{record.task_id}"
         effects = await engine.storage.load(key) if await engine.storage.exists(key) else 0
         assert effects == EFFECTS.get(record.action, 0)
