@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from storage_lib.config.spelling import SETTINGS
 from storage_lib.s3_backend import S3StorageBackend
 from tests.conftest import PROJECT
 from tests.pages import blocks, pages, reading
@@ -77,3 +79,35 @@ def test_every_page_is_named_by_the_readme() -> None:
     assert [
         page.name for page in pages()[1:] if page.name != "index.md" and f"docs/{page.name}" not in readme
     ] == []
+
+
+def text(name: str) -> str:
+    return (PROJECT / "docs" / name).read_text()
+
+
+def test_every_setting_is_described() -> None:
+    described = set(re.findall(r"`(\w+)`", text("configuration.md")))
+    assert sorted(SETTINGS - described) == []
+
+
+def test_every_route_and_timer_is_described() -> None:
+    bindings = json.loads((PROJECT / "tests/snapshots/bindings.json").read_text())
+    triggers = {name: found[0] for name, found in bindings.items()}
+    routes = {
+        each["route"].translate(str.maketrans({"*": ""})) for each in triggers.values() if "route" in each
+    }
+    described = text("http.md").replace("{id}", "{task_id}")
+    assert [route for route in sorted(routes) if f"/api/{route}" not in described] == []
+    timers = {name for name, each in triggers.items() if each["type"] == "timerTrigger"}
+    assert timers
+    assert [name for name in sorted(timers) if f"`{name}`" not in text("operations.md")] == []
+
+
+def test_every_code_of_an_error_is_described() -> None:
+    codes: set[str] = set()
+    for folder in ("storage_lib", "functions", "actions"):
+        for path in (PROJECT / folder).rglob("*.py"):
+            codes |= set(re.findall(r'^    code = "([a-z-]+)"$', path.read_text(), re.MULTILINE))
+    assert len(codes) > 10
+    pages = text("http.md") + text("tasks.md")
+    assert [code for code in sorted(codes) if f"`{code}`" not in pages] == []
