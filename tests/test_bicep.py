@@ -19,7 +19,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.bicep import SUBSCRIPTION, BicepError, Deployment, Runtime, deploy, read_folder
+from tests.bicep import (
+    SUBSCRIPTION,
+    BicepError,
+    Deployment,
+    Runtime,
+    deploy,
+    parse,
+    read_folder,
+    walk,
+)
 from tests.conftest import PROJECT
 from tests.infra_model import SCENARIOS
 
@@ -556,3 +565,28 @@ def test_whatever_is_written_it_is_evaluated_or_refused(words: str, before: str)
         except BicepError as error:
             refused = str(error)
         assert re.match(r"main\.bicep:\d+: |$", refused)
+
+
+INFRA = read_folder(PROJECT / "infra")
+LEAVES = {
+    path: [node for node in walk(parse(source)) if not node.children and node.end_byte > node.start_byte]
+    for path, source in INFRA.items()
+    if path.endswith(".bicep")
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_template_with_another_word_in_it_is_evaluated_or_refused(data: st.DataObject) -> None:
+    """A word of some template instead of another one, or of none, in whichever is deployed."""
+    path = data.draw(st.sampled_from(sorted(LEAVES)))
+    changed = data.draw(st.sampled_from(LEAVES[path]))
+    other = data.draw(st.sampled_from(LEAVES[data.draw(st.sampled_from(sorted(LEAVES)))]))
+    word = (other.text or b"") if data.draw(st.booleans()) else b""
+    source = INFRA[path][: changed.start_byte] + word + INFRA[path][changed.end_byte :]
+    refused = ""
+    try:
+        deploy({**INFRA, path: source}, data.draw(st.sampled_from(SCENARIOS)).parameters)
+    except BicepError as error:
+        refused = str(error)
+    assert re.match(r"(modules/)?[a-z-]+\.bicep:\d+: |$", refused)
