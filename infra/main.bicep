@@ -18,6 +18,9 @@ param location string
 @description('Optional. Name of the resource group; empty makes one from the environment.')
 param resourceGroupName string = ''
 
+@description('Optional. Makes the resource group. False takes the one of that name as it is: it keeps its tags, and is not taken for a part of the environment when that is deleted.')
+param createResourceGroup bool = true
+
 @description('Optional. Object id of a person or group that may read and write the data too; empty for nobody.')
 param principalId string = ''
 
@@ -42,6 +45,14 @@ param separateHostStorage bool = true
   'Standard_RAGZRS'
 ])
 param dataStorageSku string = 'Standard_RAGRS'
+
+@description('Optional. Keeps the account of the data from being deleted, with its resource group, by a lock: always (`on`), never (`off`), or where its redundancy survives the loss of a region (`auto`). A lock has to be lifted by hand, also after `off`: `az lock delete --name keep-data`.')
+@allowed([
+  'auto'
+  'on'
+  'off'
+])
+param dataLock string = 'auto'
 
 @description('Optional. Redundancy of a host account of its own. It holds nothing that a deployment does not bring back. With zoneRedundant it is Standard_ZRS whatever this says; an account that is there already has to be converted first.')
 @allowed([
@@ -188,6 +199,8 @@ var dataAccount = {
   queues: queues
   tables: tables
   coolAfterDays: coolAfterDays
+  // Of the names of kinds of redundancy, those over regions have a G.
+  locked: dataLock == 'on' || (dataLock == 'auto' && contains(dataStorageSku, 'G'))
 }
 var hostAccount = {
   name: hostAccountName
@@ -199,6 +212,7 @@ var hostAccount = {
   queues: []
   tables: []
   coolAfterDays: 0
+  locked: false
 }
 // What is made: the data account first, unless it exists, and the host's last; they may be one.
 var storageAccounts = concat(makesData ? [
@@ -275,7 +289,7 @@ var beginsMonth = skip(budgetStartDate, 7) == '-01'
 var needsBudgetStart = 'A budget (budgetAmount, AGENT_STORAGE_BUDGET) needs budgetStartDate (AGENT_STORAGE_BUDGET_START), the first day of a month as 2026-12-01.'
 var budgetStart = budgetAmount == 0 || beginsMonth ? budgetStartDate : fail(needsBudgetStart)
 
-resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = {
+resource group 'Microsoft.Resources/resourceGroups@2025-04-01' = if (createResourceGroup) {
   name: groupName
   location: location
   tags: tags
@@ -318,6 +332,7 @@ module storage 'modules/storage.bicep' = [for account in storageAccounts: {
     privateOnly: networkIsolation
     retentionDays: retentionDays
     coolAfterDays: account.coolAfterDays
+    locked: account.locked
   }
 }]
 
@@ -466,7 +481,7 @@ output AZURE_LOCATION string = location
 output AZURE_TENANT_ID string = tenant().tenantId
 
 @description('Name of the resource group.')
-output AZURE_RESOURCE_GROUP string = group.name
+output AZURE_RESOURCE_GROUP string = groupName
 
 @description('Name of the function app.')
 output AZURE_FUNCTION_NAME string = functionApp.outputs.name

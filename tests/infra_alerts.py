@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bicep import Deployment
+from tests.bicep import Deployment, Resource
 from tests.infra_model import (
     ACCOUNT,
     BUDGET,
@@ -22,6 +22,9 @@ from tests.infra_model import (
     used_accounts,
 )
 
+NO_WAIT = 'name != "get_task"'
+"""Of requests, those that do not wait for a task to end, for as long as they are asked to."""
+
 # What these mean for the line that the app logs is evaluated by test_infra_queues.py.
 QUEUE_LENGTHS = (
     'traces | where message startswith "queue lengths: "'
@@ -29,7 +32,29 @@ QUEUE_LENGTHS = (
     " | mv-expand queue = bag_keys(lengths) to typeof(string)"
     " | extend messages = tolong(lengths[queue])"
 )
+ALERTS = {
+    "given-up": (1, "given up, after a poison queue", "POST /api/tasks/ID/requeue."),
+    "poison-length": (1, "stay in a poison queue", "ask GET /api/health/ready."),
+    "backlog": (2, "stay in a queue of tasks", "Raise maximumInstanceCount, or look at"),
+    "failures": (1, "More than 5 % of at least 20 requests failed", "ask GET /api/health/ready."),
+    "latency": (2, "The slowest 5 % of at least 20 HTTP requests", "lower httpConcurrency or raise"),
+    "timers": (1, "watch_queues has not run for half an hour", "Restart the app: az functionapp restart."),
+    "storage": (1, "less than 99.9 % of valid requests", "if it is lost, fail the account over."),
+    "webtest": (0, "does not answer in two or more of 3 places", "restart it: az functionapp restart."),
+}
+"""Of each alert its severity, and what its mail says: the cause, and what to do."""
+
 BY_QUEUE = {"name": "queue", "operator": "Include", "values": ["*"]}
+
+
+def told(rule: Resource, kind: str) -> Iterator[str]:
+    """Who gets an alert by mail knows how urgent it is, what happened and what to do."""
+    severity, cause, remedy = ALERTS.get(kind, (None, "", ""))
+    text = str(at(rule, "properties.description"))
+    if at(rule, "properties.severity") != severity:
+        yield f"{rule.name} is of severity {at(rule, 'properties.severity')}, not {severity}"
+    if not cause or cause not in text or remedy not in text:
+        yield f"{rule.name} does not say what happened and what to do: {text}"
 
 
 def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
@@ -55,22 +80,28 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
             yield f"{rule.name} looks at {at(rule, 'properties.scopes')}"
         if at(rule, "properties.actions.actionGroups") != actions:
             yield f"{rule.name} tells nobody"
-        # A row may be logged minutes late: what looks often looks further back than to its last look.
-        soon = 'contains "poison"' in query
+        kind = str(at(rule, "properties.displayName")).removeprefix("Agent storage: ")
+        yield from told(rule, kind)
+        # A row may be logged minutes late: what looks often looks further back than to its last look. Of a
+        # timer that runs every five minutes one run may be late, not six.
+        wanted_windows = {"given-up": ("PT5M", "PT15M"), "timers": ("PT15M", "PT30M")}
         windows = at(rule, "properties.evaluationFrequency"), at(rule, "properties.windowSize")
-        if windows != ("PT5M" if soon else "PT15M", "PT15M"):
+        if windows != wanted_windows.get(kind, ("PT15M", "PT15M")):
             yield f"{rule.name} looks at {windows}"
-        if not (at(rule, "properties.description") and at(rule, "properties.displayName")):
-            yield f"{rule.name} does not say what it means"
     limit = scenario["latencyThresholdMs"]
     wanted_of_requests = [
         'requests | where name contains "poison"',
         "requests | summarize total = count(), failed = countif(toint(resultCode) >= 500"
         " or (success == false and toint(resultCode) == 0))"
         " | where total >= 20 and failed * 20 > total",
-        "requests | where isnotempty(url) | summarize total = count(), p95 = percentile(duration, 95)"
+        f"requests | where isnotempty(url) and {NO_WAIT}"
+        " | summarize total = count(), p95 = percentile(duration, 95)"
         f" | where total >= 20 and p95 > {limit}",
+        'requests | where name == "watch_queues" | summarize runs = count() | where runs == 0',
     ]
+    for name in ("get_task", "watch_queues"):
+        if name not in app.bindings:
+            yield f"there is no function {name}, which the alerts name"
     of_requests = [query for query in queries.values() if query not in of_queues]
     if of_requests != wanted_of_requests:
         yield f"requests are watched by {of_requests}"
@@ -103,8 +134,7 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
         scopes, criteria = at(rule, "properties.scopes") or [""], at(rule, "properties.criteria") or {}
         if [a.get("actionGroupId") for a in at(rule, "properties.actions") or []] != actions:
             yield f"{rule.name} tells nobody"
-        if not at(rule, "properties.description"):
-            yield f"{rule.name} does not say what it means"
+        yield from told(rule, "webtest" if "webTestId" in criteria else "storage")
         match str(criteria.get("odata.type")).removeprefix("Microsoft.Azure.Monitor."):
             case "SingleResourceMultipleMetricCriteria":
                 (one_of,) = criteria.get("allOf") or [{}]
@@ -142,6 +172,10 @@ def workbook(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
     items = content.get("items", [])
     if content.get("version") != "Notebook/1.0" or not items:
         yield "the workbook is empty"
+    for item in items:
+        query = str(item.get("content", {}).get("query", ""))
+        if "percentile(duration, 95), p99" in query and NO_WAIT not in query:
+            yield f"in {item.get('name')} of the workbook waiting counts as slowness"
     names = [item.get("name") for item in items]
     if len(set(names)) != len(names):
         yield "two parts of the workbook have one name"

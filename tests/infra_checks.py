@@ -22,6 +22,7 @@ from tests.infra_model import (
     COMPONENT,
     HOST,
     IDENTITY,
+    LOCK,
     ROLE,
     SCENARIOS,
     SERVICES,
@@ -249,7 +250,6 @@ def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
             {"type": "UserAssignedIdentity", "userAssignedIdentityResourceId": identity.id},
         ),
         (site, "properties.functionAppConfig.scaleAndConcurrency", scale),
-        (one(deployment, GROUP), "location", scenario["location"]),
     ):
         if at(resource, path) != expected:
             yield f"{resource.type}: {path} is {at(resource, path)!r}, not {expected!r}"
@@ -263,7 +263,10 @@ def host(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     if outputs.get("AGENT_STORAGE_KEY_URI") != keys[0]:
         yield "AGENT_STORAGE_KEY_URI is not the key of the vault"
     group = group_name(scenario)
-    if one(deployment, GROUP).name != group or outputs.get("AZURE_RESOURCE_GROUP") != group:
+    groups = [(each.name, each.body.get("location")) for each in deployment.of(GROUP)]
+    if groups != [(group, scenario["location"])] * scenario["createResourceGroup"]:
+        yield f"the resource groups that are made are {groups}"
+    if outputs.get("AZURE_RESOURCE_GROUP") != group:
         yield f"the resource group is not {group}"
     for resource in deployment.resources:
         # Only roles are given elsewhere, on data that are there already.
@@ -275,7 +278,7 @@ def azd_tags(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
     """`azd` finds its resources by a tag, and a bill is told apart by it."""
     for resource in deployment.resources:
         taggable = resource.parent is None or resource.type in (f"{VAULT}/keys", ZONE_LINK)
-        if resource.existing or not taggable or resource.type in (ROLE, BUDGET):
+        if resource.existing or not taggable or resource.type in (ROLE, BUDGET, LOCK):
             continue
         if (resource.body.get("tags") or {}).get("azd-env-name") != scenario["environmentName"]:
             yield f"{resource.id} has no tag azd-env-name"
@@ -322,6 +325,17 @@ def retention(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[
                 yield f"{each.name}: lifecycle is {actions}, not {expected_actions}"
             if not any(r.type == f"{ACCOUNT}/blobServices" and r.parent is each for r in policy.depends):
                 yield f"{each.name}: lifecycle may come before versioning"
+    made = [each for each in deployment.of(ACCOUNT) if each is account]
+    expected_locks = made if scenario.locked else []
+    if [lock.scope for lock in deployment.of(LOCK)] != expected_locks:
+        yield f"locked are {[lock.scope and lock.scope.name for lock in deployment.of(LOCK)]}"
+    for lock in deployment.of(LOCK):
+        remedy = (
+            f"az lock delete --name {lock.name} --resource-group {group_name(scenario)}"
+            f" --resource-type {ACCOUNT} --resource {lock.scope and lock.scope.name}"
+        )
+        if lock.name != "keep-data" or not str(at(lock, "properties.notes")).endswith(remedy):
+            yield f"the lock {lock.name} does not say how to lift it: {at(lock, 'properties.notes')}"
     workspace = one(deployment, WORKSPACE)
     if at(workspace, "properties.retentionInDays") != scenario["logRetentionDays"]:
         yield "logs are not kept as long as asked for"

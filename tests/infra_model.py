@@ -15,6 +15,7 @@ ACCOUNT = "Microsoft.Storage/storageAccounts"
 BUDGET = "Microsoft.Consumption/budgets"
 COMPONENT = "Microsoft.Insights/components"
 IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
+LOCK = "Microsoft.Authorization/locks"
 METRIC_RULE = "Microsoft.Insights/metricAlerts"
 QUERY_RULE = "Microsoft.Insights/scheduledQueryRules"
 ROLE = "Microsoft.Authorization/roleAssignments"
@@ -34,14 +35,22 @@ class Scenario:
     def __getitem__(self, parameter: str) -> Any:
         return self.parameters[parameter] if parameter in self.parameters else DEFAULTS[parameter]
 
+    @property
+    def locked(self) -> bool:
+        """Whether the data are kept from being deleted."""
+        over_regions = self["dataStorageSku"].removeprefix("Standard_") in ("GRS", "RAGRS", "GZRS", "RAGZRS")
+        return {"on": True, "off": False, "auto": over_regions}[self["dataLock"]]
+
 
 # Written down a second time: a default changed in the template deploys something else than this says.
 DEFAULTS: dict[str, Any] = {
     "resourceGroupName": "",
+    "createResourceGroup": True,
     "principalId": "",
     "principalType": "User",
     "separateHostStorage": True,
     "dataStorageSku": "Standard_RAGRS",
+    "dataLock": "auto",
     "hostStorageSku": "Standard_LRS",
     "retentionDays": 14,
     "coolAfterDays": 0,
@@ -80,6 +89,7 @@ SCENARIOS = (
             "principalId": "00000000-0000-0000-0000-00000000beef",
             "principalType": "Group",
             "dataStorageSku": "Standard_RAGZRS",
+            "dataLock": "on",
             "hostStorageSku": "Standard_LRS",
             "retentionDays": 21,
             "coolAfterDays": 30,
@@ -110,6 +120,8 @@ SCENARIOS = (
         BASE
         | {
             "resourceGroupName": "agents",
+            "createResourceGroup": False,
+            "dataStorageSku": "Standard_LRS",
             "principalId": "00000000-0000-0000-0000-00000000cafe",
             "separateHostStorage": False,
             "coolAfterDays": 1,

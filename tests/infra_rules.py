@@ -13,6 +13,7 @@ from tests.infra_model import (
     BUDGET,
     COMPONENT,
     IDENTITY,
+    LOCK,
     METRIC_RULE,
     QUERY_RULE,
     ROLE,
@@ -31,6 +32,7 @@ SECRETS = re.compile(
 )
 
 API_VERSIONS = {
+    LOCK: "2020-05-01",
     "Microsoft.Authorization/roleAssignments": "2022-04-01",
     "Microsoft.Consumption/budgets": "2026-06-01",
     "Microsoft.Insights/actionGroups": "2023-01-01",
@@ -175,6 +177,7 @@ SECURE: dict[str, dict[str, Rule]] = {
         "properties.features.enableLogAccessUsingOnlyResourcePermissions": ENABLED,
     },
     IDENTITY: {},
+    LOCK: {"properties.level": equal("CanNotDelete")},
     ROLE: {},
     "Microsoft.Resources/resourceGroups": {},
     "Microsoft.Network/networkSecurityGroups": {},
@@ -255,7 +258,7 @@ def secure(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
         for path, rule in SECURE.get(resource.type, {}).items():
             if not rule(at(resource, path)):
                 yield f"{resource.type}/{resource.full_name}: {path} is {at(resource, path)!r}"
-        located = resource.parent is None and resource.type not in (ROLE, BUDGET)
+        located = resource.parent is None and resource.type not in (ROLE, BUDGET, LOCK)
         if located and resource.body.get("location") not in (scenario["location"], "global"):
             yield f"{resource.id} is in {resource.body.get('location')!r}"
     refused = {name.lower() for name in REFUSED_BY_FLEX}

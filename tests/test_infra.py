@@ -230,7 +230,7 @@ def test_the_parameters_file_is_for_azd_and_agrees_with_the_template() -> None:
         variables.add(variable[1])
     told = (PROJECT / "docs" / "deploy.md").read_text()
     untold = {name for name in known if f"`{name}`" not in told} - required
-    assert untold == {"principalId", "principalType", "resourceGroupName"}
+    assert untold == {"principalId", "principalType"}
     settable = {name for name in variables if name.startswith("AGENT_STORAGE_")}
     outputs = {d.name for path, d in declared("output") if path == "main.bicep"}
     app_settings = {"AGENT_STORAGE_MAX_JSON_BYTES", "AGENT_STORAGE_SDK_LOG_LEVEL"}

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 from tree_sitter import Node
 
-from tests.bicep import BicepError, Declaration, declarations, deploy, parse, text_of, walk
-from tests.infra_model import BASE, SCENARIOS
+from tests.bicep import BicepError, Declaration, Deployment, declarations, deploy, parse, text_of, walk
+from tests.infra_checks import retention
+from tests.infra_model import BASE, LOCK, SCENARIOS, Scenario
 from tests.infra_rules import REFUSED_BY_FLEX, secure
 from tests.test_infra import TEMPLATES, app, declared, files
 
@@ -123,8 +124,21 @@ def test_two_environments_in_one_group_share_nothing() -> None:
     groups = BASE | {"resourceGroupName": "shared", "keyVaultEnabled": True, "networkIsolation": True}
     groups |= {"alertEmail": "operators@example.com", "budgetAmount": 1, "budgetStartDate": "2026-12-01"}
     one_of, other = (deploy(files(), groups | {"environmentName": name}) for name in ("first", "second"))
-    shared = {r.type for r in one_of.resources if r.id in {o.id for o in other.resources}}
+
+    def ids(of: Deployment) -> dict[str, str]:
+        return {f"{r.scope.id if r.scope else ''}{r.id}": r.type for r in of.resources}
+
+    shared = {kind for each, kind in ids(one_of).items() if each in ids(other)}
     assert shared == {"Microsoft.Resources/resourceGroups", "Microsoft.Network/privateDnsZones"}
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+@pytest.mark.parametrize("sku", ["LRS", "ZRS", "GRS", "RAGRS", "GZRS", "RAGZRS"])
+def test_the_data_are_locked_where_they_outlive_a_region(sku: str, mode: str) -> None:
+    scenario = Scenario("a lock", BASE | {"dataStorageSku": f"Standard_{sku}", "dataLock": mode})
+    deployment = deploy(files(), scenario.parameters)
+    assert list(retention(deployment, scenario, app())) == []
+    assert len(deployment.of(LOCK)) == (mode == "on" or (mode == "auto" and "G" in sku))
 
 
 def test_every_template_ends_with_one_line_break() -> None:

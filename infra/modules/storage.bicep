@@ -35,6 +35,9 @@ param retentionDays int
 @minValue(0)
 param coolAfterDays int
 
+@description('Required. True keeps the account from being deleted, by a lock that has to be lifted first.')
+param locked bool
+
 var expireRule = {
   name: 'expire-old-versions'
   enabled: true
@@ -176,6 +179,16 @@ resource lifecycle 'Microsoft.Storage/storageAccounts/managementPolicies@2026-06
   dependsOn: [
     blobService
   ]
+}
+
+// Its resource group cannot be deleted then either, whoever asks for it.
+resource lock 'Microsoft.Authorization/locks@2020-05-01' = if (locked) {
+  scope: account
+  name: 'keep-data'
+  properties: {
+    level: 'CanNotDelete'
+    notes: 'Agent storage keeps its data here. To delete the account or its resource group: az lock delete --name keep-data --resource-group ${resourceGroup().name} --resource-type Microsoft.Storage/storageAccounts --resource ${name}'
+  }
 }
 
 @description('Addresses of the services, by the names that connection settings use.')
