@@ -1,6 +1,8 @@
 // Everything that agent storage needs, in one resource group. No key and no secret is made, asked for or put out.
 targetScope = 'subscription'
 
+import { alwaysReadyType, appSettingsType, textsType } from 'types.bicep'
+
 @description('Required. Name of the environment. The resource group is called by it, and all other names come from it.')
 @minLength(1)
 @maxLength(64)
@@ -70,6 +72,9 @@ param retentionDays int = 14
 @minValue(0)
 param coolAfterDays int = 0
 
+@description('Optional. Logs each read, write and delete of blobs, queues and tables of the data to the workspace, which is paid for by the gigabyte. An account that is there already is left as it is.')
+param storageLogs bool = false
+
 @description('Optional. Memory of an instance in MB.')
 @allowed([
   512
@@ -84,7 +89,7 @@ param instanceMemoryMB int = 2048
 param maximumInstanceCount int = 100
 
 @description('Optional. Instances that never sleep, and are paid for always: objects with `name` (`http`, or `function:` and a function) and `instanceCount`.')
-param alwaysReady array = []
+param alwaysReady alwaysReadyType = []
 
 @description('Optional. HTTP requests at once on one instance. The platform would take one only for Python; these functions are asynchronous. Eight of the largest bodies fit into 2048 MB.')
 @minValue(1)
@@ -104,7 +109,7 @@ param queueNewBatchThreshold int = -1
 param zoneRedundant bool = false
 
 @description('Optional. Further app settings, such as AGENT_TASK_MODULES. Not for secrets.')
-param appSettings object = {}
+param appSettings appSettingsType = {}
 
 @description('Optional. Name of a storage account that is there already and has the data, such as one that failed over; empty makes one. It is left as it is.')
 @maxLength(24)
@@ -116,14 +121,29 @@ param existingDataAccountResourceGroup string = ''
 @description('Optional. Puts storage and vault behind private endpoints in a virtual network, and closes their public ones.')
 param networkIsolation bool = false
 
+@description('Optional. Public addresses, or ranges of them as 198.51.100.0/24 (of one or two give the addresses), that reach the storage accounts in spite of networkIsolation.')
+param storageAllowedAddresses textsType = []
+
 @description('Optional. Address space of that network, /20 or larger.')
 param networkAddressPrefix string = '10.20.0.0/20'
+
+@description('Optional. Gives the app a private endpoint in that network.')
+param appPrivateEndpoint bool = false
+
+@description('Optional. Lets the app be called, and code be deployed to it, by its public address. Where not, only private endpoints lead to it, and nothing tests it from outside.')
+param appPublicAccess bool = true
+
+@description('Optional. Ranges of addresses, as 198.51.100.0/24, that may call the app by its public address; empty for all. The availability test may in any case, and so may the deployment of code.')
+param appAllowedAddresses textsType = []
+
+@description('Optional. Origins of web pages that may call the app, as https://example.com; empty for none.')
+param corsOrigins textsType = []
 
 @description('Optional. Client id of an Entra app registration: every call but liveness then needs a token for it. Empty leaves only function keys.')
 param authClientId string = ''
 
 @description('Optional. Client ids of the applications that may call; empty for all of the tenant.')
-param authAllowedApplications array = []
+param authAllowedApplications textsType = []
 
 @description('Optional. Makes a key vault with a key for the code of actions: the app may wrap and unwrap with it, and finds it by the setting AGENT_KEY_VAULT_KEY_URI. Storage itself does not use it.')
 param keyVaultEnabled bool = false
@@ -180,25 +200,23 @@ var tables = [
 ]
 var deploymentContainer = 'app-packages'
 
-var groupName = empty(resourceGroupName) ? '${abbreviations.resourcesResourceGroups}${environmentName}' : resourceGroupName
+var ownGroupName = '${abbreviations.resourcesResourceGroups}${environmentName}'
+var groupName = empty(resourceGroupName) ? ownGroupName : resourceGroupName
 var makesData = empty(existingDataAccountName)
 // An existing account is not to be changed, so that it takes no packages of the host either.
 var hostIsSeparate = separateHostStorage || !makesData
-var dataGroupName = (makesData || empty(existingDataAccountResourceGroup)) ? groupName : existingDataAccountResourceGroup
+var dataIsHere = makesData || empty(existingDataAccountResourceGroup)
+var dataGroupName = dataIsHere ? groupName : existingDataAccountResourceGroup
 var dataAccountName = makesData ? '${abbreviations.storageStorageAccounts}${token}data' : existingDataAccountName
 var hostAccountName = hostIsSeparate ? '${abbreviations.storageStorageAccounts}${token}host' : dataAccountName
 var dataAccount = {
   name: dataAccountName
   skuName: dataStorageSku
-  containers: hostIsSeparate ? [
-    objectContainer
-  ] : [
-    objectContainer
-    deploymentContainer
-  ]
+  containers: hostIsSeparate ? [objectContainer] : [objectContainer, deploymentContainer]
   queues: queues
   tables: tables
   coolAfterDays: coolAfterDays
+  logged: storageLogs
   // Of the names of kinds of redundancy, those over regions have a G.
   locked: dataLock == 'on' || (dataLock == 'auto' && contains(dataStorageSku, 'G'))
 }
@@ -212,24 +230,24 @@ var hostAccount = {
   queues: []
   tables: []
   coolAfterDays: 0
+  logged: false
   locked: false
 }
 // What is made: the data account first, unless it exists, and the host's last; they may be one.
-var storageAccounts = concat(makesData ? [
-  dataAccount
-] : [], hostIsSeparate ? [
-  hostAccount
-] : [])
+var storageAccounts = concat(makesData ? [dataAccount] : [], hostIsSeparate ? [hostAccount] : [])
 // What is used, wherever it is.
-var usedAccounts = union([
-  {
-    name: dataAccountName
-    id: resourceId(subscription().subscriptionId, dataGroupName, 'Microsoft.Storage/storageAccounts', dataAccountName)
-  }
-], map(storageAccounts, account => {
-  name: account.name
-  id: resourceId(subscription().subscriptionId, groupName, 'Microsoft.Storage/storageAccounts', account.name)
-}))
+var usedAccounts = union(
+  [
+    {
+      name: dataAccountName
+      id: resourceId(subscription().subscriptionId, dataGroupName, 'Microsoft.Storage/storageAccounts', dataAccountName)
+    }
+  ],
+  map(storageAccounts, account => {
+    name: account.name
+    id: resourceId(subscription().subscriptionId, groupName, 'Microsoft.Storage/storageAccounts', account.name)
+  })
+)
 var existingDataEndpoints = {
   blob: 'https://${dataAccountName}.blob.${environment().suffixes.storage}/'
   queue: 'https://${dataAccountName}.queue.${environment().suffixes.storage}/'
@@ -253,36 +271,59 @@ var dataGrants = map(dataRoles, role => {
 })
 // With one account the two lists overlap, and a role can be given only once. On existing data, which may be in
 // another resource group, roles are given by a module of their own.
-var appGrants = union(map(hostRoles, role => {
-  account: hostAccountName
-  role: role
-}), makesData ? dataGrants : [])
+var appGrants = union(
+  map(hostRoles, role => {
+    account: hostAccountName
+    role: role
+  }),
+  makesData ? dataGrants : []
+)
 
 var appName = '${abbreviations.webSitesFunctions}${token}'
+var workspaceName = '${abbreviations.operationalInsightsWorkspaces}${token}'
+var workspaceId = resourceId(
+  subscription().subscriptionId,
+  groupName,
+  'Microsoft.OperationalInsights/workspaces',
+  workspaceName
+)
+var networkName = '${abbreviations.networkVirtualNetworks}${token}'
 var keyVaultName = '${abbreviations.keyVaultVaults}${token}'
 var storageServices = [
   'blob'
   'queue'
   'table'
 ]
-var storageLinks = flatten(map(usedAccounts, account => map(storageServices, service => {
-  id: account.id
-  name: account.name
-  groupId: service
-  zone: 'privatelink.${service}.${environment().suffixes.storage}'
-})))
+var storageLinks = flatten(map(
+  usedAccounts,
+  account =>
+    map(storageServices, service => {
+      id: account.id
+      name: account.name
+      groupId: service
+      zone: 'privatelink.${service}.${environment().suffixes.storage}'
+    })
+))
 var keyVaultZone = 'privatelink${replace(environment().suffixes.keyvaultDns, '.vault.', '.vaultcore.')}'
-var keyVaultLinks = keyVaultEnabled ? [
-  {
-    id: resourceId(subscription().subscriptionId, groupName, 'Microsoft.KeyVault/vaults', keyVaultName)
-    name: keyVaultName
-    groupId: 'vault'
-    zone: keyVaultZone
-  }
-] : []
-var zoneNames = concat(map(storageServices, service => 'privatelink.${service}.${environment().suffixes.storage}'), keyVaultEnabled ? [
-  keyVaultZone
-] : [])
+var keyVaultLink = {
+  id: resourceId(subscription().subscriptionId, groupName, 'Microsoft.KeyVault/vaults', keyVaultName)
+  name: keyVaultName
+  groupId: 'vault'
+  zone: keyVaultZone
+}
+var storageZones = map(storageServices, service => 'privatelink.${service}.${environment().suffixes.storage}')
+var appLink = {
+  id: resourceId(subscription().subscriptionId, groupName, 'Microsoft.Web/sites', appName)
+  name: appName
+  groupId: 'sites'
+  zone: 'privatelink.azurewebsites.net'
+}
+
+// From outside there is nothing to test where nobody comes in.
+var testsAvailability = availabilityTest && appPublicAccess
+var needsNetwork = !empty(storageAllowedAddresses) || appPrivateEndpoint
+var needsIsolation = 'storageAllowedAddresses and appPrivateEndpoint (AGENT_STORAGE_APP_PRIVATE_ENDPOINT) need networkIsolation (AGENT_STORAGE_NETWORK_ISOLATION=true): without it there is no network for an endpoint, and accounts are open to everybody with a role.'
+var isolated = needsNetwork && !networkIsolation ? fail(needsIsolation) : networkIsolation
 
 // The service would say no more than that the request is invalid, after all else has been deployed.
 var beginsMonth = skip(budgetStartDate, 7) == '-01'
@@ -309,7 +350,7 @@ module monitoring 'modules/monitoring.bicep' = {
   name: 'monitoring'
   scope: group
   params: {
-    workspaceName: '${abbreviations.operationalInsightsWorkspaces}${token}'
+    workspaceName: workspaceName
     applicationInsightsName: '${abbreviations.insightsComponents}${token}'
     location: location
     tags: tags
@@ -318,23 +359,30 @@ module monitoring 'modules/monitoring.bicep' = {
   }
 }
 
-module storage 'modules/storage.bicep' = [for account in storageAccounts: {
-  name: 'storage-${account.name}'
-  scope: group
-  params: {
-    name: account.name
-    location: location
-    tags: tags
-    skuName: account.skuName
-    containers: account.containers
-    queues: account.queues
-    tables: account.tables
-    privateOnly: networkIsolation
-    retentionDays: retentionDays
-    coolAfterDays: account.coolAfterDays
-    locked: account.locked
+module storage 'modules/storage.bicep' = [
+  for account in storageAccounts: {
+    name: 'storage-${account.name}'
+    scope: group
+    params: {
+      name: account.name
+      location: location
+      tags: tags
+      skuName: account.skuName
+      containers: account.containers
+      queues: account.queues
+      tables: account.tables
+      privateOnly: isolated
+      allowedAddresses: storageAllowedAddresses
+      logsWorkspaceId: account.logged ? workspaceId : ''
+      retentionDays: retentionDays
+      coolAfterDays: account.coolAfterDays
+      locked: account.locked
+    }
+    dependsOn: [
+      monitoring
+    ]
   }
-}]
+]
 
 module keyVault 'modules/key-vault.bicep' = if (keyVaultEnabled) {
   name: 'key-vault'
@@ -343,26 +391,57 @@ module keyVault 'modules/key-vault.bicep' = if (keyVaultEnabled) {
     name: keyVaultName
     location: location
     tags: tags
-    publicNetworkAccess: networkIsolation ? 'Disabled' : 'Enabled'
+    publicNetworkAccess: isolated ? 'Disabled' : 'Enabled'
   }
 }
 
-module network 'modules/network.bicep' = if (networkIsolation) {
+module network 'modules/network.bicep' = if (isolated) {
   name: 'network'
   scope: group
   params: {
-    name: '${abbreviations.networkVirtualNetworks}${token}'
+    name: networkName
     securityGroupPrefix: '${abbreviations.networkNetworkSecurityGroups}${token}-'
-    endpointPrefix: abbreviations.networkPrivateEndpoints
     location: location
     tags: tags
     addressPrefix: networkAddressPrefix
-    privateLinks: concat(storageLinks, keyVaultLinks)
-    zoneNames: zoneNames
+  }
+}
+
+module privateLinks 'modules/private-links.bicep' = if (isolated) {
+  name: 'private-links'
+  scope: group
+  params: {
+    networkName: networkName
+    endpointPrefix: abbreviations.networkPrivateEndpoints
+    location: location
+    tags: tags
+    links: concat(storageLinks, keyVaultEnabled ? [keyVaultLink] : [])
+    zoneNames: concat(storageZones, keyVaultEnabled ? [keyVaultZone] : [])
   }
   dependsOn: [
+    network
     storage
     keyVault
+  ]
+}
+
+module appPrivateLink 'modules/private-links.bicep' = if (appPrivateEndpoint) {
+  name: 'private-link-app'
+  scope: group
+  params: {
+    networkName: networkName
+    endpointPrefix: abbreviations.networkPrivateEndpoints
+    location: location
+    tags: tags
+    links: [
+      appLink
+    ]
+    zoneNames: [
+      appLink.zone
+    ]
+  }
+  dependsOn: [
+    functionApp
   ]
 }
 
@@ -370,6 +449,7 @@ module appAccess 'modules/rbac.bicep' = {
   name: 'access-app'
   scope: group
   params: {
+    #disable-next-line what-if-short-circuiting // a role of an identity of before cannot be given to a new one
     principalId: identity.outputs.principalId
     storageGrants: appGrants
     applicationInsightsName: '${abbreviations.insightsComponents}${token}'
@@ -377,7 +457,6 @@ module appAccess 'modules/rbac.bicep' = {
   }
   dependsOn: [
     storage
-    monitoring
     keyVault
   ]
 }
@@ -386,6 +465,7 @@ module existingDataAccess 'modules/rbac.bicep' = if (!makesData) {
   name: 'access-existing-data'
   scope: resourceGroup(dataGroupName)
   params: {
+    #disable-next-line what-if-short-circuiting // a role of an identity of before cannot be given to a new one
     principalId: identity.outputs.principalId
     storageGrants: dataGrants
   }
@@ -427,16 +507,19 @@ module functionApp 'modules/function-app.bicep' = {
     queueBatchSize: queueBatchSize
     queueNewBatchThreshold: queueNewBatchThreshold
     zoneRedundant: zoneRedundant
-    subnetId: networkIsolation ? network!.outputs.appSubnetId : ''
-    keyUris: keyVaultEnabled ? [
-      keyVault!.outputs.keyUri
-    ] : []
+    subnetId: isolated ? network!.outputs.appSubnetId : ''
+    publicAccess: appPublicAccess
+    allowedAddresses: appAllowedAddresses
+    testedFromOutside: testsAvailability
+    corsOrigins: corsOrigins
+    keyUris: keyVaultEnabled ? [keyVault!.outputs.keyUri] : []
     appSettings: appSettings
   }
-  // Before its first start the app has to be allowed what it does then.
+  // Before its first start the app has to be allowed what it does then, and to reach its storage.
   dependsOn: [
     appAccess
     existingDataAccess
+    privateLinks
   ]
 }
 
@@ -466,7 +549,7 @@ module alerts 'modules/alerts.bicep' = {
     storageAccounts: usedAccounts
     appUri: functionApp.outputs.uri
     email: alertEmail
-    availabilityTest: availabilityTest
+    availabilityTest: testsAvailability
     latencyThresholdMs: latencyThresholdMs
     backlogThreshold: backlogThreshold
     budgetAmount: budgetAmount

@@ -37,7 +37,7 @@ from tests.bicep_functions import (
     text,
     truth,
 )
-from tests.bicep_syntax import Declaration, declarations, parse, parts_of, pieces, text_of, walk
+from tests.bicep_syntax import Declaration, declarations, imports, parse, parts_of, pieces, text_of, walk
 from tests.bicep_types import Named, beyond, mismatch
 
 __all__ = [
@@ -252,10 +252,18 @@ class _Template:
 
     def named(self, name: str) -> tuple[Node, Named]:
         """A type by its name, declared here or in the file that it is imported from."""
-        for declaration in self.statements:
+        return self.type_of(name, self.path)
+
+    def type_of(self, name: str, path: str, exported: bool = False) -> tuple[Node, Named]:
+        for declaration in self.read(path):
             if declaration.kind == "type" and declaration.name == name and declaration.value is not None:
-                return declaration.value, self.named
-        raise BicepError(f"there is no type {name}")
+                if exported and "export" not in declaration.decorators:
+                    break
+                return declaration.value, lambda other: self.type_of(other, path)
+        source = imports(self.files[path]).get(name)
+        if source is None or exported:
+            raise BicepError(f"there is no type {name} in {path}")
+        return self.type_of(name, posixpath.normpath(posixpath.join(posixpath.dirname(path), source)), True)
 
     def value(self, name: str) -> Any:
         if name in self.values:

@@ -248,10 +248,6 @@ def _skip(value: Any, count: int) -> Any:
     return value[left:]
 
 
-def _contains(value: Any, part: Any) -> bool:
-    return text(part) in text(value)
-
-
 def _max(*values: Any) -> int:
     return max(map(number, listed(values[0]) if len(values) == 1 else values))
 

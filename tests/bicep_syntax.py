@@ -13,10 +13,14 @@ from tree_sitter import Node
 
 from tests.bicep_functions import BicepError
 
+TAKEN = re.compile(rb"\bresourceInput<'[^'\n]+'>(?:\.\w+)*")
+
 
 @functools.lru_cache(maxsize=4096)
 def parse(source: bytes) -> Node:
     """:raises BicepError: the text is no Bicep; it begins with the line."""
+    # tree-sitter-bicep does not know the types that are taken from a resource.
+    source = TAKEN.sub(lambda taken: b"any".ljust(len(taken[0])), source)
     language = tree_sitter.Language(tree_sitter_bicep.language())
     root = tree_sitter.Parser(language).parse(source).root_node
     if root.has_error:
@@ -99,6 +103,18 @@ def declarations(source: bytes) -> tuple[Declaration, ...]:
         elif node.type not in _ASIDE:
             raise BicepError(f"{node.start_point.row + 1}: {node.type} is not understood here")
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=4096)
+def imports(source: bytes) -> dict[str, str]:
+    """The path of the file that each imported name comes from."""
+    found: dict[str, str] = {}
+    for node in parse(source).named_children:
+        if node.type == "import_functionality":
+            *names, path = parts_of(node)
+            (text,) = pieces(path)
+            found |= {text_of(name): str(text) for name in names}
+    return found
 
 
 def decorated(nodes: Iterable[Node]) -> Iterator[tuple[Node, dict[str, Node]]]:

@@ -41,6 +41,8 @@ def mismatch(value: Any, node: Node, named: Named) -> str:
             return "" if fits else f"{value!r} is not {text_of(node)}"
         case "string" | "number" | "boolean" | "null":
             return "" if same(value, literal(node)) else f"{value!r} is not {text_of(node)}"
+        case "identifier" if text_of(node) == "any":  # What stands for a type that is taken from a resource.
+            return ""
         case "identifier":
             inner, names = named(text_of(node))
             return mismatch(value, inner, names)

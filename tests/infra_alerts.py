@@ -123,7 +123,7 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
     for each in used_accounts(deployment):
         expected[each.id, ACCOUNT, "Availability", "LessThan", 99.9, "Average"] += 1
     tests = deployment.of("Microsoft.Insights/webtests")
-    if len(tests) != int(scenario["availabilityTest"]):
+    if len(tests) != int(scenario["availabilityTest"] and scenario["appPublicAccess"]):
         yield "the availability test is not there or not asked for"
     found: Counter[Any] = Counter()
     for rule in deployment.of(METRIC_RULE):

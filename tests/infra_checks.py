@@ -20,6 +20,7 @@ from tests.infra_model import (
     ACCOUNT,
     BUDGET,
     COMPONENT,
+    DIAGNOSTICS,
     HOST,
     IDENTITY,
     LOCK,
@@ -42,7 +43,7 @@ from tests.infra_model import (
     used_accounts,
 )
 from tests.infra_names import resource_names
-from tests.infra_network import authentication, network
+from tests.infra_network import authentication, callers, network
 from tests.infra_rules import secret_problems, secure
 
 __all__ = ["CHECKS", "SCENARIOS", "App", "problems"]
@@ -278,7 +279,7 @@ def azd_tags(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
     """`azd` finds its resources by a tag, and a bill is told apart by it."""
     for resource in deployment.resources:
         taggable = resource.parent is None or resource.type in (f"{VAULT}/keys", ZONE_LINK)
-        if resource.existing or not taggable or resource.type in (ROLE, BUDGET, LOCK):
+        if resource.existing or not taggable or resource.type in (ROLE, BUDGET, DIAGNOSTICS, LOCK):
             continue
         if (resource.body.get("tags") or {}).get("azd-env-name") != scenario["environmentName"]:
             yield f"{resource.id} has no tag azd-env-name"
@@ -337,6 +338,14 @@ def retention(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[
         if lock.name != "keep-data" or not str(at(lock, "properties.notes")).endswith(remedy):
             yield f"the lock {lock.name} does not say how to lift it: {at(lock, 'properties.notes')}"
     workspace = one(deployment, WORKSPACE)
+    services = [f"{ACCOUNT}/{service}Services" for service in SERVICES]
+    logged = [s for s in deployment.resources if s.type in services and made and s.parent is made[0]]
+    access = [setting.scope for setting in deployment.of(DIAGNOSTICS)]
+    if access != (logged if scenario["storageLogs"] else []):
+        yield f"access is logged of {[each and each.full_name for each in access]}"
+    for setting in deployment.of(DIAGNOSTICS):
+        if setting.name != "access" or at(setting, "properties.workspaceId") != workspace.id:
+            yield f"{setting.name} logs to {at(setting, 'properties.workspaceId')}"
     if at(workspace, "properties.retentionInDays") != scenario["logRetentionDays"]:
         yield "logs are not kept as long as asked for"
     if at(workspace, "properties.workspaceCapping.dailyQuotaGb") != scenario["logDailyQuotaGb"]:
@@ -364,6 +373,10 @@ def order(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]
         own = assignment.properties.get("principalId") == identity
         if own and assignment.module not in deployment.waits[site.module]:
             yield f"the app may start before its roles of module {assignment.module}"
+    for endpoint_of in deployment.of("Microsoft.Network/privateEndpoints"):
+        leads = at(endpoint_of, "properties.privateLinkServiceConnections.0.properties.privateLinkServiceId")
+        if leads != site.id and endpoint_of.module not in deployment.waits[site.module]:
+            yield f"the app may start before {endpoint_of.name}, by which it reaches its storage"
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -382,6 +395,7 @@ CHECKS: tuple[Check, ...] = (
     secure,
     retention,
     network,
+    callers,
     authentication,
     alerts,
     workbook,

@@ -15,6 +15,7 @@ ACCOUNT = "Microsoft.Storage/storageAccounts"
 BUDGET = "Microsoft.Consumption/budgets"
 COMPONENT = "Microsoft.Insights/components"
 IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
+DIAGNOSTICS = "Microsoft.Insights/diagnosticSettings"
 LOCK = "Microsoft.Authorization/locks"
 METRIC_RULE = "Microsoft.Insights/metricAlerts"
 QUERY_RULE = "Microsoft.Insights/scheduledQueryRules"
@@ -64,8 +65,14 @@ DEFAULTS: dict[str, Any] = {
     "appSettings": {},
     "existingDataAccountName": "",
     "existingDataAccountResourceGroup": "",
+    "storageLogs": False,
     "networkIsolation": False,
+    "storageAllowedAddresses": [],
     "networkAddressPrefix": "10.20.0.0/20",
+    "appPrivateEndpoint": False,
+    "appPublicAccess": True,
+    "appAllowedAddresses": [],
+    "corsOrigins": [],
     "authClientId": "",
     "authAllowedApplications": [],
     "keyVaultEnabled": False,
@@ -101,7 +108,12 @@ SCENARIOS = (
             "queueNewBatchThreshold": 3,
             "zoneRedundant": True,
             "appSettings": {"AGENT_TASK_MODULES": "more.actions"},
+            "storageLogs": True,
             "networkIsolation": True,
+            "storageAllowedAddresses": ["198.51.100.0/24", "203.0.113.7"],
+            "appPrivateEndpoint": True,
+            "appAllowedAddresses": ["198.51.100.0/24", "203.0.113.7/32"],
+            "corsOrigins": ["https://agents.example.com"],
             "authClientId": "11111111-1111-1111-1111-111111111111",
             "authAllowedApplications": ["22222222-2222-2222-2222-222222222222"],
             "keyVaultEnabled": True,
@@ -131,6 +143,8 @@ SCENARIOS = (
             "authClientId": "11111111-1111-1111-1111-111111111111",
             "keyVaultEnabled": True,
             "availabilityTest": False,
+            "storageLogs": True,
+            "appAllowedAddresses": ["198.51.100.0/24"],
             "budgetAmount": 1,
             "budgetStartDate": "2026-12-01",
         },
@@ -145,6 +159,8 @@ SCENARIOS = (
             "existingDataAccountResourceGroup": "rg-old",
             "networkIsolation": True,
             "networkAddressPrefix": "10.30.0.0/16",
+            "storageLogs": True,
+            "appPublicAccess": False,
         },
     ),
     Scenario(

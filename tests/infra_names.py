@@ -11,7 +11,9 @@ from tests.infra_model import (
     ACCOUNT,
     BUDGET,
     COMPONENT,
+    DIAGNOSTICS,
     IDENTITY,
+    LOCK,
     METRIC_RULE,
     QUERY_RULE,
     ROLE,
@@ -29,7 +31,7 @@ ACCOUNTS = "st{token}(data|host)"
 
 NAMES = {
     GROUP: "{group}",
-    "Microsoft.Authorization/locks": "keep-data",
+    LOCK: "keep-data",
     ACCOUNT: ACCOUNTS,
     f"{ACCOUNT}/blobServices": f"{ACCOUNTS}/default",
     f"{ACCOUNT}/blobServices/containers": f"{ACCOUNTS}/default/(agent-storage|app-packages)",
@@ -41,6 +43,7 @@ NAMES = {
     BUDGET: "bdg-{token}",
     COMPONENT: "appi-{token}",
     IDENTITY: "id-{token}",
+    DIAGNOSTICS: "access",
     "Microsoft.Insights/actionGroups": "ag-{token}",
     METRIC_RULE: f"ma-(unreachable|availability-({ACCOUNTS}|stolddata))-{{token}}",
     QUERY_RULE: "sqr-[a-z-]+-{token}",
@@ -65,7 +68,7 @@ NAMES = {
 """By type, the name with those of its parents. A type without an entry is a problem."""
 
 MODULES = (
-    f"identity|monitoring|storage-{ACCOUNTS}|key-vault|network|access-(app|operator|existing-data)"
+    f"identity|monitoring|storage-{ACCOUNTS}|key-vault|network|private-links?(-app)?|access-(app|operator|existing-data)"
     "|function-app|authentication|alerts"
 )
 """Those of their deployments are given: one that is repeated replaces its record, and adds none."""

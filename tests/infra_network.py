@@ -23,13 +23,14 @@ from tests.infra_model import (
 
 def network(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     """Isolated means: no public endpoint, and every service by an address of its own in the network."""
-    isolated = scenario["networkIsolation"]
+    isolated, addresses = scenario["networkIsolation"], scenario["storageAllowedAddresses"]
     targets: dict[tuple[str, str], str] = {}
     for account in used_accounts(deployment):
         targets |= {(account.id, s): f"privatelink.{s}.core.windows.net" for s in SERVICES}
     for account in deployment.of(ACCOUNT):
         for path, closed, opened in (
-            ("publicNetworkAccess", "Disabled", "Enabled"),
+            ("publicNetworkAccess", "Enabled" if addresses else "Disabled", "Enabled"),
+            ("networkAcls.ipRules", [{"value": each, "action": "Allow"} for each in addresses], []),
             ("networkAcls.bypass", "None", "AzureServices"),
             ("networkAcls.defaultAction", "Deny", "Allow"),
         ):
@@ -41,6 +42,8 @@ def network(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[st
         access = at(vault, "properties.publicNetworkAccess"), default
         if access != (("Disabled", "Deny") if isolated else ("Enabled", "Allow")):
             yield f"{vault.name}: public access is {access}"
+    if scenario["appPrivateEndpoint"]:
+        targets[one(deployment, SITE).id, "sites"] = "privatelink.azurewebsites.net"
     endpoints = deployment.of("Microsoft.Network/privateEndpoints")
     if not isolated:
         if endpoints or deployment.of("Microsoft.Network/virtualNetworks"):
@@ -91,6 +94,30 @@ def network(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[st
             yield f"{each.name} has its address in {named}"
     for missing in targets:
         yield f"there is no private endpoint for {missing}"
+
+
+def callers(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
+    """Who may call the app by its public address: all, those from some addresses, or nobody."""
+    site, addresses = one(deployment, SITE), scenario["appAllowedAddresses"]
+    if at(site, "properties.publicNetworkAccess") != (
+        "Enabled" if scenario["appPublicAccess"] else "Disabled"
+    ):
+        yield f"public access of the app is {at(site, 'properties.publicNetworkAccess')}"
+    if at(site, "properties.siteConfig.cors") != {"allowedOrigins": scenario["corsOrigins"]}:
+        yield f"pages of {at(site, 'properties.siteConfig.cors')} may call the app"
+    default = at(site, "properties.siteConfig.ipSecurityRestrictionsDefaultAction")
+    if default != ("Deny" if addresses else "Allow"):
+        yield f"all others are met with {default}"
+    rules = at(site, "properties.siteConfig.ipSecurityRestrictions") or []
+    tested = scenario["availabilityTest"] and scenario["appPublicAccess"]
+    expected = [(200 + i, f"caller-{i}", None, address) for i, address in enumerate(addresses)]
+    if addresses and tested:
+        expected.insert(0, (100, "availability-test", "ServiceTag", "ApplicationInsightsAvailability"))
+    found = [tuple(rule.get(key) for key in ("priority", "name", "tag", "ipAddress")) for rule in rules]
+    if found != expected:
+        yield f"the app may be called from {found}, not {expected}"
+    if any(rule.get("action") != "Allow" for rule in rules):
+        yield f"a rule does not let in: {rules}"
 
 
 def authentication(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:

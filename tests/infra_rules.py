@@ -12,6 +12,7 @@ from tests.infra_model import (
     ACCOUNT,
     BUDGET,
     COMPONENT,
+    DIAGNOSTICS,
     IDENTITY,
     LOCK,
     METRIC_RULE,
@@ -34,6 +35,7 @@ SECRETS = re.compile(
 API_VERSIONS = {
     LOCK: "2020-05-01",
     "Microsoft.Authorization/roleAssignments": "2022-04-01",
+    DIAGNOSTICS: "2021-05-01-preview",
     "Microsoft.Consumption/budgets": "2026-06-01",
     "Microsoft.Insights/actionGroups": "2023-01-01",
     "Microsoft.Insights/components": "2020-02-02",
@@ -177,6 +179,14 @@ SECURE: dict[str, dict[str, Rule]] = {
         "properties.features.enableLogAccessUsingOnlyResourcePermissions": ENABLED,
     },
     IDENTITY: {},
+    DIAGNOSTICS: {
+        "properties.logs": equal(
+            [
+                {"category": category, "enabled": True}
+                for category in ("StorageRead", "StorageWrite", "StorageDelete")
+            ]
+        )
+    },
     LOCK: {"properties.level": equal("CanNotDelete")},
     ROLE: {},
     "Microsoft.Resources/resourceGroups": {},
@@ -258,7 +268,7 @@ def secure(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
         for path, rule in SECURE.get(resource.type, {}).items():
             if not rule(at(resource, path)):
                 yield f"{resource.type}/{resource.full_name}: {path} is {at(resource, path)!r}"
-        located = resource.parent is None and resource.type not in (ROLE, BUDGET, LOCK)
+        located = resource.parent is None and resource.type not in (ROLE, BUDGET, DIAGNOSTICS, LOCK)
         if located and resource.body.get("location") not in (scenario["location"], "global"):
             yield f"{resource.id} is in {resource.body.get('location')!r}"
     refused = {name.lower() for name in REFUSED_BY_FLEX}

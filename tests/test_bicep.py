@@ -386,6 +386,43 @@ def test_types(kind: str, fits: list[Any], not_fits: list[Any]) -> None:
         run(wrong)
 
 
+IMPORTED = {
+    "types.bicep": b"""@export()
+type grants = { account: string, role: role }[]
+
+type role = 'reader' | 'writer'
+
+@export()
+type tags = resourceInput<'Microsoft.Resources/resourceGroups@2025-04-01'>.tags
+""",
+    "modules/one.bicep": b"""import { grants, tags } from '../types.bicep'
+param given grants
+param all tags
+output found grants = given
+""",
+}
+
+
+def test_types_are_imported_with_those_that_they_are_made_of() -> None:
+    def found(role: str) -> Any:
+        given = {"given": [{"account": "a", "role": role}], "all": {"x": "y"}}
+        return deploy(IMPORTED, given, "modules/one.bicep").outputs["found"]
+
+    assert found("reader") == [{"account": "a", "role": "reader"}]
+    with pytest.raises(BicepError, match="role: 'owner' is not"):
+        found("owner")
+
+
+@pytest.mark.parametrize(
+    "line", ["import { role } from '../types.bicep'", "import { other } from '../types.bicep'", ""]
+)
+def test_a_type_that_is_not_exported_is_not_there(line: str) -> None:
+    name = "other" if "other" in line else "role"
+    source = f"{line}\nparam given {name}\n".encode()
+    with pytest.raises(BicepError, match=f"there is no type {name}"):
+        deploy({**IMPORTED, "modules/one.bicep": source}, {"given": "reader"}, "modules/one.bicep")
+
+
 @pytest.mark.parametrize(
     ("limits", "kind", "default", "error"),
     [

@@ -4,20 +4,25 @@ and what the compiler is told to be silent about."""
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tree_sitter import Node
 
 from tests.bicep import BicepError, Declaration, Deployment, declarations, deploy, parse, text_of, walk
+from tests.conftest import PROJECT
 from tests.infra_checks import retention
-from tests.infra_model import BASE, LOCK, SCENARIOS, Scenario
+from tests.infra_model import BASE, LOCK, QUERY_RULE, SCENARIOS, Scenario, at
 from tests.infra_rules import REFUSED_BY_FLEX, secure
 from tests.test_infra import TEMPLATES, app, declared, files
 
 SILENCED = {
+    ("main.bicep", "what-if-short-circuiting"): "the principal is in the name of its role",
     ("modules/function-app.bicep", "BCP187"): "a policy of publishing has a location, which its type lacks",
+    ("modules/storage.bicep", "use-recent-api-versions"): "diagnostic settings have no newer one",
 }
 """Each message of the compiler that is not wanted to be heard, by file; anything else has to be put right."""
 
@@ -139,6 +144,76 @@ def test_the_data_are_locked_where_they_outlive_a_region(sku: str, mode: str) ->
     deployment = deploy(files(), scenario.parameters)
     assert list(retention(deployment, scenario, app())) == []
     assert len(deployment.of(LOCK)) == (mode == "on" or (mode == "auto" and "G" in sku))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"appPrivateEndpoint": True}, {"storageAllowedAddresses": ["198.51.100.0/24"]}]
+)
+def test_what_needs_a_network_says_so(asked: dict[str, Any]) -> None:
+    with pytest.raises(BicepError, match="AGENT_STORAGE_NETWORK_ISOLATION=true"):
+        deploy(files(), BASE | asked)
+    deploy(files(), BASE | asked | {"networkIsolation": True})
+
+
+WARNED = {
+    "no-unused-existing-resources",
+    "no-unused-imports",
+    "no-unused-params",
+    "no-unused-types",
+    "no-unused-vars",
+    "use-recent-api-versions",
+    "use-safe-access",
+    "use-user-defined-types",
+    "what-if-short-circuiting",
+}
+
+
+def test_the_linter_is_told_to_warn() -> None:
+    core = json.loads(files()["bicepconfig.json"])["analyzers"]["core"]
+    assert core["enabled"] is True
+    assert core["rules"].keys() >= WARNED
+    assert {rule["level"] for rule in core["rules"].values()} == {"warning"}
+
+
+def test_parameters_say_what_they_are_made_of() -> None:
+    """No array of anything and no object with anything: a wrong member is an error where it is written."""
+    for kind in ("param", "output", "type"):
+        for path, declaration in declared(kind):
+            primitives = {text_of(n) for n in walk(declaration.node) if n.type == "primitive_type"}
+            assert not primitives & {"array", "object", "any"}, f"{path}: {declaration.name}"
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"alwaysReady": [{"name": "http"}]}, "instanceCount is missing"),
+        ({"alwaysReady": [{"name": "http", "instanceCount": 0}]}, "instanceCount: 0 is below 1"),
+        ({"alwaysReady": [{"name": "http", "instanceCount": 1, "count": 1}]}, "no such property"),
+        ({"alwaysReady": ["http"]}, "'http' is no object"),
+        ({"appSettings": {"AGENT_TASK_MODULES": True}}, "AGENT_TASK_MODULES: True is no string"),
+        ({"corsOrigins": "https://example.com"}, "is no array"),
+        ({"authAllowedApplications": [1]}, "1 is no string"),
+    ],
+)
+def test_a_member_of_another_type_is_refused(given: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(BicepError, match=wrong):
+        deploy(files(), BASE | given)
+
+
+def test_types_deploy_nothing() -> None:
+    """For checkov, which does not know the grammar of types, does not read them."""
+    assert {d.kind for d in declarations(files()["types.bicep"])} == {"type"}
+
+
+def test_the_documentation_tells_of_each_alert_and_of_what_azure_refuses() -> None:
+    told = (PROJECT / "docs" / "deploy.md").read_text()
+    rules = deploy(files(), BASE).of(QUERY_RULE)
+    names = {str(at(rule, "properties.displayName")).removeprefix("Agent storage: ") for rule in rules}
+    assert {name for name in names if f"\n| {name} | " not in told} == set()
+    # Another location for the same environment, and the end of a group with data that are locked.
+    assert "InvalidResourceGroupLocation" in told
+    assert "ScopeLocked" in told
+    assert "az lock delete --name keep-data" in told
 
 
 def test_every_template_ends_with_one_line_break() -> None:

@@ -1,7 +1,9 @@
 // Who is told when: alerts on logs and metrics, an availability test, a workbook to look at, and a budget.
 
+import { prefixesType, storageAccountsType, tagsType } from '../types.bicep'
+
 @description('Required. Prefixes of names by kind of resource, as in abbreviations.json.')
-param prefixes object
+param prefixes prefixesType
 
 @description('Required. What makes the names of one environment its own.')
 param token string
@@ -10,13 +12,13 @@ param token string
 param location string
 
 @description('Required. Tags of everything here.')
-param tags object
+param tags tagsType
 
 @description('Required. Resource id of Application Insights.')
 param applicationInsightsId string
 
 @description('Required. The storage accounts: objects with `name` and `id`.')
-param storageAccounts array
+param storageAccounts storageAccountsType
 
 @description('Required. Address of the app.')
 param appUri string
@@ -39,9 +41,7 @@ param budgetAmount int
 @description('Conditional. First day of the month in which the budget begins, as 2026-12-01. Required with a budget; it can not be changed afterwards.')
 param budgetStartDate string
 
-var actionGroupIds = empty(email) ? [] : [
-  actionGroup.id
-]
+var actionGroupIds = empty(email) ? [] : [actionGroup.id]
 // A row for each queue of tasks, out of the line that the timer watch_queues logs every five minutes. What storage
 // counts itself is of no use: all queues together, and nobody has to take what is in agent-events.
 var queueLengths = 'traces | where message startswith "queue lengths: " | extend lengths = parse_json(extract("^queue lengths: ([{].*[}])$", 1, message)) | mv-expand queue = bag_keys(lengths) to typeof(string) | extend messages = tolong(lengths[queue])'
@@ -136,85 +136,89 @@ resource actionGroup 'Microsoft.Insights/actionGroups@2023-01-01' = if (!empty(e
   }
 }
 
-resource queryRules 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [for alert in queryAlerts: {
-  name: '${prefixes.insightsScheduledQueryRules}${alert.name}-${token}'
-  location: location
-  tags: tags
-  kind: 'LogAlert'
-  properties: {
-    displayName: 'Agent storage: ${alert.name}'
-    description: alert.description
-    enabled: true
-    severity: alert.severity
-    scopes: [
-      applicationInsightsId
-    ]
-    evaluationFrequency: alert.every
-    windowSize: alert.window
-    autoMitigate: true
-    // Before the first request there is no data that a query could be checked against.
-    skipQueryValidation: true
-    criteria: {
-      allOf: [
-        {
-          query: alert.query
-          timeAggregation: 'Count'
-          operator: 'GreaterThan'
-          threshold: 0
-          dimensions: map(alert.dimensions, column => {
-            name: column
-            operator: 'Include'
-            values: [
-              '*'
-            ]
-          })
-          failingPeriods: {
-            numberOfEvaluationPeriods: 1
-            minFailingPeriodsToAlert: 1
+resource queryRules 'Microsoft.Insights/scheduledQueryRules@2026-03-01' = [
+  for alert in queryAlerts: {
+    name: '${prefixes.insightsScheduledQueryRules}${alert.name}-${token}'
+    location: location
+    tags: tags
+    kind: 'LogAlert'
+    properties: {
+      displayName: 'Agent storage: ${alert.name}'
+      description: alert.description
+      enabled: true
+      severity: alert.severity
+      scopes: [
+        applicationInsightsId
+      ]
+      evaluationFrequency: alert.every
+      windowSize: alert.window
+      autoMitigate: true
+      // Before the first request there is no data that a query could be checked against.
+      skipQueryValidation: true
+      criteria: {
+        allOf: [
+          {
+            query: alert.query
+            timeAggregation: 'Count'
+            operator: 'GreaterThan'
+            threshold: 0
+            dimensions: map(alert.dimensions, column => {
+              name: column
+              operator: 'Include'
+              values: [
+                '*'
+              ]
+            })
+            failingPeriods: {
+              numberOfEvaluationPeriods: 1
+              minFailingPeriodsToAlert: 1
+            }
           }
-        }
-      ]
-    }
-    actions: {
-      actionGroups: actionGroupIds
+        ]
+      }
+      actions: {
+        actionGroups: actionGroupIds
+      }
     }
   }
-}]
+]
 
-resource storageRules 'Microsoft.Insights/metricAlerts@2026-01-01' = [for account in storageAccounts: {
-  name: '${prefixes.insightsMetricAlerts}availability-${account.name}-${token}'
-  location: 'global'
-  tags: tags
-  properties: {
-    description: 'Storage answered less than 99.9 % of valid requests. Look at the service health of the region; if it is lost, fail the account over.'
-    enabled: true
-    severity: 1
-    scopes: [
-      account.id
-    ]
-    evaluationFrequency: 'PT5M'
-    windowSize: 'PT15M'
-    autoMitigate: true
-    criteria: {
-      'odata.type': 'Microsoft.Azure.Monitor.SingleResourceMultipleMetricCriteria'
-      allOf: [
-        {
-          criterionType: 'StaticThresholdCriterion'
-          name: 'availability'
-          metricNamespace: 'Microsoft.Storage/storageAccounts'
-          metricName: 'Availability'
-          operator: 'LessThan'
-          // Bicep has no other way to write a number with a fraction.
-          threshold: json('99.9')
-          timeAggregation: 'Average'
-        }
+resource storageRules 'Microsoft.Insights/metricAlerts@2026-01-01' = [
+  for account in storageAccounts: {
+    name: '${prefixes.insightsMetricAlerts}availability-${account.name}-${token}'
+    location: 'global'
+    tags: tags
+    properties: {
+      description: 'Storage answered less than 99.9 % of valid requests. Look at the service health of the region; if it is lost, fail the account over.'
+      enabled: true
+      severity: 1
+      scopes: [
+        account.id
       ]
+      evaluationFrequency: 'PT5M'
+      windowSize: 'PT15M'
+      autoMitigate: true
+      criteria: {
+        'odata.type': 'Microsoft.Azure.Monitor.SingleResourceMultipleMetricCriteria'
+        allOf: [
+          {
+            criterionType: 'StaticThresholdCriterion'
+            name: 'availability'
+            metricNamespace: 'Microsoft.Storage/storageAccounts'
+            metricName: 'Availability'
+            operator: 'LessThan'
+            // Bicep has no other way to write a number with a fraction.
+            threshold: json('99.9')
+            timeAggregation: 'Average'
+          }
+        ]
+      }
+      actions: map(actionGroupIds, id => {
+        actionGroupId: id
+      })
     }
-    actions: map(actionGroupIds, id => {
-      actionGroupId: id
-    })
   }
-}]
+]
 
 resource webTest 'Microsoft.Insights/webtests@2022-06-15' = if (availabilityTest) {
   name: '${prefixes.insightsWebTests}${token}'

@@ -1,5 +1,7 @@
 // App Service authentication: every call but liveness needs a token of the tenant for the app registration.
 
+import { textsType } from '../types.bicep'
+
 @description('Required. Name of the function app.')
 param appName string
 
@@ -7,7 +9,7 @@ param appName string
 param clientId string
 
 @description('Required. Client ids of the applications that may call; empty for all of the tenant.')
-param allowedApplications array
+param allowedApplications textsType
 
 resource app 'Microsoft.Web/sites@2025-03-01' existing = {
   name: appName

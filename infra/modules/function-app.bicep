@@ -1,5 +1,7 @@
 // The app on a Flex Consumption plan. Whatever it opens, it opens with its identity.
 
+import { alwaysReadyType, appSettingsType, storageEndpointsType, tagsType, textsType } from '../types.bicep'
+
 @description('Required. Name of the function app, unique in Azure.')
 param name string
 
@@ -10,7 +12,7 @@ param planName string
 param location string
 
 @description('Required. Tags of app and plan.')
-param tags object
+param tags tagsType
 
 @description('Required. Service of azure.yaml that is deployed to the app.')
 param serviceName string
@@ -22,10 +24,10 @@ param identityId string
 param identityClientId string
 
 @description('Required. Addresses of the storage account of the Functions host: `blob`, `queue` and `table`.')
-param hostEndpoints object
+param hostEndpoints storageEndpointsType
 
 @description('Required. Addresses of the storage account of the data: `blob`, `queue` and `table`.')
-param dataEndpoints object
+param dataEndpoints storageEndpointsType
 
 @description('Required. Container of the host account that code packages are deployed to.')
 param deploymentContainer string
@@ -43,7 +45,7 @@ param instanceMemoryMB int
 param maximumInstanceCount int
 
 @description('Required. Instances that never sleep: objects with `name` (`http`, or `function:` and a function) and `instanceCount`.')
-param alwaysReady array
+param alwaysReady alwaysReadyType
 
 @description('Required. HTTP requests at once on one instance.')
 param httpConcurrency int
@@ -60,11 +62,23 @@ param zoneRedundant bool
 @description('Required. Resource id of the subnet to call out through; empty for none.')
 param subnetId string
 
+@description('Required. Lets the app be called, and code be deployed to it, by its public address.')
+param publicAccess bool
+
+@description('Required. Ranges of addresses that may call the app by its public address; empty for all.')
+param allowedAddresses textsType
+
+@description('Required. Lets the availability test in, whatever addresses may call.')
+param testedFromOutside bool
+
+@description('Required. Origins of web pages that may call the app; empty for none.')
+param corsOrigins textsType
+
 @description('Required. Identifier of the key for the code of the app to wrap keys with, in a list; an empty list for none.')
-param keyUris array
+param keyUris textsType
 
 @description('Required. Further app settings, by name.')
-param appSettings object
+param appSettings appSettingsType
 
 var connections = [
   {
@@ -81,10 +95,14 @@ var services = [
   'queue'
   'table'
 ]
-var connectionUris = flatten(map(connections, connection => map(services, service => {
-  name: '${connection.name}__${service}ServiceUri'
-  value: connection.endpoints[service]
-})))
+var connectionUris = flatten(map(
+  connections,
+  connection =>
+    map(services, service => {
+      name: '${connection.name}__${service}ServiceUri'
+      value: connection.endpoints[service]
+    })
+))
 var connectionIdentities = flatten(map(connections, connection => [
   {
     name: '${connection.name}__credential'
@@ -113,25 +131,42 @@ var ownSettings = [
     value: 'ClientId=${identityClientId};Authorization=AAD'
   }
 ]
-var queueSettings = concat(queueBatchSize > 0 ? [
-  {
-    name: 'AzureFunctionsJobHost__extensions__queues__batchSize'
-    value: string(queueBatchSize)
-  }
-] : [], queueNewBatchThreshold >= 0 ? [
-  {
-    name: 'AzureFunctionsJobHost__extensions__queues__newBatchThreshold'
-    value: string(queueNewBatchThreshold)
-  }
-] : [])
+var batchSize = {
+  name: 'AzureFunctionsJobHost__extensions__queues__batchSize'
+  value: string(queueBatchSize)
+}
+var newBatchThreshold = {
+  name: 'AzureFunctionsJobHost__extensions__queues__newBatchThreshold'
+  value: string(queueNewBatchThreshold)
+}
+var queueSettings = concat(
+  queueBatchSize > 0 ? [batchSize] : [],
+  queueNewBatchThreshold >= 0 ? [newBatchThreshold] : []
+)
 var keySettings = map(keyUris, keyUri => {
   name: 'AGENT_KEY_VAULT_KEY_URI'
   value: keyUri
 })
 var furtherSettings = map(items(appSettings), setting => {
   name: setting.key
-  value: string(setting.value)
+  value: setting.value
 })
+var testRule = {
+  name: 'availability-test'
+  priority: 100
+  action: 'Allow'
+  tag: 'ServiceTag'
+  ipAddress: 'ApplicationInsightsAvailability'
+}
+var callerRules = [
+  for (address, i) in allowedAddresses: {
+    name: 'caller-${i}'
+    priority: 200 + i
+    action: 'Allow'
+    ipAddress: address
+  }
+]
+var restricted = !empty(allowedAddresses)
 // Where the plan is spread over zones, one instance that is always ready would be in one of them only.
 var alwaysReadyInstances = map(alwaysReady, each => {
   name: each.name
@@ -178,13 +213,26 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
     clientAffinityEnabled: false
     // For settings that refer to a vault, which would otherwise be opened by a system-assigned identity.
     keyVaultReferenceIdentity: identityId
+    publicNetworkAccess: publicAccess ? 'Enabled' : 'Disabled'
     virtualNetworkSubnetId: empty(subnetId) ? null : subnetId
     siteConfig: {
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'
       http20Enabled: true
+      cors: {
+        allowedOrigins: corsOrigins
+      }
+      ipSecurityRestrictions: concat(restricted && testedFromOutside ? [testRule] : [], callerRules)
+      ipSecurityRestrictionsDefaultAction: restricted ? 'Deny' : 'Allow'
       remoteDebuggingEnabled: false
-      appSettings: concat(connectionUris, connectionIdentities, ownSettings, queueSettings, keySettings, furtherSettings)
+      appSettings: concat(
+        connectionUris,
+        connectionIdentities,
+        ownSettings,
+        queueSettings,
+        keySettings,
+        furtherSettings
+      )
     }
     functionAppConfig: {
       runtime: {

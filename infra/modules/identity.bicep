@@ -1,5 +1,7 @@
 // The identity of the app. One that lives longer than the app, so that its roles can be there before it starts.
 
+import { tagsType } from '../types.bicep'
+
 @description('Required. Name of the user-assigned managed identity.')
 param name string
 
@@ -7,7 +9,7 @@ param name string
 param location string
 
 @description('Required. Tags of the identity.')
-param tags object
+param tags tagsType
 
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
   name: name

@@ -1,5 +1,7 @@
 // A vault with one key, for actions that wrap keys of their own. The key never leaves it.
 
+import { tagsType } from '../types.bicep'
+
 @description('Required. Name of the key vault: 3 to 24 characters, unique in Azure.')
 @minLength(3)
 @maxLength(24)
@@ -9,7 +11,7 @@ param name string
 param location string
 
 @description('Required. Tags of the vault.')
-param tags object
+param tags tagsType
 
 @description('Required. Whether the public endpoint answers; where it does not, only the private endpoint reaches the vault.')
 @allowed([

@@ -1,5 +1,7 @@
 // Where logs and telemetry go. Neither takes anything that is not signed by an identity.
 
+import { tagsType } from '../types.bicep'
+
 @description('Required. Name of the Log Analytics workspace.')
 param workspaceName string
 
@@ -10,7 +12,7 @@ param applicationInsightsName string
 param location string
 
 @description('Required. Tags of both.')
-param tags object
+param tags tagsType
 
 @description('Required. Days that logs are kept.')
 @minValue(30)

@@ -1,5 +1,7 @@
 // What one principal may do: data roles on storage accounts, telemetry, and the key of the vault.
 
+import { storageGrantsType } from '../types.bicep'
+
 @description('Required. Object id of the identity, user or group.')
 param principalId string
 
@@ -12,7 +14,7 @@ param principalId string
 param principalType string = 'ServicePrincipal'
 
 @description('Required. Roles on storage accounts: objects with `account` and `role`.')
-param storageGrants array
+param storageGrants storageGrantsType
 
 @description('Optional. Application Insights to send telemetry to; empty for none.')
 param applicationInsightsName string = ''
@@ -30,9 +32,11 @@ var roleIds = {
   'Storage Table Data Contributor': '0a9a7e1f-b9d0-4cc4-a60d-0319b160aaa3'
 }
 
-resource accounts 'Microsoft.Storage/storageAccounts@2026-06-01' existing = [for grant in storageGrants: {
-  name: grant.account
-}]
+resource accounts 'Microsoft.Storage/storageAccounts@2026-06-01' existing = [
+  for grant in storageGrants: {
+    name: grant.account
+  }
+]
 
 // Azure looks at the name of a resource even where its condition is false, and refuses an empty one.
 resource applicationInsights 'Microsoft.Insights/components@2020-02-02' existing = if (!empty(applicationInsightsName)) {
@@ -43,15 +47,17 @@ resource keyVault 'Microsoft.KeyVault/vaults@2026-05-15' existing = if (!empty(k
   name: empty(keyVaultName) ? 'none' : keyVaultName
 }
 
-resource storageRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [for (grant, i) in storageGrants: {
-  name: guid(accounts[i].id, principalId, roleIds[grant.role])
-  scope: accounts[i]
-  properties: {
-    principalId: principalId
-    principalType: principalType
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roleIds[grant.role])
+resource storageRoles 'Microsoft.Authorization/roleAssignments@2022-04-01' = [
+  for (grant, i) in storageGrants: {
+    name: guid(accounts[i].id, principalId, roleIds[grant.role])
+    scope: accounts[i]
+    properties: {
+      principalId: principalId
+      principalType: principalType
+      roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roleIds[grant.role])
+    }
   }
-}]
+]
 
 resource telemetryRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(applicationInsightsName)) {
   name: guid(applicationInsights.id, principalId, roleIds['Monitoring Metrics Publisher'])
@@ -59,7 +65,10 @@ resource telemetryRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if
   properties: {
     principalId: principalId
     principalType: principalType
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roleIds['Monitoring Metrics Publisher'])
+    roleDefinitionId: subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      roleIds['Monitoring Metrics Publisher']
+    )
   }
 }
 
@@ -69,6 +78,9 @@ resource keyRole 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!emp
   properties: {
     principalId: principalId
     principalType: principalType
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roleIds['Key Vault Crypto Service Encryption User'])
+    roleDefinitionId: subscriptionResourceId(
+      'Microsoft.Authorization/roleDefinitions',
+      roleIds['Key Vault Crypto Service Encryption User']
+    )
   }
 }
