@@ -328,8 +328,8 @@ def _announce(host: Host, options: argparse.Namespace, *, azurite: bool, seconds
             *(f"  {'timer':<18} {each.schedule.text}  {each.function.name}" for each in host.timers),
             f"  {'storage':<18} {_storage(azurite)}",
         ]
-    if host.new_keys:
-        lines += [f"{name} key: {key}" for name, key in host.keys.items()]
+    if host.keys and host.keys.new:
+        lines += [f"host key: {host.keys.host}", f"master key: {host.keys.master}"]
     elif host.keys:
         lines.append(f"keys: those of {host.config.data / KEYS_FILE}")
     if azurite:

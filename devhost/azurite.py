@@ -16,8 +16,6 @@ from devhost.errors import DevhostError
 from devhost.node import ensure_installed, ensure_node, locked
 from devhost.private import make_folder, open_file
 
-__all__ = ["ACCOUNT_KEY", "ACCOUNT_NAME", "Azurite", "ensure_installed"]
-
 # Every Azurite has this account; its key is published in its documentation.
 ACCOUNT_NAME = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

@@ -21,6 +21,7 @@ from devhost.sockets import bind
 if TYPE_CHECKING:
     from devhost.http import HttpServer
     from devhost.invoker import Invoker
+    from devhost.keys import HostKeys
     from devhost.queues import QueueListener
     from devhost.routing import Route
     from devhost.runtime import Function
@@ -83,8 +84,7 @@ class Host:
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Why the platform would stop this host and start another, once it would."""
         self.routes: tuple[Route, ...] = ()
-        self.keys: dict[str, str] = {}
-        self.new_keys = False
+        self.keys: HostKeys | None = None
 
     @property
     def url(self) -> str:
@@ -187,16 +187,14 @@ class Host:
 
         routes = RouteTable(functions, settings.route_prefix)
         self.routes = routes.routes
-        keys = load_or_create(self.config.data) if self.config.require_keys else None
-        self.keys = {"host": keys.host, "master": keys.master} if keys else {}
-        self.new_keys = keys is not None and keys.new
+        self.keys = load_or_create(self.config.data) if self.config.require_keys else None
         limit = os.environ.get("FUNCTIONS_REQUEST_BODY_SIZE_LIMIT", str(DEFAULT_BODY_LIMIT))
         if not limit.isdecimal():
             raise DevhostError(f"FUNCTIONS_REQUEST_BODY_SIZE_LIMIT must be bytes, not {limit!r}")
         return HttpServer(
             routes,
             invoker,
-            keys=keys,
+            keys=self.keys,
             body_limit=int(limit),
             hosts=self.config.hosts,
             cors=self.config.cors,

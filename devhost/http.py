@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
 
 from aiohttp import hdrs, web
@@ -30,27 +31,18 @@ LARGE_JSON_BYTES = 1024 * 1024
 STOP_SECONDS = 10.0
 
 
+@dataclass(eq=False)
 class HttpServer:
     """Serves the routes on a bound socket. ``keys`` None asks for none, but lets no page of another site in
     (`devhost.origins`)."""
 
-    def __init__(
-        self,
-        routes: RouteTable,
-        invoker: Invoker,
-        *,
-        keys: HostKeys | None = None,
-        body_limit: int = DEFAULT_BODY_LIMIT,
-        hosts: frozenset[str] = frozenset(),
-        cors: Cors | None = None,
-    ) -> None:
-        self._routes = routes
-        self._invoker = invoker
-        self._keys = keys
-        self._body_limit = body_limit
-        self._hosts = hosts
-        self._cors = cors or Cors()
-        self._runner: web.ServerRunner | None = None
+    routes: RouteTable
+    invoker: Invoker
+    keys: HostKeys | None = None
+    body_limit: int = DEFAULT_BODY_LIMIT
+    hosts: frozenset[str] = frozenset()
+    cors: Cors = field(default_factory=Cors)
+    _runner: web.ServerRunner | None = None
 
     async def start(self, bound: socket.socket) -> None:
         """Listen. When this returns, requests are answered.
@@ -94,45 +86,45 @@ class HttpServer:
         except targets.BadTargetError:
             return None, Answer(400, close=True)
         headers = join_headers(request.headers)
-        if self._keys is None:
-            reason = refusal(host, headers, request.method, self._hosts, self._cors)
+        if self.keys is None:
+            reason = refusal(host, headers, request.method, self.hosts, self.cors)
             if reason is not None:
                 logger.warning("%s %s: %s", request.method, loggable(raw_path), reason)
                 return None, refused(reason)
         origin = headers.get("origin")
-        allowed = origin is not None and self._cors.allows(origin)
+        allowed = origin is not None and self.cors.allows(origin)
         if allowed and request.method == "OPTIONS" and "access-control-request-method" in headers:
-            return None, Answer(204, self._cors.preflight(headers))
+            return None, Answer(204, self.cors.preflight(headers))
         function, answer = await self._function(request, raw_path, raw_query, headers)
         if allowed and origin is not None:
-            answer.allow(self._cors.headers(origin))
+            answer.allow(self.cors.headers(origin))
         return function, answer
 
     async def _function(
         self, request: web.BaseRequest, raw_path: str, raw_query: str, headers: Mapping[str, str]
     ) -> tuple[str | None, Answer]:
         path = targets.decode_path(raw_path)
-        found = self._routes.resolve(request.method, path)
+        found = self.routes.resolve(request.method, path)
         if found is None:
             if path == "/" and request.method in ("GET", "HEAD"):
                 return None, Answer(200, {hdrs.CONTENT_TYPE: "text/plain"}, b"The function app is running.\n")
-            if others := self._routes.methods(path):
+            if others := self.routes.methods(path):
                 logger.info("there are functions for this path, but for %s only", ", ".join(others))
             return None, Answer(404)
         function = found.route.function
-        if self._keys is not None and not self._keys.admits(
+        if self.keys is not None and not self.keys.admits(
             found.route.auth_level, offered_key(request.headers, raw_query)
         ):
             return function.name, Answer(401)
         where = f"{request.method} {loggable(raw_path)}"
         try:
-            body = await kestrel.read_body(request, self._body_limit)
+            body = await kestrel.read_body(request, self.body_limit)
         except kestrel.BodyTooLargeError:
             logger.warning(
                 "%s: the body is larger than %d bytes, the platform's limit: 500 without a body, as there"
                 " (app setting FUNCTIONS_REQUEST_BODY_SIZE_LIMIT)",
                 where,
-                self._body_limit,
+                self.body_limit,
             )
             return function.name, Answer(500, close=True)
         except kestrel.BodyTooSlowError:
@@ -154,7 +146,7 @@ class HttpServer:
             found.values,
             body,
         )
-        return function.name, to_answer(function, await self._invoker.run(function, value), request.method)
+        return function.name, to_answer(function, await self.invoker.run(function, value), request.method)
 
 
 def offered_key(headers: Mapping[str, str], raw_query: str) -> str | None:

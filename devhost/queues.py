@@ -11,9 +11,11 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 
 from devhost.errors import HostStoppedError
 from devhost.hostjson import MessageEncoding, QueueOptions
@@ -34,58 +36,36 @@ RETRY_PAUSES = (0.8, 1.6, 3.2, 6.4, 10.0)
 """Seconds between the six tries of a request to the queue."""
 
 
-class Backoff:
-    """The pause before an empty queue is asked again: from 0.1 s, about doubling, up to ``longest``."""
-
-    def __init__(self, longest: float, rng: random.Random | None = None) -> None:
-        self._longest = max(longest, MIN_POLLING_INTERVAL)
-        self._rng = rng or random.Random()  # noqa: S311 - spreads polls, protects nothing
-        self._exponent = 0
-
-    def reset(self) -> None:
-        """A message was found."""
-        self._exponent = 0
-
-    def next(self) -> float:
-        """Seconds to wait now."""
-        pause = MIN_POLLING_INTERVAL
-        if self._exponent:
-            pause += self._rng.uniform(0.8, 1.2) * 2 ** (self._exponent - 1) * MIN_POLLING_INTERVAL
-        if pause >= self._longest:
-            return self._longest
-        self._exponent += 1
-        return pause
+def backoff(longest: float, rng: random.Random | None = None) -> Iterator[float]:
+    """The pauses between looks at an empty queue: from 0.1 s, about doubling, up to ``longest``."""
+    rng = rng or random.Random()  # noqa: S311 - spreads polls, protects nothing
+    pause, doubled = MIN_POLLING_INTERVAL, MIN_POLLING_INTERVAL
+    while pause < longest:
+        yield pause
+        pause, doubled = MIN_POLLING_INTERVAL + rng.uniform(0.8, 1.2) * doubled, doubled * 2
+    yield from itertools.repeat(max(longest, MIN_POLLING_INTERVAL))
 
 
+@dataclass(eq=False)
 class QueueListener:
     """Runs one queue-triggered function. ``store`` must carry raw text (``message_encoding="none"``):
-    decoding is the host's, so that a client which disagrees with host.json is seen here as on Azure."""
+    decoding is the host's, so that a client which disagrees with host.json is seen here as on Azure.
+    ``stop_host`` hears why the platform would stop the whole host, and that this listener has."""
 
-    def __init__(
-        self,
-        store: QueueStore,
-        queue: str,
-        function: Function,
-        invoker: Invoker,
-        options: QueueOptions,
-        *,
-        lease_seconds: float = LEASE_SECONDS,
-        retry_pauses: tuple[float, ...] = RETRY_PAUSES,
-        stop_host: Callable[[str], None] = lambda reason: None,
-    ) -> None:
-        """:param stop_host: hears why the platform would stop the whole host, and that this listener has."""
-        self.queue = queue
-        self.poison_queue = poison_queue_of(queue)
-        self._store = store
-        self.function = function
-        self._invoker = invoker
-        self._options = options
-        self._lease = lease_seconds
-        self._retry_pauses = retry_pauses
-        self._stop_host = stop_host
-        self._stop = asyncio.Event()
-        self._in_flight: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.Task[None] | None = None
+    store: QueueStore
+    queue: str
+    function: Function
+    invoker: Invoker
+    options: QueueOptions
+    lease_seconds: float = LEASE_SECONDS
+    retry_pauses: tuple[float, ...] = RETRY_PAUSES
+    stop_host: Callable[[str], None] = lambda reason: None
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _in_flight: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
+    _loop: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.poison_queue = poison_queue_of(self.queue)
 
     def start(self) -> None:
         """Begin to poll."""
@@ -105,13 +85,13 @@ class QueueListener:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _poll(self) -> None:
-        backoff = Backoff(self._options.max_polling_interval)
+        pauses = backoff(self.options.max_polling_interval)
         stopped = asyncio.create_task(self._stop.wait())
         try:
             while not self._stop.is_set():
                 batch = await self._receive()
                 if not batch:
-                    await self._rest(backoff.next())
+                    await self._rest(next(pauses))
                     continue
                 if self._stop.is_set():
                     logger.warning(
@@ -119,19 +99,19 @@ class QueueListener:
                         " hidden for %g s",
                         self.queue,
                         len(batch),
-                        self._lease,
+                        self.lease_seconds,
                     )
                     break
-                backoff.reset()
+                pauses = backoff(self.options.max_polling_interval)
                 for message in batch:
                     task = asyncio.create_task(self._process(message))
                     self._in_flight.add(task)
                     task.add_done_callback(self._in_flight.discard)
-                while len(self._in_flight) > self._options.new_batch_threshold and not self._stop.is_set():
+                while len(self._in_flight) > self.options.new_batch_threshold and not self._stop.is_set():
                     await asyncio.wait({*self._in_flight, stopped}, return_when=asyncio.FIRST_COMPLETED)
             await stopped
         except HostStoppedError as error:
-            self._stop_host(str(error))
+            self.stop_host(str(error))
         finally:
             stopped.cancel()
 
@@ -140,8 +120,8 @@ class QueueListener:
         try:
             return await self._tried(
                 "can not be read",
-                lambda: self._store.receive(
-                    self.queue, max_messages=self._options.batch_size, visibility_timeout=self._lease
+                lambda: self.store.receive(
+                    self.queue, max_messages=self.options.batch_size, visibility_timeout=self.lease_seconds
                 ),
             )
         except KeyNotFoundError:
@@ -158,7 +138,7 @@ class QueueListener:
 
         :raises HostStoppedError: it failed to the end, or was refused.
         """
-        for pause in (*self._retry_pauses, None):
+        for pause in (*self.retry_pauses, None):
             try:
                 return await request()
             except KeyNotFoundError:
@@ -180,19 +160,19 @@ class QueueListener:
                 "queue %s id=%s was taken over or removed while it was in work", self.queue, message.id
             )
         except HostStoppedError as error:
-            self._stop_host(str(error))
+            self.stop_host(str(error))
         except Exception as error:
             # The lease runs out and the message comes again: delivery is at least once.
             logger.warning("queue %s id=%s could not be completed: %s", self.queue, message.id, error)
 
     async def _handle(self, message: QueueMessage) -> None:
-        if message.dequeue_count > self._options.max_dequeue_count:
+        if message.dequeue_count > self.options.max_dequeue_count:
             # It was received so often without an end: every time the process must have died.
             await self._to_poison(message, "was received too often")
             return
-        body = decode(message.text, self._options.message_encoding)
+        body = decode(message.text, self.options.message_encoding)
         if body is None:
-            await self._to_poison(message, f"is not {self._options.message_encoding}")
+            await self._to_poison(message, f"is not {self.options.message_encoding}")
             return
         result, held = await self._invoke(message, body)
         logger.info(
@@ -205,18 +185,18 @@ class QueueListener:
             result.duration * 1000,
         )
         if result.ok:
-            await self._tried("can not delete a message", lambda: self._store.delete(self.queue, held))
+            await self._tried("can not delete a message", lambda: self.store.delete(self.queue, held))
         elif self.poison_queue is None:
             # As on Azure: without a poison queue it stays hidden until its lease ends, which keeps a
             # message that always fails from spinning.
             pass
-        elif message.dequeue_count >= self._options.max_dequeue_count:
+        elif message.dequeue_count >= self.options.max_dequeue_count:
             await self._to_poison(held, f"failed {message.dequeue_count} times")
         else:
             await self._tried(
                 "can not release a message",
-                lambda: self._store.update(
-                    self.queue, held, visibility_timeout=self._options.visibility_timeout
+                lambda: self.store.update(
+                    self.queue, held, visibility_timeout=self.options.visibility_timeout
                 ),
             )
 
@@ -233,7 +213,7 @@ class QueueListener:
         done = asyncio.Event()
         renewal = asyncio.create_task(self._keep_hidden(message, done))
         try:
-            result = await self._invoker.run(self.function, trigger.value, trigger.metadata)
+            result = await self.invoker.run(self.function, trigger.value, trigger.metadata)
         finally:
             done.set()
         # Not cancelled: a renewal under way changes the receipt, and we need the new one.
@@ -241,7 +221,7 @@ class QueueListener:
 
     async def _keep_hidden(self, held: QueueMessage, done: asyncio.Event) -> QueueMessage:
         """Renew the lease at half time until ``done``; the message with its latest receipt."""
-        pause = self._lease / 2
+        pause = self.lease_seconds / 2
         while True:
             try:
                 async with asyncio.timeout(pause):
@@ -250,15 +230,15 @@ class QueueListener:
             except TimeoutError:
                 pass
             try:
-                held = await self._store.update(self.queue, held, visibility_timeout=self._lease)
-                pause = self._lease / 2
+                held = await self.store.update(self.queue, held, visibility_timeout=self.lease_seconds)
+                pause = self.lease_seconds / 2
             except KeyNotFoundError:
                 # Lost; what the function did stands, and the new holder's delivery is a duplicate.
                 await done.wait()
                 return held
             except StorageError as error:
                 logger.warning("queue %s id=%s could not be renewed: %s", self.queue, held.id, error)
-                pause = self._lease / 8
+                pause = self.lease_seconds / 8
 
     async def _to_poison(self, message: QueueMessage, why: str) -> None:
         if self.poison_queue is None:
@@ -269,9 +249,9 @@ class QueueListener:
         # Sent before deleted: killed in between, it is there twice rather than not at all.
         await self._tried(
             "can not move a message to its poison queue",
-            lambda: self._store.send(poison, message.text, ttl=MESSAGE_SECONDS),
+            lambda: self.store.send(poison, message.text, ttl=MESSAGE_SECONDS),
         )
-        await self._tried("can not delete a message", lambda: self._store.delete(self.queue, message))
+        await self._tried("can not delete a message", lambda: self.store.delete(self.queue, message))
 
 
 def poison_queue_of(queue: str) -> str | None:

@@ -29,19 +29,6 @@ from azure_functions_runtime.utils.threadpool import start_threadpool_executor
 
 from devhost.errors import DevhostError
 
-__all__ = [
-    "Binding",
-    "Datum",
-    "Function",
-    "FunctionIndex",
-    "InvocationResult",
-    "http_datum",
-    "invoke",
-    "load_app",
-    "queue_datum",
-    "timer_datum",
-]
-
 Binding = Mapping[str, Any]
 TriggerKind = Literal["http", "queue", "timer"]
 

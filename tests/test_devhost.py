@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import inspect
+import itertools
 import json
 import os
 import random
@@ -31,7 +32,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devhost import node, runtime
+from devhost import node, queues, runtime
 from devhost.__main__ import EMULATOR_PORTS, parser
 from devhost.azurite import Azurite
 from devhost.errors import DevhostError
@@ -46,7 +47,7 @@ from devhost.hostjson import (
 from devhost.invoker import Invoker
 from devhost.keys import HostKeys, load_or_create
 from devhost.outputs import MESSAGE_SECONDS, QueueOutputs
-from devhost.queues import RETRY_PAUSES, Backoff, QueueListener, poison_queue_of
+from devhost.queues import RETRY_PAUSES, QueueListener, backoff, poison_queue_of
 from devhost.routing import Match, RouteTable
 from devhost.runtime import Datum, Function, InvocationResult
 from devhost.sockets import bind, listens
@@ -605,7 +606,7 @@ async def test_a_poison_copy_whose_answer_was_lost_is_there_twice(
 
 
 async def test_an_output_wakes_no_trigger(listen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Backoff, "next", lambda _: 1.0)
+    monkeypatch.setattr(queues, "backoff", lambda _: itertools.repeat(1.0))
     store, function = Store(), with_output(queue="work")
     outputs = QueueOutputs([function], "base64")
     outputs.store = store
@@ -679,14 +680,26 @@ async def test_a_batch_under_way_at_a_stop_stays_hidden(listen: Any, monkeypatch
     assert await store.length("work") == 1
 
 
-def test_backoff_grows_to_its_limit_and_resets() -> None:
-    backoff = Backoff(2.0, random.Random(1))
-    pauses = [backoff.next() for _ in range(9)]
+def test_backoff_grows_to_its_limit() -> None:
+    pauses = list(itertools.islice(backoff(2.0, random.Random(1)), 9))
     assert pauses[0] == 0.1
     assert pauses == sorted(pauses)
     assert pauses[-1] == 2.0
-    backoff.reset()
-    assert backoff.next() == 0.1
+    for measured, pause in zip((0.1, 0.2, 0.3, 0.5, 0.9), pauses, strict=False):
+        assert measured * 0.8 <= pause <= measured * 1.2
+    assert next(backoff(0.01)) == 0.1
+
+
+async def test_a_message_makes_the_next_polls_soon_again(listen: Any) -> None:
+    store, runs = Store(), Runs()
+    await store.send("other", "")
+    listen(store, runs, max_polling_interval=2.0)
+    await until(lambda: len(store.asked) == 4)
+    await store.send("work", base64_of("x"))
+    await until(lambda: bool(runs.bodies))
+    asked, since = len(store.asked), asyncio.get_running_loop().time()
+    await until(lambda: len(store.asked) >= asked + 3)
+    assert asyncio.get_running_loop().time() - since < 0.7
 
 
 # --- outputs --------------------------------------------------------------------------------------
@@ -1093,7 +1106,7 @@ def test_storage_that_can_not_be_used(tmp_path: Path, settings: dict[str, str], 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, "task module 'my_tasks' can not be imported: No module named 'my_tasks'"),
+        (None, "task module 'my_tasks' cannot be imported: No module named 'my_tasks'"),
         ("x = 1 / 0", 'my_tasks.py", line 1, in <module>'),
         ("def", "invalid syntax (my_tasks.py, line 1)"),
         (
@@ -1192,8 +1205,8 @@ def test_worker_runtime_is_the_one_that_was_read() -> None:
 @contextmanager
 def make_run(app: Path, *arguments: str, **variables: str) -> Iterator[Running]:
     """``make run``, in a process group of its own, as a terminal has it."""
-    stamp = f"{sys.prefix}/run.stamp"
-    make = ["make", "-f", str(PROJECT / "Makefile"), "-o", stamp, "run", f"VENV={sys.prefix}", "PORT=0"]
+    made = (f"{sys.prefix}/run.stamp", "-o", f"{sys.prefix}/s3.stamp")
+    make = ["make", "-f", str(PROJECT / "Makefile"), "-o", *made, "run", f"VENV={sys.prefix}", "PORT=0"]
     kept = {name: value for name, value in environment(**variables).items() if not name.startswith("MAKE")}
     with (app / "log.txt").open("w") as log:
         process = subprocess.Popen(

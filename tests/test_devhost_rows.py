@@ -159,7 +159,7 @@ Six tries in 22 s
 A poison copy may be there twice
     devhost a_poison_copy_whose_answer_was_lost_is_there_twice
 An idle queue is asked after 0.1 s and ever more rarely
-    devhost backoff_grows_to_its_limit_and_resets
+    devhost backoff_grows_to_its_limit
 An output binding wakes no trigger
     devhost an_output_wakes_no_trigger
 Properties of a JSON message replace its metadata

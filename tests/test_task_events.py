@@ -18,9 +18,10 @@ from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.events import TaskEvent
-from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE, TaskStatus
+from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE, Priority, TaskStatus
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
+from storage_lib.tasks.submission import NewTask
 from tests.task_stores import opened
 
 HOUR = 3600.0
@@ -123,6 +124,18 @@ async def test_a_second_delivery_publishes_what_the_first_did_not(
     assert not (await engine.records.get(task_id)).event_due
     for count in (1, 2):
         assert await engine.worker.process(text, queue=TASK_QUEUE, dequeue_count=count) == []
+
+
+async def test_what_the_app_sends_lives_until_it_is_taken(engine: TaskEngine) -> None:
+    """Not for the seven days of what the host sends."""
+    queues = engine.storage.backend.queues
+    await engine.submission.submit(NewTask(action="ends", agent_id="a", priority=Priority.HIGH))
+    _, _, events = await run(engine, "goes well")
+    await engine.outbox.publish(events)
+    for queue in (Priority.HIGH.queue, EVENT_QUEUE):
+        for message in await queues.peek(queue, max_messages=32):
+            assert message.expires_at.year > datetime.now(UTC).year + 50
+    await queues.clear(Priority.HIGH.queue)
 
 
 @ENDS
