@@ -100,7 +100,7 @@ def _literal(text: str) -> Any:
             # Python 2 wrote shapes as 10L; numpy reads them too.
             return ast.literal_eval(re.sub(r"(\d)L\b", r"\1", text))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise _malformed(f"its header is no literal: {type(error).__name__}") from None
+        raise _malformed(f"its header is not a literal: {type(error).__name__}") from None
 
 
 def _is_shape(shape: Any) -> bool:
@@ -202,7 +202,7 @@ def pack_npy(value: Any) -> bytes:
         np.lib.format.write_array(buffer, array, version=(3, 0), allow_pickle=False)
     data = buffer.getvalue()
     if dtype.names:
-        check_npy(memoryview(data))  # so many fields that the header is too long?
+        check_npy(memoryview(data))  # are there so many fields that the header is too long?
     return data
 
 

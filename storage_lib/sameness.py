@@ -88,7 +88,7 @@ def _field_difference(names: tuple[str, ...], value: Any, other: Any, depth: int
     if len(own) > len(names):
         for name in own.keys() - set(names):
             if name not in theirs and not _is_cached(type(value), name):
-                return f".{name}", "is no declared field and would not come back"
+                return f".{name}", "is not a declared field and would be lost"
             if name in theirs and (found := difference(own[name], theirs[name], depth + 1)) is not None:
                 return f".{name}{found[0]}", found[1]
     return None

@@ -140,7 +140,7 @@ class _Walk:
                 raise _malformed(pos, "it is cut off")
             first = data[pos]
             if kind >= _PAIRS and not self._fits(kind, left, pos):
-                raise _malformed(pos, "an entry of a dict is no pair, or a codec has no name")
+                raise _malformed(pos, "an entry of a dict is not a pair, or a codec has no name")
             after = sizes[first]
             if after >= 0 or (first in (0x80, 0x90) and kind == _LIST):
                 if after <= 0:

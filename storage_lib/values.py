@@ -446,7 +446,7 @@ def _encode_by_fields(value: Any, pickling: Pickling | None) -> Encoded:
         if difference(value, adapter.validate_json(data, **_NAMES), 0) is None:
             return Encoded(data, JSON)
     except (ValidationError, PydanticSerializationError, UnicodeError):
-        pass  # Not every value has a JSON form (NaN, bytes that are no text); the packed form is next.
+        pass  # Not every value has a JSON form (NaN, bytes that are not text); the packed form is next.
     try:
         plain = adapter.dump_python(value, round_trip=True, warnings=False)
         data = pack(plain, enum_values=True, pickling=pickling)

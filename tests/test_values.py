@@ -608,5 +608,5 @@ def test_what_a_class_does_not_declare_is_not_dropped() -> None:
     stray = Conversation([])
     stray.note = "kept?"  # type: ignore[attr-defined]
     for value in (stray, Open(a=1, z=5)):  # type: ignore[call-arg]
-        with pytest.raises(SerializationError, match="is no declared field"):
+        with pytest.raises(SerializationError, match="is not a declared field"):
             values.encode(value)

@@ -1,4 +1,4 @@
-"""The one door to the tasks of a storage. No trigger code."""
+"""`TaskEngine`: everything that triggers and other code do with the tasks of a storage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _log = logging.getLogger("AOS.Tasks")
 
 
 class TaskEngine:
-    """Submits, runs, shows and looks after the tasks of one storage.
+    """Submits, runs, shows and maintains the tasks of one storage.
 
     :param storage: where tasks, queues and objects are.
     :param registry: the known actions; None knows none.
@@ -72,7 +72,7 @@ class TaskEngine:
         self.repair = Repair(self.records, queues, self.outbox, now, lease)
         self.worker = Worker(storage, self.registry, self.records, self.control, self.submission, now, lease)
 
-    # -- for whoever has work to be done
+    # -- for clients
 
     async def submit(self, action: str, agent_id: str, payload: Any = None, **options: Any) -> TaskRecord:
         """Queue a task; when this returns, it will run.
@@ -88,19 +88,26 @@ class TaskEngine:
         return await self.submit_new(NewTask(action=action, agent_id=agent_id, payload=payload, **options))
 
     async def submit_new(self, task: NewTask) -> TaskRecord:
-        """As `submit`."""
+        """Like `submit`, for a `NewTask`."""
         return await self.submission.submit(task)
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[TaskRecord | StorageError]:
-        """Queue tasks: the record of each, or the error that it alone had. See `Submission.submit_many`."""
+        """Queue tasks, and return the record or the error of each. All are checked before the first is
+        accepted.
+
+        :raises InvalidArgumentError: one of them is invalid, and none was accepted.
+        """
         return await self.submission.submit_many(tasks)
 
     async def get(self, task_id: str) -> TaskRecord:
-        """The record of a task, with its payload and result. :raises KeyNotFoundError: there is none."""
+        """Return the record of a task, with its payload and result.
+
+        :raises KeyNotFoundError: there is no such task.
+        """
         return await self.records.get(task_id)
 
     async def wait_for(self, task_id: str, seconds: float) -> TaskRecord:
-        """The record of a task once it has ended, or as it is after so many seconds.
+        """Return the record of a task once it has ended, or as it is after that many seconds.
 
         :raises KeyNotFoundError: there is no such task.
         """
@@ -116,31 +123,36 @@ class TaskEngine:
     async def list(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]
     ) -> RecordPage:
-        """A page of records, newest first, without large payloads and results. See `TaskRecords.list`."""
+        """Return a page of records, newest first, without large payloads and results. `TaskRecords.list`
+        has the filters."""
         return await self.records.list(limit=limit, cursor=cursor, **filters)
 
     async def cancel(self, task_id: str) -> TaskRecord:
-        """End a task that does not run yet, or ask it to stop.
+        """End a task that has not started, or ask a running one to stop.
 
         :raises KeyNotFoundError: there is no such task.
-        :raises TaskStateError: it has ended otherwise.
+        :raises TaskStateError: it has ended in another way.
         """
         record, events = await self.worker.cancel(task_id)
         try:
             await self.outbox.publish(events)
-        except StorageError as error:  # It is cancelled all the same, and its record says what is due.
+        except StorageError as error:  # It is cancelled nevertheless, and its record says what is due.
             _log.warning("the events of the cancelled task %s will be published later: %s", task_id, error)
         return record
 
     async def requeue(self, task_id: str) -> TaskRecord:
-        """Run a task that did not succeed again. The errors are those of `Control.requeue`."""
+        """Run a task that did not succeed again; its history is kept.
+
+        :raises KeyNotFoundError: there is no such task.
+        :raises TaskStateError: it succeeded, or has not ended.
+        """
         return await self.control.requeue(task_id)
 
-    # -- for whoever receives messages
+    # -- for queue triggers
 
     async def deliver(self, text: str, *, queue: str, dequeue_count: int = 1) -> None:
-        """Handle one delivery of a message of a task queue and publish what ended by it; when this returns
-        the message may be deleted. See `Worker.process` for the parameters.
+        """Handle one delivery of a message from a task queue and publish the events of what ended; when this
+        returns, the message may be deleted. See `Worker.process` for the parameters.
 
         :raises TransientStorageError: nothing was lost; deliver the message again.
         """
@@ -155,8 +167,8 @@ class TaskEngine:
         inserted_at: datetime,
         dequeue_count: int = 1,
     ) -> None:
-        """Handle a message that the platform gave up, and publish what ended by it; when this returns it may
-        be deleted. See `Worker.process_poison` for the parameters."""
+        """Handle a message that the platform gave up, and publish the events of what ended; when this
+        returns, the message may be deleted. See `Worker.process_poison` for the parameters."""
         ended = await self.worker.process_poison(
             text, queue=queue, message_id=message_id, inserted_at=inserted_at, dequeue_count=dequeue_count
         )
@@ -193,23 +205,24 @@ class TaskEngine:
         return handled
 
     async def queue_length(self, queue: str) -> int:
-        """About how many messages are in a queue of tasks; the first message makes it."""
+        """The approximate number of messages in a task queue; 0 before its first message."""
         try:
             return await self.storage.backend.queues.length(queue)
         except KeyNotFoundError:
             return 0
 
-    # -- for whoever looks after them all, now and then
+    # -- for timers
 
     async def expire(self, before: datetime, limit: int) -> tuple[int, int]:
         """Remove up to ``limit`` records of tasks that ended before that moment, and as many idempotency keys
-        whose window is over; returns how many of each."""
+        whose window is over, and return how many of each."""
         return await self.records.expire(before, limit), await self.submission.expire_keys(limit)
 
     async def redeliver(self) -> int:
-        """Send the messages of long overdue tasks again: the queue may have lost them. See `Repair.run`."""
+        """Send the messages of long overdue tasks again, as the queue may have lost them. See
+        `Repair.run`."""
         return await self.repair.run()
 
     async def take_over(self, *, older: bool = False) -> int:
-        """Send the messages of tasks again whose host is gone. See `Repair.take_over`."""
+        """Send the messages of tasks whose host is gone again. See `Repair.take_over`."""
         return await self.repair.take_over(older=older)

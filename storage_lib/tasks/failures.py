@@ -44,7 +44,7 @@ def _said(error: BaseException) -> str:
 
 def _trace(error: BaseException) -> str:
     if isinstance(error, InvalidArgumentError):
-        return ""  # Whoever submitted the task made it.
+        return ""  # The submitter of the task made it.
     try:
         return "".join(traceback.format_exception(error))
     except BaseException as problem:  # a class of the user's may do anything

@@ -163,7 +163,7 @@ def _limit(memory_bytes: int) -> None:
         os.nice(NICENESS)
     if sys.platform != "linux":
         return
-    # If memory ends all the same, this process goes first, and not the host.
+    # If memory runs out nevertheless, this process is killed first, not the host.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")
     import resource

@@ -230,7 +230,7 @@ class _Pool:
         environment = {name: value for name, value in os.environ.items() if _passed_on(name)}
         arguments = [json.dumps(path), str(self._memory), str(os.getpid())]
         try:
-            process = subprocess.Popen(  # noqa: S603 - Python itself, with a program of ours
+            process = subprocess.Popen(  # noqa: S603 - Python itself, with the program above
                 [sys.executable, "-P", "-c", _PROGRAM, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

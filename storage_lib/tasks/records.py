@@ -217,7 +217,7 @@ class TaskRecords:
                 continue
             try:
                 found.records.append(await self._from_entity(entity, False))
-            except IntegrityError as error:  # The others are to be seen all the same.
+            except IntegrityError as error:  # The others must still be visible.
                 found.unreadable.append(UnreadableRecord(_task_id_of(entity), error.message))
         return found
 

@@ -123,7 +123,7 @@ class Repair:
             messages = []
         waiting = set[str]()
         for message in messages:
-            with contextlib.suppress(StorageError):  # It is no task.
+            with contextlib.suppress(StorageError):  # It is not a task.
                 waiting.add(TaskMessage.parse(message.text).task_id)
         if len(messages) < MAX_RECEIVE:
             return _Front(waiting, None)
@@ -203,5 +203,5 @@ def _pause_of(record: TaskRecord, pause: timedelta) -> timedelta:
         since = record.updated_at - (record.finished_at or record.updated_at)
         return min(max(pause, since), LONGEST_PAUSE) if since else timedelta(0)
     times = sum(1 for _ in takewhile(lambda past: past.outcome == REDELIVERED, reversed(record.history)))
-    # More than so many doublings are no length of time any more.
+    # Beyond that many doublings the result is not a valid time.
     return min(pause * 2 ** min(times, 32), LONGEST_PAUSE) if times else timedelta(0)

@@ -119,8 +119,8 @@ class Submission:
                 try:
                     return await self._records.get(first_id)
                 except KeyNotFoundError:
-                    # Whoever came first has not got so far, or was stopped on the way: a second message
-                    # of the same task does no harm, and none would.
+                    # The first caller is still at work, or was stopped: a second message of the same task
+                    # does no harm, but none at all would.
                     task_id = first_id
         return await self._send(task, data, task_id, now)
 
@@ -199,7 +199,7 @@ class Submission:
             try:
                 if found.is_final:
                     return await self._control.requeue(task_id, parent_fence=parent.fence)
-                # Somebody else runs it again: that run is ours from now on.
+                # Another caller has queued it again: that run now belongs to this parent.
                 return await self._records.change(found, parent_fence=parent.fence)
             except (PreconditionFailedError, TaskStateError, KeyNotFoundError):
                 await conflicts.pause()
@@ -259,7 +259,7 @@ class Submission:
         except PreconditionFailedError:
             return await self._records.get(task_id)  # It is being processed already.
         except TransientStorageError as error:
-            # The task is accepted all the same; its record is made when it is delivered.
+            # The task is accepted nevertheless; its record is created when it is delivered.
             _log.warning("the record of task %s could not be written yet: %s", task_id, error)
             return record
 
@@ -303,7 +303,7 @@ class Submission:
             ):
                 if removed == limit:
                     break
-                # Or it was used anew just now.
+                # Or it has just been used again.
                 with contextlib.suppress(KeyNotFoundError, PreconditionFailedError):
                     await tables.delete(KEY_TABLE, entity.partition_key, entity.row_key, etag=entity.etag)
                     removed += 1

@@ -78,7 +78,7 @@ class _WornOutError(Exception):
 class Worker:
     """Handles the messages of one storage's tasks.
 
-    :param lease: how long a worker that went silent keeps its task.
+    :param lease: how long a silent worker keeps its task.
     """
 
     def __init__(
@@ -365,7 +365,7 @@ class Worker:
             return await self._end(lease, TaskStatus.FAILED, error=short, result=None, history=())
         if delay is None:
             if not lasting:
-                # The record says all; the message passes the poison queue for whoever watches that.
+                # The record says everything; the message passes the poison queue for those who watch that.
                 await self._queues.send_text(f"{queue}-poison", text)
             _log.warning("task %s failed: %s", lease.record.task_id, reason.message, exc_info=error)
         return events
@@ -479,7 +479,7 @@ class Worker:
         record, ended = await self._control.cancel(task_id)
         if record.status is not TaskStatus.CANCELLED:
             return record, []
-        # Also where it was cancelled before: whoever did that may have died before it was known.
+        # Also if it was cancelled before: that worker may have died before others knew.
         events = [TaskEvent.of(record)] if record.event_due else []
         return record, events + await self._joins.child_ended(record, again=not ended)
 
@@ -487,7 +487,7 @@ class Worker:
         try:
             return [TaskEvent.of(await self._records.insert(record))]
         except PreconditionFailedError:
-            # It was recorded before; whoever did may have died before its event was out.
+            # It was recorded before, but that worker may have died before the event was sent.
             found = await self._records.get(record.task_id, contents=False)
             return [TaskEvent.of(found)] if found.event_due else []
 
