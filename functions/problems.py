@@ -9,6 +9,7 @@ import azure.functions as func
 from functions.answers import json_response
 from functions.bodies import LengthRequiredError, UnsupportedMediaTypeError
 from storage_lib.errors import (
+    BackendClosedError,
     InvalidArgumentError,
     InvalidKeyError,
     KeyNotFoundError,
@@ -36,6 +37,7 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
     (SerializationError, 400),
     (UnsupportedOperationError, 501),
     (TransientStorageError, 503),
+    (BackendClosedError, 503),  # This instance stops.
     # Refused credentials, broken data and a wrong configuration are for the server's operator to fix.
     (StorageError, 500),
 )

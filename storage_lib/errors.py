@@ -12,6 +12,7 @@
     ├── UnsupportedOperationError              this backend has no such operation
     │   └── NotPortableError (TypeError)       this manager or backend can be neither pickled nor copied
     ├── ConfigurationError (ValueError)        the configuration cannot work; retrying does not help
+    ├── BackendClosedError                     this manager or backend was closed
     └── TransientStorageError                  a retry may succeed
         └── StorageUnavailableError            the store cannot be reached, or is out of service
 
@@ -127,6 +128,15 @@ class ConfigurationError(StorageError, ValueError):
     """The configuration cannot work; retrying does not help."""
 
     code = "configuration-error"
+
+
+class BackendClosedError(StorageError):
+    """The manager or backend was closed. Another one may do the same at once."""
+
+    code = "backend-closed"
+
+    def __init__(self) -> None:
+        super().__init__("the storage backend is closed", remedy="use it before close(), or make a new one")
 
 
 class TransientStorageError(StorageError):

@@ -57,6 +57,9 @@ class StorageManager:
     raises the errors of `storage_lib.errors`; none turns an error into None or False.
     """
 
+    is_closed = False
+    """Whether it was closed, and not opened again."""
+
     def __init__(self, config: StorageConfig | None = None, *, backend: StorageBackend | None = None) -> None:
         """Choose the storage; nothing is opened yet.
 
@@ -89,10 +92,12 @@ class StorageManager:
 
     async def open(self) -> None:
         """Check that the store exists and answers. Optional: the first operation opens what it needs."""
+        self.is_closed = False
         await self.backend.open()
 
     async def close(self) -> None:
         """Release connections; a backend that was passed in stays open."""
+        self.is_closed = True
         if self._owned:
             await self.backend.close()
 
@@ -448,7 +453,7 @@ class StorageManager:
         )
 
 
-_OWN = frozenset({"_config", "_owned", "backend"})
+_OWN = frozenset({"_config", "_owned", "backend", "is_closed"})
 
 
 def _rebuilt(

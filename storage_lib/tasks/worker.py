@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from storage_lib.errors import (
+    BackendClosedError,
     ConfigurationError,
     InvalidArgumentError,
     KeyNotFoundError,
@@ -117,7 +118,7 @@ class Worker:
         try:
             message = TaskMessage.parse(text)
             record = await self._record_of(message)
-        except TransientStorageError:
+        except (TransientStorageError, BackendClosedError):
             raise
         except StorageError as error:
             _log.warning("message goes to the poison queue: %s", error.explained())
@@ -177,7 +178,7 @@ class Worker:
         try:
             message = TaskMessage.parse(text)
             record = await self._record_of(message)
-        except TransientStorageError:
+        except (TransientStorageError, BackendClosedError):
             raise
         except StorageError as error:
             dead = buried(
@@ -309,13 +310,13 @@ class Worker:
                 error = RuntimeError("the action was cancelled from within")
                 error.__cause__ = cancelled
                 return await self._failed(lease, registered, error, text, queue)
-            # The host is stopping: give the task and its attempt back, so that the next host need not wait
-            # for the lease.
-            error = TaskError("interrupted", "the host stopped while it ran")
-            with contextlib.suppress(StorageError, LeaseLostError):
-                await self._again(lease, text, queue, 0, error, "interrupted", counts=False, given_up=0)
+            await self._interrupted(lease, text, queue)
             raise
         except Exception as error:
+            if self._storage.is_closed:
+                # Whatever it says, it failed because the storage was taken away under it.
+                await self._interrupted(lease, text, queue)
+                raise BackendClosedError from error
             if context is None and is_transient(error):
                 # It did not run, so this was not an attempt.
                 return await self._undelivered(lease, text, queue, error_of(error))
@@ -326,6 +327,13 @@ class Worker:
             return await self._end(lease, TaskStatus.SUCCEEDED, result=result, error=None)
         except RefusedError as unrecorded:  # A result that the store refuses.
             return await self._failed(lease, registered, unrecorded.reason, text, queue)
+
+    async def _interrupted(self, lease: Lease, text: str, queue: str) -> None:
+        """The host is stopping: give the task back, with its attempt, so that the next host need not wait for
+        the lease. If that fails, the message comes again all the same."""
+        error = TaskError("interrupted", "the host stopped while it ran")
+        with contextlib.suppress(StorageError, LeaseLostError):
+            await self._again(lease, text, queue, 0, error, "interrupted", counts=False, given_up=0)
 
     async def _failed(
         self,

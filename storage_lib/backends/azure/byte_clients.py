@@ -35,7 +35,7 @@ class ByteClients:
         self._kept = kept
 
     def get(self, use: Use = "request") -> AzureStore:
-        """:raises StorageError: the backend is closed."""
+        """:raises BackendClosedError: it is."""
         name = (self._clients.container_name, use)
         return self._kept.get(name, lambda: self._make(use))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from storage_lib.backends.cloud.dropped import when_dropped
 from storage_lib.backends.cloud.lookups import Resolver, has_proxy
 from storage_lib.backends.cloud.requests import Requests
-from storage_lib.errors import StorageError
+from storage_lib.errors import BackendClosedError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -35,10 +35,10 @@ class PerLoop[T]:
 
     def check_open(self) -> None:
         if self._closed:
-            raise StorageError("the storage backend is closed", remedy="make a new one")
+            raise BackendClosedError
 
     async def get(self) -> T:
-        """:raises StorageError: `close` was called."""
+        """:raises BackendClosedError: `close` was called."""
         loop = asyncio.get_running_loop()
         here = self._kept.get(loop)
         if here is None:

@@ -29,7 +29,7 @@ from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.walk import Walk
 from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
 from storage_lib.backends.file.writing import ObjectWriter
-from storage_lib.errors import IntegrityError, KeyNotFoundError, StorageError
+from storage_lib.errors import BackendClosedError, IntegrityError, KeyNotFoundError
 from storage_lib.ports import expiry
 from storage_lib.ports.objects import (
     ByteRange,
@@ -96,7 +96,7 @@ class FileObjectStore(ObjectStore):
 
     def _executor(self) -> ThreadPoolExecutor:
         if self._closed:
-            raise StorageError("the backend is closed", remedy="use it before close(), or make a new one")
+            raise BackendClosedError
         check_process(self._pid)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage-files")

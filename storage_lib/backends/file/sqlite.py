@@ -27,9 +27,9 @@ from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.backends.file.rights import OWNER, of_group
 from storage_lib.errors import (
     AccessDeniedError,
+    BackendClosedError,
     ConfigurationError,
     IntegrityError,
-    StorageError,
     StorageUnavailableError,
     TransientStorageError,
 )
@@ -165,7 +165,7 @@ class Database:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StorageError("the backend is closed", remedy="use it before close(), or make a new one")
+            raise BackendClosedError
         check_process(self._pid)
 
     def _read[T](self, work: Work[T]) -> T:
