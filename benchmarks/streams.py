@@ -20,7 +20,7 @@ from benchmarks.bare import CONTAINER, bare_store
 from benchmarks.memory import peak_mib
 from devhost.azurite import Azurite
 from storage_lib.backends.azure import AzureStorageBackend
-from storage_lib.backends.azure.objects import AzureObjectStore
+from storage_lib.backends.azure.objects import AzureObjects
 from storage_lib.backends.cloud.parts import PARTS_AT_ONCE
 
 SIZE = 1024 * 1024 * 1024
@@ -105,7 +105,7 @@ async def _obstore(endpoint: str, way: str) -> float:
                 key.replace("ours", "obstore"),
                 _source(size),
                 use_multipart=True,
-                chunk_size=AzureObjectStore.part_bytes,
+                chunk_size=AzureObjects.capabilities.part_bytes,
                 max_concurrency=PARTS_AT_ONCE,
             )
         else:

@@ -84,7 +84,9 @@ class AzureStorageBackend(BlobNames, StorageBackend):
         store = self._driver.container(name)
         if store is self._driver.objects:
             return self.objects
-        return self._containers.get(store, lambda: self._layers.also(store))
+        return self._containers.get(store, lambda: ObjectStore(self._layers.also(store.driver)))
 
     async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
-        return await self._driver.create_container(name, access_level)
+        return await self._layers.repeat(
+            f"create container {name!r}", lambda: self._driver.create_container(name, access_level)
+        )

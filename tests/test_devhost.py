@@ -54,9 +54,9 @@ from devhost.sockets import bind, listens
 from devhost.targets import decode_path, encode_path, parse_query
 from devhost.worker import Worker
 from storage_lib.backends.file import FileStorageBackend
-from storage_lib.backends.memory import MemoryQueueStore
+from storage_lib.backends.memory import MemoryQueues
 from storage_lib.errors import AccessDeniedError, StorageUnavailableError
-from storage_lib.ports.queues import QueueMessage
+from storage_lib.ports.queues import QueueMessage, QueueStore
 from tests import local_host
 from tests.local_host import DEADLINE, PROJECT, Running, command, environment, serve, wait_for
 
@@ -301,31 +301,40 @@ class Time:
         return self.now
 
 
-class Store(MemoryQueueStore):
-    """The memory store with raw text, remembering what was asked of it."""
+class Watched(MemoryQueues):
+    """Remembers what was asked of it."""
 
-    def __init__(self) -> None:
-        self.time = Time()
-        super().__init__("none", self.time)
+    def __init__(self, time: Time) -> None:
+        super().__init__("none", time)
         self.calls: list[str] = []
         self.asked: list[int] = []
         self.visibility: list[float] = []
 
-    async def _receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
+    async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
         self.asked.append(count)
-        return await super()._receive(queue, count, visibility)
+        return await super().receive(queue, count, visibility)
 
-    async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
+    async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
         self.calls.append(f"send {queue}")
-        return await super()._send(queue, text, delay, ttl)
+        return await super().send(queue, text, delay, ttl)
 
-    async def _delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
-        await super()._delete(queue, message_id, pop_receipt)
+    async def delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
+        await super().delete(queue, message_id, pop_receipt)
         self.calls.append(f"delete {queue}")
 
-    async def _update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
+    async def update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
         self.visibility.append(visibility)
-        return await super()._update(queue, message, visibility, text)
+        return await super().update(queue, message, visibility, text)
+
+
+class Store(QueueStore):
+    """The memory store with raw text."""
+
+    def __init__(self) -> None:
+        self.time = Time()
+        watched = Watched(self.time)
+        self.calls, self.asked, self.visibility = watched.calls, watched.asked, watched.visibility
+        super().__init__(watched)
 
     async def texts(self, queue: str) -> list[str]:
         return [message.text for message in await self.peek(queue, max_messages=32)]
@@ -542,19 +551,19 @@ async def test_batches_and_the_limit_of_concurrency(listen: Any) -> None:
     assert set(store.asked) == {4}
 
 
-@pytest.mark.parametrize("request_", ["_receive", "_delete", "_send"])
+@pytest.mark.parametrize("request_", ["receive", "delete", "send"])
 async def test_a_request_that_fails_for_the_moment_is_made_again(listen: Any, request_: str) -> None:
-    store, runs = Store(), Runs(ok=request_ != "_send")
+    store, runs = Store(), Runs(ok=request_ != "send")
     await store.send("work", base64_of("x"))
     failures = iter([StorageUnavailableError("down")] * 5)
-    call, stops = getattr(store, request_), list[str]()
+    call, stops = getattr(store.driver, request_), list[str]()
 
     async def flaky(*arguments: Any) -> Any:
         for failure in failures:
             raise failure
         return await call(*arguments)
 
-    setattr(store, request_, flaky)
+    setattr(store.driver, request_, flaky)
     listen(store, runs, max_dequeue_count=1, retry_pauses=(0.001,) * 5, stop_host=stops.append)
     await until(lambda: "delete work" in store.calls)
     assert next(failures, None) is None
@@ -564,7 +573,7 @@ async def test_a_request_that_fails_for_the_moment_is_made_again(listen: Any, re
 @pytest.mark.parametrize(
     ("failure", "tries"), [(StorageUnavailableError("down"), 6), (AccessDeniedError("403"), 1)]
 )
-@pytest.mark.parametrize("request_", ["_receive", "_send"])
+@pytest.mark.parametrize("request_", ["receive", "send"])
 async def test_the_platform_stops_the_host(
     listen: Any, request_: str, failure: Exception, tries: int
 ) -> None:
@@ -578,7 +587,7 @@ async def test_the_platform_stops_the_host(
         made += 1
         raise failure
 
-    setattr(store, request_, failing)
+    setattr(store.driver, request_, failing)
     listen(store, runs, max_dequeue_count=1, retry_pauses=(0.001,) * 5, stop_host=stops.append)
     await until(lambda: bool(stops))
     assert made == tries
@@ -660,14 +669,14 @@ async def test_stop_waits_for_what_runs(listen: Any) -> None:
 
 async def test_a_batch_under_way_at_a_stop_stays_hidden(listen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store, runs, gate = Store(), Runs(), asyncio.Semaphore(0)
-    real = store._receive
+    real = store.driver.receive
 
     async def held(*arguments: Any) -> list[QueueMessage]:
         found = await real(*arguments)
         await gate.acquire()
         return found
 
-    monkeypatch.setattr(store, "_receive", held)
+    monkeypatch.setattr(store.driver, "receive", held)
     await store.send("work", base64_of("x"))
     listener = listen(store, runs)
     await until(lambda: bool(store.asked))

@@ -23,12 +23,13 @@ from tenacity import RetryError, retry, stop_after_attempt, wait_exponential
 
 from storage_lib.azure_backend import AzureStorageBackend
 from storage_lib.backend import StorageBackend, StorageError
-from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore
+from storage_lib.backends.memory import MemoryBackend, MemoryObjects
 from storage_lib.config.storage import StorageConfig
 from storage_lib.errors import ConfigurationError, InvalidArgumentError, StorageUnavailableError
 from storage_lib.file_backend import FileStorageBackend
 from storage_lib.manager import StorageManager
 from storage_lib.names import container_name
+from storage_lib.ports.objects import ObjectStore
 from storage_lib.s3_backend import S3StorageBackend
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
@@ -481,7 +482,7 @@ async def test_errors(storage: StorageManager, caplog: pytest.LogCaptureFixture)
     assert "Unexpected" not in caplog.text
 
 
-class Failing(MemoryObjectStore):
+class Failing(MemoryObjects):
     """Fails so many times, and then is as it should be."""
 
     left = 0
@@ -493,17 +494,18 @@ class Failing(MemoryObjectStore):
             raise StorageUnavailableError("away")
         return await call
 
-    async def _put(self, *arguments: Any) -> Any:
-        return await self._failing(super()._put(*arguments))
+    async def put(self, *arguments: Any) -> Any:
+        return await self._failing(super().put(*arguments))
 
-    async def _get(self, *arguments: Any) -> Any:
-        return await self._failing(super()._get(*arguments))
+    async def get(self, *arguments: Any) -> Any:
+        return await self._failing(super().get(*arguments))
 
 
 def failing(times: int) -> StorageManager:
     backend = MemoryBackend()
-    backend.objects = store = Failing()
+    store = Failing()
     store.left = times
+    backend.objects = ObjectStore(store)
     return StorageManager(backend=backend)
 
 

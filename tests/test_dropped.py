@@ -129,7 +129,7 @@ async def test_a_credential_keeps_nothing_alive() -> None:
     )
     with pytest.raises(NotImplementedError):
         await backend._driver._clients.token()
-    store: Any = backend._driver.objects
+    store: Any = backend._driver.objects.driver
     assert store._container.bytes.get("request")
     alive = [weakref.ref(backend), weakref.ref(store)]
     del backend, store

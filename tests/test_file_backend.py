@@ -1235,7 +1235,7 @@ async def test_a_query_sees_one_moment_though_it_takes_several_statements(
         for n in range(200):
             status = "done" if 90 <= n < 120 else "other"
             await backend.tables.insert("t", "p", f"{n:03}", {"status": status})
-        read = backend.tables._database._read
+        read = backend.tables.driver._database._read
         changes: list[str] = []
 
         class Meddled:
@@ -1252,7 +1252,9 @@ async def test_a_query_sees_one_moment_though_it_takes_several_statements(
                 return self._connection.execute(statement, *values)
 
         monkeypatch.setattr(
-            backend.tables._database, "_read", lambda work: read(lambda connection: work(Meddled(connection)))
+            backend.tables.driver._database,
+            "_read",
+            lambda work: read(lambda connection: work(Meddled(connection))),
         )
         page = await backend.tables.query("t", "status eq 'done'")
         assert changes
@@ -1330,8 +1332,8 @@ async def test_a_write_that_failed_to_start_is_not_done_later(
                 raise RuntimeError("can't start new thread")
             start(thread)
 
-        await backend.objects.close()
-        backend.objects._closed = False  # with no thread left
+        await backend.objects.driver.close()
+        backend.objects.driver._closed = False  # with no thread left
         monkeypatch.setattr(threading.Thread, "start", no_thread)
         with pytest.raises(TransientStorageError, match="new thread"):
             await backend.objects.put("failed", b"x")
@@ -1365,8 +1367,8 @@ async def test_a_stream_that_is_cancelled_as_it_begins_leaves_nothing(
     async with FileStorageBackend(tmp_path) as backend:
         monkeypatch.setattr(backend.objects, "part_bytes", 1000)
         await backend.objects.put("k", b"x")
-        assert backend.objects._opened is not None
-        writer = backend.objects._opened[1]
+        assert backend.objects.driver._opened is not None
+        writer = backend.objects.driver._opened[1]
         checked, go = threading.Event(), threading.Event()
         check = writer._check
 

@@ -32,6 +32,7 @@ from storage_lib.errors import (
 )
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.drivers import PutOptions
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from tests.stub_service import Answer, Request, StubService
 
@@ -132,7 +133,7 @@ async def test_copies_and_moves_keep_the_headers(foreign: Foreign, monkeypatch: 
     monkeypatch.setattr(foreign.backend.objects, "part_bytes", 5 * 1024 * 1024)
     large = gzip.compress(bytes(1), mtime=0) + b"\0" * (6 * 1024 * 1024)
     await foreign.put("large", large, **HEADERS)
-    info = await foreign.backend.objects._head("large")  # pyright: ignore[reportPrivateUsage]
+    info = await foreign.backend.objects.driver.head("large")
     await foreign.storage.copy("large", "large2", if_absent=True)
     for key in ("b.json", "e.json", "large2"):
         assert await foreign.headers(key) == HEADERS, key
@@ -146,11 +147,11 @@ async def test_copies_and_moves_keep_the_headers(foreign: Foreign, monkeypatch: 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 async def test_a_backend_without_headers_keeps_them_all_the_same(kind: str, tmp_path: Any) -> None:
-    """A copy from elsewhere brings them as the hooks have them."""
+    """A copy from elsewhere brings them as drivers have them."""
     backend = MemoryBackend() if kind == "memory" else FileStorageBackend(tmp_path)
     kept = {"aos-content-encoding": "gzip", "aos-cache-control": "no-store", "own": "1"}
-    put = backend.objects._put  # pyright: ignore[reportPrivateUsage]
-    await put("a", PACKED, "application/json", kept, sha256(PACKED).hexdigest(), None, False)
+    options = PutOptions("application/json", kept, sha256(PACKED).hexdigest())
+    await backend.objects.driver.put("a", PACKED, options)
     storage = StorageManager(backend=backend)
     await storage.copy("a", "b")
     info = await storage.info("b")

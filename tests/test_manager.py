@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from storage_lib import MemoryBackend, S3StorageBackend, StorageConfig, StorageManager
-from storage_lib.backends.memory import MemoryObjectStore
+from storage_lib.backends.memory import MemoryObjects
 from storage_lib.errors import (
     ConfigurationError,
     InvalidArgumentError,
@@ -21,6 +21,7 @@ from storage_lib.errors import (
     SerializationError,
     StorageUnavailableError,
 )
+from storage_lib.ports.objects import ObjectStore
 from storage_lib.testing.buffers import NOT_BYTES
 
 
@@ -103,16 +104,17 @@ async def test_a_listing_goes_where_a_coroutine_goes(storage: StorageManager, tm
 async def test_a_listing_that_is_streamed_holds_a_page() -> None:
     """Reading stops where the reader stops, and nothing is read for a listing that is not used."""
 
-    class Counting(MemoryObjectStore):
+    class Counting(MemoryObjects):
         given = 0
 
-        async def _scan(self, *arguments: Any) -> Any:
-            async for found in super()._scan(*arguments):
+        async def scan(self, *arguments: Any) -> Any:
+            async for found in super().scan(*arguments):
                 self.given += 1
                 yield found
 
     backend = MemoryBackend()
-    backend.objects = counting = Counting()
+    counting = Counting()
+    backend.objects = ObjectStore(counting)
     storage = StorageManager(backend=backend)
     await storage.save_many({f"k{n:03}": n for n in range(200)})
     counting.given = 0
@@ -215,21 +217,22 @@ async def test_many_at_once_each_with_its_own_result(storage: StorageManager) ->
 
 
 async def test_many_are_bounded() -> None:
-    class Counting(MemoryObjectStore):
+    class Counting(MemoryObjects):
         running = most = 0
 
-        async def _head(self, key: str) -> Any:
+        async def head(self, key: str) -> Any:
             raise NotImplementedError
 
-        async def _get(self, *arguments: Any) -> Any:
+        async def get(self, *arguments: Any) -> Any:
             self.running += 1
             self.most = max(self.most, self.running)
             await asyncio.sleep(0)
             self.running -= 1
-            return await super()._get(*arguments)
+            return await super().get(*arguments)
 
     backend = MemoryBackend()
-    backend.objects = counting = Counting()
+    counting = Counting()
+    backend.objects = ObjectStore(counting)
     storage = StorageManager(backend=backend)
     await storage.save_many({f"k{n}": n for n in range(50)})
     assert await storage.load_many([f"k{n}" for n in range(50)], concurrency=5) == {
@@ -299,12 +302,12 @@ async def test_the_systems_own_keys_are_out_of_reach(storage: StorageManager) ->
 
 
 async def test_an_unavailable_store_is_no_answer() -> None:
-    class Away(MemoryObjectStore):
-        async def _head(self, key: str) -> Any:
+    class Away(MemoryObjects):
+        async def head(self, key: str) -> Any:
             raise StorageUnavailableError("away")
 
     backend = MemoryBackend()
-    backend.objects = Away()
+    backend.objects = ObjectStore(Away())
     with pytest.raises(StorageUnavailableError):
         await StorageManager(backend=backend).exists("a")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore
+from storage_lib.backends.memory import MemoryBackend, MemoryObjects
 from storage_lib.errors import AccessDeniedError
 from storage_lib.ports.objects import ObjectStore, StoredObject
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
@@ -30,14 +30,13 @@ class TestMemoryObjects(ObjectStoreContract):
         return backend.objects
 
     async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
-        assert isinstance(objects, MemoryObjectStore)
-        objects._objects[key] = replace(objects._objects[key], data=data)
+        stored = objects.driver._objects  # type: ignore[attr-defined]
+        stored[key] = replace(stored[key], data=data)
 
     async def put_foreign(self, objects: ObjectStore, key: str, data: bytes, content_type: str) -> None:
-        assert isinstance(objects, MemoryObjectStore)
         await objects.put(key, data, content_type=content_type)
-        info = replace(objects._objects[key].info, sha256=None)
-        objects._objects[key] = StoredObject(info, data)
+        stored = objects.driver._objects  # type: ignore[attr-defined]
+        stored[key] = StoredObject(replace(stored[key].info, sha256=None), data)
 
 
 class TestMemoryQueues(QueueStoreContract):
@@ -52,25 +51,26 @@ class TestMemoryTables(TableStoreContract):
         return backend.tables
 
 
-class CountedObjects(MemoryObjectStore):
+class CountedObjects(MemoryObjects):
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
         self.protected = False
 
-    async def _get(self, *arguments: Any) -> Any:
+    async def get(self, *arguments: Any) -> Any:
         self.calls["get"] += 1
-        return await super()._get(*arguments)
+        return await super().get(*arguments)
 
-    async def _delete(self, key: str, if_match: str | None) -> None:
+    async def delete(self, key: str, if_match: str | None) -> None:
         self.calls["delete"] += 1
         if self.protected and not key.startswith(".system/"):
             raise AccessDeniedError("under a legal hold")
-        await super()._delete(key, if_match)
+        await super().delete(key, if_match)
 
 
 async def test_markers_of_objects_that_were_deleted_cost_listings_nothing() -> None:
-    objects, now = CountedObjects(), time.time()
+    driver, now = CountedObjects(), time.time()
+    objects = ObjectStore(driver)
     objects.clock = lambda: now
     for n in range(50):
         await objects.put(f"short/{n}", b"x", ttl=10)
@@ -78,37 +78,39 @@ async def test_markers_of_objects_that_were_deleted_cost_listings_nothing() -> N
     await objects.put("k", b"x")
     for _ in range(3):  # before the sweep, after it, and when the late markers are due
         now += 20
-        objects.calls.clear()
+        driver.calls.clear()
         assert len((await objects.list_page(skip=".system/")).entries) == 1
-        assert objects.calls["get"] == 0
+        assert driver.calls["get"] == 0
         await objects.sweep_expired()
         now += 24 * 3600
     assert [found async for found in objects.iterate(".system/")] == []
 
 
 async def test_a_sweep_ends_though_nothing_can_be_removed() -> None:
-    objects, now = CountedObjects(), time.time()
+    driver, now = CountedObjects(), time.time()
+    objects = ObjectStore(driver)
     objects.clock = lambda: now
     for n in range(300):
         await objects.put(f"k{n}", b"x", ttl=1)
     now += 2
-    objects.protected = True
+    driver.protected = True
     with pytest.raises(AccessDeniedError):
         await objects.sweep_expired(20)
-    assert 20 <= objects.calls["delete"] <= 40
+    assert 20 <= driver.calls["delete"] <= 40
 
 
 async def test_an_object_that_lands_while_a_sweep_looks_for_it_is_swept_by_the_next() -> None:
-    objects, now = CountedObjects(), time.time()
+    driver, now = CountedObjects(), time.time()
+    objects = ObjectStore(driver)
     objects.clock = lambda: now
-    head = objects._head
+    head = driver.head
 
     async def lands(key: str) -> Any:
         try:
             return await head(key)
         finally:
             if key == "late":
-                objects._head = head  # type: ignore[method-assign]
+                driver.head = head  # type: ignore[method-assign]
                 uploaded.set()
                 await asyncio.sleep(0.01)
 
@@ -122,16 +124,17 @@ async def test_an_object_that_lands_while_a_sweep_looks_for_it_is_swept_by_the_n
     upload = asyncio.create_task(objects.put_stream("late", slow(), ttl=1))
     await asyncio.sleep(0.01)
     now += 2
-    objects._head = lands  # type: ignore[method-assign]
+    driver.head = lands  # type: ignore[method-assign]
     await objects.sweep_expired()
     await upload
     assert (await objects.list_page(skip=".system/")).entries == []
     await objects.sweep_expired()
-    assert "late" not in objects._objects
+    assert "late" not in driver._objects
 
 
 async def test_one_sweep_takes_all_that_heartbeats_leave() -> None:
-    objects, now = CountedObjects(), time.time()
+    driver, now = CountedObjects(), time.time()
+    objects = ObjectStore(driver)
     objects.clock = lambda: now
     for _ in range(4000):  # a minute of them
         now += 0.015

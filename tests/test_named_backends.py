@@ -205,7 +205,7 @@ async def test_the_containers_share_what_is_known_of_the_service(azure: AzureSto
     assert azure.container("models") is not azure.container("others")
     models: Any = azure.container("models")
     objects: Any = azure.objects
-    assert models._retrier is objects._retrier
+    assert models.driver._retrier is objects.driver._retrier
 
 
 async def test_a_moment_of_s3_is_survived(moto: Any) -> None:

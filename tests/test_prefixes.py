@@ -104,17 +104,18 @@ async def test_looking_costs_little(
 ) -> None:
     """One more reading for the prefixes of a small listing, not one for each of them."""
     objects = place[0].objects
+    driver = objects.driver.core
     for n in range(40):
         await objects.put(f"folder{n:02}/key", b"")
     scans = 0
-    scan = objects._scan  # pyright: ignore[reportPrivateUsage]
+    scan = driver.scan
 
     def counting(*arguments: Any) -> Any:
         nonlocal scans
         scans += 1
         return scan(*arguments)
 
-    monkeypatch.setattr(objects, "_scan", counting)
+    monkeypatch.setattr(driver, "scan", counting)
     assert len(await names(objects)) == 40
     folded, scans = scans, 0
     assert len([entry async for entry in objects.iterate()]) == 40

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import replace
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore, MemoryQueueStore, MemoryTableStore
+from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import (
     ConfigurationError,
     IntegrityError,
@@ -26,15 +26,26 @@ from storage_lib.errors import (
 from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.layers.retry.breaker import PATIENCE_SECONDS, PAUSE_SECONDS, THRESHOLD
 from storage_lib.manager import StorageManager
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectCapabilities,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+)
 from storage_lib.ports.objects import (
     ByteRange,
     ListEntry,
     ObjectInfo,
     ObjectStore,
+    Parts,
     PutResult,
     StoredObject,
 )
-from storage_lib.ports.tables import Insert, Upsert
+from storage_lib.ports.queues import QueueStore
+from storage_lib.ports.tables import Insert, TableStore, Upsert
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 
 OFTEN = RetryOptions(attempts=60)
@@ -70,12 +81,12 @@ class Faults:
         return StorageUnavailableError("away", refused=outcome == "refused" and self._random is not None)
 
 
-def faulty(hook: str, *, may_be_lost: bool = True) -> Any:
+def faulty(name: str, *, may_be_lost: bool = True) -> Any:
     async def call(self: Any, *arguments: Any) -> Any:
-        outcome = await self.faults.next(hook, may_be_lost=may_be_lost)
+        outcome = await self.faults.next(f"_{name}", may_be_lost=may_be_lost)
         if outcome == "refused":
             raise self.faults.failure(outcome)
-        result = await getattr(self.real, hook)(*arguments)
+        result = await getattr(self.real, name)(*arguments)
         if outcome == "lost":
             raise self.faults.failure(outcome)
         return result
@@ -83,58 +94,58 @@ def faulty(hook: str, *, may_be_lost: bool = True) -> Any:
     return call
 
 
-class FaultyObjects(ObjectStore):
-    """A memory store behind a bad line."""
+class FaultyObjects(ObjectDriver):
+    """A memory driver behind a bad line."""
 
-    reports_created = False
+    capabilities = ObjectCapabilities(reports_created=False)
 
-    def __init__(self, real: MemoryObjectStore, faults: Faults) -> None:
+    def __init__(self, real: ObjectDriver, faults: Faults) -> None:
         self.real, self.faults = real, faults
         self.saved: list[int] = []
         """The calls whose saves were carried out."""
 
-    async def _put(self, *arguments: Any) -> PutResult:
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         outcome = await self.faults.next("_put")
         if outcome == "refused":
             raise self.faults.failure(outcome)
-        result = await self.real._put(*arguments)
+        result = await self.real.put(key, data, options)
         self.saved.append(CALL.get())
         if outcome == "lost":
             raise self.faults.failure(outcome)
-        conditional = arguments[-2] is not None or arguments[-1]
-        return result if conditional else replace(result, created=None)
+        return result if options.is_conditional else replace(result, created=None)
 
-    async def _delete(self, key: str, if_match: str | None) -> None:
+    async def delete(self, key: str, if_match: str | None) -> None:
         # With a condition, what a lost answer means cannot be known: it has tests of its own.
         outcome = await self.faults.next("_delete", may_be_lost=if_match is None)
         if outcome != "refused":
-            await self.real._delete(key, if_match)
+            await self.real.delete(key, if_match)
         if outcome != "well":
             raise self.faults.failure(outcome)
 
-    _get = faulty("_get")
-    _head = faulty("_head")
-    _copy = faulty("_copy", may_be_lost=False)
+    get = faulty("get")
+    head = faulty("head")
+    copy = faulty("copy", may_be_lost=False)
 
-    async def _put_stream(self, *arguments: Any) -> PutResult:
-        return replace(await self.real._put_stream(*arguments), created=True if arguments[-1] else None)
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        result = await self.real.put_stream(key, parts, options, repeat)
+        return replace(result, created=True if options.if_absent else None)
 
-    async def _scan(
-        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
-    ) -> AsyncIterator[ListEntry | str]:
-        async for found in self.real._scan(prefix, delimiter, after, count, details):
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+        async for found in self.real.scan(prefix, options):
             if (outcome := await self.faults.next("_scan")) != "well":
                 raise self.faults.failure(outcome)
             yield found
         if (outcome := await self.faults.next("_scan")) != "well":
             raise self.faults.failure(outcome)
 
-    async def _read_stream(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    async def read_stream(
+        self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         if (outcome := await self.faults.next("_read_stream")) != "well":
             raise self.faults.failure(outcome)
-        info, start, chunks = await self.real._read_stream(key, byte_range, if_match)
+        info, start, chunks = await self.real.read_stream(key, options)
         return info, start, self._pieces(chunks)
 
     async def _pieces(self, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
@@ -147,22 +158,19 @@ class FaultyObjects(ObjectStore):
                     yield chunk[at : at + size]
 
 
-TABLE_HOOKS = ("_create_table", "_insert", "_upsert", "_update", "_get", "_delete", "_query", "_batch")
-QUEUE_HOOKS = (
-    *("_create_queue", "_send", "_receive", "_delete", "_update"),
-    *("_peek", "_length", "_clear"),
-)
+TABLE_CALLS = ("create_table", "write", "get", "query", "batch")
+QUEUE_CALLS = ("create_queue", "send", "receive", "delete", "update", "peek", "length", "clear")
 
 
-def faulty_store(real: MemoryTableStore | MemoryQueueStore, hooks: tuple[str, ...], faults: Faults) -> Any:
+def faulty_driver(real: Any, calls: tuple[str, ...], faults: Faults) -> Any:
     class Faulty(type(real)):  # type: ignore[misc]
         pass
 
-    for hook in hooks:
-        setattr(Faulty, hook, faulty(hook))
-    store = Faulty.__new__(Faulty)
-    store.__dict__ |= real.__dict__ | {"real": real, "faults": faults}
-    return store
+    for name in calls:
+        setattr(Faulty, name, faulty(name))
+    driver = Faulty.__new__(Faulty)
+    driver.__dict__ |= real.__dict__ | {"real": real, "faults": faults}
+    return driver
 
 
 class Line:
@@ -176,9 +184,10 @@ class Line:
         self.pace = 1e-3 if options is OFTEN else 1
         """How fast time passes: in a storm no deadline is to be reached."""
         bad = MemoryBackend()
-        bad.objects = self.objects = FaultyObjects(self.memory.objects, faults)  # type: ignore[assignment]
-        bad.tables = faulty_store(self.memory.tables, TABLE_HOOKS, faults)
-        bad.queues = faulty_store(self.memory.queues, QUEUE_HOOKS, faults)
+        self.objects = FaultyObjects(self.memory.objects.driver, faults)
+        bad.objects = ObjectStore(self.objects)
+        bad.tables = TableStore(faulty_driver(self.memory.tables.driver, TABLE_CALLS, faults))
+        bad.queues = QueueStore(faulty_driver(self.memory.queues.driver, QUEUE_CALLS, faults))
         self.backend = RetryBackend(bad, options, clock=lambda: self.now, sleep=self.sleep)
 
     async def sleep(self, seconds: float) -> None:
@@ -211,12 +220,12 @@ class TestObjectsBehindABadLine(ObjectStoreContract):
         return stormy.backend.objects
 
     async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
-        real = objects._inner.real  # type: ignore[attr-defined]
-        real._objects[key] = replace(real._objects[key], data=data)
+        stored = objects.driver.inner.real._objects  # type: ignore[attr-defined]
+        stored[key] = replace(stored[key], data=data)
 
     async def put_foreign(self, objects: ObjectStore, key: str, data: bytes, content_type: str) -> None:
-        real = objects._inner.real  # type: ignore[attr-defined]
-        await real.put(key, data, content_type=content_type)
+        real = objects.driver.inner.real  # type: ignore[attr-defined]
+        await ObjectStore(real).put(key, data, content_type=content_type)
         real._objects[key] = StoredObject(replace(real._objects[key].info, sha256=None), data)
 
     # No other program can put anything into memory.
@@ -322,7 +331,7 @@ async def test_whether_a_lost_save_was_made_before_anothers_is_not_known(line: L
     async def another(seconds: float) -> None:
         await line.memory.objects.put("k", b"another's")
 
-    line.backend.objects._retrier.sleep = another
+    line.backend.objects.driver._retrier.sleep = another
     line.faults.planned = ["lost"]
     with pytest.raises(TransientStorageError, match="not known") as raised:
         await line.backend.objects.put("k", b"y", if_match=first.etag)
@@ -333,14 +342,14 @@ async def test_a_plain_put_says_created_only_where_it_knows(line: Line) -> None:
     backend = RetryBackend(line.memory, sleep=line.sleep)
     assert (await backend.objects.put("k", b"x")).created is True
     assert (await backend.objects.put("k", b"x")).created is False
-    put = line.memory.objects._put
+    put = line.memory.objects.driver.put
 
     async def lost_once(*arguments: Any) -> PutResult:
-        line.memory.objects._put = put  # type: ignore[method-assign]
+        line.memory.objects.driver.put = put  # type: ignore[method-assign]
         await put(*arguments)
         raise StorageUnavailableError("away")
 
-    line.memory.objects._put = lost_once  # type: ignore[method-assign]
+    line.memory.objects.driver.put = lost_once  # type: ignore[method-assign]
     assert (await backend.objects.put("new", b"x")).created is None
 
 
@@ -374,7 +383,7 @@ async def test_a_create_whose_object_was_replaced_meanwhile_is_no_conflict(line:
         found = await line.memory.objects.head("k")
         await line.memory.objects.put("k", b"ours, and another's", if_match=found.etag)
 
-    line.backend.objects._retrier.sleep = replaced
+    line.backend.objects.driver._retrier.sleep = replaced
     line.faults.planned = ["lost"]
     with pytest.raises(TransientStorageError, match="not known"):
         await line.backend.objects.put("k", b"ours", if_absent=True)
@@ -382,12 +391,12 @@ async def test_a_create_whose_object_was_replaced_meanwhile_is_no_conflict(line:
 
 async def test_a_create_after_anothers_create_is_a_conflict(line: Line) -> None:
     other = Line(Faults())
-    other.objects.real = line.memory.objects
+    other.objects.real = line.memory.objects.driver
 
     async def created(seconds: float) -> None:
         await other.backend.objects.put("k", b"another's", if_absent=True)
 
-    line.backend.objects._retrier.sleep = created
+    line.backend.objects.driver._retrier.sleep = created
     line.faults.planned = ["refused"]
     with pytest.raises(PreconditionFailedError):
         await line.backend.objects.put("k", b"ours", if_absent=True)
@@ -418,7 +427,7 @@ async def test_a_copy_whose_source_is_gone_afterwards_is_not_called_missing(line
     async def gone(seconds: float) -> None:
         await line.memory.objects.delete("k")
 
-    line.backend.objects._retrier.sleep = gone
+    line.backend.objects.driver._retrier.sleep = gone
     line.faults.planned = ["well", "lost"]
     with pytest.raises(TransientStorageError, match="not known"):
         await line.backend.objects.copy("k", "l")
@@ -465,17 +474,25 @@ async def test_a_stream_that_makes_progress_may_break_more_often_than_a_call(lin
 
 
 async def test_parts_of_a_stream_up_are_tried_again(line: Line) -> None:
-    inner = line.backend.inner.objects
     line.faults.planned = ["refused", "refused"]
 
-    async def part() -> str:
-        if (outcome := await line.faults.next("part")) != "well":
-            raise line.faults.failure(outcome)
-        return "done"
+    async def sent_in_parts(key: str, parts: Parts, options: PutOptions, repeat: Repeat = once) -> PutResult:
+        async def part() -> PutResult:
+            if (outcome := await line.faults.next("part")) != "well":
+                raise line.faults.failure(outcome)
+            return PutResult(key, "etag", 1, None)
 
-    assert await inner.repeat("part 1", part) == "done"
+        return await repeat("part 1", part)
+
+    line.objects.put_stream = sent_in_parts  # type: ignore[method-assign]
+    line.backend.objects.part_bytes = 1
+    assert (await line.backend.objects.put_stream("k", [b"xxx"])).etag == "etag"
     assert line.faults.calls == ["part"] * 3
-    assert await MemoryObjectStore().repeat("part 1", part) == "done", "a store alone does it once"
+    line.faults.planned = ["refused"]
+    alone = ObjectStore(line.objects)
+    alone.part_bytes = 1
+    with pytest.raises(StorageUnavailableError):  # a driver alone does it once
+        await alone.put_stream("k", [b"xxx"])
 
 
 async def test_tables_after_a_lost_answer(line: Line) -> None:
@@ -570,7 +587,7 @@ async def test_a_try_of_what_is_small_ends_with_the_deadline() -> None:
     async def never(*keys: Any) -> Any:
         await asyncio.Event().wait()
 
-    line.backend.tables._inner._get = never
+    line.backend.tables.driver.inner.get = never
     with pytest.raises(StorageUnavailableError, match="no answer within"):
         await line.backend.tables.get("t", "p", "r")
 
@@ -592,7 +609,7 @@ async def away(line: Line) -> None:
         with pytest.raises(StorageUnavailableError, match="away"):
             await line.backend.objects.get("k")
         line.now += PATIENCE_SECONDS / THRESHOLD
-        if line.backend.objects._retrier.breaker.wait() > 0:
+        if line.backend.objects.driver._retrier.breaker.wait() > 0:
             break
     line.faults.planned.clear()
     line.faults.calls.clear()
@@ -636,7 +653,7 @@ async def test_whatever_the_store_answers_it_is_there(line: Line, answer: Except
 async def test_a_listing_of_nothing_is_an_answer_too(line: Line) -> None:
     await away(line)
     line.now += PAUSE_SECONDS
-    assert [entry async for entry in line.backend.objects._scan("nothing/", None, None, None, False)] == []
+    assert [entry async for entry in line.backend.objects.driver.scan("nothing/", ListOptions())] == []
     await line.backend.objects.put("k", b"x")
 
 
@@ -652,15 +669,15 @@ async def test_a_listing_asks_for_no_more_than_is_left(line: Line) -> None:
     for n in range(5):
         await line.backend.objects.put(f"k/{n}", b"x")
     asked: list[int | None] = []
-    real = line.objects._scan
+    real = line.objects.scan
 
-    def scan(prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool) -> Any:
-        asked.append(count)
-        return real(prefix, delimiter, after, count, details)
+    def scan(prefix: str, options: ListOptions) -> Any:
+        asked.append(options.count)
+        return real(prefix, options)
 
-    line.objects._scan = scan  # type: ignore[method-assign]
+    line.objects.scan = scan  # type: ignore[method-assign]
     line.faults.planned = ["well", "well", "refused"]
-    found = [entry async for entry in line.backend.objects._scan("k/", None, None, 4, False)]
+    found = [entry async for entry in line.backend.objects.driver.scan("k/", ListOptions(count=4))]
     assert len(found) == 5
     assert asked == [4, 2]
 

@@ -230,7 +230,7 @@ async def test_an_event_that_could_not_be_sent_is_still_due(
         raise StorageUnavailableError("the queue is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.storage.backend.queues, "_send", away)
+        patch.setattr(engine.storage.backend.queues.driver, "send", away)
         with pytest.raises(StorageUnavailableError):
             await engine.outbox.publish(events)
     assert (await engine.records.get(task_id)).event_due
@@ -266,11 +266,9 @@ async def test_it_costs_one_request_and_none_to_look_for(engine: TaskEngine, tmp
         filed = TaskEngine(storage)
         task_id, text, events = await run(filed, "goes well")
         calls: list[str] = []
-        tables = storage.backend.tables
-        for name in ("_get", "_update", "_query", "_insert"):
-            original = getattr(tables, name, None)
-            if original is None:
-                continue
+        tables = storage.backend.tables.driver
+        for name in ("get", "write", "query", "batch"):
+            original = getattr(tables, name)
 
             def counted(*args: Any, _name: str = name, _original: Any = original, **named: Any) -> Any:
                 calls.append(_name)

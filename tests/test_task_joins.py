@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore, MemoryTableStore
+from storage_lib.backends.memory import MemoryBackend, MemoryObjects, MemoryTables
 from storage_lib.manager import StorageManager
+from storage_lib.ports.objects import ObjectStore
+from storage_lib.ports.tables import TableStore, Update
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
@@ -20,31 +22,32 @@ from storage_lib.tasks.registry import task
 CHILDREN = 300
 
 
-class SlowTables(MemoryTableStore):
+class SlowTables(MemoryTables):
     """Takes a while, as a store behind a network does, so that its callers meet."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
 
-    async def _get(self, *arguments: Any) -> Any:
+    async def get(self, *arguments: Any) -> Any:
         self.calls["get"] += 1
-        found = await super()._get(*arguments)
+        found = await super().get(*arguments)
         await asyncio.sleep(0.001)
         return found
 
-    async def _update(self, *arguments: Any) -> str:
-        self.calls["update"] += 1
-        await asyncio.sleep(0.001)
-        return await super()._update(*arguments)
+    async def write(self, table: str, pk: str, operation: Any) -> Any:
+        if isinstance(operation, Update):
+            self.calls["update"] += 1
+            await asyncio.sleep(0.001)
+        return await super().write(table, pk, operation)
 
 
-class CountedObjects(MemoryObjectStore):
+class CountedObjects(MemoryObjects):
     reads = 0
 
-    async def _get(self, *arguments: Any) -> Any:
+    async def get(self, *arguments: Any) -> Any:
         self.reads += 1
-        return await super()._get(*arguments)
+        return await super().get(*arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +74,8 @@ def actions() -> Iterator[None]:
 @pytest.mark.parametrize("instances", [1, 8])
 async def test_children_that_end_at_once_end_their_parent_at_a_bounded_cost(instances: int) -> None:
     backend = MemoryBackend()
-    backend.tables, backend.objects = tables, objects = SlowTables(), CountedObjects()
+    tables, objects = SlowTables(), CountedObjects()
+    backend.tables, backend.objects = TableStore(tables), ObjectStore(objects)
     engines = [TaskEngine(StorageManager(backend=backend)) for _ in range(instances)]
     parent = await engines[0].submit("fan", "a", "p" * 50_000)
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.memory import MemoryBackend, MemoryObjectStore, MemoryTableStore
+from storage_lib.backends.memory import MemoryBackend, MemoryObjects, MemoryTables
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import EntityPage
+from storage_lib.ports.drivers import QueryOptions
+from storage_lib.ports.objects import ObjectStore
 from storage_lib.ports.odata import compile_filter
+from storage_lib.ports.tables import TableStore
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
@@ -26,30 +29,22 @@ from storage_lib.tasks.repair import OVERDUE
 DAY = 24 * 3600
 
 
-class SparseTables(MemoryTableStore):
+class SparseTables(MemoryTables):
     """Looks at one entity a request, as Azure may: pages without any, and with more behind them ("Query
     timeout and pagination": at a partition's end, or after five seconds)."""
 
-    async def _query(
-        self,
-        table: str,
-        filter: str | None,
-        parameters: dict[str, Any],
-        select: list[str] | None,
-        limit: int,
-        cursor: str | None,
-    ) -> EntityPage:
-        holds = compile_filter(filter, parameters)
-        page = await super()._query(table, None, {}, None, 1, cursor)
-        return EntityPage([entity for entity in page.entities if holds(entity)], page.cursor)
+    async def query(self, table: str, options: QueryOptions) -> EntityPage:
+        one = QueryOptions(compile_filter(None, {}), None, 1, options.cursor)
+        page = await super().query(table, one)
+        return EntityPage([entity for entity in page.entities if options.filter(entity)], page.cursor)
 
 
-class CountedObjects(MemoryObjectStore):
+class CountedObjects(MemoryObjects):
     listed = 0
 
-    def _scan(self, *arguments: Any) -> Any:
+    def scan(self, *arguments: Any) -> Any:
         self.listed += 1
-        return super()._scan(*arguments)
+        return super().scan(*arguments)
 
 
 class Clock:
@@ -78,7 +73,8 @@ async def engine(clock: Clock) -> AsyncIterator[TaskEngine]:
         await context.submit("note", "child")
 
     backend = MemoryBackend(clock=clock)
-    backend.tables, backend.objects = SparseTables(clock), CountedObjects(clock)
+    backend.tables = TableStore(SparseTables(clock))
+    backend.objects = ObjectStore(CountedObjects(clock))
     yield TaskEngine(StorageManager(backend=backend), clock=clock)
     registry_module._actions.clear()
     registry_module._actions.update(before)
@@ -189,14 +185,15 @@ async def test_a_time_to_come_is_refused_before_anything_is_stored(engine: TaskE
 
 async def test_only_what_may_have_contents_is_searched_for_them(engine: TaskEngine, clock: Clock) -> None:
     objects = engine.storage.backend.objects
-    assert isinstance(objects, CountedObjects)
+    driver = objects.driver
+    assert isinstance(driver, CountedObjects)
     for n in range(10):
         await engine.submit("note", "a", n)
     await deliver(engine)
     await engine.submit("note", "a", "x" * 100_000)
     await deliver(engine)
     clock.now += DAY
-    objects.listed = 0
+    driver.listed = 0
     assert await engine.records.expire(moment(clock), 100) == 11
-    assert objects.listed == 1
+    assert driver.listed == 1
     assert [entry async for entry in objects.iterate(".system/tasks/")] == []

@@ -14,10 +14,12 @@ import pytest
 from functions import maintenance
 from functions import state as state_module
 from functions.state import AppState
-from storage_lib.backends.memory import MemoryBackend, MemoryQueueStore
+from storage_lib.backends.memory import MemoryBackend, MemoryQueues
 from storage_lib.config import StorageConfig
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError
 from storage_lib.manager import StorageManager
+from storage_lib.ports.queues import QueueStore
+from storage_lib.ports.tables import TableStore
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
@@ -77,7 +79,8 @@ async def lose_messages(engine: TaskEngine, queue: str = TASK_QUEUE) -> None:
 async def without_a_record(clock: Clock) -> tuple[TaskEngine, TaskRecord]:
     """A task with a delay that was accepted, and whose record could not be written."""
     backend = MemoryBackend(clock=clock)
-    backend.tables = tables = NoInserts(clock, stored=False)
+    tables = NoInserts(clock, stored=False)
+    backend.tables = TableStore(tables)
     engine = TaskEngine(StorageManager(backend=backend), clock=clock)
     submitted = await engine.submit("add", "a", delay_seconds=10 * HOUR)
     tables.broken = False
@@ -213,7 +216,8 @@ async def test_a_parent_whose_child_ended_without_telling_ends(engine: TaskEngin
 
 async def test_a_child_that_was_lost_without_a_record_is_submitted_again(clock: Clock) -> None:
     backend = MemoryBackend(clock=clock)
-    backend.tables = tables = NoInserts(clock, stored=False)
+    tables = NoInserts(clock, stored=False)
+    backend.tables = TableStore(tables)
     engine = TaskEngine(StorageManager(backend=backend), clock=clock)
     tables.broken = False
     parent = await engine.submit("fan", "a", 2)
@@ -309,16 +313,17 @@ async def test_two_repairs_at_once_send_one_message(engine: TaskEngine, clock: C
 
 
 async def test_a_repair_that_is_broken_off_is_made_up_for_by_the_next(clock: Clock) -> None:
-    class Queues(MemoryQueueStore):
+    class Queues(MemoryQueues):
         away = False
 
-        async def _send(self, *arguments: Any) -> str:
+        async def send(self, *arguments: Any) -> str:
             if self.away:
                 raise StorageUnavailableError("the queue is away")
-            return await super()._send(*arguments)
+            return await super().send(*arguments)
 
     backend = MemoryBackend(clock=clock)
-    backend.queues = queues = Queues(clock=clock)
+    queues = Queues(clock=clock)
+    backend.queues = QueueStore(queues)
     engine = TaskEngine(StorageManager(backend=backend), clock=clock)
     submitted = await engine.submit("add", "a")
     await lose_messages(engine)

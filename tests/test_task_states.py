@@ -12,10 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from storage_lib.backends.memory import MemoryBackend, MemoryQueueStore, MemoryTableStore
+from storage_lib.backends.memory import MemoryBackend, MemoryQueues, MemoryTables
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
 from storage_lib.manager import StorageManager
-from storage_lib.ports.queues import QueueMessage
+from storage_lib.ports.queues import QueueMessage, QueueStore
+from storage_lib.ports.tables import Insert, TableStore, Update
 from storage_lib.tasks import lease as lease_module
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks import submission
@@ -51,35 +52,31 @@ class Faults:
         return result
 
 
-class FaultyQueues(MemoryQueueStore):
+class FaultyQueues(MemoryQueues):
     faults: Faults
 
-    async def _send(self, *arguments: Any) -> str:
-        return await self.faults.around("queues", super()._send(*arguments))
+    async def send(self, *arguments: Any) -> str:
+        return await self.faults.around("queues", super().send(*arguments))
 
 
-class FaultyTables(MemoryTableStore):
+class FaultyTables(MemoryTables):
     faults: Faults
     watch: Any
 
-    async def _get(self, *arguments: Any) -> Any:
-        return await self.faults.around("tables", super()._get(*arguments))
+    async def get(self, *arguments: Any) -> Any:
+        return await self.faults.around("tables", super().get(*arguments))
 
-    async def _insert(self, *arguments: Any) -> str:
-        return await self.faults.around("tables", self._inserted(*arguments))
+    async def write(self, table: str, pk: str, operation: Any) -> Any:
+        if not isinstance(operation, Insert | Update):
+            return await super().write(table, pk, operation)
+        return await self.faults.around("tables", self._written(table, pk, operation))
 
-    async def _update(self, *arguments: Any) -> str:
-        return await self.faults.around("tables", self._updated(*arguments))
-
-    async def _inserted(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
-        etag = await super()._insert(table, pk, rk, properties)
-        self.watch(None, (await super()._get(table, pk, rk)).properties)
-        return etag
-
-    async def _updated(self, table: str, pk: str, rk: str, *rest: Any) -> str:
-        before = (await super()._get(table, pk, rk)).properties
-        etag = await super()._update(table, pk, rk, *rest)
-        self.watch(before, (await super()._get(table, pk, rk)).properties)
+    async def _written(self, table: str, pk: str, operation: Insert | Update) -> Any:
+        keys, before = (table, pk, operation.row_key), None
+        if isinstance(operation, Update):
+            before = (await super().get(*keys)).properties
+        etag = await super().write(table, pk, operation)
+        self.watch(before, (await super().get(*keys)).properties)
         return etag
 
 
@@ -93,7 +90,8 @@ class Tasks(RuleBasedStateMachine):
         self.now = 1_800_000_000.0
         self.faults = Faults()
         self.backend = MemoryBackend(clock=lambda: self.now)
-        self.backend.tables, self.backend.queues = self.stores(FaultyTables, FaultyQueues)
+        tables, queues = self.stores(FaultyTables, FaultyQueues)
+        self.backend.tables, self.backend.queues = TableStore(tables), QueueStore(queues)
         self.engine = TaskEngine(StorageManager(backend=self.backend), clock=lambda: self.now)
         self.ids: list[str] = []
         self.running: list[tuple[asyncio.Task[Any], QueueMessage, str]] = []

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage_lib.backends.memory import MemoryBackend, MemoryQueueStore, MemoryTableStore
+from storage_lib.backends.memory import MemoryBackend, MemoryQueues, MemoryTables
 from storage_lib.errors import (
     ConfigurationError,
     InvalidArgumentError,
@@ -22,6 +22,8 @@ from storage_lib.errors import (
     StorageUnavailableError,
 )
 from storage_lib.manager import StorageManager
+from storage_lib.ports.queues import QueueStore
+from storage_lib.ports.tables import Insert, TableStore, Update
 from storage_lib.tasks import context as context_module
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
@@ -394,19 +396,20 @@ async def test_running_a_task_costs_three_table_operations(clock: Clock) -> None
     """Read the record, claim it, end it; the queue is only received from and deleted from."""
     calls: list[str] = []
 
-    class CountedTables(MemoryTableStore):
+    class CountedTables(MemoryTables):
         def __getattribute__(self, name: str) -> Any:
-            if name in ("_insert", "_upsert", "_update", "_get", "_delete", "_query"):
+            if name in ("write", "get", "query", "batch"):
                 calls.append(name)
             return super().__getattribute__(name)
 
-    class CountedQueues(MemoryQueueStore):
-        async def _send(self, *arguments: Any) -> str:
-            calls.append("_send")
-            return await super()._send(*arguments)
+    class CountedQueues(MemoryQueues):
+        async def send(self, *arguments: Any) -> str:
+            calls.append("send")
+            return await super().send(*arguments)
 
     backend = MemoryBackend(clock=clock)
-    backend.tables, backend.queues = CountedTables(clock), CountedQueues(clock=clock)
+    backend.tables = TableStore(CountedTables(clock))
+    backend.queues = QueueStore(CountedQueues(clock=clock))
     engine = TaskEngine(StorageManager(backend=backend), clock=clock)
 
     @task("nothing")
@@ -414,10 +417,10 @@ async def test_running_a_task_costs_three_table_operations(clock: Clock) -> None
         return None
 
     submitted = await engine.submit("nothing", "a")
-    assert calls == ["_send", "_insert"]
+    assert calls == ["send", "write"]
     calls.clear()
     await engine.worker.process(message_of(submitted), queue=TASK_QUEUE)
-    assert calls == ["_get", "_update", "_update"]
+    assert calls == ["get", "write", "write"]
 
 
 async def test_a_message_given_up_for_no_fault_of_its_task_is_queued_again(
@@ -915,21 +918,24 @@ async def test_a_lease_that_can_not_be_renewed_has_the_message_delivered_again()
     task is not lost."""
     for hangs in (False, True):
 
-        class Away(MemoryTableStore):
+        class Away(MemoryTables):
             away = False
 
-            async def _update(self, *arguments: Any) -> str:
+            async def write(self, table: str, pk: str, operation: Any) -> Any:
+                if not isinstance(operation, Update):
+                    return await super().write(table, pk, operation)
                 if self.away and self.__class__.hanging:
                     await asyncio.Event().wait()
                 if self.away:
                     raise StorageUnavailableError("away")
-                return await super()._update(*arguments)
+                return await super().write(table, pk, operation)
 
             hanging = False
 
         Away.hanging = hangs
         backend = MemoryBackend()
-        backend.tables = tables = Away()
+        tables = Away()
+        backend.tables = TableStore(tables)
         engine = TaskEngine(StorageManager(backend=backend), lease_seconds=0.3)
         stopped = asyncio.Event()
 
@@ -1303,7 +1309,7 @@ async def test_what_can_not_be_submitted_leaves_nothing(engine: TaskEngine) -> N
         await engine.storage.backend.queues.length(TASK_QUEUE)
 
 
-class NoInserts(MemoryTableStore):
+class NoInserts(MemoryTables):
     """A table store that takes no new entity, or takes it and breaks down before it says so."""
 
     def __init__(self, clock: Clock, *, stored: bool) -> None:
@@ -1311,11 +1317,11 @@ class NoInserts(MemoryTableStore):
         self.stored = stored
         self.broken = True
 
-    async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
-        if not self.broken:
-            return await super()._insert(table, pk, rk, properties)
+    async def write(self, table: str, pk: str, operation: Any) -> Any:
+        if not self.broken or not isinstance(operation, Insert):
+            return await super().write(table, pk, operation)
         if self.stored:
-            await super()._insert(table, pk, rk, properties)
+            await super().write(table, pk, operation)
         raise StorageUnavailableError("the table is away")
 
 
@@ -1324,7 +1330,8 @@ async def test_an_accepted_task_runs_even_if_its_record_could_not_be_written(
     clock: Clock, stored: bool
 ) -> None:
     backend = MemoryBackend(clock=clock)
-    backend.tables = tables = NoInserts(clock, stored=stored)
+    tables = NoInserts(clock, stored=stored)
+    backend.tables = TableStore(tables)
     engine = TaskEngine(StorageManager(backend=backend), clock=clock)
     small = await engine.submit("add", "a", {"by": 1})
     large = await engine.submit("add", "a", {"by": 2, "note": "n" * 100_000})
@@ -1337,12 +1344,12 @@ async def test_an_accepted_task_runs_even_if_its_record_could_not_be_written(
 
 
 async def test_a_task_whose_message_could_not_be_sent_is_not_recorded(clock: Clock) -> None:
-    class NoSends(MemoryQueueStore):
-        async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
+    class NoSends(MemoryQueues):
+        async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
             raise StorageUnavailableError("the queue is away")
 
     backend = MemoryBackend(clock=clock)
-    backend.queues = NoSends(clock=clock)
+    backend.queues = QueueStore(NoSends(clock=clock))
     engine = TaskEngine(StorageManager(backend=backend), clock=clock)
     with pytest.raises(StorageUnavailableError):
         await engine.submit("add", "a", {"by": 1})

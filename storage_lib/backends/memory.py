@@ -10,45 +10,41 @@ import binascii
 import time
 import uuid
 from bisect import bisect_left, insort
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, overload
+from typing import Any
 
-from storage_lib.errors import (
-    InvalidArgumentError,
-    KeyNotFoundError,
-    PreconditionFailedError,
-    StorageError,
-)
-from storage_lib.ports import expiry
+from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.ports import expiry, hidden
 from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectDriver,
+    PutOptions,
+    QueryOptions,
+    QueueDriver,
+    TableDriver,
+)
 from storage_lib.ports.entities import check_size
-from storage_lib.ports.objects import (
-    ByteRange,
-    ListEntry,
-    ObjectInfo,
-    ObjectStore,
-    PutResult,
-    StoredObject,
-    agrees,
-    is_after,
+from storage_lib.ports.errors import (
+    at_operation,
+    existing_entity,
+    lost_receipt,
     missing,
+    missing_entity,
+    missing_queue,
+    missing_table,
+    other_entity_etag,
     unmet,
 )
-from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
-from storage_lib.ports.tables import (
-    Delete,
-    Entity,
-    EntityPage,
-    Insert,
-    TableOperation,
-    TableStore,
-    Update,
-    UpdateMode,
-    Upsert,
-    at_operation,
-)
+from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject, agrees, is_after
+from storage_lib.ports.objects import ObjectStore
+from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
+from storage_lib.ports.queues import QueueStore
+from storage_lib.ports.table_model import Delete, Entity, EntityPage, Insert, TableOperation, Update, Upsert
+from storage_lib.ports.tables import TableStore
 
 Clock = Callable[[], float]
 """Seconds since the epoch, as `time.time`; tests inject their own."""
@@ -58,76 +54,66 @@ class MemoryBackend(StorageBackend):
     """A backend that lives as long as the object does, shared by whoever holds it."""
 
     def __init__(self, *, message_encoding: MessageEncoding = "base64", clock: Clock = time.time) -> None:
-        self.objects = MemoryObjectStore(clock)
-        self.queues = MemoryQueueStore(message_encoding, clock)
-        self.tables = MemoryTableStore(clock)
+        self.objects = ObjectStore(MemoryObjects(clock))
+        self.queues = QueueStore(MemoryQueues(message_encoding, clock))
+        self.tables = TableStore(MemoryTables(clock))
 
     async def open(self) -> None:
         return
 
 
-class MemoryObjectStore(ObjectStore):
+class MemoryObjects(ObjectDriver):
     def __init__(self, clock: Clock = time.time) -> None:
         self.clock = clock
         self._objects: dict[str, StoredObject] = {}
         self._order: list[tuple[bytes, str]] = []
 
-    async def _put(
-        self,
-        key: str,
-        data: bytes,
-        content_type: str,
-        metadata: dict[str, str],
-        sha256: str,
-        if_match: str | None,
-        if_absent: bool,
-    ) -> PutResult:
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         current = self._objects.get(key)
-        if if_absent and current is not None:
+        if options.if_absent and current is not None:
             raise unmet(key, None)
-        if if_match is not None and (current is None or not agrees(current.info.etag, if_match)):
-            raise unmet(key, if_match)
+        wanted = options.if_match
+        if wanted is not None and (current is None or not agrees(current.info.etag, wanted)):
+            raise unmet(key, wanted)
         info = ObjectInfo(
             key=key,
             size=len(data),
             etag=uuid.uuid4().hex,
             last_modified=_moment(self.clock()),
-            content_type=content_type,
-            metadata=metadata,
-            sha256=sha256,
+            content_type=options.content_type,
+            metadata=options.metadata,
+            sha256=options.sha256,
         )
         if current is None:
             insort(self._order, (key.encode(), key))
         self._objects[key] = StoredObject(info, bytes(data))
-        created = current is None or self._is_expired(current.info)
+        until = None if current is None else expiry.end_in(current.info.metadata)
+        created = current is None or (until is not None and until <= self.clock())
         return PutResult(key, info.etag, len(data), created)
 
-    async def _get(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
-    ) -> StoredObject | None:
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         found = self._found(key)
-        if if_match is not None and found.info.etag != if_match:
-            raise unmet(key, if_match)
-        if found.info.etag == if_none_match:
+        if options.if_match is not None and found.info.etag != options.if_match:
+            raise unmet(key, options.if_match)
+        if found.info.etag == options.if_none_match:
             return None
-        if byte_range is None:
+        if options.byte_range is None:
             return found
-        start, end = byte_range.resolve(found.info.size)
+        start, end = options.byte_range.resolve(found.info.size)
         return StoredObject(found.info, found.data[start:end], start)
 
-    async def _head(self, key: str) -> ObjectInfo:
+    async def head(self, key: str) -> ObjectInfo:
         return self._found(key).info
 
-    async def _delete(self, key: str, if_match: str | None) -> None:
+    async def delete(self, key: str, if_match: str | None) -> None:
         found = self._found(key)
         if if_match is not None and found.info.etag != if_match:
             raise unmet(key, if_match)
         del self._objects[key]
         del self._order[bisect_left(self._order, (key.encode(), key))]
 
-    async def _scan(
-        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
-    ) -> AsyncIterator[ListEntry | str]:
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+        delimiter, after = options.delimiter, options.after
         folded = ""
         for _, key in self._order[bisect_left(self._order, (prefix.encode(), "")) :]:
             if not key.startswith(prefix):
@@ -138,9 +124,7 @@ class MemoryObjectStore(ObjectStore):
                     yield common
                 folded = common
             elif is_after(key, after) and (found := self._objects.get(key)) is not None:
-                info = found.info
-                etag = expiry.join_etag(info.etag, info.metadata)
-                yield ListEntry(key, info.size, etag, info.last_modified) if details else ListEntry(key)
+                yield hidden.entry(found.info) if options.details else ListEntry(key)
 
     def _found(self, key: str) -> StoredObject:
         try:
@@ -149,16 +133,16 @@ class MemoryObjectStore(ObjectStore):
             raise missing(key) from None
 
 
-class MemoryQueueStore(QueueStore):
+class MemoryQueues(QueueDriver):
     def __init__(self, message_encoding: MessageEncoding = "base64", clock: Clock = time.time) -> None:
         super().__init__(message_encoding)
         self._clock = clock
         self._queues: dict[str, dict[str, QueueMessage]] = {}
 
-    async def _create_queue(self, queue: str) -> None:
+    async def create_queue(self, queue: str) -> None:
         self._queues.setdefault(queue, {})
 
-    async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
+    async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
         now = self._clock()
         message = QueueMessage(
             id=str(uuid.uuid4()),
@@ -173,7 +157,7 @@ class MemoryQueueStore(QueueStore):
         self._queues.setdefault(queue, {})[message.id] = message
         return message.id
 
-    async def _receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
+    async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
         hidden_until = _moment(self._clock() + visibility)
         received: list[QueueMessage] = []
         for message in self._visible(queue, count):
@@ -187,11 +171,11 @@ class MemoryQueueStore(QueueStore):
             received.append(taken)
         return received
 
-    async def _delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
+    async def delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
         self._held(queue, message_id, pop_receipt)
         del self._queues[queue][message_id]
 
-    async def _update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
+    async def update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
         held = self._held(queue, message.id, message.pop_receipt)
         updated = replace(
             held,
@@ -203,20 +187,20 @@ class MemoryQueueStore(QueueStore):
         self._queues[queue][message.id] = updated
         return updated
 
-    async def _peek(self, queue: str, count: int) -> list[QueueMessage]:
+    async def peek(self, queue: str, count: int) -> list[QueueMessage]:
         return [replace(message, pop_receipt="") for message in self._visible(queue, count)]
 
-    async def _length(self, queue: str) -> int:
+    async def length(self, queue: str) -> int:
         return len(self._alive(queue))
 
-    async def _clear(self, queue: str) -> None:
+    async def clear(self, queue: str) -> None:
         self._alive(queue).clear()
 
     def _alive(self, queue: str) -> dict[str, QueueMessage]:
         try:
             messages = self._queues[queue]
         except KeyError:
-            raise KeyNotFoundError(f"queue {queue!r} does not exist", field="queue") from None
+            raise missing_queue(queue) from None
         now = _moment(self._clock())
         for expired in [m.id for m in messages.values() if m.expires_at <= now]:
             del messages[expired]
@@ -230,11 +214,7 @@ class MemoryQueueStore(QueueStore):
     def _held(self, queue: str, message_id: str, pop_receipt: str) -> QueueMessage:
         held = self._alive(queue).get(message_id)
         if held is None or not pop_receipt or held.pop_receipt != pop_receipt:
-            raise KeyNotFoundError(
-                f"the receipt has lost message {message_id!r} of queue {queue!r}: it was deleted, or"
-                " received by another",
-                field="pop_receipt",
-            )
+            raise lost_receipt(queue, message_id)
         return held
 
 
@@ -245,37 +225,29 @@ class _Row:
     timestamp: datetime
 
 
-class MemoryTableStore(TableStore):
+class MemoryTables(TableDriver):
     """Tables are found by their names in lower case: Azure takes any."""
 
     def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock
         self._tables: dict[str, dict[tuple[str, str], _Row]] = {}
 
-    async def _create_table(self, table: str) -> None:
+    async def create_table(self, table: str) -> None:
         self._tables.setdefault(table.lower(), {})
 
-    async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
-        return self._write(table, pk, Insert(rk, properties))
+    async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
+        row = self._after(table, pk, operation)
+        rows = self._tables.setdefault(table.lower(), {})
+        if row is None:
+            del rows[pk, operation.row_key]
+            return None
+        rows[pk, operation.row_key] = row
+        return row.etag
 
-    async def _upsert(
-        self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
-    ) -> str:
-        return self._write(table, pk, Upsert(rk, properties, mode))
-
-    async def _update(
-        self, table: str, pk: str, rk: str, properties: dict[str, Any], etag: str | None, mode: UpdateMode
-    ) -> str:
-        return self._write(table, pk, Update(rk, properties, etag, mode))
-
-    async def _get(self, table: str, pk: str, rk: str) -> Entity:
+    async def get(self, table: str, pk: str, rk: str) -> Entity:
         return _entity(pk, rk, self._found(table, pk, rk, None))
 
-    async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None:
-        self._found(table, pk, rk, etag)
-        del self._tables[table.lower()][pk, rk]
-
-    async def _batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
+    async def batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
         after: list[_Row | None] = []
         for index, operation in enumerate(operations):
             try:
@@ -290,46 +262,23 @@ class MemoryTableStore(TableStore):
                 rows[pk, operation.row_key] = row
         return [None if row is None else row.etag for row in after]
 
-    async def _query(
-        self,
-        table: str,
-        filter: str | None,
-        parameters: dict[str, Any],
-        select: list[str] | None,
-        limit: int,
-        cursor: str | None,
-    ) -> EntityPage:
-        from storage_lib.ports.odata import compile_filter
-
-        holds = compile_filter(filter, parameters)
-        after = _decode_row_cursor(cursor) if cursor is not None else None
+    async def query(self, table: str, options: QueryOptions) -> EntityPage:
+        after = _decode_row_cursor(options.cursor) if options.cursor is not None else None
         rows = self._tables.get(table.lower())
         if rows is None:
-            raise KeyNotFoundError(f"table {table!r} does not exist", field="table")
+            raise missing_table(table)
         page: list[Entity] = []
         for pk, rk in sorted(rows, key=lambda keys: (keys[0].encode(), keys[1].encode())):
             if after is not None and (pk.encode(), rk.encode()) <= after:
                 continue
             entity = _entity(pk, rk, rows[pk, rk])
-            if not holds(entity):
+            if not options.filter(entity):
                 continue
-            if len(page) == limit:
-                return EntityPage(page, _encode_row_cursor(page[-1]))
-            if select is not None:
-                kept = {name: entity.properties[name] for name in select if name in entity.properties}
-                entity = replace(entity, properties=kept)
+            if len(page) == options.limit:
+                return options.page(page, _encode_row_cursor(page[-1]))
             page.append(entity)
-        return EntityPage(page, None)
+        return options.page(page, None)
 
-    def _write(self, table: str, pk: str, operation: Insert | Upsert | Update) -> str:
-        row = self._after(table, pk, operation)
-        self._tables.setdefault(table.lower(), {})[pk, operation.row_key] = row
-        return row.etag
-
-    @overload
-    def _after(self, table: str, pk: str, operation: Insert | Upsert | Update) -> _Row: ...
-    @overload
-    def _after(self, table: str, pk: str, operation: TableOperation) -> _Row | None: ...
     def _after(self, table: str, pk: str, operation: TableOperation) -> _Row | None:
         """What the operation makes of its row; nothing is changed yet."""
         rk = operation.row_key
@@ -337,7 +286,7 @@ class MemoryTableStore(TableStore):
         match operation:
             case Insert():
                 if there is not None:
-                    raise PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
+                    raise existing_entity(table, pk, rk)
             case Update() | Delete():
                 there = self._found(table, pk, rk, operation.etag)
             case Upsert():
@@ -353,11 +302,9 @@ class MemoryTableStore(TableStore):
     def _found(self, table: str, pk: str, rk: str, etag: str | None) -> _Row:
         row = self._tables.get(table.lower(), {}).get((pk, rk))
         if row is None:
-            raise KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {table!r}")
+            raise missing_entity(table, pk, rk)
         if etag is not None and row.etag != etag:
-            raise PreconditionFailedError(
-                f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag!r}", field="etag"
-            )
+            raise other_entity_etag(table, pk, rk, etag)
         return row
 
 

@@ -1,6 +1,7 @@
 """A storage backend: the three stores of one place, opened and closed together.
 
-The ports themselves stand in objects.py, tables.py and queues.py; their names are given on here.
+The stores stand in objects.py, tables.py and queues.py, what is behind them in drivers.py; the names that
+users of a backend need are given on here.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from storage_lib.ports.drivers import ObjectDriver, Repeat, once
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.objects import (
     ByteRange,
@@ -83,8 +85,11 @@ class StorageBackend(Portable, TableAndQueueNames):
         """
         raise NotImplementedError
 
-    def also(self, objects: ObjectStore) -> ObjectStore:
-        """Another object store of the same place, with whatever is around `objects`."""
+    repeat: Repeat = staticmethod(once)
+    """How requests of the place are made that are none of the three stores'."""
+
+    def also(self, objects: ObjectDriver) -> ObjectDriver:
+        """Another object driver of the same place, with the layers that are around that of `objects`."""
         return objects
 
     async def close(self) -> None:

@@ -12,6 +12,8 @@ from storage_lib.patterns import pattern
 ANY_VERSION = "*"
 """As ``if_match``: whichever version there is, but there must be one. No ETag is spelled so."""
 
+DEFAULT_CONTENT_TYPE = "application/octet-stream"
+
 _ETAG = pattern(r"[!#-+\--~]{1,256}")
 """What an ETag may be made of (RFC 9110, 8.8.3); no store here gives a longer one, or one with a comma, which
 Azure takes for two."""
@@ -121,6 +123,15 @@ def read_etag(text: str, field: str, *, weakly: bool = False) -> str | None:
 def agrees(etag: str, if_match: str | None) -> bool:
     """Whether an object that is there, with this ETag, is one that ``if_match`` means."""
     return if_match is None or if_match in (ANY_VERSION, etag)
+
+
+def is_after(candidate: str, after: str | None) -> bool:
+    """Whether a listing that goes on behind ``after`` still has to give ``candidate``."""
+    if after is None:
+        return True
+    if after.endswith("/") and candidate.startswith(after):
+        return False
+    return candidate.encode() > after.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The object port: bytes by key, with content type, metadata, ETag and checksum.
+"""`ObjectStore`: bytes by key, with content type, metadata, ETag and checksum, as users see them.
 
-A backend implements the ``_hooks``; the public methods validate, call the hook and verify, so that a rule
-is kept once and not once a backend.
+It validates once, marks the ends of lives, hides reserved metadata, binds cursors and verifies checksums; a
+driver (drivers.py), with whatever layers are around it, does the rest.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import base64
 import binascii
 import math
 import time
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Buffer, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Buffer, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Protocol
+
+from msgspec.structs import replace as with_options
 
 from storage_lib.arguments import mapping, whole
 from storage_lib.buffers import as_bytes
@@ -32,16 +31,18 @@ from storage_lib.errors import (
 )
 from storage_lib.keys import (
     SYSTEM_PREFIX,
-    readable_content_type,
     validate_content_type,
     validate_key,
     validate_metadata,
     validate_prefix,
 )
-from storage_lib.ports import cursors, expiry, kept_headers, unlisted
+from storage_lib.ports import cursors, expiry, hidden, unlisted
+from storage_lib.ports.drivers import PLAIN_GET, GetOptions, ListOptions, ObjectDriver, PutOptions
+from storage_lib.ports.errors import missing, unmet
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import (
     ANY_VERSION,
+    DEFAULT_CONTENT_TYPE,
     ByteRange,
     ListEntry,
     ListPage,
@@ -50,15 +51,15 @@ from storage_lib.ports.object_model import (
     PutResult,
     StoredObject,
     agrees,
+    is_after,
     read_etag,
 )
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.prefixes import without_empty
-from storage_lib.ports.streaming import ByteSource, ObjectReader, Parts, one_chunk, sha256_of, verify
+from storage_lib.ports.streaming import ByteSource, ObjectReader, Parts, sha256_of, verify
 
 __all__ = [
     "ANY_VERSION",
-    "ATTEMPT",
     "ByteRange",
     "ByteSource",
     "ListEntry",
@@ -69,7 +70,6 @@ __all__ = [
     "ObjectStore",
     "Parts",
     "PutResult",
-    "Repeat",
     "StoredObject",
     "agrees",
     "is_after",
@@ -77,60 +77,36 @@ __all__ = [
     "unmet",
 ]
 
-DEFAULT_CONTENT_TYPE = "application/octet-stream"
 _SWEEP_CONCURRENCY = 16
 _SWEEP_MARKERS = 1000
 """How many markers are listed at a time: each listing begins anew."""
 _ATTEMPTS = 8
-
-ATTEMPT = "aos-attempt"
-"""Metadata that is never shown: the mark of the one call that saved the object."""
-_HIDDEN = frozenset({expiry.METADATA, ATTEMPT, *kept_headers.FIELDS})
+_MARKER_TYPE = "text/plain; charset=utf-8"
 
 
-class Repeat(Protocol):
-    """How a backend takes a step of a longer operation: once, or again where it fails, as whoever owns the
-    retries sets it.
+class ObjectStore(Stationary):
+    """Bytes by key, with content type, metadata, ETag and checksum. The guarantees stand in the README.
 
-    :param doing: what is done, for logs. :param step: does it; twice does no harm.
-    :param only_refused: twice would do harm: again only where the store said that it did nothing.
+    :param driver: where they are, with the layers around it.
     """
 
-    async def __call__[T](
-        self, doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False
-    ) -> T: ...
+    def __init__(self, driver: ObjectDriver) -> None:
+        self.driver = driver
+        self._core = driver.core
+        can = driver.capabilities
+        self.reports_created = can.reports_created
+        self.max_object_bytes = can.max_object_bytes
+        self.part_bytes = can.part_bytes
+        self.max_stream_bytes = can.part_bytes * can.max_parts
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Seconds since the epoch; what decides whether an object has expired."""
+        return self.driver.clock
 
-async def _once[T](doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
-    return await step()
-
-
-class ObjectStore(Stationary, ABC):
-    """Bytes by key, with content type, metadata, ETag and checksum. The guarantees stand in the README."""
-
-    reports_created: bool = True
-    """Whether an unconditional `put` can tell a created object from a replaced one."""
-
-    folds_what_is_no_key: bool = False
-    """Whether a common prefix of `_scan` may have nothing below it but names that are no keys."""
-
-    lists_sizes: bool = False
-    """Whether a listing without details has the sizes all the same."""
-
-    max_object_bytes: int = 5_000_000_000
-    """The largest object of a single `put`, in bytes (Azure Put Blob: 5,000 MiB; S3 PutObject: 5 GB)."""
-
-    part_bytes: int = 8 * 1024 * 1024
-    """How much of a stream is held and sent at a time."""
-
-    max_stream_bytes: int = 50_000 * part_bytes
-    """The longest stream, in bytes (Azure: 50,000 blocks)."""
-
-    clock: Callable[[], float] = staticmethod(time.time)
-    """Seconds since the epoch; what decides whether an object has expired."""
-
-    repeat: Repeat = staticmethod(_once)
-    """For the parts of a stream, whose source can not be read twice."""
+    @clock.setter
+    def clock(self, clock: Callable[[], float]) -> None:
+        self.driver.clock = clock
 
     async def put(
         self,
@@ -155,6 +131,17 @@ class ObjectStore(Stationary, ABC):
         """
         data = as_bytes(data)
         content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
+        return await self._save(key, data, content_type, kept, if_match, if_absent)
+
+    async def _save(
+        self,
+        key: str,
+        data: bytes,
+        content_type: str,
+        metadata: dict[str, str],
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
         if len(data) > self.max_object_bytes:
             raise ObjectTooLargeError(
                 f"object is {len(data)} bytes",
@@ -164,11 +151,11 @@ class ObjectStore(Stationary, ABC):
             )
         digest = await sha256_of(data)
         raw = await self._replaceable(key, if_match)
-        await self._mark(key, kept)
-
+        await self._mark(key, metadata)
+        options = PutOptions(content_type, metadata, digest, raw, if_absent)
         for _ in range(_ATTEMPTS):
             try:
-                result = await self._put(key, data, content_type, kept, digest, raw, if_absent)
+                result = await self.driver.put(key, data, options)
                 break
             except PreconditionFailedError:
                 if not if_absent:
@@ -176,10 +163,8 @@ class ObjectStore(Stationary, ABC):
             await self._make_way(key)
         else:
             raise _never_there(key)
-        if if_absent:
-            result = replace(result, created=True)
-        await self._mark_again(key, kept)
-        return replace(result, etag=expiry.join_etag(result.etag, kept))
+        await self._mark_again(key, metadata)
+        return _saved(result, options)
 
     async def put_stream(
         self,
@@ -202,32 +187,21 @@ class ObjectStore(Stationary, ABC):
         content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
         parts = Parts(source, self.part_bytes, self.max_stream_bytes)
         if (data := await parts.whole()) is not None:
-            return await self.put(
-                key,
-                data,
-                content_type=content_type,
-                metadata=metadata,
-                if_match=if_match,
-                if_absent=if_absent,
-                ttl=ttl,
-            )
+            return await self._save(key, data, content_type, kept, if_match, if_absent)
         raw = await self._replaceable(key, if_match)
         if if_absent:
             await self._make_way(key)  # before the long way, not at its end
         await self._mark(key, kept)
+        options = PutOptions(content_type, kept, if_match=raw, if_absent=if_absent)
         try:
-            result = await self._put_stream(key, parts, content_type, kept, raw, if_absent)
+            result = await self.driver.put_stream(key, parts, options)
         except PreconditionFailedError as error:
             if if_absent:
                 await self._make_way(key)
                 raise _never_there(key) from error  # Its source can not be read twice.
             raise
         await self._mark_again(key, kept)
-        return replace(
-            result,
-            etag=expiry.join_etag(result.etag, kept),
-            created=True if if_absent else result.created,
-        )
+        return _saved(result, options)
 
     async def get(
         self,
@@ -257,17 +231,20 @@ class ObjectStore(Stationary, ABC):
             return None
         known, until = expiry.split_etag(known)
         try:
-            found = await self._get(key, byte_range, expiry.split_etag(etag)[0], known)
+            found = await self.driver.get(key, _get_options(byte_range, expiry.split_etag(etag)[0], known))
         except PreconditionFailedError:
-            await self.head(key)  # What has expired is not there, whatever its ETag.
+            await self._exists(key)
             raise
         if found is None:
             if until is not None and until <= self.clock():
                 raise expiry.gone(key)
             return None
+        info = self._presented(found.info)
+        if info is not found.info:
+            found = StoredObject(info, found.data, found.start)
         if byte_range is None:
             await verify(found)
-        return replace(found, info=self._presented(found.info))
+        return found
 
     def open_reader(
         self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
@@ -285,9 +262,10 @@ class ObjectStore(Stationary, ABC):
     ) -> AsyncGenerator[ObjectReader]:
         etag = expiry.split_etag(await self._present(key, if_match))[0]
         try:
-            info, start, chunks = await self._read_stream(key, byte_range, etag)
+            options = _get_options(byte_range, etag, None)
+            info, start, chunks = await self.driver.read_stream(key, options)
         except PreconditionFailedError:
-            await self.head(key)
+            await self._exists(key)
             raise
         async with aclosing(chunks):
             yield ObjectReader(self._presented(info), start, chunks, verified=byte_range is None)
@@ -295,7 +273,11 @@ class ObjectStore(Stationary, ABC):
     async def head(self, key: str) -> ObjectInfo:
         """What is known of the object, without its bytes. :raises KeyNotFoundError: there is none."""
         validate_key(key)
-        return self._presented(await self._head(key))
+        return self._presented(await self.driver.head(key))
+
+    async def _exists(self, key: str) -> None:
+        """:raises KeyNotFoundError: there is no such object; what has expired is not there."""
+        self._presented(await self._core.head(key))
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         """Remove the object. :raises KeyNotFoundError: there is none, or it has expired (also with
@@ -306,18 +288,18 @@ class ObjectStore(Stationary, ABC):
             raise expiry.gone(key)
         if raw is None:
             # What is damaged can be removed. What is missing may yet be made by a save that was cancelled:
-            # `_delete` waits for that.
+            # the driver's `delete` waits for that.
             with suppress(IntegrityError):
                 try:
-                    info = await self._head(key)
+                    info = await self._core.head(key)
                 except KeyNotFoundError:
                     pass
                 else:
                     self._presented(info)
         try:
-            await self._delete(key, raw)
+            await self.driver.delete(key, raw)
         except PreconditionFailedError:
-            await self.head(key)
+            await self._exists(key)
             raise
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
@@ -344,28 +326,30 @@ class ObjectStore(Stationary, ABC):
             raise InvalidArgumentError("source and target are the same key", field="target")
         validate_key(source)
         for _ in range(_ATTEMPTS):
-            info = await self._head(source)
+            info = await self._core.head(source)
             etag = self._presented(info).etag
             await self._mark(target, info.metadata)
             if if_absent:
                 await self._make_way(target)
             try:
-                result = await self._copy(info, target, if_absent)
+                result = await self.driver.copy(info, target, if_absent)
             except PreconditionFailedError:
-                if (await self._head(source)).etag == info.etag:
+                if (await self._core.head(source)).etag == info.etag:
                     if not if_absent:
                         raise
                     await self._make_way(target)
             else:
                 await self._mark_again(target, info.metadata)
-                return etag, replace(result, etag=expiry.join_etag(result.etag, info.metadata))
+                result = replace(result, etag=expiry.join_etag(result.etag, info.metadata))
+                return etag, result
         raise TransientStorageError(f"copy {source!r}: it is being replaced all the time")
 
     async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
         """Count the objects that start with ``prefix`` and their bytes, by listing them."""
         count = total = 0
+        details = not self.driver.capabilities.lists_sizes
         with unlisted.collected() as names:
-            async for entry in self.iterate(prefix, details=not self.lists_sizes, skip=skip):
+            async for entry in self.iterate(prefix, details=details, skip=skip):
                 if isinstance(entry, ListEntry):
                     count += 1
                     total += entry.size or 0
@@ -381,6 +365,7 @@ class ObjectStore(Stationary, ABC):
             and the next sweep tries it again.
         """
         limit = whole("limit", limit, 0)
+        await self._core.remove_stale()
         removed = 0
         failures: list[BaseException] = []
         now, until = (
@@ -412,9 +397,9 @@ class ObjectStore(Stationary, ABC):
     async def _remove_expired(self, marker: str, key: str) -> bool:
         removed = False
         try:
-            info = await self._head(key)
+            info = await self._core.head(key)
             if self._is_expired(info):
-                await self._delete(key, info.etag)
+                await self._core.delete(key, info.etag)
                 removed = True
         except PreconditionFailedError:
             pass  # Saved anew; a newer marker tells of the new one's end.
@@ -423,7 +408,7 @@ class ObjectStore(Stationary, ABC):
             if (late := expiry.late_marker(marker, key)) is not None:
                 await self._put_marker(*late)
         with suppress(KeyNotFoundError):
-            await self._delete(marker, None)
+            await self._core.delete(marker, None)
         return removed
 
     async def list_page(
@@ -454,7 +439,8 @@ class ObjectStore(Stationary, ABC):
         prefixes: list[str] = []
         last = ""
         # One more than asked for tells whether there is a next page, without an empty page at the end.
-        async for found in self._scan_without(skip, prefix, delimiter, after, limit + 1, details):
+        options = ListOptions(delimiter, after, limit + 1, details)
+        async for found in self._visible(prefix, options, skip):
             if len(entries) + len(prefixes) == limit:
                 return ListPage(entries, prefixes, _encode_cursor(last, prefix, delimiter))
             if isinstance(found, str):
@@ -482,66 +468,55 @@ class ObjectStore(Stationary, ABC):
 
         async def found() -> AsyncGenerator[ListEntry | str]:
             validate_prefix(prefix)
-            async for found in self._scan_without(skip, prefix, delimiter, None, None, details):
+            async for found in self._visible(prefix, ListOptions(delimiter, details=details), skip):
                 yield found
 
         return Listed(found)
 
-    async def _scan_without(
-        self,
-        skip: str | None,
-        prefix: str,
-        delimiter: str | None,
-        after: str | None,
-        count: int | None,
-        details: bool,
+    async def _visible(
+        self, prefix: str, options: ListOptions, skip: str | None
     ) -> AsyncIterator[ListEntry | str]:
-        hidden: set[str] = set()
+        """What a listing shows: nothing that has expired, no common prefix without a key below it."""
+        expired: set[str] = set()
         if not prefix.startswith(SYSTEM_PREFIX):
-            hidden = {key async for _, key in self._expired_markers(None) if key.startswith(prefix)}
-        async for found in self._folded(prefix, delimiter, after, count, details, skip):
+            expired = {key async for _, key in self._expired_markers(None) if key.startswith(prefix)}
+        async for found in self._folded(self.driver, prefix, options, skip):
             name = found if isinstance(found, str) else found.key
             if skip is not None and name.startswith(skip):
                 break
-            if not hidden or await self._is_visible(found, hidden):
+            if not expired or await self._is_visible(found, expired):
                 yield found
         else:
             return
         # The first name below `skip` was met: go on behind all of them instead of reading them.
-        async for found in self._folded(prefix, delimiter, skip, count, details, None):
-            if not hidden or await self._is_visible(found, hidden):
+        async for found in self._folded(self._core, prefix, with_options(options, after=skip), None):
+            if not expired or await self._is_visible(found, expired):
                 yield found
 
     def _folded(
-        self,
-        prefix: str,
-        delimiter: str | None,
-        after: str | None,
-        count: int | None,
-        details: bool,
-        skip: str | None,
+        self, driver: ObjectDriver, prefix: str, options: ListOptions, skip: str | None
     ) -> AsyncIterator[ListEntry | str]:
-        found = self._scan(prefix, delimiter, after, count, details)
-        if delimiter is None or not self.folds_what_is_no_key:
+        found = driver.scan(prefix, options)
+        if options.delimiter is None or not driver.capabilities.folds_foreign_names:
             return found
 
         def names(below: str, behind: str | None, size: int) -> AsyncIterator[ListEntry | str]:
-            return self._scan(below, None, behind, size, False)
+            return self._core.scan(below, ListOptions(after=behind, count=size))
 
-        return without_empty(found, names, prefix, after, count, skip)
+        return without_empty(found, names, prefix, options.after, options.count, skip)
 
-    async def _is_visible(self, found: ListEntry | str, hidden: set[str]) -> bool:
+    async def _is_visible(self, found: ListEntry | str, expired: set[str]) -> bool:
         if isinstance(found, str):
-            if not any(key.startswith(found) for key in hidden):
+            if not any(key.startswith(found) for key in expired):
                 return True
-            async for entry in self._scan(found, None, None, None, False):
-                if await self._is_visible(entry, hidden):
+            async for entry in self._core.scan(found, ListOptions()):
+                if await self._is_visible(entry, expired):
                     return True
             return False
-        if found.key not in hidden:
+        if found.key not in expired:
             return True
         try:
-            return not self._is_expired(await self._head(found.key))
+            return not self._is_expired(await self._core.head(found.key))
         except KeyNotFoundError:
             return False
 
@@ -573,24 +548,9 @@ class ObjectStore(Stationary, ABC):
 
     def _presented(self, info: ObjectInfo) -> ObjectInfo:
         """The info as callers see it. :raises KeyNotFoundError: the object has expired."""
-        if (content_type := readable_content_type(info.content_type)) != info.content_type:
-            info = replace(info, content_type=content_type)
-        if _HIDDEN.isdisjoint(info.metadata):
-            return info
-        until = expiry.end_in(info.metadata)
-        if until is not None and until <= self.clock():
+        if self._is_expired(info):
             raise expiry.gone(info.key)
-        return replace(
-            info,
-            etag=expiry.join_etag(info.etag, info.metadata),
-            metadata={name: value for name, value in info.metadata.items() if name not in _HIDDEN},
-            expires_at=None if until is None else datetime.fromtimestamp(until, UTC),
-            **{
-                field: info.metadata[name]
-                for name, field in kept_headers.FIELDS.items()
-                if name in info.metadata
-            },
-        )
+        return hidden.presented(info)
 
     async def _replaceable(self, key: str, if_match: str | None) -> str | None:
         """What the hooks of a save get for ``if_match``: the store's own ETag, or `ANY_VERSION`.
@@ -604,7 +564,7 @@ class ObjectStore(Stationary, ABC):
             raise unmet(key, if_match)
         if etag == ANY_VERSION:
             try:
-                self._presented(await self._head(key))
+                await self._exists(key)
             except KeyNotFoundError as error:
                 raise unmet(key, etag) from error
             except IntegrityError:
@@ -623,7 +583,7 @@ class ObjectStore(Stationary, ABC):
         """
         etag = None if if_match is None else read_etag(if_match, "if_match")
         if etag is None and if_match is not None:
-            await self.head(key)
+            await self._exists(key)
             raise unmet(key, if_match)
         return None if etag == ANY_VERSION else etag
 
@@ -634,13 +594,13 @@ class ObjectStore(Stationary, ABC):
         :raises PreconditionFailedError: there is one that has not expired.
         """
         try:
-            info = await self._head(key)
+            info = await self._core.head(key)
             if not self._is_expired(info):
                 raise unmet(key, None)
         except KeyNotFoundError:
             return
         with suppress(KeyNotFoundError, PreconditionFailedError):  # swept, or saved anew, just now
-            await self._delete(key, info.etag)
+            await self._core.delete(key, info.etag)
 
     async def _mark(self, key: str, metadata: Mapping[str, str]) -> None:
         """Leave a marker that tells listings and sweeps of the end of an object's life, before the object is
@@ -656,8 +616,7 @@ class ObjectStore(Stationary, ABC):
             await self._put_marker(*expiry.marker(key, expiry.end_of(now, 0)))
 
     async def _put_marker(self, name: str, content: bytes) -> None:
-        digest = await sha256_of(content)
-        await self._put(name, content, "text/plain; charset=utf-8", {}, digest, None, False)
+        await self._core.put(name, content, PutOptions(_MARKER_TYPE, {}, await sha256_of(content)))
 
     async def _expired_markers(
         self, limit: int | None, after: str | None = None, now: str | None = None
@@ -668,7 +627,7 @@ class ObjectStore(Stationary, ABC):
         """
         now = now or expiry.end_of(self.clock(), 0)
         count = 0
-        async for found in self._scan(expiry.MARKERS, None, after, limit, False):
+        async for found in self._core.scan(expiry.MARKERS, ListOptions(after=after, count=limit)):
             assert isinstance(found, ListEntry)  # noqa: S101 - there is no delimiter
             if not expiry.is_due(found.key, now) or count == limit:
                 return
@@ -676,104 +635,12 @@ class ObjectStore(Stationary, ABC):
             key = expiry.marked_key(found.key)
             if key is None:
                 try:
-                    stored = await self._get(found.key, None, None, None)
+                    stored = await self._core.get(found.key, PLAIN_GET)
                 except KeyNotFoundError:
                     continue  # Another sweep was here.
                 assert stored is not None  # noqa: S101 - only a get with if_none_match answers None
                 key = stored.data.decode()
             yield found.key, key
-
-    # -- what a backend implements; arguments are already validated. The ``if_match`` of a save may be
-    # `ANY_VERSION`, that of a read or a delete is an ETag that an object can have.
-
-    @abstractmethod
-    async def _put(
-        self,
-        key: str,
-        data: bytes,
-        content_type: str,
-        metadata: dict[str, str],
-        sha256: str,
-        if_match: str | None,
-        if_absent: bool,
-    ) -> PutResult: ...
-
-    @abstractmethod
-    async def _get(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
-    ) -> StoredObject | None: ...
-
-    @abstractmethod
-    async def _head(self, key: str) -> ObjectInfo: ...
-
-    @abstractmethod
-    async def _delete(self, key: str, if_match: str | None) -> None: ...
-
-    @abstractmethod
-    def _scan(
-        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
-    ) -> AsyncIterator[ListEntry | str]:
-        """Entries and common prefixes greater than ``after``, in order. ``count`` is a hint of how many
-        will be read. With a common prefix as ``after``, nothing below that prefix is given again. A stored
-        name that is no valid key is not an object of ours and is left out."""
-
-    # -- what a backend may do better
-
-    async def _put_stream(
-        self,
-        key: str,
-        parts: Parts,
-        content_type: str,
-        metadata: dict[str, str],
-        if_match: str | None,
-        if_absent: bool,
-    ) -> PutResult:
-        """Store ``parts``, each of `part_bytes` but the last. ``parts.sha256`` and ``parts.size`` are known
-        when they have ended; if they raise, nothing may be left. This default holds them all."""
-        data = b"".join([part async for part in parts])
-        return await self._put(key, data, content_type, metadata, parts.sha256, if_match, if_absent)
-
-    async def _read_stream(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None
-    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
-        """Info, offset of the first byte, and the bytes chunk by chunk, all of one version of the object;
-        unverified. This default holds them all."""
-        found = await self._get(key, byte_range, if_match, None)
-        assert found is not None  # noqa: S101 - only a get with if_none_match answers None
-        return found.info, found.start, one_chunk(found.data)
-
-    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
-        """Copy bytes, type, metadata and checksum of this very version. This default moves the bytes through
-        here.
-
-        :raises PreconditionFailedError: the source has been replaced, or (``if_absent``) there is a target.
-        """
-        info, _, chunks = await self._read_stream(source.key, None, source.etag)
-        async with aclosing(chunks):
-            reader = ObjectReader(info, 0, chunks, verified=True)
-            parts = Parts(reader, self.part_bytes, self.max_stream_bytes)
-            data = await parts.whole()
-            metadata = dict(info.metadata)
-            if data is None:
-                return await self._put_stream(target, parts, info.content_type, metadata, None, if_absent)
-            digest = await sha256_of(data)
-            return await self._put(target, data, info.content_type, metadata, digest, None, if_absent)
-
-
-def missing(key: str) -> KeyNotFoundError:
-    """The error, in the same words on every backend, for an object that is not there."""
-    return KeyNotFoundError(f"object {key!r} does not exist", field="key")
-
-
-def unmet(key: str, if_match: str | None) -> PreconditionFailedError:
-    """The error for an object without the ETag ``if_match``; where that is None, for one that is there."""
-    if if_match is None:
-        return PreconditionFailedError(f"object {key!r} exists", field="if_absent")
-    if if_match == ANY_VERSION:
-        return PreconditionFailedError(f"object {key!r} does not exist", field="if_match")
-    return PreconditionFailedError(
-        f"object {key!r} does not have the ETag {if_match[:300]!r}", field="if_match"
-    )
 
 
 def _checked_range(byte_range: ByteRange | None) -> ByteRange | None:
@@ -784,20 +651,25 @@ def _checked_range(byte_range: ByteRange | None) -> ByteRange | None:
     return None if byte_range is None else byte_range.checked()
 
 
+def _get_options(byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None) -> GetOptions:
+    if byte_range is None and if_match is None and if_none_match is None:
+        return PLAIN_GET
+    return GetOptions(byte_range, if_match, if_none_match)
+
+
+def _saved(result: PutResult, options: PutOptions) -> PutResult:
+    """The result of a save as callers see it."""
+    created = True if options.if_absent else result.created
+    if created is result.created and expiry.METADATA not in options.metadata:
+        return result
+    return PutResult(result.key, expiry.join_etag(result.etag, options.metadata), result.size, created)
+
+
 def _never_there(key: str) -> TransientStorageError:
     return TransientStorageError(
         f"object {key!r} can not be created: another was there, and expired or was removed meanwhile",
         remedy="try again",
     )
-
-
-def is_after(candidate: str, after: str | None) -> bool:
-    """Whether a listing that goes on behind ``after`` still has to give ``candidate``."""
-    if after is None:
-        return True
-    if after.endswith("/") and candidate.startswith(after):
-        return False
-    return candidate.encode() > after.encode()
 
 
 def _encode_cursor(last: str, *listing: str | None) -> str:

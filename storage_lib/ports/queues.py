@@ -1,25 +1,32 @@
-"""The queue port: messages delivered at least once, with visibility timeouts and pop receipts.
+"""`QueueStore`: messages delivered at least once, with visibility timeouts and pop receipts.
 
-A backend implements the ``_hooks``; the public methods validate and encode, then call the hook. Limits are
-those of Azure Queue Storage ("Put Message", "Get Messages"), the same on every backend.
+It validates, maps names (names.py) and encodes; a driver (drivers.py) does the rest. Limits are those
+of Azure Queue Storage ("Put Message", "Get Messages"), the same on every backend.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-from abc import ABC, abstractmethod
 from collections.abc import Buffer
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
 
 from storage_lib.arguments import seconds, whole
 from storage_lib.buffers import as_bytes
-from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, ObjectTooLargeError
+from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError
 from storage_lib.names import queue_name
 from storage_lib.patterns import pattern
+from storage_lib.ports.drivers import QueueDriver
 from storage_lib.ports.portable import Stationary
+from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "MAX_RECEIVE",
+    "MAX_TTL_SECONDS",
+    "MAX_VISIBILITY_SECONDS",
+    "MessageEncoding",
+    "QueueMessage",
+    "QueueStore",
+]
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_VISIBILITY_SECONDS = 7 * 24 * 3600
@@ -29,28 +36,8 @@ MAX_RECEIVE = 32
 
 _REMEDY = "send text or bytes; for a dict or list json.dumps(…)"
 
-MessageEncoding = Literal["base64", "none"]
 
-
-@dataclass(frozen=True, slots=True)
-class QueueMessage:
-    """A received message. ``pop_receipt`` is the right to delete or update it until it is visible again.
-
-    ``text`` is what is on the wire; ``body`` is the text decoded as the store's ``message_encoding`` says.
-    A message that another program sent in another encoding has ``body`` None and its ``text``.
-    """
-
-    id: str
-    text: str
-    body: bytes | None
-    dequeue_count: int
-    pop_receipt: str
-    inserted_at: datetime
-    expires_at: datetime
-    next_visible_at: datetime
-
-
-class QueueStore(Stationary, ABC):
+class QueueStore(Stationary):
     """Messages delivered at least once, in no promised order, with the meaning of Azure Queue Storage.
 
     Queue names may be any that names.py takes; those that Azure refuses are mapped.
@@ -59,12 +46,20 @@ class QueueStore(Stationary, ABC):
     (host.json, ``extensions.queues.messageEncoding``). Both sides must agree.
     """
 
-    def __init__(self, message_encoding: MessageEncoding = "base64") -> None:
-        self.message_encoding: MessageEncoding = message_encoding
+    def __init__(self, driver: QueueDriver) -> None:
+        self.driver = driver
+
+    @property
+    def message_encoding(self) -> MessageEncoding:
+        return self.driver.message_encoding
+
+    @message_encoding.setter
+    def message_encoding(self, encoding: MessageEncoding) -> None:
+        self.driver.message_encoding = encoding
 
     async def create_queue(self, queue: str) -> None:
         """Make the queue if it is not there."""
-        await self._create_queue(queue_name(queue))
+        await self.driver.create_queue(queue_name(queue))
 
     async def send(
         self, queue: str, body: Buffer | str, *, delay: float = 0, ttl: float | None = None
@@ -81,7 +76,7 @@ class QueueStore(Stationary, ABC):
             seconds("ttl", ttl, 0, MAX_TTL_SECONDS)
             if ttl <= delay:
                 raise InvalidArgumentError(f"ttl {ttl} must be longer than the delay {delay}", field="ttl")
-        return await self._send(queue_name(queue), text, delay, ttl)
+        return await self.driver.send(queue_name(queue), text, delay, ttl)
 
     async def send_text(self, queue: str, text: str, *, delay: float = 0) -> str:
         """Send ``text`` unencoded, as `QueueMessage.text` has it: to move a message as it is.
@@ -91,7 +86,7 @@ class QueueStore(Stationary, ABC):
         """
         _check_text(text)
         seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
-        return await self._send(queue_name(queue), text, delay, None)
+        return await self.driver.send(queue_name(queue), text, delay, None)
 
     async def receive(
         self, queue: str, *, max_messages: int = 1, visibility_timeout: float = 30
@@ -102,7 +97,7 @@ class QueueStore(Stationary, ABC):
         """
         whole("max_messages", max_messages, 1, MAX_RECEIVE)
         seconds("visibility_timeout", visibility_timeout, 1, MAX_VISIBILITY_SECONDS)
-        return await self._receive(queue_name(queue), max_messages, visibility_timeout)
+        return await self.driver.receive(queue_name(queue), max_messages, visibility_timeout)
 
     async def delete(self, queue: str, message: QueueMessage) -> None:
         """Remove a message that this receipt still holds. (A peeked message has no receipt.)
@@ -111,7 +106,7 @@ class QueueStore(Stationary, ABC):
             was updated, or it expired.
         """
         _check_message(message)
-        await self._delete(queue_name(queue), message.id, message.pop_receipt)
+        await self.driver.delete(queue_name(queue), message.id, message.pop_receipt)
 
     async def update(
         self,
@@ -129,20 +124,20 @@ class QueueStore(Stationary, ABC):
         _check_message(message)
         seconds("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
         text = _check_text(message.text) if body is None else self.encode(body)
-        return await self._update(queue_name(queue), message, visibility_timeout, text)
+        return await self.driver.update(queue_name(queue), message, visibility_timeout, text)
 
     async def peek(self, queue: str, *, max_messages: int = 1) -> list[QueueMessage]:
         """Visible messages, left as they are; their ``pop_receipt`` is empty."""
         whole("max_messages", max_messages, 1, MAX_RECEIVE)
-        return await self._peek(queue_name(queue), max_messages)
+        return await self.driver.peek(queue_name(queue), max_messages)
 
     async def length(self, queue: str) -> int:
         """How many messages there are, hidden ones included (Azure: an approximation, never too low)."""
-        return await self._length(queue_name(queue))
+        return await self.driver.length(queue_name(queue))
 
     async def clear(self, queue: str) -> None:
         """Remove every message."""
-        await self._clear(queue_name(queue))
+        await self.driver.clear(queue_name(queue))
 
     def encode(self, body: Buffer | str) -> str:
         """The text that goes over the wire.
@@ -169,47 +164,6 @@ class QueueStore(Stationary, ABC):
                     "a binary message needs the message encoding base64", field="body"
                 ) from error
         return _check_text(text)
-
-    def decode(self, text: str) -> bytes | None:
-        if self.message_encoding == "none":
-            return text.encode()
-        try:
-            return base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            return None
-
-    @abstractmethod
-    async def _create_queue(self, queue: str) -> None: ...
-    @abstractmethod
-    async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str: ...
-    @abstractmethod
-    async def _receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]: ...
-    @abstractmethod
-    async def _delete(self, queue: str, message_id: str, pop_receipt: str) -> None: ...
-    @abstractmethod
-    async def _update(
-        self, queue: str, message: QueueMessage, visibility: float, text: str
-    ) -> QueueMessage: ...
-    @abstractmethod
-    async def _peek(self, queue: str, count: int) -> list[QueueMessage]: ...
-    @abstractmethod
-    async def _length(self, queue: str) -> int: ...
-    @abstractmethod
-    async def _clear(self, queue: str) -> None: ...
-
-
-def missing_queue(queue: str) -> KeyNotFoundError:
-    """The error for a queue that is not there."""
-    return KeyNotFoundError(f"queue {queue!r} does not exist", field="queue")
-
-
-def lost_receipt(queue: str, message_id: str) -> KeyNotFoundError:
-    """The error for a receipt that does not hold its message any more."""
-    return KeyNotFoundError(
-        f"the receipt has lost its message {message_id!r} of queue {queue!r}: it was deleted, has expired,"
-        " or was received by another",
-        field="pop_receipt",
-    )
 
 
 def _check_message(message: object) -> None:

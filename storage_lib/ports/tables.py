@@ -1,33 +1,23 @@
-"""The table port: entities by partition key and row key, with ETags, transactions and OData filters.
+"""`TableStore`: entities by partition key and row key, with ETags, transactions and OData filters.
 
-A backend implements the ``_hooks``; the public methods validate and map names (names.py) and values
-(entities.py), then call the hook. Limits are those of Azure Table Storage ("Understanding the Table service
+It validates and maps names (names.py), values (entities.py) and filters (odata.py); a driver (drivers.py)
+does the rest. Limits are those of Azure Table Storage ("Understanding the Table service
 data model", "Performing entity group transactions"), the same on every backend.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, cast
 
 from storage_lib.arguments import mapping, several
-from storage_lib.errors import (
-    InvalidArgumentError,
-    KeyNotFoundError,
-    ObjectTooLargeError,
-    PreconditionFailedError,
-    StorageError,
-)
+from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, StorageError
 from storage_lib.names import table_name
-from storage_lib.patterns import pattern
 from storage_lib.ports import cursors
+from storage_lib.ports.drivers import QueryOptions, TableDriver
 from storage_lib.ports.entities import (
     MAX_ENTITY_BYTES,
     MAX_ENTITY_PROPERTIES,
@@ -40,9 +30,20 @@ from storage_lib.ports.entities import (
     stored_text,
     to_stored,
 )
+from storage_lib.ports.errors import at_operation, other_entity_etag
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import ANY_VERSION
 from storage_lib.ports.portable import Stationary
+from storage_lib.ports.table_model import (
+    Delete,
+    Entity,
+    EntityPage,
+    Insert,
+    TableOperation,
+    Update,
+    UpdateMode,
+    Upsert,
+)
 
 __all__ = [
     "MAX_BATCH_BYTES",
@@ -63,80 +64,14 @@ __all__ = [
     "Update",
     "UpdateMode",
     "Upsert",
-    "at_operation",
-    "existing_entity",
-    "missing_entity",
-    "missing_table",
-    "other_entity_etag",
 ]
-
-UpdateMode = Literal["merge", "replace"]
-"""What happens to the properties that are not given: ``merge`` keeps them, ``replace`` drops them. None is a
-property that is not given, so a merge can not remove one (Azure ignores nulls when it merges)."""
 
 MAX_QUERY_PAGE = 1000
 MAX_BATCH_OPERATIONS = 100
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """A row: its two keys, its properties and the ETag it had when it was read."""
-
-    partition_key: str
-    row_key: str
-    properties: Mapping[str, Any]
-    etag: str
-    timestamp: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class EntityPage:
-    """A page of a query. Pass ``cursor`` on for the next page; None means there is none."""
-
-    entities: list[Entity]
-    cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Insert:
-    """In a `TableStore.batch`: as `TableStore.insert`."""
-
-    row_key: str
-    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
-
-
-@dataclass(frozen=True, slots=True)
-class Upsert:
-    """In a `TableStore.batch`: as `TableStore.upsert`."""
-
-    row_key: str
-    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
-    mode: UpdateMode = "merge"
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """In a `TableStore.batch`: as `TableStore.update`."""
-
-    row_key: str
-    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
-    etag: str | None = None
-    mode: UpdateMode = "merge"
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """In a `TableStore.batch`: as `TableStore.delete`."""
-
-    row_key: str
-    etag: str | None = None
-
-
-type TableOperation = Insert | Upsert | Update | Delete
-
-
-class TableStore(Stationary, ABC):
+class TableStore(Stationary):
     """Entities by (partition key, row key), ordered by both, with the meaning of Azure Table Storage.
 
     Property values are str (at most 32 Ki UTF-16 units), bool, int (64 bits), float, aware datetime
@@ -147,12 +82,12 @@ class TableStore(Stationary, ABC):
     Table names may be any that names.py takes; those that Azure refuses are mapped.
     """
 
-    etags: re.Pattern[str] = pattern(r"[!-~]{1,256}")
-    """What an entity's ETag may be here: a service may refuse any other instead of comparing with it."""
+    def __init__(self, driver: TableDriver) -> None:
+        self.driver = driver
 
     async def create_table(self, table: str) -> None:
         """Make the table if it is not there."""
-        await self._create_table(table_name(table))
+        await self.driver.create_table(table_name(table))
 
     async def insert(
         self, table: str, partition_key: str, row_key: str, properties: Mapping[str, EntityValue]
@@ -161,9 +96,8 @@ class TableStore(Stationary, ABC):
 
         :raises PreconditionFailedError: an entity with these keys exists.
         """
-        return await self._insert(
-            table_name(table), *check_keys(partition_key, row_key), to_stored(properties)
-        )
+        name, _ = table_name(table), check_keys(partition_key, row_key)
+        return await self._write(name, partition_key, Insert(row_key, to_stored(properties)))
 
     async def upsert(
         self,
@@ -176,9 +110,8 @@ class TableStore(Stationary, ABC):
     ) -> str:
         """Add the entity, or merge into / replace the one that is there. Returns its ETag. The table is
         made if missing."""
-        return await self._upsert(
-            table_name(table), *check_keys(partition_key, row_key), to_stored(properties), _mode(mode)
-        )
+        name, _ = table_name(table), check_keys(partition_key, row_key)
+        return await self._write(name, partition_key, Upsert(row_key, to_stored(properties), _mode(mode)))
 
     async def update(
         self,
@@ -197,11 +130,12 @@ class TableStore(Stationary, ABC):
         :raises PreconditionFailedError: it has another ETag.
         """
         name, keys, stored = table_name(table), check_keys(partition_key, row_key), to_stored(properties)
-        return await self._update(name, *keys, stored, await self._expected(name, *keys, etag), _mode(mode))
+        expected = await self._expected(name, *keys, etag)
+        return await self._write(name, partition_key, Update(row_key, stored, expected, _mode(mode)))
 
     async def get(self, table: str, partition_key: str, row_key: str) -> Entity:
         """:raises KeyNotFoundError: there is no such entity (or table)."""
-        return _read(await self._get(table_name(table), *check_keys(partition_key, row_key)))
+        return _read(await self.driver.get(table_name(table), *check_keys(partition_key, row_key)))
 
     async def delete(self, table: str, partition_key: str, row_key: str, *, etag: str | None = None) -> None:
         """Remove an entity, and only if it still has ``etag`` where one is given, as in `update`.
@@ -209,7 +143,11 @@ class TableStore(Stationary, ABC):
         :raises KeyNotFoundError: there is none. :raises PreconditionFailedError: another ETag.
         """
         name, keys = table_name(table), check_keys(partition_key, row_key)
-        await self._delete(name, *keys, await self._expected(name, *keys, etag))
+        expected = await self._expected(name, *keys, etag)
+        await self.driver.write(name, partition_key, Delete(row_key, expected))
+
+    async def _write(self, table: str, pk: str, operation: Insert | Upsert | Update) -> str:
+        return cast("str", await self.driver.write(table, pk, operation))
 
     async def batch(
         self, table: str, partition_key: str, operations: Sequence[TableOperation]
@@ -257,7 +195,7 @@ class TableStore(Stationary, ABC):
             raise ObjectTooLargeError(
                 f"the batch is {total} bytes", field="operations", limit=f"{MAX_BATCH_BYTES} bytes"
             )
-        return await self._batch(name, partition_key, checked) if checked else []
+        return await self.driver.batch(name, partition_key, checked) if checked else []
 
     async def query(
         self,
@@ -282,6 +220,8 @@ class TableStore(Stationary, ABC):
             not one that this query gave.
         :raises KeyNotFoundError: there is no such table.
         """
+        from storage_lib.ports.odata import compile_filter
+
         if type(limit) is not int or not 1 <= limit <= MAX_QUERY_PAGE:
             raise InvalidArgumentError(
                 f"limit {limit} is out of range", field="limit", limit=f"1 to {MAX_QUERY_PAGE}"
@@ -294,7 +234,9 @@ class TableStore(Stationary, ABC):
         name = table_name(table)
         listing = (name, filter, sorted(bound.items(), key=itemgetter(0)))
         given = None if cursor is None else cursors.unbound(cursor, *listing)
-        page = await self._query(name, filter, bound, wanted, limit, given)
+        page = await self.driver.query(
+            name, QueryOptions(compile_filter(filter, bound), wanted, limit, given)
+        )
         following = None if page.cursor is None else cursors.bound(page.cursor, *listing)
         return EntityPage([_read(entity) for entity in page.entities], following)
 
@@ -324,7 +266,7 @@ class TableStore(Stationary, ABC):
         return Listed(entities)
 
     async def _expected(self, table: str, pk: str, rk: str, etag: str | None) -> str | None:
-        """The ETag that the hook of a write is to insist on, None for any.
+        """The ETag that the driver is to insist on, None for any.
 
         :raises KeyNotFoundError: the entity can not have ``etag``, for there is none.
         :raises PreconditionFailedError: no entity can have it.
@@ -335,70 +277,10 @@ class TableStore(Stationary, ABC):
             raise InvalidArgumentError(
                 f"etag is a {type(etag).__name__}", field="etag", limit='an ETag, or "*" for any version'
             )
-        if not self.etags.fullmatch(etag):
-            await self._get(table, pk, rk)
+        if not self.driver.etags.fullmatch(etag):
+            await self.driver.get(table, pk, rk)
             raise other_entity_etag(table, pk, rk, etag)
         return etag
-
-    @abstractmethod
-    async def _create_table(self, table: str) -> None: ...
-    @abstractmethod
-    async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str: ...
-    @abstractmethod
-    async def _upsert(
-        self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
-    ) -> str: ...
-    @abstractmethod
-    async def _update(
-        self, table: str, pk: str, rk: str, properties: dict[str, Any], etag: str | None, mode: UpdateMode
-    ) -> str: ...
-    @abstractmethod
-    async def _get(self, table: str, pk: str, rk: str) -> Entity: ...
-    @abstractmethod
-    async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None: ...
-    @abstractmethod
-    async def _batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]: ...
-    @abstractmethod
-    async def _query(
-        self,
-        table: str,
-        filter: str | None,
-        parameters: dict[str, Any],
-        select: list[str] | None,
-        limit: int,
-        cursor: str | None,
-    ) -> EntityPage: ...
-
-
-def at_operation(index: int, error: StorageError) -> StorageError:
-    """An error of the same type that names the operation of a batch that failed."""
-    named = copy(error)  # with all that its type has to say
-    named.message = f"operation {index}: {error.message}"
-    named.args = (named.message,)
-    named.field = f"operations[{index}]"
-    return named
-
-
-def missing_table(table: str) -> KeyNotFoundError:
-    """The error for a query of a table that is not there."""
-    return KeyNotFoundError(f"table {table!r} does not exist", field="table")
-
-
-def missing_entity(table: str, pk: str, rk: str) -> KeyNotFoundError:
-    """The error for an entity, be it for want of its table, that is not there."""
-    return KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {table!r}")
-
-
-def existing_entity(table: str, pk: str, rk: str) -> PreconditionFailedError:
-    """The error for an entity that can not be inserted once more."""
-    return PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
-
-
-def other_entity_etag(table: str, pk: str, rk: str, etag: str) -> PreconditionFailedError:
-    """The error for an entity that does not have this ETag."""
-    return PreconditionFailedError(
-        f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag[:300]!r}", field="etag"
-    )
 
 
 def _read(entity: Entity) -> Entity:

@@ -22,6 +22,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.ports.backend import ByteRange, ListEntry, ObjectInfo, ObjectStore
+from storage_lib.ports.drivers import PutOptions
 from storage_lib.testing.buffers import NOT_BYTES, buffers
 from storage_lib.testing.cancellation import CancelledObjectWrites
 from storage_lib.testing.conditions import ConditionContract
@@ -757,16 +758,17 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
         assert info.etag == copied.etag
         assert info.expires_at == (await objects.head(f"{unique}/a")).expires_at
         # Replaced while it is copied: what is copied is one version, with the life of that version.
-        head = objects._head  # pyright: ignore[reportPrivateUsage] - between it and the copy is the gap
+        driver = objects.driver.core
+        head = driver.head  # Between it and the copy is the gap.
 
         async def replacing(key: str) -> ObjectInfo:
             info = await head(key)
-            monkeypatch.setattr(objects, "_head", head)
+            monkeypatch.setattr(driver, "head", head)
             await objects.put(f"{unique}/c", b"newer", ttl=30)
             return info
 
         await objects.put(f"{unique}/c", b"older")
-        monkeypatch.setattr(objects, "_head", replacing)
+        monkeypatch.setattr(driver, "head", replacing)
         copied = await objects.copy(f"{unique}/c", f"{unique}/d")
         found = await objects.get(f"{unique}/d", if_match=copied.etag)
         assert found is not None
@@ -801,17 +803,18 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
         assert await _keys(objects, unique) == []
         assert await objects.sweep_expired() == 1
         with pytest.raises(KeyNotFoundError):
-            await objects._head(key)  # pyright: ignore[reportPrivateUsage] - the hook knows no end
+            await objects.driver.core.head(key)  # The driver knows no end.
 
         # The one who saved it is gone before the object appears.
-        put = objects._put  # pyright: ignore[reportPrivateUsage]
+        driver = objects.driver.core
         now += 1000
         await objects.put(key, b"x", ttl=1)
-        metadata = dict((await objects._head(key)).metadata)  # pyright: ignore[reportPrivateUsage]
+        metadata = dict((await driver.head(key)).metadata)
         await objects.delete(key)
         now += 2
         assert await objects.sweep_expired() == 0
-        await put(key, b"x", "text/plain", metadata, hashlib.sha256(b"x").hexdigest(), None, False)
+        options = PutOptions("text/plain", metadata, hashlib.sha256(b"x").hexdigest())
+        await driver.put(key, b"x", options)
         now += 25 * 3600
         assert await objects.sweep_expired() == 1
         now += 25 * 3600
@@ -829,19 +832,20 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
         for n in range(40):
             await objects.put(f"{unique}/free{n}", b"x", ttl=10)
         now += 20
-        delete = objects._delete  # pyright: ignore[reportPrivateUsage]
+        driver = objects.driver.core
+        delete = driver.delete
 
         async def refusing(key: str, if_match: str | None) -> None:
             if key.startswith(f"{unique}/held"):
                 raise TransientStorageError("another program holds a lease")
             await delete(key, if_match)
 
-        monkeypatch.setattr(objects, "_delete", refusing)
+        monkeypatch.setattr(driver, "delete", refusing)
         for _ in range(8):
             with pytest.raises(TransientStorageError, match="lease"):
                 await objects.sweep_expired(5)
         assert await _keys(objects, unique) == []
-        monkeypatch.setattr(objects, "_delete", delete)
+        monkeypatch.setattr(driver, "delete", delete)
         assert await objects.sweep_expired() == 6
         now -= 20
         assert await _keys(objects, unique) == []

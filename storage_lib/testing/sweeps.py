@@ -19,29 +19,30 @@ from storage_lib.ports.backend import ListEntry, ObjectStore, PutResult
 def _sweep_before_call(objects: ObjectStore, key: str, number: int) -> Generator[None]:
     """Have the expired object at ``key`` removed before the call with this number that asks for the key."""
     calls = 0
-    hooks = {name: getattr(objects, name) for name in ("_head", "_put", "_put_stream", "_copy", "_delete")}
+    driver = objects.driver.core
+    hooks = {name: getattr(driver, name) for name in ("head", "put", "put_stream", "copy", "delete")}
 
     def swept(name: str) -> Callable[..., Awaitable[Any]]:
         async def call(*arguments: Any, **named: Any) -> Any:
             nonlocal calls
-            if key == (arguments[1] if name == "_copy" else arguments[0]):
+            if key == (arguments[1] if name == "copy" else arguments[0]):
                 if calls == number:
                     with suppress(KeyNotFoundError):
-                        info = await hooks["_head"](key)
+                        info = await hooks["head"](key)
                         if (end := expiry.end_in(info.metadata)) is not None and end <= objects.clock():
-                            await hooks["_delete"](key, info.etag)
+                            await hooks["delete"](key, info.etag)
                 calls += 1
             return await hooks[name](*arguments, **named)
 
         return call
 
     for name in hooks:
-        setattr(objects, name, swept(name))
+        setattr(driver, name, swept(name))
     try:
         yield
     finally:
         for name in hooks:
-            delattr(objects, name)
+            delattr(driver, name)
 
 
 class SweepContract:

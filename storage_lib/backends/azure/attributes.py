@@ -10,7 +10,7 @@ from typing import Any
 
 from storage_lib.backends.cloud import attributes
 from storage_lib.backends.cloud.attributes import bare
-from storage_lib.ports.objects import ANY_VERSION, ObjectInfo
+from storage_lib.ports.object_model import ANY_VERSION, ObjectInfo
 
 CHECKSUM = "aos_sha256"
 _OWN = frozenset({CHECKSUM})

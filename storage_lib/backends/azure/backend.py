@@ -8,14 +8,14 @@ from storage_lib.backends.azure.blobs import MAX_CONTAINERS, Containers
 from storage_lib.backends.azure.byte_clients import kept_clients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.endpoints import Endpoints, check_key, check_sas, resolve
-from storage_lib.backends.azure.objects import AzureObjectStore
-from storage_lib.backends.azure.queues import AzureQueueStore
-from storage_lib.backends.azure.tables import AzureTableStore
+from storage_lib.backends.azure.objects import AzureObjects
+from storage_lib.backends.azure.queues import AzureQueues
+from storage_lib.backends.azure.tables import AzureTables
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS
 from storage_lib.errors import ConfigurationError, InvalidKeyError
 from storage_lib.names import container_name
-from storage_lib.ports.backend import MessageEncoding, StorageBackend
+from storage_lib.ports.backend import MessageEncoding, ObjectStore, QueueStore, StorageBackend, TableStore
 
 DEFAULT_CONTAINER = "agent-storage"
 
@@ -79,10 +79,11 @@ class AzureStorageBackend(Containers, StorageBackend):
             concurrent_requests=concurrent_requests,
         )
         self._kept = kept_clients()
-        self.objects = self._objects = AzureObjectStore(self._clients, self._kept)
+        self._objects = AzureObjects(self._clients, self._kept)
         self._containers = Recent(MAX_CONTAINERS)
-        self.queues = AzureQueueStore(self._clients, message_encoding)
-        self.tables = AzureTableStore(self._clients)
+        self.objects = ObjectStore(self._objects)
+        self.queues = QueueStore(AzureQueues(self._clients, message_encoding))
+        self.tables = TableStore(AzureTables(self._clients))
 
     def __repr__(self) -> str:
         return f"AzureStorageBackend({self.endpoints.blob}/{self._clients.container_name})"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from storage_lib.backends.azure.byte_clients import KeptClients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import read
-from storage_lib.backends.azure.objects import AzureObjectStore
+from storage_lib.backends.azure.objects import AzureObjects
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.names import container_name
@@ -81,16 +81,18 @@ class BlobNames(ABC):
 class Containers(BlobNames):
     """An object store for each container."""
 
+    objects: ObjectStore
     _clients: Clients
-    _objects: AzureObjectStore
     _kept: KeptClients
-    _containers: Recent[str, AzureObjectStore]
+    _containers: Recent[str, ObjectStore]
 
     def container(self, name: str) -> ObjectStore:
         mapped = container_name(name)
         if mapped == self._clients.container_name:
-            return self._objects
-        return self._containers.get(mapped, lambda: AzureObjectStore(self._clients.at(mapped), self._kept))
+            return self.objects
+        return self._containers.get(
+            mapped, lambda: ObjectStore(AzureObjects(self._clients.at(mapped), self._kept))
+        )
 
     async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
         if access_level not in (None, "private", "blob", "container"):
@@ -102,18 +104,14 @@ class Containers(BlobNames):
         mapped = container_name(name)
         public = None if access_level == "private" else access_level
         doing = f"create container {mapped!r}"
-
-        async def create() -> bool:
-            try:
-                client = await self._clients.at(mapped).container()
-                await self._clients.blob_requests.send(lambda: client.create_container(public_access=public))
-            except Exception as error:
-                answer = read(error)
-                if answer is None:
-                    raise
-                if answer.code == "ContainerAlreadyExists":
-                    return False
-                raise answer.as_error(doing) from error
-            return True
-
-        return await self._objects.repeat(doing, create)
+        try:
+            client = await self._clients.at(mapped).container()
+            await self._clients.blob_requests.send(lambda: client.create_container(public_access=public))
+        except Exception as error:
+            answer = read(error)
+            if answer is None:
+                raise
+            if answer.code == "ContainerAlreadyExists":
+                return False
+            raise answer.as_error(doing) from error
+        return True

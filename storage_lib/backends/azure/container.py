@@ -12,7 +12,7 @@ from storage_lib.backends.azure.errors import CONTAINER_MISSING, read
 from storage_lib.backends.cloud.byte_stores import Use
 from storage_lib.backends.cloud.requests import ALONE, BESIDE
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError, PreconditionFailedError
-from storage_lib.ports.objects import missing, unmet
+from storage_lib.ports.errors import missing, unmet
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobClient

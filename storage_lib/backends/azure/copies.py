@@ -9,7 +9,7 @@ from storage_lib.backends.azure.attributes import bare
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.errors import read
 from storage_lib.errors import StorageError
-from storage_lib.ports.objects import ObjectInfo
+from storage_lib.ports.object_model import ObjectInfo
 
 _POLL_SECONDS = 0.5
 

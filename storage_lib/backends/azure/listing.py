@@ -23,8 +23,8 @@ from urllib.parse import unquote
 
 from storage_lib.backends.azure.errors import hierarchical
 from storage_lib.errors import ConfigurationError
-from storage_lib.ports import expiry
-from storage_lib.ports.objects import ListEntry
+from storage_lib.ports import hidden
+from storage_lib.ports.object_model import ListEntry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -190,11 +190,11 @@ def _entry(name: str, node: Element) -> ListEntry:
     if properties is None:
         return ListEntry(name)
     modified = properties.findtext("Last-Modified")
-    end = node.findtext(f"Metadata/{expiry.METADATA.replace('-', '_')}")
-    etag = (properties.findtext("Etag") or "").strip('"')
-    return ListEntry(
+    found = {name: node.findtext(f"Metadata/{name.replace('-', '_')}") for name in hidden.LISTED}
+    return hidden.entry_of(
         name,
         int(properties.findtext("Content-Length") or 0),
-        etag if end is None else expiry.join_etag(etag, {expiry.METADATA: end}),
+        (properties.findtext("Etag") or "").strip('"'),
         parsedate_to_datetime(modified) if modified else None,
+        {name: text for name, text in found.items() if text is not None},
     )

@@ -20,7 +20,7 @@ from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob
 from storage_lib.backends.azure.errors import SNAPSHOTS, read
 from storage_lib.backends.azure.listing import Page, in_key_order, parse
-from storage_lib.backends.azure.streams import put_blocks, read_ahead
+from storage_lib.backends.azure.streams import is_ordered, put_blocks, read_ahead
 from storage_lib.backends.cloud.byte_stores import Use, use_of_put
 from storage_lib.errors import (
     IntegrityError,
@@ -30,19 +30,26 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.keys import validate_key, validate_prefix
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectCapabilities,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+)
+from storage_lib.ports.errors import unmet
 from storage_lib.ports.kept_headers import headers_in
-from storage_lib.ports.objects import (
-    ANY_VERSION,
+from storage_lib.ports.object_model import (
     ByteRange,
     ListEntry,
     ObjectInfo,
-    ObjectStore,
-    Parts,
     PutResult,
     StoredObject,
     agrees,
-    unmet,
 )
+from storage_lib.ports.streaming import Parts
 from storage_lib.ports.unlisted import leave_out
 
 MAX_PAGE = 5000
@@ -51,12 +58,11 @@ _PROBE = ".system/probe"
 _ATTEMPTS = 5
 
 
-class AzureObjectStore(ObjectStore):
+class AzureObjects(ObjectDriver):
     """A container. It is made by `open`, or when the first operation finds that it is not there; once it
     has been seen, its absence is an error of its own and never reads as "key not found"."""
 
-    reports_created = False
-    folds_what_is_no_key = True
+    capabilities = ObjectCapabilities(reports_created=False, folds_foreign_names=True)
 
     def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self._container = Container(clients, kept)
@@ -70,30 +76,19 @@ class AzureObjectStore(ObjectStore):
         except KeyNotFoundError:
             return  # the container answered for a blob that it has not
 
-    # -- hooks
-
-    async def _put(
-        self,
-        key: str,
-        data: bytes,
-        content_type: str,
-        metadata: dict[str, str],
-        sha256: str,
-        if_match: str | None,
-        if_absent: bool,
-    ) -> PutResult:
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         from obstore import put_async
 
         attributes: Any = {
-            "Content-Type": content_type,
-            **headers_in(metadata),
-            **blob_metadata(metadata, sha256),
+            "Content-Type": options.content_type,
+            **headers_in(options.metadata),
+            **blob_metadata(options.metadata, options.sha256),
         }
         mode: Any = None
-        if if_absent:
+        if options.if_absent:
             mode = "create"
-        elif if_match is not None:
-            mode = {"e_tag": quoted(if_match)}
+        elif options.if_match is not None:
+            mode = {"e_tag": quoted(options.if_match)}
         # One Put Blob whatever the size (5,000 MiB at most): blocks of two racing uploads could mix.
         store = self._container.bytes.get(use_of_put(data))
         while True:
@@ -103,29 +98,26 @@ class AzureObjectStore(ObjectStore):
                     lambda: put_async(
                         store, key, data, attributes=attributes, mode=mode, use_multipart=False
                     ),
-                    conditional=if_absent or if_match not in (None, ANY_VERSION),
+                    conditional=is_ordered(options),
                 )
                 break
             except Exception as error:
-                await self._container.failed(error, f"put {key!r}", key, if_match)
+                await self._container.failed(error, f"put {key!r}", key, options.if_match)
         self._container.seen = True
-        created = True if if_absent else None if if_match is None else False
-        return PutResult(key, bare(result["e_tag"]), len(data), created)
+        return PutResult(key, bare(result["e_tag"]), len(data), options.has_created)
 
-    async def _get(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
-    ) -> StoredObject | None:
-        opened = await self._open(key, byte_range, if_match, if_none_match, whole=True)
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
+        opened = await self._open(key, options, whole=True)
         if opened is None:
             return None
         result, data = opened
         _check_length(key, len(data), result)
         return StoredObject(object_info(key, result), data, result.range[0])
 
-    async def _read_stream(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    async def read_stream(
+        self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
-        opened = await self._open(key, byte_range, if_match, None, "stream")
+        opened = await self._open(key, options, "stream")
         assert opened is not None  # noqa: S101 - only with if_none_match it is None
         result, _ = opened
         return object_info(key, result), result.range[0], self._chunks(key, result)
@@ -142,7 +134,7 @@ class AzureObjectStore(ObjectStore):
                 raise
         _check_length(key, length, result)
 
-    async def _head(self, key: str) -> ObjectInfo:
+    async def head(self, key: str) -> ObjectInfo:
         doing = f"head {key!r}"
         try:
             store = self._container.bytes.get()
@@ -158,38 +150,29 @@ class AzureObjectStore(ObjectStore):
             raise
         return object_info(key, result)
 
-    async def _put_stream(
-        self,
-        key: str,
-        parts: Parts,
-        content_type: str,
-        metadata: dict[str, str],
-        if_match: str | None,
-        if_absent: bool,
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
-        if if_match is not None:
-            await self.repeat(f"head {key!r}", lambda: self._expect(key, if_match))
-        etag = await put_blocks(
-            self._container, key, parts, content_type, metadata, if_match, if_absent, self.repeat
-        )
-        created = True if if_absent else None if if_match is None else False
-        return PutResult(key, etag, parts.size, created)
+        if (if_match := options.if_match) is not None:
+            await repeat(f"head {key!r}", lambda: self._expect(key, if_match))
+        etag = await put_blocks(self._container, key, parts, options, repeat)
+        return PutResult(key, etag, parts.size, options.has_created)
 
     async def _expect(self, key: str, if_match: str) -> None:
         """See that the object has this ETag before all is sent for nothing. What is sent and not committed
         stays for a week, too, and Azurite takes it for an object."""
         try:
-            info = await self._head(key)
+            info = await self.head(key)
         except KeyNotFoundError as error:
             raise unmet(key, if_match) from error
         if not agrees(info.etag, if_match):
             raise unmet(key, if_match)
 
-    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         etag = await copy_blob(self._container, source, target, if_absent)
         return PutResult(target, etag, source.size, True if if_absent else None)
 
-    async def _delete(self, key: str, if_match: str | None) -> None:
+    async def delete(self, key: str, if_match: str | None) -> None:
         doing = f"delete {key!r}"
         while True:
             try:
@@ -204,7 +187,7 @@ class AzureObjectStore(ObjectStore):
                     await self._container.failed(error, doing, key, if_match)
                 except PreconditionFailedError:
                     # The emulator gives this answer for a missing blob too.
-                    await self._head(key)
+                    await self.head(key)
                     raise
         self._container.seen = True
 
@@ -226,15 +209,11 @@ class AzureObjectStore(ObjectStore):
         blob = await self._container.blob(key)
         await self._container.write(key, lambda: blob.delete_blob(delete_snapshots="include", **condition))
 
-    async def _scan(
-        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
-    ) -> AsyncIterator[ListEntry | str]:
-        size = MAX_PAGE if count is None else min(count + 1, MAX_PAGE)
-
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         def fetch(start: str | None) -> AsyncIterator[Page]:
-            return self._pages(prefix, delimiter, start, size, details)
+            return self._pages(prefix, options, start)
 
-        async for found in in_key_order(fetch, prefix, after):
+        async for found in in_key_order(fetch, prefix, options.after):
             try:
                 if isinstance(found, str):
                     validate_prefix(found)
@@ -245,9 +224,8 @@ class AzureObjectStore(ObjectStore):
                 continue
             yield found
 
-    async def _pages(
-        self, prefix: str, delimiter: str | None, start: str | None, size: int, details: bool
-    ) -> AsyncIterator[Page]:
+    async def _pages(self, prefix: str, wanted: ListOptions, start: str | None) -> AsyncIterator[Page]:
+        size = MAX_PAGE if wanted.count is None else min(wanted.count + 1, MAX_PAGE)
         body = b""
 
         def keep(response: Any) -> None:
@@ -260,8 +238,8 @@ class AzureObjectStore(ObjectStore):
         if start is not None:
             options["start_from"] = start
         # The end of a life, which belongs to the ETag, is metadata.
-        wanted = {"delimiter": delimiter, "include": "metadata" if details else None}
-        options["params"] = {name: value for name, value in wanted.items() if value is not None}
+        parameters = {"delimiter": wanted.delimiter, "include": "metadata" if wanted.details else None}
+        options["params"] = {name: value for name, value in parameters.items() if value is not None}
         while True:
             container = await self._container.clients.container()
             # The names-only listing is the one call whose answer the SDK does not turn into slow objects;
@@ -270,7 +248,7 @@ class AzureObjectStore(ObjectStore):
             try:
                 while await self._container.send(partial(anext, pages, None)) is not None:
                     self._container.seen = True
-                    yield Page(parse(body, details=details), not pages.continuation_token)
+                    yield Page(parse(body, details=wanted.details), not pages.continuation_token)
                 return
             except Exception as error:
                 await self._container.failed(error, f"list {prefix!r}")
@@ -278,25 +256,18 @@ class AzureObjectStore(ObjectStore):
     # -- requests
 
     async def _open(
-        self,
-        key: str,
-        byte_range: ByteRange | None,
-        if_match: str | None,
-        if_none_match: str | None,
-        use: Use = "request",
-        *,
-        whole: bool = False,
+        self, key: str, wanted: GetOptions, use: Use = "request", *, whole: bool = False
     ) -> tuple[Any, bytes] | None:
         """The answer to GET and, with ``whole``, its body; None if the object's ETag still is
         ``if_none_match``."""
         options: dict[str, Any] = {}
-        if if_match is not None:
-            options["if_match"] = quoted(if_match)
-        if if_none_match is not None:
-            options["if_none_match"] = quoted(if_none_match)
-        if byte_range is not None:
+        if wanted.if_match is not None:
+            options["if_match"] = quoted(wanted.if_match)
+        if wanted.if_none_match is not None:
+            options["if_none_match"] = quoted(wanted.if_none_match)
+        if (byte_range := wanted.byte_range) is not None:
             if byte_range.start < 0 or (byte_range.end is not None and byte_range.end <= byte_range.start):
-                return await self._open_resolved(key, byte_range, if_match, if_none_match, use, whole=whole)
+                return await self._open_resolved(key, byte_range, wanted, use, whole=whole)
             options["range"] = (
                 {"offset": byte_range.start} if byte_range.end is None else (byte_range.start, byte_range.end)
             )
@@ -304,26 +275,19 @@ class AzureObjectStore(ObjectStore):
             return await self._container.open(key, options, f"get {key!r}", use, whole=whole)
         except PreconditionFailedError:
             # The emulator gives this answer for a missing blob too.
-            await self._head(key)
+            await self.head(key)
             raise
 
     async def _open_resolved(
-        self,
-        key: str,
-        byte_range: ByteRange,
-        if_match: str | None,
-        if_none_match: str | None,
-        use: Use,
-        *,
-        whole: bool,
+        self, key: str, byte_range: ByteRange, wanted: GetOptions, use: Use, *, whole: bool
     ) -> tuple[Any, bytes] | None:
         """A range that needs the size first: Azure knows no suffix ranges. The second request insists on
         the object that the first one saw."""
         for _ in range(_ATTEMPTS):
-            info = await self._head(key)
-            if if_match is not None and info.etag != if_match:
-                raise unmet(key, if_match)
-            if if_none_match is not None and info.etag == if_none_match:
+            info = await self.head(key)
+            if wanted.if_match is not None and info.etag != wanted.if_match:
+                raise unmet(key, wanted.if_match)
+            if info.etag == wanted.if_none_match:
                 return None
             options = {"range": byte_range.resolve(info.size), "if_match": f'"{info.etag}"'}
             try:

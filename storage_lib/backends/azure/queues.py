@@ -15,13 +15,9 @@ from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import QUEUE_MISSING, Answer, read, translated
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.errors import StorageError
-from storage_lib.ports.queues import (
-    MessageEncoding,
-    QueueMessage,
-    QueueStore,
-    lost_receipt,
-    missing_queue,
-)
+from storage_lib.ports.drivers import QueueDriver
+from storage_lib.ports.errors import lost_receipt, missing_queue
+from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
 
 if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueClient
@@ -29,14 +25,14 @@ if TYPE_CHECKING:
 NEVER_EXPIRES = -1
 
 
-class AzureQueueStore(QueueStore):
+class AzureQueues(QueueDriver):
     """Queues of one account. Seconds are whole at the service: fractions are rounded up."""
 
     def __init__(self, clients: Clients, message_encoding: MessageEncoding = "base64") -> None:
         super().__init__(message_encoding)
         self._clients = clients
 
-    async def _create_queue(self, queue: str) -> None:
+    async def create_queue(self, queue: str) -> None:
         with translated(f"create queue {queue!r}"):
             try:
                 client = await self._clients.queue(queue)
@@ -47,7 +43,7 @@ class AzureQueueStore(QueueStore):
                 if answer is None or (answer.code != "QueueAlreadyExists" and answer.status != 204):
                     raise
 
-    async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
+    async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
         hidden = math.ceil(delay)
         # The service refuses a message that expires before it is ever visible.
         lives = NEVER_EXPIRES if ttl is None else max(math.ceil(ttl), hidden + 1)
@@ -71,10 +67,10 @@ class AzureQueueStore(QueueStore):
                     raise
                 if answer.code != QUEUE_MISSING or attempt == 2:
                     raise answer.as_error(f"send to queue {queue!r}") from error
-            await self._create_queue(queue)
+            await self.create_queue(queue)
         raise AssertionError("unreachable")
 
-    async def _receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
+    async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
         async with self._client(queue, "receive from") as client:
             pages = client.receive_messages(
                 messages_per_page=count, visibility_timeout=math.ceil(visibility)
@@ -83,14 +79,14 @@ class AzureQueueStore(QueueStore):
             page = await self._clients.queue_requests.send(lambda: anext(pages, None))
             return [] if page is None else [self._message(message) async for message in page]
 
-    async def _delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
+    async def delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
         async with self._client(queue, f"delete message {message_id} of", message_id) as client:
             await self._write(
                 lambda: client.delete_message(message_id, pop_receipt),
                 ((*self._contents(queue), message_id), ALONE),
             )
 
-    async def _update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
+    async def update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
         async with self._client(queue, f"update message {message.id} of", message.id) as client:
             updated = await self._write(
                 lambda: client.update_message(
@@ -111,17 +107,17 @@ class AzureQueueStore(QueueStore):
             next_visible_at=_moment(updated.next_visible_on),
         )
 
-    async def _peek(self, queue: str, count: int) -> list[QueueMessage]:
+    async def peek(self, queue: str, count: int) -> list[QueueMessage]:
         async with self._client(queue, "peek into") as client:
             peeked = await self._clients.queue_requests.send(lambda: client.peek_messages(count))
             return [self._message(message) for message in peeked]
 
-    async def _length(self, queue: str) -> int:
+    async def length(self, queue: str) -> int:
         async with self._client(queue, "count messages of") as client:
             found = await self._clients.queue_requests.send(client.get_queue_properties)
             return found.approximate_message_count or 0
 
-    async def _clear(self, queue: str) -> None:
+    async def clear(self, queue: str) -> None:
         async with self._client(queue, "clear") as client:
             await self._write(client.clear_messages, (self._contents(queue), ALONE))
 
@@ -129,7 +125,7 @@ class AzureQueueStore(QueueStore):
         return await self._clients.queue_requests.send(call, [claim])
 
     def _contents(self, queue: str) -> tuple[str, ...]:
-        """What `_clear` changes and each `_send` adds to."""
+        """What `clear` changes and each `send` adds to."""
         return (self._clients.endpoints.queue, queue)
 
     @asynccontextmanager

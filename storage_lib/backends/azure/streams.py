@@ -19,8 +19,10 @@ from typing import Any, cast
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.cloud.parts import send_all
+from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.kept_headers import headers_in
-from storage_lib.ports.objects import ANY_VERSION, Parts, Repeat
+from storage_lib.ports.object_model import ANY_VERSION
+from storage_lib.ports.streaming import Parts
 
 CHUNK_BYTES = 512 * 1024
 """Of a stream down: soon there, and small enough to be hashed without the way to a thread and back."""
@@ -31,10 +33,7 @@ async def put_blocks(
     container: Container,
     key: str,
     parts: Parts,
-    content_type: str,
-    metadata: dict[str, str],
-    if_match: str | None,
-    if_absent: bool,
+    options: PutOptions,
     repeat: Repeat,
 ) -> str:
     """Store the parts as a blob of blocks and return its ETag. If anything fails, nothing is to be seen.
@@ -46,7 +45,8 @@ async def put_blocks(
     from azure.storage.blob import BlobBlock, ContentSettings
 
     condition: dict[str, Any] = {}
-    if if_absent:
+    if_match, metadata = options.if_match, options.metadata
+    if options.if_absent:
         condition["match_condition"] = MatchConditions.IfMissing
     elif if_match == ANY_VERSION:
         condition["match_condition"] = MatchConditions.IfPresent
@@ -86,7 +86,7 @@ async def put_blocks(
                 lambda: blob.commit_block_list(
                     [BlobBlock(block) for block in blocks],
                     content_settings=ContentSettings(
-                        content_type=content_type,
+                        content_type=options.content_type,
                         cache_control=kept.get("Cache-Control"),
                         content_disposition=kept.get("Content-Disposition"),
                         content_encoding=kept.get("Content-Encoding"),
@@ -95,7 +95,7 @@ async def put_blocks(
                     metadata=blob_metadata(metadata, parts.sha256),
                     **condition,
                 ),
-                conditional=if_absent or if_match not in (None, ANY_VERSION),
+                conditional=is_ordered(options),
             )
         except Exception as error:
             await container.failed(error, doing, key, if_match)
@@ -103,6 +103,11 @@ async def put_blocks(
 
     answer = await repeat(f"{doing}, commit", commit, only_refused=True)
     return bare(answer["etag"])
+
+
+def is_ordered(options: PutOptions) -> bool:
+    """Whether a save that lands late changes nothing: it insists on one version, or on none."""
+    return options.if_absent or options.if_match not in (None, ANY_VERSION)
 
 
 class _Pieces:

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -27,22 +26,23 @@ from storage_lib.backends.azure.errors import (
 from storage_lib.backends.azure.filters import question
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.errors import InvalidArgumentError, StorageError
-from storage_lib.ports.odata import compile_filter
-from storage_lib.ports.tables import (
-    Delete,
-    Entity,
-    EntityPage,
-    Insert,
-    TableOperation,
-    TableStore,
-    Update,
-    UpdateMode,
-    Upsert,
+from storage_lib.ports.drivers import QueryOptions, TableDriver
+from storage_lib.ports.errors import (
     at_operation,
     existing_entity,
     missing_entity,
     missing_table,
     other_entity_etag,
+)
+from storage_lib.ports.table_model import (
+    Delete,
+    Entity,
+    EntityPage,
+    Insert,
+    TableOperation,
+    Update,
+    UpdateMode,
+    Upsert,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _KEYS = ("PartitionKey", "RowKey")
 
 
-class AzureTableStore(TableStore):
+class AzureTables(TableDriver):
     """Tables of one account."""
 
     etags = re.compile(r"""W/"datetime'[^'"\s\x00-\x1f\x7f-\U0010ffff]{1,64}'\"""")
@@ -59,7 +59,7 @@ class AzureTableStore(TableStore):
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
 
-    async def _create_table(self, table: str) -> None:
+    async def create_table(self, table: str) -> None:
         with translated(f"create table {table!r}"):
             try:
                 client = await self._clients.table(table)
@@ -69,59 +69,56 @@ class AzureTableStore(TableStore):
                 if answer is None or answer.code != "TableAlreadyExists":
                     raise
 
-    async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
-        entity = _to_wire(pk, rk, properties)
-        return await self._made(
-            table,
-            f"insert {_row(pk, rk)}",
-            lambda client: client.create_entity(entity),
-            _known(table, pk, rk),
-            self._claim(table, pk, Insert(rk)),
-        )
+    async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
+        rk, claim = operation.row_key, self._claim(table, pk, operation)
+        row = f"entity ({pk!r}, {rk!r})"
+        match operation:
+            case Insert(_, properties):
+                entity = _to_wire(pk, rk, properties)
+                return await self._made(
+                    table,
+                    f"insert {row}",
+                    lambda client: client.create_entity(entity),
+                    _known(table, pk, rk),
+                    claim,
+                )
+            case Upsert(_, properties, mode):
+                entity = _to_wire(pk, rk, properties)
+                return await self._made(
+                    table,
+                    f"upsert {row}",
+                    lambda client: client.upsert_entity(entity, mode=_mode(mode)),
+                    _known(table, pk, rk),
+                    claim,
+                )
+            case Update(_, properties, etag, mode):
+                entity = _to_wire(pk, rk, properties)
+                async with self._client(table, f"update {row} in", _known(table, pk, rk, etag)) as client:
+                    answer = await self._clients.table_requests.send(
+                        lambda: client.update_entity(entity, mode=_mode(mode), **_condition(etag)), [claim]
+                    )
+                return str(answer["etag"])
+            case Delete(_, etag):
+                return await self._delete(table, pk, rk, etag, claim)
 
-    async def _upsert(
-        self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
-    ) -> str:
-        entity = _to_wire(pk, rk, properties)
-        return await self._made(
-            table,
-            f"upsert {_row(pk, rk)}",
-            lambda client: client.upsert_entity(entity, mode=_mode(mode)),
-            _known(table, pk, rk),
-            self._claim(table, pk, Upsert(rk)),
-        )
-
-    async def _update(
-        self, table: str, pk: str, rk: str, properties: dict[str, Any], etag: str | None, mode: UpdateMode
-    ) -> str:
-        known = _known(table, pk, rk, etag)
-        async with self._client(table, f"update {_row(pk, rk)} in", known) as client:
-            answer = await self._clients.table_requests.send(
-                lambda: client.update_entity(
-                    _to_wire(pk, rk, properties), mode=_mode(mode), **_condition(etag)
-                ),
-                [self._claim(table, pk, Update(rk, etag=etag))],
-            )
-        return str(answer["etag"])
-
-    async def _get(self, table: str, pk: str, rk: str) -> Entity:
-        async with self._client(table, f"get {_row(pk, rk)} of", _known(table, pk, rk)) as client:
+    async def get(self, table: str, pk: str, rk: str) -> Entity:
+        async with self._client(table, f"get entity ({pk!r}, {rk!r}) of", _known(table, pk, rk)) as client:
             found = await self._clients.table_requests.send(lambda: client.get_entity(pk, rk))
             return _from_wire(found, pk, rk)
 
-    async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None:
+    async def _delete(self, table: str, pk: str, rk: str, etag: str | None, claim: Claim) -> None:
         last: Any = None
 
         def look(response: Any) -> None:
             nonlocal last
             last = response.http_response
 
-        doing = f"delete {_row(pk, rk)} of"
+        doing = f"delete entity ({pk!r}, {rk!r}) of"
         known = _known(table, pk, rk, etag)
         async with self._client(table, doing, known) as client:
             await self._clients.table_requests.send(
                 lambda: client.delete_entity(pk, rk, raw_response_hook=look, **_condition(etag)),
-                [self._claim(table, pk, Delete(rk, etag))],
+                [claim],
             )
         if last is not None and last.status_code == 404:
             # The SDK takes "there is none" for success.
@@ -131,33 +128,25 @@ class AzureTableStore(TableStore):
                 raise failure from said
             raise said
 
-    async def _query(
-        self,
-        table: str,
-        filter: str | None,
-        parameters: dict[str, Any],
-        select: list[str] | None,
-        limit: int,
-        cursor: str | None,
-    ) -> EntityPage:
-        token = None if cursor is None else _decode_cursor(cursor)
-        holds = compile_filter(filter, parameters)
-        options: dict[str, Any] = {"results_per_page": limit}
-        if select is not None:
-            options["select"] = sorted({*select, *holds.names, *_KEYS, "Timestamp"})
+    async def query(self, table: str, options: QueryOptions) -> EntityPage:
+        token = None if options.cursor is None else _decode_cursor(options.cursor)
+        holds = options.filter
+        wanted: dict[str, Any] = {"results_per_page": options.limit}
+        if options.select is not None:
+            wanted["select"] = sorted({*options.select, *holds.names, *_KEYS, "Timestamp"})
         asked = question(holds)
         async with self._client(table, "query", _known(table)) as client:
-            found = client.query_entities(asked, **options) if asked else client.list_entities(**options)
+            found = client.query_entities(asked, **wanted) if asked else client.list_entities(**wanted)
             # Typed as a str in the SDK, but for tables the token is the pair of keys.
             pages: Any = found.by_page(continuation_token=cast("Any", token))
             page: Any = await self._clients.table_requests.send(lambda: anext(pages, None))
             if page is not None:
                 entities = [_from_wire(entity) async for entity in page]
-                kept = [_projected(entity, select) for entity in entities if holds(entity)]
-                return EntityPage(kept, _encode_cursor(pages.continuation_token))
+                kept = [entity for entity in entities if holds(entity)]
+                return options.page(kept, _encode_cursor(pages.continuation_token))
         return EntityPage([], None)
 
-    async def _batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
+    async def batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
         doing = f"batch in partition {pk!r} of table {table!r}"
         adds = any(isinstance(operation, Insert | Upsert) for operation in operations)
         transaction = [_operation(pk, operation) for operation in operations]
@@ -175,7 +164,7 @@ class AzureTableStore(TableStore):
                     raise
                 if answer.code != TABLE_MISSING or not adds or attempt == 2:
                     raise _failed(error, answer, doing, table, pk, operations) from error
-            await self._create_table(table)
+            await self.create_table(table)
         else:
             raise AssertionError("unreachable")
         return [
@@ -203,7 +192,7 @@ class AzureTableStore(TableStore):
                     raise
                 if answer.code != TABLE_MISSING or attempt == 2:
                     raise known(answer) or answer.as_error(f"{doing} in table {table!r}") from error
-            await self._create_table(table)
+            await self.create_table(table)
         raise AssertionError("unreachable")
 
     def _claim(self, table: str, pk: str, operation: TableOperation) -> Claim:
@@ -218,10 +207,6 @@ class AzureTableStore(TableStore):
     async def _client(self, table: str, doing: str, known: Known) -> AsyncGenerator[TableClient]:
         with translated(f"{doing} table {table!r}", known):
             yield await self._clients.table(table)
-
-
-def _row(pk: str, rk: str) -> str:
-    return f"entity ({pk!r}, {rk!r})"
 
 
 def _known(table: str, pk: str = "", rk: str | None = None, etag: str | None = None) -> Known:
@@ -325,14 +310,6 @@ def _value(value: Any) -> Any:
             UTC,
         )
     return value[0] if isinstance(value, tuple) else value  # an EntityProperty: an Int64
-
-
-def _projected(entity: Entity, select: list[str] | None) -> Entity:
-    """Without the properties that were fetched for the filter only."""
-    if select is None:
-        return entity
-    kept = {name: entity.properties[name] for name in select if name in entity.properties}
-    return replace(entity, properties=kept)
 
 
 def _encode_cursor(token: Any) -> str | None:

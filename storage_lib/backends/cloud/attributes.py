@@ -13,7 +13,7 @@ from typing import Any
 
 from storage_lib.keys import encode_metadata_value, stored_metadata_value
 from storage_lib.ports.kept_headers import FIELDS, METADATA
-from storage_lib.ports.objects import DEFAULT_CONTENT_TYPE
+from storage_lib.ports.object_model import DEFAULT_CONTENT_TYPE
 
 _METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 # Some servers, proxies and old clients drop a header without a value. No value of ours contains U+0000.

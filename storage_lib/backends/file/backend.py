@@ -9,15 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 from storage_lib.backends.file.layout import Layout, check, prepare
-from storage_lib.backends.file.objects import FileObjectStore
-from storage_lib.backends.file.queues import FileQueueStore
+from storage_lib.backends.file.objects import FileObjects
+from storage_lib.backends.file.queues import FileQueues
 from storage_lib.backends.file.sqlite import Database
-from storage_lib.backends.file.tables import FileTableStore
+from storage_lib.backends.file.tables import FileTables
 from storage_lib.keys import validate_user_key
 from storage_lib.ports.backend import MessageEncoding, StorageBackend
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import PutResult
+from storage_lib.ports.objects import ObjectStore
+from storage_lib.ports.queues import QueueStore
 from storage_lib.ports.specified import load_value, names_below, put_value
+from storage_lib.ports.tables import TableStore
 
 
 class _Place:
@@ -68,10 +71,10 @@ class FileStorageBackend(StorageBackend):
         self.base_path = os.path.abspath(os.fspath(base_path))
         place = _Place(self.base_path, shared_group)
         self._database = Database(lambda: place.prepare().database, shared_group=shared_group)
-        self._files = FileObjectStore(place.prepare, clock)
-        self.objects = self._files
-        self.tables = FileTableStore(self._database, clock)
-        self.queues = FileQueueStore(self._database, message_encoding, clock)
+        self._files = FileObjects(place.prepare, clock)
+        self.objects = ObjectStore(self._files)
+        self.tables = TableStore(FileTables(self._database, clock))
+        self.queues = QueueStore(FileQueues(self._database, message_encoding, clock))
 
     def __repr__(self) -> str:
         return f"FileStorageBackend({self.base_path!r})"

@@ -1,4 +1,4 @@
-"""The object store of the file backend: what runs on the event loop, what in a thread, and listings."""
+"""Objects of the file backend: what runs on the event loop, what in a thread, and listings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -30,16 +30,17 @@ from storage_lib.backends.file.walk import Walk
 from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
 from storage_lib.backends.file.writing import ObjectWriter
 from storage_lib.errors import BackendClosedError, IntegrityError, KeyNotFoundError
-from storage_lib.ports import expiry
-from storage_lib.ports.objects import (
-    ByteRange,
-    ListEntry,
-    ObjectInfo,
-    ObjectStore,
-    Parts,
-    PutResult,
-    StoredObject,
+from storage_lib.ports import hidden
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
 )
+from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.streaming import Parts
 
 THREADS = 16
 WRITERS = 2
@@ -52,7 +53,7 @@ READ_CHUNK = 1024 * 1024
 """Of a stream: how many bytes are read at a time, one chunk ahead."""
 
 
-class FileObjectStore(ObjectStore):
+class FileObjects(ObjectDriver):
     """Objects as files. ``prepare`` makes or checks the folder; it runs before the first operation.
     ``clock`` (seconds since the epoch) decides what has expired."""
 
@@ -176,39 +177,14 @@ class FileObjectStore(ObjectStore):
         for write, job in waiting:
             self._late.add(write.key, partial(_finish, writer, write, job))
 
-    async def _put(
-        self,
-        key: str,
-        data: bytes,
-        content_type: str,
-        metadata: dict[str, str],
-        sha256: str,
-        if_match: str | None,
-        if_absent: bool,
-    ) -> PutResult:
-        return await self._save(
-            PutBytes(
-                key,
-                if_match,
-                data=data,
-                content_type=content_type,
-                metadata=metadata,
-                sha256=sha256,
-                if_absent=if_absent,
-            )
-        )
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        return await self._save(PutBytes(key, data, options))
 
-    async def _put_stream(
-        self,
-        key: str,
-        parts: Parts,
-        content_type: str,
-        metadata: dict[str, str],
-        if_match: str | None,
-        if_absent: bool,
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
         _, writer = await self._open()
-        put = PutParts(key, if_match, content_type=content_type, metadata=metadata, if_absent=if_absent)
+        put = PutParts(key, options)
         try:
             await self._in_thread(lambda: writer.begin(put))
             appended: asyncio.Future[None] | None = None
@@ -227,7 +203,7 @@ class FileObjectStore(ObjectStore):
             raise
         return await self._save(put)
 
-    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         file = await self._open_object(source.key)
         try:
             check_etag(file.info, source.etag)
@@ -236,19 +212,17 @@ class FileObjectStore(ObjectStore):
             raise
         return await self._save(PutCopy(file, target, None, if_absent=if_absent))
 
-    async def _delete(self, key: str, if_match: str | None) -> None:
+    async def delete(self, key: str, if_match: str | None) -> None:
         await self._write(Delete(key, if_match))
 
     # -- reading
 
-    async def _get(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
-    ) -> StoredObject | None:
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         # Without the coroutine where it is open: this is the one hot path.
         files, _ = self._opened if self._opened and not self._closed else await self._open()
 
         try:
-            return files.read(key, byte_range, if_match, if_none_match, limit=INLINE_BYTES)
+            return files.read(key, options, limit=INLINE_BYTES)
         except TooLargeError:
             pass
         except OSError as error:
@@ -257,23 +231,23 @@ class FileObjectStore(ObjectStore):
 
         def read() -> StoredObject | None:
             with os_errors(key, absent=True):
-                return files.read(key, byte_range, if_match, if_none_match)
+                return files.read(key, options)
 
         return await self._in_thread(read)
 
-    async def _head(self, key: str) -> ObjectInfo:
+    async def head(self, key: str) -> ObjectInfo:
         files, _ = await self._open()
         with os_errors(key, absent=True):
             return files.head(key)
 
-    async def _read_stream(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    async def read_stream(
+        self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         file = await self._open_object(key)
         try:
-            check_etag(file.info, if_match)
-            size = file.info.size
-            start, end = (0, size) if byte_range is None else byte_range.resolve(size)
+            check_etag(file.info, options.if_match)
+            size, wanted = file.info.size, options.byte_range
+            start, end = (0, size) if wanted is None else wanted.resolve(size)
         except BaseException:
             file.close()
             raise
@@ -320,23 +294,21 @@ class FileObjectStore(ObjectStore):
 
     # -- listing
 
-    async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
-        """As for every store; also removes what crashed processes left of what they were writing."""
+    async def remove_stale(self) -> None:
         _, writer = await self._open()
         await self._in_thread(writer.remove_stale)
-        return await super().sweep_expired(limit, seconds=seconds)
 
-    async def _scan(
-        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
-    ) -> AsyncIterator[ListEntry | str]:
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         files, _ = await self._open()
-        walk = iter(Walk(files.folder, files.paths, prefix, delimiter, after, self._names))
-        size = min(count or LIST_CHUNK, LIST_CHUNK)
+        walk = iter(Walk(files.folder, files.paths, prefix, options.delimiter, options.after, self._names))
+        size = min(options.count or LIST_CHUNK, LIST_CHUNK)
 
         def chunk() -> tuple[list[ListEntry | str], bool]:
             with os_errors(None):
                 names = list(islice(walk, size))
-                found = [name if name.endswith("/") else _entry(files, name, details) for name in names]
+                found = [
+                    name if name.endswith("/") else _entry(files, name, options.details) for name in names
+                ]
             return [entry for entry in found if entry is not None], len(names) == size
 
         more = True
@@ -367,10 +339,9 @@ def _entry(files: ObjectFiles, key: str, details: bool) -> ListEntry | None:
     if not details:
         return ListEntry(key)
     try:
-        info = files.head(key)
+        return hidden.entry(files.head(key))
     except KeyNotFoundError:
         return None  # deleted since its directory was read
     except IntegrityError:
         # One damaged object must not hide the others: loading it says what is wrong.
         return ListEntry(key)
-    return ListEntry(key, info.size, expiry.join_etag(info.etag, info.metadata), info.last_modified)

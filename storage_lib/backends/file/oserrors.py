@@ -11,12 +11,12 @@ from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
     InvalidKeyError,
-    KeyNotFoundError,
     ObjectTooLargeError,
     StorageError,
     StorageUnavailableError,
     TransientStorageError,
 )
+from storage_lib.ports.errors import missing
 
 MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _RESTORE = "mount or restore the data folder; to begin with an empty one, restart this process"
@@ -48,10 +48,6 @@ class os_errors:  # noqa: N801 - used as a statement, like contextlib's
             _raise(error, self.key, absent=self.absent)
 
 
-def not_found(key: str) -> KeyNotFoundError:
-    return KeyNotFoundError(f"object {key!r} does not exist", field="key")
-
-
 def check_there(path: str) -> os.stat_result:
     """The status of a part of the data folder. Asked where something is missing, before anyone is told so: a
     folder that was removed, or unmounted, shows no objects any more, but they are not gone.
@@ -74,7 +70,7 @@ def _raise(error: OSError, key: str | None, *, absent: bool) -> Never:
     about = f"object {key!r}" if key is not None else "the data folder"
     words = error.strerror or str(error)
     if absent and key is not None and code in MISSING:
-        raise not_found(key) from error
+        raise missing(key) from error
     if code in _DENIED:
         raise AccessDeniedError(
             f"{about}: {words} ({error.filename})",

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from storage_lib.backends.file.sqlite import Database
-from storage_lib.errors import KeyNotFoundError
-from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
+from storage_lib.ports.drivers import QueueDriver
+from storage_lib.ports.errors import lost_receipt, missing_queue
+from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -27,7 +28,7 @@ _PURGE = f"DELETE FROM messages WHERE queue = ? AND expires <= ? AND expires < {
 _COLUMNS = "id, text, inserted, expires, visible_at, dequeue_count"
 
 
-class FileQueueStore(QueueStore):
+class FileQueues(QueueDriver):
     """Messages in the order in which they became visible. ``clock`` gives seconds since the epoch."""
 
     def __init__(
@@ -40,10 +41,10 @@ class FileQueueStore(QueueStore):
     def _now(self) -> int:
         return round(self._clock() * 1_000_000)
 
-    async def _create_queue(self, queue: str) -> None:
+    async def create_queue(self, queue: str) -> None:
         await self._database.write(lambda connection: _make(connection, queue))
 
-    async def _send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
+    async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
         message_id = str(uuid.uuid4())
 
         def send(connection: Connection) -> str:
@@ -61,7 +62,7 @@ class FileQueueStore(QueueStore):
 
         return await self._database.write(send)
 
-    async def _receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
+    async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
         def is_empty(connection: Connection) -> list[QueueMessage] | None:
             # Pollers mostly find nothing; that must not cost a transaction.
             now = self._now()
@@ -93,7 +94,7 @@ class FileQueueStore(QueueStore):
 
         return await self._database.write(receive, probe=is_empty)
 
-    async def _delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
+    async def delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
         def delete(connection: Connection) -> None:
             done = connection.execute(
                 "DELETE FROM messages WHERE id = ? AND queue = ? AND receipt = ? AND receipt <> ''"
@@ -101,11 +102,11 @@ class FileQueueStore(QueueStore):
                 (message_id, queue, pop_receipt, self._now()),
             )
             if not done.rowcount:
-                raise _lost(queue, message_id)
+                raise lost_receipt(queue, message_id)
 
         await self._database.write(delete)
 
-    async def _update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
+    async def update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
         def update(connection: Connection) -> QueueMessage:
             now = self._now()
             receipt, until = os.urandom(16).hex(), now + round(visibility * 1_000_000)
@@ -115,7 +116,7 @@ class FileQueueStore(QueueStore):
                 (text, until, receipt, message.id, queue, message.pop_receipt, now),
             )
             if not done.rowcount:
-                raise _lost(queue, message.id)
+                raise lost_receipt(queue, message.id)
             return replace(
                 message,
                 text=text,
@@ -126,7 +127,7 @@ class FileQueueStore(QueueStore):
 
         return await self._database.write(update)
 
-    async def _peek(self, queue: str, count: int) -> list[QueueMessage]:
+    async def peek(self, queue: str, count: int) -> list[QueueMessage]:
         def peek(connection: Connection) -> list[QueueMessage]:
             now = self._now()
             rows = connection.execute(f"SELECT {_COLUMNS} {_VISIBLE}", (queue, now, now, count)).fetchall()
@@ -136,7 +137,7 @@ class FileQueueStore(QueueStore):
 
         return await self._database.read(peek)
 
-    async def _length(self, queue: str) -> int:
+    async def length(self, queue: str) -> int:
         def length(connection: Connection) -> int:
             _check_exists(connection, queue)
             return connection.execute(
@@ -145,7 +146,7 @@ class FileQueueStore(QueueStore):
 
         return await self._database.read(length)
 
-    async def _clear(self, queue: str) -> None:
+    async def clear(self, queue: str) -> None:
         def clear(connection: Connection) -> None:
             _check_exists(connection, queue)
             connection.execute("DELETE FROM messages WHERE queue = ?", (queue,))
@@ -179,15 +180,7 @@ def _purge(connection: Connection, queue: str, now: int) -> None:
 
 def _check_exists(connection: Connection, queue: str) -> None:
     if connection.execute("SELECT 1 FROM queues WHERE name = ?", (queue,)).fetchone() is None:
-        raise KeyNotFoundError(f"queue {queue!r} does not exist", field="queue")
-
-
-def _lost(queue: str, message_id: str) -> KeyNotFoundError:
-    return KeyNotFoundError(
-        f"the receipt has lost its message {message_id!r} of queue {queue!r}: it was deleted, has expired,"
-        " or was received by another",
-        field="pop_receipt",
-    )
+        raise missing_queue(queue)
 
 
 def _moment(microseconds: int) -> datetime:

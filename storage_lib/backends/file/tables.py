@@ -20,23 +20,18 @@ from storage_lib.backends.file.sqlite import Database
 from storage_lib.errors import (
     IntegrityError,
     InvalidArgumentError,
-    KeyNotFoundError,
-    PreconditionFailedError,
     StorageError,
 )
+from storage_lib.ports.drivers import QueryOptions, TableDriver
 from storage_lib.ports.entities import check_size
-from storage_lib.ports.tables import (
-    Delete,
-    Entity,
-    EntityPage,
-    Insert,
-    TableOperation,
-    TableStore,
-    Update,
-    UpdateMode,
-    Upsert,
+from storage_lib.ports.errors import (
     at_operation,
+    existing_entity,
+    missing_entity,
+    missing_table,
+    other_entity_etag,
 )
+from storage_lib.ports.table_model import Delete, Entity, EntityPage, Insert, TableOperation, Update, Upsert
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -55,7 +50,7 @@ _UUID = 1
 """The extension type of a UUID: its 16 bytes."""
 
 
-class FileTableStore(TableStore):
+class FileTables(TableDriver):
     """Tables are found by their names in lower case: Azure takes any.
 
     ``clock`` gives seconds since the epoch, for `Entity.timestamp`.
@@ -65,23 +60,15 @@ class FileTableStore(TableStore):
         self._database = database
         self._clock = clock
 
-    async def _create_table(self, table: str) -> None:
+    async def create_table(self, table: str) -> None:
         await self._database.write(lambda connection: _make(connection, table.lower()))
 
-    async def _insert(self, table: str, pk: str, rk: str, properties: dict[str, Any]) -> str:
-        return str(await self._write(table, pk, Insert(rk, properties)))
+    async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
+        return await self._database.write(
+            lambda connection: self._do(connection, table.lower(), pk, operation)
+        )
 
-    async def _upsert(
-        self, table: str, pk: str, rk: str, properties: dict[str, Any], mode: UpdateMode
-    ) -> str:
-        return str(await self._write(table, pk, Upsert(rk, properties, mode)))
-
-    async def _update(
-        self, table: str, pk: str, rk: str, properties: dict[str, Any], etag: str | None, mode: UpdateMode
-    ) -> str:
-        return str(await self._write(table, pk, Update(rk, properties, etag, mode)))
-
-    async def _get(self, table: str, pk: str, rk: str) -> Entity:
+    async def get(self, table: str, pk: str, rk: str) -> Entity:
         table = table.lower()
 
         def get(connection: Connection) -> Entity:
@@ -89,10 +76,7 @@ class FileTableStore(TableStore):
 
         return await self._database.read(get)
 
-    async def _delete(self, table: str, pk: str, rk: str, etag: str | None) -> None:
-        await self._write(table, pk, Delete(rk, etag))
-
-    async def _batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
+    async def batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
         def batch(connection: Connection) -> list[str | None]:
             etags: list[str | None] = []
             for index, operation in enumerate(operations):
@@ -104,11 +88,6 @@ class FileTableStore(TableStore):
 
         return await self._database.write(batch)
 
-    async def _write(self, table: str, pk: str, operation: TableOperation) -> str | None:
-        return await self._database.write(
-            lambda connection: self._do(connection, table.lower(), pk, operation)
-        )
-
     def _do(self, connection: Connection, table: str, pk: str, operation: TableOperation) -> str | None:
         rk = operation.row_key
         there: _Row | None = None
@@ -116,7 +95,7 @@ class FileTableStore(TableStore):
             case Insert():
                 _make(connection, table)
                 if _row(connection, table, pk, rk) is not None:
-                    raise PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
+                    raise existing_entity(table, pk, rk)
             case Upsert():
                 _make(connection, table)
                 if operation.mode == "merge":
@@ -142,19 +121,9 @@ class FileTableStore(TableStore):
         )
         return etag
 
-    async def _query(
-        self,
-        table: str,
-        filter: str | None,
-        parameters: dict[str, Any],
-        select: list[str] | None,
-        limit: int,
-        cursor: str | None,
-    ) -> EntityPage:
-        from storage_lib.ports.odata import compile_filter
-
-        after = _decode_cursor(cursor) if cursor is not None else None
-        holds = compile_filter(filter, parameters)
+    async def query(self, table: str, options: QueryOptions) -> EntityPage:
+        after = _decode_cursor(options.cursor) if options.cursor is not None else None
+        holds, limit = options.filter, options.limit
         likely = prefilter(holds.node, _encode)
         hop = ROWS_A_HOP if likely is None else ROWS_A_HOP * PREFILTERED
         table = table.lower()
@@ -163,7 +132,7 @@ class FileTableStore(TableStore):
         def look(connection: Connection) -> tuple[str, str] | None:
             """Add to ``found``; the keys of the last row looked at, if there may be more behind it."""
             if connection.execute("SELECT 1 FROM tables WHERE name = ?", (table,)).fetchone() is None:
-                raise KeyNotFoundError(f"table {table!r} does not exist", field="table")
+                raise missing_table(table)
             where, values = _range_behind(table, holds, after)
             window = f"FROM entities WHERE {where} ORDER BY pk, rk LIMIT"
             statement = f"SELECT pk, rk, etag, ts, props {window} {hop}"
@@ -190,9 +159,8 @@ class FileTableStore(TableStore):
             after = await self._database.read(look)
             if after is None:
                 break
-        more = len(found) > limit
-        page = [_projected(entity, select) for entity in found[:limit]]
-        return EntityPage(page, _encode_cursor(page[-1]) if more else None)
+        page = found[:limit]
+        return options.page(page, _encode_cursor(page[-1]) if len(found) > limit else None)
 
 
 type _Row = tuple[str, int, bytes]
@@ -229,11 +197,9 @@ def _range_behind(table: str, holds: Filter, after: tuple[str, str] | None) -> t
 def _existing(connection: Connection, table: str, pk: str, rk: str, etag: str | None) -> _Row:
     row = _row(connection, table, pk, rk)
     if row is None:
-        raise KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {table!r}")
+        raise missing_entity(table, pk, rk)
     if etag is not None and row[0] != etag:
-        raise PreconditionFailedError(
-            f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag!r}", field="etag"
-        )
+        raise other_entity_etag(table, pk, rk, etag)
     return row
 
 
@@ -267,13 +233,6 @@ def _properties(props: bytes, table: str, pk: str, rk: str) -> dict[str, Any]:
 def _entity(table: str, pk: str, rk: str, etag: str, ts: int, props: bytes) -> Entity:
     moment = _EPOCH + timedelta(microseconds=ts)
     return Entity(pk, rk, _properties(props, table, pk, rk), etag, moment)
-
-
-def _projected(entity: Entity, select: list[str] | None) -> Entity:
-    if select is None:
-        return entity
-    kept = {name: entity.properties[name] for name in select if name in entity.properties}
-    return Entity(entity.partition_key, entity.row_key, kept, entity.etag, entity.timestamp)
 
 
 def _encode_cursor(last: Entity) -> str:

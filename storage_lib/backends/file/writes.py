@@ -18,7 +18,8 @@ from storage_lib.backends.file.durable import TemporaryFiles, start_writeback, w
 from storage_lib.backends.file.files import INLINE_BYTES, OpenObject
 from storage_lib.backends.file.format import Header, block_aligned, encode_header
 from storage_lib.backends.file.oserrors import MISSING, os_errors
-from storage_lib.ports.objects import PutResult
+from storage_lib.ports.drivers import PutOptions
+from storage_lib.ports.object_model import PutResult
 
 _COPY_BYTES = 64 * 1024 * 1024
 """How much is copied between two looks whether anyone still wants the copy."""
@@ -91,19 +92,9 @@ class Put(Write):
 
 
 class PutBytes(Put):
-    def __init__(
-        self,
-        key: str,
-        if_match: str | None,
-        *,
-        data: bytes,
-        content_type: str,
-        metadata: dict[str, str],
-        sha256: str,
-        if_absent: bool,
-    ) -> None:
-        header = Header(key, content_type, metadata, sha256, _new_etag(), len(data))
-        super().__init__(key, if_match, if_absent=if_absent, header=header)
+    def __init__(self, key: str, data: bytes, options: PutOptions) -> None:
+        header = Header(key, options.content_type, options.metadata, options.sha256, _new_etag(), len(data))
+        super().__init__(key, options.if_match, if_absent=options.if_absent, header=header)
         self._data = data
 
     def stage(self, files: TemporaryFiles) -> None:
@@ -126,17 +117,9 @@ class PutParts(Put):
     Each step may run in another thread, and `discard` while one is running.
     """
 
-    def __init__(
-        self,
-        key: str,
-        if_match: str | None,
-        *,
-        content_type: str,
-        metadata: dict[str, str],
-        if_absent: bool,
-    ) -> None:
-        longest = Header(key, content_type, metadata, "0" * 64, _new_etag(), sys.maxsize)
-        super().__init__(key, if_match, if_absent=if_absent, header=longest)
+    def __init__(self, key: str, options: PutOptions) -> None:
+        longest = Header(key, options.content_type, options.metadata, "0" * 64, _new_etag(), sys.maxsize)
+        super().__init__(key, options.if_match, if_absent=options.if_absent, header=longest)
         self._room = block_aligned(len(encode_header(longest)))
         self._size = 0
         self._lock = threading.Lock()

@@ -18,7 +18,7 @@ from storage_lib.backends.file.files import ObjectFiles, check_etag
 from storage_lib.backends.file.folder import DIRECTORY, parent
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.locks import KeyLocks, LockedError, name_of
-from storage_lib.backends.file.oserrors import check_there, not_found, os_errors
+from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write
 from storage_lib.errors import (
     AccessDeniedError,
@@ -29,7 +29,8 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.ports import expiry
-from storage_lib.ports.objects import ANY_VERSION, PutResult, unmet
+from storage_lib.ports.errors import missing, unmet
+from storage_lib.ports.object_model import ANY_VERSION, PutResult
 
 _ATTEMPTS = 100
 _MOMENT_SECONDS = 0.05
@@ -170,7 +171,7 @@ class ObjectWriter:
             exists, others = self._files.there(key)
             if not exists:
                 check_there(self._root)
-                raise not_found(key)
+                raise missing(key)
             if delete.if_match is not None:
                 check_etag(self._files.head(key), delete.if_match)
             delete.check_wanted()

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any, NoReturn, cast
 
 from storage_lib.errors import UnsupportedOperationError
+from storage_lib.ports.drivers import QueueDriver, TableDriver
 from storage_lib.ports.queues import QueueStore
 from storage_lib.ports.tables import TableStore
 
 
 def no_tables() -> TableStore:
     """A table store whose every operation raises `UnsupportedOperationError`."""
-    return _refusing(TableStore, "tables")
+    return TableStore(_refusing(TableDriver, "tables"))
 
 
 def no_queues() -> QueueStore:
     """A queue store whose every operation raises `UnsupportedOperationError`."""
-    return _refusing(QueueStore, "queues")
+    return QueueStore(_refusing(QueueDriver, "queues"))
 
 
 def _refusing[Port](port: type[Port], what: str) -> Port:

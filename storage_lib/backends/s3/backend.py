@@ -12,10 +12,10 @@ from storage_lib.backends.s3.absent import no_queues, no_tables
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.backends.s3.client import S3Client
 from storage_lib.backends.s3.credentials import Credential, CredentialProvider, Credentials
-from storage_lib.backends.s3.objects import S3ObjectStore
+from storage_lib.backends.s3.objects import S3Objects
 from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, without_secrets
 from storage_lib.errors import ConfigurationError
-from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.backend import ObjectStore, StorageBackend
 
 DEFAULT_REGION = "us-east-1"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -84,7 +84,7 @@ class S3StorageBackend(StorageBackend):
         credentials = Credentials(given, credential_provider, region)
         self._client = S3Client(url, region, credentials, requests)
         self._bucket = Bucket(bucket, self._client, create=create_bucket)
-        self.objects = S3ObjectStore(self._bucket)
+        self.objects = ObjectStore(S3Objects(self._bucket))
         self.tables = no_tables()
         self.queues = no_queues()
 

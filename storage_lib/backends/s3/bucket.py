@@ -14,7 +14,7 @@ from storage_lib.backends.cloud.requests import Claim
 from storage_lib.backends.s3.client import Response, S3Client
 from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, is_error, read
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError
-from storage_lib.ports.objects import missing
+from storage_lib.ports.errors import missing
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

@@ -7,8 +7,9 @@ from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.backends.s3.client import encode_path
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.ports.errors import missing, unmet
 from storage_lib.ports.kept_headers import headers_in
-from storage_lib.ports.objects import ObjectInfo, missing, unmet
+from storage_lib.ports.object_model import ObjectInfo
 
 
 async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:

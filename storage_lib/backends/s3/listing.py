@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
-from storage_lib.ports.objects import ListEntry, is_after
+from storage_lib.ports.object_model import ListEntry, is_after
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

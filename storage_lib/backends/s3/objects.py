@@ -8,9 +8,11 @@ metadata it has not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
+
+from msgspec.structs import replace
 
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
@@ -28,20 +30,27 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.keys import validate_key, validate_prefix
-from storage_lib.ports import expiry
+from storage_lib.ports import hidden
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectCapabilities,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+)
+from storage_lib.ports.errors import unmet
 from storage_lib.ports.kept_headers import headers_in
-from storage_lib.ports.objects import (
+from storage_lib.ports.object_model import (
     ANY_VERSION,
-    ByteRange,
     ListEntry,
     ObjectInfo,
-    ObjectStore,
-    Parts,
     PutResult,
     StoredObject,
     agrees,
-    unmet,
 )
+from storage_lib.ports.streaming import Parts
 from storage_lib.ports.unlisted import leave_out
 
 MAX_COPY_BYTES = 5_000_000_000
@@ -51,44 +60,35 @@ _ATTEMPTS_AT_ANY = 64
 """How often an object may be replaced by others between a look and the save that replaces any version."""
 
 
-class S3ObjectStore(ObjectStore):
+class S3Objects(ObjectDriver):
     """A bucket. What an ETag is here, and how exact a condition on one is, stands in wire.py."""
 
-    reports_created = False
-    lists_sizes = True
-    folds_what_is_no_key = True
-    # "Amazon S3 multipart upload limits": 10,000 parts.
-    max_stream_bytes: int = 10_000 * ObjectStore.part_bytes
+    capabilities = ObjectCapabilities(
+        reports_created=False,
+        folds_foreign_names=True,
+        lists_sizes=True,
+        max_parts=10_000,  # "Amazon S3 multipart upload limits"
+    )
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._reading = Reading(bucket)
         self._listing = Listing(self._page)
 
-    # -- hooks
-
-    async def _put(
-        self,
-        key: str,
-        data: bytes,
-        content_type: str,
-        metadata: dict[str, str],
-        sha256: str,
-        if_match: str | None,
-        if_absent: bool,
-    ) -> PutResult:
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        if_match, if_absent, metadata = options.if_match, options.if_absent, options.metadata
         if if_match == ANY_VERSION:
             # S3 compares with one ETag: the one that is there is insisted on, and anew if it was replaced.
             for _ in range(_ATTEMPTS_AT_ANY):
                 etag, _ = await self._expect(key, if_match)
                 with suppress(PreconditionFailedError):
-                    return await self._put(key, data, content_type, metadata, sha256, etag, False)
+                    return await self.put(key, data, replace(options, if_match=etag))
             raise restless(f"put {key!r}")
         mark = wire.new_mark()
         attributes = {
-            "Content-Type": content_type,
+            "Content-Type": options.content_type,
             **headers_in(metadata),
-            **wire.to_metadata(metadata, mark, sha256),
+            **wire.to_metadata(metadata, mark, options.sha256),
         }
         mode: Any = "create" if if_absent else None
         sidecar = None
@@ -104,34 +104,32 @@ class S3ObjectStore(ObjectStore):
                     raise
                 etag = await self._bucket.put(key, data, attributes, {"e_tag": FOLDER}, doing)
         except (PreconditionFailedError, KeyNotFoundError) as error:
-            if if_match is None and not if_absent:
+            if not options.is_conditional:
                 raise
             raise unmet(key, if_match) from error.__cause__ or error
         await self._forget(sidecar)
-        created = True if if_absent else None if if_match is None else False
-        return PutResult(key, wire.join(wire.bare(etag), mark), len(data), created)
+        return PutResult(key, wire.join(wire.bare(etag), mark), len(data), options.has_created)
 
-    async def _get(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
-    ) -> StoredObject | None:
-        if if_none_match is not None and (await self._reading.raw_head(key))[0].etag == if_none_match:
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
+        unchanged = options.if_none_match
+        if unchanged is not None and (await self._reading.raw_head(key))[0].etag == unchanged:
             return None
         for _ in range(_ATTEMPTS):
-            (result, data), info, sidecar = await self._reading.open(key, byte_range, if_match, whole=True)
+            (result, data), info, sidecar = await self._reading.open(key, options, whole=True)
             start = self._reading.start_of(key, result, data)
             complete = await self._reading.with_checksum(info, sidecar)
             if complete is not None:
                 return StoredObject(complete, data, start)
         raise restless(f"get {key!r}")
 
-    async def _head(self, key: str) -> ObjectInfo:
+    async def head(self, key: str) -> ObjectInfo:
         for _ in range(_ATTEMPTS):
             complete = await self._reading.with_checksum(*await self._reading.raw_head(key))
             if complete is not None:
                 return complete
         raise restless(f"head {key!r}")
 
-    async def _delete(self, key: str, if_match: str | None) -> None:
+    async def delete(self, key: str, if_match: str | None) -> None:
         doing = f"delete {key!r}"
         for _ in range(_ATTEMPTS):
             # Behind what still writes it: it would be called missing and appear after that.
@@ -155,16 +153,14 @@ class S3ObjectStore(ObjectStore):
             return
         raise restless(doing)
 
-    async def _scan(
-        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
-    ) -> AsyncIterator[ListEntry | str]:
-        size = MAX_PAGE if count is None else count + 1
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+        size = MAX_PAGE if options.count is None else options.count + 1
         batch: list[Found] = []
-        async with aclosing(self._listing.read(prefix, delimiter, after, size)) as listing:
+        async with aclosing(self._listing.read(prefix, options.delimiter, options.after, size)) as listing:
             async for found in listing:
                 if not _is_ours(found):
                     continue
-                if not details:
+                if not options.details:
                     yield found
                     continue
                 batch.append(found)
@@ -175,59 +171,51 @@ class S3ObjectStore(ObjectStore):
         for entry in await self._with_details(batch):
             yield entry
 
-    async def _put_stream(
-        self,
-        key: str,
-        parts: Parts,
-        content_type: str,
-        metadata: dict[str, str],
-        if_match: str | None,
-        if_absent: bool,
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
+        if_match, if_absent = options.if_match, options.if_absent
         condition: dict[str, str] = {"if-none-match": "*"} if if_absent else {}
         sidecar = None
 
         async def expect() -> None:
             nonlocal sidecar
             if (wanted := if_match) is not None:
-                etag, sidecar = await self.repeat(f"head {key!r}", lambda: self._expect(key, wanted))
+                etag, sidecar = await repeat(f"head {key!r}", lambda: self._expect(key, wanted))
                 condition["if-match"] = wire.quoted(etag)
 
         await expect()  # Now, to tell before all is sent, and once more at the end.
 
         try:
-            etag = await upload(
-                self._bucket, key, parts, content_type, metadata, condition, expect, self.repeat
-            )
+            etag = await upload(self._bucket, key, parts, options, condition, expect, repeat)
         except (PreconditionFailedError, KeyNotFoundError) as error:
-            if if_match is None and not if_absent:
+            if not options.is_conditional:
                 raise
             if if_match == ANY_VERSION:
                 await self._expect(key, if_match)
                 raise restless(f"put {key!r}") from error
             raise unmet(key, if_match) from error.__cause__ or error
         await self._forget(sidecar)
-        created = True if if_absent else None if if_match is None else False
-        return PutResult(key, etag, parts.size, created)
+        return PutResult(key, etag, parts.size, options.has_created)
 
-    async def _read_stream(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    async def read_stream(
+        self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         for _ in range(_ATTEMPTS):
-            (result, _), info, sidecar = await self._reading.open(key, byte_range, if_match)
+            (result, _), info, sidecar = await self._reading.open(key, options)
             complete = await self._reading.with_checksum(info, sidecar)
             if complete is not None:
                 return complete, result.range[0], self._reading.chunks(key, result)
         raise restless(f"get {key!r}")
 
-    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         # Not every server heeds a condition on a copy; on a put they do.
         if if_absent or source.size > MAX_COPY_BYTES:
-            return await super()._copy(source, target, if_absent)
+            return await super().copy(source, target, if_absent)
         etag = await copy(self._bucket, source, target)
         # Nor one on the source: bytes of another version would not agree with the metadata of this one.
         with suppress(KeyNotFoundError):
-            found = await self._head(source.key)
+            found = await self.head(source.key)
             if found.etag != source.etag:
                 raise unmet(source.key, source.etag)
         return PutResult(target, etag, source.size, None)
@@ -287,8 +275,7 @@ class S3ObjectStore(ObjectStore):
             if not has_unreadable_metadata(error):
                 raise
             return found  # As the listing has it: one object must not hide the others.
-        etag = expiry.join_etag(info.etag, info.metadata)
-        return ListEntry(info.key, info.size, etag, info.last_modified)
+        return hidden.entry(info)
 
 
 def _is_ours(found: Found) -> bool:

@@ -16,7 +16,9 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
-from storage_lib.ports.objects import ByteRange, ObjectInfo, unmet
+from storage_lib.ports.drivers import GetOptions
+from storage_lib.ports.errors import unmet
+from storage_lib.ports.object_model import ByteRange, ObjectInfo
 
 CHUNK_BYTES = 1024 * 1024
 # What servers answer, instead of 416, to a range of an empty object: moto gives the whole, SeaweedFS says
@@ -40,10 +42,11 @@ class Reading:
         return start
 
     async def open(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None, *, whole: bool = False
+        self, key: str, wanted: GetOptions, *, whole: bool = False
     ) -> tuple[tuple[Any, bytes], ObjectInfo, str | None]:
         """obstore's answer, its body if the ``whole`` is asked for, and what it says."""
         doing = f"get {key!r}"
+        byte_range, if_match = wanted.byte_range, wanted.if_match
         options: dict[str, Any] = {}
         if if_match is not None:
             options["if_match"] = wire.quoted(if_match)

@@ -24,16 +24,16 @@ from storage_lib.errors import (
     StorageUnavailableError,
     UnsupportedOperationError,
 )
+from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.kept_headers import headers_in
-from storage_lib.ports.objects import Parts, Repeat
+from storage_lib.ports.streaming import Parts
 
 
 async def upload(
     bucket: Bucket,
     key: str,
     parts: Parts,
-    content_type: str,
-    metadata: Mapping[str, str],
+    options: PutOptions,
     condition: Mapping[str, str],
     before_the_end: Callable[[], Awaitable[None]],
     repeat: Repeat,
@@ -47,7 +47,8 @@ async def upload(
     """
     doing = f"put {key!r}"
     mark = wire.new_mark()
-    headers = wire.to_headers(wire.to_metadata(metadata, mark, None, streamed=True), content_type)
+    metadata = options.metadata
+    headers = wire.to_headers(wire.to_metadata(metadata, mark, None, streamed=True), options.content_type)
     headers |= headers_in(metadata)
     # Begun twice, one of the uploads stays empty and is none of anybody's.
     query = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))

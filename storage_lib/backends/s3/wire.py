@@ -20,7 +20,7 @@ from typing import Any
 from storage_lib.backends.cloud import attributes
 from storage_lib.backends.cloud.attributes import bare
 from storage_lib.ports.kept_headers import METADATA
-from storage_lib.ports.objects import ObjectInfo
+from storage_lib.ports.object_model import ObjectInfo
 
 CHECKSUM = "aos-sha256"
 MARK = "aos-write"

@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
-from storage_lib.layers.retry.objects import RetryingObjectStore
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.layers.base import Layer, Operation
+from storage_lib.layers.retry.objects import RetryingObjects
 from storage_lib.layers.retry.options import RetryOptions
-from storage_lib.layers.retry.queues import RetryingQueueStore
 from storage_lib.layers.retry.retrier import Retrier
-from storage_lib.layers.retry.tables import RetryingTableStore
-from storage_lib.ports.backend import ObjectStore, StorageBackend
+from storage_lib.layers.retry.unknown import unknown
+from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.drivers import ObjectDriver
+from storage_lib.ports.table_model import Delete, Upsert
 
 
-class RetryBackend(StorageBackend):
-    """Tries again what another backend could not do at the moment: the only owner of retries, for clients of
-    services do not know what a second try means. Objects, tables and queues have a circuit breaker each.
+class RetryBackend(Layer):
+    """Retries what fails for the moment: the only owner of retries, for the clients of services do not know
+    what a second try means. Objects, tables and queues have a circuit breaker each.
 
-    `open` is not tried again: it asks whether the store is there now.
+    Entities and messages have no room for a mark that their readers would not see. So an insert, or an update
+    with an ETag, that meets a conflict after an answer was lost raises `TransientStorageError`, not a
+    conflict. Messages are delivered at least once: a lost answer may double one that is sent, and hide some
+    that were received until their visibility timeout is over.
+
+    `open` is not retried: it asks whether the store is there now.
 
     :param clock: seconds that only go forward; ``sleep`` waits so many of them. Tests inject their own.
     """
@@ -33,24 +42,41 @@ class RetryBackend(StorageBackend):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.inner = inner
+        self._retriers = {
+            port: Retrier(options or RetryOptions(), clock=clock, sleep=sleep)
+            for port in ("objects", "tables", "queues")
+        }
+        super().__init__(inner)
+        self.repeat = self._retriers["objects"].step
 
-        def retrier() -> Retrier:
-            return Retrier(options or RetryOptions(), clock=clock, sleep=sleep)
+    def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
+        return RetryingObjects(inner, self._retriers["objects"])
 
-        self._objects_retrier = retrier()
-        self.objects = RetryingObjectStore(inner.objects, self._objects_retrier)
-        self.tables = RetryingTableStore(inner.tables, retrier())
-        self.queues = RetryingQueueStore(inner.queues, retrier())
+    async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        async def attempt(unsure: bool) -> T:
+            try:
+                return await call()
+            except (PreconditionFailedError, KeyNotFoundError) as error:
+                if not unsure or not _may_be_ours(operation):
+                    raise
+                if not _is_plain_delete(operation):
+                    raise unknown(operation) from error
+                # It is gone, as it was to be. A message whose receipt is lost comes again.
+                return cast("T", None)
 
-    def __repr__(self) -> str:
-        return f"RetryBackend({self.inner!r})"
+        return await self._retriers[operation.port].call(operation, attempt, small=True)
 
-    def also(self, objects: ObjectStore) -> ObjectStore:
-        return RetryingObjectStore(self.inner.also(objects), self._objects_retrier)
 
-    async def open(self) -> None:
-        await self.inner.open()
+def _may_be_ours(operation: Operation) -> bool:
+    """Whether the conflict that it meets may be its own doing, by an earlier try."""
+    if operation.name == "batch":
+        changes: list[Any] = operation.arguments[1]
+        return not all(isinstance(change, Upsert) for change in changes)
+    return operation.name in ("insert", "update", "delete")
 
-    async def close(self) -> None:
-        await self.inner.close()
+
+def _is_plain_delete(operation: Operation) -> bool:
+    if operation.port == "queues":
+        return operation.name == "delete"
+    change = operation.arguments[1]
+    return isinstance(change, Delete) and change.etag is None

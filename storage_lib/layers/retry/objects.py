@@ -1,11 +1,13 @@
-"""Objects, tried again: with conditions that a lost answer does not turn against their own writer."""
+"""Objects, retried: with conditions that a lost answer does not turn against their own writer."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+
+from msgspec.structs import replace as with_options
 
 from storage_lib.errors import (
     IntegrityError,
@@ -14,73 +16,61 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
+from storage_lib.layers.base import ObjectLayer
 from storage_lib.layers.retry.retrier import Retrier, Tries
 from storage_lib.layers.retry.unknown import unknown
-from storage_lib.ports.objects import (
-    ATTEMPT,
-    ByteRange,
-    ListEntry,
-    ObjectInfo,
-    ObjectStore,
-    Parts,
-    PutResult,
-    StoredObject,
+from storage_lib.ports import expiry
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
 )
+from storage_lib.ports.hidden import ATTEMPT
+from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult
+from storage_lib.ports.streaming import Parts
 
 _CREATED = "c"
 _REPLACED = "r"
 """How a mark begins: by what the save was allowed to do."""
 
 
-class RetryingObjectStore(ObjectStore):
-    """The hooks of another store, each tried again. Keys, lives and checksums are looked after out here.
+class RetryingObjects(ObjectLayer):
+    """Every request of another driver, retried.
 
     A conditional save leaves a mark of its own in the object's metadata. Where the answer to a try was lost
     and the next one meets a conflict, the mark tells whether the object in the way is that of the first try.
 
-    A stream up can not be read twice: its parts are tried again one by one (`ObjectStore.repeat`), the
-    request that makes it an object is not. A stream down goes on where it broke off, in the same version.
+    A stream up cannot be read twice: its parts are retried one by one (``repeat``), the request that makes it
+    an object is not. A stream down goes on where it broke off, in the same version.
     """
 
-    def __init__(self, inner: ObjectStore, retrier: Retrier) -> None:
-        self._inner = inner
+    def __init__(self, inner: ObjectDriver, retrier: Retrier) -> None:
+        super().__init__(inner, retrier.around)
         self._retrier = retrier
-        self.reports_created = inner.reports_created
-        self.lists_sizes = inner.lists_sizes
-        self.folds_what_is_no_key = inner.folds_what_is_no_key
-        self.max_object_bytes = inner.max_object_bytes
-        self.part_bytes = inner.part_bytes
-        self.max_stream_bytes = inner.max_stream_bytes
-        self.clock = inner.clock
-        inner.repeat = retrier.step
 
-    async def _put(
-        self,
-        key: str,
-        data: bytes,
-        content_type: str,
-        metadata: dict[str, str],
-        sha256: str,
-        if_match: str | None,
-        if_absent: bool,
-    ) -> PutResult:
-        mark = ""
-        if if_absent or if_match is not None:
+    @property
+    def core(self) -> ObjectDriver:
+        return self
+
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        mark, if_absent = "", options.if_absent
+        if options.is_conditional:
             mark = f"{_CREATED if if_absent else _REPLACED}{uuid.uuid4().hex}"
-            metadata = {**metadata, ATTEMPT: mark}
+            options = with_options(options, metadata={**options.metadata, ATTEMPT: mark})
 
         async def put(unsure: bool) -> PutResult:
             try:
-                result = await self._inner._put(
-                    key, data, content_type, metadata, sha256, if_match, if_absent
-                )
+                result = await self.inner.put(key, data, options)
                 # What an earlier try may have created, this one replaced.
                 return result if mark or not unsure else replace(result, created=None)
             except PreconditionFailedError as error:
                 if not unsure:
                     raise
                 try:
-                    info = await self._inner._head(key)
+                    info = await self.inner.head(key)
                 except KeyNotFoundError:
                     raise unknown(f"put {key!r}") from error
                 found = info.metadata.get(ATTEMPT, "")
@@ -93,20 +83,13 @@ class RetryingObjectStore(ObjectStore):
 
         return await self._retrier.call(f"put {key!r}", put)
 
-    async def _get(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None
-    ) -> StoredObject | None:
-        return await self._retrier.step(
-            f"get {key!r}", lambda: self._inner._get(key, byte_range, if_match, if_none_match)
-        )
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._retrier.small(f"head {key!r}", lambda: self.inner.head(key))
 
-    async def _head(self, key: str) -> ObjectInfo:
-        return await self._retrier.small(f"head {key!r}", lambda: self._inner._head(key))
-
-    async def _delete(self, key: str, if_match: str | None) -> None:
+    async def delete(self, key: str, if_match: str | None) -> None:
         async def delete(unsure: bool) -> None:
             try:
-                await self._inner._delete(key, if_match)
+                await self.inner.delete(key, if_match)
             except (KeyNotFoundError, PreconditionFailedError) as error:
                 if not unsure:
                     raise
@@ -116,10 +99,10 @@ class RetryingObjectStore(ObjectStore):
 
         await self._retrier.call(f"delete {key!r}", delete, small=True)
 
-    async def _copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         async def copy(unsure: bool) -> PutResult:
             try:
-                result = await self._inner._copy(source, target, if_absent)
+                result = await self.inner.copy(source, target, if_absent)
                 return replace(result, created=None) if unsure and not if_absent else result
             except (PreconditionFailedError, KeyNotFoundError) as error:
                 if unsure:
@@ -128,17 +111,18 @@ class RetryingObjectStore(ObjectStore):
 
         return await self._retrier.call(f"copy {source.key!r} to {target!r}", copy)
 
-    async def _scan(
-        self, prefix: str, delimiter: str | None, after: str | None, count: int | None, details: bool
-    ) -> AsyncIterator[ListEntry | str]:
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         tries = Tries(self._retrier, f"list {prefix!r}")
         while True:
             await tries.begin()
             try:
-                async for found in self._inner._scan(prefix, delimiter, after, count, details):
+                async for found in self.inner.scan(prefix, options):
                     yield found
-                    after = found if isinstance(found, str) else found.key
-                    count = None if count is None else max(count - 1, 1)
+                    options = with_options(
+                        options,
+                        after=found if isinstance(found, str) else found.key,
+                        count=None if options.count is None else max(options.count - 1, 1),
+                    )
                     tries.came_on()
             except TransientStorageError as error:
                 await tries.failed(error)
@@ -149,24 +133,17 @@ class RetryingObjectStore(ObjectStore):
                 tries.answered()
                 return
 
-    async def _put_stream(
-        self,
-        key: str,
-        parts: Parts,
-        content_type: str,
-        metadata: dict[str, str],
-        if_match: str | None,
-        if_absent: bool,
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
-        return await self._inner._put_stream(key, parts, content_type, metadata, if_match, if_absent)
+        return await self.inner.put_stream(key, parts, options, self._retrier.step)
 
-    async def _read_stream(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None
+    async def read_stream(
+        self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
-        info, start, chunks = await self._retrier.step(
-            f"read {key!r}", lambda: self._inner._read_stream(key, byte_range, if_match)
-        )
-        end = info.size if byte_range is None else byte_range.resolve(info.size)[1]
+        info, start, chunks = await super().read_stream(key, options)
+        wanted = options.byte_range
+        end = info.size if wanted is None else wanted.resolve(info.size)[1]
         return info, start, self._resumed(info, start, end, chunks)
 
     async def _resumed(
@@ -200,7 +177,7 @@ class RetryingObjectStore(ObjectStore):
                 raise cut from None
             await tries.begin()
             try:
-                return (await self._inner._read_stream(info.key, ByteRange(at, end), info.etag))[2]
+                return (await self.inner.read_stream(info.key, GetOptions(ByteRange(at, end), info.etag)))[2]
             except TransientStorageError as error:
                 cut = error
             except (PreconditionFailedError, KeyNotFoundError) as error:
@@ -208,3 +185,7 @@ class RetryingObjectStore(ObjectStore):
                 raise TransientStorageError(
                     f"read {info.key!r}: it was replaced or deleted while it was read", remedy="read it again"
                 ) from error
+
+    def _is_expired(self, info: ObjectInfo) -> bool:
+        until = expiry.end_in(info.metadata)
+        return until is not None and until <= self.clock()

@@ -40,7 +40,7 @@ class Retrier:
 
     async def call[T](
         self,
-        doing: str,
+        doing: object,
         operation: Callable[[bool], Awaitable[T]],
         *,
         only_refused: bool = False,
@@ -48,7 +48,7 @@ class Retrier:
     ) -> T:
         """What ``operation`` returns, or its last error.
 
-        :param doing: what it does, for logs and errors.
+        :param doing: what it does, for logs and errors: text, or what gives it as ``str()``.
         :param operation: told whether an earlier try may have been carried out though it failed: its answer
             was lost. It decides what an error then means.
         :param only_refused: try again only where the store said that it did nothing.
@@ -90,7 +90,7 @@ class Retrier:
         if (wait := self.breaker.wait()) > 0:
             raise self.not_tried("a request", wait)
 
-    def not_tried(self, doing: str, wait: float) -> NotTriedError:
+    def not_tried(self, doing: object, wait: float) -> NotTriedError:
         """The error of what is not done because the store is asked again only in ``wait`` seconds."""
         last = self.breaker.last
         error = NotTriedError(
@@ -102,9 +102,15 @@ class Retrier:
         error.__cause__ = last
         return error
 
-    async def step[T](self, doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
+    async def step[T](
+        self, doing: object, step: Callable[[], Awaitable[T]], *, only_refused: bool = False
+    ) -> T:
         """`call`, for what can be done twice without harm; or what was refused, with ``only_refused``."""
         return await self.call(doing, lambda _: step(), only_refused=only_refused)
+
+    async def around[T](self, operation: object, call: Callable[[], Awaitable[T]], /) -> T:
+        """`step`, as layers do it."""
+        return await self.call(operation, lambda _: call())
 
     async def small[T](self, doing: str, step: Callable[[], Awaitable[T]]) -> T:
         """`step`, for what moves no contents."""
@@ -114,7 +120,7 @@ class Retrier:
 class Tries:
     """The tries of one operation. ``unsure`` is whether one may have been carried out though it failed."""
 
-    def __init__(self, retrier: Retrier, doing: str) -> None:
+    def __init__(self, retrier: Retrier, doing: object) -> None:
         self.unsure = False
         self._retrier = retrier
         self._doing = doing

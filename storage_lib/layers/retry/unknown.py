@@ -11,7 +11,7 @@ class UnknownOutcomeError(TransientStorageError):
     by itself."""
 
 
-def unknown(doing: str) -> UnknownOutcomeError:
+def unknown(doing: object) -> UnknownOutcomeError:
     return UnknownOutcomeError(
         f"{doing}: an answer was lost and it has been changed since, whether by this call is not known",
         remedy="read it and decide anew",

@@ -1,0 +1,234 @@
+"""What every layer is built on: a backend around another that delegates everything.
+
+A uniform layer (metrics, audit, time limits) overrides `Layer.around`, which sees each operation of a caller
+once. A transforming layer (compression, encryption, caching) gives `Layer.object_layer` a subclass of
+`ObjectLayer` that overrides the few methods it changes. The order of layers stands in factory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from storage_lib.ports.backend import ObjectStore, QueueStore, StorageBackend, TableStore
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectDriver,
+    PutOptions,
+    QueryOptions,
+    QueueDriver,
+    Repeat,
+    TableDriver,
+    once,
+)
+from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
+from storage_lib.ports.streaming import Parts
+from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
+
+
+class Operation(msgspec.Struct, frozen=True, gc=False):
+    """One operation on its way to a driver.
+
+    ``name`` is the driver's method; a write to a table is named by its kind: ``insert``, ``upsert``,
+    ``update``, ``delete``. ``target`` is the key, prefix, table or queue; ``arguments`` are what follows it.
+    """
+
+    port: Literal["objects", "tables", "queues"]
+    name: str
+    target: str
+    arguments: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        if self.port == "objects":
+            return f"{self.name} {self.target!r}"
+        keys = [getattr(each, "row_key", each) for each in self.arguments] if self.port == "tables" else []
+        shown = ", ".join(repr(key) for key in keys if isinstance(key, str))
+        return f"{self.name} {shown}{' in ' if shown else ''}{self.port[:-1]} {self.target!r}"
+
+
+class Around(Protocol):
+    """What a uniform layer does: something before and after ``call``, which is the operation itself."""
+
+    async def __call__[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T: ...
+
+
+class Layer(StorageBackend):
+    """A backend around another. It opens and closes the inner one, and changes nothing in it."""
+
+    def __init__(self, inner: StorageBackend) -> None:
+        self.inner = inner
+        self.repeat = inner.repeat
+        self.objects = ObjectStore(self.object_layer(inner.objects.driver))
+        self.tables = TableStore(TableLayer(inner.tables.driver, self.around))
+        self.queues = QueueStore(QueueLayer(inner.queues.driver, self.around))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.inner!r})"
+
+    async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        """Called once for each operation of a caller; ``call()`` does it."""
+        return await call()
+
+    def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
+        """``inner`` with this layer around it."""
+        return ObjectLayer(inner, self.around)
+
+    def also(self, objects: ObjectDriver) -> ObjectDriver:
+        return self.object_layer(self.inner.also(objects))
+
+    async def open(self) -> None:
+        await self.inner.open()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class ObjectLayer(ObjectDriver):
+    """An object driver around another.
+
+    What a layer stores instead of the caller's bytes may have another size: it then keeps the caller's size
+    and checksum in the metadata (`hidden.SIZE`, `hidden.CHECKSUM`), and every listing and info shows those.
+    """
+
+    def __init__(self, inner: ObjectDriver, around: Around) -> None:
+        self.inner = inner
+        self.capabilities = inner.capabilities
+        self._around = around
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return self.inner.clock
+
+    @clock.setter
+    def clock(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, clock: Callable[[], float]
+    ) -> None:
+        self.inner.clock = clock
+
+    @property
+    def core(self) -> ObjectDriver:
+        return self.inner.core
+
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        operation = Operation("objects", "put", key, (options,))
+        return await self._around(operation, lambda: self.inner.put(key, data, options))
+
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        operation = Operation("objects", "put_stream", key, (options,))
+        return await self._around(operation, lambda: self.inner.put_stream(key, parts, options, repeat))
+
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
+        operation = Operation("objects", "get", key, (options,))
+        return await self._around(operation, lambda: self.inner.get(key, options))
+
+    async def read_stream(
+        self, key: str, options: GetOptions
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        operation = Operation("objects", "read_stream", key, (options,))
+        return await self._around(operation, lambda: self.inner.read_stream(key, options))
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._around(Operation("objects", "head", key), lambda: self.inner.head(key))
+
+    async def delete(self, key: str, if_match: str | None) -> None:
+        operation = Operation("objects", "delete", key, (if_match,))
+        await self._around(operation, lambda: self.inner.delete(key, if_match))
+
+    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        operation = Operation("objects", "copy", source.key, (target, if_absent))
+        return await self._around(operation, lambda: self.inner.copy(source, target, if_absent))
+
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+        """A listing is under way once its first entry is there."""
+        async with aclosing(self.inner.scan(prefix, options)) as listing:
+            operation = Operation("objects", "scan", prefix, (options,))
+            first = await self._around(operation, lambda: anext(listing, None))
+            if first is None:
+                return
+            yield first
+            async for found in listing:
+                yield found
+
+    async def remove_stale(self) -> None:
+        await self.inner.remove_stale()
+
+
+class TableLayer(TableDriver):
+    """A table driver around another."""
+
+    def __init__(self, inner: TableDriver, around: Around) -> None:
+        self.inner = inner
+        self.etags = inner.etags
+        self._around = around
+
+    async def create_table(self, table: str) -> None:
+        operation = Operation("tables", "create_table", table)
+        await self._around(operation, lambda: self.inner.create_table(table))
+
+    async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
+        doing = Operation("tables", type(operation).__name__.lower(), table, (pk, operation))
+        return await self._around(doing, lambda: self.inner.write(table, pk, operation))
+
+    async def batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
+        doing = Operation("tables", "batch", table, (pk, operations))
+        return await self._around(doing, lambda: self.inner.batch(table, pk, operations))
+
+    async def get(self, table: str, pk: str, rk: str) -> Entity:
+        doing = Operation("tables", "get", table, (pk, rk))
+        return await self._around(doing, lambda: self.inner.get(table, pk, rk))
+
+    async def query(self, table: str, options: QueryOptions) -> EntityPage:
+        doing = Operation("tables", "query", table, (options,))
+        return await self._around(doing, lambda: self.inner.query(table, options))
+
+
+class QueueLayer(QueueDriver):
+    """A queue driver around another."""
+
+    def __init__(self, inner: QueueDriver, around: Around) -> None:
+        self.inner = inner
+        self._around = around
+
+    @property
+    def message_encoding(self) -> MessageEncoding:
+        return self.inner.message_encoding
+
+    @message_encoding.setter
+    def message_encoding(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, encoding: MessageEncoding
+    ) -> None:
+        self.inner.message_encoding = encoding
+
+    async def _do[T](self, name: str, queue: str, call: Callable[[], Awaitable[T]]) -> T:
+        return await self._around(Operation("queues", name, queue), call)
+
+    async def create_queue(self, queue: str) -> None:
+        await self._do("create_queue", queue, lambda: self.inner.create_queue(queue))
+
+    async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
+        return await self._do("send", queue, lambda: self.inner.send(queue, text, delay, ttl))
+
+    async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
+        return await self._do("receive", queue, lambda: self.inner.receive(queue, count, visibility))
+
+    async def delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
+        await self._do("delete", queue, lambda: self.inner.delete(queue, message_id, pop_receipt))
+
+    async def update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
+        return await self._do("update", queue, lambda: self.inner.update(queue, message, visibility, text))
+
+    async def peek(self, queue: str, count: int) -> list[QueueMessage]:
+        return await self._do("peek", queue, lambda: self.inner.peek(queue, count))
+
+    async def length(self, queue: str) -> int:
+        return await self._do("length", queue, lambda: self.inner.length(queue))
+
+    async def clear(self, queue: str) -> None:
+        await self._do("clear", queue, lambda: self.inner.clear(queue))

@@ -1,0 +1,69 @@
+"""The errors that every backend raises in the same words."""
+
+from __future__ import annotations
+
+from copy import copy
+
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.ports.object_model import ANY_VERSION
+
+
+def missing(key: str) -> KeyNotFoundError:
+    """The object is not there."""
+    return KeyNotFoundError(f"object {key!r} does not exist", field="key")
+
+
+def unmet(key: str, if_match: str | None) -> PreconditionFailedError:
+    """The object does not have the ETag ``if_match``; where that is None, there is one."""
+    if if_match is None:
+        return PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+    if if_match == ANY_VERSION:
+        return PreconditionFailedError(f"object {key!r} does not exist", field="if_match")
+    return PreconditionFailedError(
+        f"object {key!r} does not have the ETag {if_match[:300]!r}", field="if_match"
+    )
+
+
+def missing_table(table: str) -> KeyNotFoundError:
+    """A table that is queried is not there."""
+    return KeyNotFoundError(f"table {table!r} does not exist", field="table")
+
+
+def missing_entity(table: str, pk: str, rk: str) -> KeyNotFoundError:
+    """The entity, or its table, is not there."""
+    return KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {table!r}")
+
+
+def existing_entity(table: str, pk: str, rk: str) -> PreconditionFailedError:
+    """The entity cannot be inserted: it is there."""
+    return PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
+
+
+def other_entity_etag(table: str, pk: str, rk: str, etag: str) -> PreconditionFailedError:
+    """The entity does not have this ETag."""
+    return PreconditionFailedError(
+        f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag[:300]!r}", field="etag"
+    )
+
+
+def at_operation(index: int, error: StorageError) -> StorageError:
+    """An error of the same type that names the operation of a batch that failed."""
+    named = copy(error)  # with all that its type has to say
+    named.message = f"operation {index}: {error.message}"
+    named.args = (named.message,)
+    named.field = f"operations[{index}]"
+    return named
+
+
+def missing_queue(queue: str) -> KeyNotFoundError:
+    """The queue is not there."""
+    return KeyNotFoundError(f"queue {queue!r} does not exist", field="queue")
+
+
+def lost_receipt(queue: str, message_id: str) -> KeyNotFoundError:
+    """The receipt no longer holds its message."""
+    return KeyNotFoundError(
+        f"the receipt has lost its message {message_id!r} of queue {queue!r}: it was deleted, has expired,"
+        " or was received by another",
+        field="pop_receipt",
+    )

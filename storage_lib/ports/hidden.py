@@ -1,0 +1,62 @@
+"""Metadata of reserved names, which travels with an object and is never shown: what it says stands in the
+other fields of `ObjectInfo`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from storage_lib.keys import readable_content_type
+from storage_lib.ports import expiry, kept_headers
+from storage_lib.ports.object_model import ListEntry, ObjectInfo
+
+ATTEMPT = "aos-attempt"
+"""The mark of the one call that saved the object."""
+SIZE = "aos-original-size"
+"""Bytes of the object as its caller knows it, where a layer stores others instead."""
+CHECKSUM = "aos-original-sha256"
+"""The SHA-256 of those bytes."""
+
+LISTED = (expiry.METADATA, SIZE)
+"""What a listing with details has to know."""
+
+_NAMES = frozenset({expiry.METADATA, ATTEMPT, SIZE, CHECKSUM, *kept_headers.FIELDS})
+
+
+def presented(info: ObjectInfo) -> ObjectInfo:
+    """What a driver knows of an object, as callers see it."""
+    if (content_type := readable_content_type(info.content_type)) != info.content_type:
+        info = replace(info, content_type=content_type)
+    metadata = info.metadata
+    if _NAMES.isdisjoint(metadata):
+        return info
+    until = expiry.end_in(metadata)
+    shown: dict[str, Any] = {
+        field: metadata[name] for name, field in kept_headers.FIELDS.items() if name in metadata
+    }
+    if (size := metadata.get(SIZE, "")).isdecimal():
+        shown |= {"size": int(size), "sha256": metadata.get(CHECKSUM)}
+    return replace(
+        info,
+        etag=expiry.join_etag(info.etag, metadata),
+        metadata={name: value for name, value in metadata.items() if name not in _NAMES},
+        expires_at=None if until is None else datetime.fromtimestamp(until, UTC),
+        **shown,
+    )
+
+
+def entry(info: ObjectInfo) -> ListEntry:
+    """The entry of an object in a listing with details."""
+    return entry_of(info.key, info.size, info.etag, info.last_modified, info.metadata)
+
+
+def entry_of(
+    key: str, stored: int, etag: str, modified: datetime | None, metadata: Mapping[str, str]
+) -> ListEntry:
+    """`entry`, where no more than this is known; of the metadata only `LISTED` counts."""
+    size = metadata.get(SIZE, "")
+    return ListEntry(
+        key, int(size) if size.isdecimal() else stored, expiry.join_etag(etag, metadata), modified
+    )

@@ -1,0 +1,78 @@
+"""What the table port speaks of: entities, pages of queries and the operations that change entities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from storage_lib.ports.entities import EntityValue
+
+UpdateMode = Literal["merge", "replace"]
+"""What happens to the properties that are not given: ``merge`` keeps them, ``replace`` drops them. None is a
+property that is not given, so a merge cannot remove one (Azure ignores nulls when it merges)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A row: its two keys, its properties and the ETag it had when it was read."""
+
+    partition_key: str
+    row_key: str
+    properties: Mapping[str, Any]
+    etag: str
+    timestamp: datetime
+
+    def selected(self, names: list[str] | None) -> Entity:
+        """With no other properties than these; None keeps all."""
+        if names is None:
+            return self
+        kept = {name: self.properties[name] for name in names if name in self.properties}
+        return Entity(self.partition_key, self.row_key, kept, self.etag, self.timestamp)
+
+
+@dataclass(frozen=True, slots=True)
+class EntityPage:
+    """A page of a query. Pass ``cursor`` on for the next page; None means there is none."""
+
+    entities: list[Entity]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """In a `TableStore.batch`: as `TableStore.insert`."""
+
+    row_key: str
+    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """In a `TableStore.batch`: as `TableStore.upsert`."""
+
+    row_key: str
+    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
+    mode: UpdateMode = "merge"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """In a `TableStore.batch`: as `TableStore.update`."""
+
+    row_key: str
+    properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
+    etag: str | None = None
+    mode: UpdateMode = "merge"
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """In a `TableStore.batch`: as `TableStore.delete`."""
+
+    row_key: str
+    etag: str | None = None
+
+
+type TableOperation = Insert | Upsert | Update | Delete
