@@ -548,7 +548,7 @@ class ObjectStore(Stationary):
 
     def _presented(self, info: ObjectInfo) -> ObjectInfo:
         """The info as callers see it. :raises KeyNotFoundError: the object has expired."""
-        if self._is_expired(info):
+        if expiry.METADATA in info.metadata and self._is_expired(info):
             raise expiry.gone(info.key)
         return hidden.presented(info)
 
