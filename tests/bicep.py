@@ -491,7 +491,7 @@ class _Template:
         runtime = False
         for piece in pieces(node):
             value = piece if isinstance(piece, str) else self.expression(piece, scope)
-            runtime = runtime or isinstance(value, Runtime)
+            runtime = runtime or has_runtime(value)
             parts.append(shown(value))
         return Runtime("".join(parts)) if runtime else "".join(parts)
 
@@ -500,13 +500,11 @@ class _Template:
 
     def _object(self, node: Node, scope: Scope) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        names: set[str] = set()
         for pair in parts_of(node):
             key, value = parts_of(pair)
             name = self._string(key, scope) if key.type == "string" else text_of(key)
-            if name.lower() in names:
+            if name in found:
                 raise self.error(pair.start_point.row + 1, f"{name} is there twice")
-            names.add(name.lower())
             found[name] = self.expression(value, scope)
         return found
 

@@ -112,10 +112,12 @@ def shown(value: Any) -> str:
     """A value in a text, as in ``'${value}'``."""
     if isinstance(value, bool | int | str):
         return str(value)
+    if isinstance(value, dict | list):
+        return string(value).replace('"', "'")
     raise BicepError(f"a text is made of {value!r}")
 
 
-def _string(value: Any) -> str:
+def string(value: Any) -> str:
     if not isinstance(value, dict | list):
         return value if isinstance(value, str) else shown(value)
     for each in _floats(value):
@@ -367,7 +369,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max": _max,
     "replace": _replace,
     "skip": _skip,
-    "string": _string,
+    "string": string,
     "subscription": lambda: {"id": f"/subscriptions/{SUBSCRIPTION}", "subscriptionId": SUBSCRIPTION},
     "tenant": lambda: {"tenantId": TENANT},
     "toLower": _to_lower,

@@ -30,7 +30,7 @@ from tests.bicep import (
     walk,
 )
 from tests.conftest import PROJECT
-from tests.infra_model import SCENARIOS
+from tests.infra_model import BASE, SCENARIOS
 
 ACCOUNT = "resource account 'Microsoft.Storage/storageAccounts@2026-06-01' = {\n  name: 'st'\n}\n"
 GROUP = (
@@ -66,7 +66,8 @@ def evaluate(expression: str, before: str = "", kind: str = "object", **files: s
         (r"'\u{d800}'", BicepError),
         (r"'\q'", BicepError),
         ("'${null}'", BicepError),
-        ("'${[1]}'", BicepError),
+        ("'${json('1.5')}'", BicepError),
+        ("'>${{ a: 'b', '!c': 2 }}<>${[true, 2893, 'abc']}<'", ">{'a':'b','!c':2}<>[true,2893,'abc']<"),
         ("'a${'b${'c'}'}'", "abc"),
         ("'$ $$ ${1}$'", "$ $$ 1$"),
         (
@@ -88,6 +89,10 @@ def evaluate(expression: str, before: str = "", kind: str = "object", **files: s
         ("string({ a: json('1.5') })", '{"a":1.5}'),
         ("string({ a: json('1e300') })", BicepError),
         # items()
+        (
+            "map(items({ ghiKey: 1, defKey: 2, abcKey: 3, '1Key': 4, GHIKey: 5, ABCKey: 6 }), i => i.key)",
+            ["1Key", "abcKey", "ABCKey", "defKey", "ghiKey", "GHIKey"],
+        ),
         (
             "map(items({ gKey: 1, dKey: 2, aKey: 3, '123': 4, GKet: 5, DKEZ: 6, '4Key': 7 }), i => i.key)",
             ["123", "4Key", "aKey", "dKey", "DKEZ", "GKet", "gKey"],
@@ -167,7 +172,9 @@ def evaluate(expression: str, before: str = "", kind: str = "object", **files: s
         ("{ aB: 1 }.?ab", BicepError),
         ("{ aB: 1 }.?c", None),
         ("[1][?3]", None),
-        ("{ a: 1, A: 2 }", BicepError),
+        ("{ a: 1, A: 2 }", {"a": 1, "A": 2}),
+        ("{ a: 1, A: 2 }.A", 2),
+        ("{ a: 1, a: 2 }", BicepError),
         ("map('abc', x => x)", BicepError),
         ("map([1], (x, y) => x)", BicepError),
         ("flatten([[0, 1], [2]])", [0, 1, 2]),
@@ -627,3 +634,10 @@ def test_a_template_with_another_word_in_it_is_evaluated_or_refused(data: st.Dat
     except BicepError as error:
         refused = str(error)
     assert re.match(r"(modules/)?[a-z-]+\.bicep:\d+: |$", refused)
+
+
+def test_further_app_settings_are_sent_in_the_order_of_azure() -> None:
+    parameters = {**BASE, "appSettings": {"b": "2", "A": "1", "C_": "x", "Ca": "y"}}
+    (site,) = deploy(INFRA, parameters).of("Microsoft.Web/sites")
+    names = [each["name"] for each in site.properties["siteConfig"]["appSettings"]]
+    assert [name for name in names if name in parameters["appSettings"]] == ["A", "b", "Ca", "C_"]
