@@ -440,8 +440,10 @@ module appPrivateLink 'modules/private-links.bicep' = if (appPrivateEndpoint) {
       appLink.zone
     ]
   }
+  // The site takes one change at a time.
   dependsOn: [
     functionApp
+    authentication
   ]
 }
 

@@ -377,6 +377,9 @@ def order(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]
         leads = at(endpoint_of, "properties.privateLinkServiceConnections.0.properties.privateLinkServiceId")
         if leads != site.id and endpoint_of.module not in deployment.waits[site.module]:
             yield f"the app may start before {endpoint_of.name}, by which it reaches its storage"
+        for other in (site, *deployment.of(f"{SITE}/config")):
+            if leads == site.id and other.module not in deployment.waits[endpoint_of.module]:
+                yield f"{endpoint_of.name} and {other.full_name} may change the site at once"
 
 
 def texts_in(value: Any) -> Iterator[str]:

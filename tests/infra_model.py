@@ -161,6 +161,7 @@ SCENARIOS = (
             "networkAddressPrefix": "10.30.0.0/16",
             "storageLogs": True,
             "appPublicAccess": False,
+            "appPrivateEndpoint": True,
         },
     ),
     Scenario(
