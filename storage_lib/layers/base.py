@@ -1,8 +1,8 @@
-"""What every layer is built on: a backend around another that delegates everything.
+"""The base of every layer: a backend around another that delegates everything.
 
 A uniform layer (metrics, audit, time limits) overrides `Layer.around`, which sees each operation of a caller
-once. A transforming layer (compression, encryption, caching) gives `Layer.object_layer` a subclass of
-`ObjectLayer` that overrides the few methods it changes. The order of layers stands in factory.py.
+once. A transforming layer (compression, encryption, caching) returns from `Layer.object_layer` a subclass of
+`ObjectLayer` that overrides the few methods it changes. factory.py has the order of the layers.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
 
 
 class Around(Protocol):
-    """What a uniform layer does: something before and after ``call``, which is the operation itself."""
+    """What a uniform layer does before and after ``call``, the operation itself."""
 
     async def __call__[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T: ...
 
 
 class Layer(StorageBackend):
-    """A backend around another. It opens and closes the inner one, and changes nothing in it."""
+    """A backend around another. It opens and closes the inner one but never changes it."""
 
     def __init__(self, inner: StorageBackend) -> None:
         self.inner = inner
@@ -71,11 +71,11 @@ class Layer(StorageBackend):
         return f"{type(self).__name__}({self.inner!r})"
 
     async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
-        """Called once for each operation of a caller; ``call()`` does it."""
+        """Called once for each operation of a caller; ``call()`` performs it."""
         return await call()
 
     def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
-        """``inner`` with this layer around it."""
+        """Return ``inner`` with this layer around it."""
         return ObjectLayer(inner, self.around)
 
     def also(self, objects: ObjectDriver) -> ObjectDriver:
@@ -91,8 +91,9 @@ class Layer(StorageBackend):
 class ObjectLayer(ObjectDriver):
     """An object driver around another.
 
-    What a layer stores instead of the caller's bytes may have another size: it then keeps the caller's size
-    and checksum in the metadata (`hidden.SIZE`, `hidden.CHECKSUM`), and every listing and info shows those.
+    What a layer stores instead of the caller's bytes may have another size. It then keeps the caller's
+    size and checksum in the metadata (`hidden.SIZE`, `hidden.CHECKSUM`), which every listing and info
+    shows.
     """
 
     def __init__(self, inner: ObjectDriver, around: Around) -> None:
@@ -146,7 +147,7 @@ class ObjectLayer(ObjectDriver):
         return await self._around(operation, lambda: self.inner.copy(source, target, if_absent))
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
-        """A listing is under way once its first entry is there."""
+        """The operation is the listing up to its first entry."""
         async with aclosing(self.inner.scan(prefix, options)) as listing:
             operation = Operation("objects", "scan", prefix, (options,))
             first = await self._around(operation, lambda: anext(listing, None))

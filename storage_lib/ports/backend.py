@@ -1,7 +1,7 @@
-"""A storage backend: the three stores of one place, opened and closed together.
+"""A storage backend: three stores that are opened and closed together.
 
-The stores stand in objects.py, tables.py and queues.py, what is behind them in drivers.py; the names that
-users of a backend need are given on here.
+The stores are in objects.py, tables.py and queues.py, the drivers behind them in drivers.py. The names
+that users of a backend need are exported here.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ __all__ = [
 
 
 class StorageBackend(Portable, TableAndQueueNames):
-    """Objects, tables and queues of one place. Use it as an async context manager, or `close` it.
+    """Objects, tables and queues in one place. Use it as an async context manager, or `close` it.
 
-    Opening is lazy: nothing is touched before the first operation or `open`. Pickling and copying one, where
-    that can be, builds another with the same arguments.
+    Opening is lazy: nothing is touched before the first operation or `open`. A pickled or copied
+    backend, where that is possible, is another one with the same arguments.
     """
 
     objects: ObjectStore
@@ -78,22 +78,22 @@ class StorageBackend(Portable, TableAndQueueNames):
     queues: QueueStore
 
     async def open(self) -> None:
-        """Make sure that the store is there and answers; called again, it checks again.
+        """Check that the store exists and answers; each call checks again.
 
-        :raises StorageUnavailableError: it can not be reached.
-        :raises AccessDeniedError: it refuses.
+        :raises StorageUnavailableError: it cannot be reached.
+        :raises AccessDeniedError: it refuses access.
         """
         raise NotImplementedError
 
     repeat: Repeat = staticmethod(once)
-    """How requests of the place are made that are none of the three stores'."""
+    """How requests are made that belong to none of the three stores."""
 
     def also(self, objects: ObjectDriver) -> ObjectDriver:
-        """Another object driver of the same place, with the layers that are around that of `objects`."""
+        """Another object driver in the same place, inside the layers around that of `objects`."""
         return objects
 
     async def close(self) -> None:
-        """Release connections and threads; the backend can not be used after it."""
+        """Release connections and threads; the backend cannot be used afterwards."""
 
     async def __aenter__(self) -> Self:
         await self.open()

@@ -1,7 +1,7 @@
-"""What a backend writes: the drivers behind `ObjectStore`, `TableStore` and `QueueStore`.
+"""What a backend implements: the drivers behind `ObjectStore`, `TableStore` and `QueueStore`.
 
-A driver trusts what it gets: the stores have validated and mapped it, and verify what comes back. A layer
-is a driver around another (`storage_lib.layers.base`).
+A driver trusts its arguments: the stores have validated and mapped them, and verify what it returns. A
+layer is a driver around another driver (`storage_lib.layers.base`).
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ if TYPE_CHECKING:
 
 
 class Repeat(Protocol):
-    """How a backend takes a step of a longer operation: once, or again where it fails, as the retry layer
-    sets it.
+    """How a backend does a step of a longer operation: once, or with retries, as set by the retry layer.
 
-    :param doing: what is done, for logs. :param step: does it; twice does no harm.
-    :param only_refused: twice would do harm: again only where the store said that it did nothing.
+    ``doing`` describes the step for logs; ``step`` does it, and may be repeated. With ``only_refused``
+    it may be repeated only if the store said that it did nothing.
     """
 
     async def __call__[T](
@@ -47,7 +46,7 @@ class Repeat(Protocol):
 
 
 async def once[T](doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
-    """`Repeat` without a second try."""
+    """`Repeat` without retries."""
     return await step()
 
 
@@ -55,10 +54,10 @@ async def once[T](doing: str, step: Callable[[], Awaitable[T]], *, only_refused:
 
 
 class PutOptions(msgspec.Struct, frozen=True, gc=False):
-    """How an object is saved: in one piece, or as a stream, whose ``sha256`` is not yet known.
+    """How an object is saved, in one piece or as a stream, whose ``sha256`` is not yet known.
 
-    ``metadata`` includes the reserved names (``aos-…``), and belongs to the driver from now on.
-    ``if_match`` may be `ANY_VERSION`.
+    ``metadata`` includes the reserved names (``aos-…``) and now belongs to the driver. ``if_match`` may be
+    `ANY_VERSION`.
     """
 
     content_type: str
@@ -73,12 +72,12 @@ class PutOptions(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def has_created(self) -> bool | None:
-        """Whether such a save, done, has created an object, where the store does not say; None: unknown."""
+        """Whether a successful save with these options created an object; None if they do not tell."""
         return True if self.if_absent else None if self.if_match is None else False
 
 
 class GetOptions(msgspec.Struct, frozen=True, gc=False):
-    """What is read of an object. The conditions are ETags that an object can have."""
+    """What is read of an object. The conditions are valid ETags."""
 
     byte_range: ByteRange | None = None
     if_match: str | None = None
@@ -86,7 +85,7 @@ class GetOptions(msgspec.Struct, frozen=True, gc=False):
 
 
 class ListOptions(msgspec.Struct, frozen=True, gc=False):
-    """What a listing gives: names greater than ``after``, and nothing below it if it is a common prefix.
+    """What a listing returns: names greater than ``after``, and nothing below it if it is a common prefix.
     ``count`` is a hint of how many will be read."""
 
     delimiter: str | None = None
@@ -100,20 +99,20 @@ PLAIN_GET = GetOptions()
 
 @dataclass(frozen=True, slots=True)
 class ObjectCapabilities:
-    """What an object driver can do, and how much."""
+    """What an object driver can do, and its limits."""
 
     reports_created: bool = True
     """Whether an unconditional put can tell a created object from a replaced one."""
     folds_foreign_names: bool = False
-    """Whether a listing may give a common prefix that has nothing below it but names that are no keys."""
+    """Whether a listing may return a common prefix that has only invalid keys below it."""
     lists_sizes: bool = False
-    """Whether a listing without details has the sizes all the same."""
+    """Whether a listing has sizes even without details."""
     max_object_bytes: int = 5_000_000_000
     """The largest object of a single put (Azure Put Blob: 5,000 MiB; S3 PutObject: 5 GB)."""
     part_bytes: int = 8 * 1024 * 1024
-    """How much of a stream is held and sent at a time."""
+    """How much of a stream is buffered and sent at a time."""
     max_parts: int = 50_000
-    """Of a stream (Azure: 50,000 blocks)."""
+    """The number of parts of a stream (Azure: 50,000 blocks)."""
 
 
 class ObjectDriver(Stationary, ABC):
@@ -122,47 +121,59 @@ class ObjectDriver(Stationary, ABC):
     capabilities: ObjectCapabilities = ObjectCapabilities()
 
     clock: Callable[[], float] = staticmethod(time.time)
-    """Seconds since the epoch; what decides whether an object has expired."""
+    """Seconds since the epoch, which decide whether an object has expired."""
 
     @property
     def core(self) -> ObjectDriver:
-        """What the store's own bookkeeping goes to, such as markers of times to live: this driver, without
-        the layers around it that see what callers do and nothing else."""
+        """The driver for the store's own bookkeeping, such as expiry markers: this driver without the layers
+        around it, which see only what callers do."""
         return self
 
     @abstractmethod
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
-        """:raises PreconditionFailedError: the object is not as the options demand."""
+        """Save an object.
+
+        :raises PreconditionFailedError: a condition of the options does not hold.
+        """
 
     @abstractmethod
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
-        """None if the object has the ETag ``if_none_match``.
+        """Return an object; None if it has the ETag ``if_none_match``.
 
-        :raises KeyNotFoundError: there is none. :raises PreconditionFailedError: it has another ETag.
+        :raises KeyNotFoundError: there is no such object.
+        :raises PreconditionFailedError: it does not have the ETag ``if_match``.
         """
 
     @abstractmethod
     async def head(self, key: str) -> ObjectInfo:
-        """:raises KeyNotFoundError: there is none."""
+        """Return what is known about an object.
+
+        :raises KeyNotFoundError: there is no such object.
+        """
 
     @abstractmethod
     async def delete(self, key: str, if_match: str | None) -> None:
-        """:raises KeyNotFoundError: there is none. :raises PreconditionFailedError: it has another ETag."""
+        """Delete an object.
+
+        :raises KeyNotFoundError: there is no such object.
+        :raises PreconditionFailedError: it does not have the ETag ``if_match``.
+        """
 
     @abstractmethod
     def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
-        """Entries and common prefixes in the order of their UTF-8 bytes. A stored name that is no valid key
-        is left out (`unlisted.leave_out`)."""
+        """Return entries and common prefixes in the order of their UTF-8 bytes. A stored name that is
+        not a valid key is left out (`unlisted.leave_out`)."""
 
-    # -- what a driver may do better
+    # -- defaults that a driver may improve
 
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
-        """Store ``parts``, each of `part_bytes` but the last. ``parts.sha256`` and ``parts.size`` are known
-        when they have ended; if they raise, nothing may be left. This default holds them all.
+        """Store ``parts``, all but the last of `part_bytes`. ``parts.sha256`` and ``parts.size`` are
+        known when they have ended; if they raise, nothing may be left behind. This default holds all of
+        them in memory.
 
-        :param repeat: how requests are made that can be made twice: the source cannot be read again.
+        :param repeat: how to make requests that may be repeated; the source cannot be read again.
         """
         data = b"".join([part async for part in parts])
         return await self.put(key, data, msgspec.structs.replace(options, sha256=parts.sha256))
@@ -170,17 +181,18 @@ class ObjectDriver(Stationary, ABC):
     async def read_stream(
         self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
-        """Info, offset of the first byte, and the bytes chunk by chunk, all of one version of the object;
-        unverified. This default holds them all."""
+        """Return info, offset of the first byte, and the bytes in chunks, all of one version of the
+        object and not verified. This default holds all of them in memory."""
         found = await self.get(key, options)
         assert found is not None  # noqa: S101 - only a get with if_none_match answers None
         return found.info, found.start, one_chunk(found.data)
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
-        """Copy bytes, type, metadata and checksum of this very version. This default moves the bytes through
-        here.
+        """Copy bytes, type, metadata and checksum of exactly this version. This default reads and writes
+        the bytes.
 
-        :raises PreconditionFailedError: the source has been replaced, or (``if_absent``) there is a target.
+        :raises PreconditionFailedError: the source has been replaced, or ``if_absent`` is set and there is a
+            target.
         """
         info, _, chunks = await self.read_stream(source.key, GetOptions(if_match=source.etag))
         size = self.capabilities.part_bytes
@@ -195,14 +207,14 @@ class ObjectDriver(Stationary, ABC):
             return await self.put(target, data, msgspec.structs.replace(options, sha256=digest))
 
     async def remove_stale(self) -> None:
-        """Remove what crashed processes left of what they were writing; part of each sweep."""
+        """Remove what crashed processes have left behind; part of each sweep."""
 
 
 # -- tables
 
 
 class QueryOptions(msgspec.Struct, frozen=True, gc=False):
-    """A page of a query. ``cursor`` is of the driver's making."""
+    """A page of a query. The driver defines ``cursor``."""
 
     filter: Filter
     select: list[str] | None
@@ -210,7 +222,7 @@ class QueryOptions(msgspec.Struct, frozen=True, gc=False):
     cursor: str | None
 
     def page(self, found: list[Entity], cursor: str | None) -> EntityPage:
-        """``found`` without the properties that nobody selected."""
+        """``found`` with only the selected properties."""
         return EntityPage([entity.selected(self.select) for entity in found], cursor)
 
 
@@ -218,38 +230,46 @@ class TableDriver(Stationary, ABC):
     """Entities by (partition key, row key), ordered by both."""
 
     etags: re.Pattern[str] = pattern(r"[!-~]{1,256}")
-    """What an entity's ETag may be here: a service may refuse any other instead of comparing with it."""
+    """The form of an entity's ETag; a service may refuse any other instead of comparing it."""
 
     @abstractmethod
     async def create_table(self, table: str) -> None:
-        """Make the table if it is not there."""
+        """Create the table if it does not exist."""
 
     @abstractmethod
     async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
-        """Do the operation; the new ETag, None for a `Delete`. An `Insert` or `Upsert` makes the table.
+        """Do the operation and return the new ETag, None for a `Delete`. An `Insert` or `Upsert` creates
+        the table.
 
         :raises KeyNotFoundError: there is no entity to change or delete.
-        :raises PreconditionFailedError: it has another ETag, or is there and was to be inserted.
+        :raises PreconditionFailedError: it has another ETag, or an entity to insert exists.
         """
 
     @abstractmethod
     async def batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
-        """Do all of them or none; the errors are those of `write`, by `errors.at_operation`."""
+        """Do all of the operations or none; the errors are those of `write`, through
+        `errors.at_operation`."""
 
     @abstractmethod
     async def get(self, table: str, pk: str, rk: str) -> Entity:
-        """:raises KeyNotFoundError: there is no such entity."""
+        """Return an entity.
+
+        :raises KeyNotFoundError: there is no such entity.
+        """
 
     @abstractmethod
     async def query(self, table: str, options: QueryOptions) -> EntityPage:
-        """:raises KeyNotFoundError: there is no such table."""
+        """Return a page of a query.
+
+        :raises KeyNotFoundError: there is no such table.
+        """
 
 
 # -- queues
 
 
 class QueueDriver(Stationary, ABC):
-    """Messages delivered at least once. Where a queue or a receipt is missing: `KeyNotFoundError`."""
+    """Messages delivered at least once. A missing queue or an invalid receipt raises `KeyNotFoundError`."""
 
     def __init__(self, message_encoding: MessageEncoding = "base64") -> None:
         self.message_encoding: MessageEncoding = message_encoding

@@ -80,7 +80,7 @@ def to_stored(properties: Mapping[str, EntityValue]) -> dict[str, Any]:
     """The properties as backends keep them: a dict or list as its marked JSON text, None left out, all else
     as it is.
 
-    :raises InvalidArgumentError: a name or a value that a table can not hold.
+    :raises InvalidArgumentError: a name or a value that a table cannot hold.
     :raises ObjectTooLargeError: a value is too large, or the entity by itself.
     """
     if not isinstance(properties, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -182,7 +182,7 @@ def _stored(name: str, value: Any) -> Any:
         return _checked_size(name, value, len(value))
     else:
         raise InvalidArgumentError(
-            f"property {name!r} has the type {kind.__name__}, which a table can not hold",
+            f"property {name!r} has the type {kind.__name__}, which a table cannot hold",
             field=name,
             limit="str, bool, int, float, datetime, bytes, UUID, dict, list or None",
             remedy="store it as text, or save it as an object and store its key",
@@ -205,7 +205,7 @@ def _moment(name: str, value: datetime) -> datetime:
         moment = None
     if moment is None or moment < FIRST_MOMENT:
         raise InvalidArgumentError(
-            f"property {name!r} is a datetime that a table can not hold",
+            f"property {name!r} is a datetime that a table cannot hold",
             field=name,
             limit="1601-01-01 to 9999-12-31 in UTC",
         )

@@ -1,4 +1,4 @@
-"""The errors that every backend raises in the same words."""
+"""Errors with the same wording on every backend."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from storage_lib.ports.object_model import ANY_VERSION
 
 
 def missing(key: str) -> KeyNotFoundError:
-    """The object is not there."""
+    """The object does not exist."""
     return KeyNotFoundError(f"object {key!r} does not exist", field="key")
 
 
 def unmet(key: str, if_match: str | None) -> PreconditionFailedError:
-    """The object does not have the ETag ``if_match``; where that is None, there is one."""
+    """The object does not have the ETag ``if_match``; if that is None, an object exists."""
     if if_match is None:
         return PreconditionFailedError(f"object {key!r} exists", field="if_absent")
     if if_match == ANY_VERSION:
@@ -25,17 +25,17 @@ def unmet(key: str, if_match: str | None) -> PreconditionFailedError:
 
 
 def missing_table(table: str) -> KeyNotFoundError:
-    """A table that is queried is not there."""
+    """The queried table does not exist."""
     return KeyNotFoundError(f"table {table!r} does not exist", field="table")
 
 
 def missing_entity(table: str, pk: str, rk: str) -> KeyNotFoundError:
-    """The entity, or its table, is not there."""
+    """The entity, or its table, does not exist."""
     return KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {table!r}")
 
 
 def existing_entity(table: str, pk: str, rk: str) -> PreconditionFailedError:
-    """The entity cannot be inserted: it is there."""
+    """The entity cannot be inserted because it exists."""
     return PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
 
 
@@ -47,7 +47,7 @@ def other_entity_etag(table: str, pk: str, rk: str, etag: str) -> PreconditionFa
 
 
 def at_operation(index: int, error: StorageError) -> StorageError:
-    """An error of the same type that names the operation of a batch that failed."""
+    """An error of the same type that names the failed operation of a batch."""
     named = copy(error)  # with all that its type has to say
     named.message = f"operation {index}: {error.message}"
     named.args = (named.message,)
@@ -56,12 +56,12 @@ def at_operation(index: int, error: StorageError) -> StorageError:
 
 
 def missing_queue(queue: str) -> KeyNotFoundError:
-    """The queue is not there."""
+    """The queue does not exist."""
     return KeyNotFoundError(f"queue {queue!r} does not exist", field="queue")
 
 
 def lost_receipt(queue: str, message_id: str) -> KeyNotFoundError:
-    """The receipt no longer holds its message."""
+    """The receipt is no longer valid."""
     return KeyNotFoundError(
         f"the receipt has lost its message {message_id!r} of queue {queue!r}: it was deleted, has expired,"
         " or was received by another",

@@ -1,5 +1,5 @@
-"""Metadata of reserved names, which travels with an object and is never shown: what it says stands in the
-other fields of `ObjectInfo`."""
+"""Metadata with reserved names, which travels with an object but is never shown; `ObjectInfo` has its meaning
+in other fields."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from storage_lib.ports import expiry, kept_headers
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
 
 ATTEMPT = "aos-attempt"
-"""The mark of the one call that saved the object."""
+"""The mark of the call that saved the object."""
 SIZE = "aos-original-size"
-"""Bytes of the object as its caller knows it, where a layer stores others instead."""
+"""The size that the caller knows, if a layer stores other bytes instead."""
 CHECKSUM = "aos-original-sha256"
-"""The SHA-256 of those bytes."""
+"""The SHA-256 that the caller knows."""
 
 LISTED = (expiry.METADATA, SIZE)
-"""What a listing with details has to know."""
+"""What a listing with details needs."""
 
 _NAMES = frozenset({expiry.METADATA, ATTEMPT, SIZE, CHECKSUM, *kept_headers.FIELDS})
 
 
 def presented(info: ObjectInfo) -> ObjectInfo:
-    """What a driver knows of an object, as callers see it."""
+    """What a driver knows about an object, as callers see it."""
     if (content_type := readable_content_type(info.content_type)) != info.content_type:
         info = replace(info, content_type=content_type)
     metadata = info.metadata
@@ -55,7 +55,7 @@ def entry(info: ObjectInfo) -> ListEntry:
 def entry_of(
     key: str, stored: int, etag: str, modified: datetime | None, metadata: Mapping[str, str]
 ) -> ListEntry:
-    """`entry`, where no more than this is known; of the metadata only `LISTED` counts."""
+    """`entry` from these values alone; only `LISTED` of the metadata counts."""
     size = metadata.get(SIZE, "")
     return ListEntry(
         key, int(size) if size.isdecimal() else stored, expiry.join_etag(etag, metadata), modified

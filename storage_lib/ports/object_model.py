@@ -1,4 +1,4 @@
-"""What the object port speaks of: objects, their info, ranges and pages of listings."""
+"""The data types of the object port: objects, their info, ranges and pages of listings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from storage_lib.errors import InvalidArgumentError
 from storage_lib.patterns import pattern
 
 ANY_VERSION = "*"
-"""As ``if_match``: whichever version there is, but there must be one. No ETag is spelled so."""
+"""As ``if_match``: any version, but one must exist. No ETag is spelled like this."""
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
@@ -23,15 +23,15 @@ _LARGEST_OFFSET = 2**50
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What is known of an object without its bytes.
+    """What is known about an object without its bytes.
 
     ``etag`` is an opaque strong validator that changes with every write, without quotes. ``sha256`` is
-    the hex digest of the data, or None for an object that another program put there. At ``expires_at`` the
+    the hex digest of the data, or None for an object that another program stored. At ``expires_at`` the
     object is gone for every reader; None means never.
 
     ``content_encoding``, ``content_disposition``, ``content_language`` and ``cache_control`` are the headers
-    of these names that another program gave it. The bytes are as they are stored: encoded, if
-    ``content_encoding`` says so; `StorageManager.load` decodes them.
+    that another program gave it. The bytes are returned as stored, encoded if ``content_encoding`` says so;
+    `StorageManager.load` decodes them.
     """
 
     key: str
@@ -48,15 +48,15 @@ class ObjectInfo:
     cache_control: str | None = None
 
     def has_etag(self, etag: str) -> bool:
-        """Whether ``etag`` is this object's, with or without the end of its life, which is behind a ``~``."""
+        """Whether ``etag`` is this object's, with or without the expiry that follows a ``~``."""
         return self.etag.partition("~")[0] == etag.partition("~")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object's bytes, or the asked-for range of them, with its info.
+    """An object's bytes, or the requested range of them, with its info.
 
-    ``start`` is the offset of ``data[0]`` in the object: 0 unless a range was asked for.
+    ``start`` is the offset of ``data[0]`` in the object: 0 unless a range was requested.
     """
 
     info: ObjectInfo
@@ -66,7 +66,8 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class PutResult:
-    """``created`` tells a new object from a replaced one; None where the store does not say."""
+    """The result of a save. ``created`` tells a new object from a replaced one; None if the store does
+    not say."""
 
     key: str
     etag: str
@@ -76,7 +77,7 @@ class PutResult:
 
 @dataclass(frozen=True, slots=True)
 class ListEntry:
-    """One object of a listing. ``size``, ``etag`` and ``last_modified`` are set with ``details=True``."""
+    """An object in a listing. ``size``, ``etag`` and ``last_modified`` are set with ``details=True``."""
 
     key: str
     size: int | None = None
@@ -86,9 +87,9 @@ class ListEntry:
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """A page of a listing. Pass ``cursor`` on for the next page; None means there is none.
+    """A page of a listing. Pass ``cursor`` to get the next page; None means that there is none.
 
-    ``prefixes`` are the common prefixes up to the delimiter, each given once, sorted among the keys.
+    ``prefixes`` are the common prefixes up to the delimiter, each listed once, in the order of the keys.
     """
 
     entries: list[ListEntry]
@@ -97,12 +98,11 @@ class ListPage:
 
 
 def read_etag(text: str, field: str, *, weakly: bool = False) -> str | None:
-    """The ETag that a caller's condition means, or None where no object can have it: an empty one, one with
-    blanks or control characters, a weak one. Quotes around it, as HTTP has them, are taken off, so ``"*"`` in
-    quotes is an ETag (that no object has) and not `ANY_VERSION`.
+    """The ETag that a caller's condition means, or None if no object can have it: it is empty, weak, or
+    has white space or control characters. Quotes, as in HTTP, are removed, so a quoted ``"*"`` is an
+    ETag (that no object has) and not `ANY_VERSION`.
 
-    :param weakly: take a weak one for a strong one (RFC 9110, 8.8.3.2).
-
+    :param weakly: treat a weak ETag as a strong one (RFC 9110, 8.8.3.2).
     :raises InvalidArgumentError: it is not a str.
     """
     if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
@@ -121,12 +121,12 @@ def read_etag(text: str, field: str, *, weakly: bool = False) -> str | None:
 
 
 def agrees(etag: str, if_match: str | None) -> bool:
-    """Whether an object that is there, with this ETag, is one that ``if_match`` means."""
+    """Whether an existing object with this ETag satisfies ``if_match``."""
     return if_match is None or if_match in (ANY_VERSION, etag)
 
 
 def is_after(candidate: str, after: str | None) -> bool:
-    """Whether a listing that goes on behind ``after`` still has to give ``candidate``."""
+    """Whether a listing that continues after ``after`` must still return ``candidate``."""
     if after is None:
         return True
     if after.endswith("/") and candidate.startswith(after):
@@ -136,9 +136,9 @@ def is_after(candidate: str, after: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A range of bytes as in RFC 9110, 14.1.2: from ``start`` up to, not including, ``end`` (None: to the
-    end of the object). A negative ``start`` with no end means the last ``-start`` bytes. An end past the
-    object's end is cut to it."""
+    """A range of bytes as in RFC 9110, 14.1.2: from ``start`` up to, but not including, ``end`` (None:
+    the end of the object). A negative ``start`` without an end means the last ``-start`` bytes. An end
+    beyond the object's end is cut to it."""
 
     start: int
     end: int | None = None
@@ -161,7 +161,7 @@ class ByteRange:
         return ByteRange(start, None if end is None else min(end, _LARGEST_OFFSET + 1))
 
     def resolve(self, size: int) -> tuple[int, int]:
-        """The first byte and the one past the last, for an object of ``size`` bytes.
+        """The offsets of the first byte and after the last, for an object of ``size`` bytes.
 
         :raises InvalidArgumentError: no byte of the object lies in the range.
         """
@@ -181,11 +181,11 @@ def _shown(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ObjectStats:
-    """How many objects there are, and how many bytes they hold together.
+    """How many objects there are, and how many bytes they hold in total.
 
-    ``unlisted`` are names that other programs gave and no key can address, and which are therefore in no
-    listing: the first hundred. On Azure and S3 names in decomposed Unicode are among them (there are no keys
-    in that form, and the order of the composed ones is another); the file backend lists those.
+    ``unlisted`` has the first hundred names of other programs that no key can address and that therefore
+    appear in no listing. On Azure and S3 they include names in decomposed Unicode, which the file
+    backend lists.
     """
 
     count: int

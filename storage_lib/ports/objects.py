@@ -1,7 +1,7 @@
 """`ObjectStore`: bytes by key, with content type, metadata, ETag and checksum, as users see them.
 
-It validates once, marks the ends of lives, hides reserved metadata, binds cursors and verifies checksums; a
-driver (drivers.py), with whatever layers are around it, does the rest.
+The store validates once, marks expiry, hides reserved metadata, binds cursors and verifies checksums. A
+driver (drivers.py), with the layers around it, does the rest.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ __all__ = [
 
 _SWEEP_CONCURRENCY = 16
 _SWEEP_MARKERS = 1000
-"""How many markers are listed at a time: each listing begins anew."""
+"""How many markers are listed at a time; each listing starts again."""
 _ATTEMPTS = 8
 _MARKER_TYPE = "text/plain; charset=utf-8"
 
 
 class ObjectStore(Stationary):
-    """Bytes by key, with content type, metadata, ETag and checksum. The guarantees stand in the README.
+    """Bytes by key, with content type, metadata, ETag and checksum. docs/guarantees.md has the guarantees.
 
-    :param driver: where they are, with the layers around it.
+    :param driver: the driver of a backend, with the layers around it.
     """
 
     def __init__(self, driver: ObjectDriver) -> None:
@@ -101,7 +101,7 @@ class ObjectStore(Stationary):
 
     @property
     def clock(self) -> Callable[[], float]:
-        """Seconds since the epoch; what decides whether an object has expired."""
+        """Seconds since the epoch, which decide whether an object has expired."""
         return self.driver.clock
 
     @clock.setter
@@ -119,15 +119,18 @@ class ObjectStore(Stationary):
         if_absent: bool = False,
         ttl: float | None = None,
     ) -> PutResult:
-        """Store ``data`` whole, durable when this returns; a failure leaves what was there.
+        """Store ``data``; it is durable when this returns, and a failure leaves the old object.
 
-        :param data: bytes, or any bytes-like object: what it holds now is stored.
-        :param if_match: replace only the object with this ETag, with or without quotes; ``"*"`` replaces
-            whichever version there is and creates none. One that no object can have (an empty or a weak one,
-            one with blanks) is met by none.
-        :param if_absent: create only.
+        :param key: the object to create or replace.
+        :param data: bytes or a bytes-like object; what it holds at this moment is stored.
+        :param content_type: what the bytes are.
+        :param metadata: short texts stored with the object.
+        :param if_match: replace only the object with this ETag, with or without quotes; ``"*"`` replaces any
+            version but creates none. An ETag that no object can have (empty, weak, with white space) never
+            matches.
+        :param if_absent: create only, never replace.
         :param ttl: seconds after which the object is gone; None means never.
-        :raises PreconditionFailedError: the object is not as ``if_match`` / ``if_absent`` say.
+        :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold.
         """
         data = as_bytes(data)
         content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
@@ -177,12 +180,12 @@ class ObjectStore(Stationary):
         if_absent: bool = False,
         ttl: float | None = None,
     ) -> PutResult:
-        """Store what ``source`` gives, of any length, with constant memory; otherwise as `put`.
+        """Store a stream of any length with constant memory; otherwise like `put`.
 
-        The object appears, whole, when the source has ended; if the source raises, nothing is stored.
+        The complete object appears when the source has ended; if the source raises, nothing is stored.
 
-        :param source: an async or plain iterable of bytes-like objects, or a file object that is open in
-            binary mode. Each chunk is taken at once: its owner may use the buffer again for the next.
+        :param source: an async or plain iterable of bytes-like objects, or a file object in binary mode. Each
+            chunk is consumed at once, so its buffer may be reused.
         """
         content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
         parts = Parts(source, self.part_bytes, self.max_stream_bytes)
@@ -198,7 +201,7 @@ class ObjectStore(Stationary):
         except PreconditionFailedError as error:
             if if_absent:
                 await self._make_way(key)
-                raise _never_there(key) from error  # Its source can not be read twice.
+                raise _never_there(key) from error  # Its source cannot be read twice.
             raise
         await self._mark_again(key, kept)
         return _saved(result, options)
@@ -211,11 +214,13 @@ class ObjectStore(Stationary):
         if_match: str | None = None,
         if_none_match: str | None = None,
     ) -> StoredObject | None:
-        """The object, its bytes verified against its checksum (a range can not be verified).
+        """Return the object; its bytes are verified against its checksum, except for a range.
 
+        :param key: the object.
+        :param byte_range: return only this range.
         :param if_match: as for `put`.
-        :param if_none_match: return None if the object still has this ETag, or, for ``"*"``, any. Without it
-            never None.
+        :param if_none_match: return None if the object still has this ETag (or any, for ``"*"``).
+            Without it the result is never None.
         :raises KeyNotFoundError: there is no such object.
         :raises PreconditionFailedError: the object does not have the ETag ``if_match``.
         :raises InvalidArgumentError: no byte of the object lies in the range.
@@ -249,10 +254,12 @@ class ObjectStore(Stationary):
     def open_reader(
         self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
     ) -> AbstractAsyncContextManager[ObjectReader]:
-        """``async with objects.open_reader(key) as reader: async for chunk in reader: …`` reads an object of
-        any size with constant memory. The last chunk comes only if the whole agreed with the checksum.
+        """Read an object of any size with constant memory. The last chunk is returned only if the whole
+        object matches its checksum. The errors are those of `get`.
 
-        :raises KeyNotFoundError, PreconditionFailedError, IntegrityError: as `get`.
+            async with objects.open_reader(key) as reader:
+                async for chunk in reader:
+                    ...
         """
         return self._reader(validate_key(key), _checked_range(byte_range), if_match)
 
@@ -271,17 +278,27 @@ class ObjectStore(Stationary):
             yield ObjectReader(self._presented(info), start, chunks, verified=byte_range is None)
 
     async def head(self, key: str) -> ObjectInfo:
-        """What is known of the object, without its bytes. :raises KeyNotFoundError: there is none."""
+        """Return what is known about an object, without its bytes.
+
+        :raises KeyNotFoundError: there is no such object.
+        """
         validate_key(key)
         return self._presented(await self.driver.head(key))
 
     async def _exists(self, key: str) -> None:
-        """:raises KeyNotFoundError: there is no such object; what has expired is not there."""
+        """Check that an object exists.
+
+        :raises KeyNotFoundError: there is no such object, or it has expired.
+        """
         self._presented(await self._core.head(key))
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
-        """Remove the object. :raises KeyNotFoundError: there is none, or it has expired (also with
-        ``if_match``, which is as for `put`)."""
+        """Delete an object.
+
+        :param if_match: as for `put`.
+        :raises KeyNotFoundError: there is no such object, or it has expired.
+        :raises PreconditionFailedError: the object does not have the ETag ``if_match``.
+        """
         validate_key(key)
         raw, until = expiry.split_etag(await self._present(key, if_match))
         if until is not None and until <= self.clock():
@@ -303,17 +320,17 @@ class ObjectStore(Stationary):
             raise
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
-        """Copy an object with its type, metadata and time to live, within the store where it can.
+        """Copy an object with its type, metadata and expiry, on the server side where the store supports it.
 
-        :raises KeyNotFoundError: there is no ``source``. :raises PreconditionFailedError: ``if_absent`` and
-            there is a ``target``.
+        :raises KeyNotFoundError: there is no ``source``.
+        :raises PreconditionFailedError: ``if_absent`` is set and there is a ``target``.
         """
         return (await self._copied(source, target, if_absent))[1]
 
     async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
-        """`copy`, then delete ``source``. A crash in between leaves both; nothing is ever lost.
+        """Copy an object and delete ``source``. A crash in between leaves both; nothing is ever lost.
 
-        :raises PreconditionFailedError: ``source`` was changed meanwhile; both are there.
+        :raises PreconditionFailedError: ``source`` was changed meanwhile; both exist.
         """
         etag, result = await self._copied(source, target, if_absent)
         await self.delete(source, if_match=etag)
@@ -345,7 +362,7 @@ class ObjectStore(Stationary):
         raise TransientStorageError(f"copy {source!r}: it is being replaced all the time")
 
     async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
-        """Count the objects that start with ``prefix`` and their bytes, by listing them."""
+        """Count the objects whose keys start with ``prefix``, and their bytes, by listing them."""
         count = total = 0
         details = not self.driver.capabilities.lists_sizes
         with unlisted.collected() as names:
@@ -356,13 +373,14 @@ class ObjectStore(Stationary):
         return ObjectStats(count, total, tuple(names))
 
     async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
-        """Remove up to ``limit`` expired objects and return how many were removed. Any number of sweeps may
-        run at once; an object that was saved anew meanwhile stays. It goes on until nothing is left that was
-        due when it began: what tells of objects that were saved anew or deleted does not count.
+        """Remove expired objects and return how many were removed. Any number of sweeps may run at once; an
+        object that is saved again meanwhile stays.
 
-        :param seconds: after which it stops, to be gone on with by the next; None means never.
-        :raises StorageError: one can not be removed, say for a lease of another program. The others were,
-            and the next sweep tries it again.
+        :param limit: remove at most this many; markers of objects that were saved again or deleted do not
+            count.
+        :param seconds: stop after this long; the next sweep continues. None means no limit.
+        :raises StorageError: an object cannot be removed, for example because another program holds a lease.
+            The others were removed, and the next sweep tries again.
         """
         limit = whole("limit", limit, 0)
         await self._core.remove_stale()
@@ -389,7 +407,7 @@ class ObjectStore(Stationary):
             if any(isinstance(failure, StorageUnavailableError) for failure in failures):
                 break  # The others would fail alike.
             if len(failures) >= max(limit, _SWEEP_CONCURRENCY):
-                break  # What can not be removed must not make one sweep endless.
+                break  # What cannot be removed must not make one sweep endless.
         if failures:
             raise failures[0]
         return removed
@@ -421,12 +439,14 @@ class ObjectStore(Stationary):
         details: bool = False,
         skip: str | None = None,
     ) -> ListPage:
-        """Objects whose key starts with ``prefix``, ordered by the UTF-8 bytes of their keys.
+        """Return a page of the objects whose keys start with ``prefix``, ordered by their UTF-8 bytes.
 
-        :param delimiter: ``"/"`` folds keys that go on after the next slash into `ListPage.prefixes`.
-        :param limit: at most so many entries and prefixes together, 1 to 5,000 (Azure's page size).
-        :param cursor: `ListPage.cursor` of the page before, with the same prefix and delimiter.
-        :param skip: a prefix that ends in ``/``; what lies below it is left out, unread.
+        :param prefix: only keys that start with it.
+        :param delimiter: ``"/"`` folds keys that continue after the next slash into `ListPage.prefixes`.
+        :param limit: at most this many entries and prefixes together, 1 to 5,000 (Azure's page size).
+        :param cursor: `ListPage.cursor` of the previous page, with the same prefix and delimiter.
+        :param details: also return size, ETag and time of each object.
+        :param skip: a prefix that ends in ``/``; everything below it is left out, unread.
         """
         validate_prefix(prefix)
         limit = whole("limit", limit, 1, 5000)
@@ -459,11 +479,10 @@ class ObjectStore(Stationary):
         details: bool = False,
         skip: str | None = None,
     ) -> Listed[ListEntry | str]:
-        """Every entry (and, with a delimiter, every common prefix as a str) in order: ``async for`` one by
-        one, ``await`` as a list.
+        """List every entry (and, with a delimiter, every common prefix as a str) in order: ``async for``
+        streams them, ``await`` returns a list. The arguments are those of `list_page`.
 
-        Objects saved or deleted meanwhile may or may not be seen; all others are given exactly once.
-        Arguments as for `list_page`.
+        Objects saved or deleted meanwhile may or may not be seen; all others are listed exactly once.
         """
 
         async def found() -> AsyncGenerator[ListEntry | str]:
@@ -578,7 +597,7 @@ class ObjectStore(Stationary):
     async def _present(self, key: str, if_match: str | None) -> str | None:
         """The ETag that a read or a delete is to insist on, None for any version.
 
-        :raises KeyNotFoundError: the object can not have ``if_match``, for there is none.
+        :raises KeyNotFoundError: the object cannot have ``if_match``, for there is none.
         :raises PreconditionFailedError: no object can have it.
         """
         etag = None if if_match is None else read_etag(if_match, "if_match")
@@ -667,7 +686,7 @@ def _saved(result: PutResult, options: PutOptions) -> PutResult:
 
 def _never_there(key: str) -> TransientStorageError:
     return TransientStorageError(
-        f"object {key!r} can not be created: another was there, and expired or was removed meanwhile",
+        f"object {key!r} cannot be created: another was there, and expired or was removed meanwhile",
         remedy="try again",
     )
 

@@ -320,7 +320,7 @@ class _Parser:
         if isinstance(right, _Name) and not isinstance(left, _Name):
             return Compare(right.name, _MIRRORED[how], left)
         if isinstance(left, _Name):
-            raise _wrong("two properties can not be compared", limit="a constant on one side")
+            raise _wrong("two properties cannot be compared", limit="a constant on one side")
         return Constants(left, how, right)
 
     def _operand(self) -> Any:
@@ -537,7 +537,7 @@ def _key_bounds(node: Node) -> Iterator[KeyBound]:
 
 def _wrong(why: str, *, field: str = "filter", limit: str | None = None) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"the filter can not be used: {why}",
+        f"the filter cannot be used: {why}",
         field=field,
         limit=limit,
         remedy="write it as Azure Tables does, for example PartitionKey eq @day and status eq 'done'",

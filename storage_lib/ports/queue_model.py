@@ -1,4 +1,4 @@
-"""What the queue port speaks of: messages and their encoding."""
+"""The data types of the queue port: messages and their encoding."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MessageEncoding = Literal["base64", "none"]
 class QueueMessage:
     """A received message. ``pop_receipt`` is the right to delete or update it until it is visible again.
 
-    ``text`` is what is on the wire; ``body`` is the text decoded as the store's ``message_encoding`` says.
-    A message that another program sent in another encoding has ``body`` None and its ``text``.
+    ``text`` is what is on the wire; ``body`` is the text decoded by the store's ``message_encoding``. A
+    message that another program sent in another encoding has its ``text``, and ``body`` is None.
     """
 
     id: str

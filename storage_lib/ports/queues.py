@@ -1,7 +1,7 @@
 """`QueueStore`: messages delivered at least once, with visibility timeouts and pop receipts.
 
-It validates, maps names (names.py) and encodes; a driver (drivers.py) does the rest. Limits are those
-of Azure Queue Storage ("Put Message", "Get Messages"), the same on every backend.
+The store validates, maps names (names.py) and encodes; a driver (drivers.py) does the rest. The limits
+are those of Azure Queue Storage ("Put Message", "Get Messages") on every backend.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _REMEDY = "send text or bytes; for a dict or list json.dumps(…)"
 
 
 class QueueStore(Stationary):
-    """Messages delivered at least once, in no promised order, with the meaning of Azure Queue Storage.
+    """Messages delivered at least once, in no guaranteed order, with the meaning of Azure Queue Storage.
 
-    Queue names may be any that names.py takes; those that Azure refuses are mapped.
+    Any queue name that names.py accepts is valid; those that Azure refuses are mapped.
 
-    ``message_encoding`` is ``"base64"`` unless told otherwise, as the Functions queue trigger expects
-    (host.json, ``extensions.queues.messageEncoding``). Both sides must agree.
+    ``message_encoding`` is ``"base64"`` by default, like that of the Functions queue trigger (host.json,
+    ``extensions.queues.messageEncoding``). Both sides must agree.
     """
 
     def __init__(self, driver: QueueDriver) -> None:
@@ -58,13 +58,14 @@ class QueueStore(Stationary):
         self.driver.message_encoding = encoding
 
     async def create_queue(self, queue: str) -> None:
-        """Make the queue if it is not there."""
+        """Create the queue if it does not exist."""
         await self.driver.create_queue(queue_name(queue))
 
     async def send(
         self, queue: str, body: Buffer | str, *, delay: float = 0, ttl: float | None = None
     ) -> str:
-        """Send a message and return its id; it is durable when this returns. The queue is made if missing.
+        """Send a message and return its id; it is durable when this returns. The queue is created if it
+        does not exist.
 
         :param delay: seconds until it can be received, at most 7 days.
         :param ttl: seconds until it is dropped unread, more than the delay; None means never.
@@ -79,9 +80,9 @@ class QueueStore(Stationary):
         return await self.driver.send(queue_name(queue), text, delay, ttl)
 
     async def send_text(self, queue: str, text: str, *, delay: float = 0) -> str:
-        """Send ``text`` unencoded, as `QueueMessage.text` has it: to move a message as it is.
+        """Send ``text`` unencoded, as in `QueueMessage.text`, to move a message as it is.
 
-        :raises InvalidArgumentError: it has a character that no message can carry, see `encode`.
+        :raises InvalidArgumentError: it has a character that no message can carry; see `encode`.
         :raises ObjectTooLargeError: more than 64 KiB of UTF-8.
         """
         _check_text(text)
@@ -91,7 +92,8 @@ class QueueStore(Stationary):
     async def receive(
         self, queue: str, *, max_messages: int = 1, visibility_timeout: float = 30
     ) -> list[QueueMessage]:
-        """Up to ``max_messages`` (1 to 32) visible messages, hidden from others for so many seconds.
+        """Receive up to ``max_messages`` (1 to 32) visible messages and hide them from others for
+        ``visibility_timeout`` seconds.
 
         :raises KeyNotFoundError: there is no such queue.
         """
@@ -100,10 +102,10 @@ class QueueStore(Stationary):
         return await self.driver.receive(queue_name(queue), max_messages, visibility_timeout)
 
     async def delete(self, queue: str, message: QueueMessage) -> None:
-        """Remove a message that this receipt still holds. (A peeked message has no receipt.)
+        """Delete a received message. (A peeked message has no receipt.)
 
-        :raises KeyNotFoundError: the receipt has lost its message: someone else received or deleted it, it
-            was updated, or it expired.
+        :raises KeyNotFoundError: the receipt is no longer valid: someone else received or deleted the
+            message, it was updated, or it expired.
         """
         _check_message(message)
         await self.driver.delete(queue_name(queue), message.id, message.pop_receipt)
@@ -116,10 +118,10 @@ class QueueStore(Stationary):
         visibility_timeout: float,
         body: Buffer | str | None = None,
     ) -> QueueMessage:
-        """Hide a received message for so many seconds from now (0: visible at once), with a new body if
-        one is given. Returns the message with its new receipt; the old one is void.
+        """Hide a received message for ``visibility_timeout`` seconds from now (0: visible at once), with
+        a new body if one is given. Returns the message with its new receipt; the old one is void.
 
-        :raises KeyNotFoundError: the receipt has lost its message.
+        :raises KeyNotFoundError: the receipt is no longer valid.
         """
         _check_message(message)
         seconds("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
@@ -127,12 +129,13 @@ class QueueStore(Stationary):
         return await self.driver.update(queue_name(queue), message, visibility_timeout, text)
 
     async def peek(self, queue: str, *, max_messages: int = 1) -> list[QueueMessage]:
-        """Visible messages, left as they are; their ``pop_receipt`` is empty."""
+        """Return visible messages without receiving them; their ``pop_receipt`` is empty."""
         whole("max_messages", max_messages, 1, MAX_RECEIVE)
         return await self.driver.peek(queue_name(queue), max_messages)
 
     async def length(self, queue: str) -> int:
-        """How many messages there are, hidden ones included (Azure: an approximation, never too low)."""
+        """Return how many messages there are, hidden ones included (on Azure an approximation, never too
+        low)."""
         return await self.driver.length(queue_name(queue))
 
     async def clear(self, queue: str) -> None:
@@ -140,11 +143,12 @@ class QueueStore(Stationary):
         await self.driver.clear(queue_name(queue))
 
     def encode(self, body: Buffer | str) -> str:
-        """The text that goes over the wire.
+        """Return the text on the wire.
 
-        :raises InvalidArgumentError: it has no UTF-8, or, without base64, characters that a message can not
-            carry: control characters but tab and line ends, U+FFFE and U+FFFF (XML 1.0, 2.2).
-        :raises ObjectTooLargeError: it is more than 64 KiB.
+        :raises InvalidArgumentError: it is not valid Unicode or, without base64, has characters that a
+            message cannot carry: control characters except tab and line ends, U+FFFE and U+FFFF (XML
+            1.0, 2.2).
+        :raises ObjectTooLargeError: it exceeds 64 KiB.
         """
         try:
             raw = body.encode() if isinstance(body, str) else as_bytes(body, "body", remedy=_REMEDY)
@@ -184,7 +188,7 @@ def _check_text(text: str) -> str:
         raise InvalidArgumentError(f"the text is a {type(text).__name__}", field="text", limit="str")
     if bad := _NOT_XML.search(text):
         raise InvalidArgumentError(
-            f"the message contains the character U+{ord(bad.group()):04X}, which a queue can not carry",
+            f"the message contains the character U+{ord(bad.group()):04X}, which a queue cannot carry",
             field="body",
             limit="no control characters but tab and line ends, no surrogates, U+FFFE or U+FFFF",
             remedy="use the message encoding base64",

@@ -1,9 +1,8 @@
-"""The names of the specification for tables and queues, as thin methods over the ports.
+"""Short methods for tables and queues on every backend: `insert_entity`, `send_message` and the like.
 
-Every backend has them, with the same meaning; they add nothing to the ports but their names, entities as
-dicts with ``PartitionKey`` and ``RowKey``, and JSON messages. The names for files and blobs stand on the
-backends that have them, and share the functions below: what is written comes back with its type, as by
-`StorageManager`.
+They are thin methods over the stores, with entities as dicts with ``PartitionKey`` and ``RowKey``, and
+with JSON messages. The methods for files and blobs are on the backends that have them, and share the
+functions below: what is written is restored with its type, as by `StorageManager`.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ __all__ = ["TableAndQueueNames", "load_value", "names_below", "paused", "put_val
 
 
 class TableAndQueueNames:
-    """Tables and queues by the names of the specification. `tables` and `queues` can do more."""
+    """Short methods for tables and queues. `tables` and `queues` can do more."""
 
     tables: TableStore
     queues: QueueStore
 
     async def insert_entity(self, table_name: str, entity: Mapping[str, Any]) -> str:
-        """Add an entity and return its ETag; the table is made if missing.
+        """Add an entity and return its ETag; the table is created if it does not exist.
 
         :param entity: a dict with ``PartitionKey``, ``RowKey`` and the properties.
         :raises PreconditionFailedError: an entity with these keys exists.
-        :raises InvalidArgumentError: a key is missing, or a value can not be held.
+        :raises InvalidArgumentError: a key is missing, or a value cannot be stored.
         """
         properties = mapping("entity", entity)
         try:
@@ -57,9 +56,9 @@ class TableAndQueueNames:
         return await self.tables.insert(table_name, *keys, properties)
 
     async def get_entity(self, table_name: str, partition_key: str, row_key: str) -> dict[str, Any]:
-        """The entity as the dict that was inserted.
+        """Return an entity as the dict that was inserted.
 
-        :raises KeyNotFoundError: there is no such entity (or table).
+        :raises KeyNotFoundError: there is no such entity or table.
         """
         return _as_dict(await self.tables.get(table_name, partition_key, row_key))
 
@@ -71,8 +70,8 @@ class TableAndQueueNames:
         parameters: Mapping[str, Any] | None = None,
         select: Sequence[str] | None = None,
     ) -> Listed[dict[str, Any]]:
-        """The entities that an OData filter holds for, in the order of their keys; arguments and errors as of
-        `TableStore.query`. ``async for`` takes them one by one, ``await`` makes a list.
+        """List the entities that match an OData filter, in the order of their keys: ``async for``
+        streams them, ``await`` returns a list. The arguments and errors are those of `TableStore.query`.
 
         :raises KeyNotFoundError: there is no such table.
         """
@@ -92,10 +91,11 @@ class TableAndQueueNames:
         delay: float = 0,
         ttl: float | None = None,
     ) -> str:
-        """Send a message and return its id; the queue is made if missing.
+        """Send a message and return its id; the queue is created if it does not exist.
 
-        :param message: text, bytes or a bytes-like object, or a dict or list, which goes as its JSON text.
-        :param delay: seconds until it can be received. :param ttl: seconds until it is dropped unread.
+        :param message: text, bytes or a bytes-like object, or a dict or list, which is sent as JSON.
+        :param delay: seconds until it can be received.
+        :param ttl: seconds until it is dropped unread; None means never.
         :raises SerializationError: a dict or list is not plain JSON.
         :raises ObjectTooLargeError: more than 64 KiB on the wire.
         """
@@ -118,8 +118,8 @@ class TableAndQueueNames:
     async def receive_message(
         self, queue_name: str, *, visibility_timeout: float = 30
     ) -> QueueMessage | None:
-        """The next message, hidden from others for so many seconds. None says that there is none now, which
-        is no error; every error is raised. ``body`` has the bytes that were sent, for a dict its JSON.
+        """Return the next message and hide it from others for ``visibility_timeout`` seconds; None if
+        there is none now. ``body`` has the bytes that were sent, for a dict its JSON.
 
         :raises KeyNotFoundError: there is no such queue.
         """
@@ -127,9 +127,10 @@ class TableAndQueueNames:
         return received[0] if received else None
 
     async def delete_message(self, queue_name: str, message: QueueMessage) -> None:
-        """Remove a message that was received and is done.
+        """Delete a message that was received and handled.
 
-        :raises KeyNotFoundError: the receipt has lost its message: someone else received or deleted it.
+        :raises KeyNotFoundError: the receipt is no longer valid: someone else received or deleted the
+            message.
         """
         await self.queues.delete(queue_name, message)
 
@@ -142,9 +143,9 @@ async def put_value(
     metadata: Mapping[str, str] | None = None,
     if_absent: bool = False,
 ) -> PutResult:
-    """Store a value under a user's key. A file object or an async iterable of bytes is streamed.
+    """Store a value. A file object or an async iterable of bytes is streamed.
 
-    :raises SerializationError: the value could not come back as it is.
+    :raises SerializationError: the value could not be restored as it is.
     """
     validate_user_key(key)
     if hasattr(data, "read") or hasattr(data, "__aiter__"):
@@ -156,16 +157,16 @@ async def put_value(
 
 
 async def load_value(objects: ObjectStore, key: str) -> Any:
-    """The value under a user's key, by its content type."""
+    """Load a value by its content type."""
     found = await objects.get(validate_user_key(key))
     assert isinstance(found, StoredObject)  # noqa: S101 - only a get with if_none_match answers None
     return await value_of(found)
 
 
 async def value_of(found: StoredObject, model: Any = None, pickling: Pickling | None = None) -> Any:
-    """The value of an object; with ``model`` validated and converted to it. Other work goes on meanwhile.
+    """The value of an object; with ``model``, validated and converted to it. Other work goes on meanwhile.
 
-    :raises SerializationError: its bytes are not what its content type says, or not a ``model``.
+    :raises SerializationError: its bytes do not match its content type, or do not fit ``model``.
     """
     info, data = found.info, await content_of(found)
     try:
@@ -188,15 +189,15 @@ async def value_of(found: StoredObject, model: Any = None, pickling: Pickling | 
 
 
 async def paused(steps: Iterator[None]) -> None:
-    """Take each step in a turn of the event loop, so that other work goes on."""
+    """Run each step in its own turn of the event loop, so that other work goes on."""
     for _ in steps:
         await asyncio.sleep(0)
 
 
 async def content_of(found: StoredObject) -> bytes:
-    """The bytes of an object, without the content encoding that another program gave it.
+    """The bytes of an object, decoded from the content encoding that another program gave it.
 
-    :raises SerializationError: it is not known, or the bytes are not of it or grow beyond all bounds.
+    :raises SerializationError: the encoding is unknown, the bytes are not in it, or they expand too much.
     """
     if not (codings := codings_of(found.info.content_encoding)):
         return found.data
@@ -208,7 +209,7 @@ async def content_of(found: StoredObject) -> bytes:
 
 
 def names_below(objects: ObjectStore, prefix: str) -> Listed[str]:
-    """The user's keys that begin with ``prefix``."""
+    """The keys that start with ``prefix``, without reserved ones."""
 
     async def names() -> AsyncGenerator[str]:
         async for entry in objects.iterate(prefix, skip=SYSTEM_PREFIX):

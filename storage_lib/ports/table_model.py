@@ -1,4 +1,4 @@
-"""What the table port speaks of: entities, pages of queries and the operations that change entities."""
+"""The data types of the table port: entities, pages of queries, and operations that change entities."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Literal
 from storage_lib.ports.entities import EntityValue
 
 UpdateMode = Literal["merge", "replace"]
-"""What happens to the properties that are not given: ``merge`` keeps them, ``replace`` drops them. None is a
-property that is not given, so a merge cannot remove one (Azure ignores nulls when it merges)."""
+"""What happens to properties that are not given: ``merge`` keeps them, ``replace`` drops them. None
+counts as not given, so a merge cannot remove a property (Azure ignores nulls when it merges)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A row: its two keys, its properties and the ETag it had when it was read."""
+    """A row: its two keys, its properties, and the ETag that it had when it was read."""
 
     partition_key: str
     row_key: str
@@ -25,7 +25,7 @@ class Entity:
     timestamp: datetime
 
     def selected(self, names: list[str] | None) -> Entity:
-        """With no other properties than these; None keeps all."""
+        """The entity with only these properties; None keeps all."""
         if names is None:
             return self
         kept = {name: self.properties[name] for name in names if name in self.properties}
@@ -34,7 +34,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class EntityPage:
-    """A page of a query. Pass ``cursor`` on for the next page; None means there is none."""
+    """A page of a query. Pass ``cursor`` to get the next page; None means that there is none."""
 
     entities: list[Entity]
     cursor: str | None
@@ -42,7 +42,7 @@ class EntityPage:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """In a `TableStore.batch`: as `TableStore.insert`."""
+    """In a `TableStore.batch`: like `TableStore.insert`."""
 
     row_key: str
     properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
@@ -50,7 +50,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
-    """In a `TableStore.batch`: as `TableStore.upsert`."""
+    """In a `TableStore.batch`: like `TableStore.upsert`."""
 
     row_key: str
     properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
@@ -59,7 +59,7 @@ class Upsert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """In a `TableStore.batch`: as `TableStore.update`."""
+    """In a `TableStore.batch`: like `TableStore.update`."""
 
     row_key: str
     properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
@@ -69,7 +69,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """In a `TableStore.batch`: as `TableStore.delete`."""
+    """In a `TableStore.batch`: like `TableStore.delete`."""
 
     row_key: str
     etag: str | None = None

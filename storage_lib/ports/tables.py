@@ -1,8 +1,8 @@
 """`TableStore`: entities by partition key and row key, with ETags, transactions and OData filters.
 
-It validates and maps names (names.py), values (entities.py) and filters (odata.py); a driver (drivers.py)
-does the rest. Limits are those of Azure Table Storage ("Understanding the Table service
-data model", "Performing entity group transactions"), the same on every backend.
+The store validates and maps names (names.py), values (entities.py) and filters (odata.py); a driver
+(drivers.py) does the rest. The limits are those of Azure Table Storage ("Understanding the Table service
+data model", "Performing entity group transactions") on every backend.
 """
 
 from __future__ import annotations
@@ -75,24 +75,25 @@ class TableStore(Stationary):
     """Entities by (partition key, row key), ordered by both, with the meaning of Azure Table Storage.
 
     Property values are str (at most 32 Ki UTF-16 units), bool, int (64 bits), float, aware datetime
-    (microseconds, given back in UTC, not before 1601), bytes (at most 64 KiB), UUID, and dict and list of
-    plain JSON (at most 32 Ki units of text); None means the property is not there. All come back with their
-    type; entities.py says how they are stored. An entity is at most 1 MiB and 252 properties.
+    (microseconds, returned in UTC, not before 1601), bytes (at most 64 KiB), UUID, and dict and list of
+    plain JSON (at most 32 Ki units of text); None means that the property is not set. All are restored
+    with their type; entities.py says how they are stored. An entity has at most 1 MiB and 252
+    properties.
 
-    Table names may be any that names.py takes; those that Azure refuses are mapped.
+    Any table name that names.py accepts is valid; those that Azure refuses are mapped.
     """
 
     def __init__(self, driver: TableDriver) -> None:
         self.driver = driver
 
     async def create_table(self, table: str) -> None:
-        """Make the table if it is not there."""
+        """Create the table if it does not exist."""
         await self.driver.create_table(table_name(table))
 
     async def insert(
         self, table: str, partition_key: str, row_key: str, properties: Mapping[str, EntityValue]
     ) -> str:
-        """Add an entity and return its ETag. The table is made if missing.
+        """Add an entity and return its ETag. The table is created if it does not exist.
 
         :raises PreconditionFailedError: an entity with these keys exists.
         """
@@ -108,8 +109,8 @@ class TableStore(Stationary):
         *,
         mode: UpdateMode = "merge",
     ) -> str:
-        """Add the entity, or merge into / replace the one that is there. Returns its ETag. The table is
-        made if missing."""
+        """Add an entity, or merge into or replace the existing one, and return its ETag. The table is
+        created if it does not exist."""
         name, _ = table_name(table), check_keys(partition_key, row_key)
         return await self._write(name, partition_key, Upsert(row_key, to_stored(properties), _mode(mode)))
 
@@ -123,10 +124,10 @@ class TableStore(Stationary):
         etag: str | None = None,
         mode: UpdateMode = "merge",
     ) -> str:
-        """Change an entity that exists, and only if it still has ``etag`` where one is given.
+        """Change an existing entity and return its new ETag.
 
-        :param etag: as `Entity.etag` gave it; None and ``"*"`` are any.
-        :raises KeyNotFoundError: there is none.
+        :param etag: change it only if it has this `Entity.etag`; None and ``"*"`` mean any.
+        :raises KeyNotFoundError: there is no such entity.
         :raises PreconditionFailedError: it has another ETag.
         """
         name, keys, stored = table_name(table), check_keys(partition_key, row_key), to_stored(properties)
@@ -134,13 +135,18 @@ class TableStore(Stationary):
         return await self._write(name, partition_key, Update(row_key, stored, expected, _mode(mode)))
 
     async def get(self, table: str, partition_key: str, row_key: str) -> Entity:
-        """:raises KeyNotFoundError: there is no such entity (or table)."""
+        """Return an entity.
+
+        :raises KeyNotFoundError: there is no such entity or table.
+        """
         return _read(await self.driver.get(table_name(table), *check_keys(partition_key, row_key)))
 
     async def delete(self, table: str, partition_key: str, row_key: str, *, etag: str | None = None) -> None:
-        """Remove an entity, and only if it still has ``etag`` where one is given, as in `update`.
+        """Delete an entity.
 
-        :raises KeyNotFoundError: there is none. :raises PreconditionFailedError: another ETag.
+        :param etag: as in `update`.
+        :raises KeyNotFoundError: there is no such entity.
+        :raises PreconditionFailedError: it has another ETag.
         """
         name, keys = table_name(table), check_keys(partition_key, row_key)
         expected = await self._expected(name, *keys, etag)
@@ -152,16 +158,17 @@ class TableStore(Stationary):
     async def batch(
         self, table: str, partition_key: str, operations: Sequence[TableOperation]
     ) -> list[str | None]:
-        """Do all of the operations on entities of one partition, or none of them.
+        """Do all of the operations on entities of one partition, or none.
 
-        Returns the new ETag of each entity in the order of the operations, None for a `Delete`. The table is
-        made if it is missing and an operation may add to it. At most 100 operations, each on another
-        entity, of 4 MiB in all (counted as the JSON that Azure gets).
+        Returns the new ETag of each entity in the order of the operations, None for a `Delete`. The
+        table is created if it does not exist and an operation may add to it. There may be at most 100
+        operations, each on a different entity, of 4 MiB in total (counted as the JSON for Azure).
 
-        An operation that fails is named by its index: the error's text begins with ``operation 3:`` and its
+        A failing operation is named by its index: the error's text begins with ``operation 3:`` and its
         ``field`` is ``operations[3]``; its type is the one that the single operation would have raised.
 
-        :raises InvalidArgumentError: two operations on one entity, too many, or one that is none.
+        :raises InvalidArgumentError: two operations on one entity, too many, or something else than an
+            operation.
         :raises ObjectTooLargeError: more than 4 MiB.
         """
         name = table_name(table)
@@ -207,17 +214,16 @@ class TableStore(Stationary):
         limit: int = MAX_QUERY_PAGE,
         cursor: str | None = None,
     ) -> EntityPage:
-        """Entities that an OData filter holds for, ordered by partition key and row key.
+        """Return a page of the entities that match an OData filter, ordered by partition key and row key.
 
-        :param filter: for example ``"PartitionKey eq @day and status eq @status"``; each ``@name`` is
-            replaced by the literal of ``parameters[name]``, quoted as its type needs. Never build a
-            filter from user input by hand. What it may be and means stands in odata.py.
-        :param select: the properties to give back, where the entity has them; keys, ETag and timestamp
-            always come.
-        :param limit: at most so many entities, 1 to 1,000. A page may hold fewer and still have a cursor.
-        :param cursor: of the page before, for the same query.
-        :raises InvalidArgumentError: the filter does not parse, a parameter is missing, or the cursor is
-            not one that this query gave.
+        :param filter: for example ``"PartitionKey eq @day and status eq @status"``; odata.py has the
+            syntax. Each ``@name`` is replaced by the literal of ``parameters[name]``, quoted as its type
+            requires. Never build a filter from user input by hand.
+        :param select: the properties to return; keys, ETag and timestamp are always returned.
+        :param limit: at most this many entities, 1 to 1,000. A page may hold fewer and still have a cursor.
+        :param cursor: the cursor of the previous page of the same query.
+        :raises InvalidArgumentError: the filter does not parse, a parameter is missing, or the cursor
+            belongs to another query.
         :raises KeyNotFoundError: there is no such table.
         """
         from storage_lib.ports.odata import compile_filter
@@ -248,10 +254,10 @@ class TableStore(Stationary):
         parameters: Mapping[str, Any] | None = None,
         select: Sequence[str] | None = None,
     ) -> Listed[Entity]:
-        """All entities that an OData filter holds for: ``async for`` one by one, ``await`` as a list;
-        arguments and errors as of `query`.
+        """List all entities that match an OData filter: ``async for`` streams them, ``await`` returns a
+        list. The arguments and errors are those of `query`.
 
-        What is written meanwhile is seen or not; what was there all the time is given exactly once.
+        Entities written meanwhile may or may not be seen; all others are returned exactly once.
         """
 
         async def entities() -> AsyncGenerator[Entity]:
@@ -268,7 +274,7 @@ class TableStore(Stationary):
     async def _expected(self, table: str, pk: str, rk: str, etag: str | None) -> str | None:
         """The ETag that the driver is to insist on, None for any.
 
-        :raises KeyNotFoundError: the entity can not have ``etag``, for there is none.
+        :raises KeyNotFoundError: the entity cannot have ``etag``, for there is none.
         :raises PreconditionFailedError: no entity can have it.
         """
         if etag is None or etag == ANY_VERSION:

@@ -127,7 +127,7 @@ def read(error: BaseException | None) -> Answer | None:
 
 
 def has_unreadable_metadata(error: StorageError) -> bool:
-    """Whether it is for its metadata, another program's, that an object can not be had."""
+    """Whether it is for its metadata, another program's, that an object cannot be had."""
     answer = read(error.__cause__)
     return answer is not None and answer.code == METADATA
 

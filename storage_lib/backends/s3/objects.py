@@ -1,4 +1,4 @@
-"""Objects in an S3 bucket: bytes by obstore, what it can not do by signed requests of our own.
+"""Objects in an S3 bucket: bytes by obstore, what it cannot do by signed requests of our own.
 
 obstore costs the least CPU for get, put and head. Its listing takes whole segments for prefixes and fails at
 a foreign name like ``a//b``; conditional deletes, conditions on multipart uploads and copies with new

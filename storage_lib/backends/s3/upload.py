@@ -83,7 +83,7 @@ async def upload(
             if "if-match" in condition or not await bucket.is_folder(key):
                 raise
             raise UnsupportedOperationError(
-                f"{doing}: this server can not stream an object to where it has a folder",
+                f"{doing}: this server cannot stream an object to where it has a folder",
                 remedy="choose a key that no other key has as its folder, or save the object in one piece",
             ) from error
     except BaseException as error:

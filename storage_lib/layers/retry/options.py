@@ -27,7 +27,7 @@ class RetryOptions:
     def __post_init__(self) -> None:
         if self.attempts < 1 or min(self.base_seconds, self.max_seconds, self.deadline_seconds) < 0:
             raise ConfigurationError(
-                f"{self} can not work", field="retry", limit="attempts 1 or more, seconds 0 or more"
+                f"{self} cannot work", field="retry", limit="attempts 1 or more, seconds 0 or more"
             )
 
     def delay(self, tried: int, error: TransientStorageError) -> float:

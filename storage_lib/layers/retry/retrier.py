@@ -132,7 +132,7 @@ class Tries:
         """Wait until the store may be asked.
 
         :raises StorageUnavailableError: it is left alone at the moment, and this is a first try.
-        :raises TransientStorageError: the last one's error, if it can not be asked within the deadline.
+        :raises TransientStorageError: the last one's error, if it cannot be asked within the deadline.
         """
         breaker = self._retrier.breaker
         while (wait := breaker.wait()) > 0:
