@@ -18,8 +18,8 @@ print(time.process_time() - started)
 
 
 def measure(runs: int) -> list[tuple[str, str, str]]:
-    """Pairs of fresh processes, in turn, with byte code, as the package has it that is deployed. Of the processor's
-    time, which other processes change least, the least of each."""
+    """Pairs of fresh processes, in turn, with byte code, as the deployed package has it; of each the least of
+    the processor's time, which other processes change least."""
     with tempfile.TemporaryDirectory() as cache:
         for modules in ("azure.functions, pydantic", "function_app"):
             seconds(modules, cache)  # compiles

@@ -6,14 +6,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import azure.functions as func
 
 from functions.dates import http_date
 from storage_lib.keys import encode_metadata_value
-from storage_lib.ports.backend import ObjectInfo
+
+if TYPE_CHECKING:
+    from storage_lib.ports.backend import ObjectInfo
 
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _IN_NAMES = "!#$%&'*+-.^_`|~"

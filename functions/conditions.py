@@ -5,14 +5,16 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import azure.functions as func
 
 from functions import dates
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
 from storage_lib.patterns import pattern
-from storage_lib.ports.backend import ObjectInfo
+
+if TYPE_CHECKING:
+    from storage_lib.ports.backend import ObjectInfo
 
 
 class _Wildcard(enum.Enum):

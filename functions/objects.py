@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
@@ -19,7 +19,9 @@ from functions.problems import range_problem
 from functions.ranges import byte_range
 from functions.state import state
 from storage_lib.errors import InvalidArgumentError
-from storage_lib.ports.backend import ObjectInfo, PutResult
+
+if TYPE_CHECKING:
+    from storage_lib.ports.backend import PutResult
 
 blueprint = func.Blueprint()
 _ROUTE = "objects/{*key}"
@@ -147,6 +149,8 @@ async def _load(req: func.HttpRequest) -> func.HttpResponse:
         if error.field != "range":
             raise
         return range_problem((await storage.info(key)).size)
+    from storage_lib.ports.backend import ObjectInfo
+
     if isinstance(found, ObjectInfo):
         return func.HttpResponse(status_code=304, headers=object_headers(found))
     headers = object_headers(found.info)

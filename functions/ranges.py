@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import azure.functions as func
 
 from storage_lib.patterns import pattern
-from storage_lib.ports.backend import ByteRange, ObjectInfo
+
+if TYPE_CHECKING:
+    from storage_lib.ports.backend import ByteRange, ObjectInfo
 
 _RANGES = pattern(r"bytes=([-\d, \t]*)", re.IGNORECASE | re.ASCII)
 _RANGE = pattern(r"(\d*)-(\d*)", re.ASCII)
@@ -23,6 +26,8 @@ def byte_range(req: func.HttpRequest) -> ByteRange | None:
     found = _RANGE.fullmatch(members[0]) if len(members) == 1 else None
     if found is None or found[0] == "-":
         return None
+    from storage_lib.ports.backend import ByteRange
+
     if not found[1]:
         # An empty suffix cannot be satisfied, like a range beyond the end of any object.
         count = _number(found[2])
