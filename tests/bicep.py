@@ -9,35 +9,28 @@ the file and the line.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import posixpath
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tree_sitter import Node
 
+from tests.bicep_expressions import Expressions, Scope
 from tests.bicep_functions import (
     FUNCTIONS,
-    OPERATORS,
-    SHORT,
     SUBSCRIPTION,
     TENANT,
     BicepError,
     Runtime,
-    has_runtime,
     keyed,
     known,
     listed,
-    number,
-    shown,
     text,
     truth,
 )
-from tests.bicep_syntax import Declaration, declarations, imports, parse, parts_of, pieces, text_of, walk
+from tests.bicep_model import GROUP, Deployment, Resource, joined, resource_id
+from tests.bicep_syntax import Declaration, declarations, imports, parse, parts_of, text_of, walk
 from tests.bicep_types import Named, beyond, mismatch
 
 __all__ = [
@@ -63,82 +56,6 @@ Files = Mapping[str, bytes]
 """The content of every file of a folder by its path in it, with ``/``."""
 
 
-@dataclass
-class Resource:
-    """One resource as it would be sent: ``body`` without name, parent and scope. ``group`` is its resource
-    group, empty for what is in none; ``module`` is the name of the module that it is in, empty for the main
-    template; ``depends`` is what it says it waits for. One that is ``skipped``, for its condition is false,
-    has a name and an id, but nothing that only a deployed one has."""
-
-    type: str
-    api: str
-    name: str
-    file: str
-    body: dict[str, Any] = field(default_factory=dict[str, Any])
-    parent: Resource | None = None
-    scope: Resource | None = None
-    existing: bool = False
-    skipped: bool = False
-    group: str = ""
-    subscription: str = SUBSCRIPTION
-    module: str = ""
-    depends: list[Resource] = field(default_factory=list["Resource"])
-
-    @property
-    def full_name(self) -> str:
-        return joined(self.parent.full_name, "/", self.name) if self.parent else self.name
-
-    @property
-    def id(self) -> str:
-        at = self
-        while at.parent:
-            at = at.parent
-        if at.scope is None:
-            return resource_id(self.type, self.full_name, self.group, self.subscription)
-        return joined(at.scope.id, resource_id(self.type, self.full_name, subscription=""))
-
-    @property
-    def properties(self) -> dict[str, Any]:
-        return self.body.get("properties") or {}
-
-
-@dataclass
-class Deployment:
-    """All that one template deploys, modules included."""
-
-    resources: list[Resource] = field(default_factory=list[Resource])
-    waits: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    """For each module, by its name, the modules that come before it because it says so or uses them."""
-    outputs: dict[str, Any] = field(default_factory=dict[str, Any])
-    ids: set[str] = field(default_factory=set[str])
-
-    def of(self, kind: str) -> list[Resource]:
-        """The resources of a type that are deployed (not the ``existing`` ones), in the order of the text."""
-        return [r for r in self.resources if r.type.lower() == kind.lower() and not r.existing]
-
-
-GROUP = "Microsoft.Resources/resourceGroups"
-
-
-def resource_id(kind: str, name: str, group: str = "", subscription: str = SUBSCRIPTION) -> str:
-    """Without a subscription, it is of the tenant, or the end of the id of what has the scope of another."""
-    home = f"/subscriptions/{subscription}" if subscription else ""
-    if kind.lower() == GROUP.lower():
-        return f"{home}/resourceGroups/{name}"
-    provider, *types = kind.split("/")
-    names = name.split("/")
-    if not types or len(types) != len(names):
-        raise BicepError(f"{name!r} is no name for {kind}")
-    pairs = "/".join(f"{t}/{n}" for t, n in zip(types, names, strict=True))
-    found = f"{home}{f'/resourceGroups/{group}' if group else ''}/providers/{provider}/{pairs}"
-    return Runtime(found) if isinstance(name, Runtime) else found
-
-
-def joined(*texts: str) -> str:
-    """Texts as one, which is known when all of them are."""
-    return (Runtime if has_runtime([*texts]) else str)("".join(texts))
-
-
 def read_folder(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -157,14 +74,7 @@ def deploy(files: Files, parameters: Mapping[str, Any], main: str = "main.bicep"
     return deployment
 
 
-_HANDS_DOWN = frozenset(
-    f"{kind}_expression" for kind in ("binary", "lambda", "member", "subscript", "ternary", "unary")
-)
-Scope = dict[str, Any]
-Then = Callable[[Any], Any]
-
-
-class _Template:
+class _Template(Expressions):
     """One file with its parameters; everything in it is evaluated when it is first asked for."""
 
     def __init__(
@@ -205,25 +115,6 @@ class _Template:
             found = BicepError(f"{path}:{line}{error}")
             found.located = True
             raise found from error
-
-    @contextlib.contextmanager
-    def located(self, line: int, what: str = "") -> Iterator[None]:
-        """Whatever goes wrong in it is a `BicepError` that says where, the innermost place of all."""
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, BicepError) and error.located:
-                raise
-            raise self.placed(error, line, what) from error
-
-    def placed(self, error: Exception, line: int, what: str = "") -> BicepError:
-        kind = "" if isinstance(error, BicepError) else f"{type(error).__name__}: "
-        return self.error(line, f"{what}{kind}{error}")
-
-    def error(self, line: int, message: str) -> BicepError:
-        error = BicepError(f"{self.path}:{line}: {message}")
-        error.located = True
-        return error
 
     def parameter(self, declaration: Declaration) -> Any:
         value = self.given.get(declaration.name)
@@ -297,20 +188,6 @@ class _Template:
             return self.looped(declaration, body, scope, holds)
         build = self.resource if declaration.kind == "resource" else self.module
         return build(declaration, node, scope, wanted)
-
-    def iterate(self, node: Node, scope: Scope) -> Iterator[tuple[Node, Scope]]:
-        names = [
-            text_of(n)
-            for n in walk(node)
-            if n.type in ("loop_variable", "loop_enumerator") and n.parent and n.parent.parent == node
-        ]
-        initializer = node.child_by_field_name("initializer")
-        if initializer is not None:
-            names = [text_of(initializer)]
-        parts = [c for c in parts_of(node) if c.type != "for_loop_parameters"]
-        items, body = [c for c in parts if c != initializer]
-        for index, item in enumerate(listed(self.expression(items, scope))):
-            yield body, scope | dict(zip(names, (item, index), strict=False))
 
     def resource(self, declaration: Declaration, node: Node, scope: Scope, wanted: bool) -> Resource:
         kind = next(c for c in declaration.node.named_children if c.type == "string")
@@ -451,167 +328,3 @@ class _Template:
     def extension_resource_id(self, scope: str, kind: str, *names: str) -> str:
         known(kind, *names)
         return joined(scope, resource_id(kind, "/".join(names), "", ""))
-
-    def expression(self, node: Node | None, scope: Scope, then: Then | None = None) -> Any:
-        """:param then: what is done with the value. tree-sitter-bicep takes `a ? b : c.d` for
-        `(a ? b : c).d`, and `x => x.d` for `(x => x).d`; so `.d` is handed down to what it belongs to."""
-        if node is None:
-            raise BicepError("an expression is missing")
-        kind = node.type
-        try:
-            rule = getattr(self, f"_{kind}", None)
-            if rule is None:
-                raise BicepError(f"{kind} is not understood here")
-            if kind in _HANDS_DOWN:
-                return rule(node, scope, then)
-            value = rule(node, scope)
-            return then(value) if then else value
-        except Exception as error:
-            if isinstance(error, BicepError) and error.located:
-                raise
-            raise self.placed(error, node.start_point.row + 1) from error
-
-    def _identifier(self, node: Node, scope: Scope) -> Any:
-        name = text_of(node)
-        return scope[name] if name in scope else self.value(name)
-
-    def _number(self, node: Node, scope: Scope) -> int:
-        if int(text_of(node)) >= 1 << 63:
-            raise BicepError(f"{text_of(node)} is too large")
-        return int(text_of(node))
-
-    def _boolean(self, node: Node, scope: Scope) -> bool:
-        return text_of(node) == "true"
-
-    def _null(self, node: Node, scope: Scope) -> None:
-        return None
-
-    def _string(self, node: Node, scope: Scope) -> str:
-        parts: list[str] = []
-        runtime = False
-        for piece in pieces(node):
-            value = piece if isinstance(piece, str) else self.expression(piece, scope)
-            runtime = runtime or has_runtime(value)
-            parts.append(shown(value))
-        return Runtime("".join(parts)) if runtime else "".join(parts)
-
-    def _array(self, node: Node, scope: Scope) -> list[Any]:
-        return [self.expression(child, scope) for child in parts_of(node)]
-
-    def _object(self, node: Node, scope: Scope) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for pair in parts_of(node):
-            key, value = parts_of(pair)
-            name = self._string(key, scope) if key.type == "string" else text_of(key)
-            if name in found:
-                raise self.error(pair.start_point.row + 1, f"{name} is there twice")
-            found[name] = self.expression(value, scope)
-        return found
-
-    def _for_statement(self, node: Node, scope: Scope) -> list[Any]:
-        return [self.expression(body, inner) for body, inner in self.iterate(node, scope)]
-
-    def _parenthesized_expression(self, node: Node, scope: Scope) -> Any:
-        return self.expression(parts_of(node)[0], scope)
-
-    def _ternary_expression(self, node: Node, scope: Scope, then: Then | None) -> Any:
-        if truth(self.part(node, "condition", scope)):
-            return self.part(node, "consequence", scope)
-        return self.expression(node.child_by_field_name("alternative"), scope, then)
-
-    def _unary_expression(self, node: Node, scope: Scope, then: Then | None) -> Any:
-        value = self.expression(node.child_by_field_name("argument"), scope, then)
-        return not truth(value) if text_of(node).startswith("!") else -number(value)
-
-    def _binary_expression(self, node: Node, scope: Scope, then: Then | None) -> Any:
-        operator, right = node.child_by_field_name("operator"), node.child_by_field_name("right")
-        sign = text_of(operator) if operator else ""
-        left = self.part(node, "left", scope)
-        if sign in SHORT:
-            if SHORT[sign](left):
-                return left
-            value = self.expression(right, scope, then)
-            return value if sign == "??" else truth(value)
-        if sign in OPERATORS:
-            return OPERATORS[sign](left, self.expression(right, scope, then))
-        raise BicepError(f"the operator {sign} is not understood here")
-
-    def _lambda_expression(self, node: Node, scope: Scope, then: Then | None) -> Callable[..., Any]:
-        head, body = parts_of(node)
-        names = [text_of(n) for n in walk(head) if n.type == "identifier"]
-        return lambda *values: self.expression(body, scope | dict(zip(names, values, strict=True)), then)
-
-    def _member_expression(self, node: Node, scope: Scope, then: Then | None) -> Any:
-        name = node.child_by_field_name("property")
-        return self.access(node, text_of(name) if name else "", scope, then)
-
-    def _subscript_expression(self, node: Node, scope: Scope, then: Then | None) -> Any:
-        return self.access(node, self.part(node, "index", scope), scope, then)
-
-    def access(self, node: Node, name: Any, scope: Scope, then: Then | None) -> Any:
-        def found(value: Any) -> Any:
-            member = self.member(node, value, name)
-            return then(member) if then else member
-
-        return self.expression(node.child_by_field_name("object"), scope, found)
-
-    def member(self, node: Node, target: Any, name: Any) -> Any:
-        optional = any(c.type in ("?", ".?") for c in node.children)
-        known(name)
-        if isinstance(target, Resource):
-            own = {"id": target.id, "name": target.name, "type": target.type, "apiVersion": target.api}
-            if name in own:
-                return own[name]
-            if target.skipped:
-                raise BicepError(f"{text_of(node)} is of what is not deployed")
-            return Runtime(f"{{{target.type}/{target.full_name}}}.{name}")
-        if isinstance(target, Runtime):
-            return Runtime(f"{target}.{name}")
-        if isinstance(target, dict) and isinstance(name, str) and name in target:
-            return target[name]
-        if isinstance(target, list) and type(name) is int and 0 <= name < len(target):
-            return target[name]
-        other = isinstance(target, dict) and [key for key in target if key.lower() == str(name).lower()]
-        if optional and not other and isinstance(target, dict | list | None):
-            return None
-        raise BicepError(f"{text_of(node)} has no {name}{f', but {other[0]}' if other else ''}")
-
-    def _call_expression(self, node: Node, scope: Scope) -> Any:
-        function, arguments = node.child_by_field_name("function"), node.child_by_field_name("arguments")
-        name = text_of(function).removeprefix("az.").removeprefix("sys.") if function else ""
-        given = [self.expression(a, scope) for a in (parts_of(arguments) if arguments else [])]
-        if name in ("loadJsonContent", "loadTextContent"):
-            return self.content(name == "loadJsonContent", *map(text, given))
-        if name not in self.functions:
-            raise BicepError(f"the function {name} is not understood here")
-        with self.located(node.start_point.row + 1, f"{name}: "):
-            return self.functions[name](*given)
-
-    def content(self, is_json: bool, file: str, where: str = "$") -> Any:
-        """Of a file beside this one; of JSON that part which ``where`` says, as ``$.names[0].first``."""
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.path), file))
-        if path not in self.files:
-            raise BicepError(f"there is no {path}")
-        content = self.files[path].decode("utf-8-sig")
-        if not is_json:
-            if where != "$":
-                raise BicepError(f"the encoding {where} is not understood here")
-            return content
-        found = json.loads(content)
-        steps = re.compile(r"\.([A-Za-z_]\w*)|\[(?:(\d+)|'([^'\\]*)')\]")
-        if not re.fullmatch(rf"\$?({steps.pattern})*", where if where[:1] in "$.[" else f".{where}"):
-            raise BicepError(f"the path {where} is not understood here")
-        for member, index, quoted in steps.findall(where if where[:1] in "$.[" else f".{where}"):
-            step = int(index) if index else member or quoted
-            there = (
-                step < len(found)
-                if isinstance(step, int) and isinstance(found, list)
-                else (isinstance(step, str) and isinstance(found, dict) and step in found)
-            )
-            if not there:
-                raise BicepError(f"{path} has nothing at {where}")
-            found = found[step]
-        return found
-
-    def part(self, node: Node, name: str, scope: Scope) -> Any:
-        return self.expression(node.child_by_field_name(name), scope)
