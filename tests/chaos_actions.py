@@ -106,15 +106,11 @@ async def family(context: TaskContext, payload: float) -> float:
 def inject() -> None:
     """Let a share of all storage operations fail, half of them after they have taken effect."""
     kind = {"file": ("file", "File"), "azure": ("azure", "Azure")}[os.environ["AGENT_STORAGE_TYPE"]]
-    for module, store, hooks in (
-        ("objects", "ObjectStore", ("_put", "_get")),
-        ("tables", "TableStore", ("_insert", "_update", "_get")),
-        ("queues", "QueueStore", ("_send",)),
-    ):
-        where = importlib.import_module(f"storage_lib.backends.{kind[0]}.{module}")
-        cls = getattr(where, kind[1] + store)
-        for hook in hooks:
-            setattr(cls, hook, _faulty(getattr(cls, hook)))
+    for port, calls in (("objects", ("put", "get")), ("tables", ("write", "get")), ("queues", ("send",))):
+        where = importlib.import_module(f"storage_lib.backends.{kind[0]}.{port}")
+        driver = getattr(where, kind[1] + port.title())
+        for name in calls:
+            setattr(driver, name, _faulty(getattr(driver, name)))
 
 
 def _faulty(operation: Any) -> Any:

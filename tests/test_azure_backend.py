@@ -42,6 +42,7 @@ from storage_lib.errors import (
 )
 from storage_lib.ports.objects import ListEntry, ObjectStore
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
+from tests.layers import PassThrough
 
 pytestmark = [
     # azure-data-tables reads error bodies so, and hands batches of several MB to aiohttp as bytes.
@@ -149,6 +150,24 @@ class TestAzureTables(TableStoreContract):
     @pytest.fixture
     def tables(self, backend: AzureStorageBackend) -> object:
         return backend.tables
+
+
+class TestAzureObjectsBehindALayer(TestAzureObjects):
+    @pytest.fixture
+    def objects(self, backend: AzureStorageBackend) -> ObjectStore:
+        return PassThrough(backend).objects
+
+
+class TestAzureQueuesBehindALayer(QueueStoreContract):
+    @pytest.fixture
+    def queues(self, backend: AzureStorageBackend) -> object:
+        return PassThrough(backend).queues
+
+
+class TestAzureTablesBehindALayer(TableStoreContract):
+    @pytest.fixture
+    def tables(self, backend: AzureStorageBackend) -> object:
+        return PassThrough(backend).tables
 
 
 # -- other programs on the same account

@@ -50,6 +50,7 @@ from storage_lib.keys import validate_key
 from storage_lib.ports.objects import ByteRange, ListEntry, ObjectStore
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 from storage_lib.testing.objects import AWKWARD_KEYS
+from tests.layers import PassThrough
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,25 @@ class TestFileTables(TableStoreContract):
     @pytest.fixture
     def tables(self, shared: FileStorageBackend) -> object:
         return shared.tables
+
+
+class TestFileObjectsBehindALayer(TestFileObjects):
+    @pytest.fixture
+    def objects(self, shared: FileStorageBackend) -> ObjectStore:
+        self.folder = Path(shared.base_path, "objects")
+        return PassThrough(shared).objects
+
+
+class TestFileQueuesBehindALayer(QueueStoreContract):
+    @pytest.fixture
+    def queues(self, shared: FileStorageBackend) -> object:
+        return PassThrough(shared).queues
+
+
+class TestFileTablesBehindALayer(TableStoreContract):
+    @pytest.fixture
+    def tables(self, shared: FileStorageBackend) -> object:
+        return PassThrough(shared).tables
 
 
 # -- names

@@ -8,13 +8,13 @@ from typing import TypedDict
 from urllib.parse import urlsplit
 
 from storage_lib.backends.cloud.requests import Requests
-from storage_lib.backends.s3.absent import no_queues, no_tables
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.backends.s3.client import S3Client
 from storage_lib.backends.s3.credentials import Credential, CredentialProvider, Credentials
 from storage_lib.backends.s3.objects import S3Objects
 from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, without_secrets
 from storage_lib.errors import ConfigurationError
+from storage_lib.ports.absent import no_queues, no_tables
 from storage_lib.ports.backend import ObjectStore, StorageBackend
 
 DEFAULT_REGION = "us-east-1"
@@ -85,8 +85,8 @@ class S3StorageBackend(StorageBackend):
         self._client = S3Client(url, region, credentials, requests)
         self._bucket = Bucket(bucket, self._client, create=create_bucket)
         self.objects = ObjectStore(S3Objects(self._bucket))
-        self.tables = no_tables()
-        self.queues = no_queues()
+        self.tables = no_tables("S3")
+        self.queues = no_queues("S3")
 
     def __repr__(self) -> str:
         return f"S3StorageBackend({self._client.url})"

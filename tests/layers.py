@@ -1,0 +1,91 @@
+"""Layers of the tests, as small as layers can be."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from hashlib import sha256
+
+from msgspec.structs import replace
+
+from storage_lib.errors import IntegrityError
+from storage_lib.layers.base import Layer, ObjectLayer, Operation
+from storage_lib.ports import hidden
+from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.streaming import Parts
+
+
+class PassThrough(Layer):
+    """Changes nothing."""
+
+
+class CountingLayer(Layer):
+    """Counts the operations of callers."""
+
+    def __init__(self, inner: StorageBackend) -> None:
+        super().__init__(inner)
+        self.counted: Counter[str] = Counter()
+
+    async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        self.counted[operation.port] += 1
+        return await call()
+
+
+class Deflating(ObjectLayer):
+    """Stores other bytes than the caller's, of another size."""
+
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        stored = zlib.compress(data)
+        metadata = {**options.metadata, hidden.SIZE: str(len(data)), hidden.CHECKSUM: options.sha256}
+        options = replace(options, metadata=metadata, sha256=sha256(stored).hexdigest())
+        result = await super().put(key, stored, options)
+        return PutResult(key, result.etag, len(data), result.created)
+
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        return await ObjectDriver.put_stream(self, key, parts, options)
+
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
+        found = await super().get(key, replace(options, byte_range=None))
+        if found is None:
+            return None
+        start, end = _resolved(found.info, options)
+        return StoredObject(found.info, _inflated(found.info, found.data)[start:end], start)
+
+    async def read_stream(
+        self, key: str, options: GetOptions
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        info, _, chunks = await super().read_stream(key, replace(options, byte_range=None))
+        start, end = _resolved(info, options)
+
+        async def inflated() -> AsyncGenerator[bytes]:
+            async with aclosing(chunks):
+                yield _inflated(info, b"".join([chunk async for chunk in chunks]))[start:end]
+
+        return info, start, inflated()
+
+
+def _resolved(info: ObjectInfo, options: GetOptions) -> tuple[int, int]:
+    size = hidden.presented(info).size
+    return (0, size) if options.byte_range is None else options.byte_range.resolve(size)
+
+
+def _inflated(info: ObjectInfo, stored: bytes) -> bytes:
+    if hidden.SIZE not in info.metadata:
+        return stored
+    try:
+        return zlib.decompress(stored)
+    except zlib.error as error:
+        raise IntegrityError(f"object {info.key!r} is damaged") from error
+
+
+class DeflatingLayer(Layer):
+    """Objects of another size behind it."""
+
+    def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
+        return Deflating(inner, self.around)

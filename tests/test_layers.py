@@ -1,0 +1,189 @@
+"""Layers: one that changes nothing passes every contract, each sees one operation for each call of a caller,
+and sizes are the caller's whatever a layer stores."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from storage_lib.backends.memory import MemoryBackend
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.layers.retry import RetryBackend
+from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import ObjectStore, StorageBackend
+from storage_lib.ports.drivers import PLAIN_GET
+from storage_lib.ports.object_model import StoredObject
+from storage_lib.ports.tables import Delete, Insert
+from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
+from tests.layers import CountingLayer, DeflatingLayer, PassThrough
+
+
+class MemoryBehindALayer(ObjectStoreContract):
+    # No other program can put anything into memory.
+    test_decomposed_names_are_listed_or_told = None  # type: ignore[assignment]
+
+    async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
+        stored = objects.driver.core._objects  # type: ignore[attr-defined]
+        stored[key] = replace(stored[key], data=data)
+
+    async def put_foreign(self, objects: ObjectStore, key: str, data: bytes, content_type: str) -> None:
+        core: Any = objects.driver.core
+        await ObjectStore(core).put(key, data, content_type=content_type)
+        core._objects[key] = StoredObject(replace(core._objects[key].info, sha256=None), data)
+
+
+class TestObjectsBehindALayer(MemoryBehindALayer):
+    @pytest.fixture
+    def objects(self) -> ObjectStore:
+        return PassThrough(MemoryBackend()).objects
+
+
+class TestObjectsOfAnotherSize(MemoryBehindALayer):
+    @pytest.fixture
+    def objects(self) -> ObjectStore:
+        return DeflatingLayer(MemoryBackend()).objects
+
+
+class TestTablesBehindALayer(TableStoreContract):
+    @pytest.fixture
+    def tables(self) -> object:
+        return PassThrough(MemoryBackend()).tables
+
+
+class TestQueuesBehindALayer(QueueStoreContract):
+    @pytest.fixture
+    def queues(self) -> object:
+        return PassThrough(MemoryBackend()).queues
+
+
+# -- one call of a caller is one operation
+
+Call = Callable[[StorageBackend], Awaitable[Any]]
+
+
+async def all_of(listing: Any) -> None:
+    async for _ in listing:
+        pass
+
+
+async def read(backend: StorageBackend) -> None:
+    async with backend.objects.open_reader("k") as reader:
+        await reader.read()
+
+
+CALLS: dict[str, Call] = {
+    "put": lambda b: b.objects.put("k", b"1"),
+    "put with a time to live": lambda b: b.objects.put("k", b"1", ttl=60),
+    "put if absent": lambda b: b.objects.put("new", b"1", if_absent=True, ttl=60),
+    "put any version": lambda b: b.objects.put("k", b"1", if_match="*"),
+    "put_stream of one part": lambda b: b.objects.put_stream("k", [b"1"], ttl=60),
+    "put_stream": lambda b: b.objects.put_stream("k", io.BytesIO(b"x" * 9_000_000), if_match="*", ttl=60),
+    "get": lambda b: b.objects.get("k"),
+    "get any version": lambda b: b.objects.get("k", if_match="*"),
+    "get if changed": lambda b: b.objects.get("k", if_none_match="*"),
+    "open_reader": read,
+    "head": lambda b: b.objects.head("k"),
+    "delete": lambda b: b.objects.delete("k"),
+    "delete any version": lambda b: b.objects.delete("k", if_match="*"),
+    "copy": lambda b: b.objects.copy("k", "l"),
+    "copy if absent": lambda b: b.objects.copy("k", "new", if_absent=True),
+    "list_page": lambda b: b.objects.list_page(delimiter="/"),
+    "iterate": lambda b: all_of(b.objects.iterate()),
+    "stats": lambda b: b.objects.stats(skip=".system/"),
+    "create_table": lambda b: b.tables.create_table("t"),
+    "insert": lambda b: b.tables.insert("t", "p", "new", {}),
+    "upsert": lambda b: b.tables.upsert("t", "p", "r", {}),
+    "update": lambda b: b.tables.update("t", "p", "r", {}, etag="*"),
+    "get entity": lambda b: b.tables.get("t", "p", "r"),
+    "delete entity": lambda b: b.tables.delete("t", "p", "r"),
+    "batch": lambda b: b.tables.batch("t", "p", [Insert("a"), Delete("r")]),
+    "query": lambda b: b.tables.query("t", "n gt 1"),
+    "iterate entities": lambda b: all_of(b.tables.iterate("t")),
+    "create_queue": lambda b: b.queues.create_queue("q"),
+    "send": lambda b: b.queues.send("q", b"1"),
+    "send_text": lambda b: b.queues.send_text("q", "1"),
+    "receive": lambda b: b.queues.receive("q"),
+    "peek": lambda b: b.queues.peek("q"),
+    "length": lambda b: b.queues.length("q"),
+    "clear": lambda b: b.queues.clear("q"),
+    "save": lambda b: StorageManager(backend=b).save("k", {"a": 1}, ttl=60),
+    "load": lambda b: StorageManager(backend=b).load("k"),
+    "exists": lambda b: StorageManager(backend=b).exists("missing"),
+    "list_keys": lambda b: all_of(StorageManager(backend=b).list_keys()),
+}
+
+
+@pytest.mark.parametrize("retries", [False, True], ids=["alone", "above retries"])
+@pytest.mark.parametrize("name", CALLS)
+async def test_one_call_is_one_operation(name: str, retries: bool) -> None:
+    memory = MemoryBackend()
+    await memory.objects.put("k", b"1")
+    await memory.objects.put("short", b"1", ttl=60)  # A marker, below the system's prefix.
+    await memory.objects.put("z/k", b"1")
+    await memory.tables.insert("t", "p", "r", {"n": 1})
+    await memory.queues.send("q", b"1")
+    backend = CountingLayer(RetryBackend(memory) if retries else memory)
+    await CALLS[name](backend)
+    assert sum(backend.counted.values()) == 1, backend.counted
+
+
+async def test_each_layer_counts_and_none_changes_the_inner_one() -> None:
+    memory = MemoryBackend()
+    before = {name: dict(vars(getattr(memory, name).driver)) for name in ("objects", "tables", "queues")}
+    inner = CountingLayer(memory)
+    outer = CountingLayer(PassThrough(inner))
+    await outer.objects.put("k", b"1", ttl=60)
+    (message_id,) = [await outer.queues.send("q", b"1")]
+    (message,) = await outer.queues.receive("q")
+    message = await outer.queues.update("q", message, visibility_timeout=5)
+    await outer.queues.delete("q", message)
+    assert message.id == message_id
+    assert inner.counted == outer.counted == {"objects": 1, "queues": 4}
+    for name, state in before.items():
+        assert {key: id(value) for key, value in vars(getattr(memory, name).driver).items()} == {
+            key: id(value) for key, value in state.items()
+        }
+
+
+async def test_a_refused_operation_is_one_too() -> None:
+    backend = CountingLayer(MemoryBackend())
+    with pytest.raises(KeyNotFoundError):
+        await backend.objects.get("k")
+    await backend.objects.put("k", b"1")
+    with pytest.raises(PreconditionFailedError):
+        await backend.objects.put("k", b"1", if_match="other")
+    assert backend.counted == {"objects": 3}
+
+
+# -- sizes
+
+
+async def test_sizes_are_the_callers() -> None:
+    memory = MemoryBackend()
+    backend = DeflatingLayer(memory)
+    storage = StorageManager(backend=backend)
+    data = b"x" * 10_000
+    await storage.write("k", data)
+    await storage.write_stream("s", [data] * 1000)
+    await storage.copy("s", "t")
+    stored = await memory.objects.driver.get("k", PLAIN_GET)
+    assert stored is not None
+    assert len(stored.data) < 100
+    assert (await storage.info("k")).size == 10_000
+    assert (await storage.info("t")).size == 10_000_000
+    page = await backend.objects.list_page(details=True)
+    assert [(entry.key, entry.size) for entry in page.entries] == [
+        ("k", 10_000),
+        ("s", 10_000_000),
+        ("t", 10_000_000),
+    ]
+    stats = await storage.stats()
+    assert (stats.count, stats.bytes) == (3, 20_010_000)
+    assert (await storage.read("t")).data == data * 1000
+    async with storage.open_reader("s") as reader:
+        assert reader.info.size == 10_000_000
+        assert await reader.read() == data * 1000
