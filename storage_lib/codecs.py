@@ -89,6 +89,8 @@ def codec_named(name: str) -> Codec | None:
 
 
 def _is_stored(kind: type) -> bool:
-    from storage_lib.packing import SCALARS
+    from datetime import date, datetime, time, timedelta
+    from decimal import Decimal
+    from uuid import UUID
 
-    return kind in SCALARS
+    return kind in (datetime, date, time, timedelta, UUID, Decimal)

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from storage_lib.errors import SerializationError
-from storage_lib.sameness import MAX_DEPTH
+from storage_lib.limits import MAX_DEPTH
 
 _WINDOW: Final = 16 * 1024
 """Bytes; checking a window takes about 25 times as much memory."""

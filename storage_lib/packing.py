@@ -37,8 +37,8 @@ import msgspec
 
 from storage_lib.codecs import Codec, codec_named, codec_of
 from storage_lib.errors import SerializationError
+from storage_lib.limits import MAX_DEPTH
 from storage_lib.npy import pack_npy, unpack_npy
-from storage_lib.sameness import MAX_DEPTH
 from storage_lib.structure import (
     ARRAY,
     BIG,

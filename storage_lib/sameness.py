@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from storage_lib.errors import SerializationError
-
-MAX_DEPTH: Final = 100
-"""Levels of nesting: more than any document needs, fewer than the parsers accept."""
+from storage_lib.limits import MAX_DEPTH
 
 
 def is_array(value: Any) -> bool:

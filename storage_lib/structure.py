@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from storage_lib.errors import SerializationError
 from storage_lib.json_text import too_deep, too_much
+from storage_lib.limits import MAX_DEPTH
 from storage_lib.npy import check_npy
-from storage_lib.sameness import MAX_DEPTH
 
 (
     TUPLE,

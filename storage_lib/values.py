@@ -36,7 +36,8 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 from storage_lib.errors import SerializationError
 from storage_lib.keys import essence
-from storage_lib.sameness import MAX_DEPTH, difference, is_array
+from storage_lib.limits import MAX_DEPTH
+from storage_lib.sameness import difference, is_array
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -5,33 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PROJECT
 
-LAYERS = [
-    (
-        "storage_lib.arguments",
-        "storage_lib.buffers",
-        "storage_lib.codecs",
-        "storage_lib.codings",
-        "storage_lib.errors",
-        "storage_lib.json_text",
-        "storage_lib.model_keys",
-        "storage_lib.keys",
-        "storage_lib.names",
-        "storage_lib.npy",
-        "storage_lib.packing",
-        "storage_lib.patterns",
-        "storage_lib.pickling",
-        "storage_lib.sameness",
-        "storage_lib.spelling",
-        "storage_lib.structure",
-        "storage_lib.threads",
-        "storage_lib.values",
-    ),
+ROOMS = [
     ("storage_lib.config",),
     ("storage_lib.ports",),
     ("storage_lib.backends", "storage_lib.layers", "storage_lib.testing"),
@@ -44,7 +25,14 @@ LAYERS = [
     ("function_app",),
     ("devhost",),
 ]
-"""From the inside out: a module may import what stands on its own line or before, never behind."""
+"""From the inside out: a module may import what stands on its own line or before, never behind. Before all of
+them stand the files of storage_lib that import none of them (`foundation`)."""
+
+ROOMS_OF_STRANGERS = {"storage_lib.backends": "cloud", "storage_lib.layers": "base"}
+"""Folders whose parts do not know each other, and the part that all of them share."""
+
+SHARED_PACKAGES = ("msgspec", "azure")
+"""What backends may import like everyone else; Azure's SDK has entries of its own."""
 
 VENDOR_HOMES = {
     "azure.functions": ("functions", "function_app", "devhost"),
@@ -66,6 +54,7 @@ VENDOR_HOMES = {
 }
 
 
+@cache
 def modules() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for top in ("storage_lib", "actions", "functions", "devhost"):
@@ -76,6 +65,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, anywhere in it, except for the eyes of a type checker only."""
     tree = ast.parse(path.read_text())
@@ -96,12 +86,35 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def module_of(imported: str) -> str | None:
+    """The module of this project that an import names, or whose part it names."""
+    while imported and imported not in modules():
+        imported = imported.rpartition(".")[0]
+    return imported or None
+
+
+@cache
+def foundation() -> set[str]:
+    """The files of storage_lib that import nothing but each other."""
+    found = {name for name in modules() if name.count(".") == 1 and modules()[name].name != "__init__.py"}
+    found = {name for name in found if name.startswith("storage_lib.")}
+    while outer := {
+        name
+        for name in found
+        if any(
+            module not in found for imported in imports(modules()[name]) if (module := module_of(imported))
+        )
+    }:
+        found -= outer
+    return found
+
+
 def rank(name: str) -> int:
     """The line of the most specific entry that ``name`` belongs to."""
-    best = max(
-        (entry for line in LAYERS for entry in line if name == entry or name.startswith(entry + ".")), key=len
-    )
-    return next(n for n, line in enumerate(LAYERS) if best in line)
+    if module_of(name) in foundation():
+        return -1
+    best = max((entry for line in ROOMS for entry in line if below(name, (entry,))), key=len)
+    return next(n for n, line in enumerate(ROOMS) if best in line)
 
 
 def below(name: str, parents: tuple[str, ...]) -> bool:
@@ -124,32 +137,46 @@ def test_a_vendor_stays_in_its_own_house(name: str) -> None:
                 assert below(name, homes), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(modules()) if n.startswith("storage_lib.backends.")])
-def test_backends_do_not_know_each_other(name: str) -> None:
-    kinds = {path.stem for path in (PROJECT / "storage_lib/backends").iterdir()} - {
-        "__init__",
-        "__pycache__",
-        "cloud",
+@pytest.mark.parametrize("name", [n for n in sorted(modules()) if not below(n, ("storage_lib.backends",))])
+def test_what_only_backends_need_is_imported_by_them_alone(name: str) -> None:
+    """So that whoever uses one backend installs and loads the packages of no other."""
+    own = {
+        imported.partition(".")[0]
+        for backend, path in modules().items()
+        if below(backend, ("storage_lib.backends",))
+        for imported in imports(path)
     }
-    own = name.split(".")[2]
-    if own not in kinds:
-        return
-    for imported in imports(modules()[name]):
-        parts = imported.split(".")
-        if parts[:2] == ["storage_lib", "backends"] and parts[2] in kinds:
-            assert parts[2] == own, f"{name} imports {imported}"
+    packages = own - {"storage_lib", "__future__", *SHARED_PACKAGES} - sys.stdlib_module_names
+    assert {"obstore", "aiohttp", "botocore"} <= packages
+    if not below(name, ("devhost",)):
+        assert packages.isdisjoint(imported.partition(".")[0] for imported in imports(modules()[name]))
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in sorted(modules()) if below(n, ("storage_lib.backends", "storage_lib.layers"))]
-)
-def test_layers_and_backends_do_not_know_each_other(name: str) -> None:
+@pytest.mark.parametrize("name", [n for n in sorted(modules()) if below(n, tuple(ROOMS_OF_STRANGERS))])
+def test_backends_and_layers_do_not_know_each_other(name: str) -> None:
     """A layer knows the ports only, and what is around a backend is not its business."""
+    room = next(room for room in ROOMS_OF_STRANGERS if below(name, (room,)))
+    own = tuple(f"{room}.{part}" for part in (name.split(".")[2:3] or [""]))
+    shared = f"{room}.{ROOMS_OF_STRANGERS[room]}"
     for imported in imports(modules()[name]):
-        if below(name, ("storage_lib.layers",)):
-            assert not below(imported, ("storage_lib.backends",)), f"{name} imports {imported}"
-        else:
-            assert not below(imported, ("storage_lib.layers",)), f"{name} imports {imported}"
+        if below(imported, tuple(ROOMS_OF_STRANGERS)):
+            assert below(imported, (*own, shared)), f"{name} imports {imported}"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    inner: dict[str, set[str]] = {
+        name: {module for imported in imports(path) if (module := module_of(imported)) not in (None, name)}  # type: ignore[misc]
+        for name, path in modules().items()
+    }
+    # Whatever imports nothing that is left is in no circle.
+    while free := [name for name, imported in inner.items() if not imported & inner.keys()]:
+        for name in free:
+            del inner[name]
+    # What is left is in a circle, or imports one: leave out what nobody left imports.
+    while unused := inner.keys() - set().union(*inner.values()):
+        for name in unused:
+            del inner[name]
+    assert sorted(inner) == []
 
 
 def test_the_composition_root_is_small() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from storage_lib.errors import SerializationError
-from storage_lib.sameness import MAX_DEPTH
+from storage_lib.limits import MAX_DEPTH
 
 _REMEDY = "convert it, or save it as an object and give the object's key"
 _BYTES = (bytes, bytearray, memoryview)
