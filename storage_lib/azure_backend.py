@@ -15,22 +15,22 @@ __all__ = ["AzureStorageBackend"]
 
 
 class AzureStorageBackend(BlobNames, StorageBackend):
-    """Blob, Queue and Table Storage of one account; what fails for the moment is tried again.
+    """Blob, Queue and Table Storage of one account. Transient failures are retried.
 
-    :param connection_string: of the account (``UseDevelopmentStorage=true`` is Azurite on its own ports).
-    :param account_url: instead of it, the URL of any one of the services.
+    Nothing is imported from a vendor before the first operation needs it. A backend can be used from several
+    event loops, one after the other or at the same time.
+
+    :param connection_string: of the account (``UseDevelopmentStorage=true`` means Azurite on its default
+        ports).
+    :param account_url: the URL of any of its services, instead of a connection string.
     :param credential: anything with ``get_token`` (azure-identity, sync or async), an account key or SAS
-        as text, an AzureNamedKeyCredential or AzureSasCredential. None: what the connection string or URL
-        brings, else the identity there is (DefaultAzureCredential). It is not closed here.
-    :param container: of `objects`, mapped by names.py where Azure refuses the name.
-    :param client_id: of the user-assigned managed identity, where no credential is given.
-    :param verify: path of the CA certificate to trust (for tests over TLS).
-    :param retry_attempts: how often in all an operation is tried while it fails for the moment; 1 tries once.
-    :param concurrent_requests: of this process to each of the services, at most; others wait for their turn.
-
-    Nothing is imported from a vendor before the first operation needs it. It can be used from several
-    event loops, one after the other or at once.
-
+        as text, an AzureNamedKeyCredential or AzureSasCredential. None uses what the connection string
+        or URL contains, or DefaultAzureCredential. It is not closed here.
+    :param container: of `objects`; names that Azure refuses are mapped by names.py.
+    :param client_id: of the user-assigned managed identity, if no credential is given.
+    :param verify: path of a CA certificate to trust (for tests over TLS).
+    :param retry_attempts: attempts in all for an operation that fails transiently; 1 means no retries.
+    :param concurrent_requests: how many requests this process has under way to each service; more wait.
     :raises ConfigurationError: the arguments cannot work.
     """
 

@@ -445,7 +445,7 @@ class StorageManager:
         :param delimiter: fold keys that continue after the next delimiter into a prefix.
         :param limit: at most this many entries.
         :param cursor: the cursor of the previous page.
-        :param details: also return metadata, content type and expiry where a listing does not have them.
+        :param details: also return size, ETag and time of each object.
         :raises InvalidArgumentError: the cursor belongs to another listing, or an argument is out of range.
         """
         return await self.backend.objects.list_page(

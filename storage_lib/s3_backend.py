@@ -13,23 +13,25 @@ __all__ = ["S3StorageBackend"]
 
 
 class S3StorageBackend(Retrying):
-    """Objects in one bucket; what fails for the moment is tried again. S3 has no tables and queues.
+    """Objects in one bucket. Transient failures are retried. S3 has no tables and queues.
 
-    :param endpoint: URL of another server than AWS; None takes ``AWS_ENDPOINT_URL_S3`` or
-        ``AWS_ENDPOINT_URL``, else the region's own.
-    :param region: None takes ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, else us-east-1.
-    :param access_key_id: with ``secret_access_key`` and, for temporary keys, ``session_token``. Without
-        keys botocore looks for them: environment, AWS_PROFILE, web identity, container, instance.
-    :param credential_provider: a sync or async function that gives them, as obstore has it.
-    :param virtual_hosted: address the bucket as a host name (``https://BUCKET.host``) instead of as a path.
-    :param allow_http: None allows http where the endpoint says http.
-    :param create_bucket: make the bucket if it is not there.
-    :param retry_attempts: how often in all an operation is tried while it fails for the moment; 1 tries once.
-    :param concurrent_requests: of this process to S3, at most; others wait for their turn.
+    Nothing is imported from a vendor before the first operation needs it. A backend can be used from several
+    event loops. The options are:
 
-    Nothing is imported from a vendor before the first operation needs it. It can be used from several event
-    loops.
+    - ``endpoint``: URL of a server other than AWS; None uses ``AWS_ENDPOINT_URL_S3`` or
+      ``AWS_ENDPOINT_URL``, or the endpoint of the region.
+    - ``region``: None uses ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, or us-east-1.
+    - ``access_key_id``, ``secret_access_key`` and, for temporary keys, ``session_token``: without them
+      botocore looks for keys in the environment, profiles, web identity, container and instance.
+    - ``credential_provider``: a sync or async function that returns them, as in obstore.
+    - ``virtual_hosted``: address the bucket by host name (``https://BUCKET.host``) instead of by path.
+    - ``allow_http``: None allows http if the endpoint says http.
+    - ``create_bucket``: create the bucket if it does not exist.
+    - ``concurrent_requests``: how many requests this process has under way to S3; more wait their turn.
 
+    :param bucket: the bucket of the objects.
+    :param retry_attempts: attempts in all for an operation that fails transiently; 1 means no retries.
+    :param options: see above.
     :raises ConfigurationError: the arguments cannot work.
     """
 

@@ -1,4 +1,4 @@
-"""Cursors belong to the listing that gave them: with another prefix or filter they would skip names."""
+"""Cursors belong to the listing that returned them: with another prefix or filter they would skip names."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from storage_lib.errors import InvalidArgumentError
 
 
 def bound(cursor: str, *listing: object) -> str:
-    """A cursor as it is handed out, 12 characters longer. ``listing`` is what decides which names it has."""
+    """A cursor for callers, 12 characters longer. ``listing`` is everything that determines its names."""
     return _mark(listing) + cursor
 
 
 def unbound(cursor: str, *listing: object) -> str:
-    """The cursor as it was before `bound`.
+    """The cursor before `bound`.
 
-    :raises InvalidArgumentError: another listing gave it, or none.
+    :raises InvalidArgumentError: this listing did not return it.
     """
     mark = _mark(listing)
     if not isinstance(cursor, str) or not cursor.startswith(mark) or cursor == mark:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -25,7 +25,7 @@ def unbound(cursor: str, *listing: object) -> str:
 
 
 def refused() -> InvalidArgumentError:
-    """The error for a cursor that this listing has not given."""
+    """The error for a cursor that this listing did not return."""
     return InvalidArgumentError(
         "cursor is not one that this listing returned",
         field="cursor",

@@ -1,4 +1,4 @@
-"""What an entity may hold, how it is stored, and what it weighs: the same on every backend.
+"""What an entity may hold, how it is stored, and its size: the same on every backend.
 
 ====================================  =============================================================
 property                              stored as
@@ -11,10 +11,10 @@ dict, list (plain JSON)               Edm.String: ``json:`` and the JSON text, `
 None                                  nothing
 ====================================  =============================================================
 
-A text is read as JSON only if it begins with ``json:{`` or ``json:[``. An ordinary str that does (or that
-begins with ``text:json:{`` and so on) is stored with ``text:`` before it, which reading takes away again; so
-neither is ever mistaken for the other. The mark is part of the value, not a second property, because a merge
-must not be able to change one without the other. Filters compare a dict or list as the text that is stored.
+Text is read as JSON only if it begins with ``json:{`` or ``json:[``. An ordinary str that does (or that
+begins with ``text:json:{`` and so on) is stored with the prefix ``text:``, which reading removes, so
+neither is ever mistaken for the other. The mark is part of the value, not a second property, because a
+merge must not change one without the other. Filters compare a dict or list as the stored text.
 
 Sources of the limits: "Understanding the Table service data model" (Azure Storage REST).
 """
@@ -77,11 +77,11 @@ def check_keys(partition_key: str, row_key: str) -> tuple[str, str]:
 
 
 def to_stored(properties: Mapping[str, EntityValue]) -> dict[str, Any]:
-    """The properties as backends keep them: a dict or list as its marked JSON text, None left out, all else
-    as it is.
+    """The properties as backends store them: a dict or list as marked JSON text, None left out,
+    everything else unchanged.
 
-    :raises InvalidArgumentError: a name or a value that a table cannot hold.
-    :raises ObjectTooLargeError: a value is too large, or the entity by itself.
+    :raises InvalidArgumentError: a table cannot hold a name or a value.
+    :raises ObjectTooLargeError: a value, or the whole entity, is too large.
     """
     if not isinstance(properties, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgumentError(

@@ -1,13 +1,13 @@
-"""Time to live: when an object ends, and how that is kept where no store knows of it.
+"""Time to live: when an object expires, and how that is recorded in stores without expiry.
 
-The end of an object's life is metadata of the object (``aos-expires``, milliseconds since the epoch) and
-decides on every read. Since a listing does not read metadata, each such save leaves a small marker before it,
-named by the moment of the end: listings hide, and sweeps remove, what the few markers of the past name. The
-ETags of such objects carry their end, so that a condition on one that is gone fails unasked.
+The expiry of an object is in its metadata (``aos-expires``, milliseconds since the epoch) and is checked
+on every read. A listing does not read metadata, so each such save first writes a small marker, named by
+the time of expiry: listings hide, and sweeps remove, the objects named by the few markers of the past.
+ETags of such objects include their expiry, so a condition on an expired object fails without a request.
 
-An upload can take longer than the life of its object, which then appears when a sweep has already been there.
-Who saved it marks it anew; for the case that nobody lived to do so, a sweep that finds no object leaves a
-late marker, which tells one of the next day to look once more.
+An upload can take longer than the life of its object, which then appears after a sweep. The writer marks
+it again; in case the writer died, a sweep that finds no object leaves a late marker, which tells a sweep
+of the next day to look again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ METADATA = "aos-expires"
 MARKERS = f"{SYSTEM_PREFIX}ttl/"
 MAX_TTL_SECONDS = 100 * 365 * 24 * 3600
 GRACE_SECONDS = 24 * 3600
-"""How long after its end an object may still appear: no upload of ours takes longer (a request may take an
-hour, and a terabyte passes in a day at 100 Mbit/s)."""
+"""How long after its expiry an object may still appear: no upload takes longer (a request may take an
+hour, and a terabyte takes a day at 100 Mbit/s)."""
 
 _LATE = f"{SYSTEM_PREFIX}late/"
 _LATE_HASHED = f"{SYSTEM_PREFIX}late-hashed/"

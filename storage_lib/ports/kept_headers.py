@@ -1,7 +1,7 @@
-"""The HTTP headers that other programs give an object and that stay with it, wherever it is copied to.
+"""The HTTP headers that other programs give an object and that copies keep.
 
-Between the port and a backend they are metadata of reserved names: a service keeps them as the headers that
-they are, a backend without headers as metadata. Callers see them in the fields of `ObjectInfo`.
+Between a store and its driver they are metadata with reserved names: a service stores them as headers, a
+backend without headers as metadata. Callers see them in the fields of `ObjectInfo`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every listing gives: a list for those who wait for all of it, a stream for those who do not."""
+"""The result of every listing: a list when awaited, a stream with ``async for``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Listed"]
 
 
 class Listed[T](Stationary, Coroutine[Any, Any, list[T]]):
-    """A listing. ``await`` makes a list of everything; ``async for`` takes one after the other and holds a
-    page at a time. Nothing is read before that, and each ``await`` and each ``async for`` lists anew.
+    """A listing. ``await`` returns a list; ``async for`` streams the items and holds one page at a time.
+    Nothing is read before that, and each ``await`` and ``async for`` lists again.
 
-    It goes wherever the coroutine of the list would: `asyncio.create_task`, `asyncio.run`, task groups.
+    It can be used like a coroutine: with `asyncio.create_task`, `asyncio.run` and task groups.
 
     :param items: starts the listing, from its beginning.
     """

@@ -1,7 +1,7 @@
-"""How long an operation may take: the time that it waits for its turn in this process does not count.
+"""How long an operation may take, not counting the time that it waits for its turn in this process.
 
-Of thousands of calls at once most wait for the others. A deadline is there for a store that does not answer,
-so it stands still while a call has not been sent.
+With thousands of concurrent calls most of them wait. A deadline is meant for a store that does not
+respond, so it is paused while a call has not been sent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pickling and copying: what holds connections and threads travels as what it was built with, or not."""
+"""Pickling and copying: objects with connections and threads are copied as their arguments, or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Portable", "Stationary"]
 
 
 class Stationary:
-    """Can be neither pickled nor copied; says what can."""
+    """Can be neither pickled nor copied; its error says what can."""
 
     def __reduce__(self) -> Any:
         raise NotPortableError(
@@ -22,8 +22,8 @@ class Stationary:
 
 
 class Portable(Stationary):
-    """Pickled and copied as the arguments that it was built with: the copy is another one, not open yet, with
-    connections of its own. ``portable``: a class says it of itself, not of its subclasses."""
+    """Pickled and copied as its arguments: the copy is another one, not yet open, with its own
+    connections. A class sets ``portable`` for itself, not for its subclasses."""
 
     portable: ClassVar[bool] = False
     _given: _Given

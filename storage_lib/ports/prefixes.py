@@ -1,8 +1,8 @@
-"""Common prefixes of a listing that have nothing to show below them.
+"""Common prefixes of a listing that have no key below them.
 
-A service folds whatever lies below a prefix, also names that are no keys: the markers that consoles make for
-folders (``a/``), ``a//b``. Whether there is a key among them takes a look. One page of names, not folded,
-answers for the prefixes of most listings at once; where that ends, each prefix is looked into by itself.
+A service folds everything below a prefix, including names that are not keys, such as folder markers of
+consoles (``a/``) and ``a//b``. Whether there is a key among them must be checked. One page of unfolded
+names is enough for the prefixes of most listings; beyond that, each prefix is checked separately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Streams: any source cut into parts of one size, hashed on the way; readers that verify what they give."""
+"""Streams: any source in parts of one size, hashed on the way; readers that verify what they return."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage_lib.ports.object_model import ObjectInfo, StoredObject
 ByteSource = AsyncIterable[Buffer] | Iterable[Buffer] | BinaryIO
 
 _INLINE_BYTES = 1024 * 1024
-"""Up to so many bytes are hashed on the event loop (about a millisecond); more go to a thread."""
+"""Up to this many bytes are hashed on the event loop (about a millisecond); more in a thread."""
 _FILE_CHUNK_BYTES = 1024 * 1024
 _REMEDY = "open files in binary mode, encode text"
 
@@ -27,7 +27,9 @@ async def sha256_of(data: bytes) -> str:
 
 
 async def verify(found: StoredObject) -> None:
-    """:raises IntegrityError: a whole object's bytes do not agree with its size or its checksum."""
+    """Verify a whole object.
+
+    :raises IntegrityError: its bytes do not match its size or checksum."""
     info = found.info
     if len(found.data) != info.size:
         raise IntegrityError(f"object {info.key!r} has {len(found.data)} bytes, expected {info.size}")
@@ -43,7 +45,7 @@ def _changed(key: str) -> IntegrityError:
 
 
 class Parts:
-    """The bytes of a source in parts of ``size``, the last one shorter; never more than two are held.
+    """The bytes of a source in parts of ``size``, the last one shorter; at most two are held at a time.
 
     :param limit: of the whole, in bytes.
     """
@@ -65,7 +67,7 @@ class Parts:
         return self._hash.hexdigest()
 
     async def whole(self) -> bytes | None:
-        """All of it if one part holds it, else None, and the parts are to be iterated."""
+        """All bytes if they fit into one part; else None, and the parts must be iterated."""
         self._first = await self._cut()
         return self._first if self._ended and not self._left else None
 
@@ -105,8 +107,8 @@ class Parts:
 class ObjectReader:
     """An open object: ``info``, and its bytes as an async iterator of chunks.
 
-    ``start`` is the offset of the first byte. Reading to the end verifies length and checksum of a whole
-    object before the last chunk is given.
+    ``start`` is the offset of the first byte. Reading to the end verifies the length and checksum of a
+    whole object before the last chunk is returned.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Names that other programs gave and no key can address: left out of listings, told by `stats`."""
+"""Names of other programs that no key can address: listings leave them out, `stats` reports them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _collected: ContextVar[dict[str, None] | None] = ContextVar("unlisted", default=
 
 @contextmanager
 def collected() -> Generator[dict[str, None]]:
-    """The names that listings leave out inside, each once and in the order in which they are met; the first
-    hundred."""
+    """The first hundred names that listings leave out inside this context, each once, in the order of
+    the listing."""
     names: dict[str, None] = {}
     token = _collected.set(names)
     try:

@@ -1,7 +1,8 @@
-"""The contract that every backend and every layer keeps, as test classes to subclass.
+"""The contract of every backend and every layer, as test classes to subclass.
 
-Whoever writes a backend subclasses `ObjectStoreContract`, `QueueStoreContract` and `TableStoreContract` in
-their own test module and gives the fixture each names. pytest with asyncio_mode "auto" runs them.
+To test a backend, subclass `ObjectStoreContract`, `QueueStoreContract` and `TableStoreContract` in a
+test module of your own, and provide the fixture that each of them names. pytest with asyncio_mode "auto"
+runs them.
 """
 
 from storage_lib.testing.objects import ObjectStoreContract
