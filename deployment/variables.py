@@ -139,6 +139,7 @@ RULES: Mapping[str, Rule] = {
 """By parameter of infra/main.bicep, which says the same to Azure; tests compare the two."""
 
 NEEDS: Mapping[str, str] = {
+    "appPrivateEndpoint": "networkIsolation",
     "budgetAmount": "budgetStartDate",
     "existingDataAccountResourceGroup": "existingDataAccountName",
 }
@@ -182,7 +183,8 @@ def faults(document: Any, others: set[str], environment: Mapping[str, str]) -> I
     for name, needed in NEEDS.items():
         if _set(given.get(name)) and not _set(given.get(needed)):
             other = _named(given[needed]) if needed in given else needed
-            yield f"{_named(given[name])} is set, so {other} must be too: {RULES[needed].allowed}"
+            allowed = "true" if RULES[needed] is BOOLEAN else RULES[needed].allowed
+            yield f"{_named(given[name])} is set, so {other} must be too: {allowed}"
     variables = {parameter.variable for parameter in given.values() if parameter.variable}
     yield from _mistyped(variables, others, environment)
 
@@ -202,7 +204,7 @@ def _named(parameter: Parameter) -> str:
 
 
 def _set(parameter: Parameter | None) -> bool:
-    return parameter is not None and parameter.value not in ("", "0")
+    return parameter is not None and parameter.value.lower() not in ("", "0", "false")
 
 
 _TRUTHS = {

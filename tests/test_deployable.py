@@ -120,8 +120,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     what it made, unpacked."""
     home = tmp_path_factory.mktemp("deployed")
     fresh = home / "fresh"
-    top, left = str(PROJECT), {".git", ".venv", "dist", "data", "build"}
-    shutil.copytree(PROJECT, fresh, ignore=lambda folder, names: left & {*names} if folder == top else [])
+
+    def left_out(folder: str, names: list[str]) -> list[str]:
+        tracked = {".funcignore", ".python-version"}
+        made = {"dist", "data", "build", "site"}
+        top = folder == str(PROJECT)
+        return [name for name in names if top and (name in made or (name[0] == "." and name not in tracked))]
+
+    shutil.copytree(PROJECT, fresh, ignore=left_out)
     (fresh / "my_tasks").mkdir()
     (fresh / "my_tasks" / "__init__.py").write_text("")
     (fresh / "my_tasks" / "prompt.txt").write_text("Be brief.")

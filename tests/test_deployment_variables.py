@@ -195,6 +195,10 @@ def test_what_needs_another_is_refused_without_it() -> None:
     (told,) = refused(AGENT_STORAGE_DATA_GROUP="rg-agents-dev")
     assert told.startswith("AGENT_STORAGE_DATA_GROUP is set, so AGENT_STORAGE_DATA_ACCOUNT must be too: ")
     assert refused(AGENT_STORAGE_BUDGET="0") == []
+    isolated = {"AGENT_STORAGE_APP_PRIVATE_ENDPOINT": "true", "AGENT_STORAGE_NETWORK_ISOLATION": "true"}
+    assert refused(**isolated) == refused(AGENT_STORAGE_APP_PRIVATE_ENDPOINT="false") == []
+    (told,) = refused(AGENT_STORAGE_APP_PRIVATE_ENDPOINT="true")
+    assert told.endswith("is set, so AGENT_STORAGE_NETWORK_ISOLATION must be too: true")
 
 
 @pytest.mark.parametrize(
