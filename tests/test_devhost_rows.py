@@ -201,6 +201,8 @@ A host that stops goes on answering
     - **Stop**: the port closes at once
 On Flex, httpConcurrency bounds the requests
     no `httpConcurrency`
+An idle queue is asked every maxPollingInterval in the end
+    - **Idle queues** are looked at every 2 s
 Timers keep status and lease in blobs
     - **Timers** keep their state and their lease in the data folder
 A timer's lease has to be found free, up to 87 s after a kill

@@ -143,7 +143,7 @@ async def test_killed_hosts(backend: str, kills: int, count: int, tmp_path: Path
                 await asyncio.sleep(chance.uniform(0, 3))  # the instant is meant to be any
                 await hosts.kill(chance, AT_ONCE)
                 await hosts.add(AT_ONCE)
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(300 if SOAK else 120):
                 left = [*submitted]
                 while await is_open(engine, left):
                     await asyncio.sleep(0.25)
