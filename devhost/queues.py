@@ -201,19 +201,11 @@ class QueueListener:
             )
 
     async def _invoke(self, message: QueueMessage, body: bytes) -> tuple[InvocationResult, QueueMessage]:
-        trigger = queue_datum(
-            body,
-            message_id=message.id,
-            dequeue_count=message.dequeue_count,
-            pop_receipt=message.pop_receipt,
-            inserted_at=message.inserted_at,
-            expires_at=message.expires_at,
-            next_visible_at=message.next_visible_at,
-        )
+        value, metadata = queue_datum(message, body)
         done = asyncio.Event()
         renewal = asyncio.create_task(self._keep_hidden(message, done))
         try:
-            result = await self.invoker.run(self.function, trigger.value, trigger.metadata)
+            result = await self.invoker.run(self.function, value, metadata)
         finally:
             done.set()
         # Not cancelled: a renewal under way changes the receipt, and we need the new one.

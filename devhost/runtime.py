@@ -16,11 +16,11 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from azure_functions_runtime import handle_event, loader, native_invocation
 from azure_functions_runtime.bindings.datumdef import Datum
@@ -28,6 +28,9 @@ from azure_functions_runtime.bindings.meta import load_binding_registry
 from azure_functions_runtime.utils.threadpool import start_threadpool_executor
 
 from devhost.errors import DevhostError
+
+if TYPE_CHECKING:
+    from storage_lib.ports.queues import QueueMessage
 
 Binding = Mapping[str, Any]
 TriggerKind = Literal["http", "queue", "timer"]
@@ -165,40 +168,23 @@ def http_datum(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class QueueTrigger:
-    """A message as the host hands it to the worker: its value, and the metadata around it."""
-
-    value: Datum
-    metadata: dict[str, Datum] = field(default_factory=dict[str, Datum])
-
-
-def queue_datum(
-    body: bytes,
-    *,
-    message_id: str = "00000000-0000-0000-0000-000000000000",
-    dequeue_count: int = 1,
-    pop_receipt: str = "",
-    inserted_at: datetime | None = None,
-    expires_at: datetime | None = None,
-    next_visible_at: datetime | None = None,
-) -> QueueTrigger:
-    """A queue message: text where it is valid UTF-8, else bytes. Times default to now."""
-    now = datetime.now(UTC)
+def queue_datum(message: QueueMessage, body: bytes) -> tuple[Datum, dict[str, Datum]]:
+    """A message and its metadata as the host hands them to the worker: text where it is valid UTF-8, else
+    bytes."""
     try:
         value = Datum(body.decode(), "string")
     except UnicodeDecodeError:
         value = Datum(body, "bytes")
     metadata = {
         "QueueTrigger": value,
-        "Id": Datum(message_id, "string"),
-        "DequeueCount": Datum(json.dumps(dequeue_count), "json"),
-        "PopReceipt": Datum(pop_receipt, "string"),
-        "InsertionTime": _time_datum(inserted_at or now),
-        "ExpirationTime": _time_datum(expires_at or now),
-        "NextVisibleTime": _time_datum(next_visible_at or now),
+        "Id": Datum(message.id, "string"),
+        "DequeueCount": Datum(json.dumps(message.dequeue_count), "json"),
+        "PopReceipt": Datum(message.pop_receipt, "string"),
+        "InsertionTime": _time_datum(message.inserted_at),
+        "ExpirationTime": _time_datum(message.expires_at),
+        "NextVisibleTime": _time_datum(message.next_visible_at),
     }
-    return QueueTrigger(value, metadata | _replaced(body, metadata))
+    return value, metadata | _replaced(body, metadata)
 
 
 def _replaced(body: bytes, metadata: Mapping[str, Datum]) -> dict[str, Datum]:

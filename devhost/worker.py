@@ -45,7 +45,11 @@ class Worker:
     ) -> InvocationResult:
         """Run a function once. Whatever it raises becomes a failed result."""
         assert self._index is not None, "invoked before it was started"  # noqa: S101
-        return await runtime.invoke(self._index[function], inputs, trigger_metadata)
+        try:
+            found = self._index[function]
+        except KeyError:
+            return InvocationResult(ok=False, duration=0, error="the app has no such function any more")
+        return await runtime.invoke(found, inputs, trigger_metadata)
 
     def replace(self, reason: str) -> None:
         """End the worker and all that runs in it, and start another. This one can end with its host only."""

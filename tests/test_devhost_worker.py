@@ -282,6 +282,18 @@ async def test_deaths_are_forgotten_after_half_an_hour(app: Path, monkeypatch: p
     await worker.stop()
 
 
+async def test_a_function_that_is_no_longer_there(app: Path) -> None:
+    worker = WorkerProcess(app, 30)
+    await worker.start()
+    (app / "function_app.py").write_text(APP.replace("def ping(", "def pong("))
+    worker.replace("to see the next one read the app again")
+    result = await worker.invoke("ping", [("req", http_datum("GET", "http://x"))], None)
+    if result.error.startswith("to see"):  # It came before the end of the first one.
+        result = await worker.invoke("ping", [("req", http_datum("GET", "http://x"))], None)
+    assert (result.ok, result.error) == (False, "the app has no such function any more")
+    await worker.stop()
+
+
 async def test_a_worker_that_can_not_load_the_app_any_more(app: Path) -> None:
     """It is tried as often as one that dies."""
     worker, stops = WorkerProcess(app, 30), list[str]()
