@@ -1,6 +1,6 @@
-"""The reference implementation: everything in memory, nothing kept. Public, for users' own tests.
+"""The reference implementation: everything in memory. It is public, for tests of your own.
 
-It is the plainest code that keeps the ports' promises; the other backends are held against it.
+It is the simplest code that keeps the guarantees of the ports, and the model for the other backends.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Clock = Callable[[], float]
 
 
 class MemoryBackend(StorageBackend):
-    """A backend that lives as long as the object does, shared by whoever holds it."""
+    """A backend in memory, which lives as long as this object."""
 
     def __init__(self, *, message_encoding: MessageEncoding = "base64", clock: Clock = time.time) -> None:
         self.objects = ObjectStore(MemoryObjects(clock))
@@ -226,7 +226,7 @@ class _Row:
 
 
 class MemoryTables(TableDriver):
-    """Tables are found by their names in lower case: Azure takes any."""
+    """Table names are case-insensitive, as on Azure."""
 
     def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock

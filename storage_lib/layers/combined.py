@@ -6,7 +6,7 @@ from storage_lib.ports.backend import StorageBackend
 
 
 class CombinedBackend(StorageBackend):
-    """Objects where they are cheap, tables and queues where there are any: S3 with Azure, or with files.
+    """Objects in one backend, tables and queues in another: S3 with Azure, or with files.
 
     It opens and closes both; each keeps its own errors and guarantees.
     """

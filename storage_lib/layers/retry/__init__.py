@@ -1,4 +1,4 @@
-"""Trying again what a store could not do at the moment."""
+"""Retries of transient failures."""
 
 from storage_lib.layers.retry.backend import RetryBackend
 from storage_lib.layers.retry.options import RetryOptions

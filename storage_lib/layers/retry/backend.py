@@ -19,17 +19,18 @@ from storage_lib.ports.table_model import Delete, Upsert
 
 
 class RetryBackend(Layer):
-    """Retries what fails for the moment: the only owner of retries, for the clients of services do not know
-    what a second try means. Objects, tables and queues have a circuit breaker each.
+    """Retries transient failures. It is the only place that retries, because the clients of services do
+    not know what a second attempt means. Objects, tables and queues each have a circuit breaker.
 
-    Entities and messages have no room for a mark that their readers would not see. So an insert, or an update
-    with an ETag, that meets a conflict after an answer was lost raises `TransientStorageError`, not a
-    conflict. Messages are delivered at least once: a lost answer may double one that is sent, and hide some
-    that were received until their visibility timeout is over.
+    Entities and messages have no room for a mark that is invisible to readers. So an insert, or an
+    update with an ETag, that meets a conflict after a lost response raises `TransientStorageError`, not
+    a conflict. Messages are delivered at least once: a lost response may duplicate a sent message, and
+    hide received ones until their visibility timeout is over.
 
-    `open` is not retried: it asks whether the store is there now.
+    `open` is not retried: it asks whether the store is available now.
 
-    :param clock: seconds that only go forward; ``sleep`` waits so many of them. Tests inject their own.
+    :param clock: monotonic seconds; tests inject their own.
+    :param sleep: waits that many seconds; tests inject their own.
     """
 
     portable = True
@@ -61,14 +62,14 @@ class RetryBackend(Layer):
                     raise
                 if not _is_plain_delete(operation):
                     raise unknown(operation) from error
-                # It is gone, as it was to be. A message whose receipt is lost comes again.
+                # It is gone, as intended. A message whose receipt is invalid is delivered again.
                 return cast("T", None)
 
         return await self._retriers[operation.port].call(operation, attempt, small=True)
 
 
 def _may_be_ours(operation: Operation) -> bool:
-    """Whether the conflict that it meets may be its own doing, by an earlier try."""
+    """Whether an earlier attempt of the operation may have caused its conflict."""
     if operation.name == "batch":
         changes: list[Any] = operation.arguments[1]
         return not all(isinstance(change, Upsert) for change in changes)

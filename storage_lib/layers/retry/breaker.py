@@ -1,4 +1,4 @@
-"""The circuit breaker: a store that has not answered for long is left alone for a while."""
+"""The circuit breaker: a store that has not responded for long is left alone for a while."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 from storage_lib.errors import StorageUnavailableError
 
 THRESHOLD = 30
-"""Tries in a row, of whatever operations, that found the store unavailable."""
+"""Consecutive attempts, of any operations, that found the store unavailable."""
 PATIENCE_SECONDS = 10.0
-"""And they have been going on for so long: many callers at once are as many tries in a moment."""
+"""The least time they must span, because many concurrent callers make as many attempts in a moment."""
 PAUSE_SECONDS = 5.0
 
 
 class Breaker:
-    """Counts the tries that found a store unavailable, with no answer in between. After `THRESHOLD` of them
-    in `PATIENCE_SECONDS` or more one try may pass each `PAUSE_SECONDS`, until one is answered. The others
-    need not wait for a store that is away, and are no load when it comes back.
+    """Counts attempts that found a store unavailable, with no response in between. After `THRESHOLD` of
+    them over `PATIENCE_SECONDS` or more, one attempt may pass every `PAUSE_SECONDS` until one gets a
+    response. The others need not wait for an unavailable store, and put no load on it when it recovers.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class Breaker:
         self.last: StorageUnavailableError | None = None
 
     def wait(self) -> float:
-        """Seconds until a try may pass; 0 lets this one."""
+        """Seconds until an attempt may pass; 0 lets this one pass."""
         if self._next_at is None:
             return 0
         now = self._clock()
@@ -48,6 +48,6 @@ class Breaker:
             self._next_at = now + PAUSE_SECONDS
 
     def answered(self) -> None:
-        """The store was there, whatever it said."""
+        """The store responded, whatever it said."""
         self._failures = 0
         self._next_at = None

@@ -1,4 +1,4 @@
-"""Objects, retried: with conditions that a lost answer does not turn against their own writer."""
+"""Retried object operations, with conditions that a lost response does not turn against their own writer."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ from storage_lib.ports.streaming import Parts
 
 _CREATED = "c"
 _REPLACED = "r"
-"""How a mark begins: by what the save was allowed to do."""
+"""How a mark begins: with what the save was allowed to do."""
 
 
 class RetryingObjects(ObjectLayer):
-    """Every request of another driver, retried.
+    """Every request of another driver, with retries.
 
-    A conditional save leaves a mark of its own in the object's metadata. Where the answer to a try was lost
-    and the next one meets a conflict, the mark tells whether the object in the way is that of the first try.
+    A conditional save leaves a unique mark in the object's metadata. If the response to an attempt was
+    lost and the next attempt meets a conflict, the mark tells whether the object in the way is that of
+    the first attempt.
 
-    A stream up cannot be read twice: its parts are retried one by one (``repeat``), the request that makes it
-    an object is not. A stream down goes on where it broke off, in the same version.
+    The source of an upload cannot be read twice: its parts are retried one by one (``repeat``), but not
+    the request that completes the object. A download resumes where it broke off, in the same version.
     """
 
     def __init__(self, inner: ObjectDriver, retrier: Retrier) -> None:
@@ -93,7 +94,7 @@ class RetryingObjects(ObjectLayer):
             except (KeyNotFoundError, PreconditionFailedError) as error:
                 if not unsure:
                     raise
-                # Without a condition it is gone, as it was to be; with one, somebody else may have taken it.
+                # Without a condition it is gone, as intended; with one, someone else may have deleted it.
                 if if_match is not None:
                     raise unknown(f"delete {key!r}") from error
 
@@ -149,7 +150,7 @@ class RetryingObjects(ObjectLayer):
     async def _resumed(
         self, info: ObjectInfo, at: int, end: int, chunks: AsyncGenerator[bytes]
     ) -> AsyncGenerator[bytes]:
-        """The chunks from ``at`` to ``end``, however often the way there breaks."""
+        """The chunks from ``at`` to ``end``, however often the connection breaks."""
         tries = Tries(self._retrier, f"read {info.key!r}")
         while True:
             try:

@@ -1,4 +1,4 @@
-"""How often and for how long a store is asked again."""
+"""How often and for how long operations are retried."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from storage_lib.errors import ConfigurationError, TransientStorageError
 class RetryOptions:
     """Exponential backoff with jitter, within a deadline.
 
-    Try n + 1 begins between half of and the whole of ``base_seconds * 2 ** (n - 1)`` after try n failed, at
-    most ``max_seconds``; a store that says ``Retry-After`` is not asked before. A try that could not begin
-    within ``deadline_seconds`` of the first is not made.
+    Attempt n + 1 begins between half of and all of ``base_seconds * 2 ** (n - 1)`` after attempt n
+    failed, but never after more than ``max_seconds``, and not before the store's ``Retry-After``. An
+    attempt that could not begin within ``deadline_seconds`` of the first is not made.
 
-    :param attempts: tries in all; 1 asks once and never again.
+    :param attempts: attempts in all; 1 means no retries.
     """
 
     attempts: int = 4
@@ -31,7 +31,7 @@ class RetryOptions:
             )
 
     def delay(self, tried: int, error: TransientStorageError) -> float:
-        """Seconds to wait after try number ``tried`` (from 1) failed with that error."""
+        """Seconds to wait after attempt number ``tried`` (from 1) failed with that error."""
         longest = min(self.base_seconds * 2 ** (tried - 1), self.max_seconds)
         backoff = random.uniform(longest / 2, longest)  # noqa: S311 - spreads load, hides nothing
         return backoff + (error.retry_after or 0)

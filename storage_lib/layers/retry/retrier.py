@@ -1,4 +1,4 @@
-"""The loop that tries again."""
+"""The retry loop."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ class NotTriedError(StorageUnavailableError):
 
 
 class Retrier:
-    """Tries operations of one store again while they fail with a `TransientStorageError`.
+    """Retries operations of one store while they fail with a `TransientStorageError`.
 
-    :param clock: seconds that only go forward; ``sleep`` waits so many of them. Tests inject their own.
+    :param clock: monotonic seconds; tests inject their own.
+    :param sleep: waits that many seconds; tests inject their own.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class Retrier:
         only_refused: bool = False,
         small: bool = False,
     ) -> T:
-        """What ``operation`` returns, or its last error.
+        """Return the result of ``operation``, or raise its last error.
 
-        :param doing: what it does, for logs and errors: text, or what gives it as ``str()``.
-        :param operation: told whether an earlier try may have been carried out though it failed: its answer
-            was lost. It decides what an error then means.
-        :param only_refused: try again only where the store said that it did nothing.
-        :param small: it moves no contents, so that no try may go on past the deadline.
+        :param doing: a description for logs and errors: text, or an object whose ``str()`` is the text.
+        :param operation: it is told whether an earlier attempt may have taken effect although it failed,
+            because its response was lost, and decides what an error then means.
+        :param only_refused: retry only if the store said that it did nothing.
+        :param small: it transfers no contents, so no attempt may continue past the deadline.
         """
         tries = Tries(self, doing)
         outer = PATIENCE.set(tries.patience)
@@ -83,7 +84,7 @@ class Retrier:
         return Patience(self.options.deadline_seconds, self.clock, self._check)
 
     def _check(self) -> None:
-        """What a call found when it began may have changed while others had their turns.
+        """Check again whether a call may start: things may have changed while it waited for its turn.
 
         :raises NotTriedError: the store is left alone now.
         """
@@ -91,7 +92,7 @@ class Retrier:
             raise self.not_tried("a request", wait)
 
     def not_tried(self, doing: object, wait: float) -> NotTriedError:
-        """The error of what is not done because the store is asked again only in ``wait`` seconds."""
+        """The error of a call that is not made because the store is left alone for ``wait`` seconds."""
         last = self.breaker.last
         error = NotTriedError(
             f"{doing}: not tried, the store has been unavailable for a while: {last}",
@@ -105,7 +106,8 @@ class Retrier:
     async def step[T](
         self, doing: object, step: Callable[[], Awaitable[T]], *, only_refused: bool = False
     ) -> T:
-        """`call`, for what can be done twice without harm; or what was refused, with ``only_refused``."""
+        """`call`, for a step that may be repeated; with ``only_refused``, one that may be repeated if
+        refused."""
         return await self.call(doing, lambda _: step(), only_refused=only_refused)
 
     async def around[T](self, operation: object, call: Callable[[], Awaitable[T]], /) -> T:
@@ -113,12 +115,12 @@ class Retrier:
         return await self.call(operation, lambda _: call())
 
     async def small[T](self, doing: str, step: Callable[[], Awaitable[T]]) -> T:
-        """`step`, for what moves no contents."""
+        """`step`, for a request that transfers no contents."""
         return await self.call(doing, lambda _: step(), small=True)
 
 
 class Tries:
-    """The tries of one operation. ``unsure`` is whether one may have been carried out though it failed."""
+    """The attempts of one operation. ``unsure`` is whether one may have taken effect although it failed."""
 
     def __init__(self, retrier: Retrier, doing: object) -> None:
         self.unsure = False
@@ -131,8 +133,8 @@ class Tries:
     async def begin(self) -> None:
         """Wait until the store may be asked.
 
-        :raises StorageUnavailableError: it is left alone at the moment, and this is a first try.
-        :raises TransientStorageError: the last one's error, if it cannot be asked within the deadline.
+        :raises StorageUnavailableError: it is left alone now, and this is the first attempt.
+        :raises TransientStorageError: the error of the last attempt, if there is no time for another.
         """
         breaker = self._retrier.breaker
         while (wait := breaker.wait()) > 0:
@@ -158,7 +160,7 @@ class Tries:
             self.patience.limit = None
 
     def came_on(self) -> None:
-        """Some of it is done, and need not be done again: what fails from now on is a new first try."""
+        """Part of it is done and need not be repeated: a failure from now on is a first one."""
         self._retrier.breaker.answered()
         self._tried, self._last = 0, None
         self.patience = self._retrier.patience()
@@ -168,7 +170,9 @@ class Tries:
         self._retrier.breaker.answered()
 
     async def failed(self, error: TransientStorageError, *, final: bool = False) -> None:
-        """Wait for the next try. :raises TransientStorageError: the same, if there is none."""
+        """Wait for the next attempt.
+
+        :raises TransientStorageError: the same error, if there is no further attempt."""
         if isinstance(error, NotTriedError):
             raise self._last or self._retrier.not_tried(self._doing, error.retry_after or 0)
         retrier, options = self._retrier, self._retrier.options

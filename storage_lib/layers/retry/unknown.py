@@ -1,4 +1,4 @@
-"""What a conflict means after an answer was lost."""
+"""A conflict after a lost response."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from storage_lib.errors import TransientStorageError
 
 
 class UnknownOutcomeError(TransientStorageError):
-    """Neither success nor a conflict: an earlier try was carried out and changed by somebody since, or it was
-    not and somebody was faster. A plain conflict would make the caller do it a second time. Never tried again
-    by itself."""
+    """Neither success nor a conflict: an earlier attempt took effect and someone has changed the result
+    since, or it did not and someone else was faster. A plain conflict would make the caller do it a
+    second time. It is never retried automatically."""
 
 
 def unknown(doing: object) -> UnknownOutcomeError:
     return UnknownOutcomeError(
-        f"{doing}: an answer was lost and it has been changed since, whether by this call is not known",
-        remedy="read it and decide anew",
+        f"{doing}: the response was lost and it has since changed; it is not known whether this call"
+        " changed it",
+        remedy="read it again and decide",
     )
