@@ -74,10 +74,10 @@ def retrying(backend: StorageBackend, attempts: int) -> StorageBackend:
     return RetryBackend(backend, RetryOptions(attempts=attempts))
 
 
-class Retrying(StorageBackend):
+class Retrying[Driver: StorageBackend](StorageBackend):
     """A backend that is made by its name, ``driver``, in the layers that `build` gives it."""
 
-    def __init__(self, driver: StorageBackend, attempts: int) -> None:
+    def __init__(self, driver: Driver, attempts: int) -> None:
         self._driver = driver
         self._layers = retrying(driver, attempts)
         self.objects = self._layers.objects

@@ -12,7 +12,7 @@ from storage_lib.factory import Retrying
 __all__ = ["S3StorageBackend"]
 
 
-class S3StorageBackend(Retrying):
+class S3StorageBackend(Retrying[s3.S3StorageBackend]):
     """Objects in one bucket. Transient failures are retried. S3 has no tables and queues.
 
     Nothing is imported from a vendor before the first operation needs it. A backend can be used from several

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from storage_lib.backends.azure.blobs import MAX_CONTAINERS, Containers
 from storage_lib.backends.azure.byte_clients import kept_clients
@@ -20,24 +20,27 @@ from storage_lib.ports.backend import MessageEncoding, ObjectStore, QueueStore, 
 DEFAULT_CONTAINER = "agent-storage"
 
 
+class AzureOptions(TypedDict, total=False):
+    """The arguments beside the connection string, as `storage_lib.azure_backend.AzureStorageBackend` has
+    them."""
+
+    account_url: str | None
+    credential: Any
+    blob_endpoint: str | None
+    queue_endpoint: str | None
+    table_endpoint: str | None
+    container: str
+    message_encoding: MessageEncoding
+    client_id: str | None
+    verify: str | None
+    concurrent_requests: int
+
+
 class AzureStorageBackend(Containers, StorageBackend):
     """Objects in one blob container, others by `container`; tables and queues of the account by their names.
 
-    :param connection_string: of the account (``UseDevelopmentStorage=true`` is Azurite on its own ports).
-    :param account_url: instead of it, the URL of any one of the services; see `endpoints.resolve`.
-    :param credential: anything with ``get_token`` (azure-identity, sync or async), an account key or SAS
-        as text, an AzureNamedKeyCredential or AzureSasCredential. None: what the connection string or URL
-        brings, else the identity there is (DefaultAzureCredential). It is not closed here.
-    :param container: of `objects`, mapped by names.py where Azure refuses the name.
-    :param client_id: of the user-assigned managed identity, where no credential is given.
-    :param verify: path of the CA certificate to trust (for tests over TLS).
-    :param concurrent_requests: of this process to each of the services, at most; others wait for their turn.
-
-    Nothing is imported from a vendor before the first operation needs it. It can be used from several
-    event loops, one after the other or at once. It asks the service once; `storage_lib.azure_backend` has it
-    with the layers around it.
-
-    :raises ConfigurationError: the arguments cannot work.
+    It asks the service once; `storage_lib.azure_backend` has it with the layers around it, and tells what the
+    parameters mean.
     """
 
     portable = True

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from storage_lib.backends.azure.errors import hierarchical
+from storage_lib.backends.cloud.objects import Found, name_of
 from storage_lib.errors import ConfigurationError
 from storage_lib.ports import hidden
 from storage_lib.ports.object_model import ListEntry
@@ -29,9 +30,6 @@ from storage_lib.ports.object_model import ListEntry
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from xml.etree.ElementTree import Element
-
-Found = ListEntry | str
-"""An entry, or a common prefix as a str."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +42,6 @@ class Page:
 
 Fetch = Callable[[str | None], AsyncIterator[Page]]
 """The pages from a name on (inclusive; None: from the beginning)."""
-
-
-def name_of(found: Found) -> str:
-    return found if isinstance(found, str) else found.key
 
 
 async def in_key_order(fetch: Fetch, prefix: str, after: str | None) -> AsyncGenerator[Found]:

@@ -9,7 +9,6 @@ the first delete with a condition or a SAS, the first stream up or copy, and to 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -20,16 +19,20 @@ from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob
 from storage_lib.backends.azure.errors import SNAPSHOTS, read
 from storage_lib.backends.azure.listing import Page, in_key_order, parse
-from storage_lib.backends.azure.streams import is_ordered, put_blocks, read_ahead
+from storage_lib.backends.azure.streams import is_ordered, put_blocks
 from storage_lib.backends.cloud.byte_stores import Use, use_of_put
+from storage_lib.backends.cloud.objects import (
+    attributes_of,
+    check_length,
+    chunks_of,
+    is_key,
+    request_range,
+    restless,
+)
 from storage_lib.errors import (
-    IntegrityError,
-    InvalidKeyError,
     KeyNotFoundError,
     PreconditionFailedError,
-    TransientStorageError,
 )
-from storage_lib.keys import validate_key, validate_prefix
 from storage_lib.ports.drivers import (
     GetOptions,
     ListOptions,
@@ -40,7 +43,6 @@ from storage_lib.ports.drivers import (
     once,
 )
 from storage_lib.ports.errors import unmet
-from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import (
     ByteRange,
     ListEntry,
@@ -50,7 +52,6 @@ from storage_lib.ports.object_model import (
     agrees,
 )
 from storage_lib.ports.streaming import Parts
-from storage_lib.ports.unlisted import leave_out
 
 MAX_PAGE = 5000
 _PROBE = ".system/probe"
@@ -79,11 +80,7 @@ class AzureObjects(ObjectDriver):
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         from obstore import put_async
 
-        attributes: Any = {
-            "Content-Type": options.content_type,
-            **headers_in(options.metadata),
-            **blob_metadata(options.metadata, options.sha256),
-        }
+        attributes = attributes_of(options, blob_metadata(options.metadata, options.sha256))
         mode: Any = None
         if options.if_absent:
             mode = "create"
@@ -111,7 +108,7 @@ class AzureObjects(ObjectDriver):
         if opened is None:
             return None
         result, data = opened
-        _check_length(key, len(data), result)
+        check_length(key, len(data), result)
         return StoredObject(object_info(key, result), data, result.range[0])
 
     async def read_stream(
@@ -120,19 +117,7 @@ class AzureObjects(ObjectDriver):
         opened = await self._open(key, options, "stream")
         assert opened is not None  # noqa: S101 - only with if_none_match it is None
         result, _ = opened
-        return object_info(key, result), result.range[0], self._chunks(key, result)
-
-    async def _chunks(self, key: str, result: Any) -> AsyncGenerator[bytes]:
-        length = 0
-        async with aclosing(read_ahead(result)) as chunks:
-            try:
-                async for chunk in chunks:
-                    length += len(chunk)
-                    yield chunk
-            except Exception as error:
-                await self._container.failed(error, f"read {key!r}")
-                raise
-        _check_length(key, length, result)
+        return object_info(key, result), result.range[0], chunks_of(key, result, read)
 
     async def head(self, key: str) -> ObjectInfo:
         doing = f"head {key!r}"
@@ -214,15 +199,8 @@ class AzureObjects(ObjectDriver):
             return self._pages(prefix, options, start)
 
         async for found in in_key_order(fetch, prefix, options.after):
-            try:
-                if isinstance(found, str):
-                    validate_prefix(found)
-                else:
-                    validate_key(found.key)
-            except InvalidKeyError:
-                leave_out(found if isinstance(found, str) else found.key)
-                continue
-            yield found
+            if is_key(found):
+                yield found
 
     async def _pages(self, prefix: str, wanted: ListOptions, start: str | None) -> AsyncIterator[Page]:
         size = MAX_PAGE if wanted.count is None else min(wanted.count + 1, MAX_PAGE)
@@ -266,11 +244,9 @@ class AzureObjects(ObjectDriver):
         if wanted.if_none_match is not None:
             options["if_none_match"] = quoted(wanted.if_none_match)
         if (byte_range := wanted.byte_range) is not None:
-            if byte_range.start < 0 or (byte_range.end is not None and byte_range.end <= byte_range.start):
+            if (span := request_range(byte_range)) is None:
                 return await self._open_resolved(key, byte_range, wanted, use, whole=whole)
-            options["range"] = (
-                {"offset": byte_range.start} if byte_range.end is None else (byte_range.start, byte_range.end)
-            )
+            options["range"] = span
         try:
             return await self._container.open(key, options, f"get {key!r}", use, whole=whole)
         except PreconditionFailedError:
@@ -294,10 +270,4 @@ class AzureObjects(ObjectDriver):
                 return await self._container.open(key, options, f"get {key!r}", use, whole=whole)
             except PreconditionFailedError:
                 continue
-        raise TransientStorageError(f"get {key!r}: it is being replaced all the time")
-
-
-def _check_length(key: str, length: int, result: Any) -> None:
-    start, end = result.range
-    if length != end - start:
-        raise IntegrityError(f"get {key!r}: {length} bytes arrived, the service announced {end - start}")
+        raise restless(f"get {key!r}")

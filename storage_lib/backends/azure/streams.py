@@ -1,4 +1,4 @@
-"""Streams to and from blobs: blocks staged side by side, and a body read a chunk ahead of its reader.
+"""Streams to blobs: blocks staged side by side.
 
 A blob of blocks appears by Put Block List, whole, with the type and metadata that are known only then.
 Blocks that were never committed are not to be seen and go after a week. The service drops all of a blob's
@@ -11,9 +11,8 @@ a millisecond of processor time for a MiB, three times that of obstore.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
@@ -24,8 +23,6 @@ from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import ANY_VERSION
 from storage_lib.ports.streaming import Parts
 
-CHUNK_BYTES = 512 * 1024
-"""Of a stream down: soon there, and small enough to be hashed without the way to a thread and back."""
 _PIECE_BYTES = 256 * 1024
 
 
@@ -120,23 +117,3 @@ class _Pieces:
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         for start in range(0, len(self._part), _PIECE_BYTES):
             yield self._part[start : start + _PIECE_BYTES]
-
-
-async def read_ahead(body: Any) -> AsyncGenerator[bytes]:
-    """The chunks of obstore's ``body``; while one is used, the next is read."""
-    chunks = body.stream(min_chunk_size=CHUNK_BYTES)
-
-    async def read() -> bytes | None:
-        try:
-            return bytes(await anext(chunks))
-        except StopAsyncIteration:
-            return None
-
-    reading = asyncio.create_task(read())
-    try:
-        while (chunk := await reading) is not None:
-            reading = asyncio.create_task(read())
-            yield chunk
-    finally:
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)

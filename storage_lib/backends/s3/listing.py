@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
+from storage_lib.backends.cloud.objects import Found, name_of
 from storage_lib.ports.object_model import ListEntry, is_after
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 MAX_PAGE = 1000
-Found = ListEntry | str
-"""An entry, or a common prefix as a str."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,6 @@ class Page:
 
 
 Fetch = Callable[[Query], Awaitable[Page]]
-
-
-def name_of(found: Found) -> str:
-    return found if isinstance(found, str) else found.key
 
 
 class Listing:

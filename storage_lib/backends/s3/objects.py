@@ -14,22 +14,21 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from storage_lib.backends.cloud.objects import Found, attributes_of, check_length, chunks_of, is_key, restless
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
 from storage_lib.backends.s3.copying import copy
-from storage_lib.backends.s3.errors import has_unreadable_metadata
-from storage_lib.backends.s3.listing import MAX_PAGE, Found, Listing, Page, Query, parse
-from storage_lib.backends.s3.reading import Reading, restless
+from storage_lib.backends.s3.errors import has_unreadable_metadata, read
+from storage_lib.backends.s3.listing import MAX_PAGE, Listing, Page, Query, parse
+from storage_lib.backends.s3.reading import Reading
 from storage_lib.backends.s3.upload import upload
 from storage_lib.errors import (
-    InvalidKeyError,
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
     UnsupportedOperationError,
 )
-from storage_lib.keys import validate_key, validate_prefix
 from storage_lib.ports import hidden
 from storage_lib.ports.drivers import (
     GetOptions,
@@ -41,7 +40,6 @@ from storage_lib.ports.drivers import (
     once,
 )
 from storage_lib.ports.errors import unmet
-from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import (
     ANY_VERSION,
     ListEntry,
@@ -51,7 +49,6 @@ from storage_lib.ports.object_model import (
     agrees,
 )
 from storage_lib.ports.streaming import Parts
-from storage_lib.ports.unlisted import leave_out
 
 MAX_COPY_BYTES = 5_000_000_000
 _HEADS_AT_ONCE = 32
@@ -85,11 +82,7 @@ class S3Objects(ObjectDriver):
                     return await self.put(key, data, replace(options, if_match=etag))
             raise restless(f"put {key!r}")
         mark = wire.new_mark()
-        attributes = {
-            "Content-Type": options.content_type,
-            **headers_in(metadata),
-            **wire.to_metadata(metadata, mark, options.sha256),
-        }
+        attributes = attributes_of(options, wire.to_metadata(metadata, mark, options.sha256))
         mode: Any = "create" if if_absent else None
         sidecar = None
         if if_match is not None:
@@ -116,10 +109,10 @@ class S3Objects(ObjectDriver):
             return None
         for _ in range(_ATTEMPTS):
             (result, data), info, sidecar = await self._reading.open(key, options, whole=True)
-            start = self._reading.start_of(key, result, data)
+            check_length(key, len(data), result)
             complete = await self._reading.with_checksum(info, sidecar)
             if complete is not None:
-                return StoredObject(complete, data, start)
+                return StoredObject(complete, data, result.range[0])
         raise restless(f"get {key!r}")
 
     async def head(self, key: str) -> ObjectInfo:
@@ -158,7 +151,7 @@ class S3Objects(ObjectDriver):
         batch: list[Found] = []
         async with aclosing(self._listing.read(prefix, options.delimiter, options.after, size)) as listing:
             async for found in listing:
-                if not _is_ours(found):
+                if not is_key(found):
                     continue
                 if not options.details:
                     yield found
@@ -205,7 +198,7 @@ class S3Objects(ObjectDriver):
             (result, _), info, sidecar = await self._reading.open(key, options)
             complete = await self._reading.with_checksum(info, sidecar)
             if complete is not None:
-                return complete, result.range[0], self._reading.chunks(key, result)
+                return complete, result.range[0], chunks_of(key, result, read)
         raise restless(f"get {key!r}")
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
@@ -276,12 +269,3 @@ class S3Objects(ObjectDriver):
                 raise
             return found  # As the listing has it: one object must not hide the others.
         return hidden.entry(info)
-
-
-def _is_ours(found: Found) -> bool:
-    try:
-        validate_prefix(found) if isinstance(found, str) else validate_key(found.key)
-    except InvalidKeyError:
-        leave_out(found if isinstance(found, str) else found.key)
-        return False
-    return True

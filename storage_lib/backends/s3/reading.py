@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from storage_lib.backends.cloud.objects import request_range
 from storage_lib.backends.cloud.requests import Claim
 from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.bucket import Bucket, fail
@@ -14,13 +15,11 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
-    TransientStorageError,
 )
 from storage_lib.ports.drivers import GetOptions
 from storage_lib.ports.errors import unmet
 from storage_lib.ports.object_model import ByteRange, ObjectInfo
 
-CHUNK_BYTES = 1024 * 1024
 # What servers answer, instead of 416, to a range of an empty object: moto gives the whole, SeaweedFS says
 # that there is no such object if it has a folder of the same name.
 _OF_EMPTY = frozenset({KEY_MISSING, NOT_PARTIAL})
@@ -31,15 +30,6 @@ class Reading:
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-
-    def start_of(self, key: str, result: Any, data: bytes) -> int:
-        """The offset of the first byte of a body. :raises IntegrityError: it is not all of it."""
-        start, end = result.range
-        if len(data) != end - start:
-            raise IntegrityError(
-                f"get {key!r}: {len(data)} bytes arrived, the service announced {end - start}"
-            )
-        return start
 
     async def open(
         self, key: str, wanted: GetOptions, *, whole: bool = False
@@ -68,12 +58,9 @@ class Reading:
         return opened, info, sidecar
 
     async def _range(self, key: str, byte_range: ByteRange) -> Any:
-        start, end = byte_range.start, byte_range.end
-        if start < 0 and end is None:
-            return {"suffix": -start}
-        if start < 0 or (end is not None and end <= start):
-            return byte_range.resolve((await self.raw_head(key))[0].size)
-        return {"offset": start} if end is None else (start, end)
+        if byte_range.start < 0 and byte_range.end is None:
+            return {"suffix": -byte_range.start}
+        return request_range(byte_range) or byte_range.resolve((await self.raw_head(key))[0].size)
 
     async def raw_head(self, key: str, claims: Sequence[Claim] = ()) -> tuple[ObjectInfo, str | None]:
         """What is known of the object without its sidecar, and the name of that if it has one."""
@@ -109,19 +96,3 @@ class Reading:
         return ObjectInfo(
             info.key, info.size, info.etag, info.last_modified, info.content_type, info.metadata, text
         )
-
-    async def chunks(self, key: str, result: Any) -> AsyncGenerator[bytes]:
-        start, end = result.range
-        left = end - start
-        try:
-            async for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
-                left -= len(chunk)
-                yield bytes(chunk)
-        except Exception as error:
-            fail(error, f"get {key!r}")
-        if left:
-            raise IntegrityError(f"get {key!r}: the answer ended {left} bytes early")
-
-
-def restless(doing: str) -> TransientStorageError:
-    return TransientStorageError(f"{doing}: it is being replaced all the time")

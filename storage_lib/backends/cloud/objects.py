@@ -1,0 +1,97 @@
+"""What every driver of a service's objects does: ranges, bodies and names as they come from obstore."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from storage_lib.backends.cloud.answers import Answer
+from storage_lib.errors import IntegrityError, InvalidKeyError, TransientStorageError
+from storage_lib.keys import validate_key, validate_prefix
+from storage_lib.ports.drivers import PutOptions
+from storage_lib.ports.kept_headers import headers_in
+from storage_lib.ports.object_model import ByteRange, ListEntry
+from storage_lib.ports.unlisted import leave_out
+
+CHUNK_BYTES = 512 * 1024
+"""Of a stream down: soon there, and small enough to be hashed without the way to a thread and back."""
+
+Found = ListEntry | str
+"""An entry of a listing, or a common prefix as a str."""
+
+
+def name_of(found: Found) -> str:
+    return found if isinstance(found, str) else found.key
+
+
+def is_key(found: Found) -> bool:
+    """Whether it can be one of ours; any other name is left out of listings."""
+    try:
+        validate_prefix(found) if isinstance(found, str) else validate_key(found.key)
+    except InvalidKeyError:
+        leave_out(name_of(found))
+        return False
+    return True
+
+
+def attributes_of(options: PutOptions, metadata: dict[str, str]) -> Any:
+    """What obstore sends with the bytes. :param metadata: as they are stored."""
+    return {"Content-Type": options.content_type, **headers_in(options.metadata), **metadata}
+
+
+def request_range(byte_range: ByteRange) -> Any:
+    """The range as obstore asks for it; None where it takes the size of the object to tell."""
+    start, end = byte_range.start, byte_range.end
+    if start < 0 or (end is not None and end <= start):
+        return None
+    return {"offset": start} if end is None else (start, end)
+
+
+def check_length(key: str, length: int, result: Any) -> None:
+    """:raises IntegrityError: the body of ``result`` is not ``length`` bytes long."""
+    start, end = result.range
+    if length != end - start:
+        raise IntegrityError(f"get {key!r}: {length} bytes arrived, the service announced {end - start}")
+
+
+async def chunks_of(
+    key: str, result: Any, read: Callable[[Exception], Answer | None]
+) -> AsyncGenerator[bytes]:
+    """The body of obstore's ``result``, a chunk ahead of its reader. ``read`` tells what an error says."""
+    length = 0
+    async with aclosing(_read_ahead(result.stream(min_chunk_size=CHUNK_BYTES))) as chunks:
+        while True:
+            try:
+                chunk = await anext(chunks, None)
+            except Exception as error:
+                if (answer := read(error)) is None:
+                    raise
+                raise answer.as_error(f"get {key!r}") from error
+            if chunk is None:
+                break
+            length += len(chunk)
+            yield chunk
+    check_length(key, length, result)
+
+
+async def _read_ahead(chunks: Any) -> AsyncGenerator[bytes]:
+    async def read() -> bytes | None:
+        try:
+            return bytes(await anext(chunks))
+        except StopAsyncIteration:
+            return None
+
+    reading = asyncio.create_task(read())
+    try:
+        while (chunk := await reading) is not None:
+            reading = asyncio.create_task(read())
+            yield chunk
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+def restless(doing: str) -> TransientStorageError:
+    return TransientStorageError(f"{doing}: it is being replaced all the time")
