@@ -1,9 +1,9 @@
 """How much the Azure SDK logs.
 
-It logs each request and each answer, with headers, at INFO, several times as much as the app itself, and the
-platform counts all of it against the daily cap of the logs. The worker sends records to the host under the
-name of the function that runs, whatever logger they come from; so no `logLevel` of host.json can tell them
-apart, and they are held back here.
+It logs each request and response, with headers, at INFO, several times as much as the app itself, and
+the platform counts all of it against the daily log cap. The worker sends records to the host under the
+name of the running function, whatever logger they come from, so `logLevel` in host.json cannot
+distinguish them, and they are held back here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ DEFAULT = "WARNING"
 
 _SDK = "azure"
 _WORKER = "azure.functions"
-"""The platform's own logger, which only by its name belongs to the others: its level stays what it was."""
+"""The platform's own logger, which matches only by name; its level is left alone."""
 
 
 def sdk_level() -> str:
-    """The level of the setting, which may be in any case.
+    """The level of the setting, in any case.
 
-    :raises ConfigurationError: it is none.
+    :raises ConfigurationError: it is not a level.
     """
     level = os.environ.get(SETTING, "").strip().upper() or DEFAULT
     if level not in LEVELS:
@@ -39,8 +39,8 @@ def sdk_level() -> str:
 
 
 def quieten_sdk() -> None:
-    """Hold back what is below the level. A level that is none is told by the first request, not here: an app
-    that cannot be imported has no functions to tell it."""
+    """Hold back records below the level. An invalid level is reported by the first request, not here,
+    because an app that cannot be imported has no functions to report it."""
     try:
         level = sdk_level()
     except ConfigurationError:

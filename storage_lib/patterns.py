@@ -1,4 +1,4 @@
-"""Regular expressions that are compiled at their first use: importing a module with one costs nothing."""
+"""Regular expressions that are compiled at their first use, so that importing a module costs nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any, cast
 
 
 class _Pattern:
-    """Becomes what `re.compile` gives, method by method; each is kept, so that a second use costs no more."""
+    """Becomes the result of `re.compile`, method by method; each is kept, so a second use costs nothing
+    more."""
 
     def __init__(self, pattern: str | bytes, flags: int) -> None:
         self.pattern, self.flags = pattern, flags
@@ -21,5 +22,5 @@ class _Pattern:
 
 
 def pattern[T: (str, bytes)](text: T, flags: int = 0) -> re.Pattern[T]:
-    """As `re.compile`, whose errors come at the first use. For constants of modules."""
+    """Like `re.compile`, but errors appear at the first use. For module constants."""
     return cast("re.Pattern[T]", _Pattern(text, flags))

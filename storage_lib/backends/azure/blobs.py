@@ -1,4 +1,4 @@
-"""The names of the specification for blobs, over one object store for each container."""
+"""Short methods for blobs (`upload_blob` and the like), over one object store for each container."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ MAX_CONTAINERS = 256
 """Whose stores are remembered, with what is known of them."""
 
 AccessLevel = Literal["private", "blob", "container"]
-"""Who may read without credentials: nobody; whoever knows a blob's name; whoever knows the container's."""
+"""Who may read without credentials: nobody; anyone who knows a blob's name; anyone who knows the
+container's."""
 
 
 class BlobNames(ABC):
-    """Containers of the account by name. Names that Azure refuses are mapped (names.py); blob names are keys
-    (keys.py)."""
+    """Containers of the account by name. Names that Azure refuses are mapped (names.py); blob names are
+    keys (see keys.py)."""
 
     @abstractmethod
     def container(self, name: str) -> ObjectStore:
-        """The object store of a container, which is made when it is first written.
+        """The object store of a container, which is created by the first write.
 
-        :raises InvalidKeyError: no container can be called so.
+        :raises InvalidKeyError: the name cannot name a container.
         """
 
     @abstractmethod
     async def create_container(self, name: str, access_level: AccessLevel | None = None) -> bool:
-        """Make a container. False says that it was there, or that the answer to an earlier try was lost; it
-        is then left as it is, with its access level.
+        """Create a container. False means that it existed, or that the response to an earlier attempt
+        was lost; it is then left as it is, with its access level.
 
-        :param access_level: None is ``private``. The account must allow the others.
+        :param access_level: None means ``private``. The account must allow the others.
         :raises AccessDeniedError: the account forbids public access, or the credentials forbid this.
         """
 
@@ -54,19 +55,19 @@ class BlobNames(ABC):
         metadata: Mapping[str, str] | None = None,
         overwrite: bool = True,
     ) -> PutResult:
-        """Store bytes, text or any value that values.py knows; a file object or an async iterable of bytes is
-        streamed. The container is made if it is missing.
+        """Store bytes, text or any value that values.py supports; a file object or an async iterable of
+        bytes is streamed. The container is created if it does not exist.
 
-        :param overwrite: False refuses where there is a blob of that name.
-        :raises PreconditionFailedError: there is, and ``overwrite`` is False.
-        :raises SerializationError: the value could not come back as it is.
+        :param overwrite: False refuses to replace a blob.
+        :raises PreconditionFailedError: there is a blob of that name, and ``overwrite`` is False.
+        :raises SerializationError: the value could not be restored as it is.
         """
         return await put_value(
             self.container(container), blob_name, data, metadata=metadata, if_absent=not overwrite
         )
 
     async def download_blob(self, container: str, blob_name: str) -> Any:
-        """What was uploaded, with its type; a blob of another program by its content type, else its bytes.
+        """Return what was uploaded, with its type. A blob of another program is read by its content type.
 
         :raises KeyNotFoundError: there is no such blob.
         :raises IntegrityError: its bytes are not the ones that were uploaded.
@@ -74,7 +75,8 @@ class BlobNames(ABC):
         return await load_value(self.container(container), blob_name)
 
     def list_blobs(self, container: str, prefix: str = "") -> Listed[str]:
-        """The names that begin with ``prefix``, in order: ``async for`` one by one, ``await`` as a list."""
+        """List the names that start with ``prefix``, in order: ``async for`` streams them, ``await``
+        returns a list."""
         return names_below(self.container(container), prefix)
 
 

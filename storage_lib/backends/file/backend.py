@@ -98,30 +98,33 @@ class FileStorageBackend(StorageBackend):
         await self._files.close()
         await self._database.close()
 
-    # -- the names of the specification
+    # -- short methods for files
 
     async def write(self, path: str, data: Any) -> PutResult:
-        """Store bytes, text or any value that values.py knows, durable when this returns; a file object or
-        an async iterable of bytes is streamed.
+        """Store bytes, text or any value that values.py supports; it is durable when this returns. A
+        file object or an async iterable of bytes is streamed.
 
         :raises InvalidKeyError: ``path`` is outside the grammar of keys.py (no ``..``, no leading slash).
-        :raises SerializationError: the value could not come back as it is; nothing was stored.
+        :raises SerializationError: the value could not be restored as it is; nothing was stored.
         """
         return await put_value(self.objects, path, data)
 
     async def read(self, path: str) -> Any:
-        """What was written there, with its type; a file of another program by its content type, else its
-        bytes.
+        """Return what was written, with its type. A file of another program is read by its content type.
 
-        :raises KeyNotFoundError: there is nothing.
+        :raises KeyNotFoundError: there is no such file.
         :raises IntegrityError: the bytes are not the ones that were written.
         """
         return await load_value(self.objects, path)
 
     async def delete(self, path: str) -> None:
-        """:raises KeyNotFoundError: there is nothing."""
+        """Delete a file.
+
+        :raises KeyNotFoundError: there is no such file.
+        """
         await self.objects.delete(validate_user_key(path))
 
     def list_files(self, prefix: str = "") -> Listed[str]:
-        """The paths that begin with ``prefix``, in order: ``async for`` one by one, ``await`` as a list."""
+        """List the paths that start with ``prefix``, in order: ``async for`` streams them, ``await``
+        returns a list."""
         return names_below(self.objects, prefix)
