@@ -135,8 +135,15 @@ class BackendClosedError(StorageError):
 
     code = "backend-closed"
 
-    def __init__(self) -> None:
-        super().__init__("the storage backend is closed", remedy="use it before close(), or make a new one")
+    def __init__(
+        self,
+        message: str = "the storage backend is closed",
+        *,
+        field: str | None = None,
+        limit: str | None = None,
+        remedy: str | None = "use it before close(), or make a new one",
+    ) -> None:
+        super().__init__(message, field=field, limit=limit, remedy=remedy)
 
 
 class TransientStorageError(StorageError):
