@@ -1,142 +1,121 @@
-"""The shape of a JSON document: which paths there are, what they hold, how large and how deep."""
+"""The shape of JSON that is no table: which paths there are, what they hold, how large and how deep."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import repeat
+from pathlib import Path
 from typing import Any
 
-from actions.report.column import shown
+import msgspec
+
+from actions.stored.errors import MalformedReportError
+from storage_lib.json_text import check_room
 
 MAX_PATHS = 500
-MAX_PATH_CHARACTERS = 1_000
+SHOWN = 200
 _PLAIN_KEY = re.compile(r"[^\W\d]\w*+(?:-\w++)*+")
-_ITEMS = "[]"
+_KINDS = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
 @dataclass(slots=True)
 class _Path:
-    """One path, as a node below that of what it lies in: written out only at the end, so that a deep document
-    is no longer than it is."""
-
-    above: _Path | None = None
-    step: str = "$"
-    below: dict[str, _Path] = field(default_factory=dict[str, "_Path"])
+    written: str = "$"
     types: Counter[str] = field(default_factory=Counter[str])
-    low: float | None = None
-    high: float | None = None
-    smallest: int | None = None
-    largest: int | None = None
+    values: tuple[Any, Any] | None = None
+    """Least and greatest number."""
+    sizes: tuple[int, int] | None = None
     example: Any = None
-
-    def measure(self, kind: str, value: Any) -> None:
-        self.types[kind] += 1
-        if kind in ("integer", "number"):
-            self.low = value if self.low is None else min(self.low, value)
-            self.high = value if self.high is None else max(self.high, value)
-        elif kind in ("object", "array", "string"):
-            self.smallest = len(value) if self.smallest is None else min(self.smallest, len(value))
-            self.largest = len(value) if self.largest is None else max(self.largest, len(value))
-        if self.example is None and kind not in ("object", "array"):
-            self.example = shown(value)
+    below: dict[str | None, _Path] = field(default_factory=dict[str | None, "_Path"])
 
     def summary(self) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            "path": self._written(),
-            "count": self.types.total(),
-            "types": dict(self.types),
-        }
-        if self.low is not None:
-            result |= {"min": self.low, "max": self.high}
-        if self.smallest is not None:
-            result["size"] = {"min": self.smallest, "max": self.largest}
-        if self.example is not None:
-            result["example"] = self.example
-        return result
-
-    def _written(self) -> str:
-        steps: list[str] = []
-        node: _Path | None = self
-        while node is not None:
-            steps.append(node.step)
-            node = node.above
-        text = "".join(reversed(steps))
-        return text if len(text) <= MAX_PATH_CHARACTERS else f"…{text[-MAX_PATH_CHARACTERS:]}"
+        found: dict[str, Any] = {"path": self.written, "count": self.types.total(), "types": dict(self.types)}
+        if self.values:
+            found |= {"min": self.values[0], "max": self.values[1]}
+        if self.sizes:
+            found["size"] = {"min": self.sizes[0], "max": self.sizes[1]}
+        return found if self.example is None else {**found, "example": self.example}
 
 
-def summarise(document: Any, warn: Callable[[str], None]) -> dict[str, Any]:
-    """Walk a decoded document. Array items share the path ``…[]``; sizes are keys, items or characters."""
-    root = _Path()
-    paths: list[_Path] = [root]
-    totals: Counter[str] = Counter()
-    depth = omitted = 0
-    # Iterators, not items, wait on the stack: it is as deep as the document, not as wide.
-    stack: list[tuple[_Path | None, Iterator[tuple[str, Any]]]] = [(None, iter([("", document)]))]
-    while stack:
-        above, children = stack[-1]
-        step, value = next(children, (None, None))
-        if step is None:
-            stack.pop()
-            continue
-        kind = _kind(value)
-        totals[kind] += 1
-        node = root if len(stack) == 1 else None
-        if above is not None:
-            node = above.below.get(step)
-            if node is None and len(paths) < MAX_PATHS:
-                node = above.below[step] = _Path(above, _written(step))
-                paths.append(node)
-        if node is None:
-            omitted += 1
-        else:
-            node.measure(kind, value)
-        if kind in ("object", "array"):
-            depth = max(depth, len(stack))
-            stack.append((node, _children(value)))
-    if omitted:
-        warn(f"only the first {MAX_PATHS} paths are listed; {omitted} values lie under others")
+class _Walk:
+    def __init__(self) -> None:
+        self.root = _Path()
+        self.paths = [self.root]
+        self.totals: Counter[str] = Counter()
+        self.depth = self.omitted = 0
+
+    def visit(self, node: _Path, value: Any, level: int) -> None:
+        """No deeper than `storage_lib.json_text.check_depth` lets it be."""
+        kind = _KINDS.get(type(value), "null")
+        node.types[kind] += 1
+        self.totals[kind] += 1
+        if kind in ("integer", "number"):
+            node.values = _widened(node.values, value)
+        elif kind in ("object", "array", "string"):
+            node.sizes = _widened(node.sizes, len(value))
+        if kind not in ("object", "array"):
+            if node.example is None:
+                node.example = value[:SHOWN] if isinstance(value, str) else value
+            return
+        self.depth = max(self.depth, level)
+        children: Iterable[tuple[str | None, Any]] = (
+            value.items() if isinstance(value, dict) else ((None, item) for item in value)
+        )
+        for key, item in children:
+            child = node.below.get(key)
+            if child is None:
+                child = _Path(node.written + _step(key))
+                if len(self.paths) < MAX_PATHS:
+                    node.below[key] = child
+                    self.paths.append(child)
+                else:
+                    self.omitted += 1
+            self.visit(child, item, level + 1)
+
+
+def summary(source: Path, lines: bool, warn: Callable[[str], None]) -> dict[str, Any]:
+    """Items of an array share the path ``…[]``; sizes are keys, items or characters.
+
+    :param lines: whether it is JSON Lines, which are looked at as one array.
+    :raises MalformedReportError: it is no JSON; names the line and the byte.
+    :raises SerializationError: it would take far more memory than its size.
+    """
+    data = source.read_bytes()
+    check_room(data)
+    if lines:
+        document = [_decoded(line, n) for n, line in enumerate(data.splitlines(), start=1) if line.strip()]
+    else:
+        document = _decoded(data, 0)
+    walk = _Walk()
+    walk.visit(walk.root, document, 1)
+    if walk.omitted:
+        warn(f"only the first {MAX_PATHS} paths are listed; {walk.omitted} values lie directly under others")
     return {
-        "root": _kind(document),
-        "depth": depth,
-        "totals": dict(totals),
-        "paths": [path.summary() for path in paths],
+        "root": next(iter(walk.root.types)),
+        "depth": walk.depth,
+        "totals": dict(walk.totals),
+        "paths": [path.summary() for path in walk.paths],
     }
 
 
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """What lies in an object or an array, each by the step that leads to it."""
-    if isinstance(value, dict):
-        return ((_step(key), item) for key, item in value.items())
-    return zip(repeat(_ITEMS), value, strict=False)
+def _decoded(data: bytes, line: int) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError) as error:
+        place = f"line {line}: " if line else ""
+        raise MalformedReportError(
+            f"{place}{error}", field="data", remedy="store it again, whole and valid"
+        ) from error
 
 
-def _step(key: str) -> str:
-    """A key as a step: no array has one that begins with a point."""
-    return "." + (key[:100] + "…" if len(key) > 100 else key)
+def _widened(ends: tuple[Any, Any] | None, value: Any) -> tuple[Any, Any]:
+    return (value, value) if ends is None else (min(ends[0], value), max(ends[1], value))
 
 
-def _written(step: str) -> str:
-    if step == _ITEMS:
-        return step
-    return step if _PLAIN_KEY.fullmatch(step, 1) else f"[{step[1:]!r}]"
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case dict():
-            return "object"
-        case _:
-            return "array"
+def _step(key: str | None) -> str:
+    if key is None:
+        return "[]"
+    shown = key if len(key) <= 100 else key[:100] + "…"
+    return f".{shown}" if _PLAIN_KEY.fullmatch(key) else f"[{shown!r}]"

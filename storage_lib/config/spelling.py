@@ -7,6 +7,11 @@ from collections.abc import Iterable
 
 SETTINGS = frozenset(
     {
+        "AGENT_ANALYSIS_DISK_MB",
+        "AGENT_ANALYSIS_MEMORY_MB",
+        "AGENT_ANALYSIS_OBJECT_MB",
+        "AGENT_ANALYSIS_SECONDS",
+        "AGENT_ANALYSIS_THREADS",
         "AGENT_STORAGE_ALLOW_PICKLE",
         "AGENT_STORAGE_CONCURRENT_REQUESTS",
         "AGENT_STORAGE_CONTAINER",
