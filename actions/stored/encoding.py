@@ -59,11 +59,11 @@ def to_utf8(path: Path, charset: str | None, warn: Callable[[str], None]) -> tup
     except _WrongByteError as wrong:
         guess = "" if marked or named or wrong.nul else _guess(path, wrong.at)
         if not guess:
-            raise MalformedReportError(f"{wrong}; {_REMEDY}", field="data", remedy=_REMEDY) from wrong
+            raise MalformedReportError(str(wrong), field="data", remedy=_REMEDY) from wrong
     try:
         found = _recoded(path, guess, 0), guess
     except _WrongByteError as wrong:
-        raise MalformedReportError(f"{wrong}, a guess; {_REMEDY}", field="data", remedy=_REMEDY) from wrong
+        raise MalformedReportError(f"{wrong}, a guess", field="data", remedy=_REMEDY) from wrong
     warn(f"nothing declares the encoding, and it is not UTF-8: read as {guess}, which is a guess")
     return found
 
@@ -127,7 +127,7 @@ def _lookup(charset: str) -> str:
         info = None
     if info is None or not info._is_text_encoding or info.name in _NOT_CHARSETS:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
         raise UnsupportedReportError(
-            f"charset {charset[:40]!r} is not a known text encoding; {_REMEDY}",
+            f"charset {charset[:40]!r} is not a known text encoding",
             field="content_type",
             remedy=_REMEDY,
         )

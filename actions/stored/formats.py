@@ -117,4 +117,4 @@ def sniffed(head: str, is_table: bool) -> str:
 
 
 def _unsupported(problem: str, field: str) -> UnsupportedReportError:
-    return UnsupportedReportError(f"{problem}; {_REMEDY}", field=field, remedy=_REMEDY)
+    return UnsupportedReportError(problem, field=field, remedy=_REMEDY)
