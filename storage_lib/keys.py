@@ -51,19 +51,27 @@ def validate_key(key: str) -> str:
     return key
 
 
-def validate_user_key(key: str) -> str:
-    """Like `validate_key`, but also refuse reserved keys.
+def user_key(key: str) -> str:
+    """``key``, unless it is reserved. Its grammar is left to the store that is given it, which
+    validates every key once.
 
-    :raises InvalidKeyError: the key is outside the grammar or reserved.
+    :raises InvalidKeyError: the first segment is reserved.
     """
-    _check(key, prefix=False)
-    if is_system_key(key):
+    if isinstance(key, str) and is_system_key(key):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidKeyError(
             f"key {_shown(key)} is reserved: the first segment {SYSTEM_SEGMENT!r} belongs to the library",
             field="key",
             remedy="choose another first segment",
         )
     return key
+
+
+def validate_user_key(key: str) -> str:
+    """Like `validate_key`, but also refuse reserved keys.
+
+    :raises InvalidKeyError: the key is outside the grammar or reserved.
+    """
+    return user_key(validate_key(key))
 
 
 def validate_prefix(prefix: str) -> str:

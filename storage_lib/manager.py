@@ -23,7 +23,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.factory import build
-from storage_lib.keys import SYSTEM_PREFIX, essence, validate_content_type, validate_user_key
+from storage_lib.keys import SYSTEM_PREFIX, essence, user_key, validate_content_type
 from storage_lib.ports.backend import (
     ByteRange,
     ByteSource,
@@ -139,7 +139,7 @@ class StorageManager:
         encoded = values.encode(data, self._pickling)
         chosen = encoded.content_type if content_type is None else _narrowed(content_type, encoded)
         return await self.backend.objects.put(
-            validate_user_key(key),
+            user_key(key),
             encoded.data,
             content_type=chosen,
             metadata=metadata,
@@ -267,7 +267,7 @@ class StorageManager:
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold; nothing was stored.
         :raises InvalidArgumentError: ``data`` is not a bytes-like object.
         """
-        validate_user_key(key)
+        user_key(key)
         data = as_bytes(data)
         await paused(values.checking(data, validate_content_type(content_type)))
         return await self.backend.objects.put(
@@ -299,7 +299,7 @@ class StorageManager:
         :param source: an async or plain iterable of bytes, or a binary file object.
         """
         return await self.backend.objects.put_stream(
-            validate_user_key(key),
+            user_key(key),
             source,
             content_type=content_type,
             metadata=metadata,
@@ -317,9 +317,7 @@ class StorageManager:
             async for chunk in reader:
                 ...
         """
-        return self.backend.objects.open_reader(
-            validate_user_key(key), byte_range=byte_range, if_match=if_match
-        )
+        return self.backend.objects.open_reader(user_key(key), byte_range=byte_range, if_match=if_match)
 
     async def read(
         self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
@@ -329,9 +327,7 @@ class StorageManager:
         :raises KeyNotFoundError: there is no such object.
         :raises PreconditionFailedError: it does not have the ETag ``if_match``.
         """
-        found = await self.backend.objects.get(
-            validate_user_key(key), byte_range=byte_range, if_match=if_match
-        )
+        found = await self.backend.objects.get(user_key(key), byte_range=byte_range, if_match=if_match)
         assert found is not None  # noqa: S101 - only a get with if_none_match answers None
         return found
 
@@ -339,9 +335,7 @@ class StorageManager:
         self, key: str, etag: str, *, byte_range: ByteRange | None = None
     ) -> StoredObject | None:
         """Like `read`, but return None if the object still has this ETag."""
-        return await self.backend.objects.get(
-            validate_user_key(key), byte_range=byte_range, if_none_match=etag
-        )
+        return await self.backend.objects.get(user_key(key), byte_range=byte_range, if_none_match=etag)
 
     # -- objects
 
@@ -350,7 +344,7 @@ class StorageManager:
 
         :raises KeyNotFoundError: there is no such object.
         """
-        return await self.backend.objects.head(validate_user_key(key))
+        return await self.backend.objects.head(user_key(key))
 
     async def exists(self, key: str) -> bool:
         """Whether there is such an object. If the store cannot tell, its error is raised."""
@@ -367,7 +361,7 @@ class StorageManager:
         :raises KeyNotFoundError: there is no such object.
         :raises PreconditionFailedError: it does not have the ETag ``if_match``.
         """
-        await self.backend.objects.delete(validate_user_key(key), if_match=if_match)
+        await self.backend.objects.delete(user_key(key), if_match=if_match)
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         """Copy an object, on the server side where the store supports it.
@@ -375,15 +369,11 @@ class StorageManager:
         :raises KeyNotFoundError: there is no source.
         :raises PreconditionFailedError: ``if_absent`` is set and there is a target.
         """
-        return await self.backend.objects.copy(
-            validate_user_key(source), validate_user_key(target), if_absent=if_absent
-        )
+        return await self.backend.objects.copy(user_key(source), user_key(target), if_absent=if_absent)
 
     async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         """Copy an object and delete the source; a crash in between leaves both."""
-        return await self.backend.objects.move(
-            validate_user_key(source), validate_user_key(target), if_absent=if_absent
-        )
+        return await self.backend.objects.move(user_key(source), user_key(target), if_absent=if_absent)
 
     async def stats(self, prefix: str = "") -> ObjectStats:
         """Count the objects whose keys start with ``prefix``, and their bytes, by listing them."""

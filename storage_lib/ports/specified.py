@@ -17,7 +17,7 @@ from storage_lib.arguments import mapping
 from storage_lib.buffers import as_bytes, is_bytes_like
 from storage_lib.codings import codings_of, decoded
 from storage_lib.errors import InvalidArgumentError, SerializationError
-from storage_lib.keys import SYSTEM_PREFIX, validate_user_key
+from storage_lib.keys import SYSTEM_PREFIX, user_key
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import PutResult, StoredObject
 from storage_lib.ports.objects import ObjectStore
@@ -147,7 +147,7 @@ async def put_value(
 
     :raises SerializationError: the value could not be restored as it is.
     """
-    validate_user_key(key)
+    user_key(key)
     if hasattr(data, "read") or hasattr(data, "__aiter__"):
         return await objects.put_stream(key, data, metadata=metadata, if_absent=if_absent)
     encoded = values.encode(as_bytes(data) if is_bytes_like(data) else data)
@@ -158,7 +158,7 @@ async def put_value(
 
 async def load_value(objects: ObjectStore, key: str) -> Any:
     """Load a value by its content type."""
-    found = await objects.get(validate_user_key(key))
+    found = await objects.get(user_key(key))
     assert isinstance(found, StoredObject)  # noqa: S101 - only a get with if_none_match answers None
     return await value_of(found)
 

@@ -13,7 +13,7 @@ from storage_lib.backends.file.objects import FileObjects
 from storage_lib.backends.file.queues import FileQueues
 from storage_lib.backends.file.sqlite import Database
 from storage_lib.backends.file.tables import FileTables
-from storage_lib.keys import validate_user_key
+from storage_lib.keys import user_key
 from storage_lib.ports.backend import MessageEncoding, StorageBackend
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import PutResult
@@ -122,7 +122,7 @@ class FileStorageBackend(StorageBackend):
 
         :raises KeyNotFoundError: there is no such file.
         """
-        await self.objects.delete(validate_user_key(path))
+        await self.objects.delete(user_key(path))
 
     def list_files(self, prefix: str = "") -> Listed[str]:
         """List the paths that start with ``prefix``, in order: ``async for`` streams them, ``await``

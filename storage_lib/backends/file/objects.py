@@ -31,14 +31,7 @@ from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, Put
 from storage_lib.backends.file.writing import ObjectWriter
 from storage_lib.errors import BackendClosedError, IntegrityError, KeyNotFoundError
 from storage_lib.ports import hidden
-from storage_lib.ports.drivers import (
-    GetOptions,
-    ListOptions,
-    ObjectDriver,
-    PutOptions,
-    Repeat,
-    once,
-)
+from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.streaming import Parts
 

@@ -20,14 +20,7 @@ from storage_lib.layers.base import ObjectLayer
 from storage_lib.layers.retry.retrier import Retrier, Tries
 from storage_lib.layers.retry.unknown import unknown
 from storage_lib.ports import expiry
-from storage_lib.ports.drivers import (
-    GetOptions,
-    ListOptions,
-    ObjectDriver,
-    PutOptions,
-    Repeat,
-    once,
-)
+from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.hidden import ATTEMPT
 from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult
 from storage_lib.ports.streaming import Parts
