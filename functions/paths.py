@@ -15,7 +15,7 @@ from urllib.parse import quote
 import azure.functions as func
 
 from storage_lib.errors import InvalidKeyError
-from storage_lib.keys import validate_user_key
+from storage_lib.keys import user_key
 from storage_lib.patterns import pattern
 
 _SLASH = pattern("%2f", re.IGNORECASE)
@@ -24,13 +24,14 @@ _NOT_ASCII = pattern("%[89a-f][0-9a-f]", re.IGNORECASE)
 
 
 def object_key(req: func.HttpRequest) -> str:
-    """The key from the path, or, if the path has none, from the query parameter ``key``; checked.
+    """The key from the path, or, if the path has none, from the query parameter ``key``. Its grammar
+    is left to the store.
 
-    :raises InvalidKeyError: it is outside the grammar, or the path is not UTF-8.
+    :raises InvalidKeyError: it is reserved, or the path is not UTF-8.
     """
     in_path = req.route_params.get("key")
     if not in_path:
-        return validate_user_key(req.params.get("key", ""))
+        return user_key(req.params.get("key", ""))
     if found := _NOT_ASCII.search(in_path):
         raise InvalidKeyError(
             f"the path contains the escape {found[0]!r}, which is not UTF-8 or is encoded twice",
@@ -39,7 +40,7 @@ def object_key(req: func.HttpRequest) -> str:
             remedy="encode the key once; one that contains such text itself goes into the query,"
             " /api/objects?key=…",
         )
-    return validate_user_key(_SLASH.sub("/", in_path))
+    return user_key(_SLASH.sub("/", in_path))
 
 
 def object_location(req: func.HttpRequest, key: str) -> str:

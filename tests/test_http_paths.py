@@ -177,3 +177,20 @@ async def test_no_file_is_touched_outside_of_the_data_folder(platform: PlatformA
     for sent in ("..%2f..%2fetc", "..%252f..%252fetc", "a%5C..%5Cb", "%2e%2e%5c", "a%0Ab"):
         assert (await platform("PUT", f"/api/objects/{sent}", b"x")).status == 400
     assert sorted(tmp_path.rglob("*")) == before
+
+
+async def test_a_key_is_validated_once(platform: PlatformApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    from storage_lib import keys
+
+    seen: list[str] = []
+    real = keys._check
+
+    def counting(key: str, *, prefix: bool) -> None:
+        seen.append(key)
+        real(key, prefix=prefix)
+
+    monkeypatch.setattr(keys, "_check", counting)
+    for method, body in (("PUT", b"1"), ("GET", b""), ("HEAD", b""), ("DELETE", b"")):
+        seen.clear()
+        assert (await platform(method, "/api/objects/a/b", body=body)).status < 300
+        assert seen == ["a/b"], method

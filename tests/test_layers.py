@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from storage_lib import keys
 from storage_lib.backends.memory import MemoryBackend
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import InvalidKeyError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.layers.retry import RetryBackend
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import ObjectStore, StorageBackend
@@ -187,3 +188,37 @@ async def test_sizes_are_the_callers() -> None:
     async with storage.open_reader("s") as reader:
         assert reader.info.size == 10_000_000
         assert await reader.read() == data * 1000
+
+
+# -- a key is validated once
+
+
+async def test_a_key_is_validated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = StorageManager(backend=CountingLayer(MemoryBackend()))
+    seen: list[str] = []
+    real = keys._check
+
+    def counting(key: str, *, prefix: bool) -> None:
+        seen.append(key)
+        real(key, prefix=prefix)
+
+    monkeypatch.setattr(keys, "_check", counting)
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: storage.save("k", 1),
+        lambda: storage.write("k", b"1"),
+        lambda: storage.write_stream("k", [b"1"]),
+        lambda: storage.write_stream("k", [b"x" * 9_000_000]),
+        lambda: storage.load("k"),
+        lambda: storage.info("k"),
+        lambda: storage.delete("k"),
+    ]
+    for call in calls:
+        seen.clear()
+        await call()
+        assert seen == ["k"]
+    for key in ("", "/", "a//b", ".", "a\\b"):
+        for refused in (storage.save(key, 1), storage.write_stream(key, [b"1"]), storage.load(key)):
+            with pytest.raises(InvalidKeyError):
+                await refused
+    with pytest.raises(InvalidKeyError, match="reserved"):
+        await storage.save(".system/k", 1)
