@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -135,6 +136,8 @@ class Reader:
                 for command in commands(block):
                     self.used |= {name for name in self.files if name in command.text}
                     await self._type(command)
+            case "json":
+                json.loads(block.text)
             case other:
                 raise AssertionError(f"nobody runs a block of {other or 'no language'}")
 
