@@ -219,7 +219,13 @@ async def _serve(app: Path, link: socket.socket) -> None:
             task = asyncio.create_task(run(*call))
             running.add(task)
             task.add_done_callback(running.discard)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await worker.stop()
+    except EOFError:
+        # The host was killed, and so is what runs here: it must not see an interpreter that is taken down.
+        os._exit(1)
     except DevhostError as error:
         _send(writer, error)
         writer.close()

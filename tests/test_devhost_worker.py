@@ -29,6 +29,7 @@ from tests.test_devhost import base64_of, function_of, until
 
 APP = """
 import asyncio
+import atexit
 import os
 import pathlib
 import time
@@ -38,6 +39,7 @@ import azure.functions as func
 app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
 HERE = pathlib.Path(__file__).parent
 SETTING = os.environ.get("SETTING")
+atexit.register((HERE / "finalized").touch)
 with (HERE / "starts").open("a") as file:
     print(os.getpid(), file=file)
 
@@ -60,7 +62,11 @@ def die(req: func.HttpRequest) -> str:
 @app.route(route="hang/{name}", methods=["GET"])
 async def hang(req: func.HttpRequest) -> str:
     (HERE / req.route_params["name"]).touch()
-    await asyncio.sleep(600)
+    try:
+        await asyncio.sleep(600)
+    except asyncio.CancelledError:
+        (HERE / "cancelled").touch()
+        raise
 
 
 @app.route(route="block/{name}", methods=["GET"])
@@ -202,6 +208,8 @@ def test_a_worker_ends_with_its_host(host: Running, how: str) -> None:
         wait_for(lambda: host.reached("busy"))
         host.process.kill()
         wait_for(lambda: not Path(f"/proc/{pid}").exists() or is_zombie(pid))
+    assert not host.reached("finalized")
+    assert "Traceback" not in host.log
 
 
 def is_zombie(pid: int) -> bool:
@@ -280,6 +288,20 @@ async def test_deaths_are_forgotten_after_half_an_hour(app: Path, monkeypatch: p
         assert (result.ok, result.error) == (False, "the worker ended by itself (exit code 1)")
     assert stops == []
     await worker.stop()
+
+
+async def test_what_runs_at_a_stop_is_cancelled_before_the_app_is_shut_down(app: Path) -> None:
+    (app / "function_app.py").write_text(
+        APP + "\n\nasync def shutdown():\n    (HERE / f'shut{(HERE / \"cancelled\").exists()}').touch()\n"
+    )
+    worker = WorkerProcess(app, 30)
+    await worker.start()
+    request = http_datum("GET", "http://x", route_params={"name": "running"})
+    call = asyncio.create_task(worker.invoke("hang", [("req", request)], None))
+    await until(lambda: (app / "running").exists())
+    await worker.stop()
+    call.cancel()
+    assert (app / "shutTrue").exists()
 
 
 async def test_a_function_that_is_no_longer_there(app: Path) -> None:

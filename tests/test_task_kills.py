@@ -161,6 +161,8 @@ async def check(engine: TaskEngine, submitted: list[str], hosts: Killed, law: fl
     for task_id in submitted:
         parent = await engine.records.get(task_id)
         children = (await engine.records.list(parent_id=task_id)).records
+        unlike = [child for child in children if child.status != "succeeded"]
+        assert not unlike, unlike[0]
         summary = {"total": CHILDREN, "succeeded": CHILDREN, "failed": []}
         assert parent.result == {"result": parent.payload, "children": summary}, parent
         for record in (parent, *children):
