@@ -76,6 +76,7 @@ class WorkerProcess:
     def replace(self, reason: str) -> None:
         """As `Worker.replace`."""
         self._why = reason
+        self._up.clear()
         self._kill()
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
