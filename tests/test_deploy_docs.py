@@ -97,3 +97,19 @@ def test_what_is_left_after_a_removal_is_told() -> None:
         "90 days",
     ):
         assert word in told, word
+
+
+def test_what_changed_in_azure_alone_is_put_right_without_the_state_of_azd() -> None:
+    """azd deploys nothing where template and parameters are those of its last deployment that succeeded."""
+    told = section("Disaster recovery")
+    assert set(re.findall(r"azd provision(?: -e [\w-]+)?( --[\w-]+)?", told)) == {" --no-state"}
+    (lost,) = [row for row in TEXT.splitlines() if row.startswith("| the app or the host account lost ")]
+    assert "`azd provision --no-state`" in lost
+
+
+def test_what_a_lock_keeps_besides_the_account_is_told() -> None:
+    """Private endpoints of it, such as those of a standby, and roles on it."""
+    told = section("Disaster recovery")
+    for command in ("az lock delete", "az network private-endpoint delete", "--no-state", "azd down"):
+        assert command in told, command
+        told = told.partition(command)[2]
