@@ -36,7 +36,7 @@ from storage_lib.ports.backend import (
     StorageBackend,
     StoredObject,
 )
-from storage_lib.ports.specified import names_below, paused, value_of
+from storage_lib.ports.shortcuts import names_below, paused, value_of
 
 if TYPE_CHECKING:
     from storage_lib.pickling import Pickling

@@ -36,7 +36,9 @@ class CountingLayer(Layer):
 
 
 class Deflating(ObjectLayer):
-    """Stores other bytes than the caller's, of another size."""
+    """Compresses."""
+
+    changes_sizes = True
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         stored = zlib.compress(data)

@@ -4,20 +4,20 @@ and sizes are the caller's whatever a layer stores."""
 from __future__ import annotations
 
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from storage_lib import keys
-from storage_lib.backends.memory import MemoryBackend
+from storage_lib.backends.memory import MemoryBackend, MemoryObjects
 from storage_lib.errors import InvalidKeyError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.layers.retry import RetryBackend
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import ObjectStore, StorageBackend
-from storage_lib.ports.drivers import PLAIN_GET
-from storage_lib.ports.object_model import StoredObject
+from storage_lib.ports.drivers import PLAIN_GET, ListOptions, ObjectCapabilities
+from storage_lib.ports.object_model import ListEntry, StoredObject
 from storage_lib.ports.tables import Delete, Insert
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 from tests.layers import CountingLayer, DeflatingLayer, PassThrough
@@ -188,6 +188,28 @@ async def test_sizes_are_the_callers() -> None:
     async with storage.open_reader("s") as reader:
         assert reader.info.size == 10_000_000
         assert await reader.read() == data * 1000
+
+
+async def test_sizes_that_listings_give_of_their_own_are_not_taken_for_the_callers() -> None:
+    """S3's have the sizes of what is stored, without any further request."""
+
+    class Listing(MemoryObjects):
+        capabilities = ObjectCapabilities(lists_sizes=True)
+
+        async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+            async for found in super().scan(prefix, options):
+                if isinstance(found, str) or options.details:
+                    yield found
+                else:
+                    yield ListEntry(found.key, len(self._objects[found.key].data))
+
+    memory = MemoryBackend()
+    memory.objects = ObjectStore(Listing())
+    await memory.objects.put("k", b"x" * 1000)
+    assert (await memory.objects.stats()).bytes == 1000
+    backend = DeflatingLayer(memory)
+    await backend.objects.put("l", b"x" * 1000)
+    assert (await backend.objects.stats()).bytes == 2000
 
 
 # -- a key is validated once

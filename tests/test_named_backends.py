@@ -27,7 +27,7 @@ from storage_lib.errors import (
     SerializationError,
     StorageUnavailableError,
 )
-from storage_lib.ports.specified import value_of
+from storage_lib.ports.shortcuts import value_of
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from tests.stub_service import Answer, Request, StubService
 

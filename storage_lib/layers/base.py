@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -96,9 +97,14 @@ class ObjectLayer(ObjectDriver):
     shows.
     """
 
+    changes_sizes = False
+    """Whether it stores other bytes than the caller's, of another size."""
+
     def __init__(self, inner: ObjectDriver, around: Around) -> None:
         self.inner = inner
         self.capabilities = inner.capabilities
+        if self.changes_sizes:  # A listing without details has those of the store.
+            self.capabilities = replace(inner.capabilities, lists_sizes=False)
         self._around = around
 
     @property

@@ -25,7 +25,7 @@ from storage_lib.ports.objects import (
 )
 from storage_lib.ports.portable import Portable
 from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
-from storage_lib.ports.specified import TableAndQueueNames
+from storage_lib.ports.shortcuts import TableAndQueueMethods
 from storage_lib.ports.tables import (
     Delete,
     Entity,
@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 
-class StorageBackend(Portable, TableAndQueueNames):
+class StorageBackend(Portable, TableAndQueueMethods):
     """Objects, tables and queues in one place. Use it as an async context manager, or `close` it.
 
     Opening is lazy: nothing is touched before the first operation or `open`. A pickled or copied

@@ -16,7 +16,7 @@ from storage_lib.names import container_name
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import PutResult
 from storage_lib.ports.objects import ObjectStore
-from storage_lib.ports.specified import load_value, names_below, put_value
+from storage_lib.ports.shortcuts import load_value, names_below, put_value
 
 MAX_CONTAINERS = 256
 """Whose stores are remembered, with what is known of them."""

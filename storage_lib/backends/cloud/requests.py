@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 from storage_lib.backends.cloud.forks import use_process
 from storage_lib.backends.cloud.turns import ALONE, BESIDE, LOCK, Slots, Turns, Waiter, join_key, leave_key
 from storage_lib.config import check_concurrent_requests
-from storage_lib.ports.patience import PATIENCE
+from storage_lib.ports.deadline import DEADLINE
 
 ABANDONED_SECONDS = 30.0
 """How long a write goes on without its caller. One without an answer by then is cut off: if it was still
@@ -169,9 +169,9 @@ async def _wait(turns: Turns, waiter: Waiter) -> None:
         await turns.wait(waiter)
     finally:
         again.cancel()
-    if (patience := PATIENCE.get()) is not None:
+    if (deadline := DEADLINE.get()) is not None:
         try:
-            patience.check()
+            deadline.check()
         except BaseException:
             turns.leave(waiter.want)
             raise

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from storage_lib.ports.patience import PATIENCE
+from storage_lib.ports.deadline import DEADLINE
 
 # Reentrant: a collected coroutine gives back its turn wherever the collector happens to run.
 LOCK = threading.RLock()
@@ -70,9 +70,9 @@ class Turns(ABC):
 
     async def wait(self, waiter: Waiter) -> None:
         """Return when it is this one's turn; whoever is cancelled has none."""
-        patience = PATIENCE.get()
-        if patience is not None:
-            patience.begin_wait()
+        deadline = DEADLINE.get()
+        if deadline is not None:
+            deadline.begin_wait()
         try:
             await waiter.future
         except BaseException:
@@ -85,8 +85,8 @@ class Turns(ABC):
                     self._left()
             raise
         finally:
-            if patience is not None:
-                patience.end_wait()
+            if deadline is not None:
+                deadline.end_wait()
 
     def leave(self, want: int) -> None:
         """Give the turn back."""

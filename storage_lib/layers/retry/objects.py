@@ -117,7 +117,7 @@ class RetryingObjects(ObjectLayer):
                         after=found if isinstance(found, str) else found.key,
                         count=None if options.count is None else max(options.count - 1, 1),
                     )
-                    tries.came_on()
+                    tries.progressed()
             except TransientStorageError as error:
                 await tries.failed(error)
             except StorageError:
@@ -151,7 +151,7 @@ class RetryingObjects(ObjectLayer):
                     async for chunk in chunks:
                         yield chunk
                         at += len(chunk)
-                        tries.came_on()
+                        tries.progressed()
                 return
             except (TransientStorageError, IntegrityError) as error:
                 if at == end:

@@ -11,7 +11,7 @@ from storage_lib.errors import StorageError, StorageUnavailableError, TransientS
 from storage_lib.layers.retry.breaker import Breaker
 from storage_lib.layers.retry.options import RetryOptions
 from storage_lib.layers.retry.unknown import UnknownOutcomeError
-from storage_lib.ports.patience import PATIENCE, Patience
+from storage_lib.ports.deadline import DEADLINE, Deadline
 
 _log = logging.getLogger("AOS.Storage")
 
@@ -56,7 +56,7 @@ class Retrier:
         :param small: it transfers no contents, so no attempt may continue past the deadline.
         """
         tries = Tries(self, doing)
-        outer = PATIENCE.set(tries.patience)
+        outer = DEADLINE.set(tries.deadline)
         try:
             while True:
                 await tries.begin()
@@ -77,11 +77,11 @@ class Retrier:
                     self.breaker.answered()
                     return result
         finally:
-            PATIENCE.reset(outer)
+            DEADLINE.reset(outer)
 
-    def patience(self) -> Patience:
+    def deadline(self) -> Deadline:
         """For one operation."""
-        return Patience(self.options.deadline_seconds, self.clock, self._check)
+        return Deadline(self.options.deadline_seconds, self.clock, self._check)
 
     def _check(self) -> None:
         """Check again whether a call may start: things may have changed while it waited for its turn.
@@ -128,7 +128,7 @@ class Tries:
         self._doing = doing
         self._tried = 0
         self._last: TransientStorageError | None = None
-        self.patience = retrier.patience()
+        self.deadline = retrier.deadline()
 
     async def begin(self) -> None:
         """Wait until the store may be asked.
@@ -140,30 +140,30 @@ class Tries:
         while (wait := breaker.wait()) > 0:
             if self._last is None:
                 raise self._retrier.not_tried(self._doing, wait)
-            if self._retrier.clock() + wait > self.patience.until:
+            if self._retrier.clock() + wait > self.deadline.until:
                 raise self._last
             await self._retrier.sleep(wait)
 
     async def in_time[T](self, operation: Awaitable[T]) -> T:
         """:raises StorageUnavailableError: it took longer than there is."""
-        left = max(self.patience.until - self._retrier.clock(), 0)
+        left = max(self.deadline.until - self._retrier.clock(), 0)
         limit = asyncio.timeout(left)
         try:
             async with limit:
-                self.patience.limit = limit
+                self.deadline.limit = limit
                 return await operation
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise StorageUnavailableError(f"{self._doing}: no answer within {left:.0f} s") from error
         finally:
-            self.patience.limit = None
+            self.deadline.limit = None
 
-    def came_on(self) -> None:
+    def progressed(self) -> None:
         """Part of it is done and need not be repeated: a failure from now on is a first one."""
         self._retrier.breaker.answered()
         self._tried, self._last = 0, None
-        self.patience = self._retrier.patience()
+        self.deadline = self._retrier.deadline()
 
     def answered(self) -> None:
         """The store has said what there is to say."""
@@ -184,7 +184,7 @@ class Tries:
         else:
             retrier.breaker.answered()
         delay = options.delay(self._tried, error)
-        if final or self._tried >= options.attempts or retrier.clock() + delay > self.patience.until:
+        if final or self._tried >= options.attempts or retrier.clock() + delay > self.deadline.until:
             raise error
         text = "%s: try %d of %d in %.1f s, since %s"
         _log.warning(text, self._doing, self._tried + 1, options.attempts, delay, error)

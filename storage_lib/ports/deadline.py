@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 
-class Patience:
+class Deadline:
     """The deadline of one operation, in seconds of ``clock``; ``limit`` is the timer that keeps it.
 
     :param check: called after a wait; raises if the store should not be asked any more.
@@ -50,5 +50,5 @@ class Patience:
             self._left = None
 
 
-PATIENCE: ContextVar[Patience | None] = ContextVar("storage_patience", default=None)
+DEADLINE: ContextVar[Deadline | None] = ContextVar("storage_deadline", default=None)
 """Of the operation that this task carries out."""

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _ASIDE_BYTES = 256 * 1024
 """Packed values from this size on are built in a thread."""
 
-__all__ = ["TableAndQueueNames", "load_value", "names_below", "paused", "put_value", "value_of"]
+__all__ = ["TableAndQueueMethods", "load_value", "names_below", "paused", "put_value", "value_of"]
 
 
-class TableAndQueueNames:
+class TableAndQueueMethods:
     """Short methods for tables and queues. `tables` and `queues` can do more."""
 
     tables: TableStore
