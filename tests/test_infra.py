@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pycep
 import pytest
+import yaml
 
 from tests.bicep import (
     BicepError,
@@ -243,6 +244,9 @@ def test_azd_deploys_this_folder_to_the_app_with_its_tag() -> None:
     assert "\n  api:\n    project: .\n" in text
     assert "\n    language: python\n    host: function\n" in text
     assert "\n  path: infra\n  module: main\n" in text
+    # azd refuses to choose between two apps of a group with the same tag.
+    assert yaml.safe_load(text)["services"]["api"]["resourceName"] == "${AZURE_FUNCTION_NAME}"
+    assert "AZURE_FUNCTION_NAME" in deploy(files(), BASE).outputs
 
 
 def checkov_environment() -> Path:
