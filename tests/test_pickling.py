@@ -27,6 +27,7 @@ from storage_lib import (
 )
 from storage_lib.errors import NotPortableError, StorageError
 from storage_lib.factory import build
+from tests.http_app import config_of
 
 SECRET = "c2VjcmV0LWtleQ=="
 CONNECTION = f"AccountName=team1;AccountKey={SECRET};EndpointSuffix=core.windows.net"
@@ -87,6 +88,22 @@ async def test_a_backend_travels_as_its_arguments(way: Callable[[Any], Any], tmp
         passed = way(storage)
         assert repr(passed.backend) == repr(backend)
         assert (passed.backend is backend) == (way is copy.copy)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_copy_that_is_closed_leaves_the_first_open(
+    way: Callable[[Any], Any], any_store: tuple[str, Any], tmp_path: Path
+) -> None:
+    """Through each layer. The first operation comes after it, when connections are made."""
+    config = await config_of(*any_store, tmp_path)
+    async with StorageManager(config) as storage:
+        async with way(storage.backend) as other:
+            await other.objects.put("a", b"theirs")
+            await other.tables.upsert("copies", "p", "r", {"n": 1})
+            await other.queues.send("copies", b"theirs")
+        assert (await storage.backend.objects.get("a")).data == b"theirs"
+        assert (await storage.backend.tables.get("copies", "p", "r")).properties == {"n": 1}
+        await storage.backend.queues.send("copies", b"ours")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import is_dataclass
 from typing import Any, ClassVar, Self
@@ -50,6 +51,11 @@ class Portable(Stationary):
                     remedy="build another one where it is needed, or share this one",
                 )
         return _build, (type(self), arguments, options)
+
+    def __copy__(self) -> Self:
+        """As `copy.deepcopy` and pickling: a backend that this one is built around is copied with it. Two
+        that shared it would close it for one another."""
+        return copy.deepcopy(self)
 
 
 class _Given:
