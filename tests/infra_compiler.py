@@ -33,7 +33,10 @@ Install it with the Azure CLI
     az bicep install
 or as a program of its own, which has to be on the PATH
     https://learn.microsoft.com/azure/azure-resource-manager/bicep/install
-and run this again. It has to be 0.41.2 or newer, which has the command snapshot."""
+and run this again. It has to be 0.49.2 or newer, which knows all types of resources that are here."""
+
+UNKNOWN_TYPE = "BCP081"
+"""What an older compiler says of a version that it does not know, whose properties it cannot check."""
 
 
 class Note(str):
@@ -96,7 +99,9 @@ def said(compiler: Compiler, verb: str, file: Path, *options: str) -> Iterator[s
     lines = [line for line in run.stderr.decode(errors="replace").splitlines() if line.strip()]
     if run.returncode != 0 and not lines:
         lines = [f"it ends with {run.returncode}, and says nothing"]
-    yield from (f"{verb}: {line.strip()}" for line in lines)
+    for line in lines:
+        remedy = " Install 0.49.2 or newer." if UNKNOWN_TYPE in line else ""
+        yield f"{verb}: {line.strip()}{remedy}"
 
 
 def formatted(compiler: Compiler, file: Path, name: str) -> Iterator[str]:

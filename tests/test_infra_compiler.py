@@ -202,6 +202,10 @@ WARNING = "/infra/modules/network.bicep(9,12) : Warning BCP225: The discriminato
         ({"build": ("{}", f"{WARNING}\n", 0)}, f"build: {WARNING}"),
         ({"lint": ("", f"{WARNING}\n", 0)}, f"lint: {WARNING}"),
         (
+            {"build": ("{}", "/infra/main.bicep(1,1) : Warning BCP081: No types.\n", 0)},
+            "BCP081: No types. Install 0.49.2 or newer.",
+        ),
+        (
             {"build": ("", "/infra/main.bicep(1,1) : Error BCP007: Not recognized.\n", 1)},
             "build: /infra/main.bicep(1,1) : Error",
         ),
