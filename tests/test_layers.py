@@ -12,15 +12,32 @@ import pytest
 
 from storage_lib import keys
 from storage_lib.backends.memory import MemoryBackend, MemoryObjects
-from storage_lib.errors import InvalidKeyError, KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import (
+    InvalidKeyError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    TransientStorageError,
+)
+from storage_lib.layers.base import Layer, ObjectLayer, Operation
 from storage_lib.layers.retry import RetryBackend
 from storage_lib.manager import StorageManager
+from storage_lib.ports import hidden
 from storage_lib.ports.backend import ObjectStore, StorageBackend
-from storage_lib.ports.drivers import PLAIN_GET, ListOptions, ObjectCapabilities
-from storage_lib.ports.object_model import ListEntry, StoredObject
+from storage_lib.ports.drivers import (
+    PLAIN_GET,
+    ListOptions,
+    ObjectCapabilities,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+)
+from storage_lib.ports.object_model import ListEntry, PutResult, StoredObject
+from storage_lib.ports.streaming import Parts
 from storage_lib.ports.tables import Delete, Insert
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
-from tests.layers import CountingLayer, DeflatingLayer, PassThrough
+from tests.layers import CountingLayer, Deflating, DeflatingLayer, PassThrough
 
 
 class MemoryBehindALayer(ObjectStoreContract):
@@ -244,3 +261,121 @@ async def test_a_key_is_validated_once(monkeypatch: pytest.MonkeyPatch) -> None:
                 await refused
     with pytest.raises(InvalidKeyError, match="reserved"):
         await storage.save(".system/k", 1)
+
+
+async def test_a_copy_tells_the_callers_size() -> None:
+    objects = DeflatingLayer(MemoryBackend()).objects
+    await objects.put("k", b"x" * 10_000, ttl=60)
+    assert (await objects.copy("k", "l")).size == 10_000
+    assert (await objects.move("l", "m", if_absent=True)).size == 10_000
+
+
+async def test_a_layer_need_not_repair_the_size_that_a_save_returns() -> None:
+    class Forgetful(Deflating):
+        async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+            return replace(await super().put(key, data, options), size=1)
+
+    class ForgetfulLayer(Layer):
+        def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
+            return Forgetful(inner, self.around)
+
+    objects = ForgetfulLayer(MemoryBackend()).objects
+    assert (await objects.put("k", b"x" * 100)).size == 100
+    assert (await objects.put_stream("k", [b"x" * 100], ttl=60)).size == 100
+    assert (await objects.put_stream("k", [b"x" * 9_000_000])).size == 9_000_000
+
+
+@pytest.mark.parametrize(
+    "size", ["9" * 5000, "-1", "x", "", "\u0663"], ids=["long", "negative", "text", "empty", "Arabic"]
+)
+async def test_a_size_that_is_none_hides_nothing(size: str) -> None:
+    memory = MemoryBackend()
+    await memory.objects.driver.put("k", b"abc", PutOptions("text/plain", {hidden.SIZE: size}))
+    assert (await memory.objects.head("k")).size == 3
+    page = await memory.objects.list_page(details=True)
+    assert [entry.size for entry in page.entries] == [3]
+
+
+# -- a layer that repeats operations, as if each could be
+
+
+class Flaky(ObjectLayer):
+    """The first request of each operation fails, some of it done."""
+
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+        self._fail()
+        async for found in super().scan(prefix, options):
+            yield found
+
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        async for _ in parts:
+            self._fail()
+        return await super().put_stream(key, parts, options, repeat)
+
+    failed = False
+
+    def _fail(self) -> None:
+        if not self.failed:
+            self.failed = True
+            raise TransientStorageError("away")
+
+
+class FlakyLayer(Layer):
+    def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
+        return Flaky(inner, self.around)
+
+
+class Twice(Layer):
+    async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        try:
+            return await call()
+        except TransientStorageError:
+            return await call()
+
+
+async def test_a_listing_that_is_repeated_is_not_empty() -> None:
+    memory = MemoryBackend()
+    await memory.objects.put("k", b"1")
+    page = await Twice(FlakyLayer(memory)).objects.list_page()
+    assert [entry.key for entry in page.entries] == ["k"]
+
+
+async def test_the_rest_of_a_stream_is_never_stored_as_the_whole() -> None:
+    memory = MemoryBackend()
+    objects = Twice(FlakyLayer(memory)).objects
+    with pytest.raises(StorageError, match="cannot be read twice"):
+        await objects.put_stream("k", [b"x" * 9_000_000])
+    with pytest.raises(KeyNotFoundError):
+        await memory.objects.head("k")
+
+
+# -- what logs and errors say of an operation
+
+
+def test_operations_in_words() -> None:
+    said = [
+        Operation("objects", "get", "k"),
+        Operation("tables", "insert", "t", ("p", Insert("r"))),
+        Operation("tables", "get", "t", ("p", "r")),
+        Operation("tables", "create_table", "t"),
+        Operation("queues", "create_queue", "q"),
+        Operation("queues", "send", "q"),
+        Operation("queues", "receive", "q"),
+        Operation("queues", "delete", "q"),
+        Operation("queues", "update", "q"),
+        Operation("queues", "clear", "q"),
+    ]
+    assert [str(operation) for operation in said] == [
+        "get 'k'",
+        "insert 'p', 'r' in table 't'",
+        "get 'p', 'r' in table 't'",
+        "create table 't'",
+        "create queue 'q'",
+        "send to queue 'q'",
+        "receive from queue 'q'",
+        "delete a message in queue 'q'",
+        "update a message in queue 'q'",
+        "clear queue 'q'",
+    ]

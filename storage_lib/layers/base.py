@@ -31,6 +31,15 @@ from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
 from storage_lib.ports.streaming import Parts
 from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
 
+_WORDS = {
+    "create_table": "create",
+    "create_queue": "create",
+    "send": "send to",
+    "receive": "receive from",
+    "peek": "peek into",
+    "length": "length of",
+}
+
 
 class Operation(msgspec.Struct, frozen=True, gc=False):
     """One operation on its way to a driver.
@@ -49,7 +58,10 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
             return f"{self.name} {self.target!r}"
         keys = [getattr(each, "row_key", each) for each in self.arguments] if self.port == "tables" else []
         shown = ", ".join(repr(key) for key in keys if isinstance(key, str))
-        return f"{self.name} {shown}{' in ' if shown else ''}{self.port[:-1]} {self.target!r}"
+        if self.port == "queues" and self.name in ("delete", "update"):
+            shown = "a message"
+        doing = _WORDS.get(self.name, self.name)
+        return f"{doing} {shown}{' in ' if shown else ''}{self.port[:-1]} {self.target!r}"
 
 
 class Around(Protocol):
@@ -154,9 +166,14 @@ class ObjectLayer(ObjectDriver):
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         """The operation is the listing up to its first entry."""
-        async with aclosing(self.inner.scan(prefix, options)) as listing:
-            operation = Operation("objects", "scan", prefix, (options,))
-            first = await self._around(operation, lambda: anext(listing, None))
+
+        async def begin() -> tuple[AsyncGenerator[ListEntry | str], ListEntry | str | None]:
+            # A new listing for each call: one that failed would be an empty one if it were read on.
+            listing = self.inner.scan(prefix, options)
+            return listing, await anext(listing, None)
+
+        listing, first = await self._around(Operation("objects", "scan", prefix, (options,)), begin)
+        async with aclosing(listing):
             if first is None:
                 return
             yield first

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from storage_lib.keys import readable_content_type
+from storage_lib.patterns import pattern
 from storage_lib.ports import expiry, kept_headers
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
 
@@ -22,6 +23,7 @@ CHECKSUM = "aos-original-sha256"
 LISTED = (expiry.METADATA, SIZE)
 """What a listing with details needs."""
 
+_DIGITS = pattern(r"[0-9]{1,18}")
 _NAMES = frozenset({expiry.METADATA, ATTEMPT, SIZE, CHECKSUM, *kept_headers.FIELDS})
 
 
@@ -36,8 +38,8 @@ def presented(info: ObjectInfo) -> ObjectInfo:
     shown: dict[str, Any] = {
         field: metadata[name] for name, field in kept_headers.FIELDS.items() if name in metadata
     }
-    if (size := metadata.get(SIZE, "")).isdecimal():
-        shown |= {"size": int(size), "sha256": metadata.get(CHECKSUM)}
+    if (size := _size(metadata)) is not None:
+        shown |= {"size": size, "sha256": metadata.get(CHECKSUM)}
     return replace(
         info,
         etag=expiry.join_etag(info.etag, metadata),
@@ -56,7 +58,10 @@ def entry_of(
     key: str, stored: int, etag: str, modified: datetime | None, metadata: Mapping[str, str]
 ) -> ListEntry:
     """`entry` from these values alone; only `LISTED` of the metadata counts."""
-    size = metadata.get(SIZE, "")
-    return ListEntry(
-        key, int(size) if size.isdecimal() else stored, expiry.join_etag(etag, metadata), modified
-    )
+    size = _size(metadata)
+    return ListEntry(key, stored if size is None else size, expiry.join_etag(etag, metadata), modified)
+
+
+def _size(metadata: Mapping[str, str]) -> int | None:
+    text = metadata.get(SIZE)
+    return int(text) if text is not None and _DIGITS.fullmatch(text) else None

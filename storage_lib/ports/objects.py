@@ -167,7 +167,7 @@ class ObjectStore(Stationary):
         else:
             raise _never_there(key)
         await self._mark_again(key, metadata)
-        return _saved(result, options)
+        return _saved(result, len(data), options)
 
     async def put_stream(
         self,
@@ -204,7 +204,7 @@ class ObjectStore(Stationary):
                 raise _never_there(key) from error  # Its source cannot be read twice.
             raise
         await self._mark_again(key, kept)
-        return _saved(result, options)
+        return _saved(result, parts.size, options)
 
     async def get(
         self,
@@ -344,7 +344,7 @@ class ObjectStore(Stationary):
         validate_key(source)
         for _ in range(_ATTEMPTS):
             info = await self._core.head(source)
-            etag = self._presented(info).etag
+            shown = self._presented(info)
             await self._mark(target, info.metadata)
             if if_absent:
                 await self._make_way(target)
@@ -357,8 +357,8 @@ class ObjectStore(Stationary):
                     await self._make_way(target)
             else:
                 await self._mark_again(target, info.metadata)
-                result = replace(result, etag=expiry.join_etag(result.etag, info.metadata))
-                return etag, result
+                etag = expiry.join_etag(result.etag, info.metadata)
+                return shown.etag, replace(result, etag=etag, size=shown.size)
         raise TransientStorageError(f"copy {source!r}: it is being replaced all the time")
 
     async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
@@ -676,12 +676,12 @@ def _get_options(byte_range: ByteRange | None, if_match: str | None, if_none_mat
     return GetOptions(byte_range, if_match, if_none_match)
 
 
-def _saved(result: PutResult, options: PutOptions) -> PutResult:
-    """The result of a save as callers see it."""
+def _saved(result: PutResult, size: int, options: PutOptions) -> PutResult:
+    """The result of a save as callers see it, with the size of what they gave."""
     created = True if options.if_absent else result.created
-    if created is result.created and expiry.METADATA not in options.metadata:
+    if created is result.created and size == result.size and expiry.METADATA not in options.metadata:
         return result
-    return PutResult(result.key, expiry.join_etag(result.etag, options.metadata), result.size, created)
+    return PutResult(result.key, expiry.join_etag(result.etag, options.metadata), size, created)
 
 
 def _never_there(key: str) -> TransientStorageError:

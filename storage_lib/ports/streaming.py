@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from storage_lib import threads
 from storage_lib.buffers import as_bytes
-from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError
+from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError, StorageError
 from storage_lib.ports.object_model import ObjectInfo, StoredObject
 
 ByteSource = AsyncIterable[Buffer] | Iterable[Buffer] | BinaryIO
@@ -58,6 +58,7 @@ class Parts:
         self._left = memoryview(b"")
         self._hash = hashlib.sha256()
         self._ended = False
+        self._given = False
         self.size = 0
         """How many bytes have been given."""
 
@@ -72,6 +73,10 @@ class Parts:
         return self._first if self._ended and not self._left else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._given:
+            # What is left of them would be stored as if it were the whole.
+            raise StorageError("a stream cannot be read twice", field="source")
+        self._given = True
         part, self._first = self._first if self._first is not None else await self._cut(), None
         while part:
             self.size += len(part)

@@ -173,6 +173,7 @@ class TableStore(Stationary):
         """
         name = table_name(table)
         check_keys(partition_key, "")
+        operations = several("operations", operations)
         if len(operations) > MAX_BATCH_OPERATIONS:
             raise InvalidArgumentError(
                 f"the batch has {len(operations)} operations",

@@ -539,6 +539,12 @@ class TableStoreContract(CancelledTableWrites):
         with pytest.raises(InvalidArgumentError):
             await tables.query(table, select="a")
 
+    @pytest.mark.parametrize("operations", [None, 5, "text"])
+    async def test_a_batch_is_a_list(self, tables: TableStore, operations: Any) -> None:
+        with pytest.raises(InvalidArgumentError) as raised:
+            await tables.batch("t", "p", operations)
+        assert raised.value.field == "operations"
+
     async def test_a_batch_does_everything(self, tables: TableStore, table: str) -> None:
         kept = await tables.insert(table, "p", "kept", {"n": 1, "m": 1})
         gone = await tables.insert(table, "p", "gone", {})

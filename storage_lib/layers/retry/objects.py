@@ -110,14 +110,15 @@ class RetryingObjects(ObjectLayer):
         while True:
             await tries.begin()
             try:
-                async for found in self.inner.scan(prefix, options):
-                    yield found
-                    options = with_options(
-                        options,
-                        after=found if isinstance(found, str) else found.key,
-                        count=None if options.count is None else max(options.count - 1, 1),
-                    )
-                    tries.progressed()
+                async with aclosing(self.inner.scan(prefix, options)) as listing:
+                    async for found in listing:
+                        yield found
+                        options = with_options(
+                            options,
+                            after=found if isinstance(found, str) else found.key,
+                            count=None if options.count is None else max(options.count - 1, 1),
+                        )
+                        tries.progressed()
             except TransientStorageError as error:
                 await tries.failed(error)
             except StorageError:
