@@ -1,10 +1,16 @@
-""".funcignore, which says what is not deployed: the part of .gitignore's language that it uses."""
+""".funcignore, and what is deployed. It is written in a part of .gitignore's language."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+CONFIGURATION = ("host.json",)
+"""What the platform reads beside code."""
+
+ABOUT = ("requirements.txt",)
+"""What is not deployed itself, but said what is."""
 
 
 class IgnoreFile:
@@ -27,9 +33,12 @@ class IgnoreFile:
             pattern = line.removeprefix("!")
             self._rules.append((pattern.rstrip("/"), pattern.endswith("/"), line.startswith("!")))
 
-    def ignores(self, path: PurePosixPath, folder: bool) -> bool:
-        """Whether this file or folder is left out. What is in a folder that is left out is not asked for."""
-        found = False
+    def ignores(self, path: PurePosixPath, folder: bool) -> bool | None:
+        """Whether this file or folder is left out (True) or taken back (False); None if no pattern matches.
+
+        What is in a folder that is left out is not asked for.
+        """
+        found = None
         for pattern, folders, back in self._rules:
             whole = "/" in pattern
             subject = path.as_posix() if whole else path.name
@@ -43,19 +52,44 @@ class IgnoreFile:
         return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
 
-def deployed(project: Path) -> Iterator[PurePosixPath]:
-    """The files of a project that are deployed, as paths below it, in order."""
+class Deployed(NamedTuple):
+    files: list[PurePosixPath]
+    """What is deployed, as paths below the project, in order."""
+    strangers: list[str]
+    """What lies at the top, is neither code nor named in .funcignore, and is therefore not deployed."""
+
+
+def deployed(project: Path) -> Deployed:
+    """What is deployed of a project.
+
+    At its top that is host.json, modules and packages, unless .funcignore leaves them out, and what it takes
+    back by `!`: a key or a dump that somebody keeps there has a name that no list foresees. Below, it is all
+    that .funcignore does not leave out.
+
+    :raises SystemExit: a link to a folder is among it, or .funcignore cannot be read.
+    """
     ignored = IgnoreFile((project / ".funcignore").read_text(encoding="utf-8"))
     found: list[PurePosixPath] = []
+    strangers: list[str] = []
+
+    def taken(path: PurePosixPath, folder: bool) -> bool:
+        said = ignored.ignores(path, folder)
+        if said is None and len(path.parts) == 1:
+            code = (project / path / "__init__.py").is_file() if folder else path.suffix == ".py"
+            said = not code and path.name not in CONFIGURATION
+            if said and path.name not in ABOUT:
+                strangers.append(f"{path}/" if folder else str(path))
+        return not said
+
     for folder, folders, names in project.walk():
         here = PurePosixPath(folder.relative_to(project).as_posix())
-        folders[:] = [name for name in folders if not ignored.ignores(here / name, folder=True)]
+        folders[:] = [name for name in folders if taken(here / name, folder=True)]
         for name in names:
             linked = (folder / name).is_dir()
-            if not ignored.ignores(here / name, folder=linked):
+            if taken(here / name, folder=linked):
                 if linked:
                     raise SystemExit(
                         f"{here / name} links to a folder, which is not followed: name it in .funcignore"
                     )
                 found.append(here / name)
-    yield from sorted(found)
+    return Deployed(sorted(found), sorted(strangers))

@@ -1,9 +1,9 @@
 """`python -m deployment.package`: one archive that Azure Functions runs as it is.
 
-It has what .funcignore leaves of this folder, the wheels of requirements.lock where the platform's worker
-looks for them, and the byte code of both. Byte code that is checked against its source's time would be
-compiled anew at every cold start, since times do not survive an upload; so it is marked as not to be checked
-(PEP 552). The bytes of the archive depend on the sources and the lock alone.
+It has the code in this folder (see `deployment.ignored`), the wheels of requirements.lock where the
+platform's worker looks for them, and the byte code of both. Byte code that is checked against its source's
+time would be compiled anew at every cold start, since times do not survive an upload; so it is marked as not
+to be checked (PEP 552). The bytes of the archive depend on the sources and the lock alone.
 
 `dist/app` has the same files, for `azd`, which packs a folder by itself.
 """
@@ -29,8 +29,9 @@ SITE = Path(".python_packages", "lib", "site-packages")
 ROOT = "/home/site/wwwroot"
 """Where the platform lays an app out."""
 
-UNUSED = ("*.c", "*.h", "*.pxd", "*.pyi", "*.pyx", "RECORD", "REQUESTED", "direct_url.json", "INSTALLER")
-"""Of wheels: what only compilers, type checkers and pip read."""
+UNUSED = ("*.c", "*.h", "*.pxd", "*.pyx", "RECORD", "REQUESTED", "direct_url.json", "INSTALLER")
+"""Of wheels: what only compilers and pip read. Stubs and folders of tests stay, for some packages read their
+own: those that load lazily, and Django."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -40,25 +41,36 @@ def build(project: Path, folder: Path, archive: Path) -> None:
 
     :raises SystemExit: it cannot be built here; the text says what to do.
     """
-    if f"{sys.version_info.major}.{sys.version_info.minor}" != PYTHON or sys.implementation.name != "cpython":
-        raise SystemExit(
-            f"byte code is compiled for CPython {PYTHON}, and this is {sys.implementation.name}"
-            f" {sys.version.split()[0]} ({sys.executable}): name it: `make package PYTHON=…`"
-        )
+    check_python("byte code is compiled for")
     requirements, lock = project / "requirements.txt", project / "requirements.lock"
     check_lock(requirements, lock)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    for path in deployed(project):
-        if path.name != requirements.name:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(project / path, folder / path)
+    files, strangers = deployed(project)
+    for path in files:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(project / path, folder / path)
+    if strangers:
+        print(
+            "not packed, because it is neither a module nor a folder with __init__.py:"
+            f" {', '.join(strangers)}. To pack one, write !/ and its name into .funcignore"
+        )
     install(lock, folder / SITE)
     compile_all(folder)
     pack(folder, archive)
     # Where this file is not, `azd` leaves out byte code. It does not pack the file itself.
     (folder / ".funcignore").write_text("", encoding="utf-8")
+
+
+def check_python(purpose: str) -> None:
+    """:raises SystemExit: this is not the Python of the platform."""
+    if f"{sys.version_info.major}.{sys.version_info.minor}" != PYTHON or sys.implementation.name != "cpython":
+        raise SystemExit(
+            f"{purpose} CPython {PYTHON}, and this is {sys.implementation.name} {sys.version.split()[0]}"
+            f" ({sys.executable}). Where .venv was made with it, `make clean` first; then name the right one:"
+            f" `make PYTHON=/path/to/python{PYTHON} …`"
+        )
 
 
 def install(lock: Path, site: Path) -> None:
@@ -75,8 +87,7 @@ def install(lock: Path, site: Path) -> None:
         "-r",
         lock,
     )
-    for folder in [site / "bin", *site.glob("*/tests"), *site.glob("*/test")]:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(site / "bin", ignore_errors=True)
     for pattern in UNUSED:
         for path in list(site.rglob(pattern)):
             path.unlink()
@@ -129,6 +140,8 @@ def main(arguments: list[str]) -> None:
     if importlib.util.find_spec("pip") is None:
         raise SystemExit(f"{sys.executable} has no pip: `make package` makes an environment that has it")
     if arguments == ["--lock"]:
+        # pip takes wheels for the platform, but reads conditions (`; python_version < "3.14"`) for this Python.
+        check_python("requirements are resolved for")
         with tempfile.TemporaryDirectory() as scratch:
             write_lock(PROJECT / "requirements.txt", PROJECT / "requirements.lock", Path(scratch))
         return

@@ -195,8 +195,11 @@ def _mistyped(variables: set[str], others: set[str], environment: Mapping[str, s
         upper = name.upper().replace("-", "_")
         if not environment[name] or ("AGENT" not in upper and "STORAGE_" not in upper):
             continue
-        if nearest := difflib.get_close_matches(upper, known, n=1, cutoff=CLOSE):
-            yield f"{name} is not known: did you mean {nearest[0]}? Empty it: azd env set {name} ''"
+        nearest = difflib.get_close_matches(upper, known, n=1, cutoff=CLOSE)
+        # A name that only this project uses is meant for it, however unlike the known ones it is.
+        if nearest or upper.startswith("AGENT_STORAGE_"):
+            meant = f": did you mean {nearest[0]}?" if nearest else "."
+            yield f"{name} is not known{meant} Empty it: azd env set {name} ''"
 
 
 def _named(parameter: Parameter) -> str:

@@ -24,13 +24,29 @@ import pathspec
 import pytest
 import yaml
 
-from deployment import ignored
+from deployment import ignored, package
 from deployment.lock import check_lock, pins
 from deployment.package import SITE, build, pack
 from tests.conftest import PROJECT
 from tests.test_bindings import bindings
 
 OWN = ("actions", "functions", "storage_lib")
+
+SECRETS = (
+    *(".env", "prod.env", "local.settings.json", "prod.settings.json", ".azure/agents-dev/.env", "id_rsa"),
+    *(
+        "credentials",
+        "secrets.json",
+        "server.pem",
+        "dump.csv",
+        "data/a",
+        "data-2025/a",
+        "node_modules/x/a.js",
+    ),
+    *("env/bin/python", "notebooks/plan.ipynb", "notebooks/plan.py", "terraform.tfstate"),
+    *("my_tasks/.env", "my_tasks/prod.env", "my_tasks/server.pem", "my_tasks/local.settings.json"),
+)
+"""What lies in folders where people work, and is no part of the app."""
 
 DRIVER = """
 import asyncio, json, os, sys, time
@@ -90,7 +106,7 @@ print(time.process_time() - started)
 """
 
 
-def deployed(project: Path) -> Iterator[Path]:
+def not_ignored(project: Path) -> Iterator[Path]:
     """The files that .funcignore leaves, which is written like .gitignore, by another reader of it."""
     spec = pathspec.GitIgnoreSpec.from_lines((project / ".funcignore").read_text().splitlines())
     for folder, subfolders, names in project.walk():
@@ -130,8 +146,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(PROJECT, fresh, ignore=left_out)
     (fresh / "my_tasks").mkdir()
     (fresh / "my_tasks" / "__init__.py").write_text("")
-    (fresh / "my_tasks" / "prompt.txt").write_text("Be brief.")
-    for secret in (".env", "local.settings.json", ".azure/agents-dev/.env"):
+    for name in ("prompt.txt", "prompt.md", "data/terms.json"):
+        (fresh / "my_tasks" / name).parent.mkdir(exist_ok=True)
+        (fresh / "my_tasks" / name).write_text("Be brief.")
+    for secret in SECRETS:
         (fresh / secret).parent.mkdir(parents=True, exist_ok=True)
         (fresh / secret).write_text("SECRET=1")
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
@@ -145,6 +163,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"^dist/app\.zip: \d+\.\d MB, \d+ files$", run.stdout, re.MULTILINE)
+    (told,) = re.findall(r"^not packed, .*: (.*)\. To pack one, write !/", run.stdout, re.MULTILINE)
+    assert told.split(", ") == [
+        *("credentials", "data-2025/", "dump.csv", "env/", "node_modules/", "notebooks/", "secrets.json"),
+        "terraform.tfstate",
+    ]
     with zipfile.ZipFile(fresh / "dist" / "app.zip") as archive:
         archive.extractall(home / "app")
     return home
@@ -158,8 +181,9 @@ def content(folder: Path) -> set[str]:
 def test_the_archive_has_the_app_and_nothing_else(home: Path) -> None:
     files = content(home / "app")
     sources = {path for path in files if not path.startswith(str(SITE)) and "__pycache__" not in path}
-    assert {"function_app.py", "host.json", "my_tasks/__init__.py", "my_tasks/prompt.txt"} <= sources
-    for path in sources - {"function_app.py", "host.json", "my_tasks/__init__.py", "my_tasks/prompt.txt"}:
+    mine = {f"my_tasks/{name}" for name in ("__init__.py", "prompt.txt", "prompt.md", "data/terms.json")}
+    assert {"function_app.py", "host.json"} | mine <= sources
+    for path in sources - {"function_app.py", "host.json"} - mine:
         assert path.startswith(tuple(f"{folder}/" for folder in OWN)), path
         assert path.endswith((".py", "/py.typed")), path
     for folder in OWN:
@@ -269,6 +293,20 @@ def test_a_cold_start_costs_little_more_than_its_two_dependencies(
     assert app <= 1.2 * bare
 
 
+def test_of_a_wheel_all_is_kept_that_it_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = ("lazy/__init__.py", "lazy/__init__.pyi", "web/test/client.py", "web/tests/a.py", "web/bin/a.py")
+    dropped = ("bin/web", "web-1.dist-info/RECORD", "web/_speed.c")
+
+    def unpack(*_: object) -> None:
+        for name in (*kept, *dropped):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("")
+
+    monkeypatch.setattr(package, "pip", unpack)
+    package.install(PROJECT / "requirements.lock", tmp_path)
+    assert content(tmp_path) == set(kept)
+
+
 def test_the_bytes_of_the_archive_depend_on_the_files_alone(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     for name in ("b.py", "a.py", ".python_packages/lib/c.py"):
@@ -283,47 +321,57 @@ def test_the_bytes_of_the_archive_depend_on_the_files_alone(tmp_path: Path) -> N
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
-def test_what_is_deployed_is_what_funcignore_leaves(tmp_path: Path) -> None:
-    shutil.copy(PROJECT / ".funcignore", tmp_path)
-    for name in (
-        *(
-            "function_app.py",
-            "host.json",
-            "my_tasks.py",
-            "storage_lib/keys.py",
-            "storage_lib/testing/keys.py",
-        ),
-        *(
-            "tests/a.py",
-            "my/tests/a.py",
-            "my/testing/a.py",
-            "my/storage_lib/testing/a.py",
-            "deployment/lock.py",
-        ),
-        *(
-            ".env",
-            ".git/HEAD",
-            "my/.hidden/a.py",
-            "README.md",
-            "my/README.md",
-            "my/a.pyc",
-            "dist",
-            "my/dist/a.py",
-        ),
-        *(
-            "local.settings.json",
-            "my/local.settings.json",
-            "requirements.lock",
-            "venv/a",
-            "my/venv",
-            "a.egg-info/b",
-        ),
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("")
-    found = [str(path) for path in ignored.deployed(tmp_path)]
-    assert found == sorted(map(str, deployed(tmp_path)))
-    assert {"function_app.py", "my_tasks.py", "my/testing/a.py", "my/storage_lib/testing/a.py"} <= set(found)
+CODE = (
+    *("function_app.py", "host.json", "my_tasks.py", "storage_lib/__init__.py", "storage_lib/keys.py"),
+    *("my/__init__.py", "my/tests/a.py", "my/testing/a.py", "my/storage_lib/testing/a.py", "my/README.md"),
+    *("my/dist/a.py", "my/data/a.json", "my/requirements.txt", "my/deep/a", "my/venv/a"),
+)
+REST = (
+    *("storage_lib/testing/keys.py", "tests/__init__.py", "deployment/lock.py", "deployment/__init__.py"),
+    *(".env", ".git/HEAD", "my/.hidden/a.py", "README.md", "my/a.pyc", "dist/a", "my/local.settings.json"),
+    *("local.settings.json", "requirements.txt", "requirements.lock", "venv/__init__.py"),
+    *("a.egg-info/b", "my/server.pem", "my/prod.env"),
+)
+STRANGERS = ("secrets.json", "notes/plan.docx", "notes/tests/__init__.py", "scripts/a.py", "host.json.bak")
+
+
+def lay(folder: Path, *names: str) -> None:
+    shutil.copy(PROJECT / ".funcignore", folder)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+
+
+def test_code_is_deployed_unless_funcignore_says_otherwise(tmp_path: Path) -> None:
+    lay(tmp_path, *CODE, *REST)
+    found = ignored.deployed(tmp_path)
+    assert sorted(map(str, found.files)) == sorted(CODE)
+    assert found.strangers == []
+    assert sorted(CODE) == sorted(map(str, set(not_ignored(tmp_path)) - {Path("requirements.txt")}))
+
+
+def test_what_is_no_code_is_deployed_only_when_it_is_named(tmp_path: Path) -> None:
+    lay(tmp_path, *CODE, *STRANGERS)
+    found = ignored.deployed(tmp_path)
+    assert sorted(map(str, found.files)) == sorted(CODE)
+    assert found.strangers == ["host.json.bak", "notes/", "scripts/", "secrets.json"]
+    with (tmp_path / ".funcignore").open("a") as file:
+        file.write("!/notes/\n/scripts/\n!/secrets.json\n")
+    found = ignored.deployed(tmp_path)
+    named = ("secrets.json", "notes/plan.docx", "notes/tests/__init__.py")
+    assert sorted(map(str, found.files)) == sorted((*CODE, *named))
+    assert found.strangers == ["host.json.bak"]
+
+
+def test_a_link_to_a_folder_is_refused_where_it_would_be_deployed(tmp_path: Path) -> None:
+    lay(tmp_path, "function_app.py")
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "notes").symlink_to(elsewhere)
+    assert ignored.deployed(tmp_path).strangers == ["notes/"]
+    (elsewhere / "__init__.py").write_text("")
+    with pytest.raises(SystemExit, match="notes links to a folder"):
+        ignored.deployed(tmp_path)
 
 
 @pytest.mark.parametrize("pattern", ["a/**", "[ab].py", "\\#a"])

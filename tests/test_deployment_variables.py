@@ -186,6 +186,22 @@ def test_a_mistyped_name_is_refused(name: str, meant: str) -> None:
     assert refused(**{name: ""}) == [], "as told"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "AGENT_STORAGE_PRIVATE",
+            "AGENT_STORAGE_NETWORK",
+            "agent_storage_closed",
+            "AGENT_STORAGE_ZONE_REDUNDANT",
+        ),
+        *("AGENT_STORAGE_RETENTION_DAYS", "AGENT_STORAGE_ALLOWED_ADDRESSES"),
+    ],
+)
+def test_a_name_that_is_like_no_other_is_refused_too(name: str) -> None:
+    assert refused(**{name: "true"}) == [f"{name} is not known. Empty it: azd env set {name} ''"]
+
+
 def test_what_needs_another_is_refused_without_it() -> None:
     (told,) = refused(AGENT_STORAGE_BUDGET="50")
     assert told == (
@@ -246,6 +262,8 @@ def test_the_hook_of_azd_stops_it_and_says_all_that_is_wrong() -> None:
     assert told[2].startswith("Nothing was provisioned")
 
 
-@pytest.mark.parametrize("name", ["__init__", "variables"])
-def test_the_hook_runs_with_the_python_that_systems_have(name: str) -> None:
-    ast.parse((PROJECT / "deployment" / f"{name}.py").read_text(), feature_version=(3, 9))
+@pytest.mark.parametrize(
+    "path", ["deployment/__init__.py", "deployment/variables.py", "storage_lib/config/spelling.py"]
+)
+def test_the_hook_runs_with_the_python_that_systems_have(path: str) -> None:
+    ast.parse((PROJECT / path).read_text(), feature_version=(3, 9))
