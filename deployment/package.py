@@ -140,7 +140,7 @@ def main(arguments: list[str]) -> None:
     if importlib.util.find_spec("pip") is None:
         raise SystemExit(f"{sys.executable} has no pip: `make package` makes an environment that has it")
     if arguments == ["--lock"]:
-        # pip takes wheels for the platform, but reads conditions (`; python_version < "3.14"`) for this Python.
+        # pip takes the platform's wheels, but reads conditions (`; python_version < "3.14"`) for this Python.
         check_python("requirements are resolved for")
         with tempfile.TemporaryDirectory() as scratch:
             write_lock(PROJECT / "requirements.txt", PROJECT / "requirements.lock", Path(scratch))
