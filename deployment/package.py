@@ -30,8 +30,7 @@ ROOT = "/home/site/wwwroot"
 """Where the platform lays an app out."""
 
 UNUSED = ("*.c", "*.h", "*.pxd", "*.pyx", "RECORD", "REQUESTED", "direct_url.json", "INSTALLER")
-"""Of wheels: what only compilers and pip read. Stubs and folders of tests stay, for some packages read their
-own: those that load lazily, and Django."""
+"""Of wheels: what only compilers and pip read. Stubs stay, for packages that load lazily read their own."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -87,7 +86,8 @@ def install(lock: Path, site: Path) -> None:
         "-r",
         lock,
     )
-    shutil.rmtree(site / "bin", ignore_errors=True)
+    for folder in [site / "bin", *site.glob("*/tests")]:
+        shutil.rmtree(folder, ignore_errors=True)
     for pattern in UNUSED:
         for path in list(site.rglob(pattern)):
             path.unlink()
