@@ -28,6 +28,8 @@ class Answer:
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    pause: float = 0.0
+    """In seconds, between the halves of the body."""
 
 
 class StubService:
@@ -68,6 +70,11 @@ class StubService:
         head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
         writer.write(f"HTTP/1.1 {answer.status} Whatever\r\n{head}\r\n".encode())
         if method != "HEAD":
-            writer.write(answer.body)
+            half = len(answer.body) // 2
+            writer.write(answer.body[:half])
+            if answer.pause:
+                await writer.drain()
+                await asyncio.sleep(answer.pause)
+            writer.write(answer.body[half:])
         await writer.drain()
         writer.close()

@@ -321,7 +321,19 @@ async def test_no_secret_is_shown() -> None:
         await backend.close()
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_host_in_capitals_is_signed_as_it_is_sent(seaweedfs: S3Server) -> None:
+    async with S3StorageBackend(
+        "capitals",
+        endpoint=seaweedfs.endpoint.replace("127.0.0.1", "LOCALHOST"),
+        access_key_id=ACCESS_KEY_ID,
+        secret_access_key=SECRET_ACCESS_KEY,
+        create_bucket=True,
+    ) as backend:
+        await backend.objects.put("k", b"x")
+        assert [entry.key for entry in (await backend.objects.list_page()).entries] == ["k"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "async object"])
 async def test_a_provider_gives_the_keys(seaweedfs: S3Server, kind: str) -> None:
     asked = 0
 
@@ -339,7 +351,11 @@ async def test_a_provider_gives_the_keys(seaweedfs: S3Server, kind: str) -> None
     async def keys_later() -> dict[str, Any]:
         return keys()
 
-    provider: Any = keys if kind == "sync" else keys_later
+    class Later:
+        async def __call__(self) -> dict[str, Any]:
+            return keys()
+
+    provider: Any = {"sync": keys, "async": keys_later, "async object": Later()}[kind]
     async with S3StorageBackend(
         "provided", endpoint=seaweedfs.endpoint, credential_provider=provider, create_bucket=True
     ) as backend:
@@ -355,9 +371,10 @@ async def test_a_provider_gives_the_keys(seaweedfs: S3Server, kind: str) -> None
         (OSError("vault is sealed"), StorageUnavailableError),
         (RuntimeError("vault is sealed"), AccessDeniedError),
         (StorageUnavailableError("vault is sealed"), StorageUnavailableError),
+        (LookupError("vault is sealed"), StorageUnavailableError),
         (None, AccessDeniedError),
     ],
-    ids=["no answer", "refused", "an error of ours", "no keys"],
+    ids=["no answer", "refused", "an error of ours", "an error of its own", "no keys"],
 )
 async def test_a_provider_that_fails_is_told_as_it_is(
     failure: Exception | None, kind: type[StorageError]
@@ -376,6 +393,21 @@ async def test_a_provider_that_fails_is_told_as_it_is(
             with pytest.raises(kind, match="vault is sealed" if failure else "secret_access_key"):
                 await call
         await backend.close()
+
+
+@pytest.mark.parametrize(
+    "ends", [datetime.max, 2208988800, "2040-01-01T00:00:00Z"], ids=["no zone", "number", "text"]
+)
+async def test_an_expiry_without_a_time_zone_is_refused(ends: Any) -> None:
+    def keys() -> dict[str, Any]:
+        return {"access_key_id": "a", "secret_access_key": "b", "expires_at": ends}
+
+    backend = S3StorageBackend("bucket", endpoint=NOBODY, credential_provider=keys)
+    for call in (backend.objects.get("k"), backend.objects.list_page()):
+        with pytest.raises(ConfigurationError, match="expires_at") as refused:
+            await call
+        assert refused.value.field == "credential_provider"
+    await backend.close()
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ AWKWARD_KEYS = [
 ]
 """Keys that some store or path on the way is known to change, merge or refuse."""
 
+MISLEADING_NAMES = [
+    " (code: 500)",
+    "non-2xx status code: 500",
+    ": The specified blob",
+    "got x-ms-resource-type: directory",
+    "redirect without LOCATION",
+    "<Code>ServerBusy</Code>",
+]
+"""What vendors' errors say, in keys that these errors name."""
+
 INVALID_KEYS = [
     "",
     "/",
@@ -204,6 +214,26 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
         for key in (f"{unique}/parent", f"{unique}/parent/child/below"):
             with pytest.raises(KeyNotFoundError):
                 await objects.get(key)
+
+    @pytest.mark.parametrize("name", MISLEADING_NAMES)
+    async def test_a_key_is_not_taken_for_an_answer(
+        self, objects: ObjectStore, unique: str, name: str
+    ) -> None:
+        key = f"{unique}{name}"
+        for _ in range(2):
+            for call in (objects.get, objects.head, objects.delete):
+                with pytest.raises(KeyNotFoundError) as missing:
+                    await call(key)
+                assert str(missing.value) == f"object {key!r} does not exist"
+            await objects.put(key, b"1", if_absent=True)
+            with pytest.raises(PreconditionFailedError):
+                await objects.put(key, b"2", if_absent=True)
+            with pytest.raises(PreconditionFailedError):
+                await objects.put(key, b"2", if_match="0x0")
+            found = await objects.get(key)
+            assert found is not None
+            assert found.data == b"1"
+            await objects.delete(key)
 
     async def test_errors_read_alike_on_every_backend(
         self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch

@@ -127,11 +127,11 @@ class Answer(answers.Answer):
 
     @classmethod
     def of_words(cls, status: int | None, text: str) -> Self | None:
+        if status is not None:
+            reason = _BATCH_REASON.search(text)
+            return reason and cls(status, _BATCH_CODES.get(reason[1].partition("\n")[0]), reason[1])
         if "got x-ms-resource-type: " in text:
             return cls(200, HIERARCHICAL, text)  # obstore's own words for a directory
-        if status is not None:
-            reason = None if "<Code>" in text else _BATCH_REASON.search(text)
-            return reason and cls(status, _BATCH_CODES.get(reason[1].partition("\n")[0]), reason[1])
         if "Wanted range starting at" in text or "bytes 0--1/0" in text:
             # What obstore makes of Azurite's answers to a range behind the end and of an empty blob.
             return cls(416, "InvalidRange", text.partition("error: ")[2])
@@ -212,7 +212,7 @@ def translated(doing: str, known: Known | None = None) -> Generator[None]:
         raise (known and known(answer)) or answer.as_error(doing) from error
 
 
-_BATCH_REASON = re.compile(r"failed for key .*?: (.*?) \(code: \d{3}\)\Z", re.DOTALL)
+_BATCH_REASON = re.compile(r"failed for key .*: (.*?) \(code: \d{3}\)\Z", re.DOTALL)
 # In the answer to a bulk delete the parts have no error code, only the status and these sentences.
 _BATCH_CODES = {
     "The specified blob does not exist.": "BlobNotFound",

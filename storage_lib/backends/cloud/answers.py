@@ -24,7 +24,10 @@ from storage_lib.errors import (
 )
 
 CONFLICT = 412
-_STATUS = re.compile(r"non-2xx status code: (\d{3})|\(code: (\d{3})\)")
+# The text begins with the key, which may contain anything, and ends with what the service said.
+_STATUS = re.compile(
+    r"\bError performing [A-Z]+ \S+ in \S+ - Server returned non-2xx status code: (\d{3})|\(code: (\d{3})\)\Z"
+)
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
 _MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 _SIGNATURE = re.compile(r"(\bsig=|\bX-Amz-Signature=)[^&\s\"']+", re.IGNORECASE)

@@ -43,8 +43,9 @@ class PerLoop[T]:
         here = self._kept.get(loop)
         if here is None:
             self.check_open()
-            for other in [other for other in self._kept if other.is_closed()]:
-                del self._kept[other]
+            for other in list(self._kept):  # Other threads do the same.
+                if other.is_closed():
+                    self._kept.pop(other, None)
             value, close = self._make()
             here = self._kept[loop] = (value, self._lifetime(close))
             # No await until here: two tasks cannot make two. asyncio finishes async generators before it

@@ -7,7 +7,7 @@ import io
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from storage_lib import threads
 from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
@@ -122,7 +122,8 @@ def _signed(
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
 
-    request = AWSRequest(method, url, headers, body)
+    # botocore would sign the host in lower case and without the usual port, which is not always what is sent.
+    request = AWSRequest(method, url, {"host": urlsplit(url).netloc, **headers}, body)
     S3SigV4Auth(credential, "s3", region).add_auth(request)
     return dict(request.headers.items())
 

@@ -62,6 +62,8 @@ class Credentials:
             )
         self._current = given
         self._provider = provider
+        call = getattr(provider, "__call__", None)  # noqa: B004 - an object may be called as a coroutine
+        self._is_async = inspect.iscoroutinefunction(provider) or inspect.iscoroutinefunction(call)
         self._region = region
         self._session: Any = None
         self._lock = threading.Lock()
@@ -72,11 +74,11 @@ class Credentials:
         current = self._current
         if current is not None and not current.is_due:
             return current
-        if inspect.iscoroutinefunction(self._provider):
+        if self._provider is not None and self._is_async:
             try:
                 self._current = current = _from_mapping(await self._provider())
             except Exception as error:
-                raise _failure(error) from error
+                raise _failure(error, of_provider=True) from error
             return current
         return await threads.waiting.run(self._renewed)
 
@@ -96,7 +98,7 @@ class Credentials:
                 try:
                     self._current = _from_mapping(self._provider()) if self._provider else self._chain()
                 except Exception as error:
-                    raise _failure(error) from error
+                    raise _failure(error, of_provider=self._provider is not None) from error
             return self._current
 
     def _chain(self) -> Credential:
@@ -132,17 +134,24 @@ class Credentials:
 
 
 def _from_mapping(found: Mapping[str, Any]) -> Credential:
-    return Credential(
-        found["access_key_id"], found["secret_access_key"], found.get("token"), found.get("expires_at")
-    )
+    access_key, secret_key = found["access_key_id"], found["secret_access_key"]
+    ends = found.get("expires_at")
+    if ends is not None and (not isinstance(ends, datetime) or ends.tzinfo is None):
+        raise ConfigurationError(
+            f"expires_at of the credentials is {ends!r}",
+            field="credential_provider",
+            limit="a datetime with a time zone, or None if they never expire",
+        )
+    return Credential(access_key, secret_key, found.get("token"), ends)
 
 
 _REFUSED = re.compile(r"\bresponse 4(?!08|29)\d\d\b")
 """In the words of botocore's reader of container and instance metadata."""
 
 
-def _failure(error: Exception) -> StorageError:
-    """What it means that there are no keys. The chain's readers of files raise errors of Python too."""
+def _failure(error: Exception, *, of_provider: bool) -> StorageError:
+    """What it means that there are no keys. The chain's readers of files raise errors of Python too; what a
+    provider of the user's raises may pass."""
     from botocore import exceptions as aws
 
     if isinstance(error, StorageError):
@@ -159,8 +168,9 @@ def _failure(error: Exception) -> StorageError:
             return AccessDeniedError(text)
     elif isinstance(error, KeyError | TypeError | RuntimeError):
         return AccessDeniedError(text, remedy="check their source: its answer is not whole, or has expired")
-    elif not isinstance(error, aws.HTTPClientError | aws.ConnectionError | OSError) or isinstance(
-        error, FileNotFoundError | PermissionError
+    elif not of_provider and (
+        not isinstance(error, aws.HTTPClientError | aws.ConnectionError | OSError)
+        or isinstance(error, FileNotFoundError | PermissionError)
     ):
         return ConfigurationError(
             text, remedy="check AWS_PROFILE, the files it names and the other AWS_… variables"
