@@ -545,6 +545,7 @@ module alerts 'modules/alerts.bicep' = {
   params: {
     prefixes: abbreviations
     token: token
+    environmentName: environmentName
     location: location
     tags: tags
     applicationInsightsId: monitoring.outputs.applicationInsightsId

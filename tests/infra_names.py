@@ -75,7 +75,7 @@ MODULES = (
 
 TITLES = {
     "Microsoft.Insights/webtests": {"properties.Name": "Agent storage answers"},
-    "Microsoft.Insights/workbooks": {"properties.displayName": "Agent storage"},
+    "Microsoft.Insights/workbooks": {"properties.displayName": "Agent storage {environment}"},
     QUERY_RULE: {"properties.displayName": "Agent storage: [a-z-]+"},
     f"{ACCOUNT}/managementPolicies": {"properties.policy.rules.0.name": "expire-old-versions"},
 }
@@ -88,9 +88,10 @@ def resource_names(deployment: Deployment, scenario: Scenario, app: App) -> Iter
     )
     group = group_name(scenario)
     workbook = FUNCTIONS["guid"](resource_id(GROUP, group), token, "agent-storage-workbook")
+    known = {"token": token, "group": group, "workbook": workbook, "environment": scenario["environmentName"]}
 
     def fits(name: str, pattern: str) -> bool:
-        for key, value in (("token", token), ("group", group), ("workbook", workbook)):
+        for key, value in known.items():
             pattern = pattern.replace(f"{{{key}}}", re.escape(value))
         return re.fullmatch(pattern, name) is not None
 

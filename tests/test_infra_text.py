@@ -142,6 +142,10 @@ def test_two_environments_in_one_group_share_nothing() -> None:
 
     shared = {kind for each, kind in ids(one_of).items() if each in ids(other)}
     assert shared == {"Microsoft.Resources/resourceGroups", "Microsoft.Network/privateDnsZones"}
+    # Azure refuses a second workbook with a title that is there, such as the one that all once had.
+    workbooks = [*one_of.of("Microsoft.Insights/workbooks"), *other.of("Microsoft.Insights/workbooks")]
+    titles = [at(workbook, "properties.displayName") for workbook in workbooks]
+    assert titles == ["Agent storage first", "Agent storage second"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])

@@ -8,6 +8,9 @@ param prefixes prefixesType
 @description('Required. What makes the names of one environment its own.')
 param token string
 
+@description('Required. Name of the environment, by which people know its workbook.')
+param environmentName string
+
 @description('Required. Region of what has one.')
 param location string
 
@@ -285,7 +288,8 @@ resource workbook 'Microsoft.Insights/workbooks@2023-06-01' = {
   tags: tags
   kind: 'shared'
   properties: {
-    displayName: 'Agent storage'
+    // Of two workbooks with one name, in a group and of a source, the second is refused, whatever their ids are.
+    displayName: 'Agent storage ${environmentName}'
     category: 'workbook'
     sourceId: applicationInsightsId
     version: 'Notebook/1.0'
