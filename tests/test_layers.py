@@ -19,7 +19,7 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
-from storage_lib.layers.base import Layer, ObjectLayer, Operation
+from storage_lib.layers.base import Layer, ObjectLayer, Operation, QueueLayer, TableLayer
 from storage_lib.layers.retry import RetryBackend
 from storage_lib.manager import StorageManager
 from storage_lib.ports import hidden
@@ -30,7 +30,9 @@ from storage_lib.ports.drivers import (
     ObjectCapabilities,
     ObjectDriver,
     PutOptions,
+    QueueDriver,
     Repeat,
+    TableDriver,
     once,
 )
 from storage_lib.ports.object_model import ListEntry, PutResult, StoredObject
@@ -175,6 +177,21 @@ async def test_a_refused_operation_is_one_too() -> None:
     with pytest.raises(PreconditionFailedError):
         await backend.objects.put("k", b"1", if_match="other")
     assert backend.counted == {"objects": 3}
+
+
+def test_a_layer_has_all_that_is_behind_it() -> None:
+    """What a driver gains one day, its layer delegates too."""
+    memory = MemoryBackend()
+    layer = PassThrough(memory)
+    for base, outer, kind in (
+        (ObjectDriver, layer.objects.driver, ObjectLayer),
+        (TableDriver, layer.tables.driver, TableLayer),
+        (QueueDriver, layer.queues.driver, QueueLayer),
+        (StorageBackend, layer, Layer),
+    ):
+        public = {name for name in vars(base) if not name.startswith("_")}
+        own = vars(outer).keys() | vars(kind).keys()
+        assert public <= own, public - own
 
 
 # -- sizes

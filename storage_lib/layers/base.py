@@ -230,6 +230,9 @@ class QueueLayer(QueueDriver):
     ) -> None:
         self.inner.message_encoding = encoding
 
+    def decode(self, text: str) -> bytes | None:
+        return self.inner.decode(text)
+
     async def _do[T](self, name: str, queue: str, call: Callable[[], Awaitable[T]]) -> T:
         return await self._around(Operation("queues", name, queue), call)
 
