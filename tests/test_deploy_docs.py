@@ -68,6 +68,8 @@ def test_who_has_an_old_azd_is_warned_wherever_it_deletes() -> None:
         ("SKU of a storage account", "Standard_ZRS"),
         ("number of instances", "AGENT_STORAGE_MAX_INSTANCES"),
         ("RequestDisallowedByPolicy", "AGENT_STORAGE_NETWORK_ISOLATION true"),
+        ("need networkIsolation", "AGENT_STORAGE_NETWORK_ISOLATION true"),
+        ("ResourceGroupNotFound", "AGENT_STORAGE_RESOURCE_GROUP"),
         ("StorageAccountOperationInProgress", "repeat"),
         ("needs budgetStartDate", "AGENT_STORAGE_BUDGET_START"),
         ("Start date of budgets cannot be updated", "az consumption budget"),
@@ -84,6 +86,26 @@ def test_what_can_be_refused_has_a_way_out(failure: str, remedy: str) -> None:
     rows = [row for row in TEXT.splitlines() if row.startswith("| ") and failure in row.split(" | ")[0]]
     assert len(rows) == 1, failure
     assert remedy in rows[0].split(" | ")[2]
+
+
+@pytest.mark.parametrize(
+    ("title", "told"),
+    [
+        ("Options", "Values of `appSettings` are texts"),
+        ("Options", "at least 1, and counts as 2 with `zoneRedundant`"),
+        ("Options", "takes an Owner or a User Access Administrator"),
+        ("Options", "does not remove one that is there"),
+        ("Options", "It must exist"),
+        ("Options", "paid for by the gigabyte"),
+        ("Options", "replaces addresses and origins that were set by hand"),
+        ("Options", "`storageAllowedAddresses` need `networkIsolation`"),
+        ("Upgrade", "old workbook"),
+        ("Upgrade", "Key Vault Crypto User"),
+        ("From a pipeline", "federated-credential create"),
+    ],
+)
+def test_what_surprises_is_told(title: str, told: str) -> None:
+    assert told in section(title)
 
 
 def test_what_is_left_after_a_removal_is_told() -> None:

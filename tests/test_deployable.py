@@ -88,6 +88,8 @@ async def all():
 answers = asyncio.run(all())
 import azure.data.tables.aio, azure.identity.aio, azure.storage.blob.aio, azure.storage.queue.aio, obstore
 import storage_lib.azure_backend
+import charset_normalizer, duckdb, markdown_it
+assert duckdb.sql("select 6 * 7").fetchall() == [(42,)]
 print(json.dumps({
     "answers": answers,
     "functions": [function.name for function in index.functions],
