@@ -365,6 +365,32 @@ async def test_a_provider_gives_the_keys(seaweedfs: S3Server, kind: str) -> None
     assert asked == 1
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_provider_is_asked_once_for_all_who_wait(kind: str) -> None:
+    asked = 0
+
+    def keys() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"access_key_id": "a", "secret_access_key": "b"}
+
+    async def keys_later() -> dict[str, Any]:
+        await asyncio.sleep(0.05)  # a slow vault
+        return keys()
+
+    async with StubService(lambda _: Answer(200, b"<ListBucketResult></ListBucketResult>")) as service:
+        provider: Any = {"sync": keys, "async": keys_later}[kind]
+        backend = S3StorageBackend("bucket", endpoint=service.endpoint, credential_provider=provider)
+        first = asyncio.create_task(backend.objects.list_page())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        others = [asyncio.create_task(backend.objects.list_page()) for _ in range(9)]
+        first.cancel()
+        assert [page.entries for page in await asyncio.gather(*others)] == [[]] * 9
+        assert asked == 1
+        await backend.close()
+
+
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [

@@ -6,6 +6,7 @@ Source: "Credentials", configuring credentials (Boto3 documentation).
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import threading
@@ -64,6 +65,7 @@ class Credentials:
         self._provider = provider
         call = getattr(provider, "__call__", None)  # noqa: B004 - an object may be called as a coroutine
         self._is_async = inspect.iscoroutinefunction(provider) or inspect.iscoroutinefunction(call)
+        self._asking: dict[asyncio.AbstractEventLoop, asyncio.Task[Credential]] = {}
         self._region = region
         self._session: Any = None
         self._lock = threading.Lock()
@@ -74,12 +76,17 @@ class Credentials:
         current = self._current
         if current is not None and not current.is_due:
             return current
-        if self._provider is not None and self._is_async:
+        if self._is_async:
+            # Asked once for all who wait, whoever of them is cancelled.
+            loop = asyncio.get_running_loop()
+            asking = self._asking.get(loop)
+            if asking is None:
+                asking = self._asking[loop] = loop.create_task(self._asked())
+                asking.add_done_callback(self._answered)
             try:
-                self._current = current = _from_mapping(await self._provider())
+                return await asyncio.shield(asking)
             except Exception as error:
                 raise _failure(error, of_provider=True) from error
-            return current
         return await threads.waiting.run(self._renewed)
 
     def for_obstore(self) -> dict[str, Any]:
@@ -91,6 +98,15 @@ class Credentials:
             "token": current.token,
             "expires_at": current.expires_at,
         }
+
+    async def _asked(self) -> Credential:
+        self._current = current = _from_mapping(await cast("CredentialProvider", self._provider)())
+        return current
+
+    def _answered(self, asking: asyncio.Task[Credential]) -> None:
+        self._asking.pop(asking.get_loop(), None)
+        if not asking.cancelled():
+            asking.exception()  # There may be nobody left to ask for it.
 
     def _renewed(self) -> Credential:
         with self._lock:
