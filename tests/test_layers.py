@@ -194,6 +194,27 @@ def test_a_layer_has_all_that_is_behind_it() -> None:
         assert public <= own, public - own
 
 
+@pytest.mark.parametrize("delimiter", [None, "/"])
+async def test_a_layer_sees_the_whole_of_a_listing(delimiter: str | None) -> None:
+    """Also what comes behind the names that the store skips."""
+
+    class Shown(ObjectLayer):
+        async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+            async for found in super().scan(prefix, options):
+                if isinstance(found, str) or not found.key.endswith(".hidden"):
+                    yield found
+
+    class Hiding(Layer):
+        def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
+            return Shown(inner, self.around)
+
+    storage = StorageManager(backend=Hiding(MemoryBackend()))
+    await storage.save_many({"!.hidden": 1, "!": 1, "a.hidden": 1, "a": 1}, ttl=60)
+    page = await storage.list_page(delimiter=delimiter)
+    assert [entry.key for entry in page.entries] == ["!", "a"]
+    assert await storage.list_keys() == ["!", "a"]
+
+
 # -- sizes
 
 

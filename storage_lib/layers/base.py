@@ -172,7 +172,8 @@ class ObjectLayer(ObjectDriver):
             listing = self.inner.scan(prefix, options)
             return listing, await anext(listing, None)
 
-        listing, first = await self._around(Operation("objects", "scan", prefix, (options,)), begin)
+        operation = Operation("objects", "scan", prefix, (options,))
+        listing, first = await (begin() if options.continued else self._around(operation, begin))
         async with aclosing(listing):
             if first is None:
                 return

@@ -86,12 +86,14 @@ class GetOptions(msgspec.Struct, frozen=True, gc=False):
 
 class ListOptions(msgspec.Struct, frozen=True, gc=False):
     """What a listing returns: names greater than ``after``, and nothing below it if it is a common prefix.
-    ``count`` is a hint of how many will be read."""
+    ``count`` is a hint of how many will be read. ``continued``: it is the rest of a listing, which is no
+    operation of its own to the layers."""
 
     delimiter: str | None = None
     after: str | None = None
     count: int | None = None
     details: bool = False
+    continued: bool = False
 
 
 PLAIN_GET = GetOptions()

@@ -499,7 +499,7 @@ class ObjectStore(Stationary):
         expired: set[str] = set()
         if not prefix.startswith(SYSTEM_PREFIX):
             expired = {key async for _, key in self._expired_markers(None) if key.startswith(prefix)}
-        async for found in self._folded(self.driver, prefix, options, skip):
+        async for found in self._folded(prefix, options, skip):
             name = found if isinstance(found, str) else found.key
             if skip is not None and name.startswith(skip):
                 break
@@ -508,15 +508,14 @@ class ObjectStore(Stationary):
         else:
             return
         # The first name below `skip` was met: go on behind all of them instead of reading them.
-        async for found in self._folded(self._core, prefix, with_options(options, after=skip), None):
+        rest = with_options(options, after=skip, continued=True)
+        async for found in self._folded(prefix, rest, None):
             if not expired or await self._is_visible(found, expired):
                 yield found
 
-    def _folded(
-        self, driver: ObjectDriver, prefix: str, options: ListOptions, skip: str | None
-    ) -> AsyncIterator[ListEntry | str]:
-        found = driver.scan(prefix, options)
-        if options.delimiter is None or not driver.capabilities.folds_foreign_names:
+    def _folded(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncIterator[ListEntry | str]:
+        found = self.driver.scan(prefix, options)
+        if options.delimiter is None or not self.driver.capabilities.folds_foreign_names:
             return found
 
         def names(below: str, behind: str | None, size: int) -> AsyncIterator[ListEntry | str]:
