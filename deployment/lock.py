@@ -30,6 +30,10 @@ HEAD = """\
 """
 
 
+WITH = "# With "
+"""Before an extra that was asked for, whose wheels do not say by their names that they are for it."""
+
+
 def pip(*arguments: str | Path) -> None:
     """:raises SystemExit: pip failed, and has said why."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
@@ -58,7 +62,8 @@ def write_lock(requirements: Path, lock: Path, scratch: Path) -> None:
         f"    --hash=sha256:{wheel['download_info']['archive_info']['hashes']['sha256']}\n"
         for wheel in found
     )
-    lock.write_text(HEAD.format(python=PYTHON) + "".join(lines), encoding="utf-8", newline="\n")
+    asked = "".join(f"{WITH}{name}\n" for name in extras(requirements.read_text(encoding="utf-8")))
+    lock.write_text(HEAD.format(python=PYTHON) + asked + "".join(lines), encoding="utf-8", newline="\n")
 
 
 def normal(name: str) -> str:
@@ -71,18 +76,30 @@ def pins(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in text.splitlines():
         stated = re.sub(r"(^|\s)#.*|;.*|\\$|\s--hash=.*", "", line).strip()
-        if match := re.match(r"([A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?\s*(.*)", stated):
+        if match := re.match(r"([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*(.*)", stated):
             found[normal(match[1])] = match[2].removeprefix("==").strip()
         elif stated and not stated.startswith("--hash="):
             found[stated] = ""
     return found
 
 
+def extras(text: str) -> list[str]:
+    """The requirements of a file that ask for extras, without versions: `pydantic[email]`."""
+    found = re.findall(r"^([A-Za-z0-9][\w.-]*)\s*\[([^\]]*)\]", text, re.MULTILINE)
+    return sorted(
+        f"{normal(name)}[{','.join(sorted(normal(each.strip()) for each in names.split(',')))}]"
+        for name, names in found
+    )
+
+
 def check_lock(requirements: Path, lock: Path) -> None:
     """:raises SystemExit: ``lock`` has not what ``requirements`` asks for."""
-    locked = pins(lock.read_text(encoding="utf-8")) if lock.exists() else {}
-    asked = pins(requirements.read_text(encoding="utf-8"))
-    if missing := sorted(name for name, version in asked.items() if locked.get(name) != version):
+    text = lock.read_text(encoding="utf-8") if lock.exists() else ""
+    locked, lines = pins(text), text.splitlines()
+    asked = requirements.read_text(encoding="utf-8")
+    missing = sorted(name for name, version in pins(asked).items() if locked.get(name) != version)
+    missing += [name for name in extras(asked) if f"{WITH}{name}" not in lines]
+    if missing:
         raise SystemExit(
             f"{lock.name} does not have what {requirements.name} asks for ({', '.join(missing)}):"
             f" run `make lock`, which resolves it anew; each has to be pinned with `==`"

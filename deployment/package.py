@@ -43,6 +43,7 @@ def build(project: Path, folder: Path, archive: Path) -> None:
     check_python("byte code is compiled for")
     requirements, lock = project / "requirements.txt", project / "requirements.lock"
     check_lock(requirements, lock)
+    archive.unlink(missing_ok=True)  # what is there after a failure is not of this state
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -128,12 +129,14 @@ class _Below:
 
 def pack(folder: Path, archive: Path) -> None:
     """All files of ``folder``, in order and without what differs from one machine to the next."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
+    part = archive.with_suffix(".part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
             entry.external_attr = 0o100644 << 16
             entry.create_system = 3
             packed.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 6)
+    part.replace(archive)
 
 
 def main(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 
@@ -25,6 +26,15 @@ def section(title: str) -> str:
 def test_every_command_can_be_parsed(number: int) -> None:
     run = subprocess.run(["bash", "-n"], input=BLOCKS[number], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+
+
+def test_python_of_the_commands_is_that_of_systems() -> None:
+    """Before 3.12 a quote ends the f-string that it is in, and the newest `ast` does not say so."""
+    snippets = re.findall(r"python3 -c '([^']*)'", TEXT)
+    assert snippets
+    for snippet in snippets:
+        ast.parse(snippet, feature_version=(3, 9))
+        assert re.search(r'\bf"[^"\n]*\{[^}"\n]*"', snippet) is None
 
 
 def test_every_link_leads_to_a_heading() -> None:

@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from deployment import ignored, package
-from deployment.lock import check_lock, pins
+from deployment.lock import check_lock, extras, pins
 from deployment.package import SITE, build, pack
 from tests.conftest import PROJECT
 from tests.test_bindings import bindings
@@ -389,6 +389,7 @@ def test_patterns_that_are_not_known_are_refused(pattern: str) -> None:
         ("aiohttp==3.14.5\nnumpy==2.5.5", "aiohttp==3.14.5 \\\n    --hash=sha256:00\n", "numpy"),
         ("aiohttp==3.14.6", "aiohttp==3.14.5 \\\n    --hash=sha256:00\n", "aiohttp"),
         ("aiohttp", "aiohttp==3.14.5 \\\n    --hash=sha256:00\n", "aiohttp"),
+        ("aiohttp[speedups]==3.14.5", "aiohttp==3.14.5 \\\n    --hash=sha256:00\n", "aiohttp[speedups]"),
         ("aiohttp>=3", "aiohttp==3.14.5 \\\n    --hash=sha256:00\n", "aiohttp"),
         ("-r more.txt", "aiohttp==3.14.5 \\\n    --hash=sha256:00\n", "-r more.txt"),
         ("./wheels/own.whl", "aiohttp==3.14.5 \\\n    --hash=sha256:00\n", "./wheels/own.whl"),
@@ -401,6 +402,28 @@ def test_a_lock_that_does_not_have_what_is_asked_for_is_refused(
     (tmp_path / "requirements.lock").write_text(lock)
     with pytest.raises(SystemExit, match=f"{re.escape(missing)}.*make lock"):
         check_lock(tmp_path / "requirements.txt", tmp_path / "requirements.lock")
+
+
+def test_a_lock_that_was_made_with_an_extra_has_it(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("aiohttp [Speed_Ups, b] == 3.14.5\n")
+    (tmp_path / "requirements.lock").write_text(
+        "# With aiohttp[b,speed-ups]\naiohttp==3.14.5 \\\n    --hash=sha256:00\n"
+    )
+    assert extras((tmp_path / "requirements.txt").read_text()) == ["aiohttp[b,speed-ups]"]
+    check_lock(tmp_path / "requirements.txt", tmp_path / "requirements.lock")
+
+
+def test_a_package_that_cannot_be_made_leaves_no_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise SystemExit("pip install failed, see above")
+
+    monkeypatch.setattr(package, "pip", fails)
+    (tmp_path / "app.zip").write_text("earlier")
+    with pytest.raises(SystemExit, match="pip install failed"):
+        build(PROJECT, tmp_path / "app", tmp_path / "app.zip")
+    assert not (tmp_path / "app.zip").exists()
 
 
 def test_the_lock_has_a_hash_for_all_that_is_deployed() -> None:
