@@ -44,11 +44,11 @@ from tests.test_tasks import Clock
 HIDDEN = 600.0
 LEASE = 60.0
 WRITES = {
-    "objects": ("_put", "_delete"),
-    "tables": ("_insert", "_update", "_upsert", "_delete", "_batch"),
-    "queues": ("_send", "_receive", "_update", "_delete"),
+    "objects": ("put", "delete"),
+    "tables": ("write", "batch"),
+    "queues": ("send", "receive", "update", "delete"),
 }
-READS = {"objects": ("_get", "_head"), "tables": ("_get", "_query"), "queues": ("_peek", "_length")}
+READS = {"objects": ("get", "head"), "tables": ("get", "query"), "queues": ("peek", "length")}
 
 
 class CutError(BaseException):
@@ -74,7 +74,7 @@ class Process:
     def __enter__(self) -> Process:
         for hooks, is_write in ((WRITES, True), (READS, False)):
             for name, methods in hooks.items():
-                store = getattr(self._backend, name)
+                store = getattr(self._backend, name).driver
                 for method in methods:
                     setattr(store, method, self._around(getattr(store, method), is_write))
                     self._real.append((store, method))
@@ -92,7 +92,7 @@ class Process:
             if self._left < 0:
                 raise CutError
             result = await operation(*arguments, **options)
-            if operation.__name__ == "_receive":
+            if operation.__name__ == "receive":
                 self._received += [(arguments[0], message) for message in result]
             return result
 
