@@ -600,7 +600,7 @@ async def test_a_poison_copy_whose_answer_was_lost_is_there_twice(
 ) -> None:
     store, runs = Store(), Runs(ok=False)
     await store.send("work", base64_of("x"))
-    real, lost = store._send, iter([StorageUnavailableError("its answer was lost")])
+    real, lost = store.driver.send, iter([StorageUnavailableError("its answer was lost")])
 
     async def send(*arguments: Any) -> str:
         sent = await real(*arguments)
@@ -608,7 +608,7 @@ async def test_a_poison_copy_whose_answer_was_lost_is_there_twice(
             raise error
         return sent
 
-    monkeypatch.setattr(store, "_send", send)
+    monkeypatch.setattr(store.driver, "send", send)
     listen(store, runs, max_dequeue_count=1, retry_pauses=(0.001,))
     await until(lambda: "delete work" in store.calls)
     assert await store.texts("work-poison") == [base64_of("x")] * 2
