@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import itertools
 import logging
 import os
@@ -17,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,10 +76,11 @@ class WorkerProcess:
         return await result
 
     def replace(self, reason: str) -> None:
-        """As `Worker.replace`."""
-        self._why = reason
-        self._up.clear()
-        self._kill()
+        """As `Worker.replace`. One that has just ended has been replaced already."""
+        if self._up.is_set():
+            self._why = reason
+            self._up.clear()
+            self._kill()
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """As `Worker.stop`; one that does not stop in so many seconds is killed, with all that runs there."""
@@ -141,7 +144,7 @@ class WorkerProcess:
             logger.error("%s; as on the platform, what ran there fails, and another one is started", reason)
             try:
                 await self._spawn()
-            except DevhostError as error:
+            except (DevhostError, OSError) as error:
                 logger.error("%s", error)
 
     async def _ended(self) -> str:
@@ -149,17 +152,21 @@ class WorkerProcess:
         from devhost.runtime import InvocationResult
 
         reading = asyncio.create_task(self._read())
+        ending = asyncio.create_task(self._process.wait())
         try:
-            await self._process.wait()
+            await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
             self._up.clear()
-            # A process that the app left behind may keep the socket open.
-            await asyncio.wait({reading}, timeout=1)
+            # A process that the app left behind may keep the socket open, and one that breaks it may run on.
+            await asyncio.wait({reading, ending}, timeout=1)
+            gone = ending.done()
         finally:
             reading.cancel()
+            ending.cancel()
         code = await self._end()
         reason, self._why = self._why, ""
         if not reason:
-            reason, now = f"the worker {_told(code)}", time.monotonic()
+            how = _told(code) if gone else "broke its connection to the host"
+            reason, now = f"the worker {how}", time.monotonic()
             if self._deaths and now - self._deaths[-1] > FORGOTTEN_SECONDS:
                 self._deaths.clear()
             self._deaths.append(now)
@@ -179,11 +186,43 @@ class WorkerProcess:
 
 
 def _told(code: int) -> str:
-    return f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended by itself (exit code {code})"
+    if code >= 0:
+        return f"ended by itself (exit code {code})"
+    # Not each of the real-time signals has a name.
+    name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+    return f"was killed ({name})"
+
+
+class _Pickler(pickle.Pickler):
+    """What a function gave may be of classes of the app, which the host does not have: on the platform's wire
+    a subclass of ``str`` is text."""
+
+    def reducer_override(self, value: Any, /) -> Any:
+        if isinstance(value, str):
+            return str, (str.__str__(value),)
+        if isinstance(value, bytes):
+            return bytes, (bytes(memoryview(value)),)
+        if isinstance(value, int):
+            return int, (int.__index__(value),)
+        if isinstance(value, type) and not value.__module__.startswith(_SHARED):
+            raise TypeError(f"the host can not be given a {value.__module__}.{value.__qualname__}")
+        return NotImplemented
+
+
+_SHARED = ("builtins", "datetime", "http.cookies", "devhost.", "azure.functions.", "azure_functions_runtime.")
+
+
+def _dumps(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file).dump(value)
+    return file.getvalue()
 
 
 def _send(writer: asyncio.StreamWriter, value: Any) -> None:
-    data = pickle.dumps(value)
+    _write(writer, pickle.dumps(value))
+
+
+def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(len(data).to_bytes(8))
     writer.write(data)
 
@@ -203,6 +242,7 @@ async def _serve(app: Path, link: socket.socket) -> None:
         # It is the host that is asked, and that ends its worker.
         asyncio.get_running_loop().add_signal_handler(number, lambda: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    from devhost.runtime import InvocationResult
     from devhost.worker import Worker
 
     reader, writer = await asyncio.open_connection(sock=link, limit=_BUFFER)
@@ -212,7 +252,15 @@ async def _serve(app: Path, link: socket.socket) -> None:
     async def run(
         number: int, function: str, inputs: list[tuple[str, Datum]], metadata: Mapping[str, Datum] | None
     ) -> None:
-        _send(writer, (number, await worker.invoke(function, inputs, metadata)))
+        result = await worker.invoke(function, inputs, metadata)
+        try:
+            data = _dumps((number, result))
+        except Exception as error:
+            # Of what the app made, anything can come out.
+            trace = traceback.format_exc()
+            failed = InvocationResult(ok=False, duration=result.duration, error=repr(error), traceback=trace)
+            data = pickle.dumps((number, failed))
+        _write(writer, data)
 
     try:
         _send(writer, await worker.start())
@@ -246,8 +294,19 @@ def main() -> None:
     app, level, link = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(link, False)
     threading.Thread(target=_end_with_host, args=(link,), daemon=True).start()
+    # Into a file or a pipe too, so that the death of the process loses nothing that was printed.
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # a TextIO by its stub
     begin_logging(level)
-    asyncio.Runner().run(_serve(Path(app), socket.socket(fileno=link)))
+    try:
+        asyncio.Runner().run(_serve(Path(app), socket.socket(fileno=link)))
+    except SystemExit as asked:
+        if asked.code is not None and not isinstance(asked.code, int):
+            print(asked.code, file=sys.stderr)
+        end(asked.code if isinstance(asked.code, int) else int(bool(asked.code)))
+    except BaseException:
+        # A function's KeyboardInterrupt, or a loop that it stopped.
+        traceback.print_exc()
+        end(1)
     end(0)
 
 

@@ -30,8 +30,10 @@ from tests.test_devhost import base64_of, function_of, until
 APP = """
 import asyncio
 import atexit
+import enum
 import os
 import pathlib
+import threading
 import time
 
 import azure.functions as func
@@ -78,6 +80,64 @@ async def block(req: func.HttpRequest) -> str:
 @app.route(route="echo", methods=["PUT"])
 def echo(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse(req.get_body())
+
+
+class Kind(enum.StrEnum):
+    MAIN = "main"
+
+
+class Octets(bytes):
+    pass
+
+
+@app.route(route="kinds/{where}", methods=["GET"])
+def kinds(req: func.HttpRequest):
+    class Local(str):
+        pass
+
+    where = req.route_params["where"]
+    if where == "value":
+        return Local("main")
+    given = {
+        "body": {"body": Kind.MAIN},
+        "octets": {"body": Octets(b"main")},
+        "header": {"body": "main", "headers": {"X-Kind": Kind.MAIN, Kind.MAIN: "x"}},
+        "type": {"body": "main", "mimetype": Local("text/plain")},
+        "cookie": {"body": "main", "headers": {"Set-Cookie": Local("a=main")}},
+    }
+    return func.HttpResponse(**given[where])
+
+
+@app.route(route="interrupt", methods=["GET"])
+async def interrupt(req: func.HttpRequest) -> str:
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise KeyboardInterrupt
+
+
+@app.route(route="stop", methods=["GET"])
+async def stop(req: func.HttpRequest) -> str:
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(600)
+
+
+@app.route(route="garble", methods=["GET"])
+def garble(req: func.HttpRequest) -> str:
+    link = int(pathlib.Path("/proc/self/cmdline").read_text().split(chr(0))[-2])
+    os.write(link, (1).to_bytes(8) + b"x")
+    time.sleep(600)
+
+
+@app.route(route="signal/{number}", methods=["GET"])
+def signal(req: func.HttpRequest) -> str:
+    os.kill(os.getpid(), int(req.route_params["number"]))
+    time.sleep(600)
+
+
+@app.route(route="print", methods=["GET"])
+def tell(req: func.HttpRequest) -> str:
+    print("what was printed before the end")
+    os._exit(3)
 
 
 @app.queue_trigger(arg_name="message", queue_name="work", connection="S")
@@ -143,6 +203,38 @@ def test_a_worker_that_dies_fails_what_it_does_and_is_replaced(host: Running) ->
     assert "the worker ended by itself (exit code 3); as on the platform, what ran there fails" in host.log
     assert "the platform stops the host" not in host.log
     assert len((host.app / "starts").read_text().split()) == 2
+
+
+@pytest.mark.parametrize("where", ["value", "body", "octets", "header", "type", "cookie"])
+def test_text_and_octets_of_the_apps_own_classes_are_text_and_octets(host: Running, where: str) -> None:
+    response, body = host.ask("GET", f"/api/kinds/{where}")
+    assert (response.status, body) == (200, b"main")
+    assert answered(host)
+    if where == "header":
+        assert (response.headers["X-Kind"], response.headers["main"]) == ("main", "x")
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("interrupt", "exit code 1"),
+        ("stop", "exit code 1"),
+        ("garble", "broke its connection"),
+        ("signal/35", "signal 35"),
+    ],
+)
+def test_however_a_worker_ends_it_is_replaced(host: Running, path: str, told: str) -> None:
+    assert host.ask("GET", f"/api/{path}")[0].status == 500
+    assert answered(host)
+    assert told in host.log
+
+
+def test_the_death_of_a_worker_loses_nothing_that_was_printed(app: Path) -> None:
+    with serve(app, PYTHONUNBUFFERED="") as host:
+        assert host.ask("GET", "/api/print")[0].status == 500
+        host.process.terminate()
+        assert host.process.stdout is not None
+        assert "what was printed before the end" in host.process.stdout.read()
 
 
 def test_a_worker_that_is_killed_is_replaced(host: Running) -> None:
