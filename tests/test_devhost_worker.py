@@ -210,6 +210,8 @@ def test_text_and_octets_of_the_apps_own_classes_are_text_and_octets(host: Runni
     response, body = host.ask("GET", f"/api/kinds/{where}")
     assert (response.status, body) == (200, b"main")
     assert answered(host)
+    # By the worker alone: the host has not imported the app to read an answer.
+    assert len((host.app / "starts").read_text().split()) == 1
     if where == "header":
         assert (response.headers["X-Kind"], response.headers["main"]) == ("main", "x")
 
