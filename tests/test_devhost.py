@@ -551,6 +551,25 @@ async def test_batches_and_the_limit_of_concurrency(listen: Any) -> None:
     assert set(store.asked) == {4}
 
 
+async def test_hosts_share_two_queues_and_run_no_message_twice(listen: Any) -> None:
+    store, hosts = Store(), [Runs(), Runs()]
+    for number in range(40):
+        for queue in ("one", "two"):
+            await store.send(queue, base64_of(f"{queue} {number}"))
+    for runs in hosts:
+        runs.gate = asyncio.Semaphore(0)
+        for queue in ("one", "two"):
+            listen(store, runs, queue=queue, batch_size=4)
+    # None takes more than it has work for, and neither queue waits for the other.
+    await until(lambda: all(runs.now >= 8 for runs in hosts))
+    for runs in hosts:
+        for _ in range(80):
+            runs.gate.release()
+    await until(lambda: store.calls.count("delete one") == store.calls.count("delete two") == 40)
+    bodies = [body for runs in hosts for body in runs.bodies]
+    assert len(bodies) == len(set(bodies)) == 80
+
+
 @pytest.mark.parametrize("request_", ["receive", "delete", "send"])
 async def test_a_request_that_fails_for_the_moment_is_made_again(listen: Any, request_: str) -> None:
     store, runs = Store(), Runs(ok=request_ != "send")

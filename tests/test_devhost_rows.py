@@ -160,6 +160,8 @@ A poison copy may be there twice
     devhost a_poison_copy_whose_answer_was_lost_is_there_twice
 An idle queue is asked after 0.1 s and ever more rarely
     devhost backoff_grows_to_its_limit
+Two queues and two hosts share, and run no message twice
+    devhost hosts_share_two_queues_and_run_no_message_twice
 An output binding wakes no trigger
     devhost an_output_wakes_no_trigger
 Properties of a JSON message replace its metadata
