@@ -385,3 +385,71 @@ async def test_a_query_that_cannot_work_says_why_and_is_not_tried_again(
         assert record.error is not None
         assert (record.status, record.attempts, record.error.code) == (TaskStatus.FAILED, 1, code)
         assert words in record.error.message
+
+
+# -- names, numbers and places of errors
+
+
+@pytest.mark.parametrize("table", ["cells", "spilled", "one", "output", "pg_tables", "order"])
+async def test_a_table_may_have_any_name(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_ANALYSIS_MEMORY_MB", "128")
+    async with StorageManager(StorageConfig(storage_type="memory")) as storage:
+        await storage.save("r.csv", REPORT.decode(), content_type="text/csv")
+        # More than fits into memory, so that the database writes temporary files.
+        sql = f'select count(*) as n from (from "{table}", "x", range(300000) order by hash(range))'
+        record = await ran(storage, {"sql": sql, "tables": {table: "r.csv", "x": "r.csv"}})
+        assert record.error is None
+        assert record.result["rows"] == [{"n": 2_700_000}]
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("MAP {{'a': 1}: 2}", [{"key": {"a": 1}, "value": 2}]),
+        ("MAP {[DATE '2024-02-29']: 'x'}", [{"key": ["2024-02-29"], "value": "x"}]),
+        ("{'a': [1, 2]}::VARIANT", {"a": [1, 2]}),
+        ("'[1e400, -1e400, 1.5]'::JSON", ["1e400", "-1e400", 1.5]),
+        ("DATE '0044-03-15 (BC)'", "-0043-03-15"),
+        ("TIMESTAMP '0044-03-15 (BC) 10:00:00'", "-0043-03-15T10:00:00"),
+        ("TIMESTAMPTZ '0001-03-15 (BC) 10:00:00+00'", "0000-03-15T10:00:00Z"),
+    ],
+)
+def test_values_without_a_form_of_their_own(tmp_path: Path, sql: str, expected: Any) -> None:
+    found = rows(tmp_path, f"SELECT {sql} AS v")
+    assert found == [{"v": expected}]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type"),
+    [
+        (b'[{"a":9007199254740993},{"a":1.5}]', "application/json"),
+        (b'[{"a":123456789012345678901234567890}]', "application/json"),
+        (b"a,b\n9007199254740993,1\n1.5,2\n", "text/csv"),
+    ],
+)
+def test_rounded_integers_are_a_warning(tmp_path: Path, data: bytes, content_type: str) -> None:
+    (warning,) = answered(tmp_path, "from report", data, content_type)["warnings"]
+    assert warning.startswith("report: column 'a' has numbers over 2**53")
+    assert answered(tmp_path, "from report", b'[{"a":1.5},{"a":2}]', "application/json")["warnings"] == []
+
+
+def test_records_with_few_keys_in_common_are_columns(tmp_path: Path) -> None:
+    data = json.dumps([{"id": n, f"k{n}": n} for n in range(300)]).encode()
+    found = answered(tmp_path, "select id, k299 from report order by id desc", data, "application/json")
+    assert found["rows"][:2] == [{"id": 299, "k299": 299}, {"id": 298, "k299": None}]
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "words"),
+    [
+        (b'{"a":1}\n\nx\n', "application/x-ndjson", "line 3: "),
+        (b'{"a":1} {"a":2}\n', "application/x-ndjson", "line 1: "),
+        (b'{"a":1}\n{"a":2', "application/x-ndjson", "line 2: "),
+        (b'[{"a":1},]', "application/json", "byte 9"),
+    ],
+)
+def test_malformed_json_names_its_place(tmp_path: Path, data: bytes, content_type: str, words: str) -> None:
+    with pytest.raises(StorageError) as refused:
+        answered(tmp_path, "from report", data, content_type)
+    assert words in str(refused.value)

@@ -21,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actions.report import profile as profile_file
+from actions.stored import delimited, tables
 from actions.stored.delimited import MISSING as MISSING_TEXT
 from actions.stored.errors import MalformedReportError, UnsupportedReportError
 from actions.stored.limits import Limits
@@ -378,13 +379,52 @@ def test_a_column_that_changes_after_many_rows_is_not_misjudged() -> None:
     assert found["b"]["types"] == {"integer": 30_000, "string": 1}
 
 
-def test_more_columns_than_the_limit_are_reported() -> None:
-    result = report(",".join(f"c{i}" for i in range(1_200)) + "\n" + ",".join("1" * 1_200) + "\n")
-    assert result["table"]["column_count"] == 1_000
-    assert any("1200 columns" in warning for warning in result["warnings"])
+def test_more_columns_than_the_limit_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "MAX_COLUMNS", 20)
+    result = report(",".join(f"c{i}" for i in range(30)) + "\n" + ",".join("1" * 30) + "\n")
+    assert result["table"]["column_count"] == 20
+    assert any("30 columns" in warning for warning in result["warnings"])
+
+
+def test_years_before_the_first_are_iso_8601() -> None:
+    column = table("day,n\n0000-01-02,1\n2024-01-01,2\n")["columns"][0]
+    assert (column["type"], column["min"], column["max"]) == ("date", "0000-01-02", "2024-01-01")
+
+
+def test_a_table_without_rows_has_no_complete_ones() -> None:
+    found = table("a,b\n", "text/csv; header=present")
+    assert (found["rows"], found["complete_rows"], found["duplicate_rows"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [("ä,ö\n1,ß\n2,x\n", "cp1252"), ("name;prix\nCafé;3\nThé;2\n", "cp1252")],
+)
+def test_a_guess_is_an_encoding_that_is_in_use(content: str, encoding: str) -> None:
+    result = report(content.encode(encoding))
+    assert result["encoding"] == encoding
+    assert any("a guess" in warning for warning in result["warnings"])
 
 
 # --- JSON --------------------------------------------------------------------------------------------------
+
+
+def test_records_with_few_keys_in_common_have_columns() -> None:
+    found = table(
+        json.dumps([{"id": n, f"k{n}": n, "of": {f"x{n}": n}} for n in range(60)]), "application/json"
+    )
+    assert {each["name"]: each["count"] for each in found["columns"]} == {
+        "id": 60,
+        **{f"k{n}": 1 for n in range(60)},
+        **{f"of.x{n}": 1 for n in range(60)},
+    }
+
+
+def test_records_with_too_many_keys_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_COLUMNS", 20)
+    result = report(json.dumps([{f"k{n}": n} for n in range(60)]), "application/json")
+    assert [each["name"] for each in result["table"]["columns"]] == ["json"]
+    assert any("one column, 'json'" in warning for warning in result["warnings"])
 
 
 def test_objects_in_records_are_flattened_one_level() -> None:
@@ -698,7 +738,7 @@ SNIPPETS = st.lists(
     data=st.binary(max_size=200) | SNIPPETS.map(str.encode) | st.text().map(str.encode),
     content_type=CONTENT_TYPES,
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_bytes_give_a_json_profile_or_one_of_two_errors(data: bytes, content_type: str | None) -> None:
     try:
         result = profile(data, content_type=content_type)
@@ -718,7 +758,7 @@ CELLS = st.text(alphabet='ab1.,;"\n \r|\t-0é', max_size=6)
     delimiter=st.sampled_from(",;|\t"),
 )
 @example(rows=[[""], ["", ";"], ["\r"], [";"]], delimiter=",")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_rows_are_those_of_the_csv_module(rows: list[list[str]], delimiter: str) -> None:
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(rows)

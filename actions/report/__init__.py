@@ -104,11 +104,11 @@ def _data(source: Source, folder: Path, limits: Limits, warn: Callable[[str], No
 def _is_table(connection: Database, source: Source) -> bool:
     """Whether JSON is rows: an array or lines of objects or of plain values, not of both, nor of arrays."""
     from actions.stored.database import reading
-    from actions.stored.tables import json_options
+    from actions.stored.tables import json_options, located
 
     if "'unstructured'" in (options := json_options(source)):
         return False
-    with reading("the JSON"):
+    with located(source), reading("the JSON"):
         sql = f"SELECT DISTINCT json_type(json) FROM read_json_objects({options})"
         types = {kind for (kind,) in connection.execute(sql).fetchall()} - {"NULL"}
     return types == {"OBJECT"} or (bool(types) and types.isdisjoint({"OBJECT", "ARRAY"}))

@@ -45,11 +45,11 @@ def summary(
     columns = dict(
         zip(disambiguated([each for each, _ in flat], warn), (each for _, each in flat), strict=True)
     )
+    whole = " AND ".join(f"({value}) IS NOT NULL" for value, _ in columns.values()) or "false"
     rows, distinct, complete = _one(
         connection,
         f"SELECT count(*), count(DISTINCT hash({', '.join(value for value, _ in columns.values()) or 0})), "
-        f"count_if({' AND '.join(f'({value}) IS NOT NULL' for value, _ in columns.values()) or 'false'}) "
-        f"FROM {name(table)}",
+        f"count(*) FILTER ({whole}) FROM {name(table)}",
     )
     found = [
         {"name": column, **_column(connection, table, value, kind, rows, notes.get(column, {}))}
@@ -203,8 +203,12 @@ def _one(connection: Database, sql: str, parameters: list[Any] | None = None) ->
 
 
 def iso(moment: str) -> str:
-    """DuckDB's text of a date or timestamp as ISO 8601: ``2024-02-29T10:00:00Z``."""
-    text = moment.replace(" ", "T", 1)
+    """DuckDB's text of a date or timestamp as ISO 8601: ``2024-02-29T10:00:00Z``. The year before 1 is 0."""
+    text = moment.replace(" (BC)", "", 1)
+    if text != moment:
+        year, rest = text.split("-", 1)
+        text = f"{'-' if int(year) > 1 else ''}{int(year) - 1:04}-{rest}"
+    text = text.replace(" ", "T", 1)
     return text[:-3] + "Z" if text.endswith("+00") else text
 
 

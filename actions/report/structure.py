@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from actions.stored.errors import MalformedReportError
+from actions.stored.tables import parsed
 from storage_lib.json_text import check_room
 
 MAX_PATHS = 500
@@ -85,9 +83,9 @@ def summary(source: Path, lines: bool, warn: Callable[[str], None]) -> dict[str,
     data = source.read_bytes()
     check_room(data)
     if lines:
-        document = [_decoded(line, n) for n, line in enumerate(data.splitlines(), start=1) if line.strip()]
+        document = [parsed(line, n) for n, line in enumerate(data.splitlines(), start=1) if line.strip()]
     else:
-        document = _decoded(data, 0)
+        document = parsed(data, 0)
     walk = _Walk()
     walk.visit(walk.root, document, 1)
     if walk.omitted:
@@ -98,16 +96,6 @@ def summary(source: Path, lines: bool, warn: Callable[[str], None]) -> dict[str,
         "totals": dict(walk.totals),
         "paths": [path.summary() for path in walk.paths],
     }
-
-
-def _decoded(data: bytes, line: int) -> Any:
-    try:
-        return msgspec.json.decode(data)
-    except (ValueError, RecursionError) as error:
-        place = f"line {line}: " if line else ""
-        raise MalformedReportError(
-            f"{place}{error}", field="data", remedy="store it again, whole and valid"
-        ) from error
 
 
 def _widened(ends: tuple[Any, Any] | None, value: Any) -> tuple[Any, Any]:

@@ -62,18 +62,27 @@ def _json(value: Any, sql: Any) -> Any:
             return {key: _json(value[key], inner) for key, inner in sql.children}
         case "map":
             inner = dict(sql.children)
-            pairs = [(_json(key, inner["key"]), _json(item, inner["value"])) for key, item in value.items()]
+            # Keys that Python cannot hash come as two lists.
+            apart = inner["key"].id in ("list", "array", "struct", "tuple", "map")
+            found = zip(value["key"], value["value"], strict=True) if apart else value.items()
+            pairs = [(_json(key, inner["key"]), _json(item, inner["value"])) for key, item in found]
             if all(isinstance(key, str) for key, _ in pairs):
                 return dict(pairs)
             return [{"key": key, "value": item} for key, item in pairs]
         case _:
             pass
     if isinstance(value, str):
-        return iso(value) if kind.startswith("timestamp") else value
+        return iso(value) if kind.startswith(("timestamp", "date")) else value
     return _plain(value)
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict):  # of a VARIANT, whose type says nothing of what is in it
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None:
+        return None
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, bytes | bytearray | memoryview):
@@ -83,8 +92,13 @@ def _plain(value: Any) -> Any:
     return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
+def _number(text: str) -> Any:
+    """A number beyond the range of a double stays as it is spelt."""
+    return found if math.isfinite(found := float(text)) else text
+
+
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=str)
+        return json.loads(text, parse_constant=str, parse_float=_number)
     except (ValueError, RecursionError):
         return text

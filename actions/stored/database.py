@@ -32,7 +32,7 @@ def database(folder: Path, limits: Limits, *files: Path) -> Generator[Database]:
     config: dict[str, Any] = {
         "memory_limit": f"{memory}B",
         "threads": limits.threads,
-        "temp_directory": str(folder / "spilled"),
+        "temp_directory": str(folder / "spilled by the database"),
         "max_temp_directory_size": f"{limits.disk_bytes}B",
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

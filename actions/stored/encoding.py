@@ -32,6 +32,12 @@ _NOT_CHARSETS = (
     "utf-7",
 )
 _CHUNK = 1 << 20
+# What browsers know (WHATWG): a few letters fit many a code page that nobody uses any more.
+_GUESSES = """
+    cp1252 cp1250 cp1251 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 cp866 cp874 cp932 cp949
+    iso8859_2 iso8859_3 iso8859_4 iso8859_5 iso8859_6 iso8859_7 iso8859_8 iso8859_10 iso8859_13 iso8859_14
+    iso8859_15 iso8859_16 koi8_r koi8_u mac_roman mac_cyrillic gb18030 big5 euc_jp shift_jis euc_kr
+"""
 _GUESSED = 1 << 15
 """Bytes on either side of the first that is not UTF-8: what is looked at for a guess."""
 _REMEDY = "save it as UTF-8, or name its charset in the content type, for example 'text/csv; charset=cp1252'"
@@ -113,7 +119,9 @@ def _guess(path: Path, at: int) -> str:
 
     with path.open("rb") as file:
         file.seek(max(0, at - _GUESSED) & ~3)
-        best = from_bytes(file.read(2 * _GUESSED)).best()
+        data = file.read(2 * _GUESSED)
+    wide = ["utf_16_le", "utf_16_be"] if b"\0" in data else []
+    best = from_bytes(data, cp_isolation=[*_GUESSES.split(), *wide]).best()
     if best is None or best.encoding in ("utf_8", "ascii", *_NOT_CHARSETS):
         return ""
     # Among those that fit alike: what browsers take where nothing is declared.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from actions.stored import cells
 from actions.stored.database import name, reading, text
 from actions.stored.delimited import MAX_COLUMNS, Delimited, copy_table, splits
 from actions.stored.encoding import to_utf8
+from actions.stored.errors import MalformedReportError
 from actions.stored.formats import declared, sniffed
 from storage_lib.json_text import check_depth
 
@@ -19,6 +23,10 @@ if TYPE_CHECKING:
 
 _HEAD = 1 << 16
 _LARGEST_VALUE = 1 << 28
+_CELLS = name("cells of a table")
+"""A name that no table of a payload can have."""
+_EXACT = 1 << 53
+_LONGEST_INTEGER = 1e38
 
 Warn = Callable[[str], None]
 
@@ -69,19 +77,59 @@ def load(connection: Database, table: str, source: Source, warn: Warn) -> None:
     :raises MalformedReportError: the bytes are not what their format promises.
     """
     if source.delimited is not None:
-        _load_delimited(connection, table, source, source.delimited.names)
+        _load_delimited(connection, table, source, source.delimited.names, warn)
         return
     reader = f"read_parquet({text(str(source.path))})"
     if source.format != "parquet":
         reader = (
-            f"read_json({json_options(source)}, sample_size = -1, map_inference_threshold = {MAX_COLUMNS})"
+            # However rare each key is, it is a column; too many are one MAP.
+            f"read_json({json_options(source)}, sample_size = -1, map_inference_threshold = {MAX_COLUMNS}, "
+            "field_appearance_threshold = 0)"
         )
-    with reading("the Parquet file" if source.format == "parquet" else "the JSON"):
-        names = [each[0] for each in connection.execute(f"DESCRIBE FROM {reader}").fetchall()]
+    with located(source), reading("the Parquet file" if source.format == "parquet" else "the JSON"):
+        described = connection.execute(f"DESCRIBE FROM {reader}").fetchall()
+        names = [each[0] for each in described]
+        if names == ["json"] and str(described[0][1]).startswith("MAP("):
+            warn(
+                f"the records have no key, an empty one or over {MAX_COLUMNS}: "
+                "they are one column, 'json', of maps"
+            )
         if len(names) > MAX_COLUMNS:
             warn(f"the table has {len(names)} columns; the first {MAX_COLUMNS} are read")
         selected = ", ".join(map(name, names[:MAX_COLUMNS]))
         connection.execute(f"CREATE TABLE {name(table)} AS SELECT {selected} FROM {reader}")
+    if source.format != "parquet":
+        _warn_of_rounded(connection, table, warn)
+
+
+@contextlib.contextmanager
+def located(source: Source) -> Generator[None]:
+    """:raises MalformedReportError: names the line and byte where JSON is malformed; DuckDB names another."""
+    try:
+        yield
+    except MalformedReportError:
+        if source.format == "parquet":
+            raise
+        with source.path.open("rb") as file:
+            parts = enumerate(file, start=1) if source.format == "jsonl" else [(0, file.read())]
+            for line, part in parts:
+                if part.strip():
+                    parsed(part, line)
+        raise
+
+
+def parsed(data: bytes, line: int) -> Any:
+    """
+    :param line: its number in the file, 0 if it is the file.
+    :raises MalformedReportError: it is no JSON; names the line and the byte.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError) as error:
+        place = f"line {line}: " if line else ""
+        raise MalformedReportError(
+            f"{place}{error}", field="data", remedy="store it again, whole and valid"
+        ) from error
 
 
 def json_options(source: Source) -> str:
@@ -93,22 +141,21 @@ def json_options(source: Source) -> str:
     return f"{text(str(source.path))}, format = '{form}', maximum_object_size = {largest}"
 
 
-def _load_delimited(connection: Database, table: str, source: Source, names: list[str]) -> None:
+def _load_delimited(connection: Database, table: str, source: Source, names: list[str], warn: Warn) -> None:
     """Read it as text, look at what kinds of values each column has, and give it the type of these."""
     columns = [f"c{i}" for i in range(len(names))]
     types = ", ".join(f"{column}: 'VARCHAR'" for column in columns)
     with reading("the table"):
         connection.execute(
-            f"CREATE TABLE cells AS FROM read_csv({text(str(source.path))}, columns = {{{types}}}, "
+            f"CREATE TABLE {_CELLS} AS FROM read_csv({text(str(source.path))}, columns = {{{types}}}, "
             "delim = ',', new_line = '\\n', quote = '\"', escape = '\"', header = false, "
             f"auto_detect = false, strict_mode = true, max_line_size = {1 << 27}, parallel = false)"
         )
     selected: list[str] = []
     for column, shown in zip(columns, names, strict=True):
         v = cells.value(column)
-        values = (
-            f"SELECT {v} AS v, count(*) AS n, count_if(length({column}) > length({v})) AS padded FROM cells"
-        )
+        padded = f"count_if(length({column}) > length({v}))"
+        values = f"SELECT {v} AS v, count(*) AS n, {padded} AS padded FROM {_CELLS}"
         found = connection.execute(
             "SELECT kind, CASE WHEN kind IS NULL THEN coalesce(v, '') END, sum(n)::BIGINT, max(length(v)), "
             f"sum(padded)::BIGINT FROM (SELECT *, {cells.kind('v')} AS kind FROM ({values} GROUP BY 1)) "
@@ -126,5 +173,21 @@ def _load_delimited(connection: Database, table: str, source: Source, names: lis
         source.notes[shown] = notes
         longest = max((length for kind, _, _, length, _ in found if kind), default=0)
         selected.append(f"{cells.typed(v, kind, longest)} AS {name(shown)}")
-    connection.execute(f"CREATE TABLE {name(table)} AS SELECT {', '.join(selected)} FROM cells")
-    connection.execute("DROP TABLE cells")
+    connection.execute(f"CREATE TABLE {name(table)} AS SELECT {', '.join(selected)} FROM {_CELLS}")
+    connection.execute(f"DROP TABLE {_CELLS}")
+    _warn_of_rounded(connection, table, warn)
+
+
+def _warn_of_rounded(connection: Database, table: str, warn: Warn) -> None:
+    """A column of DOUBLE may hold integers over 2**53: beside fractions, or too large for the JSON reader."""
+    relation = connection.table(name(table))
+    columns = [c for c, sql in zip(relation.columns, relation.types, strict=True) if sql.id == "double"]
+    large = [f"bool_or(abs({name(c)}) BETWEEN {_EXACT} AND {_LONGEST_INTEGER})" for c in columns]
+    if not large:
+        return
+    (found,) = connection.execute(f"SELECT {', '.join(large)} FROM {name(table)}").fetchall()
+    for column in (column for column, rounded in zip(columns, found, strict=True) if rounded):
+        warn(
+            f"column {column!r} has numbers over 2**53, which are read as DOUBLE: "
+            "their last digits may differ"
+        )
