@@ -120,7 +120,9 @@ async def is_open(engine: TaskEngine, submitted: list[str]) -> bool:
     ("backend", "kills", "count"),
     [("file", 200, 2000), ("azure", 40, 400)] if SOAK else [("file", 6, 48)],
 )
-async def test_killed_hosts(backend: str, kills: int, count: int, tmp_path: Path, azurite: Any) -> None:
+async def test_killed_hosts(
+    backend: str, kills: int, count: int, tmp_path: Path, azurite: Any, record_property: Any
+) -> None:
     """:param count: of tasks, children included."""
     data, chance = tmp_path / "data", random.Random(5)
     settings = stored_on(backend, data, azurite)
@@ -150,12 +152,12 @@ async def test_killed_hosts(backend: str, kills: int, count: int, tmp_path: Path
         finally:
             await hosts.end()
         assert len(hosts.deaths) >= kills
-        await check(engine, submitted, hosts)
+        record_property("measured", await check(engine, submitted, hosts))
 
 
-async def check(engine: TaskEngine, submitted: list[str], hosts: Killed, law: float = LAW) -> None:
+async def check(engine: TaskEngine, submitted: list[str], hosts: Killed, law: float = LAW) -> str:
     """Each effect is there once, and all have ended; those of killed hosts ran again within ``law`` seconds.
-    Where there is no law, it may be that no host had a task at its end."""
+    Where there is no law, it may be that no host had a task at its end. Returns what was measured."""
     runners = hosts.runners()
     takeovers, joins, lost = list[float](), list[float](), 0
     for task_id in submitted:
@@ -177,9 +179,10 @@ async def check(engine: TaskEngine, submitted: list[str], hosts: Killed, law: fl
         )
     assert lost or law == math.inf, "no host had a task when it was killed, so nothing was tested"
     slowest = max(takeovers, default=0)
-    print(
+    measured = (
         f"{len(hosts.deaths)} hosts were killed, {len(submitted) * (CHILDREN + 1)} tasks ended, {lost} runs"
         f" were lost; the slowest takeover took {slowest:.1f} s, the slowest join {max(joins):.1f} s"
     )
-    assert slowest <= law, sorted(takeovers)[-10:]
-    assert max(joins) <= law, sorted(joins)[-10:]
+    assert slowest <= law, (measured, sorted(takeovers)[-10:])
+    assert max(joins) <= law, (measured, sorted(joins)[-10:])
+    return measured
