@@ -201,7 +201,7 @@ class Host:
         )
 
     async def _open_store(self) -> QueueStore:
-        from storage_lib.config import StorageConfig
+        from storage_lib.config import LAYERS, StorageConfig
         from storage_lib.errors import StorageError
         from storage_lib.factory import build
 
@@ -210,7 +210,8 @@ class Host:
             if config.storage_type == "memory":
                 raise DevhostError(MEMORY_REFUSED)
             # A listener tries again by itself, and is not to be kept from stopping.
-            once = replace(config, retry_attempts=1)
+            # The layers are the app's: the host's own store has none.
+            once = replace(config, retry_attempts=1, **dict.fromkeys(LAYERS))
             backend: StorageBackend = build(once, message_encoding="none")
             self._cleanup.push_async_callback(backend.close)
             await backend.open()

@@ -13,13 +13,49 @@ def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = N
 
     :param message_encoding: overrides the configured one (a queue listener reads what is on the wire).
     """
-    encoding = message_encoding or config.message_encoding
-    backend = _build_one(config.storage_type, config, encoding)
-    if config.tables_and_queues in (None, config.storage_type):
-        return backend
-    from storage_lib.layers.combined import CombinedBackend
+    backend = _stored(config, message_encoding or config.message_encoding)
+    # Inner to outer: each layer sees what the ones below have made of the store.
+    if config.encryption is not None:
+        from storage_lib.layers.encryption import EncryptionLayer
 
-    return CombinedBackend(backend, _build_one(config.tables_and_queues, config, encoding))
+        backend = EncryptionLayer(backend, config.encryption)
+    if config.compression is not None:
+        from storage_lib.layers.compression import CompressionLayer
+
+        backend = CompressionLayer(backend, config.compression)
+    if config.caching is not None:
+        from storage_lib.layers.caching import CachingLayer
+
+        backend = CachingLayer(backend, config.caching)
+    if config.validation is not None:
+        from storage_lib.layers.validation import ValidationLayer
+
+        backend = ValidationLayer(backend, config.validation)
+    if config.audit is not None:
+        from storage_lib.layers.audit import AuditLayer
+
+        backend = AuditLayer(backend, config.audit)
+    if config.metrics is not None:
+        from storage_lib.layers.metrics import MetricsLayer
+
+        backend = MetricsLayer(backend, config.metrics)
+    return backend
+
+
+def _stored(config: StorageConfig, encoding: MessageEncoding) -> StorageBackend:
+    """Where the bytes are, with retries, and with a second store if there is one."""
+    backend = _build_one(config.storage_type, config, encoding)
+    if config.tables_and_queues not in (None, config.storage_type):
+        from storage_lib.layers.combined import CombinedBackend
+
+        backend = CombinedBackend(backend, _build_one(config.tables_and_queues, config, encoding))
+    if config.fallback is not None:
+        from storage_lib.layers.fallback import FallbackLayer
+
+        backend = FallbackLayer(
+            backend, _stored(StorageConfig(storage_type="memory"), encoding), config.fallback
+        )
+    return backend
 
 
 def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncoding) -> StorageBackend:

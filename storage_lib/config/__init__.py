@@ -1,5 +1,8 @@
 """The configuration of the library: `StorageConfig`."""
 
+from typing import Any
+
+from storage_lib.config.layers import LAYERS, options_class
 from storage_lib.config.storage import (
     CONNECTION,
     DEFAULT_CONCURRENT_REQUESTS,
@@ -19,6 +22,7 @@ __all__ = [
     "DEFAULT_CONCURRENT_REQUESTS",
     "DEFAULT_CONTAINER",
     "DEFAULT_RETRY_ATTEMPTS",
+    "LAYERS",
     "MAX_CONCURRENT_REQUESTS",
     "MAX_RETRY_ATTEMPTS",
     "StorageConfig",
@@ -27,3 +31,11 @@ __all__ = [
     "check_retry_attempts",
     "without_secrets",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The options of a layer are imported when they are named.
+    layer = name.removesuffix("Options").lower()
+    if name.endswith("Options") and layer in LAYERS:
+        return options_class(layer)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

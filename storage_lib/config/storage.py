@@ -7,10 +7,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from storage_lib.config.layers import LAYERS, check_options, options_from_env
 from storage_lib.config.spelling import warn_of_misspelt
 from storage_lib.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from storage_lib.config.audit import AuditOptions
+    from storage_lib.config.caching import CachingOptions
+    from storage_lib.config.compression import CompressionOptions
+    from storage_lib.config.encryption import EncryptionOptions
+    from storage_lib.config.fallback import FallbackOptions
+    from storage_lib.config.metrics import MetricsOptions
+    from storage_lib.config.validation import ValidationOptions
 
 StorageType = Literal["file", "azure", "s3", "memory"]
 
@@ -59,6 +69,13 @@ class StorageConfig:
     :param allow_pickle: pickle objects that have no other form, and unpickle what is signed with
         ``signing_key``, nothing else. Whoever has that key can run code here.
     :param signing_key: the secret of those signatures, at least 16 bytes, the same in every process.
+    :param metrics: measure each operation; this and the other layers are off if they are None.
+    :param audit: record who did what.
+    :param validation: refuse what the rules of a prefix do not allow.
+    :param caching: keep objects in memory.
+    :param compression: store objects compressed.
+    :param encryption: store objects encrypted.
+    :param fallback: a second store for when the first is unavailable.
     :raises ConfigurationError: the choices cannot work; ``field`` names the one that is wrong.
     """
 
@@ -83,6 +100,13 @@ class StorageConfig:
     concurrent_requests: int = DEFAULT_CONCURRENT_REQUESTS
     allow_pickle: bool = False
     signing_key: str | bytes | None = field(default=None, repr=False)
+    metrics: MetricsOptions | None = None
+    audit: AuditOptions | None = None
+    validation: ValidationOptions | None = None
+    caching: CachingOptions | None = None
+    compression: CompressionOptions | None = None
+    encryption: EncryptionOptions | None = None
+    fallback: FallbackOptions | None = None
 
     def __post_init__(self) -> None:
         _choice("storage_type", self.storage_type, get_args(StorageType))
@@ -92,6 +116,8 @@ class StorageConfig:
         check_retry_attempts(self.retry_attempts)
         check_concurrent_requests(self.concurrent_requests)
         self._check_pickle()
+        for layer in LAYERS:
+            check_options(layer, getattr(self, layer))
         used = (self.storage_type, self.tables_and_queues)
         urls = (self.account_url, self.blob_endpoint, self.queue_endpoint, self.table_endpoint)
         if "azure" in used and not self.connection_string and not any(urls):
@@ -164,7 +190,7 @@ class StorageConfig:
             )
         if "azure" in (kind, env.get("AGENT_STORAGE_TABLES_AND_QUEUES")) and not connection:
             connection = _connection(env, "AzureWebJobsStorage")
-        values: dict[str, str | int] = {"storage_type": kind, **connection}
+        values: dict[str, Any] = {"storage_type": kind, **connection}
         for name, setting in (
             ("base_path", "AGENT_STORAGE_PATH"),
             ("container", "AGENT_STORAGE_CONTAINER"),
@@ -185,6 +211,7 @@ class StorageConfig:
             values["allow_pickle"] = _boolean("AGENT_STORAGE_ALLOW_PICKLE", allowed)
         if requests := env.get("AGENT_STORAGE_CONCURRENT_REQUESTS"):
             values["concurrent_requests"] = _whole(requests)
+        values |= options_from_env(env)
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
 
 

@@ -7,6 +7,8 @@ import os
 from dataclasses import is_dataclass
 from typing import Any, ClassVar, Self
 
+import msgspec
+
 from storage_lib.errors import NotPortableError
 
 __all__ = ["Portable", "Stationary"]
@@ -68,7 +70,7 @@ class _Given:
         self.options = options
 
 
-_PORTABLE = (str, int, float, type(None), os.PathLike, Portable)
+_PORTABLE = (str, int, float, type(None), os.PathLike, msgspec.Struct, Portable)
 
 
 def _build(kind: type[Portable], arguments: tuple[Any, ...], options: dict[str, Any]) -> Portable:

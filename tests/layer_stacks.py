@@ -1,0 +1,55 @@
+"""The layers that can be switched on, and stacks of them, for the contract tests of every store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+from storage_lib.backends.memory import MemoryBackend
+from storage_lib.config.audit import AuditOptions
+from storage_lib.config.caching import CachingOptions
+from storage_lib.config.compression import CompressionOptions
+from storage_lib.config.encryption import EncryptionOptions
+from storage_lib.config.fallback import FallbackOptions
+from storage_lib.config.metrics import MetricsOptions
+from storage_lib.config.validation import ValidationOptions
+from storage_lib.layers.audit import AuditLayer
+from storage_lib.layers.caching import CachingLayer
+from storage_lib.layers.compression import CompressionLayer
+from storage_lib.layers.encryption import EncryptionLayer
+from storage_lib.layers.fallback import FallbackLayer
+from storage_lib.layers.metrics import MetricsLayer
+from storage_lib.layers.validation import ValidationLayer
+from storage_lib.ports.backend import StorageBackend
+
+SOAK = os.environ.get("SOAK") == "1"
+
+LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
+    "fallback": lambda inner: FallbackLayer(inner, MemoryBackend(), FallbackOptions()),
+    "encryption": lambda inner: EncryptionLayer(inner, EncryptionOptions()),
+    "compression": lambda inner: CompressionLayer(inner, CompressionOptions()),
+    "caching": lambda inner: CachingLayer(inner, CachingOptions()),
+    "validation": lambda inner: ValidationLayer(inner, ValidationOptions()),
+    "audit": lambda inner: AuditLayer(inner, AuditOptions()),
+    "metrics": lambda inner: MetricsLayer(inner, MetricsOptions()),
+}
+"""From inner to outer, as `storage_lib.factory` orders them; each lets through what other programs stored."""
+
+Stack = tuple[str, ...]
+ALONE: list[Stack] = [(name,) for name in LAYERS]
+PAIRS: list[Stack] = list(combinations(LAYERS, 2))
+FULL: Stack = tuple(LAYERS)
+STACKS = [*ALONE, *PAIRS, FULL] if SOAK else [*ALONE, FULL]
+
+
+def stacked(backend: StorageBackend, stack: Sequence[str]) -> StorageBackend:
+    """``backend`` in these layers."""
+    for name in stack:
+        backend = LAYERS[name](backend)
+    return backend
+
+
+def named(stack: Stack) -> str:
+    """The id of a test with this stack."""
+    return "full" if stack == FULL else "+".join(stack)
