@@ -9,7 +9,17 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from benchmarks import azure_small, cold_start, file_small, listing, local_host, streams, task_list, tasks
+from benchmarks import (
+    azure_small,
+    cold_start,
+    file_small,
+    layers,
+    listing,
+    local_host,
+    streams,
+    task_list,
+    tasks,
+)
 
 Rows = list[tuple[str, str, str]]
 
@@ -22,6 +32,7 @@ PARTS: dict[str, Callable[[int], Rows]] = {
     "file": file_small.measure,
     "list": listing.measure,
     "stream": streams.measure,
+    "layers": layers.measure,
 }
 LIBRARIES = (
     "azure-functions",

@@ -1,4 +1,4 @@
-"""What importing the app costs over importing what it can not do without."""
+"""What importing the app costs over importing what it cannot do without."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. Exit code 2 says that something can not work, and what.
+    """Serve until SIGINT or SIGTERM. Exit code 2 says that something cannot work, and what.
 
     The event loop is left as it is: closing it would wait, for minutes, for threads in which a function has
     not returned. The caller ends the process.
@@ -255,7 +255,7 @@ async def _configure_storage(
 def _asks_for_emulator() -> bool:
     """Whether the settings name the storage emulator, and none runs.
 
-    :raises DevhostError: the settings can not work; the text names the one.
+    :raises DevhostError: the settings cannot work; the text names the one.
     """
     from storage_lib.config import StorageConfig, StorageType
     from storage_lib.errors import ConfigurationError
@@ -268,7 +268,7 @@ def _asks_for_emulator() -> bool:
     try:
         config = StorageConfig.from_env()
     except ConfigurationError as error:
-        raise DevhostError(f"the settings can not work: {error.explained()}") from error
+        raise DevhostError(f"the settings cannot work: {error.explained()}") from error
     if config.storage_type == "s3" and config.tables_and_queues is None:
         raise DevhostError(
             "AGENT_STORAGE_TYPE=s3 keeps objects only; AGENT_STORAGE_TABLES_AND_QUEUES says"
@@ -279,7 +279,7 @@ def _asks_for_emulator() -> bool:
 
 
 def _data_folder(path: Path) -> Path:
-    """The data folder, made if missing. :raises DevhostError: it can not be made or written."""
+    """The data folder, made if missing. :raises DevhostError: it cannot be made or written."""
     try:
         if not path.is_dir():
             make_folder(path)
@@ -288,7 +288,7 @@ def _data_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise DevhostError(
-            f"the data folder {path} can not be written: {error.strerror}; choose another with --data"
+            f"the data folder {path} cannot be written: {error.strerror}; choose another with --data"
         ) from error
     return path.resolve()
 

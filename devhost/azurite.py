@@ -76,7 +76,7 @@ class Azurite:
     async def start(self) -> None:
         """Install it if need be, start it, and return when all three services answer.
 
-        :raises DevhostError: it can not be installed or started, or does not answer in time.
+        :raises DevhostError: it cannot be installed or started, or does not answer in time.
         """
         package, node = await asyncio.to_thread(lambda: (ensure_installed(self._root), ensure_node().node))
         command = [node, "--require", str(_GUARD), str(package / "dist" / "src" / "azurite.js")]
@@ -150,7 +150,7 @@ class Azurite:
                     env={**os.environ, "NODE_OPTIONS": ""},
                 )
         except OSError as error:
-            raise DevhostError(f"Azurite can not be started in {self.data_dir}: {error}") from error
+            raise DevhostError(f"Azurite cannot be started in {self.data_dir}: {error}") from error
 
     async def _ready(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 
 class DevhostError(Exception):
-    """The app, a setting, a port or a folder can not be used; the text says which and what to do."""
+    """The app, a setting, a port or a folder cannot be used; the text says which and what to do."""
 
 
 class HostStoppedError(Exception):
@@ -10,6 +10,6 @@ class HostStoppedError(Exception):
 
 
 MEMORY_REFUSED = (
-    "AGENT_STORAGE_TYPE=memory: the app's queues can not be seen from outside of it; use file, which needs"
+    "AGENT_STORAGE_TYPE=memory: the app's queues cannot be seen from outside of it; use file, which needs"
     " nothing either"
 )

@@ -95,7 +95,7 @@ class Host:
     async def start(self) -> None:
         """Load the app and serve it; when this returns, requests are answered.
 
-        :raises DevhostError: the port, the folder, host.json, the app or a binding can not be used.
+        :raises DevhostError: the port, the folder, host.json, the app or a binding cannot be used.
         """
         try:
             await self._start()
@@ -216,7 +216,7 @@ class Host:
             self._cleanup.push_async_callback(backend.close)
             await backend.open()
         except StorageError as error:
-            raise DevhostError(f"the storage can not be opened: {error.explained()}") from error
+            raise DevhostError(f"the storage cannot be opened: {error.explained()}") from error
         return backend.queues
 
     def _fail(self, reason: str) -> None:

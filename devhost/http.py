@@ -55,7 +55,7 @@ class HttpServer:
             await web.SockSite(runner, bound, backlog=512).start()
         except OSError as error:
             await runner.cleanup()
-            raise DevhostError(f"can not listen: {error.strerror}") from error
+            raise DevhostError(f"cannot listen: {error.strerror}") from error
         self._runner = runner
 
     async def stop(self) -> None:

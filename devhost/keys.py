@@ -38,7 +38,7 @@ class HostKeys:
 def load_or_create(data: Path) -> HostKeys:
     """The keys of a data folder, made on first use and readable by its owner only.
 
-    :raises DevhostError: the file is there but is not what was written, or can not be written.
+    :raises DevhostError: the file is there but is not what was written, or cannot be written.
     """
     path = data / FILE_NAME
     made = HostKeys(secrets.token_urlsafe(40), secrets.token_urlsafe(40), new=True)
@@ -50,13 +50,13 @@ def load_or_create(data: Path) -> HostKeys:
     except FileExistsError:
         pass
     except OSError as error:
-        raise DevhostError(f"{path} can not be written: {error.strerror}") from error
+        raise DevhostError(f"{path} cannot be written: {error.strerror}") from error
     close(path)  # copied, or unpacked, it may have become readable
     try:
         stored = json.loads(path.read_text())
         keys = HostKeys(str(stored["host"]), str(stored["master"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DevhostError(f"{path} can not be read; remove it to have new keys made") from error
+        raise DevhostError(f"{path} cannot be read; remove it to have new keys made") from error
     if min(len(keys.host), len(keys.master)) < 16:
         raise DevhostError(f"{path} holds a key that is too short; remove it to have new keys made")
     return keys

@@ -49,7 +49,7 @@ def find_node() -> Node | None:
 def ensure_node() -> Node:
     """Node, installed from PyPI into this virtual environment where there is none.
 
-    :raises DevhostError: it can not be installed.
+    :raises DevhostError: it cannot be installed.
     """
     found = find_node()
     if found is None:

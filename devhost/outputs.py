@@ -39,7 +39,7 @@ class QueueOutputs:
         return any(self._queues.values())
 
     async def send(self, function: Function, result: InvocationResult) -> None:
-        """Send what the function put out, in order. The first that can not be sent raises."""
+        """Send what the function put out, in order. The first that cannot be sent raises."""
         values = dict(result.outputs)
         if result.return_value is not None:
             values["$return"] = result.return_value

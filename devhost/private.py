@@ -12,14 +12,14 @@ from typing import IO
 def make_folder(path: Path) -> None:
     """Make a folder of ours, or close one that was there to other users.
 
-    :raises OSError: it can not be made.
+    :raises OSError: it cannot be made.
     """
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     close(path)
 
 
 def open_file(path: Path, mode: str) -> IO[bytes]:
-    """As ``path.open(mode)``, for a file that others can not read. :raises OSError: as that."""
+    """As ``path.open(mode)``, for a file that others cannot read. :raises OSError: as that."""
     file = open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115 - its caller closes it
     close(path)
     return file

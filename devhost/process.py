@@ -22,7 +22,7 @@ def begin_logging(level: int) -> None:
 
 def end(code: int) -> NoReturn:
     """End the process at once: neither a thread in which a function never returns nor a library's own
-    threads, which can not bear that the interpreter is taken down under them, have a say."""
+    threads, which cannot bear that the interpreter is taken down under them, have a say."""
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()

@@ -119,7 +119,7 @@ class QueueListener:
         """:raises HostStoppedError: the queue refuses, or does not answer any more."""
         try:
             return await self._tried(
-                "can not be read",
+                "cannot be read",
                 lambda: self.store.receive(
                     self.queue, max_messages=self.options.batch_size, visibility_timeout=self.lease_seconds
                 ),
@@ -185,7 +185,7 @@ class QueueListener:
             result.duration * 1000,
         )
         if result.ok:
-            await self._tried("can not delete a message", lambda: self.store.delete(self.queue, held))
+            await self._tried("cannot delete a message", lambda: self.store.delete(self.queue, held))
         elif self.poison_queue is None:
             # As on Azure: without a poison queue it stays hidden until its lease ends, which keeps a
             # message that always fails from spinning.
@@ -194,7 +194,7 @@ class QueueListener:
             await self._to_poison(held, f"failed {message.dequeue_count} times")
         else:
             await self._tried(
-                "can not release a message",
+                "cannot release a message",
                 lambda: self.store.update(
                     self.queue, held, visibility_timeout=self.options.visibility_timeout
                 ),
@@ -240,10 +240,10 @@ class QueueListener:
         poison = self.poison_queue
         # Sent before deleted: killed in between, it is there twice rather than not at all.
         await self._tried(
-            "can not move a message to its poison queue",
+            "cannot move a message to its poison queue",
             lambda: self.store.send(poison, message.text, ttl=MESSAGE_SECONDS),
         )
-        await self._tried("can not delete a message", lambda: self.store.delete(self.queue, message))
+        await self._tried("cannot delete a message", lambda: self.store.delete(self.queue, message))
 
 
 def poison_queue_of(queue: str) -> str | None:

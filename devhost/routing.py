@@ -92,7 +92,7 @@ def parse_template(template: str, where: str) -> tuple[Segment, ...]:
     :raises DevhostError: it is malformed, or uses what devhost does not support.
     """
     if template.startswith(("/", "~")):
-        raise DevhostError(f'{where}: route "{template}" can not start with "{template[0]}"')
+        raise DevhostError(f'{where}: route "{template}" cannot start with "{template[0]}"')
     parts = template.rstrip("/").split("/") if template else []
     segments = tuple(_segment(part, template, where) for part in parts)
     for segment in segments[:-1]:

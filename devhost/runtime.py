@@ -87,7 +87,7 @@ _loaded: FunctionIndex | None = None
 def load_app(directory: Path) -> FunctionIndex:
     """Import ``function_app.py`` of ``directory`` and index its functions.
 
-    :raises DevhostError: there is none, it can not be imported, the runtime refuses a function, or this
+    :raises DevhostError: there is none, it cannot be imported, the runtime refuses a function, or this
         process already serves another app.
     """
     global _loaded
@@ -117,7 +117,7 @@ def load_app(directory: Path) -> FunctionIndex:
     except Exception as error:
         # The app's own code and the runtime's checks both run here, so anything can come out.
         raise DevhostError(
-            f"function_app.py can not be loaded: {_reason(error)}\n{_app_frames(error, directory)}"
+            f"function_app.py cannot be loaded: {_reason(error)}\n{_app_frames(error, directory)}"
         ) from error
     _loaded = FunctionIndex(directory, sys.modules["function_app"], functions)
     return _loaded

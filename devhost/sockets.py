@@ -29,7 +29,7 @@ def bind(host: str, port: int) -> socket.socket:
             raise DevhostError(
                 f"port {port} on {host} is in use: {reason}, choose another with --port / PORT="
             ) from error
-        raise DevhostError(f"can not bind to port {port} on {host}: {reason}") from error
+        raise DevhostError(f"cannot bind to port {port} on {host}: {reason}") from error
     return bound
 
 

@@ -106,7 +106,7 @@ class TimerRunner:
     ) -> None:
         """:param folder: where its status is kept; None keeps none.
 
-        :raises DevhostError: the schedule can not be understood or its app setting is not set.
+        :raises DevhostError: the schedule cannot be understood or its app setting is not set.
         """
         where = f"function {function.name}"
         self.function = function

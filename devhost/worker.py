@@ -29,7 +29,7 @@ class Worker:
         """Load the app; its functions.
 
         :param stop_host: hears why the platform would stop the host, if it would.
-        :raises DevhostError: the app, or a setting of it, can not be used.
+        :raises DevhostError: the app, or a setting of it, cannot be used.
         """
         self._stop_host = stop_host
         self._index = runtime.load_app(self._app)
@@ -70,7 +70,7 @@ class Worker:
 def _check_task_modules() -> None:
     """Import what ``AGENT_TASK_MODULES`` names: the app does so at the first task, too late to be noticed.
 
-    :raises DevhostError: a module can not be imported, or has an action that can not work.
+    :raises DevhostError: a module cannot be imported, or has an action that cannot work.
     """
     if not os.environ.get("AGENT_TASK_MODULES", "").strip(" ,"):
         return
@@ -92,7 +92,7 @@ def _check_task_modules() -> None:
 def _check_settings(index: FunctionIndex) -> None:
     """Let the app check its settings: ``function_app.check_settings``, where it has one.
 
-    :raises DevhostError: one can not work.
+    :raises DevhostError: one cannot work.
     """
     from storage_lib.errors import ConfigurationError
 
@@ -102,4 +102,4 @@ def _check_settings(index: FunctionIndex) -> None:
     try:
         check()
     except ConfigurationError as error:
-        raise DevhostError(f"the settings can not work: {error.explained()}") from error
+        raise DevhostError(f"the settings cannot work: {error.explained()}") from error

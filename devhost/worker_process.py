@@ -107,7 +107,7 @@ class WorkerProcess:
         return code
 
     async def _spawn(self) -> tuple[Function, ...]:
-        """:raises DevhostError: it can not load the app."""
+        """:raises DevhostError: it cannot load the app."""
         ours, theirs = socket.socketpair()
         # It hears signals once it knows what to do with them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
@@ -205,7 +205,7 @@ class _Pickler(pickle.Pickler):
         if isinstance(value, int):
             return int, (int.__index__(value),)
         if isinstance(value, type) and not value.__module__.startswith(_SHARED):
-            raise TypeError(f"the host can not be given a {value.__module__}.{value.__qualname__}")
+            raise TypeError(f"the host cannot be given a {value.__module__}.{value.__qualname__}")
         return NotImplemented
 
 

@@ -175,7 +175,7 @@ param logDailyQuotaGb int = 5
 @minValue(0)
 param budgetAmount int = 0
 
-@description('Conditional. First day of the month in which the budget begins, as 2026-12-01. Required with a budget; it can not be changed afterwards.')
+@description('Conditional. First day of the month in which the budget begins, as 2026-12-01. Required with a budget; it cannot be changed afterwards.')
 param budgetStartDate string = ''
 
 var abbreviations = loadJsonContent('abbreviations.json')

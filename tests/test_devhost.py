@@ -610,7 +610,7 @@ async def test_the_platform_stops_the_host(
     listen(store, runs, max_dequeue_count=1, retry_pauses=(0.001,) * 5, stop_host=stops.append)
     await until(lambda: bool(stops))
     assert made == tries
-    assert "queue work can not" in stops[0]
+    assert "queue work cannot" in stops[0]
     assert await store.length("work") == 1
 
 
@@ -1080,7 +1080,7 @@ def test_second_signal_forces(tmp_path: Path) -> None:
 
 
 def refused(app: Path, *arguments: str, **variables: str) -> str:
-    """The error of a host that can not start."""
+    """The error of a host that cannot start."""
     done = subprocess.run(
         command("--app", str(app), *arguments),
         cwd=app,
@@ -1162,7 +1162,7 @@ def test_task_module_that_can_not_be_used(tmp_path: Path, source: str | None, me
         ("", "{", "host.json: "),
         ("import nowhere_to_be_found", None, "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         ("x = 1 / 0", None, "line 1, in <module>"),
-        (APP.replace("queue_output", "blob_output").replace("queue_name", "path", 1), None, "can not be"),
+        (APP.replace("queue_output", "blob_output").replace("queue_name", "path", 1), None, "cannot be"),
         (APP.replace("out: func.Out[typing.List[str]]", "out: str"), None, "FunctionLoadError"),
         (APP.replace("%SINK%", "%MISSING%"), None, "the app setting MISSING is not set"),
         (APP.replace('route="text"', 'route="/text"'), None, "function text: route"),
@@ -1357,7 +1357,7 @@ def test_missing_node_is_installed_from_pypi(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_azurite_says_why_it_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DevhostError, match="can not be started"):
+    with pytest.raises(DevhostError, match="cannot be started"):
         await Azurite(tmp_path / "file" / "data").start()
     data = tmp_path / "data"
     data.mkdir()

@@ -131,7 +131,7 @@ async def test_a_backlog_is_told_of_each_queue_of_tasks(
 async def test_a_store_without_queues_says_so(
     queues: QueueStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the other timers do: tasks can not work there, and silence would hide it."""
+    """As the other timers do: tasks cannot work there, and silence would hide it."""
 
     async def length(queue: str) -> int:
         raise UnsupportedOperationError("S3 has no queues")

@@ -41,7 +41,7 @@ param backlogThreshold int
 @description('Required. Budget of the resource group for a month, in the currency of the bill; 0 for none.')
 param budgetAmount int
 
-@description('Conditional. First day of the month in which the budget begins, as 2026-12-01. Required with a budget; it can not be changed afterwards.')
+@description('Conditional. First day of the month in which the budget begins, as 2026-12-01. Required with a budget; it cannot be changed afterwards.')
 param budgetStartDate string
 
 var actionGroupIds = empty(email) ? [] : [actionGroup.id]
