@@ -417,3 +417,26 @@ def test_operations_in_words() -> None:
         "update a message in queue 'q'",
         "clear queue 'q'",
     ]
+
+
+async def test_an_operation_tells_the_bytes_that_it_brings() -> None:
+    class Sizes(Layer):
+        def __init__(self, inner: StorageBackend) -> None:
+            super().__init__(inner)
+            self.seen: dict[str, int | None] = {}
+
+        async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+            self.seen[f"{operation.port}.{operation.name}"] = operation.size
+            return await call()
+
+    layer = Sizes(MemoryBackend())
+    await layer.objects.put("a", b"12345")
+    await layer.objects.head("a")
+    await layer.queues.create_queue("letters")
+    await layer.queues.send_text("letters", "hello")
+    assert layer.seen == {
+        "objects.put": 5,
+        "objects.head": None,
+        "queues.create_queue": None,
+        "queues.send": 5,
+    }

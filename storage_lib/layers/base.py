@@ -46,12 +46,14 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
 
     ``name`` is the driver's method; a write to a table is named by its kind: ``insert``, ``upsert``,
     ``update``, ``delete``. ``target`` is the key, prefix, table or queue; ``arguments`` are what follows it.
+    ``size`` is the number of bytes that it brings, where they are known before: a put's, a message's text.
     """
 
     port: Literal["objects", "tables", "queues"]
     name: str
     target: str
     arguments: tuple[Any, ...] = ()
+    size: int | None = None
 
     def __str__(self) -> str:
         if self.port == "objects":
@@ -134,7 +136,7 @@ class ObjectLayer(ObjectDriver):
         return self.inner.core
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
-        operation = Operation("objects", "put", key, (options,))
+        operation = Operation("objects", "put", key, (options,), len(data))
         return await self._around(operation, lambda: self.inner.put(key, data, options))
 
     async def put_stream(
@@ -234,14 +236,16 @@ class QueueLayer(QueueDriver):
     def decode(self, text: str) -> bytes | None:
         return self.inner.decode(text)
 
-    async def _do[T](self, name: str, queue: str, call: Callable[[], Awaitable[T]]) -> T:
-        return await self._around(Operation("queues", name, queue), call)
+    async def _do[T](
+        self, name: str, queue: str, call: Callable[[], Awaitable[T]], size: int | None = None
+    ) -> T:
+        return await self._around(Operation("queues", name, queue, (), size), call)
 
     async def create_queue(self, queue: str) -> None:
         await self._do("create_queue", queue, lambda: self.inner.create_queue(queue))
 
     async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
-        return await self._do("send", queue, lambda: self.inner.send(queue, text, delay, ttl))
+        return await self._do("send", queue, lambda: self.inner.send(queue, text, delay, ttl), len(text))
 
     async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
         return await self._do("receive", queue, lambda: self.inner.receive(queue, count, visibility))
