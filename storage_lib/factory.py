@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from storage_lib.config import StorageConfig, StorageType, check_retry_attempts
@@ -122,6 +123,12 @@ class Retrying[Driver: StorageBackend](StorageBackend):
 
     def __repr__(self) -> str:
         return repr(self._driver)
+
+    def inside(self) -> Mapping[str, StorageBackend]:
+        return {"": self._layers}
+
+    def system(self, port: str) -> str:
+        return self._layers.system(port)
 
     async def open(self) -> None:
         await self._layers.open()

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import PROJECT
 
 ROOMS = [
-    ("storage_lib.config",),
+    ("storage_lib.config", "storage_lib.metrics"),
     ("storage_lib.ports",),
     ("storage_lib.backends", "storage_lib.layers", "storage_lib.testing"),
     ("storage_lib.factory",),

@@ -7,7 +7,7 @@ once. A transforming layer (compression, encryption, caching) returns from `Laye
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -28,6 +28,7 @@ from storage_lib.ports.drivers import (
 )
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
+from storage_lib.ports.statistics import Statistic
 from storage_lib.ports.streaming import Parts
 from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
 
@@ -78,6 +79,7 @@ class Layer(StorageBackend):
     def __init__(self, inner: StorageBackend) -> None:
         self.inner = inner
         self.repeat = inner.repeat
+        self.metrics = inner.metrics
         self.objects = ObjectStore(self.object_layer(inner.objects.driver))
         self.tables = TableStore(TableLayer(inner.tables.driver, self.around))
         self.queues = QueueStore(QueueLayer(inner.queues.driver, self.around))
@@ -92,6 +94,16 @@ class Layer(StorageBackend):
     def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
         """Return ``inner`` with this layer around it."""
         return ObjectLayer(inner, self.around)
+
+    def statistics(self) -> Iterable[Statistic]:
+        """What this layer counts about itself: the same names each time, also those that are still 0."""
+        return ()
+
+    def inside(self) -> Mapping[str, StorageBackend]:
+        return {"": self.inner}
+
+    def system(self, port: str) -> str:
+        return self.inner.system(port)
 
     def also(self, objects: ObjectDriver) -> ObjectDriver:
         return self.object_layer(self.inner.also(objects))

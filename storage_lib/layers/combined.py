@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from storage_lib.ports.backend import StorageBackend
 
 
@@ -21,6 +23,14 @@ class CombinedBackend(StorageBackend):
 
     def __repr__(self) -> str:
         return f"CombinedBackend({self._parts[0]!r}, {self._parts[1]!r})"
+
+    def inside(self) -> Mapping[str, StorageBackend]:
+        objects, tables_and_queues = self._parts
+        return {"objects": objects, "tables_and_queues": tables_and_queues}
+
+    def system(self, port: str) -> str:
+        objects, tables_and_queues = self._parts
+        return (objects if port == "objects" else tables_and_queues).system(port)
 
     async def open(self) -> None:
         for part in self._parts:

@@ -6,8 +6,9 @@ that users of a backend need are exported here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from storage_lib.ports.drivers import ObjectDriver, Repeat, once
 from storage_lib.ports.listed import Listed
@@ -26,6 +27,7 @@ from storage_lib.ports.objects import (
 from storage_lib.ports.portable import Portable
 from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
 from storage_lib.ports.shortcuts import TableAndQueueMethods
+from storage_lib.ports.statistics import Statistic
 from storage_lib.ports.tables import (
     Delete,
     Entity,
@@ -37,6 +39,9 @@ from storage_lib.ports.tables import (
     UpdateMode,
     Upsert,
 )
+
+if TYPE_CHECKING:
+    from storage_lib.metrics.registry import Registry
 
 __all__ = [
     "ByteRange",
@@ -56,6 +61,7 @@ __all__ = [
     "PutResult",
     "QueueMessage",
     "QueueStore",
+    "Statistic",
     "StorageBackend",
     "StoredObject",
     "TableOperation",
@@ -87,6 +93,22 @@ class StorageBackend(Portable, TableAndQueueMethods):
 
     repeat: Repeat = staticmethod(once)
     """How requests are made that belong to none of the three stores."""
+
+    metrics: Registry | None = None
+    """Where this backend is measured; None if metrics are off."""
+
+    def statistics(self) -> Iterable[Statistic]:
+        """What it counts about itself, not about what is inside it: the same names each time, also those
+        that are still 0."""
+        return ()
+
+    def inside(self) -> Mapping[str, StorageBackend]:
+        """What it is around, by name; the name of the only one is empty."""
+        return {}
+
+    def system(self, port: str) -> str:
+        """What stores its ``objects``, ``tables`` or ``queues``: ``azure``, ``s3``, ``file``, ``memory``."""
+        return type(self).__name__.removesuffix("Backend").removesuffix("Storage").lower()
 
     def also(self, objects: ObjectDriver) -> ObjectDriver:
         """Another object driver in the same place, inside the layers around that of `objects`."""
