@@ -39,7 +39,10 @@ from storage_lib.ports.backend import (
 from storage_lib.ports.shortcuts import names_below, paused, value_of
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from storage_lib.pickling import Pickling
+    from storage_lib.versioning import Version, Versions
 
 _UPDATE_ATTEMPTS = 1000
 _NOTHING: Any = object()
@@ -387,6 +390,140 @@ class StorageManager:
         """
         return await self.backend.objects.sweep_expired(limit, seconds=seconds)
 
+    # -- versions
+
+    async def save_versioned(
+        self,
+        key: str,
+        data: Any,
+        version: int | None = None,
+        *,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        saved_by: str | None = None,
+        label: str | None = None,
+    ) -> int:
+        """Store a value as a new version of ``key`` and make it the current one; return its number.
+
+        Versions are objects of their own, ``KEY/v1``, ``KEY/v2``, …, and are never replaced. Numbers grow and
+        are never given twice, whoever saves at the same time and whatever was deleted.
+
+        :param key: the object that has versions.
+        :param data: the value.
+        :param version: its number; None gives it the next one. One below the highest does not become current.
+        :param content_type: as for `save`.
+        :param metadata: short texts stored with the version.
+        :param saved_by: who saves it, kept in the metadata ``saved-by``; ``saved-at`` says when.
+        :param label: a label that it gets, such as ``production``.
+        :raises PreconditionFailedError: there is a version with this number already; nothing was stored.
+        :raises SerializationError: the value could not be restored as it is; nothing was stored.
+        """
+        return await self._versions.save(
+            key,
+            data,
+            version,
+            content_type=content_type,
+            metadata=metadata,
+            saved_by=saved_by,
+            label=label,
+        )
+
+    @overload
+    async def load_version(self, key: str, version: int | str | None = None) -> Any: ...
+    @overload
+    async def load_version[T](self, key: str, version: int | str | None, model: type[T]) -> T: ...
+    async def load_version(self, key: str, version: int | str | None = None, model: Any = None) -> Any:
+        """Return the value of a version.
+
+        :param key: the object that has versions.
+        :param version: its number, as ``3`` or ``"v3"``, or its label; None means the current version.
+        :param model: as for `load`.
+        :raises KeyNotFoundError: there is no such version.
+        """
+        return await self._versions.load(key, version, model)
+
+    async def list_versions(self, key: str, *, details: bool = False) -> list[Version]:
+        """Return the versions of ``key``, oldest first; an empty list if it has none.
+
+        :param details: also say who saved each one, and exactly when. That reads the metadata of each.
+        """
+        return await self._versions.list(key, details=details)
+
+    async def current_version(self, key: str) -> int:
+        """Return the number of the current version.
+
+        :raises KeyNotFoundError: there are no versions.
+        """
+        return await self._versions.number(key)
+
+    async def rollback(self, key: str, version: int | str) -> int:
+        """Make an earlier version the current one and return its number. Later versions stay.
+
+        :param key: the object that has versions.
+        :param version: the number or label.
+        :raises KeyNotFoundError: there is no such version.
+        """
+        return await self._versions.point(key, version, None)
+
+    async def label_version(self, key: str, version: int | str, label: str) -> int:
+        """Give a version a label, such as ``v1.2`` or ``production``, and return the version's number.
+
+        A label belongs to one version; another one that had it loses it at the same moment.
+
+        :param key: the object that has versions.
+        :param version: the number, or another label.
+        :param label: up to 100 printable characters; not what looks like a number, such as ``v3``.
+        :raises KeyNotFoundError: there is no such version.
+        """
+        return await self._versions.point(key, version, label)
+
+    async def unlabel_version(self, key: str, label: str) -> None:
+        """Remove a label; its version stays.
+
+        :raises KeyNotFoundError: there is no such label.
+        """
+        await self._versions.unlabel(key, label)
+
+    async def prune_versions(
+        self,
+        key: str,
+        *,
+        keep_last: int | None = None,
+        younger_than: timedelta | None = None,
+        dry_run: bool = False,
+    ) -> list[int]:
+        """Delete old versions and return their numbers. The current one and those with a label stay, also if
+        they become current or get the label at this moment.
+
+        :param key: the object that has versions.
+        :param keep_last: keep so many of the highest numbers.
+        :param younger_than: keep what the store got within this time.
+        :param dry_run: return what would be deleted, and delete nothing.
+        :raises StorageError: a version cannot be deleted; calling again goes on.
+        """
+        return await self._versions.prune(
+            key, keep_last=keep_last, younger_than=younger_than, dry_run=dry_run
+        )
+
+    async def diff_versions(
+        self, key: str, old: int | str, new: int | str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what changes from one version to another, as a JSON Patch (RFC 6902).
+
+        :param key: the object that has versions.
+        :param old: a number or label.
+        :param new: likewise; None means the current version.
+        :raises KeyNotFoundError: there is no such version.
+        :raises SerializationError: one of them is not JSON.
+        """
+        return await self._versions.diff(key, old, new)
+
+    @property
+    def _versions(self) -> Versions:
+        from storage_lib.versioning import Versions  # Only where it is used.
+
+        return Versions(self)
+
     # -- many at once
 
     async def save_many(
@@ -412,6 +549,12 @@ class StorageManager:
     ) -> dict[str, StorageError | None]:
         """`delete` each key; return None or the `StorageError` of each."""
         return await _each(several("keys", keys), self.delete, concurrency)
+
+    async def info_many(
+        self, keys: Iterable[str], *, concurrency: int = 16
+    ) -> dict[str, ObjectInfo | StorageError]:
+        """`info` of each key; return it or the `StorageError` of each."""
+        return await _each(several("keys", keys), self.info, concurrency)
 
     def list_keys(self, prefix: str = "") -> Listed[str]:
         """List the keys that start with ``prefix``, ordered by their UTF-8 bytes.

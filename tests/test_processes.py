@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import uuid
 from collections import Counter
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 
 from storage_lib.backends.s3 import S3StorageBackend
@@ -19,6 +15,7 @@ from storage_lib.config import StorageConfig
 from storage_lib.factory import build
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
+from tests.competing import at_once, told
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 SOAK = os.environ.get("SOAK") == "1"
@@ -131,7 +128,8 @@ async def _compete(config: StorageConfig, run: Run) -> None:
         has_tables = not isinstance(backend, S3StorageBackend)
         if has_tables:
             await backend.tables.insert(shared, "p", "r", {"n": 0})
-        winners = _winners(await _run_at_once(config, shared, run))
+        given = [[told(config), shared, me, run.updates, run.races, AT_ONCE] for me in range(PROCESSES)]
+        winners = _winners(await at_once(WORKER, given))
         assert await storage.load("counter") == PROCESSES * run.updates
         assert sorted(winners) == list(range(run.races))
         for n, process in winners.items():
@@ -148,30 +146,3 @@ def _winners(printed: list[str]) -> dict[int, int]:
     wins = [(int(line), process) for process, output in enumerate(printed) for line in output.split()]
     assert Counter(n for n, _ in wins).most_common(1)[0][1] == 1
     return dict(wins)
-
-
-async def _run_at_once(config: StorageConfig, shared: str, run: Run) -> list[str]:
-    """Start the processes, have them all begin at the same moment, and give what each of them printed."""
-    workers: list[asyncio.subprocess.Process] = []
-    try:
-        for me in range(PROCESSES):
-            told = msgspec.json.encode([asdict(config), shared, me, run.updates, run.races, AT_ONCE])
-            worker = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", WORKER, told.decode()),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-            workers.append(worker)
-        for worker in workers:
-            assert worker.stdout is not None
-            assert await worker.stdout.readline() == b"ready\n"
-        ended = await asyncio.gather(*(worker.communicate(b"\n") for worker in workers))
-    finally:
-        for worker in workers:
-            if worker.returncode is None:
-                worker.kill()
-                await worker.wait()
-    for worker, (_, errors) in zip(workers, ended, strict=True):
-        assert (worker.returncode, errors) == (0, b"")
-    return [output.decode() for output, _ in ended]

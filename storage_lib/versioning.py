@@ -1,0 +1,421 @@
+"""Versions of an object: ``KEY/v1``, ``KEY/v2``, … and ``KEY/current``, which says which of them is current.
+
+A version is created and never replaced. ``KEY/current`` is a small JSON object: ``version``, the current one;
+``highest``, the highest number ever given, so that no number is given twice; ``labels``, names and their
+versions; and ``removing``, what a `prune` has decided to remove. It is changed by compare-and-set alone, so
+whatever it says holds at once. A crash between a version and ``KEY/current`` leaves a version that never
+became current, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from storage_lib import values
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    SerializationError,
+    StorageError,
+    TransientStorageError,
+)
+from storage_lib.keys import user_key
+from storage_lib.patterns import pattern
+from storage_lib.ports.objects import ListEntry
+
+if TYPE_CHECKING:
+    from storage_lib.manager import StorageManager
+
+SAVED_BY = "saved-by"
+"""The metadata of a version that says who saved it."""
+SAVED_AT = "saved-at"
+"""The metadata that says when, which a copy to another store keeps."""
+MAX_LABELS = 1000
+MAX_VERSION = 10**15
+
+_NUMBER = pattern(r"v([1-9][0-9]{0,15})")
+_LOOKS_LIKE_A_NUMBER = pattern(r"v?[0-9]+")
+_ATTEMPTS = 1000
+_PROBES = 3
+"""After so many numbers that were taken, the versions are listed to find the highest."""
+_REMOVED_AT_A_TIME = 500
+
+_turns: WeakValueDictionary[tuple[int, int, str], asyncio.Lock] = WeakValueDictionary()
+"""The saves of one key in one manager take turns: they would only fight over numbers."""
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of an object, without its value.
+
+    ``saved_by`` and the exact ``saved_at`` are in its metadata, which a listing reads only with ``details``.
+    Without, ``saved_by`` is None and ``saved_at`` is when the store got it.
+    """
+
+    number: int
+    size: int
+    etag: str
+    saved_at: datetime
+    saved_by: str | None = None
+    labels: tuple[str, ...] = ()
+    is_current: bool = False
+
+
+class _State(msgspec.Struct, omit_defaults=True):
+    """What ``KEY/current`` says."""
+
+    version: int
+    highest: int = 0
+    labels: dict[str, int] = {}
+    removing: list[int] = []
+
+    def __post_init__(self) -> None:
+        self.highest = max(self.highest, self.version)
+
+    @property
+    def kept(self) -> set[int]:
+        return {self.version, *self.labels.values()}
+
+
+class Versions:
+    """The versions of the objects of a `StorageManager`."""
+
+    def __init__(self, storage: StorageManager) -> None:
+        self._storage = storage
+
+    async def save(
+        self,
+        key: str,
+        data: Any,
+        version: int | None = None,
+        *,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        saved_by: str | None = None,
+        label: str | None = None,
+    ) -> int:
+        """See `StorageManager.save_versioned`."""
+        user_key(_key_of(key, MAX_VERSION))
+        if version is not None:
+            _checked_number(version)
+        if label is not None:
+            _checked_label(label)
+        kept = dict(metadata or {})
+        if saved_by is not None:
+            kept[SAVED_BY] = saved_by
+        kept[SAVED_AT] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        turn = _turns.setdefault((id(asyncio.get_running_loop()), id(self._storage), key), asyncio.Lock())
+        async with turn:
+            number, state, etag = await self._put(key, data, version, content_type, kept)
+
+            def saved(state: _State) -> None:
+                if number > state.highest or not state.version:
+                    state.version = state.highest = number
+                if label is not None:
+                    state.labels[label] = number
+
+            await self._change(key, saved, found=(state, etag))
+        return number
+
+    async def _put(
+        self, key: str, data: Any, version: int | None, content_type: str | None, metadata: dict[str, str]
+    ) -> tuple[int, _State, str | None]:
+        """Store the data under a number that nobody has; the number, and the state before."""
+        state, etag = await self._state(key)
+        number = version or state.highest + 1
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._storage.save(
+                    _key_of(key, number), data, content_type=content_type, metadata=metadata, if_absent=True
+                )
+            except PreconditionFailedError as error:
+                if version is not None:
+                    raise PreconditionFailedError(
+                        f"object {key!r} has a version {version} already, and versions are never replaced",
+                        field="version",
+                        remedy="leave the version out: then it gets the next number",
+                    ) from error
+            else:
+                return number, state, etag
+            # Another writer was faster, or died before it could say that the number is taken.
+            state, etag = await self._state(key)
+            number = max(number, state.highest) + 1
+            if attempt >= _PROBES:
+                number = max(number, *await self._numbers(key), 0) + 1
+        raise TransientStorageError(
+            f"object {key!r} gets too many versions at once", remedy="try again later"
+        )
+
+    async def load(self, key: str, version: int | str | None = None, model: Any = None) -> Any:
+        """See `StorageManager.load_version`."""
+        number = await self.number(key, version)
+        try:
+            found = self._storage.load(_key_of(key, number), *(() if model is None else (model,)))
+            return await found
+        except KeyNotFoundError as error:
+            raise _no_version(key, number) from error
+
+    async def number(self, key: str, version: int | str | None = None) -> int:
+        """The number of a version: of the current one, or of the one with a label."""
+        if isinstance(version, int):
+            return _checked_number(version)
+        if version is not None and (match := _NUMBER.fullmatch(version)):
+            return int(match[1])
+        state, etag = await self._state(key)
+        if etag is None:
+            raise KeyNotFoundError(f"object {key!r} has no versions", field="key")
+        if version is None:
+            return state.version
+        if version not in state.labels:
+            raise KeyNotFoundError(
+                f"object {key!r} has no version with the label {_checked_label(version)!r}", field="version"
+            )
+        return state.labels[version]
+
+    async def list(self, key: str, *, details: bool = False) -> list[Version]:
+        """See `StorageManager.list_versions`."""
+        state, _ = await self._state(key)
+        labels: dict[int, list[str]] = {}
+        for label, number in sorted(state.labels.items()):
+            labels.setdefault(number, []).append(label)
+        doomed = set(state.removing) - state.kept
+        found = [
+            Version(
+                number=number,
+                size=entry.size or 0,
+                etag=entry.etag or "",
+                saved_at=entry.last_modified or datetime.now(UTC),
+                labels=tuple(labels.get(number, ())),
+                is_current=number == state.version,
+            )
+            for number, entry in sorted((await self._numbers(key, details=True)).items())
+            if number not in doomed
+        ]
+        if not details:
+            return found
+        told = await self._storage.info_many([_key_of(key, each.number) for each in found])
+        shown: list[Version] = []
+        for each in found:
+            info = told[_key_of(key, each.number)]
+            if isinstance(info, KeyNotFoundError):
+                continue  # Removed meanwhile.
+            if isinstance(info, StorageError):
+                raise info
+            saved_at = _moment(info.metadata.get(SAVED_AT)) or each.saved_at
+            saved_by = info.metadata.get(SAVED_BY)
+            shown.append(msgspec.structs.replace(each, saved_at=saved_at, saved_by=saved_by))
+        return shown
+
+    async def point(self, key: str, version: int | str, label: str | None) -> int:
+        """Make a version the current one, or give it a label."""
+        if label is not None:
+            _checked_label(label)
+        for attempt in range(_ATTEMPTS):
+            # In this order: a version that a prune removes meanwhile has changed the state.
+            state, etag = await self._state(key)
+            number = await self.number(key, version)
+            if number in state.removing or not await self._storage.exists(_key_of(key, number)):
+                raise _no_version(key, number)
+            if label is None:
+                state.version = number
+                state.highest = max(state.highest, number)
+            else:
+                if len(state.labels) >= MAX_LABELS and label not in state.labels:
+                    raise InvalidArgumentError(
+                        f"object {key!r} has {len(state.labels)} labels", field="label", limit=str(MAX_LABELS)
+                    )
+                state.version = state.version or number
+                state.labels[label] = number
+            if await self._set(key, state, etag, attempt):
+                return number
+        raise _contended(key)
+
+    async def unlabel(self, key: str, label: str) -> None:
+        """See `StorageManager.unlabel_version`."""
+        _checked_label(label)
+
+        def without(state: _State) -> None:
+            if label not in state.labels:
+                raise KeyNotFoundError(f"object {key!r} has no label {label!r}", field="label")
+            del state.labels[label]
+
+        await self._change(key, without)
+
+    async def prune(
+        self, key: str, *, keep_last: int | None, younger_than: timedelta | None, dry_run: bool
+    ) -> list[int]:
+        """See `StorageManager.prune_versions`."""
+        if keep_last is None and younger_than is None:
+            raise InvalidArgumentError(
+                "nothing says which versions to keep",
+                field="keep_last",
+                remedy="give keep_last or younger_than: a version is kept if either says so",
+            )
+        if keep_last is not None and (type(keep_last) is not int or keep_last < 0):
+            raise InvalidArgumentError(
+                f"keep_last is {keep_last!r}", field="keep_last", limit="a whole number, 0 or more"
+            )
+        since = None if younger_than is None else datetime.now(UTC) - younger_than
+        stored = await self._numbers(key, details=True)
+        last = set(sorted(stored)[-keep_last:] if keep_last else ())
+        old = {
+            number
+            for number, entry in stored.items()
+            if number not in last and (since is None or (entry.last_modified or datetime.now(UTC)) < since)
+        }
+        doomed: set[int] = set()
+
+        def removing(state: _State) -> None:
+            nonlocal doomed
+            # A version above the highest is being saved. What an earlier prune began is ended.
+            found = {number for number in old if number <= state.highest} | {*state.removing} & stored.keys()
+            doomed = found - state.kept
+            state.removing = sorted(doomed)
+
+        state, etag = await self._state(key)
+        removing(state)
+        if dry_run or not doomed:
+            return sorted(doomed)
+        await self._change(key, removing, found=(state, etag))
+        left = sorted(doomed)
+        for start in range(0, len(left), _REMOVED_AT_A_TIME):
+            batch = [_key_of(key, number) for number in left[start : start + _REMOVED_AT_A_TIME]]
+            for failure in (await self._storage.delete_many(batch)).values():
+                if failure is not None and not isinstance(failure, KeyNotFoundError):
+                    raise failure
+
+        def removed(state: _State) -> None:
+            state.removing = [number for number in state.removing if number not in doomed]
+
+        await self._change(key, removed)
+        return left
+
+    async def diff(self, key: str, old: int | str, new: int | str | None) -> list[dict[str, Any]]:
+        """See `StorageManager.diff_versions`."""
+        before, after = await self.load(key, old), await self.load(key, new)
+        for which, value in ((old, before), (new, after)):
+            try:
+                is_plain = values.encode(value, None).content_type == values.JSON
+            except SerializationError:
+                is_plain = False
+            if not is_plain:
+                raise SerializationError(
+                    f"version {which or 'current'} of object {key!r} is a {type(value).__name__}, not JSON",
+                    field="version",
+                    remedy="compare the values of load_version yourself",
+                )
+        import jsonpatch  # Only where it is used.
+
+        patch: list[dict[str, Any]] = jsonpatch.make_patch(before, after).patch
+        return patch
+
+    async def _numbers(self, key: str, *, details: bool = False) -> dict[int, ListEntry]:
+        found: dict[int, ListEntry] = {}
+        async for entry in self._storage.backend.objects.iterate(
+            user_key(f"{key}/v"), delimiter="/", details=details
+        ):
+            if isinstance(entry, ListEntry) and (match := _NUMBER.fullmatch(entry.key[len(key) + 1 :])):
+                found[int(match[1])] = entry
+        return found
+
+    async def _state(self, key: str) -> tuple[_State, str | None]:
+        """What ``KEY/current`` says, and its ETag; None if there is none."""
+        name = user_key(f"{key}/current")
+        try:
+            found = await self._storage.read(name)
+        except KeyNotFoundError:
+            return _State(0), None
+        try:
+            return msgspec.json.decode(found.data, type=_State), found.info.etag
+        except msgspec.MsgspecError as error:
+            raise IntegrityError(
+                f"object {name!r} does not say which version of {key!r} is current",
+                field="key",
+                remedy=f"it is another object of yours: save versions under another key than {key!r},"
+                " or move that object",
+            ) from error
+
+    async def _change(
+        self, key: str, change: Callable[[_State], None], *, found: tuple[_State, str | None] | None = None
+    ) -> None:
+        """Change the state, again and again until nobody else has meanwhile.
+
+        :param found: the state as it was read already.
+        """
+        for attempt in range(_ATTEMPTS):
+            state, etag = found or await self._state(key)
+            found = None
+            change(state)
+            if await self._set(key, state, etag, attempt):
+                return
+        raise _contended(key)
+
+    async def _set(self, key: str, state: _State, etag: str | None, attempt: int) -> bool:
+        try:
+            await self._storage.write(
+                f"{key}/current",
+                msgspec.json.encode(state),
+                content_type=values.JSON,
+                if_match=etag,
+                if_absent=etag is None,
+            )
+        except PreconditionFailedError:
+            # A random pause keeps many writers from colliding again.
+            await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))  # noqa: S311
+            return False
+        return True
+
+
+def _key_of(key: str, number: int) -> str:
+    return f"{key}/v{number}"
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        return None  # Another program's metadata.
+
+
+def _checked_number(version: Any) -> int:
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        raise InvalidArgumentError(
+            f"version {version!r} is not a number of a version",
+            field="version",
+            limit=f"a whole number, 1 to {MAX_VERSION:,}",
+        )
+    return version
+
+
+def _checked_label(label: Any) -> str:
+    if (
+        not isinstance(label, str)
+        or not 1 <= len(label) <= 100
+        or not label.isprintable()
+        or _LOOKS_LIKE_A_NUMBER.fullmatch(label)
+    ):
+        raise InvalidArgumentError(
+            f"{str(label)[:40]!r} cannot be a label",
+            field="label",
+            limit="1 to 100 printable characters that do not look like a version's number, such as 3 or v3",
+        )
+    return label
+
+
+def _no_version(key: str, number: int) -> KeyNotFoundError:
+    return KeyNotFoundError(f"object {key!r} has no version {number}", field="version")
+
+
+def _contended(key: str) -> TransientStorageError:
+    return TransientStorageError(
+        f"the versions of object {key!r} were changed by others {_ATTEMPTS} times in a row",
+        remedy="try again later",
+    )

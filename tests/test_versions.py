@@ -1,0 +1,320 @@
+"""Versions: numbers that are never given twice, a current one, labels, what is pruned and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from storage_lib.backends.memory import MemoryBackend
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    InvalidKeyError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    SerializationError,
+)
+from storage_lib.layers.base import Layer, Operation
+from storage_lib.manager import StorageManager
+from tests.competing import at_once, told
+from tests.http_app import config_of
+
+SOAK = os.environ.get("SOAK") == "1"
+PROCESSES, EACH = 8, 100
+
+
+@pytest.fixture
+async def storage(any_store: tuple[str, object], tmp_path: Path) -> AsyncIterator[StorageManager]:
+    async with StorageManager(await config_of(*any_store, tmp_path)) as storage:
+        yield storage
+
+
+@pytest.fixture
+def memory() -> StorageManager:
+    return StorageManager(backend=MemoryBackend())
+
+
+async def numbers(storage: StorageManager, key: str) -> list[int]:
+    return [version.number for version in await storage.list_versions(key)]
+
+
+async def test_a_life_of_versions(storage: StorageManager) -> None:
+    """Saved, loaded, listed, labelled, rolled back, pruned."""
+    key = "models/ceo"
+    assert await storage.list_versions(key) == []
+    for lack in (storage.current_version(key), storage.load_version(key), storage.rollback(key, 1)):
+        with pytest.raises(KeyNotFoundError, match="no version"):
+            await lack
+    for n in range(1, 12):
+        assert await storage.save_versioned(key, {"n": n}, saved_by="trainer") == n
+    assert await storage.load_version(key) == {"n": 11}
+    assert await storage.load_version(key, 2) == await storage.load_version(key, "v2") == {"n": 2}
+    assert await storage.load(f"{key}/v2") == {"n": 2}, "a version is an ordinary object"
+    assert (await storage.load(f"{key}/current"))["version"] == 11
+
+    assert await storage.label_version(key, 3, "production") == 3
+    assert await storage.label_version(key, "production", "v1.2") == 3
+    assert await storage.load_version(key, "v1.2") == {"n": 3}
+    assert await storage.label_version(key, 4, "production") == 4
+    assert await storage.rollback(key, "production") == 4
+    assert await storage.load_version(key) == {"n": 4}
+    assert await storage.save_versioned(key, {"n": 12}) == 12
+    assert await storage.current_version(key) == 12
+
+    listed = await storage.list_versions(key, details=True)
+    assert [version.number for version in listed] == list(range(1, 13)), "in the order of the numbers"
+    assert [version.number for version in listed if version.is_current] == [12]
+    assert {version.number: version.labels for version in listed if version.labels} == {
+        3: ("v1.2",),
+        4: ("production",),
+    }
+    assert listed[0].saved_by == "trainer"
+    assert listed[11].saved_by is None
+    assert abs(listed[0].saved_at - datetime.now(UTC)) < timedelta(minutes=5)
+    assert listed[0].size == len(b'{"n":1}')
+
+    planned = await storage.prune_versions(key, keep_last=3, dry_run=True)
+    assert len(await storage.list_versions(key)) == 12
+    assert await storage.prune_versions(key, keep_last=3) == planned == [1, 2, 5, 6, 7, 8, 9]
+    assert await numbers(storage, key) == [3, 4, 10, 11, 12]
+    with pytest.raises(KeyNotFoundError, match="no version 5"):
+        await storage.load_version(key, 5)
+    await storage.unlabel_version(key, "v1.2")
+    with pytest.raises(KeyNotFoundError, match="label"):
+        await storage.load_version(key, "v1.2")
+    assert await storage.prune_versions(key, keep_last=0, younger_than=timedelta(hours=1)) == []
+    assert await storage.prune_versions(key, keep_last=0) == [3, 10, 11]
+
+
+async def test_a_number_is_never_given_twice(storage: StorageManager) -> None:
+    for _ in range(3):
+        await storage.save_versioned("k", "x")
+    await storage.rollback("k", 1)
+    await storage.delete("k/v3")
+    await storage.prune_versions("k", keep_last=0)
+    assert await storage.save_versioned("k", "new") == 4
+    assert await storage.load_version("k") == "new"
+
+
+async def test_a_version_is_never_replaced(storage: StorageManager) -> None:
+    assert await storage.save_versioned("k", "three", 3) == 3
+    with pytest.raises(PreconditionFailedError, match="has a version 3 already"):
+        await storage.save_versioned("k", "other", 3)
+    assert await storage.save_versioned("k", "four") == 4
+    assert await storage.save_versioned("k", "one", 1) == 1, "an earlier one, brought in later"
+    assert await storage.load_version("k") == "four"
+    assert await storage.load_version("k", 3) == "three"
+    assert await numbers(storage, "k") == [1, 3, 4]
+
+
+async def test_a_writer_that_died_leaves_no_more_than_a_version(memory: StorageManager) -> None:
+    await memory.save_versioned("k", 1)
+    for n in range(2, 40):  # Saved, and never made current.
+        await memory.save(f"k/v{n}", "lost")
+    assert await memory.load_version("k") == 1
+    assert await memory.save_versioned("k", 40) == 40
+    assert await memory.load_version("k") == 40
+
+
+async def test_versions_as_written_by_hand_are_taken_on(memory: StorageManager) -> None:
+    for n in (1, 2):
+        await memory.save(f"k/v{n}", {"n": n})
+        await memory.save("k/current", {"version": n})
+    assert await memory.load_version("k") == {"n": 2}
+    assert await memory.save_versioned("k", {"n": 3}) == 3
+    assert await memory.load("k/current") == {"version": 3, "highest": 3}
+    await memory.delete("k/current")
+    assert await numbers(memory, "k") == [1, 2, 3]
+    assert await memory.save_versioned("k", {"n": 4}) == 4
+
+
+async def test_what_is_no_version_is_left_alone(memory: StorageManager) -> None:
+    for key in ("k/v1/deeper", "k/v01", "k/v0", "k/v1.2", "k/vx", "k/v", "k2/v9"):
+        await memory.save(key, "mine")
+    assert await memory.save_versioned("k", 1) == 1
+    assert await numbers(memory, "k") == [1]
+    assert await memory.prune_versions("k", keep_last=0) == []
+    await memory.save("own/current", {"name": "an object of the user's"})
+    for refused in (memory.save_versioned("own", 1), memory.load_version("own")):
+        with pytest.raises(IntegrityError, match="own/current"):
+            await refused
+    assert await memory.load("own/current") == {"name": "an object of the user's"}
+    assert await numbers(memory, "own/x") == []
+
+
+async def test_a_difference_is_a_json_patch(memory: StorageManager) -> None:
+    await memory.save_versioned("k", {"r": 8, "layers": ["a", "b"], "old": 1})
+    await memory.save_versioned("k", {"r": 16, "layers": ["a", "b", "c"]})
+    patch = await memory.diff_versions("k", 1)
+    assert sorted(patch, key=lambda step: step["path"]) == [
+        {"op": "add", "path": "/layers/2", "value": "c"},
+        {"op": "remove", "path": "/old"},
+        {"op": "replace", "path": "/r", "value": 16},
+    ]
+    assert await memory.diff_versions("k", 2) == []
+    await memory.save_versioned("k", b"weights")
+    with pytest.raises(SerializationError, match="is a bytes, not JSON"):
+        await memory.diff_versions("k", 1)
+
+
+@pytest.mark.parametrize("label", ["", "3", "v3", "x" * 101, "a\nb", 5, "007"])
+async def test_what_cannot_be_a_label(memory: StorageManager, label: Any) -> None:
+    await memory.save_versioned("k", 1)
+    for refused in (memory.label_version("k", 1, label), memory.save_versioned("k", 2, label=label)):
+        with pytest.raises(InvalidArgumentError, match="label"):
+            await refused
+    assert await numbers(memory, "k") == [1]
+
+
+@pytest.mark.parametrize("number", [0, -1, True, 1.0, 10**16])
+async def test_what_cannot_be_a_number(memory: StorageManager, number: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="version"):
+        await memory.save_versioned("k", 1, number)
+    assert [key async for key in memory.list_keys()] == []
+
+
+async def test_bad_input_stores_nothing(memory: StorageManager) -> None:
+    for key in ("", "a//b", "k/", ".system/k", "x" * 256):
+        with pytest.raises(InvalidKeyError):
+            await memory.save_versioned(key, 1)
+    with pytest.raises(SerializationError):
+        await memory.save_versioned("k", object())
+    await memory.save_versioned("k", 1)
+    wrong: list[Any] = [{}, {"keep_last": -1}, {"keep_last": 1.5}]
+    for arguments in wrong:
+        with pytest.raises(InvalidArgumentError) as error:
+            await memory.prune_versions("k", **arguments)
+        assert error.value.field == "keep_last"
+    for missing in (memory.rollback("k", 7), memory.label_version("k", 7, "x"), memory.rollback("k", "none")):
+        with pytest.raises(KeyNotFoundError):
+            await missing
+    assert await memory.load("k/current") == {"version": 1, "highest": 1}
+
+
+# -- at the same time
+
+
+class Pausing(Layer):
+    """Lets something else happen before an operation."""
+
+    def __init__(self, inner: MemoryBackend) -> None:
+        super().__init__(inner)
+        self.before: dict[tuple[str, str], Callable[[], Awaitable[Any]]] = {}
+
+    async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        if (happening := self.before.pop((operation.name, operation.target), None)) is not None:
+            await happening()
+        return await call()
+
+
+async def prepared() -> tuple[StorageManager, StorageManager, Pausing]:
+    memory = MemoryBackend()
+    other, pausing = StorageManager(backend=memory), Pausing(memory)
+    for n in range(1, 5):
+        await other.save_versioned("k", n)
+    return StorageManager(backend=pausing), other, pausing
+
+
+@pytest.mark.parametrize("pointing", ["label", "rollback"])
+@pytest.mark.parametrize("moment", [("head", "k/v2"), ("put", "k/current")], ids=lambda moment: moment[0])
+async def test_a_version_that_is_pruned_meanwhile_gets_no_label(
+    pointing: str, moment: tuple[str, str]
+) -> None:
+    storage, other, pausing = await prepared()
+    pausing.before[moment] = lambda: other.prune_versions("k", keep_last=1)
+    with pytest.raises(KeyNotFoundError, match="no version 2"):
+        await (storage.label_version("k", 2, "x") if pointing == "label" else storage.rollback("k", 2))
+    assert await numbers(other, "k") == [4]
+    assert await other.load_version("k") == 4
+
+
+async def test_a_version_that_gets_a_label_meanwhile_is_not_pruned() -> None:
+    storage, other, pausing = await prepared()
+    pausing.before["put", "k/current"] = lambda: other.label_version("k", 2, "x")
+    assert await storage.prune_versions("k", keep_last=1) == [1, 3]
+    assert await storage.load_version("k", "x") == 2
+
+
+async def test_a_prune_that_was_cut_off_is_ended_by_the_next() -> None:
+    storage, other, pausing = await prepared()
+
+    async def die() -> None:
+        raise ConnectionError
+
+    pausing.before["delete", "k/v2"] = die
+    with pytest.raises((ConnectionError, ExceptionGroup)):
+        await storage.prune_versions("k", keep_last=1)
+    assert await numbers(other, "k") == [4], "what is being removed is not offered any more"
+    with pytest.raises(KeyNotFoundError, match="no version 2"):
+        await other.label_version("k", 2, "x")
+    assert 2 in await other.prune_versions("k", keep_last=4)
+    with pytest.raises(KeyNotFoundError):
+        await other.info("k/v2")
+
+
+async def test_a_late_writer_does_not_take_back_the_current_version() -> None:
+    storage, other, pausing = await prepared()
+    pausing.before["put", "k/current"] = lambda: other.save_versioned("k", "faster")
+    assert await storage.save_versioned("k", "slower") == 5
+    assert await other.load_version("k") == "faster"
+    assert (await other.load("k/current"))["highest"] == 6
+
+
+async def test_saves_at_once_in_one_process(storage: StorageManager) -> None:
+    given = await asyncio.gather(*(storage.save_versioned("k", n) for n in range(20)))
+    assert sorted(given) == list(range(1, 21))
+    assert await storage.current_version("k") == 20
+    assert sorted(await asyncio.gather(*(storage.load_version("k", n) for n in given))) == list(range(20))
+
+
+async def test_a_label_that_two_move_ends_at_one_of_them(storage: StorageManager) -> None:
+    for n in range(4):
+        await storage.save_versioned("k", n)
+    await asyncio.gather(*(storage.label_version("k", n, "production") for n in (1, 2, 3, 4)))
+    labelled = [version.number for version in await storage.list_versions("k") if version.labels]
+    assert len(labelled) == 1
+    assert await storage.load_version("k", "production") == labelled[0] - 1
+
+
+WORKER = """
+import asyncio, json, sys
+from storage_lib.config import StorageConfig
+from storage_lib.manager import StorageManager
+
+config, me, each = json.loads(sys.argv[1])
+
+async def main():
+    async with StorageManager(StorageConfig(**config)) as storage:
+        print("ready", flush=True)
+        await asyncio.to_thread(input)
+        given = await asyncio.gather(
+            *(storage.save_versioned("k", [me, n], saved_by=f"process {me}") for n in range(each))
+        )
+        print(json.dumps(given))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.timeout(1200 if SOAK else 120)
+async def test_processes_give_every_version_a_number_of_its_own(
+    any_store: tuple[str, object], tmp_path: Path
+) -> None:
+    config = await config_of(*any_store, tmp_path)
+    processes, each = (PROCESSES, EACH) if SOAK else (PROCESSES, 25) if any_store[0] == "file" else (4, 6)
+    printed = await at_once(WORKER, [[told(config), me, each] for me in range(processes)])
+    given = [number for output in printed for number in msgspec.json.decode(output)]
+    async with StorageManager(config) as storage:
+        listed = await numbers(storage, "k")
+        assert sorted(given) == listed
+        assert len(listed) == processes * each
+        assert await storage.current_version("k") == listed[-1]
+        values = [await storage.load_version("k", number) for number in listed]
+    assert sorted(values) == [[me, n] for me in range(processes) for n in range(each)]
