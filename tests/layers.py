@@ -11,8 +11,8 @@ from hashlib import sha256
 from msgspec.structs import replace
 
 from storage_lib.errors import IntegrityError
-from storage_lib.layers.base import Layer, ObjectLayer, Operation
-from storage_lib.ports import hidden
+from storage_lib.layers.base import Around, Layer, Operation
+from storage_lib.layers.transforming import TransformingObjects, described, span
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
@@ -35,14 +35,19 @@ class CountingLayer(Layer):
         return await call()
 
 
-class Deflating(ObjectLayer):
-    """Compresses."""
+class Deflating(TransformingObjects):
+    """Compresses.
 
-    changes_sizes = True
+    :param name: of the metadata that tell how many bytes were compressed.
+    """
+
+    def __init__(self, inner: ObjectDriver, around: Around, name: str = "aos-deflated") -> None:
+        super().__init__(inner, around)
+        self._name = name
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
-        stored = zlib.compress(data)
-        metadata = {**options.metadata, hidden.SIZE: str(len(data)), hidden.CHECKSUM: options.sha256}
+        stored = zlib.compress(data, 1)
+        metadata = described({**options.metadata, self._name: str(len(data))}, len(data), options.sha256)
         options = replace(options, metadata=metadata, sha256=sha256(stored).hexdigest())
         result = await super().put(key, stored, options)
         return PutResult(key, result.etag, len(data), result.created)
@@ -50,44 +55,55 @@ class Deflating(ObjectLayer):
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
-        return await ObjectDriver.put_stream(self, key, parts, options)
+        def late() -> dict[str, str]:
+            return {self._name: str(parts.size)}
+
+        return await self.put_transformed(key, parts, _deflated(parts), options, repeat, late)
 
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         found = await super().get(key, replace(options, byte_range=None))
         if found is None:
             return None
-        start, end = _resolved(found.info, options)
-        return StoredObject(found.info, _inflated(found.info, found.data)[start:end], start)
+        start, end = self._resolved(found.info, options)
+        return StoredObject(found.info, self._inflated(found.info, found.data)[start:end], start)
 
     async def read_stream(
         self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         info, _, chunks = await super().read_stream(key, replace(options, byte_range=None))
-        start, end = _resolved(info, options)
+        start, end = self._resolved(info, options)
 
         async def inflated() -> AsyncGenerator[bytes]:
             async with aclosing(chunks):
-                yield _inflated(info, b"".join([chunk async for chunk in chunks]))[start:end]
+                yield self._inflated(info, b"".join([chunk async for chunk in chunks]))[start:end]
 
         return info, start, inflated()
 
+    def _resolved(self, info: ObjectInfo, options: GetOptions) -> tuple[int, int]:
+        return span(options.byte_range, int(info.metadata.get(self._name, info.size)))
 
-def _resolved(info: ObjectInfo, options: GetOptions) -> tuple[int, int]:
-    size = hidden.presented(info).size
-    return (0, size) if options.byte_range is None else options.byte_range.resolve(size)
+    def _inflated(self, info: ObjectInfo, stored: bytes) -> bytes:
+        if self._name not in info.metadata:
+            return stored
+        try:
+            return zlib.decompress(stored)
+        except zlib.error as error:
+            raise IntegrityError(f"object {info.key!r} is damaged") from error
 
 
-def _inflated(info: ObjectInfo, stored: bytes) -> bytes:
-    if hidden.SIZE not in info.metadata:
-        return stored
-    try:
-        return zlib.decompress(stored)
-    except zlib.error as error:
-        raise IntegrityError(f"object {info.key!r} is damaged") from error
+async def _deflated(parts: Parts) -> AsyncGenerator[bytes]:
+    deflating = zlib.compressobj(1)
+    async for part in parts:
+        yield deflating.compress(part)
+    yield deflating.flush()
 
 
 class DeflatingLayer(Layer):
     """Objects of another size behind it."""
 
+    def __init__(self, inner: StorageBackend, name: str = "aos-deflated") -> None:
+        self._name = name
+        super().__init__(inner)
+
     def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
-        return Deflating(inner, self.around)
+        return Deflating(inner, self.around, self._name)

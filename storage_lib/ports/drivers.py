@@ -171,14 +171,17 @@ class ObjectDriver(Stationary, ABC):
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
-        """Store ``parts``, all but the last of `part_bytes`. ``parts.sha256`` and ``parts.size`` are
-        known when they have ended; if they raise, nothing may be left behind. This default holds all of
-        them in memory.
+        """Store ``parts``, all but the last of `part_bytes`. ``parts.sha256``, ``parts.size`` and all of
+        the metadata (``parts.complete``) are known when they have ended; if they raise, nothing may be left
+        behind. This default holds all of them in memory.
 
         :param repeat: how to make requests that may be repeated; the source cannot be read again.
         """
         data = b"".join([part async for part in parts])
-        return await self.put(key, data, msgspec.structs.replace(options, sha256=parts.sha256))
+        metadata = parts.complete(options.metadata)
+        return await self.put(
+            key, data, msgspec.structs.replace(options, metadata=metadata, sha256=parts.sha256)
+        )
 
     async def read_stream(
         self, key: str, options: GetOptions

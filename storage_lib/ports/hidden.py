@@ -1,5 +1,5 @@
 """Metadata with reserved names, which travels with an object but is never shown; `ObjectInfo` has its meaning
-in other fields."""
+in other fields, or it is a layer's own."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from storage_lib.patterns import pattern
 from storage_lib.ports import expiry, kept_headers
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
 
-ATTEMPT = "aos-attempt"
+RESERVED = "aos-"
+"""How the names begin; no caller's does."""
+
+ATTEMPT = f"{RESERVED}attempt"
 """The mark of the call that saved the object."""
-SIZE = "aos-original-size"
+SIZE = f"{RESERVED}original-size"
 """The size that the caller knows, if a layer stores other bytes instead."""
-CHECKSUM = "aos-original-sha256"
+CHECKSUM = f"{RESERVED}original-sha256"
 """The SHA-256 that the caller knows."""
 
 LISTED = (expiry.METADATA, SIZE)
 """What a listing with details needs."""
 
 _DIGITS = pattern(r"[0-9]{1,18}")
-_NAMES = frozenset({expiry.METADATA, ATTEMPT, SIZE, CHECKSUM, *kept_headers.FIELDS})
 
 
 def presented(info: ObjectInfo) -> ObjectInfo:
@@ -32,7 +34,8 @@ def presented(info: ObjectInfo) -> ObjectInfo:
     if (content_type := readable_content_type(info.content_type)) != info.content_type:
         info = replace(info, content_type=content_type)
     metadata = info.metadata
-    if _NAMES.isdisjoint(metadata):
+    visible = {name: value for name, value in metadata.items() if not name.startswith(RESERVED)}
+    if len(visible) == len(metadata):
         return info
     until = expiry.end_in(metadata)
     shown: dict[str, Any] = {
@@ -43,7 +46,7 @@ def presented(info: ObjectInfo) -> ObjectInfo:
     return replace(
         info,
         etag=expiry.join_etag(info.etag, metadata),
-        metadata={name: value for name, value in metadata.items() if name not in _NAMES},
+        metadata=visible,
         expires_at=None if until is None else datetime.fromtimestamp(until, UTC),
         **shown,
     )

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Buffer, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Buffer,
+    Callable,
+    Iterable,
+    Mapping,
+)
 from inspect import isawaitable
 from typing import Any, BinaryIO
 
@@ -18,6 +26,9 @@ _INLINE_BYTES = 1024 * 1024
 """Up to this many bytes are hashed on the event loop (about a millisecond); more in a thread."""
 _FILE_CHUNK_BYTES = 1024 * 1024
 _REMEDY = "open files in binary mode, encode text"
+
+LATE_BYTES = 1024
+"""Late metadata take no more room than this, as names and values in JSON."""
 
 
 async def sha256_of(data: bytes) -> str:
@@ -48,9 +59,19 @@ class Parts:
     """The bytes of a source in parts of ``size``, the last one shorter; at most two are held at a time.
 
     :param limit: of the whole, in bytes.
+    :param late: metadata that are known only when the parts have ended, such as the size that a layer's
+        caller knows. Drivers store them with those of the save (`complete`).
     """
 
-    def __init__(self, source: ByteSource, size: int, limit: int) -> None:
+    def __init__(
+        self,
+        source: ByteSource,
+        size: int,
+        limit: int,
+        *,
+        late: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        self._late = late
         self._chunks = _chunks(source)
         self._size = size
         self._limit = limit
@@ -67,17 +88,32 @@ class Parts:
         """Hex digest of what has been given: of the whole, once the parts have ended."""
         return self._hash.hexdigest()
 
+    @property
+    def is_late(self) -> bool:
+        """Whether there are metadata that are known only at the end."""
+        return self._late is not None
+
+    def complete(self, metadata: dict[str, str]) -> dict[str, str]:
+        """The metadata of the save and, now that the parts have ended, those known only at the end."""
+        return metadata if self._late is None else {**self._late(), **metadata}
+
+    async def first(self) -> bytes:
+        """The first part, which is still to be given."""
+        if self._first is None:
+            self._first = await self._cut()
+        return self._first
+
     async def whole(self) -> bytes | None:
         """All bytes if they fit into one part; else None, and the parts must be iterated."""
-        self._first = await self._cut()
-        return self._first if self._ended and not self._left else None
+        first = await self.first()
+        return first if self._ended and not self._left else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._given:
             # What is left of them would be stored as if it were the whole.
             raise StorageError("a stream cannot be read twice", field="source")
         self._given = True
-        part, self._first = self._first if self._first is not None else await self._cut(), None
+        part, self._first = await self.first(), None
         while part:
             self.size += len(part)
             if self.size > self._limit:

@@ -89,7 +89,7 @@ async def put_blocks(
                         content_encoding=kept.get("Content-Encoding"),
                         content_language=kept.get("Content-Language"),
                     ),
-                    metadata=blob_metadata(metadata, parts.sha256),
+                    metadata=blob_metadata(parts.complete(metadata), parts.sha256),
                     **condition,
                 ),
                 conditional=is_ordered(options),

@@ -177,7 +177,7 @@ class FileObjects(ObjectDriver):
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
         _, writer = await self._open()
-        put = PutParts(key, options)
+        put = PutParts(key, options, is_late=parts.is_late)
         try:
             await self._in_thread(lambda: writer.begin(put))
             appended: asyncio.Future[None] | None = None
@@ -189,7 +189,7 @@ class FileObjects(ObjectDriver):
                 appended = self._start(lambda part=part: put.append(part))
             if appended is not None:
                 await appended
-            await self._in_thread(lambda: put.finish(parts.sha256))
+            await self._in_thread(lambda: put.finish(parts))
         except BaseException:
             # In a thread, because it waits for what is being appended; to its end, because it must be done.
             await asyncio.shield(own_threads.working.run(put.discard))

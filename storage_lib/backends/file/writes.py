@@ -18,8 +18,10 @@ from storage_lib.backends.file.durable import TemporaryFiles, start_writeback, w
 from storage_lib.backends.file.files import INLINE_BYTES, OpenObject
 from storage_lib.backends.file.format import Header, block_aligned, encode_header
 from storage_lib.backends.file.oserrors import MISSING, os_errors
+from storage_lib.errors import StorageError
 from storage_lib.ports.drivers import PutOptions
 from storage_lib.ports.object_model import PutResult
+from storage_lib.ports.streaming import LATE_BYTES, Parts
 
 _COPY_BYTES = 64 * 1024 * 1024
 """How much is copied between two looks whether anyone still wants the copy."""
@@ -113,14 +115,15 @@ class PutBytes(Put):
 class PutParts(Put):
     """A save whose bytes come bit by bit: `begin`, `append` …, `finish`, all before it is staged.
 
-    The file begins with room for a header; size and checksum are known, and it is written, at the end.
+    The file begins with room for a header; size, checksum and late metadata are known, and it is written,
+    at the end.
     Each step may run in another thread, and `discard` while one is running.
     """
 
-    def __init__(self, key: str, options: PutOptions) -> None:
+    def __init__(self, key: str, options: PutOptions, *, is_late: bool = False) -> None:
         longest = Header(key, options.content_type, options.metadata, "0" * 64, _new_etag(), sys.maxsize)
         super().__init__(key, options.if_match, if_absent=options.if_absent, header=longest)
-        self._room = block_aligned(len(encode_header(longest)))
+        self._room = block_aligned(len(encode_header(longest)) + (LATE_BYTES if is_late else 0))
         self._size = 0
         self._lock = threading.Lock()
         self._discarded = False
@@ -144,13 +147,21 @@ class PutParts(Put):
             except Exception as error:
                 self.error = error
 
-    def finish(self, sha256: str) -> None:
-        """:param sha256: hex digest of all that was appended."""
-        self.header = msgspec.structs.replace(self.header, sha256=sha256, size=self._size)
+    def finish(self, parts: Parts) -> None:
+        """:param parts: all that was appended."""
+        metadata = parts.complete(self.header.metadata)
+        self.header = msgspec.structs.replace(
+            self.header, metadata=metadata, sha256=parts.sha256, size=self._size
+        )
         if self.error is not None:
             raise self.error
+        header = encode_header(self.header, pad_to=self._room)
+        if len(header) > self._room:  # It would overwrite the data.
+            raise StorageError(
+                f"object {self.key!r}: a layer adds too much metadata", limit=f"{LATE_BYTES} bytes"
+            )
         with self._lock, os_errors(self.key):
-            write_all_at(self.fd, encode_header(self.header, pad_to=self._room), 0)
+            write_all_at(self.fd, header, 0)
 
     def stage(self, files: TemporaryFiles) -> None:
         start_writeback(self.fd, 0, self._room)

@@ -23,6 +23,7 @@ from storage_lib.backends.s3.listing import MAX_PAGE, Listing, Page, Query, pars
 from storage_lib.backends.s3.reading import Reading
 from storage_lib.backends.s3.upload import upload
 from storage_lib.errors import (
+    IntegrityError,
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
@@ -110,14 +111,14 @@ class S3Objects(ObjectDriver):
         for _ in range(_ATTEMPTS):
             (result, data), info, sidecar = await self._reading.open(key, options, whole=True)
             check_length(key, len(data), result)
-            complete = await self._reading.with_checksum(info, sidecar)
+            complete = await self._reading.completed(info, sidecar)
             if complete is not None:
                 return StoredObject(complete, data, result.range[0])
         raise restless(f"get {key!r}")
 
     async def head(self, key: str) -> ObjectInfo:
         for _ in range(_ATTEMPTS):
-            complete = await self._reading.with_checksum(*await self._reading.raw_head(key))
+            complete = await self._reading.completed(*await self._reading.raw_head(key))
             if complete is not None:
                 return complete
         raise restless(f"head {key!r}")
@@ -196,7 +197,7 @@ class S3Objects(ObjectDriver):
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         for _ in range(_ATTEMPTS):
             (result, _), info, sidecar = await self._reading.open(key, options)
-            complete = await self._reading.with_checksum(info, sidecar)
+            complete = await self._reading.completed(info, sidecar)
             if complete is not None:
                 return complete, result.range[0], chunks_of(key, result, read)
         raise restless(f"get {key!r}")
@@ -261,11 +262,13 @@ class S3Objects(ObjectDriver):
         if isinstance(found, str):
             return found
         try:
-            info, _ = await self._reading.raw_head(found.key)
+            info, sidecar = await self._reading.raw_head(found.key)
+            if sidecar is not None and wire.has_metadata(sidecar):  # The caller's size is there.
+                info = await self._reading.completed(info, sidecar) or await self.head(found.key)
         except KeyNotFoundError:
             return None  # Deleted since it was listed.
         except StorageError as error:
-            if not has_unreadable_metadata(error):
+            if not isinstance(error, IntegrityError) and not has_unreadable_metadata(error):
                 raise
             return found  # As the listing has it: one object must not hide the others.
         return hidden.entry(info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from storage_lib.backends.cloud.objects import request_range
@@ -76,23 +77,24 @@ class Reading:
             result, _ = await self._bucket.get(key, {}, doing)
         return wire.to_info(key, result)
 
-    async def with_checksum(self, info: ObjectInfo, sidecar: str | None) -> ObjectInfo | None:
-        """``info`` with the checksum of its sidecar; None if the object is not there any more.
+    async def completed(self, info: ObjectInfo, sidecar: str | None) -> ObjectInfo | None:
+        """``info`` with what its sidecar has: checksum and late metadata; None if the object is not there any
+        more.
 
-        :raises IntegrityError: it is, and its sidecar is not.
+        :raises IntegrityError: it is, and its sidecar is not, or is damaged.
         """
         if sidecar is None:
             return info
         doing = f"checksum of {info.key!r}"
         try:
             _, data = await self._bucket.get(sidecar, {}, doing, whole=True)
-            text = data.decode(errors="replace")
+            sha256, late = wire.from_sidecar(sidecar, data)
+        except ValueError as error:
+            raise IntegrityError(f"{doing} is damaged: {sidecar!r} does not hold one") from error
         except KeyNotFoundError as error:
             if (await self.raw_head(info.key))[0].etag != info.etag:
                 return None
             raise IntegrityError(f"{doing} is missing: {sidecar!r} has been removed") from error
         except Exception as error:
             fail(error, doing)
-        return ObjectInfo(
-            info.key, info.size, info.etag, info.last_modified, info.content_type, info.metadata, text
-        )
+        return replace(info, metadata={**late, **info.metadata}, sha256=sha256)

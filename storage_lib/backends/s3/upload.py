@@ -1,8 +1,8 @@
 """Streams as multipart uploads: constant memory, and the object appears whole with the last request.
 
-S3 takes an object's metadata when an upload begins, and the checksum of a stream is known when it ends: it
-goes into a small object of its own, the sidecar, written before the upload is completed and named by the mark
-of this write, so that an object that can be seen always has its checksum.
+S3 takes an object's metadata when an upload begins. The checksum of a stream and the late metadata are known
+when it ends: they go into a small object of their own, the sidecar, written before the upload is completed
+and named by the mark of this write, so that an object that can be seen always has them.
 
 Source: "Multipart upload overview", CompleteMultipartUpload (Amazon S3 API reference).
 """
@@ -48,11 +48,11 @@ async def upload(
     doing = f"put {key!r}"
     mark = wire.new_mark()
     metadata = options.metadata
-    headers = wire.to_headers(wire.to_metadata(metadata, mark, None, streamed=True), options.content_type)
+    sidecar = wire.sidecar_name(mark, full=parts.is_late)
+    headers = wire.to_headers(wire.to_metadata(metadata, mark, None, sidecar=sidecar), options.content_type)
     headers |= headers_in(metadata)
     # Begun twice, one of the uploads stays empty and is none of anybody's.
     query = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
-    sidecar = f"{wire.SIDECARS}{mark}"
     completing = False
 
     async def send(index: int, part: bytes) -> str:
@@ -66,8 +66,9 @@ async def upload(
     try:
         etags = await send_all(aiter(parts), send)
         await before_the_end()
-        digest, plain = parts.sha256.encode(), {"Content-Type": "text/plain"}
-        await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, digest, plain, doing=doing))
+        known = wire.to_sidecar(sidecar, parts.sha256, parts.complete({}))
+        plain = {"Content-Type": "text/plain"}
+        await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, known, plain, doing=doing))
         completing = True
         body = _manifest(etags)
         claim = bucket.client.claim(key, conditional=bool(condition))

@@ -17,6 +17,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import Struct, json
+
 from storage_lib.backends.cloud import attributes
 from storage_lib.backends.cloud.attributes import bare
 from storage_lib.ports.kept_headers import METADATA
@@ -27,8 +29,12 @@ MARK = "aos-write"
 STREAMED = "aos-streamed"
 """Tells that the checksum, which was not known when the upload began, is in a sidecar named by the mark."""
 SIDECARS = ".system/sums/"
+_FULL = ".json"
+"""How the name of a sidecar ends that has metadata, too."""
 PREFIX = "x-amz-meta-"
 
+_CHECKSUM_ALONE = "1"
+_ALL = "2"
 _OWN = frozenset({CHECKSUM, MARK, STREAMED})
 _ESCAPE = "aos-meta-"
 _TAKEN = frozenset(name.lower() for name in (*METADATA, "Content-Type", "Storage-Class"))
@@ -40,12 +46,12 @@ def new_mark() -> str:
 
 
 def to_metadata(
-    metadata: Mapping[str, str], mark: str, sha256: str | None, *, streamed: bool = False
+    metadata: Mapping[str, str], mark: str, sha256: str | None, *, sidecar: str | None = None
 ) -> dict[str, str]:
-    """The metadata to store; of a stream it tells that a sidecar has the checksum."""
+    """The metadata to store; of a stream it tells what its ``sidecar`` has."""
     stored = {MARK: mark}
-    if streamed:
-        stored[STREAMED] = "1"
+    if sidecar is not None:
+        stored[STREAMED] = _ALL if has_metadata(sidecar) else _CHECKSUM_ALONE
     if sha256 is not None:
         stored[CHECKSUM] = sha256
     return stored | attributes.to_store(metadata, lambda name: _ESCAPE + name if name in _TAKEN else name)
@@ -62,9 +68,39 @@ def to_info(key: str, result: Any) -> tuple[ObjectInfo, str | None]:
     content_type, own, metadata = attributes.read(result.attributes, _OWN, MARK, _ESCAPE)
     mark = own.get(MARK)
     etag = join(bare(meta["e_tag"]), mark)
-    sidecar = f"{SIDECARS}{mark}" if STREAMED in own else None
+    streamed = own.get(STREAMED)
+    sidecar = None if streamed is None else sidecar_name(mark or "", full=streamed == _ALL)
     modified, sha256 = meta["last_modified"], own.get(CHECKSUM)
     return ObjectInfo(key, meta["size"], etag, modified, content_type, metadata, sha256), sidecar
+
+
+def sidecar_name(mark: str, *, full: bool) -> str:
+    """:param full: it is to have metadata, too."""
+    return f"{SIDECARS}{mark}{_FULL if full else ''}"
+
+
+def has_metadata(sidecar: str) -> bool:
+    return sidecar.endswith(_FULL)
+
+
+def to_sidecar(sidecar: str, sha256: str, late: dict[str, str]) -> bytes:
+    """What the sidecar is to hold: the checksum, and the metadata known only at the end."""
+    if not has_metadata(sidecar):
+        return sha256.encode()
+    return json.encode(_Sidecar(sha256, late))
+
+
+def from_sidecar(sidecar: str, content: bytes) -> tuple[str, dict[str, str]]:
+    """Checksum and metadata. :raises ValueError: it does not hold them."""
+    if not has_metadata(sidecar):
+        return content.decode(errors="replace"), {}
+    read = json.decode(content, type=_Sidecar)
+    return read.sha256, read.metadata
+
+
+class _Sidecar(Struct, frozen=True):
+    sha256: str
+    metadata: dict[str, str]
 
 
 def join(etag: str, mark: str | None) -> str:
