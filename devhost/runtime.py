@@ -127,13 +127,18 @@ async def invoke(
     function: Function,
     inputs: list[tuple[str, Datum]],
     trigger_metadata: Mapping[str, Datum] | None = None,
+    *,
+    trace_parent: str = "",
 ) -> InvocationResult:
-    """Run a function once. Whatever it raises becomes a failed result; only our own cancellation passes."""
+    """Run a function once. Whatever it raises becomes a failed result; only our own cancellation passes.
+
+    :param trace_parent: the ``traceparent`` of the host's own span of the invocation, if it makes one.
+    """
     started = time.perf_counter()
     call = cast("Callable[..., Any]", native_invocation.invocation_request_native)
     try:
         ok, returned, outputs, error, trace = await call(
-            str(uuid.uuid4()), function.function_id, inputs, dict(trigger_metadata or {})
+            str(uuid.uuid4()), function.function_id, inputs, dict(trigger_metadata or {}), trace_parent
         )
     except (SystemExit, asyncio.CancelledError) as ended:
         task = asyncio.current_task()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Concatenate
+from typing import Any, Concatenate
 
 import azure.functions as func
 
@@ -13,6 +14,7 @@ from functions.answers import completed
 from functions.parameters import check_query
 from functions.paths import url_path
 from functions.problems import internal_problem, problem
+from functions.state import is_traced
 from storage_lib.errors import StorageError
 
 _log = logging.getLogger("AOS.Http")
@@ -22,11 +24,10 @@ type Handler[**P] = Callable[Concatenate[func.HttpRequest, P], Awaitable[func.Ht
 
 def endpoint[**P](*parameters: str) -> Callable[[Handler[P]], Handler[P]]:
     """Refuse unknown query parameters, turn errors into problems, and complete every response. Only this
-    library's errors show their details."""
+    library's errors show their details. With traces on, each request is a span (functions/tracing.py)."""
 
     def around(handler: Handler[P]) -> Handler[P]:
-        @functools.wraps(handler)
-        async def guarded(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
+        async def answered(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
             try:
                 check_query(req, parameters)
                 response = await handler(req, *others, **outputs)
@@ -39,6 +40,23 @@ def endpoint[**P](*parameters: str) -> Callable[[Handler[P]], Handler[P]]:
                 response = internal_problem()
             return completed(req, response)
 
+        @functools.wraps(handler)
+        async def guarded(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
+            context: Any = outputs.pop("context", None)
+            if not is_traced():
+                return await answered(req, *others, **outputs)
+            from functions.tracing import request
+
+            with request(handler.__name__, req, context) as span:
+                response = await answered(req, *others, **outputs)
+                span.answered(response.status_code)
+                return response
+
+        # The worker passes the context of the invocation to functions that have a parameter of this name.
+        signature = inspect.signature(handler)
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, default=None)
+        taken = [*signature.parameters.values(), context]
+        vars(guarded)["__signature__"] = signature.replace(parameters=taken)
         return guarded
 
     return around

@@ -120,6 +120,15 @@ def state() -> AppState:
     return _states[loop]
 
 
+def is_traced() -> bool:
+    """Whether spans are made. With settings that cannot work there are none; the request says why."""
+    try:
+        metrics = state().config.metrics
+    except ConfigurationError:
+        return False
+    return metrics is not None and metrics.traces
+
+
 def task_registry() -> Registry:
     """The app's own actions and those of the modules that ``AGENT_TASK_MODULES`` names; imports none yet."""
     named = [name.strip() for name in os.environ.get("AGENT_TASK_MODULES", "").split(",")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
@@ -16,7 +17,7 @@ from functions.endpoint import endpoint
 from functions.parameters import integer_parameter, time_parameter
 from functions.paths import location_below
 from functions.problems import problem_document
-from functions.state import state
+from functions.state import is_traced, state
 from storage_lib.config import CONNECTION
 from storage_lib.errors import InvalidArgumentError, StorageError
 from storage_lib.spelling import refuse_unknown
@@ -173,48 +174,59 @@ async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
 
 @blueprint.function_name("process_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=TASK_QUEUE, connection=CONNECTION)
-async def process_task(message: func.QueueMessage) -> None:
+async def process_task(message: func.QueueMessage, context: func.Context) -> None:
     """Handle one delivery of the task queue; after an error the message is delivered again."""
-    await _process(message, TASK_QUEUE)
+    await _process(message, TASK_QUEUE, context)
 
 
 @blueprint.function_name("process_high_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=HIGH_QUEUE, connection=CONNECTION)
-async def process_high_task(message: func.QueueMessage) -> None:
+async def process_high_task(message: func.QueueMessage, context: func.Context) -> None:
     """Like `process_task`, for tasks of high priority, which a backlog of others does not delay."""
-    await _process(message, HIGH_QUEUE)
+    await _process(message, HIGH_QUEUE, context)
 
 
 @blueprint.function_name("process_poison_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=POISON_QUEUE, connection=CONNECTION)
-async def process_poison_task(message: func.QueueMessage) -> None:
+async def process_poison_task(message: func.QueueMessage, context: func.Context) -> None:
     """Turn a message that could not be handled into an inspectable dead record."""
-    await _process_poison(message, TASK_QUEUE)
+    await _process_poison(message, TASK_QUEUE, context)
 
 
 @blueprint.function_name("process_high_poison_task")
 @blueprint.queue_trigger(arg_name="message", queue_name=HIGH_POISON_QUEUE, connection=CONNECTION)
-async def process_high_poison_task(message: func.QueueMessage) -> None:
+async def process_high_poison_task(message: func.QueueMessage, context: func.Context) -> None:
     """Like `process_poison_task`, for tasks of high priority."""
-    await _process_poison(message, HIGH_QUEUE)
+    await _process_poison(message, HIGH_QUEUE, context)
 
 
-async def _process(message: func.QueueMessage, queue: str) -> None:
+async def _process(message: func.QueueMessage, queue: str, context: func.Context) -> None:
     delivery = Delivery.of(message)
-    # Its events do not go through an output binding: that is sent after the function, and nobody is told
-    # whether it was.
-    await state().engine.deliver(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
+    with _invocation(context):
+        # Its events do not go through an output binding: that is sent after the function, and nobody is told
+        # whether it was.
+        await state().engine.deliver(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
 
 
-async def _process_poison(message: func.QueueMessage, queue: str) -> None:
+async def _process_poison(message: func.QueueMessage, queue: str, context: func.Context) -> None:
     delivery = Delivery.of(message)
-    await state().engine.deliver_poison(
-        delivery.text,
-        queue=queue,
-        message_id=delivery.message_id,
-        inserted_at=delivery.inserted_at,
-        dequeue_count=delivery.dequeue_count,
-    )
+    with _invocation(context):
+        await state().engine.deliver_poison(
+            delivery.text,
+            queue=queue,
+            message_id=delivery.message_id,
+            inserted_at=delivery.inserted_at,
+            dequeue_count=delivery.dequeue_count,
+        )
+
+
+def _invocation(context: func.Context) -> AbstractContextManager[None]:
+    """Where spans belong to the platform's span of this invocation."""
+    if not is_traced():
+        return nullcontext()
+    from functions.tracing import invocation
+
+    return invocation(context)
 
 
 def _shown(record: TaskRecord) -> Mapping[str, Any]:

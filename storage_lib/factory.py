@@ -40,6 +40,10 @@ def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = N
         from storage_lib.layers.metrics import MetricsLayer
 
         backend = MetricsLayer(backend, config.metrics)
+        if config.metrics.traces:
+            from storage_lib.layers.tracing import TracingLayer
+
+            backend = TracingLayer(backend, config.storage_type, config.tables_and_queues)
     return backend
 
 

@@ -45,11 +45,12 @@ class PlatformApp:
 
     def __init__(self, state: AppState) -> None:
         self.state = state
-        self._host = PlatformHost(load_app(PROJECT))
+        self.index = load_app(PROJECT)
+        self.host = PlatformHost(self.index)
 
     @property
     def functions(self) -> list[Function]:
-        return self._host.routes
+        return self.host.routes
 
     @property
     def storage(self) -> StorageManager:
@@ -58,7 +59,7 @@ class PlatformApp:
     async def __call__(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> AppAnswer:
-        found = await self._host(method, target, body, headers)
+        found = await self.host(method, target, body, headers)
         return AppAnswer(found.status, found.headers, found.body, found.function)
 
 

@@ -95,6 +95,8 @@ class PlatformHost:
     def __init__(self, index: FunctionIndex) -> None:
         routed = [function for function in index.functions if function.kind == "http"]
         self.routes = sorted(routed, key=lambda function: "*" in str(function.trigger["route"]))
+        self.trace_parent = ""
+        """That of the host's own span of each invocation, if it makes spans."""
 
     async def __call__(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -111,7 +113,9 @@ class PlatformHost:
             values = route_values(str(function.trigger["route"]), request.path)
             if values is not None and method in cast("list[str]", function.trigger["methods"]):
                 datum = http_datum(method, request.url, sent, request.query, values, body)
-                result = await invoke(function, [(str(function.trigger["name"]), datum)])
+                result = await invoke(
+                    function, [(str(function.trigger["name"]), datum)], trace_parent=self.trace_parent
+                )
                 assert result.ok, result.error + result.traceback
                 assert result.return_value is not None
                 return checked(function, method, cast("dict[str, Any]", result.return_value.value))

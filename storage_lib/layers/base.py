@@ -78,6 +78,7 @@ class Layer(StorageBackend):
 
     def __init__(self, inner: StorageBackend) -> None:
         self.inner = inner
+        self.traced = self.traced or inner.traced
         self.repeat = inner.repeat
         self.metrics = inner.metrics
         self.objects = ObjectStore(self.object_layer(inner.objects.driver))

@@ -91,6 +91,9 @@ class StorageBackend(Portable, TableAndQueueMethods):
         """
         raise NotImplementedError
 
+    traced: bool = False
+    """Whether operations are spans, and those who use this backend make spans of their own."""
+
     repeat: Repeat = staticmethod(once)
     """How requests are made that belong to none of the three stores."""
 

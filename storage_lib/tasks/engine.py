@@ -63,14 +63,28 @@ class TaskEngine:
         def now() -> datetime:
             return datetime.fromtimestamp(clock(), UTC)
 
+        spans = None
+        if backend.traced:
+            from storage_lib.tasks.spans import TaskSpans
+
+            spans = TaskSpans()
         self.storage = storage
         self.registry = registry or Registry()
         self.records = TaskRecords(backend)
         self.control = Control(self.records, queues, now)
-        self.submission = Submission(backend, self.records, self.registry, self.control, now, window)
+        self.submission = Submission(backend, self.records, self.registry, self.control, now, window, spans)
         self.outbox = Outbox(self.records, queues)
         self.repair = Repair(self.records, queues, self.outbox, now, lease)
-        self.worker = Worker(storage, self.registry, self.records, self.control, self.submission, now, lease)
+        self.worker = Worker(
+            storage,
+            self.registry,
+            self.records,
+            self.control,
+            self.submission,
+            now,
+            lease,
+            observers=[] if spans is None else [spans],
+        )
 
     # -- for clients
 

@@ -204,7 +204,10 @@ class Lease:
             return None
         marks = ("status", "finished_at", "due_at", "lease_until")
         made = all(getattr(found, name) == wanted[name] for name in marks if name in wanted)
-        return found if made and found.fence == self.record.fence else None
+        if not made or found.fence != self.record.fence:
+            return None
+        self.record = found
+        return found
 
     async def refresh(self) -> TaskRecord:
         """Read the record again.

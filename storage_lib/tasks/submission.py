@@ -7,9 +7,9 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -45,6 +45,9 @@ from storage_lib.tasks.model import (
 from storage_lib.tasks.payloads import refuse_unknown_fields
 from storage_lib.tasks.records import INLINE_BYTES, TaskRecords
 from storage_lib.tasks.registry import RegisteredAction, Registry
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.spans import TaskSpans
 
 MAX_DELAY_SECONDS = 366 * 24 * 3600.0
 MAX_VISIBILITY_SECONDS = 7 * 24 * 3600.0
@@ -90,6 +93,7 @@ class Submission:
         control: Control,
         now: Callable[[], datetime],
         key_window_seconds: float,
+        spans: TaskSpans | None = None,
     ) -> None:
         self._backend = backend
         self._records = records
@@ -97,6 +101,7 @@ class Submission:
         self._control = control
         self._now = now
         self._window = timedelta(seconds=key_window_seconds)
+        self._spans = spans
 
     async def submit(self, task: NewTask) -> TaskRecord:
         """Queue a task; when this returns, it will run.
@@ -231,6 +236,21 @@ class Submission:
         now: datetime,
         parent: TaskRecord | None = None,
         child_index: int | None = None,
+    ) -> TaskRecord:
+        if self._spans is None:
+            return await self._sent(task, data, task_id, now, parent, child_index)
+        with self._spans.created(task, task_id) as trace_parent:
+            traced = replace(task, trace_parent=trace_parent)
+            return await self._sent(traced, data, task_id, now, parent, child_index)
+
+    async def _sent(
+        self,
+        task: NewTask,
+        data: bytes,
+        task_id: str,
+        now: datetime,
+        parent: TaskRecord | None,
+        child_index: int | None,
     ) -> TaskRecord:
         large = len(data) > INLINE_BYTES
         message = TaskMessage(

@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from storage_lib.errors import (
     BackendClosedError,
@@ -76,10 +77,22 @@ class _WornOutError(Exception):
     """Earlier attempts ended without a report, and none is left."""
 
 
+class Observer(Protocol):
+    """Sees each run from its claim to its end."""
+
+    async def around(
+        self, lease: Lease, queue: str, run: Callable[[], Awaitable[list[TaskEvent]]]
+    ) -> list[TaskEvent]:
+        """Call ``run``, which handles the run's errors itself; afterwards the record of ``lease`` says how
+        the run ended, if that could be recorded."""
+        ...
+
+
 class Worker:
     """Handles the messages of one storage's tasks.
 
     :param lease: how long a silent worker keeps its task.
+    :param observers: see each run, the first of them the innermost.
     """
 
     def __init__(
@@ -91,6 +104,8 @@ class Worker:
         submission: Submission,
         now: Callable[[], datetime],
         lease: timedelta,
+        *,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._storage = storage
         self._registry = registry
@@ -102,6 +117,7 @@ class Worker:
         self._joins = Joins(records, now)
         self._queues = storage.backend.queues
         self._place = Place(storage.backend)
+        self._observers = observers
 
     # -- deliveries
 
@@ -131,8 +147,15 @@ class Worker:
         if claimed is None:
             return []
         lease = Lease(self._records, claimed, self._length, self._now)
-        with watch.holding(lease, self._place):
-            return await self._run(lease, text, queue)
+
+        async def run() -> list[TaskEvent]:
+            with watch.holding(lease, self._place):
+                return await self._run(lease, text, queue)
+
+        observed: Callable[[], Awaitable[list[TaskEvent]]] = run
+        for observer in self._observers:
+            observed = partial(observer.around, lease, queue, observed)
+        return await observed()
 
     async def _finished(self, record: TaskRecord, *, again: bool) -> list[TaskEvent]:
         """Finish a task that needs no run, as its worker may have died before it was done.

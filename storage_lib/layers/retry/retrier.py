@@ -11,6 +11,7 @@ from storage_lib.errors import StorageError, StorageUnavailableError, TransientS
 from storage_lib.layers.retry.breaker import Breaker
 from storage_lib.layers.retry.options import RetryOptions
 from storage_lib.layers.retry.unknown import UnknownOutcomeError
+from storage_lib.ports.attempts import REPEATED
 from storage_lib.ports.deadline import DEADLINE, Deadline
 
 _log = logging.getLogger("AOS.Storage")
@@ -188,4 +189,6 @@ class Tries:
             raise error
         text = "%s: try %d of %d in %.1f s, since %s"
         _log.warning(text, self._doing, self._tried + 1, options.attempts, delay, error)
+        if (told := REPEATED.get()) is not None:
+            told(self._tried, error, delay)
         await retrier.sleep(delay)
