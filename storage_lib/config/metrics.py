@@ -13,11 +13,9 @@ class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the metrics layer measures each operation.
 
     :param traces: make OpenTelemetry spans of operations, requests and runs of tasks.
-    :param azure_monitor: send spans and metrics of the function app to Application Insights.
     """
 
     traces: bool = False
-    azure_monitor: bool = False
 
 
 def from_env(env: Mapping[str, str]) -> MetricsOptions | None:
@@ -25,5 +23,4 @@ def from_env(env: Mapping[str, str]) -> MetricsOptions | None:
     settings = Settings(env, "AGENT_STORAGE_METRICS")
     if not settings.switch():
         return None
-    given = settings.given(traces=settings.boolean("TRACES"), azure_monitor=settings.boolean("AZURE_MONITOR"))
-    return MetricsOptions(**given)
+    return MetricsOptions(**settings.given(traces=settings.boolean("TRACES")))
