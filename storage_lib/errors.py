@@ -8,6 +8,7 @@
     ├── ObjectTooLargeError (ValueError)       a value, entity or message exceeds a limit
     ├── PreconditionFailedError                if_match or if_absent did not hold; nothing was changed
     ├── IntegrityError                         stored bytes are not the bytes that were saved
+    │   └── EncryptionError                    they are not encrypted, or with a key that is not there
     ├── AccessDeniedError (PermissionError)    the store refused the credentials or the permission
     ├── UnsupportedOperationError              this backend has no such operation
     │   └── NotPortableError (TypeError)       this manager or backend can be neither pickled nor copied
@@ -99,6 +100,12 @@ class IntegrityError(StorageError):
     """Stored bytes do not match their checksum, length or header. They are never returned as data."""
 
     code = "integrity-error"
+
+
+class EncryptionError(IntegrityError):
+    """An object is not encrypted where it must be, or no key of the configuration decrypts it."""
+
+    code = "encryption-error"
 
 
 class AccessDeniedError(StorageError, PermissionError):

@@ -27,7 +27,9 @@ SOAK = os.environ.get("SOAK") == "1"
 
 LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
     "fallback": lambda inner: FallbackLayer(inner, MemoryBackend(), FallbackOptions()),
-    "encryption": lambda inner: EncryptionLayer(inner, EncryptionOptions()),
+    "encryption": lambda inner: EncryptionLayer(
+        inner, EncryptionOptions(keys={"now": bytes(range(32))}, allow_plaintext_reads=True)
+    ),
     "compression": lambda inner: CompressionLayer(inner, CompressionOptions()),
     "caching": lambda inner: CachingLayer(inner, CachingOptions()),
     "validation": lambda inner: ValidationLayer(inner, ValidationOptions()),

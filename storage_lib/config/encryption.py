@@ -2,20 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from storage_lib.config.settings import Settings
+from storage_lib.errors import ConfigurationError
+from storage_lib.patterns import pattern
+
+KEY_BYTES = 32
+_SETTING = "AGENT_STORAGE_ENCRYPTION"
+_ID = pattern(r"[A-Za-z0-9._-]{1,32}")
+_MAKE_ONE = (
+    "make one with python -c \"import base64, secrets; print('2026-1:' +"
+    ' base64.b64encode(secrets.token_bytes(32)).decode())"'
+)
+MAX_CONTEXT_BYTES = 1024
+
+Keys = tuple[tuple[str, bytes], ...]
+"""Ids and secrets; the first is the current key."""
 
 
 class EncryptionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How the encryption layer stores objects encrypted."""
+    """How the encryption layer stores objects encrypted. Its repr shows no secrets.
+
+    :param keys: ids and keys of 32 bytes. The first one encrypts, all of them decrypt. Either a mapping of
+        ids to keys, in bytes or base64, or a text: ``id:base64,id:base64``.
+    :param keys_file: a file with the same text, a key a line, that only its owner can read; it is read again
+        when it changes. Its keys come before those of ``keys``.
+    :param context: names the store. An object is bound to it: one that was moved here from a store with
+        another context is refused. It is no secret, and must not change.
+    :param allow_plaintext_reads: return objects that are not encrypted, too.
+    :param fernet_keys: keys of Fernet tokens that were saved as bytes; they are read, never written.
+    :raises ConfigurationError: a value cannot work; ``field`` names it.
+    """
+
+    keys: str | Mapping[str, str | bytes] | Keys = ()
+    keys_file: str | None = None
+    context: str = ""
+    allow_plaintext_reads: bool = False
+    fernet_keys: str | tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        keys: Keys
+        if isinstance(self.keys, str):
+            keys = parsed_keys(self.keys, "keys")
+        else:
+            items = self.keys.items() if isinstance(self.keys, Mapping) else self.keys
+            keys = checked_keys(items, "keys")
+        fernet = self.fernet_keys
+        given = fernet.split(",") if isinstance(fernet, str) else list(fernet)
+        tokens = tuple(text.strip() for text in given if text.strip())
+        for text in tokens:
+            fernet_secret(text, "fernet_keys")
+        if not isinstance(self.context, str) or len(self.context.encode()) > MAX_CONTEXT_BYTES:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                "context is not a short text", field="context", limit=f"{MAX_CONTEXT_BYTES} bytes of UTF-8"
+            )
+        if type(self.allow_plaintext_reads) is not bool:
+            raise ConfigurationError(
+                f"allow_plaintext_reads is a {type(self.allow_plaintext_reads).__name__}",
+                field="allow_plaintext_reads",
+                limit="true or false",
+            )
+        force_setattr(self, "keys", keys)
+        force_setattr(self, "fernet_keys", tokens)
+
+    def __repr__(self) -> str:
+        ids = ", ".join(key_id for key_id, _ in self.key_list)
+        return (
+            f"EncryptionOptions(keys=<{ids}>, keys_file={self.keys_file!r}, context={self.context!r},"
+            f" allow_plaintext_reads={self.allow_plaintext_reads}, fernet_keys=<{len(self.fernet_keys)}>)"
+        )
+
+    @property
+    def key_list(self) -> Keys:
+        return cast("Keys", self.keys)
+
+
+def parsed_keys(text: str, field: str) -> Keys:
+    """The keys in ``id:base64`` entries, separated by commas or line ends; ``#`` begins a comment line.
+
+    :raises ConfigurationError: they are none; nothing of a secret is shown.
+    """
+    entries = [
+        entry.strip()
+        for line in text.splitlines()
+        if not line.lstrip().startswith("#")
+        for entry in line.split(",")
+        if entry.strip()
+    ]
+    pairs: list[tuple[str, str]] = []
+    for number, entry in enumerate(entries, 1):
+        key_id, colon, secret = entry.partition(":")
+        if not colon:
+            raise _refused(f"entry {number} of {field} has no colon", field)
+        pairs.append((key_id.strip(), secret.strip()))
+    return checked_keys(pairs, field)
+
+
+def checked_keys(pairs: Iterable[tuple[str, str | bytes]], field: str) -> Keys:
+    """:raises ConfigurationError: an id or a key cannot work."""
+    found: dict[str, bytes] = {}
+    for number, (key_id, given) in enumerate(pairs, 1):
+        if not isinstance(key_id, str) or not _ID.fullmatch(key_id):  # pyright: ignore[reportUnnecessaryIsInstance]
+            # The two may have been swapped: an id that is none is not shown.
+            raise _refused(
+                f"the id of entry {number} of {field} is not valid",
+                field,
+                "1 to 32 letters, digits, '.', '_' and '-'",
+            )
+        if key_id in found:
+            raise _refused(f"{field} has the id {key_id!r} twice", field, "each id once")
+        secret = _decoded(given) if isinstance(given, str) else given
+        if not isinstance(secret, bytes) or len(secret) != KEY_BYTES:
+            size = f"is {len(secret)} bytes" if isinstance(secret, bytes) else "is not base64"
+            raise _refused(f"the key {key_id!r} of {field} {size}", field, "32 bytes")
+        found[key_id] = secret
+    return tuple(found.items())
+
+
+def fernet_secret(text: str | bytes, field: str) -> bytes:
+    """The 32 bytes of a Fernet key. :raises ConfigurationError: it is none."""
+    if isinstance(text, bytes):
+        text = text.decode("latin-1")
+    secret = _decoded(text) if isinstance(text, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    if secret is None or len(secret) != KEY_BYTES:
+        raise ConfigurationError(
+            f"{field} is not a Fernet key",
+            field=field,
+            limit="32 bytes in URL-safe base64",
+            remedy="make one with cryptography.fernet.Fernet.generate_key()",
+        )
+    return secret
+
+
+def _decoded(text: str) -> bytes | None:
+    """Base64 in either alphabet, with or without padding; None if it is not."""
+    plain = text.strip().rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _refused(why: str, field: str, limit: str = "id:base64, separated by commas") -> ConfigurationError:
+    return ConfigurationError(why, field=field, limit=limit, remedy=_MAKE_ONE)
 
 
 def from_env(env: Mapping[str, str]) -> EncryptionOptions | None:
     """Read ``AGENT_STORAGE_ENCRYPTION`` and the settings that begin with it; None if it is off."""
-    settings = Settings(env, "AGENT_STORAGE_ENCRYPTION")
+    settings = Settings(env, _SETTING)
     if not settings.switch():
         return None
-    return EncryptionOptions()
+    given = settings.given(
+        keys=settings.text("KEYS"),
+        keys_file=settings.text("KEYS_FILE"),
+        context=settings.text("CONTEXT"),
+        allow_plaintext_reads=settings.boolean("ALLOW_PLAINTEXT_READS"),
+        fernet_keys=settings.text("FERNET_KEYS"),
+    )
+    try:
+        return EncryptionOptions(**given)
+    except ConfigurationError as error:
+        name = f"{_SETTING}_{(error.field or '').upper()}"
+        message = error.message.replace(error.field or name, name)
+        raise ConfigurationError(message, field=name, limit=error.limit, remedy=error.remedy) from None

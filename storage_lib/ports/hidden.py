@@ -22,6 +22,11 @@ SIZE = f"{RESERVED}original-size"
 """The size that the caller knows, if a layer stores other bytes instead."""
 CHECKSUM = f"{RESERVED}original-sha256"
 """The SHA-256 that the caller knows."""
+ENCRYPTED = f"{RESERVED}encrypted"
+"""What the encryption layer needs to know of the object."""
+
+ADDED_BELOW = frozenset({ATTEMPT})
+"""What layers inside the encryption layer add, and what it therefore does not bind the object to."""
 
 LISTED = (expiry.METADATA, SIZE)
 """What a listing with details needs."""

@@ -1,0 +1,52 @@
+"""The encryption layer: objects are stored as envelopes of AES-256-GCM."""
+
+from __future__ import annotations
+
+from storage_lib.config.encryption import EncryptionOptions
+from storage_lib.layers.base import Layer
+from storage_lib.layers.encryption.envelope import Envelopes
+from storage_lib.layers.encryption.fernet import Tokens
+from storage_lib.layers.encryption.keys import Key, KeyRing, ring_of
+from storage_lib.layers.encryption.objects import EncryptedObjects
+from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.drivers import ObjectDriver
+
+__all__ = ["EncryptionLayer", "Envelopes", "Key", "KeyRing"]
+
+
+class EncryptionLayer(Layer):
+    """A layer that stores objects encrypted, bound to their keys and to the store.
+
+    :param ring: where the keys come from; None means the keys of ``options``.
+    :raises ConfigurationError: there is no key.
+    """
+
+    portable = True
+
+    def __init__(
+        self, inner: StorageBackend, options: EncryptionOptions, ring: KeyRing | None = None
+    ) -> None:
+        self.options = options
+        self.ring = ring_of(options) if ring is None else ring
+        self._envelopes = Envelopes(self.ring, options.context)
+        super().__init__(inner)
+
+    def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
+        tokens = Tokens(self.options.fernet_keys) if self.options.fernet_keys else None
+        return EncryptedObjects(
+            inner,
+            self.around,
+            self._envelopes,
+            tokens,
+            allow_plaintext_reads=self.options.allow_plaintext_reads,
+        )
+
+    async def open(self) -> None:
+        await self.ring.open()
+        await super().open()
+
+    async def close(self) -> None:
+        try:
+            await super().close()
+        finally:
+            await self.ring.close()
