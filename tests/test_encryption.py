@@ -21,7 +21,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
 )
 from storage_lib.layers.encryption import EncryptionLayer
-from storage_lib.layers.encryption.envelope import CHUNK_BYTES, HEADER_BYTES, SEALED_BYTES
+from storage_lib.layers.encryption.envelope import CHUNK_BYTES, HEADER_BYTES, SEALED_BYTES, stored_size
 from storage_lib.ports.backend import ByteRange, ObjectStore, StorageBackend
 from storage_lib.ports.drivers import PLAIN_GET, PutOptions
 from storage_lib.ports.object_model import StoredObject
@@ -323,3 +323,40 @@ async def test_plaintext_is_refused_unless_it_is_allowed(store: Store) -> None:
     assert data_of(SIZE)[:100] not in (await store.stored(f"{key}2")).data
     await objects.put(key, b"now it is")
     assert await value(objects, key) == b"now it is"
+
+
+# -- streams
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1, CHUNK_BYTES + 1])
+async def test_a_stream_is_an_envelope_like_any_other(store: Store, extra: int) -> None:
+    if store.is_slow and extra != 1:
+        pytest.skip("the chunks are the same on every store")
+    objects, key = store.objects(), f"{store.unique}/k"
+    size = 2 * objects.part_bytes + extra
+    data = data_of(size)
+    metadata = {"a": "ü  1"}
+    put = await objects.put_stream(key, [data], content_type="text/csv", metadata=metadata, ttl=600)
+    assert put.size == size
+    stored = await store.stored(key)
+    assert len(stored.data) == stored_size(size)
+    assert hashlib.sha256(data).hexdigest() not in str(stored.info)
+    async with objects.open_reader(key) as reader:
+        assert (reader.info.size, reader.info.etag) == (size, put.etag)
+        assert reader.info.sha256 == hashlib.sha256(data).hexdigest()
+        assert dict(reader.info.metadata) == metadata
+        assert await reader.read() == data
+    assert await value(objects, key) == data
+    page = await objects.list_page(store.unique, details=True)
+    assert [(entry.size, entry.etag) for entry in page.entries] == [(size, put.etag)]
+    middle = objects.part_bytes
+    found = await objects.get(key, byte_range=ByteRange(middle - 1, middle + 1))
+    assert found is not None
+    assert (found.data, found.start) == (data[middle - 1 : middle + 1], middle - 1)
+    copied = await objects.copy(key, f"{key}2", if_absent=True)
+    assert copied.size == size
+    assert await streamed(objects, f"{key}2") == data
+    await store.place(key, stored, stored.data[: -(16 + (size - 1) % CHUNK_BYTES + 1)])
+    for read in (value, streamed):
+        with pytest.raises(IntegrityError):
+            await read(objects, key)

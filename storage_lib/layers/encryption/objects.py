@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import cache
 
 from msgspec.structs import replace as with_options
 
@@ -30,6 +31,7 @@ from storage_lib.layers.encryption.envelope import (
     decrypted,
     decrypted_chunks,
     encrypted,
+    encrypted_chunks,
     last_chunk,
     pieces,
 )
@@ -84,7 +86,21 @@ class EncryptedObjects(ObjectLayer):
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
-        return await ObjectDriver.put_stream(self, key, parts, options)
+        _refuse_nested(key, options)
+        cipher = await self._envelopes.begin(key)
+        known = record.clear(options.metadata)
+
+        @cache  # One record for one envelope: its nonce is used once.
+        def late() -> dict[str, str]:
+            metadata = parts.complete(options.metadata)
+            stored = record.described(cipher, options.content_type, metadata, parts.size, parts.sha256)
+            return {name: text for name, text in stored.items() if name not in known}
+
+        can = self.inner.capabilities
+        async with aclosing(_encrypted_stream(cipher, parts)) as chunks:
+            stored = Parts(chunks, can.part_bytes, can.part_bytes * can.max_parts, late=late)
+            result = await super().put_stream(key, stored, with_options(options, metadata=known), repeat)
+        return replace(result, size=parts.size)
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         # The name of the target is part of its encryption: it is read, verified and encrypted anew.
@@ -250,6 +266,16 @@ def _chunks_of(wanted: ByteRange) -> ByteRange:
         return ByteRange(-min(chunks * SEALED_BYTES, _LONGEST))
     first = HEADER_BYTES + start // CHUNK_BYTES * SEALED_BYTES
     return ByteRange(first, None if end is None else HEADER_BYTES - (-end // CHUNK_BYTES) * SEALED_BYTES)
+
+
+async def _encrypted_stream(cipher: Cipher, parts: Parts) -> AsyncGenerator[bytes]:
+    """The envelope of the parts."""
+    cutter, number = Cutter(CHUNK_BYTES), 0
+    async for part in parts:
+        if chunks := cutter.cut(part):
+            yield await encrypted_chunks(cipher, chunks, number, ends=False)
+            number += len(chunks)
+    yield await encrypted_chunks(cipher, [cutter.rest], number, ends=True)
 
 
 async def _decrypted_stream(
