@@ -18,7 +18,7 @@ from functions.paths import object_key, object_location
 from functions.problems import range_problem
 from functions.ranges import byte_range
 from functions.state import state
-from storage_lib.errors import InvalidArgumentError
+from storage_lib.errors import RangeNotSatisfiableError
 
 if TYPE_CHECKING:
     from storage_lib.ports.backend import PutResult
@@ -75,7 +75,7 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
     as the only parameter: that object."""
     if is_named(req, "key"):
         if mixed := next((name for name in _LISTING if name in req.params), None):
-            raise InvalidArgumentError(
+            raise RangeNotSatisfiableError(
                 f"key names one object, {mixed} is of a listing", field=mixed, remedy="leave one of them out"
             )
         return await (_head if req.method == "HEAD" else _load)(req)
@@ -145,9 +145,7 @@ async def _load(req: func.HttpRequest) -> func.HttpResponse:
     storage = state().storage
     try:
         found, part = await conditional.read(req, storage, key, byte_range(req))
-    except InvalidArgumentError as error:
-        if error.field != "range":
-            raise
+    except RangeNotSatisfiableError:
         return range_problem((await storage.info(key)).size)
     from storage_lib.ports.backend import ObjectInfo
 

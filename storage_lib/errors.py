@@ -1,12 +1,14 @@
 """Every error that the library raises, as one tree.
 
     StorageError
-    ├── KeyNotFoundError (KeyError)            the object, entity or message does not exist
+    ├── KeyNotFoundError (KeyError, FileNotFoundError)  the object, entity or message does not exist
     ├── InvalidKeyError (ValueError)           a key or name is outside the grammar of keys.py
     ├── InvalidArgumentError (ValueError)      any other argument that can never be valid
+    │   └── RangeNotSatisfiableError           no byte of the object lies in the range
     ├── SerializationError (ValueError)        a value cannot be stored and restored as it is
     ├── ObjectTooLargeError (ValueError)       a value, entity or message exceeds a limit
     ├── PreconditionFailedError                if_match or if_absent did not hold; nothing was changed
+    │   └── ObjectExistsError (FileExistsError)  if_absent did not hold
     ├── IntegrityError                         stored bytes are not the bytes that were saved
     │   └── EncryptionError                    they are not encrypted, or with a key that is not there
     ├── AccessDeniedError (PermissionError)    the store refused the credentials or the permission
@@ -60,10 +62,15 @@ class StorageError(Exception):
         return self.message
 
 
-class KeyNotFoundError(StorageError, KeyError):
+class KeyNotFoundError(StorageError, KeyError, FileNotFoundError):
     """The object, entity, queue message or table does not exist."""
 
     code = "key-not-found"
+
+    def __init__(
+        self, message: str, *, field: str | None = None, limit: str | None = None, remedy: str | None = None
+    ) -> None:
+        StorageError.__init__(self, message, field=field, limit=limit, remedy=remedy)
 
 
 class InvalidKeyError(StorageError, ValueError):
@@ -76,6 +83,12 @@ class InvalidArgumentError(StorageError, ValueError):
     """An argument that can never be valid, such as a negative limit or a malformed filter."""
 
     code = "invalid-argument"
+
+
+class RangeNotSatisfiableError(InvalidArgumentError):
+    """No byte of the object lies in the requested range, which may suit another object."""
+
+    code = "range-not-satisfiable"
 
 
 class SerializationError(StorageError, ValueError):
@@ -94,6 +107,15 @@ class PreconditionFailedError(StorageError):
     """``if_match`` or ``if_absent`` did not hold; the stored object is unchanged."""
 
     code = "precondition-failed"
+
+
+class ObjectExistsError(PreconditionFailedError, FileExistsError):
+    """``if_absent`` did not hold: there is an object with this key."""
+
+    def __init__(
+        self, message: str, *, field: str | None = None, limit: str | None = None, remedy: str | None = None
+    ) -> None:
+        StorageError.__init__(self, message, field=field, limit=limit, remedy=remedy)
 
 
 class IntegrityError(StorageError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.errors import KeyNotFoundError, ObjectExistsError, PreconditionFailedError, StorageError
 from storage_lib.ports.object_model import ANY_VERSION
 
 
@@ -16,7 +16,7 @@ def missing(key: str) -> KeyNotFoundError:
 def unmet(key: str, if_match: str | None) -> PreconditionFailedError:
     """The object does not have the ETag ``if_match``; if that is None, an object exists."""
     if if_match is None:
-        return PreconditionFailedError(f"object {key!r} exists", field="if_absent")
+        return ObjectExistsError(f"object {key!r} exists", field="if_absent")
     if if_match == ANY_VERSION:
         return PreconditionFailedError(f"object {key!r} does not exist", field="if_match")
     return PreconditionFailedError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from storage_lib.errors import InvalidArgumentError
+from storage_lib.errors import InvalidArgumentError, RangeNotSatisfiableError
 from storage_lib.patterns import pattern
 
 ANY_VERSION = "*"
@@ -163,12 +163,12 @@ class ByteRange:
     def resolve(self, size: int) -> tuple[int, int]:
         """The offsets of the first byte and after the last, for an object of ``size`` bytes.
 
-        :raises InvalidArgumentError: no byte of the object lies in the range.
+        :raises RangeNotSatisfiableError: no byte of the object lies in the range.
         """
         start = max(size + self.start, 0) if self.start < 0 else self.start
         end = size if self.end is None else min(self.end, size)
         if start >= end:
-            raise InvalidArgumentError(
+            raise RangeNotSatisfiableError(
                 f"the range starts at byte {start}, the object has {size} bytes", field="range"
             )
         return start, end

@@ -223,7 +223,7 @@ class ObjectStore(Stationary):
             Without it the result is never None.
         :raises KeyNotFoundError: there is no such object.
         :raises PreconditionFailedError: the object does not have the ETag ``if_match``.
-        :raises InvalidArgumentError: no byte of the object lies in the range.
+        :raises RangeNotSatisfiableError: no byte of the object lies in the range.
         :raises IntegrityError: the bytes are not the ones that were saved.
         """
         validate_key(key)

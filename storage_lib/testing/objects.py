@@ -17,8 +17,10 @@ from storage_lib.errors import (
     InvalidArgumentError,
     InvalidKeyError,
     KeyNotFoundError,
+    ObjectExistsError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    RangeNotSatisfiableError,
     TransientStorageError,
 )
 from storage_lib.ports.backend import ByteRange, ListEntry, ObjectInfo, ObjectStore
@@ -365,6 +367,21 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
         assert found is not None
         assert found.data == b"8"
 
+    async def test_errors_are_those_of_files_too(self, objects: ObjectStore, unique: str) -> None:
+        """What Python code expects that knows nothing of this library."""
+        with pytest.raises(FileNotFoundError) as missing:
+            await objects.get(f"{unique}/k")
+        assert isinstance(missing.value, KeyError)
+        await objects.put(f"{unique}/k", b"1")
+        await objects.put(f"{unique}/l", b"2")
+        for refused in (
+            objects.put(f"{unique}/k", b"2", if_absent=True),
+            objects.copy(f"{unique}/l", f"{unique}/k", if_absent=True),
+        ):
+            with pytest.raises(FileExistsError) as existing:
+                await refused
+            assert isinstance(existing.value, ObjectExistsError)
+
     # -- conditional and range reads
 
     async def test_conditional_reads(self, objects: ObjectStore, unique: str) -> None:
@@ -400,7 +417,7 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
         await objects.put(f"{unique}/k", b"0123456789")
         await objects.put(f"{unique}/empty", b"")
         for key, byte_range in ((f"{unique}/k", ByteRange(10, 20)), (f"{unique}/empty", ByteRange(0, 1))):
-            with pytest.raises(InvalidArgumentError) as refused:
+            with pytest.raises(RangeNotSatisfiableError) as refused:
                 await objects.get(key, byte_range=byte_range)
             assert refused.value.field == "range"
 

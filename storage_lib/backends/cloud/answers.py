@@ -17,6 +17,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    RangeNotSatisfiableError,
     StorageError,
     StorageUnavailableError,
     TransientStorageError,
@@ -122,8 +123,10 @@ class Answer:
             return Meaning(StorageUnavailableError, refused=status == 429)
         if status == 413:
             return Meaning(ObjectTooLargeError)
-        if status in (400, 416):
-            return Meaning(InvalidArgumentError, field="range" if status == 416 else None)
+        if status == 416:
+            return Meaning(RangeNotSatisfiableError, field="range")
+        if status == 400:
+            return Meaning(InvalidArgumentError)
         return Meaning(StorageError)
 
     def as_error(self, doing: str) -> StorageError:
