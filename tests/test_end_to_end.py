@@ -211,7 +211,11 @@ async def test_killing_the_host_loses_nothing_that_was_acknowledged(
                 while True:
                     tasks.append(await host.submit("reports/weather.csv"))
 
+            before = len(acknowledged), len(tasks)
             running = [asyncio.ensure_future(work()) for work in (save, save, save, submit, submit)]
+            async with asyncio.timeout(60):
+                while len(acknowledged) == before[0] or len(tasks) == before[1]:
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(0.5 + chance.random())  # the instant is meant to be any
             await host.kill()
             outcomes = await asyncio.gather(*running, return_exceptions=True)
