@@ -71,7 +71,7 @@ async def create_or_replace[T](
         return await write(Pin(if_absent=True))
     for _ in range(_ATTEMPTS):
         try:
-            info = await storage.info(key)
+            info = await storage.info(key, fresh=True)
         except KeyNotFoundError:
             info = None
         conditions.check_write(key, info)
@@ -93,7 +93,7 @@ async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> No
     if tag := single(conditions.only_match):
         return await storage.delete(key, if_match=tag)
     for _ in range(_ATTEMPTS):
-        info = await storage.info(key)
+        info = await storage.info(key, fresh=True)
         conditions.check_write(key, info)
         try:
             return await storage.delete(key, if_match=info.etag)

@@ -119,7 +119,7 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
     async def write(pin: Pin) -> tuple[PutResult, bool | None]:
         existed = None
         if pin == Pin() and not app.storage.backend.objects.reports_created:
-            existed = await app.storage.exists(key)
+            existed = await app.storage.exists(key, fresh=True)
         put = await app.storage.write(
             key,
             body,

@@ -195,7 +195,7 @@ def check_depth(data: bytes) -> None:
 
     :raises SerializationError: it is too deep.
     """
-    if len(data) <= 2 * MAX_DEPTH:
+    if len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")

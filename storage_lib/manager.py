@@ -152,19 +152,24 @@ class StorageManager:
         )
 
     @overload
-    async def load(self, key: str) -> Any: ...
+    async def load(self, key: str, *, fresh: bool = False) -> Any: ...
     @overload
-    async def load[T](self, key: str, model: type[T]) -> T: ...
-    async def load(self, key: str, model: Any = None) -> Any:
+    async def load[T](self, key: str, model: type[T], *, fresh: bool = False) -> T: ...
+    async def load(self, key: str, model: Any = None, *, fresh: bool = False) -> Any:
         """Return the value of an object.
 
         :param key: the object.
         :param model: a class (dataclass, pydantic model, …) to validate the value against and convert it to.
+        :param fresh: what the store has now, even if the caching layer has kept what it had before.
         :raises KeyNotFoundError: there is no such object.
         :raises IntegrityError: its bytes are not the ones that were saved.
         :raises SerializationError: its bytes do not match its content type, or do not fit ``model``.
         """
-        found = await self.read(key)
+        objects = self.backend.objects
+        found = None if fresh else objects.at_hand(user_key(key))
+        if found is None:
+            found = await objects.get(user_key(key), fresh=fresh, dated=False)
+            assert found is not None  # noqa: S101 - only a get with if_none_match answers None
         return await value_of(found, model, self._pickling)
 
     async def update(
@@ -198,7 +203,7 @@ class StorageManager:
             )
         for attempt in range(_UPDATE_ATTEMPTS):
             try:
-                found = await self.read(key)
+                found = await self.read(key, fresh=True)
             except KeyNotFoundError:
                 if initial is _NOTHING:
                     raise
@@ -312,47 +317,74 @@ class StorageManager:
         )
 
     def open_reader(
-        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        fresh: bool = False,
     ) -> AbstractAsyncContextManager[ObjectReader]:
         """Read an object of any size with constant memory; it is verified before the last chunk is returned.
+        The parameters are those of `read`.
 
         async with storage.open_reader(key) as reader:
             async for chunk in reader:
                 ...
         """
-        return self.backend.objects.open_reader(user_key(key), byte_range=byte_range, if_match=if_match)
+        return self.backend.objects.open_reader(
+            user_key(key), byte_range=byte_range, if_match=if_match, fresh=fresh
+        )
 
     async def read(
-        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        fresh: bool = False,
     ) -> StoredObject:
         """Return an object's bytes, or a range of them, with its info.
 
+        :param key: the object.
+        :param byte_range: return only this range.
+        :param if_match: only if it has this ETag.
+        :param fresh: what the store has now, even if the caching layer has kept what it had before.
         :raises KeyNotFoundError: there is no such object.
         :raises PreconditionFailedError: it does not have the ETag ``if_match``.
         """
-        found = await self.backend.objects.get(user_key(key), byte_range=byte_range, if_match=if_match)
+        found = await self.backend.objects.get(
+            user_key(key), byte_range=byte_range, if_match=if_match, fresh=fresh
+        )
         assert found is not None  # noqa: S101 - only a get with if_none_match answers None
         return found
 
     async def read_if_changed(
-        self, key: str, etag: str, *, byte_range: ByteRange | None = None
+        self, key: str, etag: str, *, byte_range: ByteRange | None = None, fresh: bool = False
     ) -> StoredObject | None:
         """Like `read`, but return None if the object still has this ETag."""
-        return await self.backend.objects.get(user_key(key), byte_range=byte_range, if_none_match=etag)
+        return await self.backend.objects.get(
+            user_key(key), byte_range=byte_range, if_none_match=etag, fresh=fresh
+        )
 
     # -- objects
 
-    async def info(self, key: str) -> ObjectInfo:
+    async def info(self, key: str, *, fresh: bool = False) -> ObjectInfo:
         """Return the size, type, ETag, times and metadata of an object.
 
+        :param key: the object.
+        :param fresh: as for `read`.
         :raises KeyNotFoundError: there is no such object.
         """
-        return await self.backend.objects.head(user_key(key))
+        return await self.backend.objects.head(user_key(key), fresh=fresh)
 
-    async def exists(self, key: str) -> bool:
-        """Whether there is such an object. If the store cannot tell, its error is raised."""
+    async def exists(self, key: str, *, fresh: bool = False) -> bool:
+        """Whether there is such an object. If the store cannot tell, its error is raised.
+
+        :param key: the object.
+        :param fresh: as for `read`.
+        """
         try:
-            await self.info(key)
+            await self.info(key, fresh=fresh)
         except KeyNotFoundError:
             return False
         return True
@@ -539,10 +571,10 @@ class StorageManager:
         return await _each(given, lambda key: self.save(key, given[key], **options), concurrency)
 
     async def load_many(
-        self, keys: Iterable[str], model: Any = None, *, concurrency: int = 16
+        self, keys: Iterable[str], model: Any = None, *, concurrency: int = 16, fresh: bool = False
     ) -> dict[str, Any | StorageError]:
         """`load` each key; return the value or the `StorageError` of each."""
-        return await _each(several("keys", keys), lambda key: self.load(key, model), concurrency)
+        return await _each(several("keys", keys), lambda key: self.load(key, model, fresh=fresh), concurrency)
 
     async def delete_many(
         self, keys: Iterable[str], *, concurrency: int = 16

@@ -31,7 +31,7 @@ LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
         inner, EncryptionOptions(keys={"now": bytes(range(32))}, allow_plaintext_reads=True)
     ),
     "compression": lambda inner: CompressionLayer(inner, CompressionOptions()),
-    "caching": lambda inner: CachingLayer(inner, CachingOptions()),
+    "caching": lambda inner: CachingLayer(inner, CachingOptions(keep_writes=False)),
     "validation": lambda inner: ValidationLayer(inner, ValidationOptions()),
     "audit": lambda inner: AuditLayer(inner, AuditOptions()),
     "metrics": lambda inner: MetricsLayer(inner, MetricsOptions()),

@@ -168,8 +168,14 @@ class ObjectLayer(ObjectDriver):
         operation = Operation("objects", "read_stream", key, (options,))
         return await self._around(operation, lambda: self.inner.read_stream(key, options))
 
+    def at_hand(self, key: str) -> StoredObject | None:
+        return None  # This layer is to see every operation.
+
     async def head(self, key: str) -> ObjectInfo:
         return await self._around(Operation("objects", "head", key), lambda: self.inner.head(key))
+
+    async def fresh_head(self, key: str) -> ObjectInfo:
+        return await self._around(Operation("objects", "head", key), lambda: self.inner.fresh_head(key))
 
     async def delete(self, key: str, if_match: str | None) -> None:
         operation = Operation("objects", "delete", key, (if_match,))

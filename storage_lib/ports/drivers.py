@@ -77,11 +77,17 @@ class PutOptions(msgspec.Struct, frozen=True, gc=False):
 
 
 class GetOptions(msgspec.Struct, frozen=True, gc=False):
-    """What is read of an object. The conditions are valid ETags."""
+    """What is read of an object. The conditions are valid ETags.
+
+    ``fresh``: what the store has now, not what a layer has kept. Without ``dated`` the time of the last
+    change may be wrong, as nobody will look at it.
+    """
 
     byte_range: ByteRange | None = None
     if_match: str | None = None
     if_none_match: str | None = None
+    fresh: bool = False
+    dated: bool = True
 
 
 class ListOptions(msgspec.Struct, frozen=True, gc=False):
@@ -167,6 +173,15 @@ class ObjectDriver(Stationary, ABC):
         not a valid key is left out (`unlisted.leave_out`)."""
 
     # -- defaults that a driver may improve
+
+    def at_hand(self, key: str) -> StoredObject | None:
+        """A whole object that is had without waiting, verified and as callers see it
+        (`hidden.presented`), but perhaps with a wrong time of its last change; None if there is none."""
+        return None
+
+    async def fresh_head(self, key: str) -> ObjectInfo:
+        """`head`, from the store and not from what a layer has kept."""
+        return await self.head(key)
 
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once

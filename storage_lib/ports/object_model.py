@@ -56,12 +56,14 @@ class ObjectInfo:
 class StoredObject:
     """An object's bytes, or the requested range of them, with its info.
 
-    ``start`` is the offset of ``data[0]`` in the object: 0 unless a range was requested.
+    ``start`` is the offset of ``data[0]`` in the object: 0 unless a range was requested. ``verified``: a
+    layer has compared these very bytes with the size and the checksum of the info.
     """
 
     info: ObjectInfo
     data: bytes
     start: int = 0
+    verified: bool = field(default=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,6 +213,8 @@ class ObjectStore(Stationary):
         byte_range: ByteRange | None = None,
         if_match: str | None = None,
         if_none_match: str | None = None,
+        fresh: bool = False,
+        dated: bool = True,
     ) -> StoredObject | None:
         """Return the object; its bytes are verified against its checksum, except for a range.
 
@@ -221,6 +223,8 @@ class ObjectStore(Stationary):
         :param if_match: as for `put`.
         :param if_none_match: return None if the object still has this ETag (or any, for ``"*"``).
             Without it the result is never None.
+        :param fresh: return what the store has now, even if a layer has kept what it had before.
+        :param dated: False if nobody will look at ``last_modified``, which may then be wrong.
         :raises KeyNotFoundError: there is no such object.
         :raises PreconditionFailedError: the object does not have the ETag ``if_match``.
         :raises RangeNotSatisfiableError: no byte of the object lies in the range.
@@ -231,12 +235,13 @@ class ObjectStore(Stationary):
         etag = await self._present(key, if_match)
         known = None if if_none_match is None else read_etag(if_none_match, "if_none_match", weakly=True)
         if known == ANY_VERSION:
-            if not agrees((await self.head(key)).etag, etag):
+            if not agrees((await self.head(key, fresh=fresh)).etag, etag):
                 raise unmet(key, if_match)
             return None
         known, until = expiry.split_etag(known)
         try:
-            found = await self.driver.get(key, _get_options(byte_range, expiry.split_etag(etag)[0], known))
+            options = _get_options(byte_range, expiry.split_etag(etag)[0], known, fresh, dated)
+            found = await self.driver.get(key, options)
         except PreconditionFailedError:
             await self._exists(key)
             raise
@@ -246,13 +251,23 @@ class ObjectStore(Stationary):
             return None
         info = self._presented(found.info)
         if info is not found.info:
-            found = StoredObject(info, found.data, found.start)
-        if byte_range is None:
+            found = StoredObject(info, found.data, found.start, found.verified)
+        if byte_range is None and not found.verified:
             await verify(found)
         return found
 
+    def at_hand(self, key: str) -> StoredObject | None:
+        """What `get` with ``dated=False`` would return, if that needs no waiting; None if it needs to,
+        whether or not there is such an object."""
+        return self.driver.at_hand(key) if type(key) is str else None
+
     def open_reader(
-        self, key: str, *, byte_range: ByteRange | None = None, if_match: str | None = None
+        self,
+        key: str,
+        *,
+        byte_range: ByteRange | None = None,
+        if_match: str | None = None,
+        fresh: bool = False,
     ) -> AbstractAsyncContextManager[ObjectReader]:
         """Read an object of any size with constant memory. The last chunk is returned only if the whole
         object matches its checksum. The errors are those of `get`.
@@ -261,15 +276,15 @@ class ObjectStore(Stationary):
                 async for chunk in reader:
                     ...
         """
-        return self._reader(validate_key(key), _checked_range(byte_range), if_match)
+        return self._reader(validate_key(key), _checked_range(byte_range), if_match, fresh)
 
     @asynccontextmanager
     async def _reader(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None
+        self, key: str, byte_range: ByteRange | None, if_match: str | None, fresh: bool
     ) -> AsyncGenerator[ObjectReader]:
         etag = expiry.split_etag(await self._present(key, if_match))[0]
         try:
-            options = _get_options(byte_range, etag, None)
+            options = _get_options(byte_range, etag, None, fresh)
             info, start, chunks = await self.driver.read_stream(key, options)
         except PreconditionFailedError:
             await self._exists(key)
@@ -277,13 +292,14 @@ class ObjectStore(Stationary):
         async with aclosing(chunks):
             yield ObjectReader(self._presented(info), start, chunks, verified=byte_range is None)
 
-    async def head(self, key: str) -> ObjectInfo:
+    async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
         """Return what is known about an object, without its bytes.
 
+        :param fresh: as for `get`.
         :raises KeyNotFoundError: there is no such object.
         """
         validate_key(key)
-        return self._presented(await self.driver.head(key))
+        return self._presented(await (self.driver.fresh_head(key) if fresh else self.driver.head(key)))
 
     async def _exists(self, key: str) -> None:
         """Check that an object exists.
@@ -669,10 +685,16 @@ def _checked_range(byte_range: ByteRange | None) -> ByteRange | None:
     return None if byte_range is None else byte_range.checked()
 
 
-def _get_options(byte_range: ByteRange | None, if_match: str | None, if_none_match: str | None) -> GetOptions:
-    if byte_range is None and if_match is None and if_none_match is None:
+def _get_options(
+    byte_range: ByteRange | None,
+    if_match: str | None,
+    if_none_match: str | None,
+    fresh: bool,
+    dated: bool = True,
+) -> GetOptions:
+    if byte_range is None and if_match is None and if_none_match is None and not fresh and dated:
         return PLAIN_GET
-    return GetOptions(byte_range, if_match, if_none_match)
+    return GetOptions(byte_range, if_match, if_none_match, fresh, dated)
 
 
 def _saved(result: PutResult, size: int, options: PutOptions) -> PutResult:

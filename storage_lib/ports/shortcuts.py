@@ -17,7 +17,7 @@ from storage_lib.arguments import mapping
 from storage_lib.buffers import as_bytes, is_bytes_like
 from storage_lib.codings import codings_of, decoded
 from storage_lib.errors import InvalidArgumentError, SerializationError
-from storage_lib.keys import SYSTEM_PREFIX, user_key
+from storage_lib.keys import SYSTEM_PREFIX, essence, user_key
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import PutResult, StoredObject
 from storage_lib.ports.objects import ObjectStore
@@ -168,9 +168,11 @@ async def value_of(found: StoredObject, model: Any = None, pickling: Pickling | 
 
     :raises SerializationError: its bytes do not match its content type, or do not fit ``model``.
     """
-    info, data = found.info, await content_of(found)
+    info = found.info
+    data = found.data if info.content_encoding is None else await content_of(found)
     try:
-        await paused(values.checking_stored(data, info.content_type))
+        if essence(info.content_type) == values.PACKED:
+            await paused(values.checking_stored(data, info.content_type))
         if model is None:
             if len(data) >= _ASIDE_BYTES and info.content_type == values.PACKED:
                 # Item by item, so that a thread lets the event loop go on.
