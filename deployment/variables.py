@@ -109,6 +109,7 @@ RULES: Mapping[str, Rule] = {
     "retentionDays": _number(2, 365),
     "coolAfterDays": _number(0),
     "storageLogs": BOOLEAN,
+    "openTelemetry": BOOLEAN,
     "instanceMemoryMB": _one_of("512", "2048", "4096"),
     "maximumInstanceCount": _number(1, 1000),
     "httpConcurrency": _number(1, 1000),

@@ -36,10 +36,12 @@ _NAMES = {
     for name in (
         *("version", "functionTimeout", "logging", "logLevel", "default", "Function", "extensions"),
         *("http", "routePrefix", "queues", "batchSize", "newBatchThreshold", "visibilityTimeout"),
-        *("maxDequeueCount", "maxPollingInterval", "messageEncoding"),
+        *("maxDequeueCount", "maxPollingInterval", "messageEncoding", "telemetryMode"),
     )
 }
 """What is read of host.json, by its name in lower case: the host compares without case."""
+
+_TELEMETRY_MODES = ("ApplicationInsights", "OpenTelemetry")
 
 # On Azure an idle queue is looked at every minute; at a developer's desk that reads as a hang.
 LOCAL_POLLING_CAP = 2.0
@@ -83,6 +85,12 @@ def load_host_json(directory: Path, environ: Mapping[str, str] = os.environ) -> 
     if root.get("version") != "2.0":
         raise DevhostError(f'host.json: version must be "2.0", not {root.get("version")!r}')
     _override(root, environ)
+    mode = str(root.get("telemetryMode", _TELEMETRY_MODES[0]))
+    if mode.lower() not in (each.lower() for each in _TELEMETRY_MODES):
+        # The platform's host takes any other for the first, without a word.
+        raise DevhostError(
+            f"host.json: telemetryMode must be one of {', '.join(_TELEMETRY_MODES)}, not {mode!r}"
+        )
     extensions = _section(root, "extensions", "host.json")
     http = _section(extensions, "http", "host.json: extensions")
     prefix = http.get("routePrefix", "api")

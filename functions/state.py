@@ -117,6 +117,10 @@ def state() -> AppState:
         made = AppState(StorageConfig.from_env())
         made.check_numbers()
         _states[loop] = made
+        if made.config.metrics is not None and made.config.metrics.azure_monitor:
+            from functions import monitor
+
+            monitor.begin()
     return _states[loop]
 
 
@@ -150,6 +154,10 @@ async def shutdown() -> None:
     found = _states.pop(asyncio.get_running_loop(), None)
     if found is not None and "storage" in found.__dict__:
         await found.storage.close()
+    if found is not None and found.config.metrics is not None and found.config.metrics.azure_monitor:
+        from functions import monitor
+
+        await asyncio.to_thread(monitor.end)
 
 
 def _number(setting: str, default: float, least: float, most: float) -> float:

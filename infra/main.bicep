@@ -75,6 +75,9 @@ param coolAfterDays int = 0
 @description('Optional. Logs each read, write and delete of blobs, queues and tables of the data to the workspace, which is paid for by the gigabyte. An account that is there already is left as it is.')
 param storageLogs bool = false
 
+@description('Optional. The app sends traces of its requests, tasks and operations on storage, and its metrics, to Application Insights, and the host sends its own telemetry by OpenTelemetry too. What is sent is paid for by the gigabyte.')
+param openTelemetry bool = false
+
 @description('Optional. Memory of an instance in MB.')
 @allowed([
   512
@@ -515,6 +518,7 @@ module functionApp 'modules/function-app.bicep' = {
     testedFromOutside: testsAvailability
     corsOrigins: corsOrigins
     keyUris: keyVaultEnabled ? [keyVault!.outputs.keyUri] : []
+    openTelemetry: openTelemetry
     appSettings: appSettings
   }
   // Before its first start the app has to be allowed what it does then, and to reach its storage.

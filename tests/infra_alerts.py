@@ -22,7 +22,7 @@ from tests.infra_model import (
     used_accounts,
 )
 
-NO_WAIT = 'name != "get_task"'
+NO_WAIT = 'name != "get_task" and name !endswith "/tasks/{task_id}"'
 """Of requests, those that do not wait for a task to end, for as long as they are asked to."""
 
 # What these mean for the line that the app logs is evaluated by test_infra_queues.py.
@@ -90,14 +90,17 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
             yield f"{rule.name} looks at {windows}"
     limit = scenario["latencyThresholdMs"]
     wanted_of_requests = [
-        'requests | where name contains "poison"',
-        "requests | summarize total = count(), failed = countif(toint(resultCode) >= 500"
+        'union (requests | where name contains "poison"), (traces | where message startswith '
+        """"Executing 'Functions." and message contains "poison")""",
+        'requests | where name !startswith "process agent-"'
+        " | summarize total = count(), failed = countif(toint(resultCode) >= 500"
         " or (success == false and toint(resultCode) == 0))"
         " | where total >= 20 and failed * 20 > total",
         f"requests | where isnotempty(url) and {NO_WAIT}"
         " | summarize total = count(), p95 = percentile(duration, 95)"
         f" | where total >= 20 and p95 > {limit}",
-        'requests | where name == "watch_queues" | summarize runs = count() | where runs == 0',
+        'union (requests | where name == "watch_queues"), (traces | where message startswith '
+        """"Executing 'Functions.watch_queues") | summarize runs = count() | where runs == 0""",
     ]
     for name in ("get_task", "watch_queues"):
         if name not in app.bindings:

@@ -135,6 +135,14 @@ def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
         "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": f"ClientId={client};Authorization=AAD",
         **scenario["appSettings"],
     }
+    if scenario["openTelemetry"]:
+        expected["AzureFunctionsJobHost__telemetryMode"] = "OpenTelemetry"
+        traced = (
+            "AGENT_STORAGE_METRICS",
+            "AGENT_STORAGE_METRICS_TRACES",
+            "AGENT_STORAGE_METRICS_AZURE_MONITOR",
+        )
+        expected |= dict.fromkeys(traced, "true")
     if scenario["queueBatchSize"] > 0:
         expected["AzureFunctionsJobHost__extensions__queues__batchSize"] = str(scenario["queueBatchSize"])
     if scenario["queueNewBatchThreshold"] >= 0:
@@ -161,7 +169,8 @@ def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
     if len(listed) != len(found):
         yield "a setting is there twice"
     try:
-        config = StorageConfig.from_env(found)
+        connection = {"APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey=known-when-it-is-there"}
+        config = StorageConfig.from_env({**found, **connection})
     except ConfigurationError as error:
         yield f"the code refuses the settings: {error}"
         return
@@ -169,6 +178,9 @@ def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
         yield f"the code reads the settings as {config}"
     host, data = account_behind(deployment, HOST), account_behind(deployment, CONNECTION)
     there = scenario["existingDataAccountName"]
+    sends = config.metrics is not None and config.metrics.traces and config.metrics.azure_monitor
+    if sends is not scenario["openTelemetry"]:
+        yield f"the code reads of telemetry {config.metrics}"
     if (host is not data) is not bool(scenario["separateHostStorage"] or there):
         yield "host and data are not as separate as asked for"
     group = scenario["existingDataAccountResourceGroup"] or group_name(scenario)

@@ -541,6 +541,7 @@ def test_settings_override_host_json(tmp_path: Path) -> None:
         "AzureFunctionsJobHost__extensions__Queues__visibilityTimeout": "00:00:07",
         "AzureFunctionsJobHost__extensions__http__routePrefix": "v1",
         "AzureFunctionsJobHost__logging__logLevel__default": "Warning",
+        "AzureFunctionsJobHost__telemetryMode": "openTelemetry",
     }
     found = load_host_json(tmp_path, settings)
     assert (found.queues.batch_size, found.queues.visibility_timeout) == (8, 7)
@@ -554,6 +555,7 @@ def test_settings_override_host_json(tmp_path: Path) -> None:
         ),
         ("version__x", "1", "host.json has a value, not a section, at version"),
         ("logging__logLevel__default", "Loud", "logging.logLevel.default must be one of"),
+        ("telemetryMode", "OpenTelemetri", "telemetryMode must be one of ApplicationInsights, OpenTelemetry"),
     ]:
         with pytest.raises(DevhostError, match=message):
             load_host_json(tmp_path, {f"AzureFunctionsJobHost__{name}": text})

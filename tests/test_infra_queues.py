@@ -106,7 +106,7 @@ async def test_one_line_tells_all_lengths_and_the_alerts_understand_it(
     ]
     panels = json.loads(files()["modules/workbook.json"])["items"]
     queries += [panel["content"].get("query", "") for panel in panels]
-    readers = [query for query in queries if query.startswith("traces")]
+    readers = [query for query in queries if query.startswith('traces | where message startswith "queue')]
     assert len(readers) == 3
     for query in readers:
         assert lengths_in(query, line) == expected

@@ -50,6 +50,8 @@ var actionGroupIds = empty(email) ? [] : [actionGroup.id]
 var queueLengths = 'traces | where message startswith "queue lengths: " | extend lengths = parse_json(extract("^queue lengths: ([{].*[}])$", 1, message)) | mv-expand queue = bag_keys(lengths) to typeof(string) | extend messages = tolong(lengths[queue])'
 // Once may be chance: within a quarter of an hour there are three lines.
 var seenTwice = 'summarize seen = count() by queue | where seen >= 2'
+// With OpenTelemetry the host makes no request of what it takes from a queue, but logs it all the same.
+var executing = 'Executing \'Functions.'
 var queryAlerts = [
   {
     // The names of functions on poison queues all have the word in them. The app takes what is in these queues
@@ -60,7 +62,7 @@ var queryAlerts = [
     // Soon, and far enough back for what is logged late.
     every: 'PT5M'
     window: 'PT15M'
-    query: 'requests | where name contains "poison"'
+    query: 'union (requests | where name contains "poison"), (traces | where message startswith "${executing}" and message contains "poison")'
     dimensions: []
   }
   {
@@ -91,7 +93,7 @@ var queryAlerts = [
     severity: 1
     every: 'PT15M'
     window: 'PT15M'
-    query: 'requests | summarize total = count(), failed = countif(toint(resultCode) >= 500 or (success == false and toint(resultCode) == 0)) | where total >= 20 and failed * 20 > total'
+    query: 'requests | where name !startswith "process agent-" | summarize total = count(), failed = countif(toint(resultCode) >= 500 or (success == false and toint(resultCode) == 0)) | where total >= 20 and failed * 20 > total'
     dimensions: []
   }
   {
@@ -100,8 +102,8 @@ var queryAlerts = [
     severity: 2
     every: 'PT15M'
     window: 'PT15M'
-    // get_task waits as long as it is asked to.
-    query: 'requests | where isnotempty(url) and name != "get_task" | summarize total = count(), p95 = percentile(duration, 95) | where total >= 20 and p95 > ${latencyThresholdMs}'
+    // get_task waits as long as it is asked to. With OpenTelemetry requests are named by their routes.
+    query: 'requests | where isnotempty(url) and name != "get_task" and name !endswith "/tasks/{task_id}" | summarize total = count(), p95 = percentile(duration, 95) | where total >= 20 and p95 > ${latencyThresholdMs}'
     dimensions: []
   }
   {
@@ -111,7 +113,7 @@ var queryAlerts = [
     every: 'PT15M'
     window: 'PT30M'
     // One row where there is none to count.
-    query: 'requests | where name == "watch_queues" | summarize runs = count() | where runs == 0'
+    query: 'union (requests | where name == "watch_queues"), (traces | where message startswith "${executing}watch_queues") | summarize runs = count() | where runs == 0'
     dimensions: []
   }
 ]

@@ -77,6 +77,9 @@ param corsOrigins textsType
 @description('Required. Identifier of the key for the code of the app to wrap keys with, in a list; an empty list for none.')
 param keyUris textsType
 
+@description('Required. Telemetry of host and app by OpenTelemetry.')
+param openTelemetry bool
+
 @description('Required. Further app settings, by name.')
 param appSettings appSettingsType
 
@@ -147,6 +150,20 @@ var keySettings = map(keyUris, keyUri => {
   name: 'AGENT_KEY_VAULT_KEY_URI'
   value: keyUri
 })
+// The host sends what the app logs; a worker that said that it sends its logs itself would keep the host from that.
+var telemetryNames = [
+  'AGENT_STORAGE_METRICS'
+  'AGENT_STORAGE_METRICS_TRACES'
+  'AGENT_STORAGE_METRICS_AZURE_MONITOR'
+]
+var telemetrySettings = map(openTelemetry ? telemetryNames : [], name => {
+  name: name
+  value: 'true'
+})
+var hostTelemetry = {
+  name: 'AzureFunctionsJobHost__telemetryMode'
+  value: 'OpenTelemetry'
+}
 var furtherSettings = map(items(appSettings), setting => {
   name: setting.key
   value: setting.value
@@ -231,6 +248,8 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
         ownSettings,
         queueSettings,
         keySettings,
+        telemetrySettings,
+        openTelemetry ? [hostTelemetry] : [],
         furtherSettings
       )
     }

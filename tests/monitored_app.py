@@ -1,0 +1,52 @@
+"""Run as a process of its own: the app on files with telemetry to where the environment says, used once.
+
+Prints what it used: the module names, and the trace of its requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+from devhost.runtime import invoke, load_app, queue_datum
+from tests.conftest import PROJECT
+from tests.platform_host import PlatformHost
+
+HOST = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
+
+
+async def use() -> dict[str, Any]:
+    index = load_app(PROJECT)
+    host = PlatformHost(index)
+    host.trace_parent = HOST
+    early = sorted(name for name in sys.modules if name.startswith(("opentelemetry", "azure.monitor")))
+    began = time.perf_counter()
+    first = await host("GET", "/api/objects/none")
+    waited = time.perf_counter() - began
+    from functions import monitor, state
+
+    for thread in monitor._started:
+        await asyncio.to_thread(thread.join)
+    body = json.dumps({"action": "copy", "agent_id": "a", "payload": None}).encode()
+    saved = await host("PUT", "/api/objects/a/b", b"1", {})
+    refused = await host("POST", "/api/tasks", body, {"content-type": "application/json"})
+    queues = state.state().storage.backend.queues
+    message = {"task_id": "t1", "agent_id": "a", "action": "none_such", "traceparent": HOST}
+    await queues.send("agent-tasks", json.dumps(message).encode())
+    for received in await queues.receive("agent-tasks"):
+        value, metadata = queue_datum(received, received.text.encode())
+        function = next(each for each in index.functions if each.name == "process_task")
+        assert (await invoke(function, [("message", value)], metadata, trace_parent=HOST)).ok
+    await index.module.shutdown()
+    return {
+        "early": early,
+        "waited": waited,
+        "statuses": [first.status, saved.status, refused.status],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(use())))
