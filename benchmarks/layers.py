@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from benchmarks import audit_layer
+
 Rows = list[tuple[str, str, str]]
 
-LAYERS: dict[str, Callable[[int], Rows]] = {}
+LAYERS: dict[str, Callable[[int], Rows]] = {
+    "audit": audit_layer.measure,
+}
 """The rows of each layer, measured with so many turns."""
 
 

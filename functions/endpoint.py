@@ -11,10 +11,12 @@ from typing import Any, Concatenate
 import azure.functions as func
 
 from functions.answers import completed
+from functions.callers import actor_of, correlation_of
 from functions.parameters import check_query
 from functions.paths import url_path
 from functions.problems import internal_problem, problem
 from functions.state import is_traced
+from storage_lib.callers import acting_as
 from storage_lib.errors import StorageError
 
 _log = logging.getLogger("AOS.Http")
@@ -43,14 +45,15 @@ def endpoint[**P](*parameters: str) -> Callable[[Handler[P]], Handler[P]]:
         @functools.wraps(handler)
         async def guarded(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
             context: Any = outputs.pop("context", None)
-            if not is_traced():
-                return await answered(req, *others, **outputs)
-            from functions.tracing import request
+            with acting_as(actor_of(req), correlation_of(req, context)):
+                if not is_traced():
+                    return await answered(req, *others, **outputs)
+                from functions.tracing import request
 
-            with request(handler.__name__, req, context) as span:
-                response = await answered(req, *others, **outputs)
-                span.answered(response.status_code)
-                return response
+                with request(handler.__name__, req, context) as span:
+                    response = await answered(req, *others, **outputs)
+                    span.answered(response.status_code)
+                    return response
 
         # The worker passes the context of the invocation to functions that have a parameter of this name.
         signature = inspect.signature(handler)

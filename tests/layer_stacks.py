@@ -25,6 +25,8 @@ from storage_lib.ports.backend import StorageBackend
 
 SOAK = os.environ.get("SOAK") == "1"
 
+AUDIT = AuditOptions(sink="log", operations="all", on_failure="refuse", key="k" * 32)
+
 LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
     "fallback": lambda inner: FallbackLayer(inner, MemoryBackend(), FallbackOptions()),
     "encryption": lambda inner: EncryptionLayer(
@@ -33,7 +35,7 @@ LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
     "compression": lambda inner: CompressionLayer(inner, CompressionOptions()),
     "caching": lambda inner: CachingLayer(inner, CachingOptions(keep_writes=False)),
     "validation": lambda inner: ValidationLayer(inner, ValidationOptions()),
-    "audit": lambda inner: AuditLayer(inner, AuditOptions()),
+    "audit": lambda inner: AuditLayer(inner, AUDIT),
     "metrics": lambda inner: MetricsLayer(inner, MetricsOptions()),
 }
 """From inner to outer, as `storage_lib.factory` orders them; each lets through what other programs stored."""

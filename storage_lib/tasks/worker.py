@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
+from storage_lib.callers import acting_as
 from storage_lib.errors import (
     BackendClosedError,
     ConfigurationError,
@@ -149,7 +150,7 @@ class Worker:
         lease = Lease(self._records, claimed, self._length, self._now)
 
         async def run() -> list[TaskEvent]:
-            with watch.holding(lease, self._place):
+            with watch.holding(lease, self._place), _acting_for(claimed):
                 return await self._run(lease, text, queue)
 
         observed: Callable[[], Awaitable[list[TaskEvent]]] = run
@@ -531,6 +532,13 @@ def _ending(record: TaskRecord, now: datetime, status: TaskStatus, error: TaskEr
         "event_due": True,
         "history": ended(record, now, str(status), error),
     }
+
+
+def _acting_for(record: TaskRecord) -> contextlib.AbstractContextManager[None]:
+    """The agent is the caller of what its task does."""
+    task = f"task:{record.task_id}"
+    correlation = task if record.correlation_id is None else f"{record.correlation_id} {task}"
+    return acting_as(f"agent:{record.agent_id}", correlation)
 
 
 async def _limited(registered: RegisteredAction, context: TaskContext, payload: Any) -> Any:

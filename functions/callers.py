@@ -1,0 +1,48 @@
+"""On whose behalf a request runs, as far as the platform vouches for it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import azure.functions as func
+
+from storage_lib.patterns import pattern
+
+FUNCTION_KEY = "function-key"
+"""The host has checked a key, and does not tell which."""
+_PRINCIPAL = "X-MS-CLIENT-PRINCIPAL"
+_MOST = 128
+_UNFIT = pattern(r"[^!-~]")
+_TRACE = pattern(r"[0-9a-f]{2}-([0-9a-f]{32})-.*")
+
+
+def actor_of(req: func.HttpRequest) -> str:
+    """``PROVIDER:ID`` of the principal if the platform's authentication is on, else `FUNCTION_KEY`.
+
+    Without it anyone can send these headers. With it the platform removes those of clients.
+    """
+    if os.environ.get("WEBSITE_AUTH_ENABLED", "").lower() == "true":
+        who = req.headers.get(f"{_PRINCIPAL}-ID") or req.headers.get(f"{_PRINCIPAL}-NAME")
+        if who:
+            return _short(f"{req.headers.get(f'{_PRINCIPAL}-IDP') or 'principal'}:{who}")
+        return "anonymous"
+    return FUNCTION_KEY
+
+
+def correlation_of(req: func.HttpRequest, context: Any) -> str:
+    """What the operations of this request have in common: the client's ``x-correlation-id``, the trace of
+    its ``traceparent``, its ``x-request-id``, or the id of the invocation."""
+    if given := req.headers.get("x-correlation-id"):
+        return _short(given)
+    if traced := _TRACE.fullmatch(req.headers.get("traceparent") or ""):
+        return traced[1]
+    if given := req.headers.get("x-request-id"):
+        return _short(given)
+    return getattr(context, "invocation_id", None) or uuid.uuid4().hex
+
+
+def _short(text: str) -> str:
+    """It ends up in logs: printable ASCII, and not much."""
+    return _UNFIT.sub("?", text[:_MOST])

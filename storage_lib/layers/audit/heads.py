@@ -1,0 +1,48 @@
+"""The heads of file chains: a small file for each writer, replaced as a whole, in a folder of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from storage_lib.layers.audit.entries import Head, Seal
+
+SUFFIX = ".head.json"
+MOST_KNOWN = 64
+
+
+def write_head(folder: str, head: Head, seal: Seal) -> None:
+    """Replace the head of a writer; it is durable when this returns."""
+    name = os.path.join(folder, head.writer + SUFFIX)
+    line = seal.sealed(head)[0] + b"\n"
+    fd = os.open(f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, line)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(f"{name}.tmp", name)
+    sync_folder(folder)
+
+
+def sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def known_heads(folder: str) -> list[tuple[str, int]]:
+    """The writers that began last, each with the number of entries that its head tells. A new writer records
+    them, so that a log and its head cannot both be removed without a trace, nor be set back together."""
+    found: list[tuple[str, int]] = []
+    for path in sorted(Path(folder).glob(f"*{SUFFIX}"))[-MOST_KNOWN:]:
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            head = msgspec.json.decode(path.read_bytes(), type=Head)
+            if head.count:
+                found.append((head.writer, head.count))
+    return found
