@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,7 @@ from storage_lib.config.settings import Settings
 from storage_lib.errors import ConfigurationError
 
 _CONNECTION = "APPLICATIONINSIGHTS_CONNECTION_STRING"
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "OFF")
 
 
 class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,10 +19,22 @@ class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     :param traces: make OpenTelemetry spans of operations, requests and runs of tasks.
     :param azure_monitor: the function app sends spans and metrics to Application Insights.
+    :param opentelemetry: measure through OpenTelemetry's API, too. It does nothing until an SDK is set up.
+    :param log_level: of a record of each operation that succeeded, in the log ``AOS.Storage``.
+    :param failure_log_level: of a record of each operation that failed.
     """
 
     traces: bool = False
     azure_monitor: bool = False
+    opentelemetry: bool = True
+    log_level: str = "DEBUG"
+    failure_log_level: str = "WARNING"
+
+    def __post_init__(self) -> None:
+        for field in ("traces", "azure_monitor", "opentelemetry"):
+            _boolean(field, getattr(self, field))
+        for field in ("log_level", "failure_log_level"):
+            _level(field, getattr(self, field))
 
 
 def from_env(env: Mapping[str, str]) -> MetricsOptions | None:
@@ -36,4 +50,32 @@ def from_env(env: Mapping[str, str]) -> MetricsOptions | None:
             limit=f"{_CONNECTION} of the form InstrumentationKey=…;IngestionEndpoint=…",
             remedy=f"set {_CONNECTION}, or remove AGENT_STORAGE_METRICS_AZURE_MONITOR",
         )
-    return MetricsOptions(**settings.given(traces=settings.boolean("TRACES"), azure_monitor=monitor))
+    given = settings.given(
+        traces=settings.boolean("TRACES"),
+        azure_monitor=monitor,
+        opentelemetry=settings.boolean("OPENTELEMETRY"),
+        log_level=_level_of(settings, "LOG_LEVEL"),
+        failure_log_level=_level_of(settings, "FAILURE_LOG_LEVEL"),
+    )
+    return MetricsOptions(**given)
+
+
+def _level_of(settings: Settings, name: str) -> str | None:
+    text = settings.text(name)
+    return None if text is None else _level(f"AGENT_STORAGE_METRICS_{name}", text.strip().upper())
+
+
+def _level(field: str, level: Any) -> str:
+    if level not in LOG_LEVELS:
+        raise ConfigurationError(
+            f"{field} is {str(level)[:40]!r}",
+            field=field,
+            limit=f"one of {', '.join(LOG_LEVELS)}",
+            remedy="set it to one of them",
+        )
+    return level
+
+
+def _boolean(field: str, value: Any) -> None:
+    if type(value) is not bool:
+        raise ConfigurationError(f"{field} is {str(value)[:40]!r}", field=field, limit="true or false")

@@ -64,6 +64,10 @@ class Instrument[S]:
         found = self._series.get(key)
         return self._added(key) if found is None else found
 
+    def adopt(self, tags: Tags, series: S) -> None:
+        """Show ``series`` under these tags."""
+        self._series[_key(tags)] = series
+
     def series(self) -> dict[SeriesKey, S]:
         """What there is now."""
         return self._series.copy()
@@ -107,6 +111,20 @@ class Cells:
     @property
     def value(self) -> float:
         return sum(self._of_threads.copy().values())
+
+
+class Observed(Cells):
+    """A number that is counted elsewhere, by what ``read`` returns, and added to here."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        super().__init__()
+        self._read = read
+
+    @property
+    def value(self) -> float:
+        return self._read() + super().value
 
 
 class UpDownCounter(Instrument[Cells]):
@@ -162,28 +180,35 @@ class Gauge(Instrument[Level]):
 class Distribution:
     """How often which values were recorded."""
 
-    __slots__ = ("_fine", "_of_threads", "forward")
+    __slots__ = ("_of_threads", "attributes", "fine", "forward")
 
     def __init__(self, fine: Sequence[float]) -> None:
-        self._fine = fine
+        self.fine = fine
         self._of_threads: dict[int, list[Any]] = {}
-        self.forward: Callable[[float], None] | None = None
-        """Told of each value, too."""
+        self.forward: Callable[[float, Mapping[str, str]], None] | None = None
+        """Told of each value, too, with ``attributes``."""
+        self.attributes: Mapping[str, str] = {}
 
     def record(self, value: float) -> None:
-        thread = get_ident()
-        try:
-            cells = self._of_threads[thread]
-        except KeyError:
-            cells = self._of_threads[thread] = [*[0] * (len(self._fine) + 1), 0.0]
-        cells[bisect_left(self._fine, value)] += 1
+        cells = self.cells()
+        cells[bisect_left(self.fine, value)] += 1
         cells[-1] += value
         if self.forward is not None:
-            self.forward(value)
+            self.forward(value, self.attributes)
+
+    def cells(self) -> list[Any]:
+        """What this thread counts: values by fine bucket, and their sum at the end. No other thread may
+        change it."""
+        thread = get_ident()
+        try:
+            return self._of_threads[thread]
+        except KeyError:
+            cells = self._of_threads[thread] = [*[0] * (len(self.fine) + 1), 0.0]
+            return cells
 
     def snapshot(self) -> tuple[list[int], float]:
         """The number of values in each fine bucket, the last of which has no upper bound, and their sum."""
-        sums = [0.0] * (len(self._fine) + 2)
+        sums = [0.0] * (len(self.fine) + 2)
         for cells in self._of_threads.copy().values():
             sums = [one + other for one, other in zip(sums, cells.copy(), strict=True)]
         return [int(count) for count in sums[:-1]], sums[-1]
@@ -192,7 +217,7 @@ class Distribution:
         """The value that this part of the recorded ones does not exceed, estimated within its bucket; NaN if
         there is none."""
         counts, _ = self.snapshot()
-        return quantile(self._fine, counts, part)
+        return quantile(self.fine, counts, part)
 
 
 class Histogram(Instrument[Distribution]):
@@ -249,13 +274,19 @@ def _divided(bounds: tuple[float, ...]) -> tuple[float, ...]:
 
 def _key(tags: Tags) -> SeriesKey:
     try:
-        return tuple(sorted([(name + "", _text(value)) for name, value in tags.items()]))
+        return tuple(sorted([(_name(name), _text(value)) for name, value in tags.items()]))
     except (AttributeError, TypeError) as error:
         raise InvalidArgumentError(
             "the tags are not a mapping of names to text, numbers or booleans",
             field="tags",
             remedy='pass them as {"operation": "write"}',
         ) from error
+
+
+def _name(name: object) -> str:
+    if isinstance(name, str):
+        return name
+    raise TypeError
 
 
 def _text(value: object) -> str:

@@ -39,8 +39,10 @@ class Registry:
     def __init__(self) -> None:
         self._instruments: dict[str, Instrument[Any]] = {}
         self._exposed: dict[str, str] = {}
-        self._sources: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._sources: dict[int, weakref.ref[Source]] = {}
         self._listeners: list[Callable[[Instrument[Any]], None]] = []
+        self._shared: dict[Any, Any] = {}
+        self._source_listeners: list[Callable[[Source], None]] = []
 
     def counter(self, name: str, *, unit: str = "", description: str = "") -> Counter:
         """The counter of this name.
@@ -69,21 +71,38 @@ class Registry:
         """
         return self._get(Histogram, name, unit, description, bounds)
 
+    def shared[T](self, kind: Callable[[Registry], T]) -> T:
+        """What ``kind`` makes of this registry: one for all who ask."""
+        found = self._shared.get(kind)
+        return self._shared.setdefault(kind, kind(self)) if found is None else found
+
     def instruments(self) -> list[Instrument[Any]]:
         return list(self._instruments.copy().values())
 
     def add_source(self, source: Source) -> None:
         """Read ``source`` whenever this registry is read, as long as it exists."""
-        self._sources.add(source)
+        key = id(source)
+        self._sources[key] = weakref.ref(source, lambda _: self._sources.pop(key, None))
+        for listener in self._source_listeners:
+            listener(source)
+
+    def sources(self) -> list[Source]:
+        return [source for each in list(self._sources.values()) if (source := each()) is not None]
 
     def statistics(self) -> list[Statistic]:
         """What the sources tell now; equal ones are added up."""
         summed: dict[Any, Statistic] = {}
-        for source in list(self._sources):
+        for source in self.sources():
             for each in source.measured():
                 known = summed.get(key := (each.name, each.tags))
                 summed[key] = each if known is None else each.plus(known.value)
         return list(summed.values())
+
+    def on_source(self, listener: Callable[[Source], None]) -> None:
+        """Call ``listener`` with every source: those there are, and new ones."""
+        self._source_listeners.append(listener)
+        for source in self.sources():
+            listener(source)
 
     def on_instrument(self, listener: Callable[[Instrument[Any]], None]) -> None:
         """Call ``listener`` with every instrument: those there are, and new ones."""

@@ -82,6 +82,8 @@ class Parts:
         self._given = False
         self.size = 0
         """How many bytes have been given."""
+        self.on_part: Callable[[int], None] | None = None
+        """Told the size of each part that is given."""
 
     @property
     def sha256(self) -> str:
@@ -120,6 +122,8 @@ class Parts:
                 raise ObjectTooLargeError(
                     "the stream is too long", field="source", limit=f"{self._limit} bytes"
                 )
+            if self.on_part is not None:
+                self.on_part(len(part))
             await threads.working.run(self._hash.update, part)
             yield part
             part = await self._cut()

@@ -1,0 +1,134 @@
+"""Streams and listings, which are measured as they pass."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any
+
+from storage_lib.layers.base import Around, ObjectLayer
+from storage_lib.layers.metrics.journal import Journal
+from storage_lib.layers.metrics.meters import IN, OUT, Meter
+from storage_lib.layers.metrics.stopwatch import Stopwatch
+from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult
+from storage_lib.ports.streaming import Parts
+
+_END: Any = object()
+
+
+class MeasuredObjects(ObjectLayer):
+    """An object driver whose streams and listings are measured; the rest is done by ``around``."""
+
+    def __init__(
+        self, inner: ObjectDriver, around: Around, meter: Callable[[str, str], Meter], journal: Journal
+    ) -> None:
+        super().__init__(inner, around)
+        self._meter = meter
+        self._journal = journal
+
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        meter = self._meter("objects", "put_stream")
+
+        def came_in(size: int) -> None:
+            meter.numbers()[0][IN] += size
+
+        parts.on_part = came_in
+        watch = Stopwatch(meter, self._journal, key)
+        try:
+            result = await self.inner.put_stream(key, parts, options, repeat)
+        except BaseException as error:
+            watch.pause()
+            watch.size = parts.size
+            watch.failed(error)
+            raise
+        watch.pause()
+        watch.size = parts.size
+        watch.succeeded()
+        return result
+
+    async def read_stream(
+        self, key: str, options: GetOptions
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        meter = self._meter("objects", "read_stream")
+        watch = Stopwatch(meter, self._journal, key)
+        try:
+            info, start, chunks = await self.inner.read_stream(key, options)
+        except BaseException as error:
+            watch.pause()
+            watch.failed(error)
+            raise
+        watch.pause()
+        return info, start, _MeasuredChunks(chunks, meter, watch)
+
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+        """The operation is the listing as far as it is read. The rest of one is another only if it fails."""
+        watch = Stopwatch(self._meter("objects", "scan"), self._journal, prefix, counts=not options.continued)
+        try:
+            async with aclosing(self.inner.scan(prefix, options)) as listing:
+                while True:
+                    watch.resume()
+                    try:
+                        found = await anext(listing, _END)
+                    finally:
+                        watch.pause()
+                    if found is _END:
+                        break
+                    yield found
+        except GeneratorExit:
+            watch.succeeded()
+            raise
+        except BaseException as error:
+            watch.failed(error)
+            raise
+        watch.succeeded()
+
+
+class _MeasuredChunks(AsyncGenerator[bytes]):
+    """The chunks of a download. No generator function, whose body would not end what was never begun."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes], meter: Meter, watch: Stopwatch) -> None:
+        self._chunks = chunks
+        self._meter = meter
+        self._watch = watch
+
+    async def __anext__(self) -> bytes:
+        watch = self._watch
+        watch.resume()
+        try:
+            chunk = await anext(self._chunks)
+        except StopAsyncIteration:
+            watch.pause()
+            watch.succeeded()
+            raise
+        except BaseException as error:
+            watch.pause()
+            watch.failed(error)
+            raise
+        watch.pause()
+        watch.size += len(chunk)
+        self._meter.numbers()[0][OUT] += len(chunk)
+        return chunk
+
+    async def asend(self, value: None) -> bytes:
+        return await anext(self)
+
+    async def athrow(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> bytes:
+        error = typ if isinstance(typ, BaseException) else typ()
+        self._watch.failed(error)
+        return await self._chunks.athrow(error)
+
+    async def aclose(self) -> None:
+        """The reader needs no more of it."""
+        try:
+            await self._chunks.aclose()
+        finally:
+            self._watch.succeeded()
