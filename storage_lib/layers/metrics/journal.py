@@ -8,7 +8,8 @@ from storage_lib.config.metrics import MetricsOptions
 from storage_lib.layers.metrics.meters import Meter
 
 LOG = logging.getLogger("AOS.Storage")
-_OFF = logging.CRITICAL + 1
+_OFF = -1
+"""A level that no logger is enabled for."""
 
 
 class Journal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any
 
 from storage_lib.layers.base import Around, ObjectLayer
 from storage_lib.layers.metrics.journal import Journal
@@ -14,8 +13,6 @@ from storage_lib.layers.metrics.stopwatch import Stopwatch
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult
 from storage_lib.ports.streaming import Parts
-
-_END: Any = object()
 
 
 class MeasuredObjects(ObjectLayer):
@@ -65,26 +62,20 @@ class MeasuredObjects(ObjectLayer):
         return info, start, _MeasuredChunks(chunks, meter, watch)
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
-        """The operation is the listing as far as it is read. The rest of one is another only if it fails."""
-        watch = Stopwatch(self._meter("objects", "scan"), self._journal, prefix, counts=not options.continued)
+        """The operation is the listing up to its first entry; the rest is another one only if it fails."""
+        listing = super().scan(prefix, options)
+        began = options.continued
         try:
-            async with aclosing(self.inner.scan(prefix, options)) as listing:
-                while True:
-                    watch.resume()
-                    try:
-                        found = await anext(listing, _END)
-                    finally:
-                        watch.pause()
-                    if found is _END:
-                        break
+            async with aclosing(listing):
+                async for found in listing:
+                    began = True
                     yield found
         except GeneratorExit:
-            watch.succeeded()
             raise
         except BaseException as error:
-            watch.failed(error)
+            if began:
+                Stopwatch(self._meter("objects", "scan"), self._journal, prefix).failed(error)
             raise
-        watch.succeeded()
 
 
 class _MeasuredChunks(AsyncGenerator[bytes]):

@@ -10,19 +10,15 @@ from storage_lib.layers.metrics.meters import BEGUN, Meter
 
 class Stopwatch:
     """Measures one operation in several steps, such as the chunks of a stream: the time that the store took,
-    not what the caller did in between. It runs from the start.
+    not what the caller did in between. It runs from the start."""
 
-    :param counts: whether it is an operation although it succeeds.
-    """
+    __slots__ = ("_journal", "_meter", "_seconds", "_since", "_target", "size")
 
-    __slots__ = ("_counts", "_journal", "_meter", "_seconds", "_since", "_target", "size")
-
-    def __init__(self, meter: Meter, journal: Journal, target: str, *, counts: bool = True) -> None:
+    def __init__(self, meter: Meter, journal: Journal, target: str) -> None:
         meter.numbers()[0][BEGUN] += 1
         self._meter: Meter | None = meter
         self._journal = journal
         self._target = target
-        self._counts = counts
         self._seconds = 0.0
         self._since = perf_counter()
         self.size = 0
@@ -39,12 +35,9 @@ class Stopwatch:
         if (meter := self._meter) is None:
             return
         self._meter = None
-        if self._counts:
-            meter.succeeded(meter.numbers(), self._seconds)
-            if LOG.isEnabledFor(self._journal.level):
-                self._journal.succeeded(meter, self._target, self._seconds, self.size)
-        else:
-            meter.numbers()[0][BEGUN] -= 1
+        meter.succeeded(meter.numbers(), self._seconds)
+        if LOG.isEnabledFor(self._journal.level):
+            self._journal.succeeded(meter, self._target, self._seconds, self.size)
 
     def failed(self, error: BaseException) -> None:
         """It raised ``error``; a later end is ignored."""

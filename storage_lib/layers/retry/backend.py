@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
@@ -15,6 +15,7 @@ from storage_lib.layers.retry.retrier import Retrier
 from storage_lib.layers.retry.unknown import unknown
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ObjectDriver
+from storage_lib.ports.statistics import Statistic
 from storage_lib.ports.table_model import Delete, Upsert
 
 
@@ -52,6 +53,28 @@ class RetryBackend(Layer):
 
     def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
         return RetryingObjects(inner, self._retriers["objects"])
+
+    def statistics(self) -> Iterator[Statistic]:
+        for port, retrier in self._retriers.items():
+            tags = (("port", port),)
+            breaker = retrier.breaker
+            yield Statistic(
+                "agent_storage.retries", retrier.retries, "counter", tags, "{attempt}", "Repeated attempts"
+            )
+            yield Statistic(
+                "agent_storage.breaker.open",
+                int(breaker.is_open),
+                "gauge",
+                tags,
+                description="1 while the store is left alone because it does not answer",
+            )
+            yield Statistic(
+                "agent_storage.breaker.trips",
+                breaker.trips,
+                "counter",
+                tags,
+                description="How often the store began to be left alone",
+            )
 
     async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
         async def attempt(unsure: bool) -> T:

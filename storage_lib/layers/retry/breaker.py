@@ -26,6 +26,13 @@ class Breaker:
         self._since = 0.0
         self._next_at: float | None = None
         self.last: StorageUnavailableError | None = None
+        self.trips = 0
+        """How often it has begun to leave the store alone."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store is left alone."""
+        return self._next_at is not None
 
     def wait(self) -> float:
         """Seconds until an attempt may pass; 0 lets this one pass."""
@@ -46,6 +53,7 @@ class Breaker:
         self.last = error
         if self._next_at is None and self._failures >= THRESHOLD and now - self._since >= PATIENCE_SECONDS:
             self._next_at = now + PAUSE_SECONDS
+            self.trips += 1
 
     def answered(self) -> None:
         """The store responded, whatever it said."""

@@ -39,6 +39,8 @@ class Retrier:
         self.breaker = Breaker(clock)
         self.clock = clock
         self.sleep = sleep
+        self.retries = 0
+        """How many attempts were made again."""
 
     async def call[T](
         self,
@@ -187,6 +189,7 @@ class Tries:
         delay = options.delay(self._tried, error)
         if final or self._tried >= options.attempts or retrier.clock() + delay > self.deadline.until:
             raise error
+        retrier.retries += 1
         text = "%s: try %d of %d in %.1f s, since %s"
         _log.warning(text, self._doing, self._tried + 1, options.attempts, delay, error)
         if (told := REPEATED.get()) is not None:
