@@ -49,7 +49,11 @@ VENDOR_HOMES = {
         "storage_lib.backends.cloud",
     ),
     "botocore": ("storage_lib.backends.s3",),
-    "opentelemetry": ("storage_lib.metrics.opentelemetry", "storage_lib.tracing"),
+    "opentelemetry": (
+        "storage_lib.metrics.opentelemetry",
+        "storage_lib.tracing",
+        "functions.monitor",
+    ),
     "sqlite3": ("storage_lib.backends.file",),
     "pytest": ("storage_lib.testing",),
 }
