@@ -57,9 +57,7 @@ def _stored(config: StorageConfig, encoding: MessageEncoding) -> StorageBackend:
     if config.fallback is not None:
         from storage_lib.layers.fallback import FallbackLayer
 
-        backend = FallbackLayer(
-            backend, _stored(StorageConfig(storage_type="memory"), encoding), config.fallback
-        )
+        backend = FallbackLayer(backend, _stored(config.fallback.secondary, encoding), config.fallback)
     return backend
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from storage_lib.backends.memory import MemoryBackend
+from storage_lib.config import StorageConfig
 from storage_lib.config.audit import AuditOptions
 from storage_lib.config.caching import CachingOptions
 from storage_lib.config.compression import CompressionOptions
@@ -26,9 +27,11 @@ from storage_lib.ports.backend import StorageBackend
 SOAK = os.environ.get("SOAK") == "1"
 
 AUDIT = AuditOptions(sink="log", operations="all", on_failure="refuse", key="k" * 32)
-
+FALLBACK = FallbackOptions(
+    secondary=StorageConfig(storage_type="memory"), writes="secondary", check_seconds=0
+)
 LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
-    "fallback": lambda inner: FallbackLayer(inner, MemoryBackend(), FallbackOptions()),
+    "fallback": lambda inner: FallbackLayer(inner, MemoryBackend(), FALLBACK),
     "encryption": lambda inner: EncryptionLayer(
         inner, EncryptionOptions(keys={"now": bytes(range(32))}, allow_plaintext_reads=True)
     ),

@@ -42,16 +42,24 @@ from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableSt
 from tests.layers import CountingLayer, Deflating, DeflatingLayer, PassThrough
 
 
+def innermost(objects: ObjectStore) -> Any:
+    """The driver of the store itself."""
+    driver: Any = objects.driver
+    while isinstance(driver, ObjectLayer):
+        driver = driver.inner
+    return driver
+
+
 class MemoryBehindALayer(ObjectStoreContract):
     # No other program can put anything into memory.
     test_decomposed_names_are_listed_or_told = None  # type: ignore[assignment]
 
     async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
-        stored = objects.driver.core._objects  # type: ignore[attr-defined]
+        stored = innermost(objects)._objects
         stored[key] = replace(stored[key], data=data)
 
     async def put_foreign(self, objects: ObjectStore, key: str, data: bytes, content_type: str) -> None:
-        core: Any = objects.driver.core
+        core = innermost(objects)
         await ObjectStore(core).put(key, data, content_type=content_type)
         core._objects[key] = StoredObject(replace(core._objects[key].info, sha256=None), data)
 

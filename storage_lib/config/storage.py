@@ -118,6 +118,8 @@ class StorageConfig:
         self._check_pickle()
         for layer in LAYERS:
             check_options(layer, getattr(self, layer))
+        if self.fallback is not None:
+            self.fallback.check_apart(self)
         used = (self.storage_type, self.tables_and_queues)
         urls = (self.account_url, self.blob_endpoint, self.queue_endpoint, self.table_endpoint)
         if "azure" in used and not self.connection_string and not any(urls):

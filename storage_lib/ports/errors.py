@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from copy import copy
 
-from storage_lib.errors import KeyNotFoundError, ObjectExistsError, PreconditionFailedError, StorageError
+from storage_lib.errors import (
+    KeyNotFoundError,
+    ObjectExistsError,
+    PreconditionFailedError,
+    StorageError,
+    TransientStorageError,
+)
 from storage_lib.ports.object_model import ANY_VERSION
+
+
+class UnknownOutcomeError(TransientStorageError):
+    """Neither success nor a conflict: an earlier attempt took effect and someone has changed the result
+    since, or it did not and someone else was faster. A plain conflict would make the caller do it a
+    second time. It is never retried automatically."""
 
 
 def missing(key: str) -> KeyNotFoundError:

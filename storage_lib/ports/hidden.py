@@ -25,7 +25,14 @@ CHECKSUM = f"{RESERVED}original-sha256"
 ENCRYPTED = f"{RESERVED}encrypted"
 """What the encryption layer needs to know of the object."""
 
-ADDED_BELOW = frozenset({ATTEMPT})
+JOURNAL = f"{RESERVED}journal"
+"""The journal entry of an object that a second store has taken for its primary."""
+ORIGIN = f"{RESERVED}origin"
+"""The ETag of the primary's version that an object of a second store is a copy of."""
+REPAIRED = f"{RESERVED}repaired"
+"""The journal entry that a repair has made this object of."""
+
+ADDED_BELOW = frozenset({ATTEMPT, JOURNAL, ORIGIN, REPAIRED})
 """What layers inside the encryption layer add, and what it therefore does not bind the object to."""
 
 LISTED = (expiry.METADATA, SIZE)

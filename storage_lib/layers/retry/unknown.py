@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from storage_lib.errors import TransientStorageError
+from storage_lib.ports.errors import UnknownOutcomeError
 
-
-class UnknownOutcomeError(TransientStorageError):
-    """Neither success nor a conflict: an earlier attempt took effect and someone has changed the result
-    since, or it did not and someone else was faster. A plain conflict would make the caller do it a
-    second time. It is never retried automatically."""
+__all__ = ["UnknownOutcomeError", "unknown"]
 
 
 def unknown(doing: object) -> UnknownOutcomeError:

@@ -1,0 +1,131 @@
+"""Mirroring: the second store follows the primary."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import msgspec
+from msgspec.structs import replace
+
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.layers.fallback.entries import Entry, plain
+from storage_lib.layers.fallback.marks import STALE, Marks
+from storage_lib.layers.fallback.secondary import SecondStore
+from storage_lib.layers.fallback.transfer import transfer
+from storage_lib.ports import hidden
+from storage_lib.ports.drivers import ObjectDriver, PutOptions
+from storage_lib.ports.object_model import ObjectInfo
+
+_ATTEMPTS = 8
+
+_log = logging.getLogger("AOS.Storage")
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What has just been written to the primary, so that it need not be read back."""
+
+    etag: str
+    data: bytes
+    options: PutOptions
+
+
+class Intent(msgspec.Struct, frozen=True):
+    """A mark that the stores may differ in a key. It outlives a writer that is killed between the two."""
+
+    marks: Marks
+    key: str
+    etag: str
+
+
+class Mirror:
+    def __init__(self, primary: ObjectDriver, secondary: SecondStore) -> None:
+        self._primary = primary
+        self._secondary = secondary
+        self.marks = (Marks(secondary.driver, STALE), Marks(primary, STALE))
+        """In either store: in the primary while the second store is away."""
+
+    async def intend(self, key: str) -> Intent:
+        """To be done before the primary is written to."""
+        there, here = self.marks
+        try:
+            return Intent(there, key, await there.put(key))
+        except StorageError as error:
+            _log.warning("the second store does not take %r now: %s", key, error)
+            return Intent(here, key, await here.put(key))
+
+    async def drop(self, intent: Intent) -> None:
+        """The primary was not changed."""
+        with suppress(StorageError):  # A repair finds nothing to do.
+            await intent.marks.remove(intent.key, intent.etag)
+
+    async def follow(self, intent: Intent, written: Written | None = None) -> bool:
+        """Bring a change of the primary to the second store; if that fails, a repair does it."""
+        try:
+            done = await self.copy(intent.key, written)
+            if done:
+                await intent.marks.remove(intent.key, intent.etag)
+        except StorageError as error:
+            _log.warning("object %r is not yet in the second store: %s", intent.key, error)
+            return False
+        return done
+
+    async def copy(self, key: str, written: Written | None = None) -> bool:
+        """Make the second store's object what the primary's is. False if it is left to the journal, because
+        it has a newer one, or if the primary's is being replaced all the time."""
+        info: ObjectInfo | None = None
+        if written is None:
+            info = await self._find(key)
+        for _ in range(_ATTEMPTS):
+            found = await self._secondary.find(key)
+            if found is not None and Entry.of(found) is not None:
+                return False
+            done = True
+            try:
+                if written is not None:
+                    await self._put(key, written, found)
+                elif not await self._put_version(key, info, found):
+                    return True
+            except (PreconditionFailedError, KeyNotFoundError):
+                done = False  # Someone else was faster, in either store.
+            # A slower writer may have put its older version behind a newer one: whoever is last looks again.
+            etag = written.etag if written is not None else None if info is None else info.etag
+            written, info = None, await self._find(key)
+            if done and (None if info is None else info.etag) == etag:
+                return True
+        return False
+
+    async def _find(self, key: str) -> ObjectInfo | None:
+        try:
+            return await self._primary.head(key)
+        except KeyNotFoundError:
+            return None
+
+    async def _put(self, key: str, written: Written, found: ObjectInfo | None) -> None:
+        options = replace(
+            written.options,
+            metadata={**plain(written.options.metadata), hidden.ORIGIN: written.etag},
+            if_match=None if found is None else found.etag,
+            if_absent=found is None,
+        )
+        await self._secondary.driver.put(key, written.data, options)
+
+    async def _put_version(self, key: str, info: ObjectInfo | None, found: ObjectInfo | None) -> bool:
+        """Whether there was something to do."""
+        if info is None:
+            if found is None:
+                return False
+            await self._secondary.driver.delete(key, found.etag)
+            return True
+        if found is not None and found.metadata.get(hidden.ORIGIN) == info.etag:
+            return False
+        await transfer(
+            info,
+            self._primary,
+            self._secondary.driver,
+            key,
+            {**plain(info.metadata), hidden.ORIGIN: info.etag},
+            if_match=None if found is None else found.etag,
+            if_absent=found is None,
+        )
+        return True

@@ -1,0 +1,385 @@
+"""`FallbackObjects`: where each operation goes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+
+from storage_lib.config.fallback import FallbackOptions
+from storage_lib.errors import (
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+from storage_lib.layers.base import Around, ObjectLayer
+from storage_lib.layers.fallback.entries import TAG, Entry
+from storage_lib.layers.fallback.listing import Found, may_show_own, merged, of_secondary, without_own
+from storage_lib.layers.fallback.mirror import Mirror, Written
+from storage_lib.layers.fallback.secondary import AbsentError, MovedError, SecondStore, When
+from storage_lib.layers.fallback.status import Counts
+from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.errors import UnknownOutcomeError, missing
+from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.streaming import Parts
+
+_ATTEMPTS = 20
+
+_log = logging.getLogger("AOS.Storage")
+
+
+class FallbackObjects(ObjectLayer):
+    """The primary, and the second store for when it is unavailable.
+
+    A key with an entry in the second store's journal lives there until it is repaired: it is read and written
+    there, also when the primary is back. Every other key is the primary's, as long as that responds.
+    """
+
+    def __init__(
+        self,
+        primary: ObjectDriver,
+        secondary: SecondStore,
+        mirror: Mirror,
+        counts: Counts,
+        options: FallbackOptions,
+        around: Around,
+    ) -> None:
+        super().__init__(primary, around)
+        self.secondary = secondary
+        self._mirror = mirror if options.mode == "mirror" else None
+        self._journals = options.writes == "secondary"
+        self._is_complete = options.is_complete
+        self._counts = counts
+        one, other = primary.capabilities, secondary.driver.capabilities
+        self.capabilities = replace(
+            one,
+            reports_created=one.reports_created and other.reports_created,
+            folds_foreign_names=one.folds_foreign_names or other.folds_foreign_names,
+            lists_sizes=one.lists_sizes and other.lists_sizes,
+            max_object_bytes=min(one.max_object_bytes, other.max_object_bytes),
+            part_bytes=max(one.part_bytes, other.part_bytes),
+            max_parts=min(one.max_parts, other.max_parts),
+        )
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return self.inner.clock
+
+    @clock.setter
+    def clock(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, clock: Callable[[], float]
+    ) -> None:
+        self.inner.clock = clock
+        self.secondary.driver.clock = clock
+
+    @property
+    def core(self) -> ObjectDriver:
+        """Bookkeeping goes where the objects go: markers of expiry are journaled and repaired like them."""
+        return self
+
+    # -- reading
+
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
+        return await self._read(
+            key, lambda: self.inner.get(key, options), lambda info: self.secondary.get(info, options)
+        )
+
+    async def head(self, key: str) -> ObjectInfo:
+        async def head(info: ObjectInfo) -> ObjectInfo:
+            return self.secondary.head(info)
+
+        return await self._read(key, lambda: self.inner.head(key), head)
+
+    async def read_stream(
+        self, key: str, options: GetOptions
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        return await self._read(
+            key,
+            lambda: self.inner.read_stream(key, options),
+            lambda info: self.secondary.read_stream(info, options),
+        )
+
+    async def _read[T](
+        self,
+        key: str,
+        first: Callable[[], Awaitable[T]],
+        second: Callable[[ObjectInfo], Awaitable[T]],
+    ) -> T:
+        began = self.inner.clock()
+        for _ in range(_ATTEMPTS):
+            info = await self._journaled(key)
+            if info is None:
+                break
+            with suppress(MovedError):
+                result = await second(info)
+                self._counts.reads_from_secondary += 1
+                return result
+        try:
+            result = await first()
+        except TransientStorageError as error:
+            return await self._read_second(key, second, error, began)
+        except StorageError:
+            self._counts.primary.responded()
+            raise
+        self._counts.primary.responded()
+        return result
+
+    async def _read_second[T](
+        self,
+        key: str,
+        second: Callable[[ObjectInfo], Awaitable[T]],
+        error: TransientStorageError,
+        began: float,
+    ) -> T:
+        self._counts.primary.failed(error, began)
+        for _ in range(_ATTEMPTS):
+            try:
+                info = await self.secondary.find(key)
+                if info is None:
+                    raise missing(key) if self._is_complete else _not_there(key, error)
+                result = await second(info)
+            except MovedError:
+                continue
+            except TransientStorageError as other:
+                raise other if other.__cause__ is error else _both_away(error, other) from error
+            self._counts.reads_from_secondary += 1
+            _log.info("object %r was read from the second store and may be older: %s", key, error)
+            return result
+        raise error
+
+    async def _journaled(self, key: str) -> ObjectInfo | None:
+        """The object in the second store if it is the newest. It costs nothing while the journal is empty.
+
+        :raises StorageUnavailableError: the newest is known to be there, and it does not respond.
+        """
+        journal = self.secondary.journal
+        if not await journal.may_have_any():
+            return None
+        try:
+            info = await self.secondary.find(key)
+        except TransientStorageError as error:
+            if not journal.may_have(key):
+                return None
+            raise StorageUnavailableError(
+                f"object {key!r}: its newest version is in the second store, which does not respond: {error}",
+                remedy="try again, or repair when both stores respond",
+                retry_after=error.retry_after,
+            ) from error
+        if info is None or Entry.of(info) is None:
+            return None
+        if key not in journal.known:
+            # Its writer may have been killed before it put the mark: a repair has to see it.
+            with suppress(StorageError):
+                await journal.put(key)
+        return info
+
+    # -- writing
+
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        when = await self._when(key)
+        if when.only_journaled:
+            taken = await self.secondary.put(key, data, options, when)
+            if taken is not None:
+                return taken
+
+        async def write() -> PutResult:
+            return await self.inner.put(key, data, options)
+
+        def written(result: PutResult) -> Written:
+            return Written(result.etag, data, options)
+
+        async def instead(when: When) -> PutResult:
+            result = await self.secondary.put(key, data, options, when)
+            assert result is not None  # noqa: S101 - it was not asked for journaled ones only
+            return result
+
+        sure = options.if_absent or options.if_match is None or options.if_match.startswith(TAG)
+        return await self._write(key, when.at, write, instead, written, sure=sure)
+
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        when = await self._when(key)
+        if when.only_journaled:
+            taken = await self.secondary.put_stream(key, parts, options, when, repeat)
+            if taken is not None:
+                return taken
+
+        async def write() -> PutResult:
+            if self._journals:
+                # A source can be read only once: first see whether the primary responds at all.
+                with suppress(KeyNotFoundError):
+                    await self.inner.head(key)
+            return await self.inner.put_stream(key, parts, options, repeat)
+
+        async def instead(when: When) -> PutResult:
+            result = await self.secondary.put_stream(key, parts, options, when, repeat)
+            assert result is not None  # noqa: S101 - it was not asked for journaled ones only
+            return result
+
+        def again() -> bool:
+            return parts.size == 0
+
+        return await self._write(key, when.at, write, instead, again=again)
+
+    async def delete(self, key: str, if_match: str | None) -> None:
+        when = await self._when(key)
+        if when.only_journaled and await self.secondary.delete(key, if_match, when):
+            return
+
+        async def instead(when: When) -> None:
+            await self.secondary.delete(key, if_match, when)
+
+        sure = if_match is None or if_match.startswith(TAG)
+        await self._write(key, when.at, lambda: self.inner.delete(key, if_match), instead, sure=sure)
+
+    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        async def by_bytes() -> PutResult:
+            return await ObjectDriver.copy(self, source, target, if_absent)
+
+        when = await self._when(target)
+        if when.only_journaled or await self._journaled(source.key) is not None:
+            return await by_bytes()
+
+        async def instead(_: When) -> PutResult:
+            return await by_bytes()
+
+        return await self._write(target, when.at, lambda: self.inner.copy(source, target, if_absent), instead)
+
+    async def _when(self, key: str) -> When:
+        now = self.inner.clock()
+        return When(now, now, await self._journaled(key) is not None)
+
+    async def _write[T](
+        self,
+        key: str,
+        began: float,
+        write: Callable[[], Awaitable[T]],
+        instead: Callable[[When], Awaitable[T]],
+        written: Callable[[T], Written] | None = None,
+        *,
+        again: Callable[[], bool] = lambda: True,
+        sure: bool = True,
+    ) -> T:
+        """Write to the primary, or, if that is away and may be stood in for, do ``instead``.
+
+        :param again: whether the write can still be done another way.
+        :param sure: a conflict in the second store is one, even if the primary may have taken the write.
+        """
+        try:
+            result = await self._mirrored(key, write, written)
+        except UnknownOutcomeError:
+            self._counts.primary.responded()
+            raise
+        except TransientStorageError as error:
+            since = self._counts.primary.failed(error, began)
+            if not self._journals:
+                raise
+            if not again():
+                raise StorageUnavailableError(
+                    f"object {key!r}: the primary store went away while the stream was being sent: {error}",
+                    remedy="send it again: it then goes to the second store",
+                    retry_after=error.retry_after,
+                ) from error
+            try:
+                return await instead(When(began, since))
+            except TransientStorageError as other:
+                raise other if other.__cause__ is error else _both_away(error, other) from error
+            except AbsentError:
+                raise missing(key) if self._is_complete else _not_there(key, error) from error
+            except PreconditionFailedError as other:
+                if sure or error.refused:
+                    raise
+                # The primary may have taken it, and then there was no conflict.
+                raise StorageUnavailableError(
+                    f"object {key!r}: it is not known whether the primary store took the write, and the"
+                    f" second store does not have the version that it names: {error}",
+                    field="if_match",
+                    remedy="read it again and decide",
+                    retry_after=error.retry_after,
+                ) from other
+        except StorageError:
+            self._counts.primary.responded()
+            raise
+        self._counts.primary.responded()
+        return result
+
+    async def _mirrored[T](
+        self, key: str, write: Callable[[], Awaitable[T]], written: Callable[[T], Written] | None
+    ) -> T:
+        mirror = self._mirror
+        if mirror is None:
+            return await write()
+        intent = await mirror.intend(key)
+        try:
+            result = await write()
+        except TransientStorageError:
+            raise  # It may have been done: the mark stays.
+        except StorageError:
+            await mirror.drop(intent)
+            raise
+        if not await mirror.follow(intent, None if written is None else written(result)):
+            self._counts.mirror_failures += 1
+        return result
+
+    # -- listing
+
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
+        began = self.inner.clock()
+        listing = self._primary_listing(prefix, options, await self.secondary.journal.may_have_any())
+        try:
+            first = await anext(listing, None)
+        except TransientStorageError as error:
+            self._counts.primary.failed(error, began)
+            listing = self._second_listing(prefix, options)
+            try:
+                first = await anext(listing, None)
+            except TransientStorageError as other:
+                raise _both_away(error, other) from error
+            self._counts.reads_from_secondary += 1
+            _log.info("%r was listed from the second store and may be older: %s", prefix, error)
+        else:
+            self._counts.primary.responded()
+        async with aclosing(listing):
+            if first is None:
+                return
+            yield first
+            async for found in listing:
+                yield found
+
+    def _primary_listing(self, prefix: str, options: ListOptions, has_journal: bool) -> AsyncGenerator[Found]:
+        found = self.inner.scan(prefix, options)
+        if has_journal:
+            found = merged(self.inner.scan, self.secondary, prefix, options)
+        return without_own(found) if may_show_own(prefix) else found
+
+    def _second_listing(self, prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
+        def scan(prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
+            return of_secondary(self.secondary, prefix, options)
+
+        found = merged(scan, self.secondary, prefix, options)
+        return without_own(found) if may_show_own(prefix) else found
+
+    async def remove_stale(self) -> None:
+        await self.inner.remove_stale()
+        with suppress(TransientStorageError):
+            await self.secondary.driver.remove_stale()
+
+
+def _not_there(key: str, error: TransientStorageError) -> StorageUnavailableError:
+    unavailable = StorageUnavailableError(
+        f"object {key!r}: the primary store is unavailable and the second store does not have it: {error}",
+        remedy="try again later; where the second store holds every key, set complete (see docs/layers.md)",
+        retry_after=error.retry_after,
+    )
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def _both_away(error: TransientStorageError, other: TransientStorageError) -> StorageUnavailableError:
+    return StorageUnavailableError(
+        f"{error}; the second store is unavailable, too: {other}", retry_after=error.retry_after
+    )
