@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Buffer, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Buffer, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast, overload
+
+from msgspec import structs
 
 from storage_lib import values
 from storage_lib.arguments import mapping, several, whole
@@ -21,6 +23,7 @@ from storage_lib.errors import (
     PreconditionFailedError,
     StorageError,
     TransientStorageError,
+    UnsupportedOperationError,
 )
 from storage_lib.factory import build
 from storage_lib.keys import SYSTEM_PREFIX, essence, user_key, validate_content_type
@@ -41,6 +44,7 @@ from storage_lib.ports.shortcuts import names_below, paused, value_of
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from storage_lib.layers.fallback import FallbackLayer, RepairResult
     from storage_lib.pickling import Pickling
     from storage_lib.versioning import Version, Versions
 
@@ -84,11 +88,9 @@ class StorageManager:
 
         :raises NotPortableError: it is in memory, or its backend can be neither pickled nor copied.
         """
-        if self._config is not None and "memory" in (
-            self._config.storage_type,
-            self._config.tables_and_queues,
-        ):
-            self.backend.__reduce__()
+        if self._config is not None:
+            for store in _stores(self.backend):
+                store.__reduce__()
         backend = None if self._config is not None else self.backend
         more = {name: value for name, value in vars(self).items() if name not in _OWN}
         return _rebuilt, (type(self), self._config, backend), more or None
@@ -422,6 +424,40 @@ class StorageManager:
         """
         return await self.backend.objects.sweep_expired(limit, seconds=seconds)
 
+    # -- the second store
+
+    @property
+    def fallback(self) -> FallbackLayer | None:
+        """The layer with the second store: its status, and the conflicts that it keeps. None if it is off."""
+        if self._config is not None and self._config.fallback is None:
+            return None  # The layer need not be imported.
+        from storage_lib.layers.fallback import FallbackLayer
+
+        waiting = [self.backend]
+        while waiting:
+            found = waiting.pop()
+            if isinstance(found, FallbackLayer):
+                return found
+            waiting.extend(found.inside().values())
+        return None
+
+    async def repair(self, *, limit: int | None = None, seconds: float | None = None) -> RepairResult:
+        """Make the two stores of a fallback or mirror agree after an outage: what the second store took goes
+        to the primary, what a mirror missed to the second store. Any number of repairs may run at once.
+
+        :param limit: repair at most this many keys.
+        :param seconds: begin no more after this long; None means no limit.
+        :raises StorageUnavailableError: one of the stores is away; the next repair goes on.
+        :raises UnsupportedOperationError: there is no second store.
+        """
+        layer = self.fallback
+        if layer is None:
+            raise UnsupportedOperationError(
+                "there is no second store to repair from",
+                remedy="configure one: fallback= in StorageConfig (AGENT_STORAGE_FALLBACK)",
+            )
+        return await layer.repair(limit=limit, seconds=seconds)
+
     # -- versions
 
     async def save_versioned(
@@ -629,8 +665,20 @@ def _rebuilt(
     return manager
 
 
+def _stores(backend: StorageBackend) -> Iterator[StorageBackend]:
+    """The backends that store something, inside all layers."""
+    inside = backend.inside()
+    if not inside:
+        yield backend
+    for inner in inside.values():
+        yield from _stores(inner)
+
+
 def _anywhere(config: StorageConfig) -> StorageConfig:
-    """With an absolute path, which means the same in any working directory."""
+    """With absolute paths, which mean the same in any working directory."""
+    if (fallback := config.fallback) is not None:
+        secondary = _anywhere(fallback.secondary)
+        config = replace(config, fallback=structs.replace(fallback, secondary=secondary))
     if "file" not in (config.storage_type, config.tables_and_queues):
         return config
     return replace(config, base_path=os.path.abspath(config.base_path))

@@ -36,6 +36,26 @@ SETTINGS = frozenset(
         "AGENT_STORAGE_ENCRYPTION_KEYS",
         "AGENT_STORAGE_ENCRYPTION_KEYS_FILE",
         "AGENT_STORAGE_FALLBACK",
+        "AGENT_STORAGE_FALLBACK_ACCOUNT_URL",
+        "AGENT_STORAGE_FALLBACK_BLOB_ENDPOINT",
+        "AGENT_STORAGE_FALLBACK_CHECK_SECONDS",
+        "AGENT_STORAGE_FALLBACK_CLIENT_ID",
+        "AGENT_STORAGE_FALLBACK_COMPLETE",
+        "AGENT_STORAGE_FALLBACK_CONCURRENT_REQUESTS",
+        "AGENT_STORAGE_FALLBACK_CONNECTION",
+        "AGENT_STORAGE_FALLBACK_CONTAINER",
+        "AGENT_STORAGE_FALLBACK_PATH",
+        "AGENT_STORAGE_FALLBACK_QUEUE_ENDPOINT",
+        "AGENT_STORAGE_FALLBACK_RETRY_ATTEMPTS",
+        "AGENT_STORAGE_FALLBACK_S3_ACCESS_KEY_ID",
+        "AGENT_STORAGE_FALLBACK_S3_BUCKET",
+        "AGENT_STORAGE_FALLBACK_S3_ENDPOINT",
+        "AGENT_STORAGE_FALLBACK_S3_REGION",
+        "AGENT_STORAGE_FALLBACK_S3_SECRET_ACCESS_KEY",
+        "AGENT_STORAGE_FALLBACK_SHARED_GROUP",
+        "AGENT_STORAGE_FALLBACK_TABLE_ENDPOINT",
+        "AGENT_STORAGE_FALLBACK_TYPE",
+        "AGENT_STORAGE_FALLBACK_WRITES",
         "AGENT_STORAGE_MAX_BODY_BYTES",
         "AGENT_STORAGE_MAX_JSON_BYTES",
         "AGENT_STORAGE_MESSAGE_ENCODING",
@@ -102,6 +122,7 @@ OF_OTHERS = frozenset(
 )
 _OURS = ("AGENT_STORAGE", "AGENT_TASK", "AGENTSTORAGE")
 _MARKS = ("AGENT", "STORAGE_", "TASK_")
+_SECOND = "AGENT_STORAGE_FALLBACK_"
 _CLOSE = 0.85
 
 _log = logging.getLogger("AOS.Settings")
@@ -117,7 +138,9 @@ def misspelt(names: Iterable[str]) -> dict[str, str]:
             continue
         import difflib  # Only if there is something to compare.
 
-        ours = {setting.upper(): setting for setting in SETTINGS}
+        # The settings of the second store repeat the names of the first one's.
+        second = upper.startswith(_SECOND[:-5])
+        ours = {setting.upper(): setting for setting in SETTINGS if second or not setting.startswith(_SECOND)}
         close = 0.0 if upper.startswith(_OURS) else _CLOSE
         if nearest := difflib.get_close_matches(upper, sorted(ours), n=1, cutoff=close):
             found[name] = ours[nearest[0]]

@@ -9,6 +9,7 @@ from storage_lib.errors import (
     ObjectExistsError,
     PreconditionFailedError,
     StorageError,
+    StorageUnavailableError,
     TransientStorageError,
 )
 from storage_lib.ports.object_model import ANY_VERSION
@@ -18,6 +19,10 @@ class UnknownOutcomeError(TransientStorageError):
     """Neither success nor a conflict: an earlier attempt took effect and someone has changed the result
     since, or it did not and someone else was faster. A plain conflict would make the caller do it a
     second time. It is never retried automatically."""
+
+
+class UnknownPresenceError(StorageUnavailableError):
+    """The store that answers does not have the object, but the one that is unavailable may."""
 
 
 def missing(key: str) -> KeyNotFoundError:

@@ -38,7 +38,7 @@ from storage_lib.keys import (
 )
 from storage_lib.ports import cursors, expiry, hidden, unlisted
 from storage_lib.ports.drivers import PLAIN_GET, GetOptions, ListOptions, ObjectDriver, PutOptions
-from storage_lib.ports.errors import missing, unmet
+from storage_lib.ports.errors import UnknownPresenceError, missing, unmet
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import (
     ANY_VERSION,
@@ -193,7 +193,8 @@ class ObjectStore(Stationary):
             return await self._save(key, data, content_type, kept, if_match, if_absent)
         raw = await self._replaceable(key, if_match)
         if if_absent:
-            await self._make_way(key)  # before the long way, not at its end
+            with suppress(UnknownPresenceError):
+                await self._make_way(key)  # before the long way, not at its end
         await self._mark(key, kept)
         options = PutOptions(content_type, kept, if_match=raw, if_absent=if_absent)
         try:
@@ -363,7 +364,8 @@ class ObjectStore(Stationary):
             shown = self._presented(info)
             await self._mark(target, info.metadata)
             if if_absent:
-                await self._make_way(target)
+                with suppress(UnknownPresenceError):
+                    await self._make_way(target)
             try:
                 result = await self.driver.copy(info, target, if_absent)
             except PreconditionFailedError:

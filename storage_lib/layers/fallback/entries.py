@@ -16,6 +16,9 @@ TAG = "secondary."
 """How an ETag of the second store begins. No store's own ETags do, so it never matches one of the primary."""
 
 _FORM = "1"
+_DIGITS = 16
+_MAYBE = 3
+"""How many digests an entry has. A process that has journaled a key writes it to the primary no more."""
 _BOOKKEEPING = frozenset({hidden.JOURNAL, hidden.ORIGIN, hidden.REPAIRED, hidden.ATTEMPT})
 
 
@@ -29,6 +32,7 @@ class Entry(msgspec.Struct, frozen=True):
     :param since: when the primary was first found away.
     :param blind: it replaced whatever there was, without a condition.
     :param deleted: it was a delete.
+    :param maybe: the first digits of the SHA-256 of what the primary may have taken, too.
     :param origin: the ETag of the primary's version that it replaced, if that is known.
     """
 
@@ -38,6 +42,7 @@ class Entry(msgspec.Struct, frozen=True):
     since: float
     blind: bool
     deleted: bool
+    maybe: tuple[str, ...]
     origin: str
 
     @staticmethod
@@ -50,38 +55,62 @@ class Entry(msgspec.Struct, frozen=True):
         if text is None:
             return None
         try:
-            form, chain, write, at, since, flags, origin = text.split(".", 6)
+            form, chain, write, at, since, flags, maybe, origin = text.split(".", 7)
             if form != _FORM:
                 raise ValueError(form)
-            return Entry(chain, write, int(at) / 1000, int(since) / 1000, "b" in flags, "d" in flags, origin)
+            return Entry(
+                chain=chain,
+                write=write,
+                at=int(at) / 1e6,
+                since=int(since) / 1e6,
+                blind="b" in flags,
+                deleted="d" in flags,
+                maybe=tuple(filter(None, maybe.split("+"))),
+                origin=origin,
+            )
         except ValueError as error:
             raise IntegrityError(
                 f"object {info.key!r} of the second store has a journal entry that cannot be read"
             ) from error
 
     @staticmethod
-    def next(found: ObjectInfo | None, *, at: float, since: float, conditional: bool, deleted: bool) -> Entry:
+    def next(
+        found: ObjectInfo | None, *, at: float, since: float, conditional: bool, deleted: bool, maybe: str
+    ) -> Entry:
         """The entry of a write that replaces ``found``."""
         before = None if found is None else Entry.of(found)
-        write = uuid.uuid4().hex[:12]
+        digests = (maybe[:_DIGITS],) if maybe else ()
+        new = Entry(
+            chain=uuid.uuid4().hex[:12],
+            write=uuid.uuid4().hex[:12],
+            at=at,
+            since=since,
+            blind=not conditional,
+            deleted=deleted,
+            maybe=digests,
+            origin="" if found is None else found.metadata.get(hidden.ORIGIN, ""),
+        )
         if before is None:
-            origin = "" if found is None else found.metadata.get(hidden.ORIGIN, "")
-            return Entry(uuid.uuid4().hex[:12], write, at, since, not conditional, deleted, origin)
+            return new
         # The condition was checked against the entry before, so what that one replaced still counts.
-        return Entry(
-            before.chain,
-            write,
-            at,
-            min(since, before.since),
-            before.blind or not conditional,
-            deleted,
-            "" if before.deleted else before.origin,
+        return msgspec.structs.replace(
+            new,
+            chain=before.chain,
+            since=min(since, before.since),
+            blind=before.blind or not conditional,
+            maybe=(*before.maybe, *digests)[-_MAYBE:],
+            origin="" if before.deleted else before.origin,
         )
 
     def __str__(self) -> str:
         flags = ("b" if self.blind else "") + ("d" if self.deleted else "")
-        at, since = int(self.at * 1000), int(self.since * 1000)
-        return f"{_FORM}.{self.chain}.{self.write}.{at}.{since}.{flags}.{self.origin}"
+        at, since = round(self.at * 1e6), round(self.since * 1e6)
+        parts = (_FORM, self.chain, self.write, at, since, flags, "+".join(self.maybe), self.origin)
+        return ".".join(map(str, parts))
+
+    def may_have_written(self, found: ObjectInfo) -> bool:
+        """Whether the primary's object may be of one of these writes, whose response was lost."""
+        return found.sha256 is not None and found.sha256[:_DIGITS] in self.maybe
 
     @property
     def mark(self) -> str:

@@ -28,17 +28,23 @@ class _Change(msgspec.Struct):
     deleted: set[str] | None = None
 
 
-async def without_own(found: AsyncGenerator[Found]) -> AsyncGenerator[Found]:
+def without_own(scan: Scan, prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
     """A listing without this layer's bookkeeping."""
+    found = scan(prefix, options)
+    if OWN.startswith(prefix) or prefix.startswith(OWN):
+        return _filtered(scan, found)
+    return found
+
+
+async def _filtered(scan: Scan, found: AsyncGenerator[Found]) -> AsyncGenerator[Found]:
     async with aclosing(found):
         async for one in found:
             name = one if isinstance(one, str) else one.key
-            if not name.startswith(OWN):
-                yield one
-
-
-def may_show_own(prefix: str) -> bool:
-    return OWN.startswith(prefix) or prefix.startswith(OWN)
+            if name.startswith(OWN):
+                continue
+            if isinstance(one, str) and OWN.startswith(one) and not await _has_other(scan, one, set()):
+                continue
+            yield one
 
 
 async def merged(
@@ -80,7 +86,7 @@ def _alone(change: _Change) -> Found | None:
 async def _has_other(scan: Scan, prefix: str, deleted: set[str]) -> bool:
     async with aclosing(scan(prefix, ListOptions())) as found:
         async for one in found:
-            if isinstance(one, ListEntry) and one.key not in deleted:
+            if isinstance(one, ListEntry) and one.key not in deleted and not one.key.startswith(OWN):
                 return True
     return False
 

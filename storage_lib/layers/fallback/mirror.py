@@ -54,6 +54,10 @@ class Mirror:
             _log.warning("the second store does not take %r now: %s", key, error)
             return Intent(here, key, await here.put(key))
 
+    async def misses(self, key: str) -> bool:
+        """Whether the second store knows that it may not have what the primary has."""
+        return await self.marks[0].etag(key) is not None
+
     async def drop(self, intent: Intent) -> None:
         """The primary was not changed."""
         with suppress(StorageError):  # A repair finds nothing to do.

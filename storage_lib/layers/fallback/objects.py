@@ -17,12 +17,12 @@ from storage_lib.errors import (
 )
 from storage_lib.layers.base import Around, ObjectLayer
 from storage_lib.layers.fallback.entries import TAG, Entry
-from storage_lib.layers.fallback.listing import Found, may_show_own, merged, of_secondary, without_own
+from storage_lib.layers.fallback.listing import Found, Scan, merged, of_secondary, without_own
 from storage_lib.layers.fallback.mirror import Mirror, Written
 from storage_lib.layers.fallback.secondary import AbsentError, MovedError, SecondStore, When
 from storage_lib.layers.fallback.status import Counts
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
-from storage_lib.ports.errors import UnknownOutcomeError, missing
+from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.streaming import Parts
 
@@ -139,7 +139,7 @@ class FallbackObjects(ObjectLayer):
             try:
                 info = await self.secondary.find(key)
                 if info is None:
-                    raise missing(key) if self._is_complete else _not_there(key, error)
+                    raise await self._absent(key, error)
                 result = await second(info)
             except MovedError:
                 continue
@@ -149,6 +149,14 @@ class FallbackObjects(ObjectLayer):
             _log.info("object %r was read from the second store and may be older: %s", key, error)
             return result
         raise error
+
+    async def _absent(self, key: str, error: TransientStorageError) -> StorageError:
+        """The error for a key that the second store lacks while the primary is away."""
+        if not self._is_complete:
+            return _not_there(key, error)
+        if self._mirror is not None and await self._mirror.misses(key):
+            return _not_there(key, error)
+        return missing(key)
 
     async def _journaled(self, key: str) -> ObjectInfo | None:
         """The object in the second store if it is the newest. It costs nothing while the journal is empty.
@@ -285,11 +293,11 @@ class FallbackObjects(ObjectLayer):
                     retry_after=error.retry_after,
                 ) from error
             try:
-                return await instead(When(began, since))
+                return await instead(When(began, since, unsure=not error.refused))
             except TransientStorageError as other:
                 raise other if other.__cause__ is error else _both_away(error, other) from error
             except AbsentError:
-                raise missing(key) if self._is_complete else _not_there(key, error) from error
+                raise await self._absent(key, error) from error
             except PreconditionFailedError as other:
                 if sure or error.refused:
                     raise
@@ -329,12 +337,13 @@ class FallbackObjects(ObjectLayer):
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
         began = self.inner.clock()
-        listing = self._primary_listing(prefix, options, await self.secondary.journal.may_have_any())
+        first_scan = self._primary_listing(await self.secondary.journal.may_have_any())
+        listing = without_own(first_scan, prefix, options)
         try:
             first = await anext(listing, None)
         except TransientStorageError as error:
             self._counts.primary.failed(error, began)
-            listing = self._second_listing(prefix, options)
+            listing = without_own(self._second_listing, prefix, options)
             try:
                 first = await anext(listing, None)
             except TransientStorageError as other:
@@ -350,18 +359,21 @@ class FallbackObjects(ObjectLayer):
             async for found in listing:
                 yield found
 
-    def _primary_listing(self, prefix: str, options: ListOptions, has_journal: bool) -> AsyncGenerator[Found]:
-        found = self.inner.scan(prefix, options)
-        if has_journal:
-            found = merged(self.inner.scan, self.secondary, prefix, options)
-        return without_own(found) if may_show_own(prefix) else found
+    def _primary_listing(self, has_journal: bool) -> Scan:
+        """How to list the primary, with what is journaled."""
+
+        def scan(prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
+            if has_journal:
+                return merged(self.inner.scan, self.secondary, prefix, options)
+            return self.inner.scan(prefix, options)
+
+        return scan
 
     def _second_listing(self, prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
         def scan(prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
             return of_secondary(self.secondary, prefix, options)
 
-        found = merged(scan, self.secondary, prefix, options)
-        return without_own(found) if may_show_own(prefix) else found
+        return merged(scan, self.secondary, prefix, options)
 
     async def remove_stale(self) -> None:
         await self.inner.remove_stale()
@@ -369,8 +381,8 @@ class FallbackObjects(ObjectLayer):
             await self.secondary.driver.remove_stale()
 
 
-def _not_there(key: str, error: TransientStorageError) -> StorageUnavailableError:
-    unavailable = StorageUnavailableError(
+def _not_there(key: str, error: TransientStorageError) -> UnknownPresenceError:
+    unavailable = UnknownPresenceError(
         f"object {key!r}: the primary store is unavailable and the second store does not have it: {error}",
         remedy="try again later; where the second store holds every key, set complete (see docs/layers.md)",
         retry_after=error.retry_after,

@@ -36,11 +36,13 @@ class AbsentError(Exception):
 
 class When(msgspec.Struct, frozen=True):
     """``at``: when the operation began; ``since``: when the primary was first found away. With
-    ``only_journaled`` it is done only if the newest version is in the second store."""
+    ``only_journaled`` it is done only if the newest version is in the second store. ``unsure``: the primary
+    may have done it, too."""
 
     at: float
     since: float
     only_journaled: bool = False
+    unsure: bool = False
 
 
 class SecondStore:
@@ -180,7 +182,14 @@ class SecondStore:
             raise unmet(key, options.if_match)
         # "Any version" is a condition on there being one, and no version is lost unseen.
         conditional = options.if_absent or options.if_match not in (None, ANY_VERSION)
-        entry = Entry.next(found, at=when.at, since=when.since, conditional=conditional, deleted=deleted)
+        entry = Entry.next(
+            found,
+            at=when.at,
+            since=when.since,
+            conditional=conditional,
+            deleted=deleted,
+            maybe=options.sha256 if when.unsure and not deleted else "",
+        )
         metadata = {**options.metadata, hidden.JOURNAL: str(entry)}
         metadata.pop(hidden.REPAIRED, None)
         if deleted:
