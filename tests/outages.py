@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -34,8 +33,8 @@ class Switched(Layer):
         self.lose_responses = 0
         """So many writes are done, and their responses are lost."""
         self.calls = 0
-        self.kill_at = 0
-        """The process is killed at this call."""
+        self.before: Callable[[], None] = lambda: None
+        """Called before each operation."""
         self._flag = flag
         super().__init__(inner)
 
@@ -44,8 +43,7 @@ class Switched(Layer):
 
     def check(self) -> None:
         self.calls += 1
-        if self.calls == self.kill_at:
-            os.kill(os.getpid(), 9)
+        self.before()
         if self.away or (self._flag is not None and self._flag.exists()):
             raise self.error()
 

@@ -93,9 +93,8 @@ class Conflicts:
         return conflict
 
     async def _transfer(self, info: ObjectInfo, source: ObjectDriver, name: str) -> None:
-        metadata = plain(info.metadata)
-        metadata.pop(expiry.METADATA, None)  # What is kept does not expire.
-        await transfer(info, source, self._primary, name, metadata)
+        # With the end of its life, which other layers may have bound it to; only callers' reads look at that.
+        await transfer(info, source, self._primary, name, plain(info.metadata))
 
     async def all(self) -> AsyncGenerator[Conflict]:
         """Those that are kept, oldest first."""

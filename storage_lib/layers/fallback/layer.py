@@ -146,8 +146,8 @@ class FallbackLayer(Layer):
         return self._conflicts.all()
 
     async def restore(self, conflict: Conflict, *, if_match: str | None = None) -> PutResult:
-        """Save the version that lost under its own key, as it was, without its time to live. The conflict
-        stays until it is dismissed.
+        """Save the version that lost under its own key, as it was: if its time to live is over, it is gone
+        at once. The conflict stays until it is dismissed.
 
         :param if_match: only if the object has this ETag.
         :raises KeyNotFoundError: there is none: what lost was a delete, or the conflict was dismissed.

@@ -93,6 +93,9 @@ class FallbackObjects(ObjectLayer):
 
         return await self._read(key, lambda: self.inner.head(key), head)
 
+    async def fresh_head(self, key: str) -> ObjectInfo:
+        return await self.head(key)  # Nothing is kept here.
+
     async def read_stream(
         self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:

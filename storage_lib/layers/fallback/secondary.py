@@ -83,7 +83,7 @@ class SecondStore:
         shown = self._matching(info, options)
         if shown.etag == options.if_none_match:
             return None
-        pinned = GetOptions(options.byte_range, info.etag)
+        pinned = replace(options, if_match=info.etag, if_none_match=None)
         try:
             found = await self.driver.get(info.key, pinned)
         except (KeyNotFoundError, PreconditionFailedError) as error:
@@ -95,7 +95,7 @@ class SecondStore:
         self, info: ObjectInfo, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         shown = self._matching(info, options)
-        pinned = GetOptions(options.byte_range, info.etag)
+        pinned = replace(options, if_match=info.etag, if_none_match=None)
         try:
             _, start, chunks = await self.driver.read_stream(info.key, pinned)
         except (KeyNotFoundError, PreconditionFailedError) as error:
