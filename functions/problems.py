@@ -15,6 +15,8 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    QuotaExceededError,
+    RuleViolationError,
     SerializationError,
     StorageError,
     TransientStorageError,
@@ -32,6 +34,8 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
     (KeyNotFoundError, 404),
     (PreconditionFailedError, 412),
     (ObjectTooLargeError, 413),
+    (RuleViolationError, 422),  # RFC 9110, 15.5.21; `_status` has the exceptions.
+    (QuotaExceededError, 507),  # RFC 4918, 11.5: the server has no room for it.
     (InvalidKeyError, 400),
     (InvalidArgumentError, 400),
     (SerializationError, 400),
@@ -43,6 +47,8 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
 )
 _STATUS_OF_CODE = {"task-state": 409, "idempotency-conflict": 409}
 """Of errors of the task engine, which is not imported for their sake."""
+_STATUS_OF_REQUIREMENT = {"content_types": 415, "max_bytes": 413, "max_value_bytes": 413}
+"""Of rules about what HTTP has a status of its own for."""
 _TITLES = {
     400: "Bad Request",
     404: "Not Found",
@@ -52,9 +58,11 @@ _TITLES = {
     413: "Content Too Large",
     415: "Unsupported Media Type",
     416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
+    507: "Insufficient Storage",
 }
 
 _IN_HTTP = {
@@ -110,7 +118,7 @@ def range_problem(size: int) -> func.HttpResponse:
 
 def problem_document(error: StorageError) -> dict[str, Any]:
     """An error as a problem."""
-    status = _STATUS_OF_CODE.get(error.code) or next(s for kind, s in _STATUS if isinstance(error, kind))
+    status = _status(error)
     names = {} if isinstance(error, UnknownNameError) else _IN_HTTP
     return _document(
         status,
@@ -119,7 +127,17 @@ def problem_document(error: StorageError) -> dict[str, Any]:
         field=names.get(error.field, error.field) if error.field else None,
         limit=error.limit and _worded(error.limit, status),
         remedy=_worded(error.remedy, status) if error.remedy else _RETRY if status == 412 else None,
+        rule=error.rule if isinstance(error, RuleViolationError | QuotaExceededError) else None,
     )
+
+
+def _status(error: StorageError) -> int:
+    if isinstance(error, RuleViolationError):
+        if error.stored:
+            return 500  # Not what the client sent, but what is stored.
+        if error.requirement in _STATUS_OF_REQUIREMENT:
+            return _STATUS_OF_REQUIREMENT[error.requirement]
+    return _STATUS_OF_CODE.get(error.code) or next(s for kind, s in _STATUS if isinstance(error, kind))
 
 
 def problem_response(document: dict[str, Any], headers: dict[str, str] | None = None) -> func.HttpResponse:

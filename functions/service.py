@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import azure.functions as func
+from msgspec import to_builtins
 
 from functions.answers import json_response
 from functions.endpoint import endpoint
@@ -32,7 +34,8 @@ async def health_live(req: func.HttpRequest) -> func.HttpResponse:
 @endpoint()
 async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/health/ready``: 200 if objects, tables and queues answer within `READY_SECONDS` and the
-    settings are valid, else 503 or 500 with the reason."""
+    settings are valid, else 503 or 500 with the reason. A quota above its warning mark is shown, and is no
+    reason."""
     app = state()
     app.check_settings()
 
@@ -49,4 +52,7 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
         if not limit.expired():
             raise
         raise StorageUnavailableError(f"the storage did not answer within {READY_SECONDS:.0f} s") from error
-    return json_response({"status": "ready", "storage": app.config.storage_type})
+    answer: dict[str, Any] = {"status": "ready", "storage": app.config.storage_type}
+    if quotas := app.storage.backend.quotas():
+        answer["quotas"] = [to_builtins(usage) | {"is_high": usage.is_high} for usage in quotas]
+    return json_response(answer)

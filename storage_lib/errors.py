@@ -7,6 +7,8 @@
     │   └── RangeNotSatisfiableError           no byte of the object lies in the range
     ├── SerializationError (ValueError)        a value cannot be stored and restored as it is
     ├── ObjectTooLargeError (ValueError)       a value, entity or message exceeds a limit
+    ├── RuleViolationError (ValueError)        a rule of the configuration does not allow the object
+    ├── QuotaExceededError                     the objects below a prefix would exceed its quota
     ├── PreconditionFailedError                if_match or if_absent did not hold; nothing was changed
     │   └── ObjectExistsError (FileExistsError)  if_absent did not hold
     ├── IntegrityError                         stored bytes are not the bytes that were saved
@@ -101,6 +103,56 @@ class ObjectTooLargeError(StorageError, ValueError):
     """A value, its metadata, an entity or a message exceeds a limit; nothing was stored."""
 
     code = "object-too-large"
+
+
+class RuleViolationError(StorageError, ValueError):
+    """A rule of the configuration does not allow the object; nothing was stored.
+
+    ``rule`` is the rule's name, and ``requirement`` is the option of it that is not met: ``schema``,
+    ``model``, ``content_types``, ``max_bytes``, ``max_value_bytes``, ``required_metadata`` or
+    ``allowed_metadata``. For the first two ``field`` is a JSON pointer (RFC 6901) into the value, or
+    ``value`` for the value itself. ``stored`` is set if it is not about a write: what is stored breaks the
+    rule.
+    """
+
+    code = "rule-violation"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        rule: str = "",
+        requirement: str = "",
+        stored: bool = False,
+        field: str | None = None,
+        limit: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, field=field, limit=limit, remedy=remedy)
+        self.rule = rule
+        self.requirement = requirement
+        self.stored = stored
+
+
+class QuotaExceededError(StorageError):
+    """The objects below a prefix would exceed its quota; nothing was stored.
+
+    ``rule`` is the name of the rule with the quota.
+    """
+
+    code = "quota-exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        rule: str = "",
+        field: str | None = None,
+        limit: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, field=field, limit=limit, remedy=remedy)
+        self.rule = rule
 
 
 class PreconditionFailedError(StorageError):

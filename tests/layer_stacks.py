@@ -14,7 +14,7 @@ from storage_lib.config.compression import CompressionOptions
 from storage_lib.config.encryption import EncryptionOptions
 from storage_lib.config.fallback import FallbackOptions
 from storage_lib.config.metrics import MetricsOptions
-from storage_lib.config.validation import ValidationOptions
+from storage_lib.config.validation import Rule, ValidationOptions
 from storage_lib.layers.audit import AuditLayer
 from storage_lib.layers.caching import CachingLayer
 from storage_lib.layers.compression import CompressionLayer
@@ -30,6 +30,12 @@ AUDIT = AuditOptions(sink="log", operations="all", on_failure="refuse", key="k" 
 FALLBACK = FallbackOptions(
     secondary=StorageConfig(storage_type="memory"), writes="secondary", check_seconds=0
 )
+GENEROUS = ValidationOptions(
+    rules=(
+        Rule(prefix="nobody/stores/here/", schema=False, quota_objects=0),
+        Rule(name="generous", max_bytes=10**13, quota_bytes=10**15, quota_objects=10**9, on_read=True),
+    )
+)
 LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
     "fallback": lambda inner: FallbackLayer(inner, MemoryBackend(), FALLBACK),
     "encryption": lambda inner: EncryptionLayer(
@@ -37,7 +43,7 @@ LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
     ),
     "compression": lambda inner: CompressionLayer(inner, CompressionOptions()),
     "caching": lambda inner: CachingLayer(inner, CachingOptions(keep_writes=False)),
-    "validation": lambda inner: ValidationLayer(inner, ValidationOptions()),
+    "validation": lambda inner: ValidationLayer(inner, GENEROUS),
     "audit": lambda inner: AuditLayer(inner, AUDIT),
     "metrics": lambda inner: MetricsLayer(inner, MetricsOptions()),
 }

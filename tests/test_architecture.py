@@ -54,6 +54,8 @@ VENDOR_HOMES = {
         "storage_lib.tracing",
         "functions.monitor",
     ),
+    "jsonschema": ("storage_lib.layers.validation",),
+    "referencing": ("storage_lib.layers.validation",),
     "sqlite3": ("storage_lib.backends.file",),
     "pytest": ("storage_lib.testing",),
 }

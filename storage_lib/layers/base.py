@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from storage_lib.ports.backend import ObjectStore, QueueStore, StorageBackend, TableStore
+from storage_lib.ports.backend import ObjectStore, QueueStore, QuotaUsage, StorageBackend, TableStore
 from storage_lib.ports.drivers import (
     GetOptions,
     ListOptions,
@@ -108,6 +108,9 @@ class Layer(StorageBackend):
 
     def also(self, objects: ObjectDriver) -> ObjectDriver:
         return self.object_layer(self.inner.also(objects))
+
+    def quotas(self) -> list[QuotaUsage]:
+        return self.inner.quotas()
 
     async def open(self) -> None:
         await self.inner.open()

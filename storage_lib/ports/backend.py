@@ -26,6 +26,7 @@ from storage_lib.ports.objects import (
 )
 from storage_lib.ports.portable import Portable
 from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
+from storage_lib.ports.quotas import QuotaUsage
 from storage_lib.ports.shortcuts import TableAndQueueMethods
 from storage_lib.ports.statistics import Statistic
 from storage_lib.ports.tables import (
@@ -61,6 +62,7 @@ __all__ = [
     "PutResult",
     "QueueMessage",
     "QueueStore",
+    "QuotaUsage",
     "Statistic",
     "StorageBackend",
     "StoredObject",
@@ -116,6 +118,10 @@ class StorageBackend(Portable, TableAndQueueMethods):
     def also(self, objects: ObjectDriver) -> ObjectDriver:
         """Another object driver in the same place, inside the layers around that of `objects`."""
         return objects
+
+    def quotas(self) -> list[QuotaUsage]:
+        """The usage of each quota; empty without any."""
+        return []
 
     async def close(self) -> None:
         """Release connections and threads; the backend cannot be used afterwards."""

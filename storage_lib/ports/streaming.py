@@ -7,6 +7,7 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Buffer,
     Callable,
     Iterable,
@@ -80,6 +81,7 @@ class Parts:
         self._hash = hashlib.sha256()
         self._ended = False
         self._given = False
+        self._watch: Callable[[int], Awaitable[None]] | None = None
         self.size = 0
         """How many bytes have been given."""
         self.on_part: Callable[[int], None] | None = None
@@ -105,6 +107,11 @@ class Parts:
             self._first = await self._cut()
         return self._first
 
+    def watch(self, watch: Callable[[int], Awaitable[None]]) -> None:
+        """Call ``watch`` with the number of bytes so far, before each part is given. If it raises, the stream
+        ends with its error."""
+        self._watch = watch
+
     async def whole(self) -> bytes | None:
         """All bytes if they fit into one part; else None, and the parts must be iterated."""
         first = await self.first()
@@ -122,6 +129,8 @@ class Parts:
                 raise ObjectTooLargeError(
                     "the stream is too long", field="source", limit=f"{self._limit} bytes"
                 )
+            if self._watch is not None:
+                await self._watch(self.size)
             if self.on_part is not None:
                 self.on_part(len(part))
             await threads.working.run(self._hash.update, part)
