@@ -10,6 +10,7 @@ from storage_lib.errors import StorageError
 if TYPE_CHECKING:
     from storage_lib.azure_backend import AzureStorageBackend
     from storage_lib.backends.memory import MemoryBackend
+    from storage_lib.encrypted_storage import EncryptedStorage
     from storage_lib.file_backend import FileStorageBackend
     from storage_lib.manager import StorageManager
     from storage_lib.ports.backend import StorageBackend
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AzureStorageBackend",
+    "EncryptedStorage",
     "FileStorageBackend",
     "MemoryBackend",
     "S3StorageBackend",
@@ -28,6 +30,7 @@ __all__ = [
 
 _MODULES = {
     "AzureStorageBackend": "azure_backend",
+    "EncryptedStorage": "encrypted_storage",
     "FileStorageBackend": "file_backend",
     "MemoryBackend": "backends.memory",
     "S3StorageBackend": "s3_backend",

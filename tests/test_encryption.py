@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import copy
 import hashlib
+import json
+import logging
+import os
+import pickle
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -10,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 
+from storage_lib import EncryptedStorage, StorageConfig, StorageManager
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config.encryption import EncryptionOptions
 from storage_lib.errors import (
+    ConfigurationError,
     EncryptionError,
     IntegrityError,
     KeyNotFoundError,
@@ -360,3 +369,236 @@ async def test_a_stream_is_an_envelope_like_any_other(store: Store, extra: int) 
     for read in (value, streamed):
         with pytest.raises(IntegrityError):
             await read(objects, key)
+
+
+# -- Fernet tokens
+
+FERNET = Fernet.generate_key()
+READING_TOKENS = EncryptionOptions(
+    keys=KEYS, fernet_keys=f"{Fernet.generate_key().decode()},{FERNET.decode()}"
+)
+
+
+async def save_as_before(storage: StorageManager, key: str, data: Any) -> None:
+    encrypted = Fernet(FERNET).encrypt(json.dumps(data).encode())
+    await storage.save(key, encrypted)
+
+
+async def test_fernet_tokens_that_were_saved_as_bytes_are_read(store: Store) -> None:
+    key, value_ = f"{store.unique}/k", {"token": "abc", "list": [1, 2.5, None, "ü" * 1000]}
+    await save_as_before(StorageManager(backend=store.inner), key, value_)
+    storage = StorageManager(backend=EncryptionLayer(store.inner, READING_TOKENS))
+    assert await storage.load(key) == value_
+    text = json.dumps(value_).encode()
+    info = await storage.info(key)
+    assert (info.size, info.content_type) == (len(text), "application/json")
+    assert (await storage.read(key)).info == info
+    objects = storage.backend.objects
+    assert await streamed(objects, key) == text
+    found = await objects.get(key, byte_range=ByteRange(3, 9))
+    assert found is not None
+    assert (found.data, found.start) == (text[3:9], 3)
+    async with objects.open_reader(key, byte_range=ByteRange(-4)) as reader:
+        assert await reader.read() == text[-4:]
+    await storage.update(key, lambda old: {**old, "new": 1})
+    await storage.move(key, f"{key}2")
+    assert await StorageManager(backend=EncryptionLayer(store.inner, OPTIONS)).load(f"{key}2") == {
+        **value_,
+        "new": 1,
+    }
+
+
+async def test_a_fernet_token_that_does_not_decrypt_is_an_error(memory: Store) -> None:
+    plain = StorageManager(backend=memory.inner)
+    await save_as_before(plain, "k", {"a": 1})
+    token = await plain.load("k")
+    reading = memory.objects(READING_TOKENS)
+    await plain.save("changed", token[:-3] + b"AA=")
+    await plain.save("other", Fernet(Fernet.generate_key()).encrypt(b"1"))
+    for key in ("changed", "other"):
+        for read in (value, streamed):
+            with pytest.raises(EncryptionError, match="Fernet"):
+                await read(reading, key)
+    with pytest.raises(EncryptionError, match="not encrypted"):
+        await memory.objects().get("k")  # no Fernet keys
+    await plain.write("text", b"gAAAAA but text", content_type="text/plain")
+    with pytest.raises(EncryptionError, match="not encrypted"):
+        await reading.get("text")
+
+
+async def test_encrypted_storage(store: Store) -> None:
+    storage = StorageManager(backend=store.inner)
+    encrypted = EncryptedStorage(storage, FERNET)
+    key, other = f"{store.unique}/secret", f"{store.unique}/other"
+    for data in ({"token": "abc"}, [1, (2, b"x")], "text", b"bytes", None, 1.5):
+        await encrypted.save_encrypted(key, data)
+        loaded = await encrypted.load_encrypted(key)
+        assert (loaded, type(loaded)) == (data, type(data))
+    await encrypted.save_encrypted(key, {"token": "abc"})
+    stored = await storage.load(key)
+    assert type(stored) is bytes
+    assert b"abc" not in stored
+    with pytest.raises(EncryptionError, match="fernet-"):
+        await EncryptedStorage(storage, Fernet.generate_key()).load_encrypted(key)
+    newer = EncryptedStorage(storage, Fernet.generate_key(), old_keys=[FERNET])
+    assert await newer.load_encrypted(key) == {"token": "abc"}
+    for at in range(0, len(stored), 7):
+        await storage.save(other, flipped(stored, at))
+        with pytest.raises(IntegrityError):
+            await encrypted.load_encrypted(other)
+    await storage.save(other, stored)
+    with pytest.raises(IntegrityError, match="moved here"):
+        await encrypted.load_encrypted(other)
+    await save_as_before(storage, other, {"before": [1]})
+    assert await encrypted.load_encrypted(other) == {"before": [1]}
+    for plain in ({"token": "abc"}, b"bytes", "text"):
+        await storage.save(other, plain)
+        with pytest.raises(EncryptionError, match="is not encrypted"):
+            await encrypted.load_encrypted(other)
+    with pytest.raises(KeyNotFoundError):
+        await encrypted.load_encrypted(f"{store.unique}/missing")
+
+
+async def test_encrypted_storage_behind_the_layer(memory: Store) -> None:
+    storage = StorageManager(backend=EncryptionLayer(memory.inner, OPTIONS))
+    encrypted = EncryptedStorage(storage, FERNET)
+    await encrypted.save_encrypted("k", {"token": "abc"})
+    assert await encrypted.load_encrypted("k") == {"token": "abc"}
+
+
+@pytest.mark.parametrize("key", ["", "short", b"short", "x" * 44, 5])
+def test_a_key_that_is_none_is_refused(key: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Fernet") as refused:
+        EncryptedStorage(StorageManager(backend=MemoryBackend()), key)
+    assert refused.value.field == "encryption_key"
+    assert refused.value.remedy
+
+
+# -- configuration
+
+NEW, OLD = (base64.b64encode(secret).decode() for secret in KEYS.values())
+
+
+def from_env(**settings: str) -> StorageConfig:
+    env = {f"AGENT_STORAGE_ENCRYPTION_{name}": text for name, text in settings.items()}
+    switch = {"AGENT_STORAGE_TYPE": "memory", "AGENT_STORAGE_ENCRYPTION": "true"}
+    return StorageConfig.from_env({**switch, **env})
+
+
+async def test_settings(tmp_path: Path) -> None:
+    config = from_env(
+        KEYS=f"new:{NEW}, old:{OLD}",
+        CONTEXT="production",
+        ALLOW_PLAINTEXT_READS="true",
+        FERNET_KEYS=FERNET.decode(),
+    )
+    assert config.encryption == EncryptionOptions(
+        keys=KEYS, context="production", allow_plaintext_reads=True, fernet_keys=(FERNET.decode(),)
+    )
+    assert hash(config) == hash(copy.deepcopy(config))
+    async with StorageManager(config) as storage:
+        await storage.save("k", {"a": 1})
+        assert await storage.load("k") == {"a": 1}
+        assert "EncryptionLayer" in repr(storage)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "says"),
+    [
+        ({"KEYS": NEW}, "KEYS", "no colon"),
+        ({"KEYS": "new:c2hvcnQ="}, "KEYS", "'new' of AGENT_STORAGE_ENCRYPTION_KEYS is 5 bytes"),
+        ({"KEYS": "new:%%%"}, "KEYS", "is not base64"),
+        ({"KEYS": f"a b:{NEW}"}, "KEYS", "id of entry 1"),
+        ({"KEYS": f"{NEW}:new"}, "KEYS", "id of entry 1"),
+        ({"KEYS": f"{'x' * 33}:{NEW}"}, "KEYS", "id of entry 1"),
+        ({"KEYS": f"a:{NEW},a:{OLD}"}, "KEYS", "twice"),
+        ({"KEYS": f"a:{NEW}", "FERNET_KEYS": "x"}, "FERNET_KEYS", "not a Fernet key"),
+        ({"KEYS": f"a:{NEW}", "CONTEXT": "x" * 1025}, "CONTEXT", "not a short text"),
+        ({"KEYS": f"a:{NEW}", "ALLOW_PLAINTEXT_READS": "perhaps"}, "ALLOW_PLAINTEXT_READS", "perhaps"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:20],
+)
+def test_settings_that_cannot_work(settings: dict[str, str], field: str, says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        from_env(**settings)
+    error = refused.value
+    assert error.field == f"AGENT_STORAGE_ENCRYPTION_{field}"
+    assert says in error.message
+    for secret in (NEW, OLD):
+        assert secret not in error.explained() + repr(error.__context__)
+
+
+def test_encryption_without_a_key_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="there is no key") as refused:
+        StorageManager(from_env())
+    assert "AGENT_STORAGE_ENCRYPTION_KEYS" in (refused.value.remedy or "")
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.touch(mode=0o600)
+    path.write_text(f"# the keys of production\nold:{OLD}\n")
+    return path
+
+
+async def test_a_file_of_keys_is_read_again_when_it_changes(memory: Store, keys_file: Path) -> None:
+    reading = memory.objects(EncryptionOptions(keys_file=str(keys_file)))
+    await reading.put("k", b"1")
+    assert b"old" in (await memory.stored("k")).data[:HEADER_BYTES]
+    await memory.objects().put("k", b"2")
+    with pytest.raises(EncryptionError, match="'new'"):
+        await reading.get("k")
+    keys_file.write_text(f"new:{NEW}\nold:{OLD}\n")
+    assert await value(reading, "k") == b"2"  # An unknown key is looked for at once.
+    await reading.put("k", b"3")
+    assert b"new" in (await memory.stored("k")).data[:HEADER_BYTES]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes")
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604])
+def test_a_file_of_keys_that_others_can_read_is_refused(keys_file: Path, mode: int) -> None:
+    keys_file.chmod(mode)
+    with pytest.raises(ConfigurationError, match="is open to others") as refused:
+        EncryptionLayer(MemoryBackend(), EncryptionOptions(keys_file=str(keys_file)))
+    assert refused.value.field == "keys_file"
+    assert "chmod 600" in (refused.value.remedy or "")
+
+
+def test_a_file_of_keys_that_cannot_work(keys_file: Path, tmp_path: Path) -> None:
+    more = {"new": KEYS["new"]}
+    cases: list[tuple[Path, str, dict[str, bytes], str]] = [
+        (tmp_path / "missing", "", {}, "cannot be read"),
+        (keys_file, "# none", {}, "there is no key"),
+        (keys_file, f"new:{NEW[:-8]}", {}, "'new' of keys_file is 27 bytes"),
+        (keys_file, f"new:{OLD}", more, "different keys with the id 'new'"),
+    ]
+    for path, text, keys, says in cases:
+        keys_file.write_text(text)
+        with pytest.raises(ConfigurationError, match=says) as refused:
+            EncryptionLayer(MemoryBackend(), EncryptionOptions(keys=keys, keys_file=str(path)))
+        assert refused.value.field in ("keys", "keys_file")
+
+
+# -- secrets stay where they are
+
+
+async def test_no_secret_is_shown(memory: Store, caplog: pytest.LogCaptureFixture) -> None:
+    options = EncryptionOptions(keys=KEYS, fernet_keys=FERNET.decode())
+    layer = EncryptionLayer(memory.inner, options)
+    encrypted = EncryptedStorage(StorageManager(backend=layer), FERNET)
+    config = StorageConfig(storage_type="memory", encryption=options)
+    with caplog.at_level(logging.DEBUG):
+        await layer.objects.put("k", b"1")
+        await encrypted.save_encrypted("e", 1)
+    key = await layer.ring.current()
+    shown = "".join(
+        repr(one) + str(one)
+        for one in (options, layer, config, StorageManager(config), encrypted, key, layer.ring)
+    )
+    for secret in (*KEYS.values(), NEW, OLD, FERNET.decode()):
+        for form in (secret, repr(secret)[2:-1], secret.hex() if isinstance(secret, bytes) else secret):
+            assert str(form) not in shown + caplog.text
+    for one in (key, encrypted, layer.objects):
+        with pytest.raises(TypeError):
+            pickle.dumps(one)

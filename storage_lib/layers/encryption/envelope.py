@@ -53,8 +53,8 @@ HEADER_BYTES: Final = 106
 
 _ID_BYTES = 32
 _SALT_BYTES = 32
-_INLINE_BYTES = 1024 * 1024
-"""Up to this many bytes are encrypted on the event loop (about 0.1 ms); more in a thread."""
+AT_ONCE: Final = 16
+"""As many chunks are encrypted on the event loop in one go (0.1 ms); more are in a thread, or take turns."""
 _CHUNKS = b"agent storage encryption 1: chunks"
 _COMMITMENT = b"agent storage encryption 1: commitment"
 
@@ -112,24 +112,23 @@ class Cipher:
         self.name = name
         self._aead = AESGCM(key)
 
-    def encrypt(self, chunks: Sequence[Bytes], first: int, *, ends: bool) -> bytes:
-        """The chunks with these plaintexts, number ``first`` and following, behind the header if that is 0;
-        ``ends``: the last of all is among them."""
+    def encrypt(self, chunks: Sequence[Bytes], first: int, *, ends: bool) -> list[bytes]:
+        """The chunks with these plaintexts, number ``first`` and following.
+
+        :param ends: the last of all is among them.
+        """
         last = first + len(chunks) - 1 if ends else -1
         encrypt = self._aead.encrypt
-        sealed = [encrypt(_nonce(n, n == last), chunk, None) for n, chunk in enumerate(chunks, first)]
-        return b"".join([b"" if first else bytes(self.header), *sealed])
+        return [encrypt(_nonce(n, n == last), chunk, None) for n, chunk in enumerate(chunks, first)]
 
-    def decrypt(self, chunks: Sequence[Bytes], first: int, last: int) -> bytes:
+    def decrypt(self, chunks: Sequence[Bytes], first: int, last: int) -> list[bytes]:
         """The plaintexts of chunks, number ``first`` and following; ``last`` is the last of all.
 
         :raises IntegrityError: they are not what was encrypted.
         """
         decrypt = self._aead.decrypt
         try:
-            return b"".join(
-                [decrypt(_nonce(n, n == last), chunk, None) for n, chunk in enumerate(chunks, first)]
-            )
+            return [decrypt(_nonce(n, n == last), chunk, None) for n, chunk in enumerate(chunks, first)]
         except InvalidTag as error:
             raise changed(self.name) from error
 
@@ -216,12 +215,13 @@ class Envelopes:
 async def encrypted(cipher: Cipher, data: bytes) -> bytes:
     """The envelope of ``data``."""
 
-    return await encrypted_chunks(cipher, pieces(data, CHUNK_BYTES) or [b""], 0, ends=True)
+    chunks = await encrypted_chunks(cipher, pieces(data, CHUNK_BYTES) or [b""], 0, ends=True)
+    return b"".join([bytes(cipher.header), *chunks])
 
 
-async def encrypted_chunks(cipher: Cipher, chunks: Sequence[Bytes], first: int, *, ends: bool) -> bytes:
+async def encrypted_chunks(cipher: Cipher, chunks: Sequence[Bytes], first: int, *, ends: bool) -> list[bytes]:
     """`Cipher.encrypt`, in a thread if there is much to do."""
-    if len(chunks) * CHUNK_BYTES <= _INLINE_BYTES:
+    if len(chunks) <= AT_ONCE:
         return cipher.encrypt(chunks, first, ends=ends)
     return await threads.working.run(lambda: cipher.encrypt(chunks, first, ends=ends))
 
@@ -231,12 +231,12 @@ async def decrypted(cipher: Cipher, envelope: bytes) -> bytes:
     if plain_size(len(envelope)) is None or not envelope.startswith(bytes(cipher.header)):
         raise changed(cipher.name)
     chunks = pieces(memoryview(envelope)[HEADER_BYTES:], SEALED_BYTES)
-    return await decrypted_chunks(cipher, chunks, 0, last_chunk(len(envelope)))
+    return b"".join(await decrypted_chunks(cipher, chunks, 0, last_chunk(len(envelope))))
 
 
-async def decrypted_chunks(cipher: Cipher, chunks: Sequence[Bytes], first: int, last: int) -> bytes:
+async def decrypted_chunks(cipher: Cipher, chunks: Sequence[Bytes], first: int, last: int) -> list[bytes]:
     """`Cipher.decrypt`, in a thread if there is much to do."""
-    if len(chunks) * SEALED_BYTES <= _INLINE_BYTES:
+    if len(chunks) <= AT_ONCE:
         return cipher.decrypt(chunks, first, last)
     return await threads.working.run(cipher.decrypt, chunks, first, last)
 

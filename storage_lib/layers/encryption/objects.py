@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import cache
+from itertools import batched
 
 from msgspec.structs import replace as with_options
 
@@ -19,6 +21,7 @@ from storage_lib.layers.base import Around, ObjectLayer
 from storage_lib.layers.encryption import record
 from storage_lib.layers.encryption.cutting import Cutter
 from storage_lib.layers.encryption.envelope import (
+    AT_ONCE,
     CHUNK_BYTES,
     HEADER_BYTES,
     MAGIC,
@@ -31,7 +34,6 @@ from storage_lib.layers.encryption.envelope import (
     decrypted,
     decrypted_chunks,
     encrypted,
-    encrypted_chunks,
     last_chunk,
     pieces,
 )
@@ -132,7 +134,8 @@ class EncryptedObjects(ObjectLayer):
         view = memoryview(found.data)[max(span.stored_start - found.start, 0) :][: span.stored_size]
         if found.start > span.stored_start or len(view) != span.stored_size:
             raise changed(key)  # The store sent less than it said.
-        data = await decrypted_chunks(cipher, pieces(view, SEALED_BYTES), span.first, span.last_of_all)
+        chunks = pieces(view, SEALED_BYTES)
+        data = b"".join(await decrypted_chunks(cipher, chunks, span.first, span.last_of_all))
         return StoredObject(info, data[span.skip : span.skip + span.size], span.start)
 
     async def read_stream(
@@ -211,8 +214,7 @@ class EncryptedObjects(ObjectLayer):
         info, wanted = found.info, options.byte_range
         token = await self._token(info, found if wanted is None else None)
         if token is not None:
-            start, end = (0, len(token.data)) if wanted is None else wanted.resolve(len(token.data))
-            return StoredObject(token.info, token.data[start:end], start)
+            return _part(token, wanted)
         if wanted is None:
             self._allowed(info, found.data)
             return found
@@ -226,7 +228,7 @@ class EncryptedObjects(ObjectLayer):
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         await chunks.aclose()
         if (token := await self._token(info, None)) is not None:
-            found = await self._plaintext(token, options)
+            found = _part(token, options.byte_range)
             return found.info, found.start, one_chunk(found.data)
         self._allowed(info, await self._start_of(info))
         return await super().read_stream(info.key, GetOptions(options.byte_range, info.etag))
@@ -270,12 +272,16 @@ def _chunks_of(wanted: ByteRange) -> ByteRange:
 
 async def _encrypted_stream(cipher: Cipher, parts: Parts) -> AsyncGenerator[bytes]:
     """The envelope of the parts."""
+    yield bytes(cipher.header)
     cutter, number = Cutter(CHUNK_BYTES), 0
     async for part in parts:
-        if chunks := cutter.cut(part):
-            yield await encrypted_chunks(cipher, chunks, number, ends=False)
-            number += len(chunks)
-    yield await encrypted_chunks(cipher, [cutter.rest], number, ends=True)
+        for few in batched(cutter.cut(part), AT_ONCE, strict=False):
+            for sealed in cipher.encrypt(few, number, ends=False):
+                yield sealed
+            number += len(few)
+            await asyncio.sleep(0)  # Others have their turn.
+    for sealed in cipher.encrypt([cutter.rest], number, ends=True):
+        yield sealed
 
 
 async def _decrypted_stream(
@@ -291,17 +297,24 @@ async def _decrypted_stream(
                 if not header.startswith(piece[: len(header)]):
                     raise changed(cipher.name)
                 header, piece = header[len(piece) :], piece[len(header) :]
-            found = cutter.cut(piece)
-            if found:
-                plain = await decrypted_chunks(cipher, found, number, span.last_of_all)
-                number += len(found)
-                plain, skip = plain[skip : skip + left], 0
-                left -= len(plain)
-                yield plain
-        if number != span.last or header:
-            raise changed(cipher.name)
-        plain = await decrypted_chunks(cipher, [cutter.rest], number, span.last_of_all)
+            for few in batched(cutter.cut(piece), AT_ONCE, strict=False):
+                for plain in cipher.decrypt(few, number, span.last_of_all):
+                    wanted, skip = plain[skip : skip + left], 0
+                    left -= len(wanted)
+                    yield wanted
+                number += len(few)
+                await asyncio.sleep(0)  # Others have their turn.
+    if number != span.last or header:
+        raise changed(cipher.name)
+    for plain in cipher.decrypt([cutter.rest], number, span.last_of_all):
         yield plain[skip : skip + left]
+
+
+def _part(whole: StoredObject, wanted: ByteRange | None) -> StoredObject:
+    if wanted is None:
+        return whole
+    start, end = wanted.resolve(len(whole.data))
+    return StoredObject(whole.info, whole.data[start:end], start)
 
 
 def _largest_plain(stored: int) -> int:
