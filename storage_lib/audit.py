@@ -151,7 +151,7 @@ def verify(
     :param key: the secret that it was sealed with; several if it was changed. None for logs without one.
     :param heads: the folder of the heads; None is ``heads`` in ``path``.
     :param allow_unsealed: accept chains without a key, too, from the time before there was one.
-    :raises OSError: it cannot be read.
+    :raises OSError: it cannot be read, or there is no log.
     """
     return verify_files(path, key=key, heads=heads, allow_unsealed=allow_unsealed)
 
@@ -191,10 +191,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place.add_argument("--table", metavar="NAME", help="a table")
     verifying.add_argument("--heads", metavar="FOLDER", help="where the heads are, if not in PATH/heads")
     verifying.add_argument(
+        "--old-key-from",
+        metavar="VARIABLE",
+        action="append",
+        default=[],
+        help="names a former key; may be given again",
+    )
+    verifying.add_argument(
         "--allow-unsealed", action="store_true", help="accept chains without a key although there is one"
     )
     given = parser.parse_args(arguments)
-    key = os.environ.get("AGENT_STORAGE_AUDIT_KEY") or None
+    names = ["AGENT_STORAGE_AUDIT_KEY", *given.old_key_from]
+    if missing := [name for name in given.old_key_from if not os.environ.get(name)]:
+        parser.error(f"{missing[0]} is not set")
+    key = [os.environ[name] for name in names if os.environ.get(name)]
     try:
         if given.table is not None:
             report = asyncio.run(_verified(given.table, key, given.allow_unsealed))
@@ -215,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.ok else 1
 
 
-async def _verified(table: str, key: str | None, allow_unsealed: bool) -> Report:
+async def _verified(table: str, key: list[str], allow_unsealed: bool) -> Report:
     from dataclasses import replace
 
     from storage_lib.factory import build

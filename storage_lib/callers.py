@@ -8,6 +8,10 @@ from contextvars import ContextVar
 
 import msgspec
 
+from storage_lib.errors import InvalidArgumentError
+
+MAX_TEXT = 512
+
 
 class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who acts, and in which context.
@@ -31,9 +35,28 @@ def caller() -> Caller:
 
 @contextmanager
 def acting_as(actor: str, correlation: str | None = None) -> Generator[None]:
-    """Make ``actor`` the caller of what is done inside, in the tasks that it starts, too."""
+    """Make ``actor`` the caller of what is done inside, in the tasks that it starts, too.
+
+    :raises InvalidArgumentError: one of them is not a text of 1 to 512 characters.
+    """
+    _check("actor", actor)
+    if correlation is not None:
+        _check("correlation", correlation)
     before = _caller.set(Caller(actor, correlation))
     try:
         yield
     finally:
         _caller.reset(before)
+
+
+def _check(name: str, text: object) -> None:
+    if isinstance(text, str) and 0 < len(text) <= MAX_TEXT and (text.isascii() or _is_unicode(text)):
+        return
+    raise InvalidArgumentError(
+        f"{name} is {ascii(text)[:80]}", field=name, limit=f"a text of 1 to {MAX_TEXT} characters"
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be encoded: a lone surrogate cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -381,6 +381,29 @@ async def test_an_entry_that_cannot_be_is_refused(
     assert logged(folder) == []
 
 
+async def test_it_goes_to_the_newest_that_is_in_use(layer: AuditLayer, folder: Path, tmp_path: Path) -> None:
+    newer = AuditLayer(MemoryBackend(), AuditOptions(path=str(tmp_path / "newer")))
+    await audit_log(action="one", resource="r")
+    await newer.close()
+    await audit_log(action="two", resource="r")
+    await newer.open()
+    await audit_log(action="three", resource="r")
+    await newer.close()
+    assert [entry["action"] for entry in logged(tmp_path / "newer")] == ["one", "three"]
+    assert [entry["action"] for entry in logged(folder)] == ["two"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [("",), (1,), ("x" * 513,), ("\ud800",), ("a", ""), ("a", "\udfff")],
+    ids=lambda given: ascii(given)[:20],
+)
+def test_a_caller_that_cannot_be_recorded_is_refused(given: tuple[Any, ...]) -> None:
+    with pytest.raises(InvalidArgumentError) as refused, acting_as(*given):
+        pass
+    assert refused.value.field == ("actor" if len(given) == 1 else "correlation")
+
+
 async def test_without_a_log_it_goes_to_the_logger(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +457,30 @@ async def test_records_have_what_the_programs_factory_gives_them(caplog: pytest.
     assert {getattr(record, "team", "") for record in caplog.records if record.name == "AOS.Audit"} == {
         "blue"
     }
+
+
+async def test_a_forked_process_logs_a_chain_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    handler = logging.FileHandler(path)
+    logging.getLogger("AOS.Audit").addHandler(handler)
+    try:
+        layer = AuditLayer(MemoryBackend(), AuditOptions(sink="log", key=KEY))
+        await layer.objects.put("a", b"1")
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                doing = layer.objects.put("b", b"1")
+                with contextlib.suppress(StopIteration):
+                    doing.send(None)
+            os._exit(0)
+        async with asyncio.timeout(20):
+            await asyncio.to_thread(os.waitpid, child, 0)
+        await layer.objects.put("c", b"1")
+    finally:
+        logging.getLogger("AOS.Audit").removeHandler(handler)
+        handler.close()
+    report = verify(path, key=KEY)
+    assert (report.findings, report.entries, report.writers) == ([], 5, 2)
 
 
 async def test_a_logger_without_a_handler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -889,6 +936,10 @@ async def test_a_table_that_fails_refuses(caplog: pytest.LogCaptureFixture) -> N
     await layer.close()
     report = await verify_table(failing.inner, key=KEY)
     assert (report.findings, report.unsealed) == ([], 0)
+    entries = [json.loads(each.properties["entry"]) async for each in failing.inner.tables.iterate("audit")]
+    (refused,) = [entry for entry in entries if entry.get("outcome") == "audit-unavailable"]
+    (intent,) = [entry for entry in entries if entry["seq"] == refused["intent"]]
+    assert (intent["kind"], intent["resource"]) == ("intent", "objects/a")
 
 
 async def test_more_than_can_wait_is_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:

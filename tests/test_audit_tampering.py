@@ -448,6 +448,20 @@ async def test_a_forked_process_has_a_chain_of_its_own(tmp_path: Path) -> None:
     assert verify(tmp_path, key=KEY) == Report(entries=6, writers=2)
 
 
+async def test_a_forged_head_deceives_no_later_writer(folder: Path) -> None:
+    head = Head(f"20200101T000000000000Z-{'0' * 12}", 99, "0" * 64, "", True, datetime.now(UTC))
+    forged = folder / "heads" / f"{head.writer}.head.json"
+    forged.write_bytes(Seal(None).sealed(head)[0])
+    (folder / "heads" / "junk.head.json").write_bytes(b"\xff")
+    later = FileJournal(AuditOptions(path=str(folder), key=KEY))
+    later.add(entry(1))
+    await later.end()
+    assert {finding.writer for finding in verify(folder, key=KEY).findings} == {head.writer, "junk"}
+    forged.unlink()
+    (folder / "heads" / "junk.head.json").unlink()
+    assert verify(folder, key=KEY).ok
+
+
 async def test_a_log_can_be_verified_while_it_is_written(tmp_path: Path) -> None:
     journal = FileJournal(AuditOptions(path=str(tmp_path), key=KEY, sync_ms=1, rotate_bytes=20_000))
     for n in range(40):
@@ -605,16 +619,25 @@ async def test_the_exit_codes(
         assert exit.value.code == 2
 
 
-def test_the_command_runs(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "storage_lib.audit", "verify", tmp_path],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout == "0 entries of 0 writers, 0 findings\n"
+async def test_the_command_runs(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    environment = {**os.environ, "AGENT_STORAGE_AUDIT_KEY": "another secret of sixteen", "OLD": KEY}
+    for path, more, code, said in (
+        (folder, ("--old-key-from", "OLD"), 0, "0 findings"),
+        (folder, (), 1, "unverifiable"),
+        (folder, ("--old-key-from", "OLDER"), 2, "OLDER is not set"),
+        (tmp_path / "empty", (), 2, "there is no audit log in"),
+    ):
+        command = [sys.executable, "-m", "storage_lib.audit", "verify", str(path), *more]
+        run = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=PROJECT,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await run.communicate()
+        assert (run.returncode, said in output.decode()) == (code, True), output
 
 
 def test_the_command_verifies_a_table(

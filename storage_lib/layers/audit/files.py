@@ -131,7 +131,8 @@ class FileJournal(Journal):
             for folder in (self._folder, self._heads):
                 os.makedirs(folder, mode=0o700, exist_ok=True)
         if self._known is None:
-            self._known = [each for each in known_heads(self._heads) if each[0] != self.chain.writer]
+            known = known_heads(self._heads, self.seal)
+            self._known = [each for each in known if each[0] != self.chain.writer]
         if self._closed:
             # Before the first entry: a log without a head was tampered with.
             self._seal_head(*self._synced, closed=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from storage_lib.layers.audit.entries import Head, Seal
+from storage_lib.layers.audit.entries import Head, Seal, split
 
 SUFFIX = ".head.json"
 MOST_KNOWN = 64
@@ -36,13 +36,18 @@ def sync_folder(folder: str) -> None:
         os.close(fd)
 
 
-def known_heads(folder: str) -> list[tuple[str, int]]:
+def known_heads(folder: str, seal: Seal) -> list[tuple[str, int]]:
     """The writers that began last, each with the number of entries that its head tells. A new writer records
-    them, so that a log and its head cannot both be removed without a trace, nor be set back together."""
+    them, so that a log and its head cannot both be removed without a trace, nor be set back together.
+
+    Those of another key are left out, as are forged ones: `verify` tells about them.
+    """
     found: list[tuple[str, int]] = []
     for path in sorted(Path(folder).glob(f"*{SUFFIX}"))[-MOST_KNOWN:]:
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            head = msgspec.json.decode(path.read_bytes(), type=Head)
-            if head.count:
+        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            line = path.read_bytes().rstrip(b"\n")
+            head, parts = msgspec.json.decode(line, type=Head), split(line)
+            is_right = parts is not None and seal.hash_of(parts[0]).encode() == parts[1]
+            if head.count and is_right and path.name == head.writer + SUFFIX:
                 found.append((head.writer, head.count))
     return found

@@ -14,7 +14,7 @@ from typing import Any
 
 from storage_lib.callers import caller
 from storage_lib.config.audit import AuditOptions
-from storage_lib.errors import StorageError
+from storage_lib.errors import StorageError, UnsupportedOperationError
 from storage_lib.layers.audit.entries import Entry, Seal
 from storage_lib.layers.audit.files import FileJournal
 from storage_lib.layers.audit.journal import AuditUnavailableError, Journal
@@ -49,6 +49,8 @@ class AuditLayer(Layer):
         self._filtered = bool(options.prefixes or options.exclude)
         self._only: Journal | None = None
         self._ready = False
+        self.is_closed = False
+        """Whether it was closed, and not used again."""
         self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, TableJournal] = (
             weakref.WeakKeyDictionary()
         )
@@ -70,11 +72,13 @@ class AuditLayer(Layer):
 
     async def open(self) -> None:
         await super().open()
-        if self.options.sink == "table":
-            for table in (self.options.table, head_table(self.options.table)):
-                await self.inner.tables.create_table(table)
         try:
+            if self.options.sink == "table":
+                for table in (self.options.table, head_table(self.options.table)):
+                    await self.inner.tables.create_table(table)
             await (await self.journal()).start()
+        except UnsupportedOperationError:
+            raise  # It never will.
         except (OSError, StorageError) as error:
             message = f"the audit log cannot be written: {error}"
             if self.is_strict:
@@ -83,7 +87,7 @@ class AuditLayer(Layer):
 
     async def close(self) -> None:
         try:
-            self._ready = False
+            self._ready, self.is_closed = False, True
             journal = self._only or self._by_loop.pop(asyncio.get_running_loop(), None)
             if journal is not None:
                 await journal.end()
@@ -94,6 +98,7 @@ class AuditLayer(Layer):
         """Where this event loop writes."""
         if self._ready and self._only is not None:
             return self._only
+        self.is_closed = False
         if self._only is not None:
             self._ready = True
             with suppress(OSError, StorageError):  # The first entry tries again, and tells.
@@ -114,7 +119,7 @@ class AuditLayer(Layer):
         :param must: whether that is an error.
         :raises AuditUnavailableError: it is.
         """
-        journal = await self.journal()
+        journal = self._only if self._ready and self._only is not None else await self.journal()
         try:
             seq = journal.add(*entries)
             if journal.waits:
@@ -159,7 +164,7 @@ class AuditLayer(Layer):
             raise
         outcome, size = told(result)
         must = self.is_strict and not pending.is_write
-        await pending.end(outcome, operation.size if size is None else size, must=must)
+        await self.record(*pending.ended(outcome, operation.size if size is None else size), must=must)
         return result
 
     def begun(self, operation: Operation, source: str | None = None) -> Pending | None:
@@ -230,29 +235,33 @@ class Pending:
 
     async def intend(self) -> None:
         """:raises AuditUnavailableError: the operation must not begin."""
-        last = await self._layer.record(*self._entries("intent", "", None, None), must=True)
-        assert last is not None  # noqa: S101 - else it was raised
+        journal = await self._layer.journal()
+        last = journal.add(*self._entries("intent", "", None, None))
         self._intents = last - len(self._what) + 1
+        if journal.waits:
+            try:
+                await journal.recorded(last)
+            except BaseException as error:
+                # The entry may be there, and nothing was done.
+                await self.cut(outcome_of(error), None)
+                raise
 
-    async def end(self, outcome: str, size: int | None, *, must: bool = False) -> None:
-        """Record how it ended.
-
-        :param must: whether it is an error if it cannot be.
-        """
-        await self._layer.record(*self._ended(outcome, size), must=must)
+    async def end(self, outcome: str, size: int | None) -> None:
+        await self._layer.record(*self.ended(outcome, size), must=False)
 
     async def failed(self, error: BaseException, size: int | None) -> None:
         if isinstance(error, asyncio.CancelledError):
-            await self.cut("cancelled", size)
+            await self.cut(outcome_of(error), size)
         else:
-            await self.end(error.code if isinstance(error, StorageError) else type(error).__name__, size)
+            await self.end(outcome_of(error), size)
 
     async def cut(self, outcome: str, size: int | None) -> None:
         """Record it without waiting for anything: its caller is gone."""
         with suppress(AuditUnavailableError):  # Counted as missing.
-            (await self._layer.journal()).add(*self._ended(outcome, size))
+            (await self._layer.journal()).add(*self.ended(outcome, size))
 
-    def _ended(self, outcome: str, size: int | None) -> list[Entry]:
+    def ended(self, outcome: str, size: int | None) -> list[Entry]:
+        """The entries that tell how it ended."""
         return self._entries("entry", outcome, size, int((perf_counter() - self._began) * 1e6) / 1000)
 
 
@@ -266,6 +275,10 @@ class AuditedObjects(ObjectLayer):
     def _outcome(self, info: ObjectInfo) -> str:
         until = expiry.end_in(info.metadata)
         return "key-not-found" if until is not None and until <= self.clock() else "success"
+
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        operation = Operation("objects", "put", key, (options,), len(data))
+        return await self._layer.audited(operation, lambda: self.inner.put(key, data, options), _told)
 
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         def told(found: StoredObject | None) -> tuple[str, int | None]:
@@ -365,6 +378,12 @@ class Counted(AsyncGenerator[bytes]):
         return pending
 
 
+def outcome_of(error: BaseException) -> str:
+    if isinstance(error, StorageError):
+        return error.code
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+
+
 def _told(result: Any) -> tuple[str, int | None]:
     return "success", None
 
@@ -375,6 +394,6 @@ _living: list[weakref.ref[AuditLayer]] = []
 def newest() -> AuditLayer | None:
     """The layer that was made last and is still in use."""
     for reference in reversed(_living):
-        if (layer := reference()) is not None:
+        if (layer := reference()) is not None and not layer.is_closed:
             return layer
     return None

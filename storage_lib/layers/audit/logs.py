@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 
-from storage_lib.layers.audit.entries import Entry, Seal
+from storage_lib.layers.audit.entries import Chain, Entry, Seal
 from storage_lib.layers.audit.journal import Journal
 
 LOGGER = "AOS.Audit"
@@ -26,6 +27,14 @@ class LogJournal(Journal):
         self._started = False
         self._like: logging.LogRecord | None = None
         self._pid = 0
+        self._started_at = 0.0
+
+    def add(self, *entries: Entry) -> int:
+        if self._pid != os.getpid():
+            if self._pid:  # A forked process has a chain of its own.
+                self.chain, self.lock, self._closed = Chain(self.seal), threading.Lock(), True
+            self._pid, self._like = os.getpid(), None
+        return super().add(*entries)
 
     async def start(self) -> None:
         if not self._started and not self._logger.hasHandlers():
@@ -48,10 +57,9 @@ class LogJournal(Journal):
                 begin = Entry(kind="begin", actor="system", context={"key": self.seal.name})
                 begin.time = entries[0].time
                 entries = (begin, *entries)
-        lines = self.chain.link(entries)
-        self.chain.advance()
-        for line in lines:
+        for line in self.chain.link(entries):
             self._emit(line)
+        self.chain.advance()
 
     def _emit(self, line: bytes) -> None:
         logger = self._logger
@@ -59,12 +67,18 @@ class LogJournal(Journal):
             return
         # `info` looks for its caller, its thread and its task, which costs more than all the rest. So each
         # record is a copy of one that was made as the program's factory makes them.
-        if self._like is None or self._pid != os.getpid():
-            factory = logging.getLogRecordFactory()
-            self._pid, self._like = os.getpid(), factory(LOGGER, logging.INFO, __file__, 0, "", None, None)
-        record = logging.LogRecord.__new__(type(self._like))
+        like = self._like
+        if like is None:
+            like = self._like = logging.getLogRecordFactory()(
+                LOGGER, logging.INFO, __file__, 0, "", None, None
+            )
+            self._started_at = like.created - like.relativeCreated / 1000
         now = time.time()
-        vars(record).update(vars(self._like))
-        record.msg, record.created, record.msecs = line.decode(), now, int(now % 1 * 1000)
-        record.relativeCreated = self._like.relativeCreated + (now - self._like.created) * 1000
+        record = object.__new__(type(like))
+        fields = vars(like).copy()
+        fields["msg"] = line.decode()
+        fields["created"] = now
+        fields["msecs"] = int(now % 1 * 1000)
+        fields["relativeCreated"] = (now - self._started_at) * 1000
+        record.__dict__ = fields
         logger.handle(record)

@@ -45,6 +45,7 @@ class _Folder:
     def __init__(self, report: Report, keys: Keys, folder: Path, heads: Path, only: str | None) -> None:
         self._report = report
         self._keys = keys
+        self._folder = folder
         self._heads_folder = heads
         # Before the entries: those of a running process go on, and its head with them.
         self._heads = {
@@ -66,6 +67,8 @@ class _Folder:
         self._only = only
 
     def verify(self) -> None:
+        if not self._files and not self._heads:
+            raise FileNotFoundError(f"there is no audit log in {self._folder}")
         for writer in sorted({*self._files, *self._heads}):
             self._verify_writer(writer)
         if self._only is None:
