@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from functions import logs, maintenance, objects, service, state, tasks, watch
+from functions import logs, maintenance, measurements, objects, service, state, tasks, watch
 from functions.state import check_settings
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
-for blueprint in (objects.blueprint, tasks.blueprint, maintenance.blueprint, service.blueprint):
-    app.register_functions(blueprint)
+for module in (objects, tasks, maintenance, measurements, service):
+    app.register_functions(module.blueprint)
 logs.quieten_sdk()
 watch.begin()
 

@@ -15,6 +15,8 @@ from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from functions.gauges import Gauges
+
     # Imported by the first invocation that needs it: a cold start with another does not wait for it.
     from storage_lib.manager import StorageManager
     from storage_lib.tasks.engine import TaskEngine
@@ -54,6 +56,15 @@ class AppState:
         from storage_lib.tasks.engine import TaskEngine
 
         return TaskEngine(self.storage, self.registry, lease_seconds=self.lease_seconds)
+
+    @cached_property
+    def gauges(self) -> Gauges | None:
+        registry = self.storage.backend.metrics
+        if registry is None:
+            return None
+        from functions.gauges import Gauges
+
+        return Gauges(self, registry)
 
     @cached_property
     def registry(self) -> Registry:

@@ -21,8 +21,10 @@ from storage_lib.layers.compression import CompressionLayer
 from storage_lib.layers.encryption import EncryptionLayer
 from storage_lib.layers.fallback import FallbackLayer
 from storage_lib.layers.metrics import MetricsLayer
+from storage_lib.layers.tracing import TracingLayer
 from storage_lib.layers.validation import ValidationLayer
 from storage_lib.ports.backend import StorageBackend
+from tests.spans import recording
 
 SOAK = os.environ.get("SOAK") == "1"
 
@@ -36,6 +38,14 @@ GENEROUS = ValidationOptions(
         Rule(name="generous", max_bytes=10**13, quota_bytes=10**15, quota_objects=10**9, on_read=True),
     )
 )
+
+
+def traced(inner: StorageBackend) -> StorageBackend:
+    """With an SDK, which records what the spans are given."""
+    recording()
+    return TracingLayer(inner, "memory")
+
+
 LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
     "fallback": lambda inner: FallbackLayer(inner, MemoryBackend(), FALLBACK),
     "encryption": lambda inner: EncryptionLayer(
@@ -46,6 +56,7 @@ LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
     "validation": lambda inner: ValidationLayer(inner, GENEROUS),
     "audit": lambda inner: AuditLayer(inner, AUDIT),
     "metrics": lambda inner: MetricsLayer(inner, MetricsOptions()),
+    "traces": traced,
 }
 """From inner to outer, as `storage_lib.factory` orders them; each lets through what other programs stored."""
 

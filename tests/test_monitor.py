@@ -130,6 +130,10 @@ async def test_spans_and_metrics_arrive_once_and_nothing_else(tmp_path: Path) ->
     assert put["tags"]["ai.operation.parentId"] == request["data"]["baseData"]["id"]
     assert put["data"]["baseData"]["properties"]["agent_storage.object.key"] == "a/b"
     assert {each["tags"]["ai.cloud.role"] for each in spans} == {"func-of-the-test"}
+    metrics = {
+        point["name"] for each in ingestion.of("MetricData") for point in each["data"]["baseData"]["metrics"]
+    }
+    assert {"db.client.operation.duration", "agent_task.ended"} <= metrics
     assert {each["iKey"] for each in ingestion.envelopes} == {KEY}
     assert ingestion.other == []
     assert ingestion.authorizations == {None}

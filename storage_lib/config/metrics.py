@@ -10,6 +10,7 @@ import msgspec
 from storage_lib.config.settings import Settings
 from storage_lib.errors import ConfigurationError
 
+MAX_SIZES_HOURS = 24 * 366
 _CONNECTION = "APPLICATIONINSIGHTS_CONNECTION_STRING"
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "OFF")
 
@@ -22,6 +23,8 @@ class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True):
     :param opentelemetry: measure through OpenTelemetry's API, too. It does nothing until an SDK is set up.
     :param log_level: of a record of each operation that succeeded, in the log ``AOS.Storage``.
     :param failure_log_level: of a record of each operation that failed.
+    :param sizes_hours: the function app measures what is stored below each prefix every so many hours, 1 or
+        more; 0 never does.
     """
 
     traces: bool = False
@@ -29,12 +32,20 @@ class MetricsOptions(msgspec.Struct, frozen=True, kw_only=True):
     opentelemetry: bool = True
     log_level: str = "DEBUG"
     failure_log_level: str = "WARNING"
+    sizes_hours: float = 1
 
     def __post_init__(self) -> None:
         for field in ("traces", "azure_monitor", "opentelemetry"):
             _boolean(field, getattr(self, field))
         for field in ("log_level", "failure_log_level"):
             _level(field, getattr(self, field))
+        hours: Any = self.sizes_hours
+        if type(hours) not in (int, float) or (hours != 0 and not 1 <= hours <= MAX_SIZES_HOURS):
+            raise ConfigurationError(
+                f"sizes_hours is {str(hours)[:40]!r}",
+                field="sizes_hours",
+                limit=f"0, or 1 to {MAX_SIZES_HOURS}",
+            )
 
 
 def from_env(env: Mapping[str, str]) -> MetricsOptions | None:
@@ -56,6 +67,7 @@ def from_env(env: Mapping[str, str]) -> MetricsOptions | None:
         opentelemetry=settings.boolean("OPENTELEMETRY"),
         log_level=_level_of(settings, "LOG_LEVEL"),
         failure_log_level=_level_of(settings, "FAILURE_LOG_LEVEL"),
+        sizes_hours=settings.number("SIZES_HOURS"),
     )
     return MetricsOptions(**given)
 

@@ -68,12 +68,18 @@ class TaskEngine:
             from storage_lib.tasks.spans import TaskSpans
 
             spans = TaskSpans()
+        measures = None
+        if backend.metrics is not None:
+            from storage_lib.tasks.measures import TaskMeasures
+
+            measures = TaskMeasures(backend.metrics)
+        self._measures = measures
         self.storage = storage
         self.registry = registry or Registry()
         self.records = TaskRecords(backend)
         self.control = Control(self.records, queues, now)
         self.submission = Submission(backend, self.records, self.registry, self.control, now, window, spans)
-        self.outbox = Outbox(self.records, queues)
+        self.outbox = Outbox(self.records, queues, None if measures is None else measures.ended)
         self.repair = Repair(self.records, queues, self.outbox, now, lease)
         self.worker = Worker(
             storage,
@@ -83,7 +89,7 @@ class TaskEngine:
             self.submission,
             now,
             lease,
-            observers=[] if spans is None else [spans],
+            observers=[each for each in (measures, spans) if each is not None],
         )
 
     # -- for clients
@@ -183,6 +189,8 @@ class TaskEngine:
     ) -> None:
         """Handle a message that the platform gave up, and publish the events of what ended; when this
         returns, the message may be deleted. See `Worker.process_poison` for the parameters."""
+        if self._measures is not None:
+            self._measures.poisoned(queue)
         ended = await self.worker.process_poison(
             text, queue=queue, message_id=message_id, inserted_at=inserted_at, dequeue_count=dequeue_count
         )

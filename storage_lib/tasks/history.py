@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from storage_lib.tasks.model import MAX_HISTORY, Attempt, TaskError, TaskRecord
+from storage_lib.tasks.model import MAX_HISTORY, Attempt, TaskError, TaskRecord, TaskStatus
 
 MAX_CHARACTERS = 30_000
 """The length of the history as JSON: a table property holds 32 Ki characters."""
@@ -52,3 +52,19 @@ def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
     while len(msgspec.json.encode(history)) > MAX_CHARACTERS:
         history = history[1:]
     return history
+
+
+def outcome_of(claimed: TaskRecord, record: TaskRecord) -> str:
+    """How a run ended: the status of a task that has ended, ``waiting`` for its children, ``retry`` or
+    another reason to run again (`Attempt.outcome`), or ``lost`` if another worker has taken over.
+
+    :param claimed: the record when the run began.
+    :param record: the record as the run left it.
+    """
+    if record.is_final:
+        return record.status.value
+    if record.is_waiting:
+        return "waiting"
+    if record.status is TaskStatus.QUEUED and record.history and record.fence == claimed.fence:
+        return record.history[-1].outcome
+    return "lost"

@@ -8,7 +8,7 @@ is still due.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.ports.backend import QueueStore
@@ -23,9 +23,13 @@ _log = logging.getLogger("AOS.Tasks")
 class Outbox:
     """Sends events to the event queue and records which have been sent."""
 
-    def __init__(self, records: TaskRecords, queues: QueueStore) -> None:
+    def __init__(
+        self, records: TaskRecords, queues: QueueStore, told: Callable[[TaskEvent], None] | None = None
+    ) -> None:
+        """:param told: called with each event that was sent."""
         self._records = records
         self._queues = queues
+        self._told = told
 
     async def publish(self, events: Iterable[TaskEvent]) -> None:
         """Send events.
@@ -34,6 +38,8 @@ class Outbox:
         """
         for event in events:
             await self._queues.send(EVENT_QUEUE, event.to_json().encode())
+            if self._told is not None:
+                self._told(event)
             try:
                 await self._note(event)
             except StorageError as error:

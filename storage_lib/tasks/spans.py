@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from storage_lib import tracing
 from storage_lib.tasks.events import TaskEvent
+from storage_lib.tasks.history import outcome_of
 from storage_lib.tasks.lease import Lease
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tracing import Link, Span, SpanKind
@@ -66,22 +67,6 @@ class TaskSpans:
             events = await run()
             _conclude(span, record, lease.record)
             return events
-
-
-def outcome_of(claimed: TaskRecord, record: TaskRecord) -> str:
-    """How a run ended: the status of a task that has ended, ``waiting`` for its children, ``retry`` or
-    another reason to run again (`Attempt.outcome`), or ``lost`` if another worker has taken over.
-
-    :param claimed: the record when the run began.
-    :param record: the record as the run left it.
-    """
-    if record.is_final:
-        return record.status.value
-    if record.is_waiting:
-        return "waiting"
-    if record.status is TaskStatus.QUEUED and record.history and record.fence == claimed.fence:
-        return record.history[-1].outcome
-    return "lost"
 
 
 def _conclude(span: Span, claimed: TaskRecord, record: TaskRecord) -> None:

@@ -1,0 +1,121 @@
+"""Gauges of what is stored and what waits.
+
+They are asked of the store, not counted by this process: `Gauges.refresh` asks again when metrics are
+shown, but not more often than every few seconds, and does not wait long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from storage_lib.errors import KeyNotFoundError, StorageError
+from storage_lib.metrics import Registry
+from storage_lib.tasks.model import Priority
+
+if TYPE_CHECKING:
+    from functions.state import AppState
+
+_log = logging.getLogger("AOS.Maintenance")
+
+QUEUES_SECONDS = 15.0
+SIZES_SECONDS = 300.0
+"""How old what is shown may be."""
+ASK_SECONDS = 2.0
+"""How long `Gauges.refresh` waits for the store, which may be what those who look want to know about."""
+QUEUES = tuple(queue for priority in Priority for queue in (priority.queue, priority.poison_queue))
+
+
+class Gauges:
+    """The gauges of one storage.
+
+    :param clock: monotonic seconds; tests inject their own.
+    """
+
+    def __init__(
+        self, app: AppState, registry: Registry, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._app = app
+        self._clock = clock
+        self._asked: dict[str, float] = {}
+        self._length = registry.gauge(
+            "agent_task.queue.length", unit="{message}", description="Messages in a queue of tasks"
+        )
+        self._age = registry.gauge(
+            "agent_task.queue.age", unit="s", description="Since when the next message is in a queue of tasks"
+        )
+        self._objects = registry.gauge(
+            "agent_storage.prefix.objects", unit="{object}", description="Objects below a first-level prefix"
+        )
+        self._bytes = registry.gauge(
+            "agent_storage.prefix.bytes", unit="By", description="Bytes below a first-level prefix"
+        )
+        self._growth = registry.gauge(
+            "agent_storage.prefix.growth", unit="By", description="Bytes that a prefix grew by in a day"
+        )
+        self._measured = registry.gauge(
+            "agent_storage.prefix.time", unit="s", description="When prefixes were measured, as a Unix time"
+        )
+
+    async def refresh(self) -> None:
+        """Ask for what is too old. What the store does not tell is no longer shown, and the log says why."""
+        await asyncio.gather(
+            self._ask("queues", QUEUES_SECONDS, self._ask_queues),
+            self._ask("sizes", SIZES_SECONDS, self._ask_sizes),
+        )
+
+    async def _ask(self, what: str, seconds: float, ask: Callable[[], Awaitable[None]]) -> None:
+        now = self._clock()
+        if now - self._asked.get(what, float("-inf")) < seconds:
+            return
+        self._asked[what] = now
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                await ask()
+        except (StorageError, TimeoutError) as error:
+            del self._asked[what]
+            stale = (
+                (self._length, self._age) if what == "queues" else (self._objects, self._bytes, self._growth)
+            )
+            for gauge in stale:
+                for tags in gauge.series():
+                    gauge.forget(dict(tags))
+            _log.warning("metrics of %s are missing: %s", what, error or "the store did not answer in time")
+
+    async def _ask_queues(self) -> None:
+        await asyncio.gather(*map(self._ask_queue, QUEUES))
+
+    async def _ask_queue(self, queue: str) -> None:
+        engine = self._app.engine
+        length = await engine.queue_length(queue)
+        try:
+            next_one = await self._app.storage.backend.queues.peek(queue) if length else []
+        except KeyNotFoundError:
+            next_one = []
+        age = (datetime.now(UTC) - next_one[0].inserted_at).total_seconds() if next_one else 0
+        self._length.set(length, {"queue": queue})
+        self._age.set(max(age, 0), {"queue": queue})
+
+    async def _ask_sizes(self) -> None:
+        from storage_lib.sizes import Sizes
+
+        series = await Sizes(self._app.storage).read()
+        newest = series.newest
+        if newest is None:
+            return
+        self._measured.set(newest.at.timestamp())
+        grown = series.growth()
+        for gauge, values in (
+            (self._objects, {prefix: count for prefix, (count, _) in newest.prefixes.items()}),
+            (self._bytes, {prefix: size for prefix, (_, size) in newest.prefixes.items()}),
+            (self._growth, grown),
+        ):
+            for tags in gauge.series():
+                if dict(tags).get("prefix") not in values:
+                    gauge.forget(dict(tags))
+            for prefix, value in values.items():
+                gauge.set(value, {"prefix": prefix})
