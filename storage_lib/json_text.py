@@ -44,6 +44,7 @@ _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 _ROOM: Final = 512 * 1024 * 1024
 """Bytes that a value may take in memory, in addition to `_RATIO` times its stored size."""
 _RATIO: Final = 8
+_SHORT: Final = 4096
 _SMALLEST_LARGE: Final = _ROOM // (25 - _RATIO)
 TOO_MUCH: Final = "512 MiB and 8 times its stored size"
 
@@ -195,7 +196,7 @@ def check_depth(data: bytes) -> None:
 
     :raises SerializationError: it is too deep.
     """
-    if len(data) <= 2 * MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+    if len(data) <= 2 * MAX_DEPTH or (len(data) <= _SHORT and _brackets(data) <= MAX_DEPTH):
         return
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -204,6 +205,11 @@ def check_depth(data: bytes) -> None:
         marks = _PLAIN_STRINGS.sub(b"", marks)
     if _deepest(marks) > MAX_DEPTH:
         raise too_deep()
+
+
+def _brackets(data: bytes) -> int:
+    """How many open. Removing them is several times as fast as counting them, if they are few."""
+    return 2 * len(data) - len(data.replace(b"[", b"")) - len(data.replace(b"{", b""))
 
 
 def check_room(data: bytes) -> None:

@@ -172,6 +172,11 @@ class StorageManager:
         if found is None:
             found = await objects.get(user_key(key), fresh=fresh, dated=False)
             assert found is not None  # noqa: S101 - only a get with if_none_match answers None
+        if model is None and found.info.content_type == values.JSON and found.info.content_encoding is None:
+            try:
+                return values.decode_json(found.data)
+            except (ValueError, RecursionError):
+                pass  # What follows says more.
         return await value_of(found, model, self._pickling)
 
     async def update(

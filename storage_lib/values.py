@@ -110,10 +110,10 @@ def decode(data: bytes, content_type: str, pickling: Pickling | None = None, *, 
     :param checked: the bytes have passed `checking_stored`.
     :raises SerializationError: the bytes do not match the content type.
     """
-    kind = essence(content_type)
+    kind = content_type if content_type == JSON else essence(content_type)
     try:
         if kind == JSON or kind.endswith("+json"):
-            return _decode_json(data)
+            return decode_json(data)
         if kind.startswith("text/"):
             return data.decode(_text_charset(data, content_type))
         if kind == PACKED:
@@ -144,17 +144,30 @@ def _encode_json(value: Any) -> bytes:
     return data
 
 
-def _decode_json(data: bytes) -> Any:
-    from storage_lib.json_text import check_depth, check_json, check_room
+def decode_json(data: bytes) -> Any:
+    """`decode` of JSON, with the errors of the reader itself.
 
+    :raises ValueError: it is not valid JSON, or exceeds a limit.
+    """
+    decode, check_room, check_depth = _json_reader()
     check_room(data)
     try:
-        value = _msgspec().json.decode(data.removeprefix(_BOM))
+        value = decode(data.removeprefix(_BOM))
     except ValueError:
+        from storage_lib.json_text import check_json
+
         _finish(check_json(data))  # says more
         raise
     check_depth(data)
     return value
+
+
+@functools.cache
+def _json_reader() -> tuple[Callable[[bytes], Any], Callable[[bytes], None], Callable[[bytes], None]]:
+    """Imported at the first use, and looked up only then: this is most of what a small load costs."""
+    from storage_lib.json_text import check_depth, check_room
+
+    return _msgspec().json.decode, check_room, check_depth
 
 
 def decode_as(

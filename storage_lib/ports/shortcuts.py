@@ -171,7 +171,7 @@ async def value_of(found: StoredObject, model: Any = None, pickling: Pickling | 
     info = found.info
     data = found.data if info.content_encoding is None else await content_of(found)
     try:
-        if essence(info.content_type) == values.PACKED:
+        if info.content_type != values.JSON and essence(info.content_type) == values.PACKED:
             await paused(values.checking_stored(data, info.content_type))
         if model is None:
             if len(data) >= _ASIDE_BYTES and info.content_type == values.PACKED:
