@@ -7,13 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks import audit_layer, encryption_layer
+from benchmarks import audit_layer, caching_layer, encryption_layer
 
 Rows = list[tuple[str, str, str]]
 
 LAYERS: dict[str, Callable[[int], Rows]] = {
     "audit": audit_layer.measure,
     "encryption": encryption_layer.measure,
+    "caching": caching_layer.measure,
 }
 """The rows of each layer, measured with so many turns."""
 
