@@ -14,7 +14,7 @@ from storage_lib.config.caching import CachingOptions
 from storage_lib.layers.caching import CachingLayer
 
 KEY = "configs/ceo.json"
-DOCUMENT = {"name": "ceo", "history": [{"role": "user", "text": "a question " * 3, "n": n} for n in range(15)]}
+DOCUMENT = {"name": "ceo", "history": [{"role": "user", "text": "why? " * 7, "n": n} for n in range(15)]}
 COUNT = 5000
 
 

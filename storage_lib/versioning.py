@@ -330,7 +330,7 @@ class Versions:
         """What ``KEY/current`` says, and its ETag; None if there is none."""
         name = user_key(f"{key}/current")
         try:
-            found = await self._storage.read(name)
+            found = await self._storage.read(name, fresh=True)
         except KeyNotFoundError:
             return _State(0), None
         try:
