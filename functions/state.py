@@ -55,7 +55,12 @@ class AppState:
     def engine(self) -> TaskEngine:
         from storage_lib.tasks.engine import TaskEngine
 
-        return TaskEngine(self.storage, self.registry, lease_seconds=self.lease_seconds)
+        return TaskEngine(
+            self.storage,
+            self.registry,
+            lease_seconds=self.lease_seconds,
+            payloads_as_objects=payloads_as_objects(),
+        )
 
     @cached_property
     def gauges(self) -> Gauges | None:
@@ -113,6 +118,7 @@ class AppState:
         """
         sdk_level()
         _ = self.max_body_bytes, self.max_json_bytes, self.task_retention_days, self.lease_seconds
+        payloads_as_objects()
 
 
 _states: dict[asyncio.AbstractEventLoop, AppState] = {}
@@ -169,6 +175,22 @@ async def shutdown() -> None:
         from functions import monitor
 
         await asyncio.to_thread(monitor.end)
+
+
+def payloads_as_objects() -> bool:
+    """Whether payloads and results of tasks are objects, whatever their size: ``AGENT_TASK_PAYLOADS``.
+
+    :raises ConfigurationError: it is neither ``records`` nor ``objects``.
+    """
+    where = os.environ.get("AGENT_TASK_PAYLOADS") or "records"
+    if where not in ("records", "objects"):
+        raise ConfigurationError(
+            f"AGENT_TASK_PAYLOADS is {where[:40]!r}",
+            field="AGENT_TASK_PAYLOADS",
+            limit="records or objects",
+            remedy="set it to one of them, or remove it: then it is records",
+        )
+    return where == "objects"
 
 
 def _number(setting: str, default: float, least: float, most: float) -> float:

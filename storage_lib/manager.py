@@ -26,7 +26,7 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.factory import build
-from storage_lib.keys import SYSTEM_PREFIX, essence, user_key, validate_content_type
+from storage_lib.keys import SYSTEM_PREFIX, essence, user_key, validate_content_type, validate_prefix
 from storage_lib.ports.backend import (
     ByteRange,
     ByteSource,
@@ -38,12 +38,14 @@ from storage_lib.ports.backend import (
     PutResult,
     StorageBackend,
     StoredObject,
+    layers_of,
 )
 from storage_lib.ports.shortcuts import names_below, paused, value_of
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from storage_lib.layers.encryption.rotation import Rotation
     from storage_lib.layers.fallback import FallbackLayer, RepairResult
     from storage_lib.pickling import Pickling
     from storage_lib.versioning import Version, Versions
@@ -596,6 +598,43 @@ class StorageManager:
         from storage_lib.versioning import Versions  # Only where it is used.
 
         return Versions(self)
+
+    # -- layers
+
+    async def rotate_keys(
+        self,
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        include_plaintext: bool = False,
+        concurrency: int = 16,
+    ) -> Rotation:
+        """Encrypt anew with the current key what was encrypted with an earlier one.
+
+        It may run while others save and load: an object that is saved meanwhile keeps what was saved. Running
+        it again goes on; what has the current key already costs one request.
+
+        :param prefix: only objects whose keys start with it.
+        :param after: begin after this key, such as `Rotation.last` of a rotation that was cut off.
+        :param include_plaintext: also encrypt what is stored in clear, if the configuration lets it be read.
+        :param concurrency: how many objects at a time.
+        :return: what was done; what could not be is in ``failed``, with its errors.
+        :raises UnsupportedOperationError: encryption is off.
+        :raises StorageUnavailableError: the store cannot be reached; what was done stays done.
+        """
+        from storage_lib.layers.encryption import EncryptionLayer  # Only where it is used.
+
+        validate_prefix(prefix)
+        concurrency = whole("concurrency", concurrency, 1)
+        layer = next((each for each in layers_of(self.backend) if isinstance(each, EncryptionLayer)), None)
+        if layer is None:
+            raise UnsupportedOperationError(
+                "there are no keys to rotate: encryption is off",
+                remedy="switch the encryption layer on (AGENT_STORAGE_ENCRYPTION)",
+            )
+        return await layer.rotate(
+            prefix, after=after, include_plaintext=include_plaintext, concurrency=concurrency
+        )
 
     # -- many at once
 

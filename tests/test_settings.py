@@ -170,3 +170,12 @@ def test_a_number_that_is_none_is_refused_however_long_it_is(name: str, text: st
         StorageConfig.from_env({f"AGENT_STORAGE_{name.upper()}": text})
     assert refused.value.field == name
     assert len(refused.value.message) < 200
+
+
+def test_where_payloads_are_kept_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENT_TASK_PAYLOADS", "objects")
+    check_settings()
+    monkeypatch.setenv("AGENT_TASK_PAYLOADS", "queue")
+    with pytest.raises(ConfigurationError) as refused:
+        check_settings()
+    assert (refused.value.field, refused.value.limit) == ("AGENT_TASK_PAYLOADS", "records or objects")

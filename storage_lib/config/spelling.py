@@ -85,6 +85,7 @@ SETTINGS = frozenset(
         "AGENT_STORAGE_VALIDATION_MODULES",
         "AGENT_TASK_LEASE_SECONDS",
         "AGENT_TASK_MODULES",
+        "AGENT_TASK_PAYLOADS",
         "AGENT_TASK_RETENTION_DAYS",
         "AgentStorage",
         "AgentStorage__accountName",

@@ -6,7 +6,7 @@ that users of a backend need are exported here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -71,6 +71,7 @@ __all__ = [
     "Update",
     "UpdateMode",
     "Upsert",
+    "layers_of",
 ]
 
 
@@ -134,3 +135,10 @@ class StorageBackend(Portable, TableAndQueueMethods):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def layers_of(backend: StorageBackend) -> Iterator[StorageBackend]:
+    """``backend`` and everything inside it, from outer to inner."""
+    yield backend
+    for inner in backend.inside().values():
+        yield from layers_of(inner)

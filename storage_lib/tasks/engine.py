@@ -16,7 +16,7 @@ from storage_lib.manager import StorageManager
 from storage_lib.tasks.control import Control
 from storage_lib.tasks.model import Priority, TaskRecord
 from storage_lib.tasks.outbox import Outbox
-from storage_lib.tasks.records import RecordPage, TaskFilters, TaskRecords
+from storage_lib.tasks.records import INLINE_BYTES, RecordPage, TaskFilters, TaskRecords
 from storage_lib.tasks.registry import Registry
 from storage_lib.tasks.repair import Repair
 from storage_lib.tasks.submission import KEY_WINDOW_SECONDS, NewTask, Submission
@@ -43,6 +43,8 @@ class TaskEngine:
     :param registry: the known actions; None knows none.
     :param lease_seconds: how long a silent worker keeps its task, at most a day.
     :param key_window_seconds: how long an idempotency key stands for its first task, at most a year.
+    :param payloads_as_objects: keep payloads and results as objects, which the encryption layer encrypts, and
+        not in records and messages. What was submitted otherwise is understood too.
     :param clock: seconds since the epoch; tests inject their own.
     :raises InvalidArgumentError: one of them is out of range.
     """
@@ -54,6 +56,7 @@ class TaskEngine:
         *,
         lease_seconds: float = LEASE_SECONDS,
         key_window_seconds: float = KEY_WINDOW_SECONDS,
+        payloads_as_objects: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         lease = timedelta(seconds=seconds("lease_seconds", lease_seconds, *_LEASE_BOUNDS))
@@ -76,7 +79,7 @@ class TaskEngine:
         self._measures = measures
         self.storage = storage
         self.registry = registry or Registry()
-        self.records = TaskRecords(backend)
+        self.records = TaskRecords(backend, 0 if payloads_as_objects else INLINE_BYTES)
         self.control = Control(self.records, queues, now)
         self.submission = Submission(backend, self.records, self.registry, self.control, now, window, spans)
         self.outbox = Outbox(self.records, queues, None if measures is None else measures.ended)

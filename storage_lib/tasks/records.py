@@ -111,10 +111,18 @@ class TaskFilters(TypedDict, total=False):
 
 
 class TaskRecords:
-    """Reads and writes task records. Every write is conditional: on absence, or on the record's ETag."""
+    """Reads and writes task records. Every write is conditional: on absence, or on the record's ETag.
 
-    def __init__(self, backend: StorageBackend) -> None:
+    :param inline_bytes: longer contents become objects; 0 leaves none in records and messages.
+    """
+
+    def __init__(self, backend: StorageBackend, inline_bytes: int = INLINE_BYTES) -> None:
         self._backend = backend
+        self._inline_bytes = inline_bytes
+
+    def is_inline(self, data: bytes) -> bool:
+        """Whether a content stands in the record or message itself; nothing does, even if nothing may."""
+        return len(data) <= self._inline_bytes or data == b"null"
 
     async def insert(self, record: TaskRecord) -> TaskRecord:
         """:raises PreconditionFailedError: there is a task of this id.
@@ -356,7 +364,7 @@ class TaskRecords:
             else:
                 # Both properties each time: a merge removes none, so a stale one would be read.
                 data = msgspec.json.encode(value)
-                if len(data) <= INLINE_BYTES:
+                if self.is_inline(data):
                     properties |= {name: data.decode(), name + "_key": ""}
                 elif fields.get(name + "_key") is None:
                     stored.append(await self.store(task_id, name, data))

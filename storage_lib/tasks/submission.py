@@ -43,7 +43,7 @@ from storage_lib.tasks.model import (
     new_task_id,
 )
 from storage_lib.tasks.payloads import refuse_unknown_fields
-from storage_lib.tasks.records import INLINE_BYTES, TaskRecords
+from storage_lib.tasks.records import TaskRecords
 from storage_lib.tasks.registry import RegisteredAction, Registry
 
 if TYPE_CHECKING:
@@ -252,13 +252,13 @@ class Submission:
         parent: TaskRecord | None,
         child_index: int | None,
     ) -> TaskRecord:
-        large = len(data) > INLINE_BYTES
+        inline = self._records.is_inline(data)
         message = TaskMessage(
             task_id=task_id,
             agent_id=task.agent_id,
             action=task.action,
-            payload=None if large else task.payload,
-            payload_key=await self._records.store(task_id, "payload", data) if large else None,
+            payload=task.payload if inline else None,
+            payload_key=None if inline else await self._records.store(task_id, "payload", data),
             correlation_id=task.correlation_id,
             trace_parent=check_trace_parent(task.trace_parent) or child_trace_parent(None),
             priority=task.priority,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from storage_lib.config.encryption import EncryptionOptions
 from storage_lib.layers.base import Layer
 from storage_lib.layers.encryption.envelope import Envelopes
@@ -10,6 +12,9 @@ from storage_lib.layers.encryption.keys import Key, KeyRing, ring_of
 from storage_lib.layers.encryption.objects import EncryptedObjects
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ObjectDriver
+
+if TYPE_CHECKING:
+    from storage_lib.layers.encryption.rotation import Rotation
 
 __all__ = ["EncryptionLayer", "Envelopes", "Key", "KeyRing"]
 
@@ -39,6 +44,23 @@ class EncryptionLayer(Layer):
             self._envelopes,
             tokens,
             allow_plaintext_reads=self.options.allow_plaintext_reads,
+        )
+
+    async def rotate(
+        self, prefix: str, *, after: str | None = None, include_plaintext: bool = False, concurrency: int = 16
+    ) -> Rotation:
+        """See `StorageManager.rotate_keys`."""
+        from storage_lib.layers.encryption.rotation import rotate  # Only where it is used.
+
+        objects = self.objects.driver
+        assert isinstance(objects, EncryptedObjects)  # noqa: S101 - `object_layer` has made it
+        return await rotate(
+            objects,
+            self.ring,
+            prefix,
+            after=after,
+            include_plaintext=include_plaintext,
+            concurrency=concurrency,
         )
 
     async def open(self) -> None:

@@ -115,6 +115,15 @@ async def opened(envelopes: Envelopes, info: ObjectInfo) -> tuple[ObjectInfo, Ci
     return replace(info, size=size, sha256=sha256, metadata=metadata), cipher
 
 
+def key_id_of(info: ObjectInfo) -> str | None:
+    """The id of the key that an object was encrypted with; None if it is not encrypted.
+
+    :raises IntegrityError: its record is damaged.
+    """
+    text = info.metadata.get(hidden.ENCRYPTED)
+    return None if text is None else _read(info.key, text)[0].key_id
+
+
 def _read(key: str, text: str) -> tuple[Header, bytes]:
     try:
         record = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -1,0 +1,115 @@
+"""Rotation: what was encrypted with an earlier key is encrypted anew with the current one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from storage_lib.errors import (
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+from storage_lib.keys import SYSTEM_PREFIX
+from storage_lib.layers.encryption import record
+from storage_lib.layers.encryption.keys import KeyRing
+from storage_lib.layers.encryption.objects import EncryptedObjects
+from storage_lib.ports import expiry
+from storage_lib.ports.drivers import ListOptions
+
+_ATTEMPTS = 20
+_MOST_NAMED = 1000
+"""How many failures are told by name."""
+
+
+class Rotation(msgspec.Struct, kw_only=True):
+    """What a rotation has done.
+
+    ``examined`` objects were looked at, ``encrypted`` of them were encrypted anew; ``failed`` has the first
+    thousand keys whose objects could not be, with the errors, and ``failures`` the number of all. Every
+    object up to the key ``last`` has been examined: a rotation that is to go on begins after it.
+    """
+
+    examined: int = 0
+    encrypted: int = 0
+    failures: int = 0
+    failed: dict[str, StorageError] = {}
+    last: str | None = None
+
+
+async def rotate(
+    objects: EncryptedObjects,
+    ring: KeyRing,
+    prefix: str,
+    *,
+    after: str | None,
+    include_plaintext: bool,
+    concurrency: int,
+) -> Rotation:
+    """Encrypt anew what is below ``prefix`` and is not encrypted with the current key.
+
+    An object that is saved meanwhile keeps what was saved. Each one keeps its type, metadata and expiry; its
+    ETag changes.
+    """
+    done = Rotation()
+    current = (await ring.current()).id
+    batch: list[str] = []
+
+    async def renew(key: str) -> bool | StorageError:
+        try:
+            return await _renewed(objects, key, current, include_plaintext)
+        except StorageError as error:
+            return error
+
+    async def finish() -> None:
+        outcomes = await asyncio.gather(*(renew(key) for key in batch))
+        for key, outcome in zip(batch, outcomes, strict=True):
+            done.examined += 1
+            if isinstance(outcome, StorageUnavailableError):
+                raise outcome  # The others would fail alike; what was done stays done.
+            if isinstance(outcome, StorageError):
+                done.failures += 1
+                if len(done.failed) < _MOST_NAMED:
+                    done.failed[key] = outcome
+            else:
+                done.encrypted += outcome
+        done.last = batch[-1]
+        batch.clear()
+
+    async for key in _keys(objects, prefix, after):
+        batch.append(key)
+        if len(batch) == concurrency:
+            await finish()
+    if batch:
+        await finish()
+    return done
+
+
+async def _keys(objects: EncryptedObjects, prefix: str, after: str | None) -> AsyncIterator[str]:
+    async for found in objects.inner.scan(prefix, ListOptions(after=after)):
+        # The markers of expiry are the store's own, and in clear.
+        if not isinstance(found, str) and not found.key.startswith(expiry.MARKERS):
+            yield found.key
+
+
+async def _renewed(objects: EncryptedObjects, key: str, current: str, include_plaintext: bool) -> bool:
+    """Whether the object was encrypted anew, and had to be."""
+    for _ in range(_ATTEMPTS):
+        try:
+            info = await objects.inner.head(key)
+            key_id = record.key_id_of(info)
+            if key_id == current:
+                return False
+            if key_id is None and (not include_plaintext or key.startswith(SYSTEM_PREFIX)):
+                return False
+            await objects.rewrite(info, key, if_match=info.etag)
+        except KeyNotFoundError:
+            return False
+        except PreconditionFailedError:
+            continue  # Saved meanwhile, perhaps by a process that has an earlier key still.
+        return True
+    raise TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")

@@ -1,0 +1,262 @@
+"""Keys are changed while the store is used, and tasks keep nothing in clear."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from storage_lib.backends.azure import AzureStorageBackend
+from storage_lib.backends.file import FileStorageBackend
+from storage_lib.backends.memory import MemoryBackend
+from storage_lib.config.encryption import EncryptionOptions
+from storage_lib.errors import (
+    EncryptionError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    UnsupportedOperationError,
+)
+from storage_lib.layers.encryption import EncryptionLayer
+from storage_lib.layers.encryption.record import key_id_of
+from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.drivers import PLAIN_GET as _PLAIN
+from storage_lib.tasks import registry as registry_module
+from storage_lib.tasks.context import TaskContext
+from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.model import EVENT_QUEUE, TASK_QUEUE, TASK_TABLE, TaskStatus
+from storage_lib.tasks.registry import task
+
+OLD, NEW = b"o" * 32, b"n" * 32
+BEFORE = EncryptionOptions(keys={"old": OLD})
+BOTH = EncryptionOptions(keys={"new": NEW, "old": OLD})
+AFTER = EncryptionOptions(keys={"new": NEW})
+
+
+@pytest.fixture(params=["memory", "file", "azurite"])
+def kind(request: pytest.FixtureRequest) -> tuple[str, Any]:
+    return request.param, request.getfixturevalue("azurite") if request.param == "azurite" else None
+
+
+@pytest.fixture
+async def store(kind: tuple[str, Any], tmp_path: Path) -> AsyncIterator[StorageBackend]:
+    name, server = kind
+    backend: StorageBackend
+    if name == "memory":
+        backend = MemoryBackend()
+    elif name == "file":
+        backend = FileStorageBackend(tmp_path / "data")
+    else:
+        backend = AzureStorageBackend(server.connection_string, container=f"keys-{uuid.uuid4().hex}")
+    async with backend:
+        yield backend
+
+
+def manager(store: StorageBackend, options: EncryptionOptions) -> StorageManager:
+    return StorageManager(backend=EncryptionLayer(store, options))
+
+
+async def keys_used(store: StorageBackend) -> dict[str, str | None]:
+    driver = store.objects.driver
+    found = [entry.key async for entry in store.objects.iterate() if not isinstance(entry, str)]
+    return {key: key_id_of(await driver.head(key)) for key in found if not key.startswith(".system/ttl/")}
+
+
+async def test_after_a_rotation_the_earlier_key_is_not_needed(store: StorageBackend) -> None:
+    before = manager(store, BEFORE)
+    await before.save("a/config", {"n": 1}, metadata={"agent": "ceo"})
+    await before.save("a/empty", b"")
+    await before.save("a/session", "gone in an hour", ttl=3600)
+    await before.write_stream("a/model", [b"x" * 1_000_000] * 9)
+    await before.backend.objects.put(".system/tasks/t/payload-1", b"1", content_type="application/json")
+    both = manager(store, BOTH)
+    await both.save("a/new", 2)
+    untouched = (await both.info("a/new")).etag
+
+    done = await both.rotate_keys()
+    assert (done.examined, done.encrypted, done.failed) == (6, 5, {})
+    assert set((await keys_used(store)).values()) == {"new"}
+    assert (await both.info("a/new")).etag == untouched
+    after = manager(store, AFTER)
+    assert await after.load("a/config") == {"n": 1}
+    assert (await after.info("a/config")).metadata == {"agent": "ceo"}
+    assert await after.load("a/empty") == b""
+    assert (await after.info("a/session")).expires_at is not None
+    async with after.open_reader("a/model") as reader:
+        assert await reader.read() == b"x" * 9_000_000
+    again = await both.rotate_keys()
+    assert (again.examined, again.encrypted) == (6, 0)
+    assert await both.backend.objects.sweep_expired() == 0
+
+
+async def test_a_rotation_is_of_a_prefix_and_goes_on_where_it_ended(store: StorageBackend) -> None:
+    before = manager(store, BEFORE)
+    for key in ("a/1", "a/2", "a/3", "b/1"):
+        await before.save(key, key)
+    both = manager(store, BOTH)
+    assert (await both.rotate_keys("a/", after="a/1", concurrency=1)).encrypted == 2
+    assert await keys_used(store) == {"a/1": "old", "a/2": "new", "a/3": "new", "b/1": "old"}
+    done = await both.rotate_keys("a/")
+    assert (done.examined, done.encrypted, done.last) == (3, 1, "a/3")
+
+
+async def test_what_cannot_be_decrypted_is_told_and_stays(store: StorageBackend) -> None:
+    await manager(store, EncryptionOptions(keys={"lost": b"l" * 32})).save("lost", 1)
+    await manager(store, BEFORE).save("old", 1)
+    await StorageManager(backend=store).save("plain", 1)
+    both = manager(store, BOTH)
+    done = await both.rotate_keys()
+    assert (done.encrypted, done.failures, list(done.failed)) == (1, 1, ["lost"])
+    assert isinstance(done.failed["lost"], EncryptionError)
+    assert "lost" in str(done.failed["lost"])
+    assert await keys_used(store) == {"lost": "lost", "old": "new", "plain": None}
+    done = await both.rotate_keys(include_plaintext=True)
+    assert sorted(done.failed) == ["lost", "plain"], "clear objects are not trusted unless they may be read"
+    allowing = manager(store, EncryptionOptions(keys={"new": NEW, "old": OLD}, allow_plaintext_reads=True))
+    assert (await allowing.rotate_keys(include_plaintext=True)).encrypted == 1
+    assert await both.load("plain") == 1
+
+
+async def test_a_rotation_needs_the_layer() -> None:
+    with pytest.raises(UnsupportedOperationError, match="encryption is off"):
+        await StorageManager(backend=MemoryBackend()).rotate_keys()
+    with pytest.raises(InvalidArgumentError):
+        await manager(MemoryBackend(), BOTH).rotate_keys(concurrency=0)
+
+
+async def test_a_rotation_during_traffic_loses_nothing(store: StorageBackend, kind: tuple[str, Any]) -> None:
+    """Counters are counted up, objects replaced, deleted and made, by processes with either current key."""
+    count = 10 if kind[0] == "azurite" else 40
+    old_first = manager(store, EncryptionOptions(keys={"old": OLD, "new": NEW}))
+    new_first = manager(store, BOTH)
+    for n in range(8):
+        await old_first.save(f"counter/{n}", 0)
+        await old_first.save(f"value/{n}", "first")
+    latest: dict[str, Any] = {}
+    ended = asyncio.Event()
+
+    async def count_up(storage: StorageManager, seed: int) -> list[str]:
+        chance = random.Random(seed)
+        counted: list[str] = []
+        for _ in range(count):
+            key = f"counter/{chance.randrange(8)}"
+            await storage.update(key, lambda value: value + 1)
+            counted.append(key)
+        return counted
+
+    async def replace(storage: StorageManager, own: int) -> None:
+        key = f"value/{own}"
+        for n in range(count):
+            if n % 5 == 4:
+                await storage.delete(key)
+                latest[key] = None
+            await storage.save(key, f"{n}")
+            latest[key] = f"{n}"
+            assert await storage.load(key) == f"{n}"
+        await storage.delete(key)
+        latest[key] = None
+
+    async def rotate() -> int:
+        rounds = 0
+        while not ended.is_set() or rounds < 2:
+            assert (await new_first.rotate_keys(concurrency=4)).failed == {}
+            rounds += 1
+        return rounds
+
+    rotating = asyncio.create_task(rotate())
+    work = [count_up(old_first, 1), count_up(new_first, 2)]
+    counted = await asyncio.gather(*work, replace(old_first, 0), replace(new_first, 1))
+    ended.set()
+    assert await rotating >= 2
+    expected = [key for keys in counted if keys for key in keys]
+    assert (await new_first.rotate_keys()).failed == {}
+    after = manager(store, AFTER)
+    assert {key: await after.load(key) for key in {*expected}} == {
+        key: expected.count(key) for key in {*expected}
+    }
+    for key in latest:
+        with pytest.raises(KeyNotFoundError):
+            await after.load(key)
+    assert [await after.load(f"value/{n}") for n in range(2, 8)] == ["first"] * 6
+
+
+# -- tasks
+
+SECRET = "a-secret-of-the-payload"
+
+
+@pytest.fixture
+def actions() -> Iterator[None]:
+    registry_module.Registry().names()
+    before = dict(registry_module._actions)
+
+    @task("whisper")
+    async def whisper(context: TaskContext, payload: dict[str, str]) -> dict[str, str]:
+        if payload.get("child"):
+            await context.submit("whisper", {"told": payload["told"]})
+        return {"answer": payload["told"] * 2}
+
+    yield
+    registry_module._actions.clear()
+    registry_module._actions.update(before)
+
+
+async def _everything(store: StorageBackend) -> list[bytes]:
+    """All that somebody sees who can read the store, but has no key."""
+    found: list[bytes] = []
+    async for entry in store.objects.iterate():
+        assert not isinstance(entry, str)
+        stored = await store.objects.driver.get(entry.key, _PLAIN)
+        assert stored is not None
+        found += [stored.data, repr(stored.info).encode()]
+    async for entity in store.tables.iterate(TASK_TABLE):
+        found.append(repr(entity).encode())
+    for queue in (TASK_QUEUE, EVENT_QUEUE, f"{TASK_QUEUE}-poison"):
+        try:
+            found += [message.body for message in await store.queues.peek(queue, max_messages=32)]
+        except KeyNotFoundError:
+            continue
+    return found
+
+
+async def test_tasks_keep_no_payload_and_no_result_in_clear(actions: None) -> None:
+    store = MemoryBackend()
+    engine = TaskEngine(manager(store, BOTH), payloads_as_objects=True)
+    parent = await engine.submit("whisper", "ceo", {"told": SECRET, "child": "yes"}, idempotency_key="once")
+    again = await engine.submit("whisper", "ceo", {"told": SECRET, "child": "yes"}, idempotency_key="once")
+    assert again.task_id == parent.task_id
+    empty = await engine.submit("whisper", "ceo", None)
+    seen = await _everything(store)
+    while messages := await store.queues.receive(TASK_QUEUE, max_messages=32):
+        seen += await _everything(store)
+        for message in messages:
+            for event in await engine.worker.process(message.text, queue=TASK_QUEUE):
+                seen.append(msgspec.json.encode(event))
+            await store.queues.delete(TASK_QUEUE, message)
+    seen += await _everything(store)
+    assert len(seen) > 20
+    assert [each for each in seen if SECRET.encode() in each] == []
+
+    record = await engine.get(parent.task_id)
+    assert record.status is TaskStatus.SUCCEEDED
+    assert record.payload == {"told": SECRET, "child": "yes"}
+    assert record.result["result"] == {"answer": SECRET * 2}
+    assert (await engine.get(empty.task_id)).status is TaskStatus.FAILED
+    assert await manager(store, BOTH).rotate_keys() is not None
+
+
+async def test_messages_with_payloads_are_understood_too(actions: None) -> None:
+    """Of a host that is not told yet, or of another program."""
+    store = MemoryBackend()
+    engine = TaskEngine(manager(store, BOTH), payloads_as_objects=True)
+    submitted = await TaskEngine(manager(store, BOTH)).submit("whisper", "ceo", {"told": SECRET})
+    (message,) = await store.queues.receive(TASK_QUEUE)
+    assert SECRET.encode() in message.body
+    await engine.worker.process(message.text, queue=TASK_QUEUE)
+    assert (await engine.get(submitted.task_id)).result == {"answer": SECRET * 2}
