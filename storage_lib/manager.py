@@ -431,7 +431,7 @@ class StorageManager:
         """
         return await self.backend.objects.sweep_expired(limit, seconds=seconds)
 
-    # -- the second store
+    # -- what layers can do
 
     @property
     def fallback(self) -> FallbackLayer | None:
@@ -440,13 +440,7 @@ class StorageManager:
             return None  # The layer need not be imported.
         from storage_lib.layers.fallback import FallbackLayer
 
-        waiting = [self.backend]
-        while waiting:
-            found = waiting.pop()
-            if isinstance(found, FallbackLayer):
-                return found
-            waiting.extend(found.inside().values())
-        return None
+        return next((each for each in layers_of(self.backend) if isinstance(each, FallbackLayer)), None)
 
     async def repair(self, *, limit: int | None = None, seconds: float | None = None) -> RepairResult:
         """Make the two stores of a fallback or mirror agree after an outage: what the second store took goes
@@ -464,6 +458,41 @@ class StorageManager:
                 remedy="configure one: fallback= in StorageConfig (AGENT_STORAGE_FALLBACK)",
             )
         return await layer.repair(limit=limit, seconds=seconds)
+
+    async def rotate_keys(
+        self,
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        include_plaintext: bool = False,
+        concurrency: int = 16,
+    ) -> Rotation:
+        """Encrypt anew with the current key what was encrypted with an earlier one.
+
+        It may run while others save and load: an object that is saved meanwhile keeps what was saved. Running
+        it again goes on; what has the current key already costs one request.
+
+        :param prefix: only objects whose keys start with it.
+        :param after: begin after this key, such as `Rotation.last` of a rotation that was cut off.
+        :param include_plaintext: also encrypt what is stored in clear, if the configuration lets it be read.
+        :param concurrency: how many objects at a time.
+        :return: what was done; what could not be is in ``failed``, with its errors.
+        :raises UnsupportedOperationError: encryption is off.
+        :raises StorageUnavailableError: the store cannot be reached; what was done stays done.
+        """
+        from storage_lib.layers.encryption import EncryptionLayer  # Only where it is used.
+
+        validate_prefix(prefix)
+        concurrency = whole("concurrency", concurrency, 1)
+        layer = next((each for each in layers_of(self.backend) if isinstance(each, EncryptionLayer)), None)
+        if layer is None:
+            raise UnsupportedOperationError(
+                "there are no keys to rotate: encryption is off",
+                remedy="switch the encryption layer on (AGENT_STORAGE_ENCRYPTION)",
+            )
+        return await layer.rotate(
+            prefix, after=after, include_plaintext=include_plaintext, concurrency=concurrency
+        )
 
     # -- versions
 
@@ -598,43 +627,6 @@ class StorageManager:
         from storage_lib.versioning import Versions  # Only where it is used.
 
         return Versions(self)
-
-    # -- layers
-
-    async def rotate_keys(
-        self,
-        prefix: str = "",
-        *,
-        after: str | None = None,
-        include_plaintext: bool = False,
-        concurrency: int = 16,
-    ) -> Rotation:
-        """Encrypt anew with the current key what was encrypted with an earlier one.
-
-        It may run while others save and load: an object that is saved meanwhile keeps what was saved. Running
-        it again goes on; what has the current key already costs one request.
-
-        :param prefix: only objects whose keys start with it.
-        :param after: begin after this key, such as `Rotation.last` of a rotation that was cut off.
-        :param include_plaintext: also encrypt what is stored in clear, if the configuration lets it be read.
-        :param concurrency: how many objects at a time.
-        :return: what was done; what could not be is in ``failed``, with its errors.
-        :raises UnsupportedOperationError: encryption is off.
-        :raises StorageUnavailableError: the store cannot be reached; what was done stays done.
-        """
-        from storage_lib.layers.encryption import EncryptionLayer  # Only where it is used.
-
-        validate_prefix(prefix)
-        concurrency = whole("concurrency", concurrency, 1)
-        layer = next((each for each in layers_of(self.backend) if isinstance(each, EncryptionLayer)), None)
-        if layer is None:
-            raise UnsupportedOperationError(
-                "there are no keys to rotate: encryption is off",
-                remedy="switch the encryption layer on (AGENT_STORAGE_ENCRYPTION)",
-            )
-        return await layer.rotate(
-            prefix, after=after, include_plaintext=include_plaintext, concurrency=concurrency
-        )
 
     # -- many at once
 
