@@ -21,6 +21,7 @@ from msgspec.structs import replace as with_options
 from storage_lib.arguments import mapping, whole
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import (
+    EncryptionError,
     IntegrityError,
     InvalidArgumentError,
     KeyNotFoundError,
@@ -250,7 +251,7 @@ class ObjectStore(Stationary):
             if until is not None and until <= self.clock():
                 raise expiry.gone(key)
             return None
-        info = self._presented(found.info)
+        info = self._readable(found.info)
         if info is not found.info:
             found = StoredObject(info, found.data, found.start, found.verified)
         if byte_range is None and not found.verified:
@@ -291,7 +292,7 @@ class ObjectStore(Stationary):
             await self._exists(key)
             raise
         async with aclosing(chunks):
-            yield ObjectReader(self._presented(info), start, chunks, verified=byte_range is None)
+            yield ObjectReader(self._readable(info), start, chunks, verified=byte_range is None)
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
         """Return what is known about an object, without its bytes.
@@ -587,6 +588,19 @@ class ObjectStore(Stationary):
         if expiry.METADATA in info.metadata and self._is_expired(info):
             raise expiry.gone(info.key)
         return hidden.presented(info)
+
+    def _readable(self, info: ObjectInfo) -> ObjectInfo:
+        """`_presented`, of an object whose bytes are to be returned. :raises EncryptionError: they are
+        encrypted, and no layer has decrypted them."""
+        shown = self._presented(info)
+        if hidden.ENCRYPTED in info.metadata:
+            raise EncryptionError(
+                f"object {info.key!r} is encrypted, and encryption is off here",
+                field="key",
+                remedy="set AGENT_STORAGE_ENCRYPTION=true and AGENT_STORAGE_ENCRYPTION_KEYS, as where it was"
+                " saved",
+            )
+        return shown
 
     async def _replaceable(self, key: str, if_match: str | None) -> str | None:
         """What the hooks of a save get for ``if_match``: the store's own ETag, or `ANY_VERSION`.
