@@ -37,17 +37,17 @@ async def read(
 
     :raises PreconditionFailedError: one does not hold.
     """
-    conditions = Preconditions.of(req)
+    conditions, fresh = Preconditions.of(req), wants_fresh(req)
     if conditions.none and (wanted is None or "If-Range" not in req.headers):
-        return await storage.read(key, byte_range=wanted), wanted
+        return await storage.read(key, byte_range=wanted, fresh=fresh), wanted
     known = single(conditions.only_none_match)
     if known is not None and wanted is None:
         # The store compares: bytes that the client already has are not transferred.
-        found = await storage.read_if_changed(key, known)
+        found = await storage.read_if_changed(key, known, fresh=fresh)
         if found is not None:
             return found, None
     for _ in range(_ATTEMPTS):
-        info = await storage.info(key)
+        info = await storage.info(key, fresh=fresh)
         if not conditions.is_modified(info):
             return info, None
         part = wanted if range_holds(req, info) else None
@@ -100,6 +100,12 @@ async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> No
         except PreconditionFailedError:
             continue
     raise _always_replaced(key)
+
+
+def wants_fresh(req: func.HttpRequest) -> bool:
+    """Whether the client refuses what a cache has kept (RFC 9111, 5.2.1): browsers do on a reload."""
+    directives = (req.headers.get("Cache-Control") or "").lower().replace(" ", "").split(",")
+    return "no-cache" in directives or "max-age=0" in directives
 
 
 def _always_replaced(key: str) -> TransientStorageError:

@@ -160,7 +160,7 @@ async def _load(req: func.HttpRequest) -> func.HttpResponse:
 
 async def _head(req: func.HttpRequest) -> func.HttpResponse:
     key, conditions = object_key(req), Preconditions.of(req)
-    info = await state().storage.info(key)
+    info = await state().storage.info(key, fresh=conditional.wants_fresh(req))
     headers = object_headers(info)
     if not conditions.is_modified(info):
         return func.HttpResponse(status_code=304, headers=headers)
