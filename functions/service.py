@@ -1,4 +1,4 @@
-"""HTTP: health checks."""
+"""HTTP: health checks and metrics."""
 
 from __future__ import annotations
 
@@ -56,3 +56,14 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     if quotas := app.storage.backend.quotas():
         answer["quotas"] = [to_builtins(usage) | {"is_high": usage.is_high} for usage in quotas]
     return json_response(answer)
+
+
+@blueprint.function_name("metrics")
+@blueprint.route(route="metrics", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
+@endpoint()
+async def metrics(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/metrics``: the metrics of this process in Prometheus' text format, or in OpenMetrics if
+    ``Accept`` says so; 501 if metrics are off."""
+    from functions.metrics import metrics_response
+
+    return await metrics_response(req, state())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
 
@@ -15,6 +16,9 @@ from storage_lib.metrics.registry import Registry, default_registry
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ObjectDriver
 from storage_lib.ports.statistics import Statistic, statistics_of
+
+PATIENCE_SECONDS = 1.0
+"""A store that was asked in vain for so long, before its caller gave up, does not answer."""
 
 
 class MetricsLayer(Layer):
@@ -60,10 +64,15 @@ class MetricsLayer(Layer):
 
     async def open(self) -> None:
         availability = self._meters.availability(self.inner.system("objects"), "objects")
+        began = perf_counter()
         try:
             await self.inner.open()
         except StorageError as error:
             availability.failed(error)
+            raise
+        except asyncio.CancelledError:
+            if perf_counter() - began >= PATIENCE_SECONDS:
+                availability.learned(False)
             raise
         availability.learned(True)
 

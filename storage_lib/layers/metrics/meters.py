@@ -46,6 +46,18 @@ _CONTENTS: dict[tuple[str, str], Callable[[Any], int]] = {
 }
 """How many bytes of contents came with a result."""
 
+_DIRECTIONS = {
+    ("objects", "put"): "in",
+    ("objects", "put_stream"): "in",
+    ("objects", "get"): "out",
+    ("objects", "read_stream"): "out",
+    ("queues", "send"): "in",
+    ("queues", "update"): "in",
+    ("queues", "receive"): "out",
+    ("queues", "peek"): "out",
+}
+"""What has contents, and where they go."""
+
 
 class Meters:
     """The meters of a registry, for all layers that measure in it."""
@@ -145,8 +157,9 @@ class Meter:
         self._tags = {"backend": backend, "port": port, "operation": self.operation, "method": name}
         meters.in_flight.adopt(self._tags, Observed(self._under_way))
         meters.operations.adopt({**self._tags, "outcome": "ok"}, Observed(lambda: self._sum(SUCCEEDED)))
-        meters.moved.adopt({**self._tags, "direction": "in"}, Observed(lambda: self._sum(IN)))
-        meters.moved.adopt({**self._tags, "direction": "out"}, Observed(lambda: self._sum(OUT)))
+        if direction := _DIRECTIONS.get((port, name)):
+            moved = Observed(lambda: self._sum(IN if direction == "in" else OUT))
+            meters.moved.adopt({**self._tags, "direction": direction}, moved)
 
     def numbers(self) -> Numbers:
         """The numbers of this thread, which alone may change them."""
