@@ -63,6 +63,8 @@ async def test_every_route_answers_whole(platform_anywhere: PlatformApp) -> None
         ("HEAD", "/api/health/live", 200),
         ("GET", "/api/health/ready", 200),
         ("HEAD", "/api/health/ready", 200),
+        ("GET", "/api/metrics", 501),  # They are off.
+        ("HEAD", "/api/metrics", 501),
     ):
         body = TASK if target == "/api/tasks" and method == "POST" else b"x" if method == "PUT" else b""
         answer = await platform(method, target, body, JSON if body == TASK else {})
@@ -91,6 +93,7 @@ async def test_every_route_answers_whole(platform_anywhere: PlatformApp) -> None
         "/api/tasks?limit=x",
         "/api/health/live",
         "/api/health/ready",
+        "/api/metrics",
     ],
 )
 async def test_head_is_get_without_the_body(platform: PlatformApp, target: str) -> None:
