@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -35,6 +35,7 @@ from storage_lib.metrics.process import process_families
 from storage_lib.ports.backend import ObjectStore
 from storage_lib.ports.statistics import Statistic
 from tests.http_app import PlatformApp, serve
+from tests.layer_stacks import SOAK
 from tests.layers import PassThrough
 from tests.test_metrics import Failing
 
@@ -160,6 +161,7 @@ RECORDS = st.lists(
 
 
 @pytest.mark.parametrize("openmetrics", [False, True], ids=["prometheus", "openmetrics"])
+@settings(max_examples=1000 if SOAK else 30, deadline=None)
 @given(records=RECORDS)
 def test_whatever_is_measured_can_be_read(
     openmetrics: bool, records: list[tuple[str, str, float, dict[str, str]]]
@@ -316,6 +318,13 @@ async def test_metrics_over_http(app: PlatformApp) -> None:
     assert labelled(samples, "agent_storage_operations_total", **writes)[0] >= 1
     assert labelled(samples, "agent_storage_up", backend="file", port="objects") == [1]
     assert labelled(samples, "process_cpu_seconds_total")[0] > 0
+
+
+async def test_tasks_and_queues_over_http(app: PlatformApp) -> None:
+    task = b'{"action": "analyze_report", "agent_id": "ceo", "payload": {"report": "r"}}'
+    await app("POST", "/api/tasks", task, {"Content-Type": "application/json"})
+    samples = read((await app("GET", "/api/metrics")).body)
+    assert labelled(samples, "agent_task_queue_length", queue="agent-tasks") == [1]
 
 
 async def test_openmetrics_over_http(app: PlatformApp) -> None:
