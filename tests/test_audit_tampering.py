@@ -4,6 +4,7 @@ in a log that is as it was written, however its writer ended."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from storage_lib.audit import main, verify, verify_table
+from storage_lib.audit import AuditUnavailableError, main, verify, verify_table
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
@@ -462,6 +463,49 @@ async def test_a_forged_head_deceives_no_later_writer(folder: Path) -> None:
     assert verify(folder, key=KEY).ok
 
 
+@pytest.mark.parametrize("seed", range(50 if SOAK else 8))
+async def test_a_disk_that_fails_now_and_then_is_no_tampering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    likely = 0.0
+
+    def failing(real: Callable[..., Any], place: str | None = None) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if chance.random() >= likely or (place is not None and place not in str(arguments[0])):
+                return real(*arguments)
+            if real is write and chance.random() < 0.5:
+                return real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        return call
+
+    write = os.write
+    monkeypatch.setattr(os, "write", failing(os.write))
+    monkeypatch.setattr(os, "ftruncate", failing(os.ftruncate))
+    monkeypatch.setattr(os, "open", failing(os.open, str(tmp_path)))
+    options = AuditOptions(path=str(tmp_path), key=KEY, rotate_bytes=4096, sync_ms=chance.choice([1, 5, 50]))
+    journals = [FileJournal(options) for _ in range(2)]
+    written = lost = 0
+    for n in range(120):
+        likely = chance.choice([0, 0, 0, 0.3, 0.9])
+        journal = chance.choice(journals)
+        try:
+            journal.add(entry(n))
+            written += 1
+        except AuditUnavailableError:
+            lost += 1
+        if chance.random() < 0.02:
+            likely = 0
+            await journal.end()
+    likely = 0
+    for journal in journals:
+        await journal.end()
+    report = verify(tmp_path, key=KEY)
+    assert (report.findings, report.unsealed, report.gaps) == ([], 0, lost)
+    assert report.entries >= written + len(list(tmp_path.glob("*.jsonl")))
+
+
 async def test_a_log_can_be_verified_while_it_is_written(tmp_path: Path) -> None:
     journal = FileJournal(AuditOptions(path=str(tmp_path), key=KEY, sync_ms=1, rotate_bytes=20_000))
     for n in range(40):
@@ -591,6 +635,53 @@ async def test_a_whole_partition_that_is_missing_is_found() -> None:
         await store.tables.delete("audit", entity.partition_key, entity.row_key)
     (finding,) = (await verify_table(store)).findings
     assert (finding.kind, finding.sequence) == ("cut-off", 1)
+
+
+TABLE_WRITER = """
+import asyncio, sys
+from storage_lib.backends.file import FileStorageBackend
+from storage_lib.config.audit import AuditOptions
+from storage_lib.layers.audit import AuditLayer
+
+async def main():
+    options = AuditOptions(sink="table", key=sys.argv[2], sync_ms=1)
+    layer = AuditLayer(FileStorageBackend(sys.argv[1]), options)
+    n = 0
+    while True:
+        await layer.queues.create_queue(f"queue-{n}")
+        n += 1
+        print(n, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_writer_of_the_table_is_no_tampering(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    kills = 10 if SOAK else 2
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", TABLE_WRITER, tmp_path, KEY],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=PROJECT,
+        )
+        assert process.stdout is not None
+        for _ in range(chance.randrange(100, 200)):
+            assert process.stdout.readline()
+        process.kill()
+        process.stdout.close()
+        process.wait()
+
+    async def verified() -> Report:
+        async with FileStorageBackend(tmp_path) as backend:
+            return await verify_table(backend, key=KEY)
+
+    report = asyncio.run(verified())
+    assert report.findings == []
+    assert report.writers == kills
+    assert report.entries > kills * 20
 
 
 async def test_a_table_that_is_not_there_is_an_error() -> None:

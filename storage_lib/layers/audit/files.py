@@ -192,7 +192,7 @@ class FileJournal(Journal):
             except OSError as error:
                 with self.lock:
                     # The system may have dropped it: fsync tells that only once.
-                    self.miss(target[0] - self._synced[0], error)
+                    self.miss(0, error, unsure=target[0] - self._synced[0])
                     self._leave()
                 raise
             finally:
@@ -213,6 +213,7 @@ class FileJournal(Journal):
 
     def _run(self) -> None:
         """In a thread of its own, so that a busy event loop delays nothing."""
+        failing = False
         while self._wake.get():
             until = time.monotonic() + self._seconds
             more = True
@@ -228,8 +229,11 @@ class FileJournal(Journal):
             try:
                 self._seal()
                 self._check_place()
+                failing = False
             except OSError as error:
-                _log.error("the audit log cannot be sealed: %s", error)
+                if not failing:  # An outage is told once.
+                    _log.error("the audit log cannot be sealed: %s", error)
+                failing = True
                 with self.lock:
                     self._touched()
         with self.lock:
@@ -260,18 +264,18 @@ class FileJournal(Journal):
         await threads.waiting.run(self._finish)
 
     def _finish(self) -> None:
-        thread = self._thread
-        if thread is None or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
         with self.lock:
-            if self._missed:
+            if self.missed:
                 try:
                     self._put([self._gap()])
                     self._recovered()
                 except OSError as error:
-                    _log.error("the audit log ends without %d entries: %s", self._missed, error)
-        self._wake.put(False)
-        thread.join()
+                    _log.error("the audit log ends without %d entries: %s", self.missed, error)
+        if (thread := self._thread) is not None:
+            self._wake.put(False)
+            thread.join()
 
     def drop(self) -> None:
         """Let the thread end by itself; called when the layer is dropped without `end`, at any point of any

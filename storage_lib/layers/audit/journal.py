@@ -31,7 +31,7 @@ class Journal(ABC):
         self.seal = seal
         self.chain = Chain(seal)
         self.lock = threading.Lock()
-        self._missed = 0
+        self._missed = self._unsure = 0
         self._since: datetime | None = None
         self._reason = ""
 
@@ -42,7 +42,7 @@ class Journal(ABC):
         """
         with self.lock:
             try:
-                if self._missed:
+                if self._missed or self._unsure:
                     self._put([self._gap()])
                     self._recovered()
                 self._put(entries)
@@ -72,23 +72,26 @@ class Journal(ABC):
     def _put(self, entries: Sequence[Entry]) -> None:
         """Link and write the entries, or none of them. Called with the lock held."""
 
-    def miss(self, count: int, error: BaseException) -> None:
-        """Count entries that are missing. Called with the lock held."""
-        if not self._missed:
+    def miss(self, count: int, error: BaseException, *, unsure: int = 0) -> None:
+        """Count entries that are missing, and those of which it is not known. Called with the lock held."""
+        if not self._missed and not self._unsure:
             self._since = datetime.now(UTC)
             _log.error("the audit log cannot be written: %s: %s", type(error).__name__, error)
         self._missed += count
+        self._unsure += unsure
         self._reason = f"{type(error).__name__}: {error}"[:300]
 
     @property
     def missed(self) -> int:
-        """How many entries are missing, of which the log does not tell yet."""
-        return self._missed
+        """How many entries are missing or may be, of which the log does not tell yet."""
+        return self._missed + self._unsure
 
     def _gap(self) -> Entry:
         context = {"count": self._missed, "since": self._since, "reason": self._reason}
+        if self._unsure:
+            context["unsure"] = self._unsure
         return Entry(time=datetime.now(UTC), kind="gap", actor="system", action="audit.gap", context=context)
 
     def _recovered(self) -> None:
         _log.warning("the audit log is written again; %d entries are missing", self._missed)
-        self._missed, self._since, self._reason = 0, None, ""
+        self._missed, self._unsure, self._since, self._reason = 0, 0, None, ""

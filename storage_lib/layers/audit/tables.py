@@ -165,6 +165,8 @@ class TableJournal(Journal):
 
     async def recorded(self, seq: int) -> None:
         while self._written[0] < seq:
+            if not self._pending:  # It ended meanwhile, without this entry.
+                raise AuditUnavailableError("the audit table was closed")
             try:
                 await asyncio.shield(self._send())
             except StorageError as error:
