@@ -35,7 +35,7 @@ from storage_lib.metrics.process import process_families
 from storage_lib.ports.backend import ObjectStore
 from storage_lib.ports.statistics import Statistic
 from tests.http_app import PlatformApp, serve
-from tests.layer_stacks import SOAK
+from tests.layer_stacks import FULL, SOAK, stacked
 from tests.layers import PassThrough
 from tests.test_metrics import Failing
 
@@ -139,6 +139,25 @@ async def test_the_hit_ratio_of_a_cache() -> None:
     assert labelled(samples, "agent_storage_cache_hits_total") == [6]
     assert labelled(samples, "agent_storage_cache_hit_ratio") == [0.6]
     await layer.close()
+
+
+@pytest.mark.parametrize("openmetrics", [False, True], ids=["prometheus", "openmetrics"])
+async def test_what_every_layer_counts_is_shown(openmetrics: bool) -> None:
+    registry = Registry()
+    inner = stacked(RetryBackend(MemoryBackend()), [name for name in FULL if name != "metrics"])
+    storage = StorageManager(backend=MetricsLayer(inner, MetricsOptions(), registry))
+    await storage.save("k", 1)
+    for _ in range(3):
+        await storage.load("k")
+    samples = shown(registry, openmetrics=openmetrics)
+    reads = {"backend": "memory", "operation": "read", "outcome": "ok"}
+    assert labelled(samples, "agent_storage_operations_total", **reads) == [3]
+    assert labelled(samples, "agent_storage_cache_hits_total") == [2]
+    assert labelled(samples, "agent_storage_cache_hit_ratio") == [pytest.approx(2 / 3)]
+    assert labelled(samples, "agent_storage_retries_total", port="objects") == [0]
+    assert labelled(samples, "agent_storage_fallback_reads_total") == [0]
+    assert labelled(samples, "agent_storage_quota_used_objects", rule="generous") == [1]
+    await storage.backend.close()
 
 
 # -- text
