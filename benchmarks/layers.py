@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks import audit_layer, caching_layer, encryption_layer, metrics_layer
+from benchmarks import audit_layer, caching_layer, encryption_layer, metrics_layer, tracing_layer
 
 Rows = list[tuple[str, str, str]]
 
@@ -16,6 +16,7 @@ LAYERS: dict[str, Callable[[int], Rows]] = {
     "encryption": encryption_layer.measure,
     "caching": caching_layer.measure,
     "metrics": metrics_layer.measure,
+    "traces": tracing_layer.measure,
 }
 """The rows of each layer, measured with so many turns."""
 

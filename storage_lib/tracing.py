@@ -10,19 +10,35 @@ import asyncio
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
-from opentelemetry import context as contexts
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from storage_lib.errors import ConfigurationError, KeyNotFoundError, PreconditionFailedError, StorageError
 
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
+try:
+    from opentelemetry import context as contexts
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError as error:
+    raise ConfigurationError(
+        "traces need OpenTelemetry's API, which is not installed",
+        field="traces",
+        remedy="pip install agent-storage[metrics], or set AGENT_STORAGE_METRICS_TRACES=false",
+    ) from error
 
 NAME = "agent_storage"
 """The instrumentation scope of all spans."""
 
 _tracer = trace.get_tracer(NAME)
+_api = vars(trace)
+trace.get_tracer_provider()  # Loads the one that the environment names, if any.
 _propagator = TraceContextTextMapPropagator()
+
+
+def has_sdk() -> bool:
+    """Whether spans may be recorded in this process; until then they need not be made."""
+    # `trace.get_tracer_provider` looks into the environment each time, which takes longer than all the rest.
+    # If a later version has no such name, spans are made that record nothing.
+    return _api.get("_TRACER_PROVIDER", True) is not None
 
 
 def start(

@@ -507,3 +507,22 @@ async def test_a_submitters_own_span_is_the_parent(spans: Spans) -> None:
     first, second = spans.named("create agent-tasks")
     assert is_below(first, spans.one("mine"))
     assert f"{context(second).trace_id:032x}" == CLIENT_TRACE
+
+
+def test_without_the_api_the_option_is_refused_with_a_remedy() -> None:
+    code = """
+import sys
+sys.modules["opentelemetry"] = None
+from storage_lib.config import StorageConfig
+from storage_lib.config.metrics import MetricsOptions
+from storage_lib.errors import ConfigurationError
+from storage_lib.factory import build
+try:
+    build(StorageConfig(storage_type="memory", metrics=MetricsOptions(traces=True, opentelemetry=False)))
+except ConfigurationError as error:
+    print(error.field, error.remedy)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith("traces pip install agent-storage[metrics]")

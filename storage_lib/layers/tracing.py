@@ -37,6 +37,8 @@ class TracingLayer(Layer):
         self._second = tables_and_queues or system
 
     async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        if not tracing.has_sdk():
+            return await call()
         name = operation.name
         of_objects = operation.port == "objects"
         target = "objects" if of_objects else operation.target
