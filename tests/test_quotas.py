@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import random
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -408,7 +409,7 @@ async def test_a_cancelled_writer_does_not_end_the_listing_that_others_wait_for(
 # -- laws
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=3000 if os.environ.get("SOAK") == "1" else 60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     quota_objects=st.none() | st.integers(0, 8),

@@ -549,6 +549,7 @@ async def test_errors_do_not_carry_the_value() -> None:
         ({"properties": {"a": {"minimum": "1"}}}, "rules[0].schema/properties/a/minimum"),
         ({"properties": {"a": {"pattern": "("}}}, "rules[0].schema/properties/a/pattern"),
         ({"$schema": "https://example.com/mine"}, "rules[0].schema/$schema"),
+        ({"$schema": {}}, "rules[0].schema/$schema"),
         ({"$ref": "https://example.com/other.json"}, "rules[0].schema"),
         ({"properties": {"a": {"items": {"$ref": "other.json#/x"}}}}, "rules[0].schema"),
         ({"$ref": "#/$defs/missing"}, "rules[0].schema"),
@@ -579,6 +580,30 @@ async def test_nothing_is_fetched_for_a_schema(monkeypatch: pytest.MonkeyPatch) 
     await storage.save("a", {"a": 1, "b": "x"})
     assert (await refused(storage.save("a", {"a": "1"}))).field == "/a"
     assert (await refused(storage.save("a", {"b": 1}))).field == "/b"
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        "http://json-schema.org/draft-03/schema#",
+        "http://json-schema.org/draft-04/schema#",
+        "http://json-schema.org/draft-06/schema#",
+        "http://json-schema.org/draft-07/schema",
+        "https://json-schema.org/draft/2019-09/schema",
+        "https://json-schema.org/draft/2020-12/schema",
+    ],
+)
+def test_every_draft_is_understood(dialect: str) -> None:
+    schema = {
+        "$schema": dialect,
+        "definitions": {"n": {"type": "integer"}},
+        "properties": {"a": {"$ref": "#/definitions/n"}, "b": {"uniqueItems": True}},
+    }
+    ready = Schema(schema, formats=True, field="s")
+    assert ready.problem({"a": 1, "b": [1, 2]}) is None
+    assert (found := ready.problem({"a": "1"})) is not None
+    assert found.pointer == "/a"
+    assert ready.problem({"b": [1, 1.0]}) is not None
 
 
 @pytest.mark.parametrize(
@@ -704,8 +729,9 @@ async def test_models_are_imported_only_from_allowed_modules() -> None:
     storage = StorageManager(backend=ValidationLayer(MemoryBackend(), options))
     assert (await refused(storage.save("a", {}))).field == "/model"
     missing = ValidationOptions(rules=(Rule(model="tests.nothing:Config"),), modules=("tests",))
-    with pytest.raises(ConfigurationError, match="cannot be imported"):
-        ValidationLayer(MemoryBackend(), missing)
+    for options in (missing, ValidationOptions(rules=(Rule(model=5),))):
+        with pytest.raises(ConfigurationError, match="cannot be imported or is no model"):
+            ValidationLayer(MemoryBackend(), options)
 
 
 def test_no_schema_imports_no_jsonschema() -> None:

@@ -229,14 +229,19 @@ def _place_of(error: SerializationError) -> str | None:
 
 
 def _imported(model: Any, place: str) -> Any:
-    if not isinstance(model, str):
-        return model
-    module, _, name = re.split(r"([:.])(?=[^:.]*$)", model)
+    """The model, which pydantic can work with."""
+    from pydantic import TypeAdapter
+
     try:
-        return getattr(import_module(module), name)
+        found = model
+        if isinstance(model, str):
+            module, _, name = re.split(r"([:.])(?=[^:.]*$)", model)
+            found = getattr(import_module(module), name)
+        TypeAdapter(found)
     except Exception as error:
         raise ConfigurationError(
-            f"{place} is {model!r}, which cannot be imported: {error}",
+            f"{place} is {model!r}, which cannot be imported or is no model: {error}",
             field=place,
-            limit="module:Name of a pydantic model or a dataclass",
+            limit="a pydantic model, a dataclass or another type, or module:Name of one",
         ) from error
+    return found

@@ -49,7 +49,8 @@ class Schema:
 
     def __init__(self, schema: dict[str, Any] | bool, formats: bool, field: str) -> None:
         dialect = schema.get("$schema", _DIALECT) if isinstance(schema, dict) else _DIALECT
-        known: Any = validators.validator_for({"$schema": dialect}, default=None)  # pyright: ignore[reportArgumentType]
+        named = {"$schema": dialect if isinstance(dialect, str) else ""}
+        known: Any = validators.validator_for(named, default=None)  # pyright: ignore[reportArgumentType]
         if known is None:
             raise ConfigurationError(
                 f"{field} is in the dialect {str(dialect)[:_SHOWN]!r}",
@@ -71,8 +72,8 @@ class Schema:
             schema = {name: value for name, value in schema.items() if name != "$schema"}
         kind: Any = validators.extend(known, {"uniqueItems": _unique})
         self._validator = kind(schema, registry=Registry(), format_checker=_formats() if formats else None)
-        named: Any = schema.get("type", ()) if isinstance(schema, dict) else ()
-        self.types = frozenset([named] if isinstance(named, str) else named)
+        types: Any = schema.get("type", ()) if isinstance(schema, dict) else ()
+        self.types = frozenset([types] if isinstance(types, str) else types)
         """The types that it names for the value itself."""
         self._try(field)
 
