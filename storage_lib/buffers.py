@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Buffer
+from collections.abc import Buffer, Iterator
 from typing import Any
 
 from storage_lib.errors import InvalidArgumentError
@@ -47,3 +47,10 @@ def as_bytes(data: Any, field: str = "data", *, remedy: str = "use save for text
 def is_bytes_like(value: Any) -> bool:
     """Whether ``value`` stands for its bytes: any buffer except numpy's, which are values with a type."""
     return isinstance(value, Buffer) and type(value).__module__ != "numpy"
+
+
+def slices(data: Buffer, size: int) -> Iterator[memoryview]:
+    """``data`` in views of ``size`` bytes, the last one shorter."""
+    view = memoryview(data)
+    for at in range(0, len(view), size):
+        yield view[at : at + size]

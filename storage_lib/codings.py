@@ -1,5 +1,5 @@
 """Content codings (RFC 9110, 8.4.1): objects that another program stored compressed are expanded, within
-limits. The library itself stores none."""
+limits; so are those of the compression layer where it is off."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ SMALL_BYTES: Final = 64 * 1024 * 1024
 MAX_BYTES: Final = 1024 * 1024 * 1024
 """The largest expanded size."""
 
+_PIECE_BYTES = 1024 * 1024
 _GZIP = 31
 _ZLIB = zlib.MAX_WBITS
 _RAW_DEFLATE = -zlib.MAX_WBITS
-_KNOWN = frozenset({"gzip", "x-gzip", "deflate"})
+_KNOWN = frozenset({"gzip", "x-gzip", "deflate", "zstd"})
 _PLAIN = frozenset({"", "identity", "aws-chunked"})
 """Codings that do not change the bytes; some S3 servers keep the coding of the upload."""
 _READ_RAW = "read the stored bytes with read(), and decode them"
@@ -33,8 +34,8 @@ def codings_of(content_encoding: str | None) -> list[str]:
 def decoded(data: bytes, codings: list[str]) -> bytes:
     """Return the bytes before ``codings`` were applied.
 
-    :raises SerializationError: a coding is neither ``gzip`` nor ``deflate``, the bytes are not in it, or they
-        expand beyond the limits above.
+    :raises SerializationError: a coding is not ``gzip``, ``deflate`` or ``zstd``, the bytes are not in it, or
+        they expand beyond the limits above.
     """
     limit = min(max(SMALL_BYTES, MAX_RATIO * len(data)), MAX_BYTES)
     for name in codings:
@@ -42,13 +43,16 @@ def decoded(data: bytes, codings: list[str]) -> bytes:
             raise SerializationError(
                 f"its content encoding is {name[:40]!a}",
                 field="content_encoding",
-                limit="gzip or deflate",
+                limit="gzip, deflate or zstd",
                 remedy=_READ_RAW,
             )
     for name in reversed(codings):
         try:
-            data = _inflated(data, _ZLIB if name == "deflate" else _GZIP, limit)
-        except zlib.error as error:
+            if name == "zstd":
+                data = _unpacked(data, limit)
+            else:
+                data = _inflated(data, _ZLIB if name == "deflate" else _GZIP, limit)
+        except ValueError as error:
             raise SerializationError(
                 f"its bytes are not {name}, which is its content encoding: {error}",
                 field="content_encoding",
@@ -65,18 +69,44 @@ def _inflated(data: bytes, format: int, limit: int) -> bytes:
     total = 0
     while True:
         inflating = zlib.decompressobj(format)
-        part = inflating.decompress(data, limit - total + 1)
+        try:
+            part = inflating.decompress(data, limit - total + 1)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
         total += len(part)
         parts.append(part)
         if total > limit:
-            raise SerializationError(
-                f"it is more than {limit} bytes once its content encoding is removed",
-                limit=f"{limit} bytes",
-                remedy="read the stored bytes with read() or open_reader(), and decode them in parts",
-            )
+            raise _too_large(limit)
         if not inflating.eof:
-            raise zlib.error("they end too early")
+            raise ValueError("they end too early")
         # A gzip file may have several members, one after the other, and end in zeros.
         data = inflating.unused_data.lstrip(b"\0")
         if not data or format != _GZIP:
             return b"".join(parts)
+
+
+def _unpacked(data: bytes, limit: int) -> bytes:
+    from storage_lib.zstandard import ZstdFrames
+
+    frames = ZstdFrames(_PIECE_BYTES)
+    parts: list[bytes] = []
+    total = 0
+    try:
+        for part in frames.expand(data):
+            total += len(part)
+            parts.append(part)
+            if total > limit:
+                raise _too_large(limit)
+    except ZstdFrames.errors as error:
+        raise ValueError(str(error)) from error
+    if not frames.ended:
+        raise ValueError("they end too early")
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> SerializationError:
+    return SerializationError(
+        f"it is more than {limit} bytes once its content encoding is removed",
+        limit=f"{limit} bytes",
+        remedy="read the stored bytes with read() or open_reader(), and decode them in parts",
+    )

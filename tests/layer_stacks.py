@@ -51,7 +51,7 @@ LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
     "encryption": lambda inner: EncryptionLayer(
         inner, EncryptionOptions(keys={"now": bytes(range(32))}, allow_plaintext_reads=True)
     ),
-    "compression": lambda inner: CompressionLayer(inner, CompressionOptions()),
+    "compression": lambda inner: CompressionLayer(inner, CompressionOptions(min_bytes=1)),
     "caching": lambda inner: CachingLayer(inner, CachingOptions(keep_writes=False)),
     "validation": lambda inner: ValidationLayer(inner, GENEROUS),
     "audit": lambda inner: AuditLayer(inner, AUDIT),

@@ -24,6 +24,8 @@ CHECKSUM = f"{RESERVED}original-sha256"
 """The SHA-256 that the caller knows."""
 ENCRYPTED = f"{RESERVED}encrypted"
 """What the encryption layer needs to know of the object."""
+COMPRESSION = f"{RESERVED}compression"
+"""How a layer has compressed the bytes: the codec, a hyphen and more. It is gone once they are expanded."""
 
 JOURNAL = f"{RESERVED}journal"
 """The journal entry of an object that a second store has taken for its primary."""
@@ -62,6 +64,20 @@ def presented(info: ObjectInfo) -> ObjectInfo:
         expires_at=None if until is None else datetime.fromtimestamp(until, UTC),
         **shown,
     )
+
+
+def received(info: ObjectInfo) -> ObjectInfo:
+    """What a driver has returned with an object's bytes, or instead of them.
+
+    If they are still compressed, for the layer that did it is off now, the caller's size and checksum are not
+    theirs: they are an object with a content encoding, as another program might have stored it.
+    """
+    if COMPRESSION not in info.metadata:
+        return info
+    kept = {name: value for name, value in info.metadata.items() if name not in (SIZE, CHECKSUM)}
+    # Another program may have written the blob anew without the header.
+    kept.setdefault(kept_headers.METADATA["Content-Encoding"], kept[COMPRESSION].partition("-")[0])
+    return replace(info, metadata=kept)
 
 
 def entry(info: ObjectInfo) -> ListEntry:

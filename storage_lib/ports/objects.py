@@ -301,7 +301,8 @@ class ObjectStore(Stationary):
         :raises KeyNotFoundError: there is no such object.
         """
         validate_key(key)
-        return self._presented(await (self.driver.fresh_head(key) if fresh else self.driver.head(key)))
+        info = await (self.driver.fresh_head(key) if fresh else self.driver.head(key))
+        return self._presented(hidden.received(info))
 
     async def _exists(self, key: str) -> None:
         """Check that an object exists.
@@ -592,7 +593,7 @@ class ObjectStore(Stationary):
     def _readable(self, info: ObjectInfo) -> ObjectInfo:
         """`_presented`, of an object whose bytes are to be returned. :raises EncryptionError: they are
         encrypted, and no layer has decrypted them."""
-        shown = self._presented(info)
+        shown = self._presented(hidden.received(info))
         if hidden.ENCRYPTED in info.metadata:
             raise EncryptionError(
                 f"object {info.key!r} is encrypted, and encryption is off here",
