@@ -12,6 +12,7 @@ from typing import Any
 
 import azure.functions as func
 
+from functions.measurements import refresh
 from functions.state import state
 from storage_lib.tasks.model import Priority
 
@@ -90,6 +91,7 @@ async def watch_queues(timer: func.TimerRequest) -> None:
     counts = await asyncio.gather(*(engine.queue_length(queue) for queue in WATCHED_QUEUES))
     if any(counts):
         _log.info("queue lengths: %s", json.dumps(dict(zip(WATCHED_QUEUES, counts, strict=True))))
+    await refresh()  # For an exporter of metrics: nobody may ask this instance for /api/metrics.
 
 
 async def _within(look: Coroutine[Any, Any, int]) -> int:

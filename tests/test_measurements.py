@@ -264,6 +264,16 @@ async def test_a_store_that_hangs_is_not_waited_for(
     assert gauges["agent_task.queue.length"] == {}
 
 
+async def test_metrics_show_what_is_stored_and_what_waits(app: PlatformApp) -> None:
+    await app.storage.write("reports/a", b"12345")
+    await app.storage.backend.queues.send(TASK_QUEUE, b"one")
+    await tick(app)
+    text = (await app("GET", "/api/metrics")).body.decode()
+    assert 'agent_storage_prefix_bytes{prefix="reports/"} 5\n' in text
+    assert 'agent_storage_prefix_objects{prefix="reports/"} 1\n' in text
+    assert 'agent_task_queue_length{queue="agent-tasks"} 1\n' in text
+
+
 # -- the timer
 
 
