@@ -6,27 +6,22 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
-from time import perf_counter
-from typing import Any
 
-from storage_lib.callers import caller
 from storage_lib.config.audit import AuditOptions
 from storage_lib.errors import StorageError, UnsupportedOperationError
 from storage_lib.layers.audit.entries import Entry, Seal
 from storage_lib.layers.audit.files import FileJournal
 from storage_lib.layers.audit.journal import AuditUnavailableError, Journal
 from storage_lib.layers.audit.logs import LogJournal
+from storage_lib.layers.audit.objects import AuditedObjects, succeeded
+from storage_lib.layers.audit.pending import Pending
 from storage_lib.layers.audit.resources import WRITES, named
 from storage_lib.layers.audit.tables import TableJournal, head_table
-from storage_lib.layers.base import Layer, ObjectLayer, Operation
-from storage_lib.ports import expiry, hidden
+from storage_lib.layers.base import Layer, Operation
 from storage_lib.ports.backend import StorageBackend
-from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
-from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.drivers import ObjectDriver
 
 _log = logging.getLogger("AOS.Storage")
 
@@ -138,7 +133,7 @@ class AuditLayer(Layer):
         await self.record(entry, must=self.is_strict)
 
     async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
-        return await self.audited(operation, call, _told)
+        return await self.audited(operation, call, succeeded)
 
     async def audited[T](
         self,
@@ -195,197 +190,6 @@ class AuditLayer(Layer):
             )
 
         return [each for each in what if is_wanted(each[1]) or (source is not None and is_wanted(source))]
-
-
-class Pending:
-    """The entries of an operation that has begun."""
-
-    __slots__ = ("_began", "_caller", "_intents", "_layer", "_source", "_time", "_what", "is_write")
-
-    def __init__(
-        self, layer: AuditLayer, what: list[tuple[str, str]], source: str | None, is_write: bool
-    ) -> None:
-        self.is_write = is_write
-        self._layer = layer
-        self._what = what
-        self._source = source
-        self._caller = caller()
-        self._time = datetime.now(UTC)
-        self._intents: int | None = None
-        self._began = perf_counter()
-
-    def _entries(self, kind: str, outcome: str, size: int | None, ms: float | None) -> list[Entry]:
-        who, first = self._caller, self._intents
-        return [
-            Entry(
-                time=self._time,
-                kind=kind,
-                actor=who.actor,
-                action=action,
-                resource=resource,
-                outcome=outcome,
-                size=size,
-                ms=ms,
-                correlation=who.correlation,
-                source=self._source,
-                intent=None if first is None else first + n,
-            )
-            for n, (action, resource) in enumerate(self._what)
-        ]
-
-    async def intend(self) -> None:
-        """:raises AuditUnavailableError: the operation must not begin."""
-        journal = await self._layer.journal()
-        last = journal.add(*self._entries("intent", "", None, None))
-        self._intents = last - len(self._what) + 1
-        if journal.waits:
-            try:
-                await journal.recorded(last)
-            except BaseException as error:
-                # The entry may be there, and nothing was done.
-                await self.cut(outcome_of(error), None)
-                raise
-
-    async def end(self, outcome: str, size: int | None) -> None:
-        await self._layer.record(*self.ended(outcome, size), must=False)
-
-    async def failed(self, error: BaseException, size: int | None) -> None:
-        if isinstance(error, asyncio.CancelledError):
-            await self.cut(outcome_of(error), size)
-        else:
-            await self.end(outcome_of(error), size)
-
-    async def cut(self, outcome: str, size: int | None) -> None:
-        """Record it without waiting for anything: its caller is gone."""
-        with suppress(AuditUnavailableError):  # Counted as missing.
-            (await self._layer.journal()).add(*self.ended(outcome, size))
-
-    def ended(self, outcome: str, size: int | None) -> list[Entry]:
-        """The entries that tell how it ended."""
-        return self._entries("entry", outcome, size, int((perf_counter() - self._began) * 1e6) / 1000)
-
-
-class AuditedObjects(ObjectLayer):
-    """Objects with the sizes that callers know."""
-
-    def __init__(self, inner: ObjectDriver, layer: AuditLayer) -> None:
-        super().__init__(inner, layer.around)
-        self._layer = layer
-
-    def _outcome(self, info: ObjectInfo) -> str:
-        until = expiry.end_in(info.metadata)
-        return "key-not-found" if until is not None and until <= self.clock() else "success"
-
-    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
-        operation = Operation("objects", "put", key, (options,), len(data))
-        return await self._layer.audited(operation, lambda: self.inner.put(key, data, options), _told)
-
-    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
-        def told(found: StoredObject | None) -> tuple[str, int | None]:
-            return ("not-modified", None) if found is None else (self._outcome(found.info), len(found.data))
-
-        operation = Operation("objects", "get", key, (options,))
-        return await self._layer.audited(operation, lambda: self.inner.get(key, options), told)
-
-    async def head(self, key: str) -> ObjectInfo:
-        operation = Operation("objects", "head", key)
-        return await self._layer.audited(
-            operation, lambda: self.inner.head(key), lambda info: (self._outcome(info), None)
-        )
-
-    async def put_stream(
-        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
-    ) -> PutResult:
-        operation = Operation("objects", "put_stream", key, (options,))
-        return await self._layer.audited(
-            operation,
-            lambda: self.inner.put_stream(key, parts, options, repeat),
-            lambda _: ("success", parts.size),
-        )
-
-    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
-        operation = Operation("objects", "copy", source.key, (target, if_absent))
-        size = hidden.presented(source).size
-        return await self._layer.audited(
-            operation,
-            lambda: self.inner.copy(source, target, if_absent),
-            lambda _: ("success", size),
-            f"objects/{source.key}",
-        )
-
-    async def read_stream(
-        self, key: str, options: GetOptions
-    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
-        """The operation ends with the stream."""
-        operation = Operation("objects", "read_stream", key, (options,))
-        pending = self._layer.begun(operation)
-        if pending is None:
-            return await self.inner.read_stream(key, options)
-        if self._layer.is_strict:
-            await pending.intend()
-        try:
-            info, start, chunks = await self.inner.read_stream(key, options)
-        except BaseException as error:
-            await pending.failed(error, None)
-            raise
-        return info, start, Counted(chunks, pending, self._outcome(info))
-
-
-class Counted(AsyncGenerator[bytes]):
-    """The chunks of a stream. It is recorded when they end, with how many bytes were read; also if it is
-    closed before the first was, which a generator would not notice."""
-
-    def __init__(self, chunks: AsyncGenerator[bytes], pending: Pending, outcome: str) -> None:
-        self._chunks = chunks
-        self._pending: Pending | None = pending
-        self._outcome = outcome
-        self._size = 0
-
-    async def asend(self, value: None) -> bytes:
-        try:
-            chunk = await self._chunks.asend(value)
-        except StopAsyncIteration:
-            if pending := self._taken():
-                await pending.end(self._outcome, self._size)
-            raise
-        except BaseException as error:
-            if pending := self._taken():
-                await pending.failed(error, self._size)
-            raise
-        self._size += len(chunk)
-        return chunk
-
-    async def athrow(self, *error: Any) -> bytes:
-        try:
-            return await self._chunks.athrow(*error)
-        finally:
-            await self._left()
-
-    async def aclose(self) -> None:
-        try:
-            await self._chunks.aclose()
-        finally:
-            await self._left()
-
-    async def _left(self) -> None:
-        if pending := self._taken():
-            await pending.cut(
-                "not-read-to-the-end" if self._outcome == "success" else self._outcome, self._size
-            )
-
-    def _taken(self) -> Pending | None:
-        pending, self._pending = self._pending, None
-        return pending
-
-
-def outcome_of(error: BaseException) -> str:
-    if isinstance(error, StorageError):
-        return error.code
-    return "cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
-
-
-def _told(result: Any) -> tuple[str, int | None]:
-    return "success", None
 
 
 _living: list[weakref.ref[AuditLayer]] = []

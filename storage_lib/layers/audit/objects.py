@@ -1,0 +1,134 @@
+"""Audited objects, with the sizes that callers know, and streams that are recorded when they end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from storage_lib.layers.audit.pending import Pending
+from storage_lib.layers.base import ObjectLayer, Operation
+from storage_lib.ports import expiry, hidden
+from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.streaming import Parts
+
+if TYPE_CHECKING:
+    from storage_lib.layers.audit.layer import AuditLayer
+
+
+class AuditedObjects(ObjectLayer):
+    """Objects with the sizes that callers know."""
+
+    def __init__(self, inner: ObjectDriver, layer: AuditLayer) -> None:
+        super().__init__(inner, layer.around)
+        self._layer = layer
+
+    def _outcome(self, info: ObjectInfo) -> str:
+        until = expiry.end_in(info.metadata)
+        return "key-not-found" if until is not None and until <= self.clock() else "success"
+
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        operation = Operation("objects", "put", key, (options,), len(data))
+        return await self._layer.audited(operation, lambda: self.inner.put(key, data, options), succeeded)
+
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
+        def told(found: StoredObject | None) -> tuple[str, int | None]:
+            return ("not-modified", None) if found is None else (self._outcome(found.info), len(found.data))
+
+        operation = Operation("objects", "get", key, (options,))
+        return await self._layer.audited(operation, lambda: self.inner.get(key, options), told)
+
+    async def head(self, key: str) -> ObjectInfo:
+        operation = Operation("objects", "head", key)
+        return await self._layer.audited(
+            operation, lambda: self.inner.head(key), lambda info: (self._outcome(info), None)
+        )
+
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        operation = Operation("objects", "put_stream", key, (options,))
+        return await self._layer.audited(
+            operation,
+            lambda: self.inner.put_stream(key, parts, options, repeat),
+            lambda _: ("success", parts.size),
+        )
+
+    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        operation = Operation("objects", "copy", source.key, (target, if_absent))
+        size = hidden.presented(source).size
+        return await self._layer.audited(
+            operation,
+            lambda: self.inner.copy(source, target, if_absent),
+            lambda _: ("success", size),
+            f"objects/{source.key}",
+        )
+
+    async def read_stream(
+        self, key: str, options: GetOptions
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        """The operation ends with the stream."""
+        operation = Operation("objects", "read_stream", key, (options,))
+        pending = self._layer.begun(operation)
+        if pending is None:
+            return await self.inner.read_stream(key, options)
+        if self._layer.is_strict:
+            await pending.intend()
+        try:
+            info, start, chunks = await self.inner.read_stream(key, options)
+        except BaseException as error:
+            await pending.failed(error, None)
+            raise
+        return info, start, Counted(chunks, pending, self._outcome(info))
+
+
+class Counted(AsyncGenerator[bytes]):
+    """The chunks of a stream. It is recorded when they end, with how many bytes were read; also if it is
+    closed before the first was, which a generator would not notice."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes], pending: Pending, outcome: str) -> None:
+        self._chunks = chunks
+        self._pending: Pending | None = pending
+        self._outcome = outcome
+        self._size = 0
+
+    async def asend(self, value: None) -> bytes:
+        try:
+            chunk = await self._chunks.asend(value)
+        except StopAsyncIteration:
+            if pending := self._taken():
+                await pending.end(self._outcome, self._size)
+            raise
+        except BaseException as error:
+            if pending := self._taken():
+                await pending.failed(error, self._size)
+            raise
+        self._size += len(chunk)
+        return chunk
+
+    async def athrow(self, *error: Any) -> bytes:
+        try:
+            return await self._chunks.athrow(*error)
+        finally:
+            await self._left()
+
+    async def aclose(self) -> None:
+        try:
+            await self._chunks.aclose()
+        finally:
+            await self._left()
+
+    async def _left(self) -> None:
+        if pending := self._taken():
+            await pending.cut(
+                "not-read-to-the-end" if self._outcome == "success" else self._outcome, self._size
+            )
+
+    def _taken(self) -> Pending | None:
+        pending, self._pending = self._pending, None
+        return pending
+
+
+def succeeded(result: Any) -> tuple[str, int | None]:
+    """What a result tells that tells nothing."""
+    return "success", None
