@@ -11,7 +11,7 @@ import os
 import pickle
 import tracemalloc
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,10 @@ from storage_lib.layers.encryption import EncryptionLayer, Key, KeyRing
 from storage_lib.layers.encryption.envelope import CHUNK_BYTES, HEADER_BYTES, SEALED_BYTES, stored_size
 from storage_lib.layers.retry import RetryBackend
 from storage_lib.ports import hidden
-from storage_lib.ports.backend import ByteRange, ObjectStore, StorageBackend
-from storage_lib.ports.drivers import PLAIN_GET, PutOptions, Repeat, once
+from storage_lib.ports.backend import ByteRange, ObjectInfo, ObjectStore, StorageBackend
+from storage_lib.ports.drivers import PLAIN_GET, GetOptions, PutOptions, Repeat, once
 from storage_lib.ports.object_model import PutResult, StoredObject
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.streaming import Parts, one_chunk
 
 KEYS = {"new": bytes(range(32)), "old": bytes(range(32, 64))}
 OPTIONS = EncryptionOptions(keys=KEYS)
@@ -724,3 +724,27 @@ async def test_a_large_stream_has_constant_memory(memory: Store) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 * len(part)
     finally:
         tracemalloc.stop()
+
+
+async def test_a_stream_that_the_store_cuts_short_raises() -> None:
+    """Between two chunks, where each one that arrives is whole."""
+
+    class Cutting(MemoryObjects):
+        async def read_stream(
+            self, key: str, options: GetOptions
+        ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+            found = await self.get(key, options)
+            assert found is not None
+            end = _CHUNK[1] - found.start
+            return found.info, found.start, one_chunk(found.data[:end])
+
+    memory = MemoryBackend()
+    memory.objects = ObjectStore(Cutting())
+    objects = EncryptionLayer(memory, OPTIONS).objects
+    await objects.put("k", data_of(SIZE))
+    for byte_range in (None, ByteRange(1), ByteRange(1, CHUNK_BYTES + 1)):
+        with pytest.raises(IntegrityError):
+            async with objects.open_reader("k", byte_range=byte_range) as reader:
+                await reader.read()
+    async with objects.open_reader("k", byte_range=ByteRange(1, CHUNK_BYTES)) as reader:
+        assert await reader.read() == data_of(SIZE)[1:CHUNK_BYTES]
