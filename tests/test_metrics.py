@@ -300,8 +300,8 @@ async def test_the_time_of_a_stream_or_listing_is_that_of_the_store(measured: Me
         await asyncio.sleep(0.15)
     durations = measured.durations()
     assert durations["read_stream", ""][0] == durations["scan", ""][0] == 1
-    assert durations["read_stream", ""][1] < 0.15
-    assert durations["scan", ""][1] < 0.15
+    assert durations["read_stream", ""][1] < 0.4  # With its reader's time it would be more than 0.45.
+    assert durations["scan", ""][1] < 0.25
 
 
 async def test_a_failed_upload_is_one_error(measured: Measured) -> None:
