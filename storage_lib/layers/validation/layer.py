@@ -15,6 +15,9 @@ from storage_lib.ports.drivers import ObjectDriver
 from storage_lib.ports.quotas import QuotaUsage
 from storage_lib.ports.statistics import Statistic
 
+_USED = "What the objects of a quota take, as far as this process knows"
+_LIMIT = "What the objects of a quota may take"
+
 
 class ValidationLayer(Layer):
     """A layer that refuses what the rules of a prefix do not allow. Reads and deletions are never refused,
@@ -48,9 +51,9 @@ class ValidationLayer(Layer):
                 ("{object}", usage.objects, usage.quota_objects),
             ):
                 name = "bytes" if unit == "By" else "objects"
-                yield Statistic(f"agent_storage.quota.used.{name}", used or 0, "gauge", tags, unit)
+                yield Statistic(f"agent_storage.quota.used.{name}", used or 0, "gauge", tags, unit, _USED)
                 if limit is not None:
-                    yield Statistic(f"agent_storage.quota.limit.{name}", limit, "gauge", tags, unit)
+                    yield Statistic(f"agent_storage.quota.limit.{name}", limit, "gauge", tags, unit, _LIMIT)
 
     async def close(self) -> None:
         try:
