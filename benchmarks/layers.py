@@ -7,12 +7,20 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks import audit_layer, caching_layer, encryption_layer, metrics_layer, tracing_layer
+from benchmarks import (
+    audit_layer,
+    caching_layer,
+    compression_layer,
+    encryption_layer,
+    metrics_layer,
+    tracing_layer,
+)
 
 Rows = list[tuple[str, str, str]]
 
 LAYERS: dict[str, Callable[[int], Rows]] = {
     "audit": audit_layer.measure,
+    "compression": compression_layer.measure,
     "encryption": encryption_layer.measure,
     "caching": caching_layer.measure,
     "metrics": metrics_layer.measure,
