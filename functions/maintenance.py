@@ -8,13 +8,17 @@ import logging
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
 from functions.measurements import refresh
 from functions.state import state
+from storage_lib.errors import StorageError
 from storage_lib.tasks.model import Priority
+
+if TYPE_CHECKING:
+    from storage_lib.manager import StorageManager
 
 blueprint = func.Blueprint()
 _log = logging.getLogger("AOS.Maintenance")
@@ -31,9 +35,12 @@ WATCHED_QUEUES = tuple(queue for priority in Priority for queue in (priority.que
 @blueprint.function_name("sweep_expired")
 @blueprint.timer_trigger(arg_name="timer", schedule="0 * * * * *", run_on_startup=False)
 async def sweep_expired(timer: func.TimerRequest) -> None:
-    """Remove expired objects."""
-    storage = state().storage
+    """Remove expired objects. With a second store, first bring back what it took during an outage."""
+    app = state()
+    storage = app.storage
     until = time.monotonic() + SWEEP_SECONDS
+    if app.config.fallback is not None:
+        await _repair(storage, SWEEP_SECONDS / 2)
     total = 0
     while (left := until - time.monotonic()) > 0:
         removed = await storage.sweep_expired(SWEEP_LIMIT, seconds=left)
@@ -42,6 +49,18 @@ async def sweep_expired(timer: func.TimerRequest) -> None:
             break
     if total:
         _log.info("%d expired objects were removed", total)
+
+
+async def _repair(storage: StorageManager, seconds: float) -> None:
+    try:
+        result = await storage.repair(seconds=seconds)
+    except StorageError as error:
+        _log.warning("the two stores cannot be repaired now: %s", error)
+        return
+    for each in result.failed:
+        _log.error("object %r cannot be repaired: %s", each.key, each.message)
+    if result.conflicts and result.repaired:
+        _log.warning("%d objects were changed in both stores; see conflicts", len(result.conflicts))
 
 
 @blueprint.function_name("expire_tasks")

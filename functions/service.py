@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 import azure.functions as func
@@ -12,7 +13,7 @@ from msgspec import to_builtins
 from functions.answers import json_response
 from functions.endpoint import endpoint
 from functions.state import state
-from storage_lib.errors import KeyNotFoundError, StorageUnavailableError
+from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
 from storage_lib.tasks.model import TASK_QUEUE
 
 blueprint = func.Blueprint()
@@ -35,7 +36,11 @@ async def health_live(req: func.HttpRequest) -> func.HttpResponse:
 async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/health/ready``: 200 if objects, tables and queues answer within `READY_SECONDS` and the
     settings are valid, else 503 or 500 with the reason. A quota above its warning mark is shown, and is no
-    reason."""
+    reason.
+
+    With a second store the answer says which one answers. While that is the second, the status is
+    ``degraded``, and ``tasks`` says whether tables and queues, which do not fall back, are there.
+    """
     app = state()
     app.check_settings()
 
@@ -47,15 +52,38 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     limit = asyncio.timeout(READY_SECONDS)
     try:
         async with limit:
-            await asyncio.gather(*asked)
+            # Without a second store the first error is the answer.
+            found = await asyncio.gather(*asked, return_exceptions=app.config.fallback is not None)
     except TimeoutError as error:
         if not limit.expired():
             raise
         raise StorageUnavailableError(f"the storage did not answer within {READY_SECONDS:.0f} s") from error
+    failed = [result for result in found if isinstance(result, BaseException)]
     answer: dict[str, Any] = {"status": "ready", "storage": app.config.storage_type}
+    layer = app.storage.fallback
+    status = None if layer is None else layer.status()
+    if status is not None:
+        answer["fallback"] = {
+            "mode": status.mode,
+            "answers": status.answers,
+            "primary_away_since": _text(status.primary_away_since),
+            "secondary_away_since": _text(status.secondary_away_since),
+            "pending": status.pending,
+        }
+        if status.answers == "secondary":
+            is_open = not isinstance(found[0], BaseException)
+            if is_open and all(isinstance(error, TransientStorageError) for error in failed):
+                answer |= {"status": "degraded", "tasks": "unavailable" if failed else "ready"}
+                failed = []
+    if failed:
+        raise failed[0]
     if quotas := app.storage.backend.quotas():
         answer["quotas"] = [to_builtins(usage) | {"is_high": usage.is_high} for usage in quotas]
     return json_response(answer)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 @blueprint.function_name("metrics")
