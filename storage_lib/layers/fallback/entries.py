@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,8 +18,8 @@ TAG = "secondary."
 
 _FORM = "1"
 _DIGITS = 16
-_MAYBE = 3
-"""How many digests an entry has. A process that has journaled a key writes it to the primary no more."""
+_KNOWN = 3
+"""How many fingerprints an entry has. A process that has journaled a key writes it to the primary no more."""
 _BOOKKEEPING = frozenset({hidden.JOURNAL, hidden.ORIGIN, hidden.REPAIRED, hidden.ATTEMPT})
 
 
@@ -32,7 +33,8 @@ class Entry(msgspec.Struct, frozen=True):
     :param since: when the primary was first found away.
     :param blind: it replaced whatever there was, without a condition.
     :param deleted: it was a delete.
-    :param maybe: the first digits of the SHA-256 of what the primary may have taken, too.
+    :param known: fingerprints of what its writers knew: the copy that they replaced, and what the primary may
+        have taken from them, too.
     :param origin: the ETag of the primary's version that it replaced, if that is known.
     """
 
@@ -42,7 +44,7 @@ class Entry(msgspec.Struct, frozen=True):
     since: float
     blind: bool
     deleted: bool
-    maybe: tuple[str, ...]
+    known: tuple[str, ...]
     origin: str
 
     @staticmethod
@@ -55,7 +57,7 @@ class Entry(msgspec.Struct, frozen=True):
         if text is None:
             return None
         try:
-            form, chain, write, at, since, flags, maybe, origin = text.split(".", 7)
+            form, chain, write, at, since, flags, known, origin = text.split(".", 7)
             if form != _FORM:
                 raise ValueError(form)
             return Entry(
@@ -65,7 +67,7 @@ class Entry(msgspec.Struct, frozen=True):
                 since=int(since) / 1e6,
                 blind="b" in flags,
                 deleted="d" in flags,
-                maybe=tuple(filter(None, maybe.split("+"))),
+                known=tuple(filter(None, known.split("+"))),
                 origin=origin,
             )
         except ValueError as error:
@@ -75,11 +77,12 @@ class Entry(msgspec.Struct, frozen=True):
 
     @staticmethod
     def next(
-        found: ObjectInfo | None, *, at: float, since: float, conditional: bool, deleted: bool, maybe: str
+        found: ObjectInfo | None, *, at: float, since: float, conditional: bool, deleted: bool, taken: str
     ) -> Entry:
         """The entry of a write that replaces ``found``."""
         before = None if found is None else Entry.of(found)
-        digests = (maybe[:_DIGITS],) if maybe else ()
+        known = () if found is None or before is not None else (fingerprint_of(found),)
+        known = tuple(filter(None, (*known, taken)))
         new = Entry(
             chain=uuid.uuid4().hex[:12],
             write=uuid.uuid4().hex[:12],
@@ -87,7 +90,7 @@ class Entry(msgspec.Struct, frozen=True):
             since=since,
             blind=not conditional,
             deleted=deleted,
-            maybe=digests,
+            known=known,
             origin="" if found is None else found.metadata.get(hidden.ORIGIN, ""),
         )
         if before is None:
@@ -98,19 +101,19 @@ class Entry(msgspec.Struct, frozen=True):
             chain=before.chain,
             since=min(since, before.since),
             blind=before.blind or not conditional,
-            maybe=(*before.maybe, *digests)[-_MAYBE:],
+            known=(*before.known, *known)[:_KNOWN],
             origin="" if before.deleted else before.origin,
         )
 
     def __str__(self) -> str:
         flags = ("b" if self.blind else "") + ("d" if self.deleted else "")
         at, since = round(self.at * 1e6), round(self.since * 1e6)
-        parts = (_FORM, self.chain, self.write, at, since, flags, "+".join(self.maybe), self.origin)
+        parts = (_FORM, self.chain, self.write, at, since, flags, "+".join(self.known), self.origin)
         return ".".join(map(str, parts))
 
-    def may_have_written(self, found: ObjectInfo) -> bool:
-        """Whether the primary's object may be of one of these writes, whose response was lost."""
-        return found.sha256 is not None and found.sha256[:_DIGITS] in self.maybe
+    def knows(self, found: ObjectInfo) -> bool:
+        """Whether the primary's object is what the writers of these entries knew."""
+        return fingerprint_of(found) in self.known
 
     @property
     def mark(self) -> str:
@@ -140,3 +143,14 @@ def is_same(one: ObjectInfo, other: ObjectInfo) -> bool:
         and one.content_type == other.content_type
         and plain(one.metadata) == plain(other.metadata)
     )
+
+
+def fingerprint(sha256: str, content_type: str, metadata: Mapping[str, str]) -> str:
+    """A few digits of everything that makes an object what it is."""
+    told = repr((sha256, content_type, sorted(plain(metadata).items())))
+    return hashlib.sha256(told.encode()).hexdigest()[:_DIGITS]
+
+
+def fingerprint_of(info: ObjectInfo) -> str:
+    """`fingerprint` of a stored object; empty if its bytes have no checksum."""
+    return "" if info.sha256 is None else fingerprint(info.sha256, info.content_type, info.metadata)

@@ -189,7 +189,7 @@ class Repair:
             return not (entry.blind or entry.deleted) and entry.origin != ""
         if self._is_over(found) or found.metadata.get(hidden.REPAIRED, "").startswith(f"{entry.chain}."):
             return False
-        if entry.origin == found.etag or entry.may_have_written(found):
+        if entry.origin == found.etag or entry.knows(found):
             return False
         return not (entry.blind and _latest(found.last_modified) <= entry.since)
 

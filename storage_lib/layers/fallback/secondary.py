@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
-from storage_lib.layers.fallback.entries import TAG, Entry, presented
+from storage_lib.layers.fallback.entries import TAG, Entry, fingerprint, presented
 from storage_lib.layers.fallback.marks import Journal
 from storage_lib.layers.fallback.status import Counts
 from storage_lib.ports import expiry, hidden
@@ -182,13 +182,16 @@ class SecondStore:
             raise unmet(key, options.if_match)
         # "Any version" is a condition on there being one, and no version is lost unseen.
         conditional = options.if_absent or options.if_match not in (None, ANY_VERSION)
+        taken = ""
+        if when.unsure and options.sha256 and not deleted:
+            taken = fingerprint(options.sha256, options.content_type, options.metadata)
         entry = Entry.next(
             found,
             at=when.at,
             since=when.since,
             conditional=conditional,
             deleted=deleted,
-            maybe=options.sha256 if when.unsure and not deleted else "",
+            taken=taken,
         )
         metadata = {**options.metadata, hidden.JOURNAL: str(entry)}
         metadata.pop(hidden.REPAIRED, None)
