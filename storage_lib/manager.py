@@ -442,12 +442,15 @@ class StorageManager:
 
         return next((each for each in layers_of(self.backend) if isinstance(each, FallbackLayer)), None)
 
-    async def repair(self, *, limit: int | None = None, seconds: float | None = None) -> RepairResult:
+    async def repair(
+        self, *, limit: int | None = None, seconds: float | None = None, full: bool = False
+    ) -> RepairResult:
         """Make the two stores of a fallback or mirror agree after an outage: what the second store took goes
         to the primary, what a mirror missed to the second store. Any number of repairs may run at once.
 
         :param limit: repair at most this many keys.
         :param seconds: begin no more after this long; None means no limit.
+        :param full: also compare all keys, and make a mirror's second store the same as the primary.
         :raises StorageUnavailableError: one of the stores is away; the next repair goes on.
         :raises UnsupportedOperationError: there is no second store.
         """
@@ -457,7 +460,7 @@ class StorageManager:
                 "there is no second store to repair from",
                 remedy="configure one: fallback= in StorageConfig (AGENT_STORAGE_FALLBACK)",
             )
-        return await layer.repair(limit=limit, seconds=seconds)
+        return await layer.repair(limit=limit, seconds=seconds, full=full)
 
     async def rotate_keys(
         self,

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from storage_lib.backends.file import FileStorageBackend
-from storage_lib.errors import KeyNotFoundError
-from storage_lib.ports.backend import ObjectStore
 from tests.conftest import PROJECT
 from tests.fallback_process import AWAY, stores
+from tests.test_fallback import marks, value
 
 SOAK = os.environ.get("SOAK") == "1"
 REPAIR_POINTS = range(1, 200) if SOAK else (1, 2, 4, 7, 11, 16, 23, 31, 42, 57)
@@ -39,15 +38,6 @@ LOST = {
     "k4": b"older in the primary",
     "k5": b"deleted unseen",
 }
-
-
-async def value(objects: ObjectStore, key: str) -> bytes | None:
-    try:
-        found = await objects.get(key)
-    except KeyNotFoundError:
-        return None
-    assert found is not None
-    return found.data
 
 
 async def killed(action: str, folder: Path, kill_at: int) -> bool:
@@ -104,8 +94,8 @@ async def check_repaired(folder: Path) -> None:
     assert {
         each.key: each.kept and await value(primary.objects, each.kept) for each in result.conflicts
     } == LOST
-    assert sorted(await layer.objects.iterate(".system/fallback/")) == []
-    assert [e async for e in secondary.objects.iterate(".system/fallback/")] == []
+    for store in (primary, secondary):
+        assert await marks(store.objects) == []
     await layer.close()
 
 

@@ -48,7 +48,8 @@ class FallbackOptions(msgspec.Struct, frozen=True, kw_only=True):
     :param writes: while the primary is away, ``primary`` refuses writes. ``secondary`` sends them to the
         second store, whose journal keeps them for ``repair``.
     :param complete: whether the second store is known to hold every key, so that a key that it lacks does not
-        exist. If it is not, such a key is unavailable while the primary is away. None means: with ``mirror``.
+        exist. If it is not, such a key is unavailable while the primary is away. None means: with a mirror
+        that began on an empty primary, or that a full repair has filled.
     :param check_seconds: for how long a process believes that the journal, which other processes write to,
         is still empty; 0 looks with each operation.
     """
@@ -66,7 +67,7 @@ class FallbackOptions(msgspec.Struct, frozen=True, kw_only=True):
             if getattr(self, name) not in choices:
                 raise _refused(name, getattr(self, name), " or ".join(choices))
         if self.complete not in (None, True, False):
-            raise _refused("complete", self.complete, "true, false, or None: true with mirror")
+            raise _refused("complete", self.complete, "true, false, or None: what the mirror knows")
         if type(self.check_seconds) not in (int, float) or not 0 <= self.check_seconds <= MAX_CHECK_SECONDS:
             raise _refused("check_seconds", self.check_seconds, f"0 to {MAX_CHECK_SECONDS:g} seconds")
         if not isinstance(self.secondary, StorageConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -85,10 +86,6 @@ class FallbackOptions(msgspec.Struct, frozen=True, kw_only=True):
                 field="fallback.secondary.tables_and_queues",
                 remedy="remove it",
             )
-
-    @property
-    def is_complete(self) -> bool:
-        return self.mode == "mirror" if self.complete is None else self.complete
 
     def check_apart(self, primary: StorageConfig) -> None:
         """:raises ConfigurationError: the second store is the primary."""

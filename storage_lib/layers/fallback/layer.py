@@ -8,7 +8,12 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from storage_lib.arguments import seconds as checked_seconds
 from storage_lib.arguments import whole
 from storage_lib.config.fallback import FallbackOptions
-from storage_lib.errors import ConfigurationError, StorageError, TransientStorageError
+from storage_lib.errors import (
+    ConfigurationError,
+    StorageError,
+    TransientStorageError,
+    UnsupportedOperationError,
+)
 from storage_lib.layers.base import Layer
 from storage_lib.layers.fallback.conflicts import Conflict, Conflicts
 from storage_lib.layers.fallback.marks import Journal
@@ -116,7 +121,9 @@ class FallbackLayer(Layer):
 
     # -- repair
 
-    async def repair(self, *, limit: int | None = None, seconds: float | None = None) -> RepairResult:
+    async def repair(
+        self, *, limit: int | None = None, seconds: float | None = None, full: bool = False
+    ) -> RepairResult:
         """Bring what the second store took back to the primary, and what a mirror missed to the second store.
 
         The newer version wins. A version that loses to one that did not know it is kept, and listed as a
@@ -124,13 +131,20 @@ class FallbackLayer(Layer):
 
         :param limit: repair at most this many keys.
         :param seconds: begin no more after this long.
+        :param full: also make the second store the same as the primary, key by key: for a mirror that is
+            switched on when there are objects already, or that other programs write past. What the primary
+            does not have is removed from the second store.
         :raises StorageUnavailableError: one of the stores is away; the next repair goes on.
         """
+        if full and self.options.mode != "mirror":
+            raise UnsupportedOperationError(
+                "only a mirror is repaired in full", field="full", remedy="set mode to mirror"
+            )
         if limit is not None:
             whole("limit", limit, 0)
         if seconds is not None:
             checked_seconds("seconds", seconds, 0, 365 * 24 * 3600)
-        result = await self._repair.run(limit=limit, seconds=seconds)
+        result = await self._repair.run(limit=limit, seconds=seconds, full=full)
         if result.repaired or result.copied or result.failed:
             _log.info(
                 "repair: %d keys were brought back, %d copied, %d failed; %d conflicts are kept",

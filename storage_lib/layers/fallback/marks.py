@@ -20,6 +20,8 @@ OWN = f"{SYSTEM_PREFIX}fallback/"
 """Below it is the layer's bookkeeping, in both stores."""
 JOURNALED = f"{OWN}journal/"
 STALE = f"{OWN}stale/"
+COMPLETE = f"{OWN}complete"
+"""In the second store: it has every key of the primary, as far as all writers mirror."""
 
 KNOWN = 1000
 """How many journaled keys a process remembers."""
@@ -80,6 +82,10 @@ class Marks:
                 yield key
         while hashed:
             yield hashed.pop()
+
+    async def is_empty(self) -> bool:
+        async with aclosing(self.keys()) as keys:
+            return await anext(keys, None) is None
 
     async def _from_hashes(self) -> AsyncGenerator[str]:
         async with aclosing(self.driver.scan(self._hashed, ListOptions())) as listing:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from contextlib import aclosing, suppress
 
 import msgspec
 from msgspec.structs import replace
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.layers.fallback.entries import Entry, plain
-from storage_lib.layers.fallback.marks import STALE, Marks
+from storage_lib.layers.fallback.marks import COMPLETE, OWN, STALE, Marks
 from storage_lib.layers.fallback.secondary import SecondStore
 from storage_lib.layers.fallback.transfer import transfer
 from storage_lib.ports import hidden
-from storage_lib.ports.drivers import ObjectDriver, PutOptions
-from storage_lib.ports.object_model import ObjectInfo
+from storage_lib.ports.drivers import ListOptions, ObjectDriver, PutOptions
+from storage_lib.ports.object_model import ListEntry, ObjectInfo
+from storage_lib.ports.streaming import sha256_of
 
 _ATTEMPTS = 8
 
@@ -42,21 +43,50 @@ class Mirror:
     def __init__(self, primary: ObjectDriver, secondary: SecondStore) -> None:
         self._primary = primary
         self._secondary = secondary
+        self.behind = 0
+        """How often this process has written to the primary alone since its last complete repair."""
+        self._has_begun = False
         self.marks = (Marks(secondary.driver, STALE), Marks(primary, STALE))
         """In either store: in the primary while the second store is away."""
 
     async def intend(self, key: str) -> Intent:
         """To be done before the primary is written to."""
+        if not self._has_begun:
+            with suppress(StorageError):  # It can as well be found out with a later write.
+                await self._begin()
+                self._has_begun = True
         there, here = self.marks
         try:
             return Intent(there, key, await there.put(key))
         except StorageError as error:
             _log.warning("the second store does not take %r now: %s", key, error)
+            self.behind += 1  # And the second store does not know.
             return Intent(here, key, await here.put(key))
 
-    async def misses(self, key: str) -> bool:
-        """Whether the second store knows that it may not have what the primary has."""
+    async def lacks(self, key: str) -> bool:
+        """Whether the primary may have a key that the second store does not have."""
+        if self.behind:
+            return True
+        try:
+            await self._secondary.driver.head(COMPLETE)
+        except KeyNotFoundError:
+            return True
         return await self.marks[0].etag(key) is not None
+
+    async def note_complete(self) -> None:
+        """From now on a key that the second store lacks does not exist."""
+        await self._secondary.driver.put(COMPLETE, b"", PutOptions("text/plain", {}, await sha256_of(b"")))
+
+    async def _begin(self) -> None:
+        """A mirror of an empty primary is complete from its beginning."""
+        try:
+            await self._secondary.driver.head(COMPLETE)
+        except KeyNotFoundError:
+            async with aclosing(self._primary.scan("", ListOptions())) as listing:
+                async for found in listing:
+                    if isinstance(found, ListEntry) and not found.key.startswith(OWN):
+                        return
+            await self.note_complete()
 
     async def drop(self, intent: Intent) -> None:
         """The primary was not changed."""

@@ -19,14 +19,17 @@ from storage_lib.layers.base import Around, ObjectLayer
 from storage_lib.layers.fallback.entries import TAG, Entry
 from storage_lib.layers.fallback.listing import Found, Scan, merged, of_secondary, without_own
 from storage_lib.layers.fallback.mirror import Mirror, Written
-from storage_lib.layers.fallback.secondary import AbsentError, MovedError, SecondStore, When
+from storage_lib.layers.fallback.secondary import AbsentError, ExpiredCopies, MovedError, SecondStore, When
 from storage_lib.layers.fallback.status import Counts
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.objects import ObjectStore
 from storage_lib.ports.streaming import Parts
 
 _ATTEMPTS = 20
+_SWEPT = 100
+_SWEEP = 5.0
 
 _log = logging.getLogger("AOS.Storage")
 
@@ -51,7 +54,7 @@ class FallbackObjects(ObjectLayer):
         self.secondary = secondary
         self._mirror = mirror if options.mode == "mirror" else None
         self._journals = options.writes == "secondary"
-        self._is_complete = options.is_complete
+        self._is_complete = options.complete
         self._counts = counts
         one, other = primary.capabilities, secondary.driver.capabilities
         self.capabilities = replace(
@@ -155,11 +158,10 @@ class FallbackObjects(ObjectLayer):
 
     async def _absent(self, key: str, error: TransientStorageError) -> StorageError:
         """The error for a key that the second store lacks while the primary is away."""
-        if not self._is_complete:
-            return _not_there(key, error)
-        if self._mirror is not None and await self._mirror.misses(key):
-            return _not_there(key, error)
-        return missing(key)
+        complete = self._is_complete
+        if complete is None:
+            complete = self._mirror is not None and not await self._mirror.lacks(key)
+        return missing(key) if complete else _not_there(key, error)
 
     async def _journaled(self, key: str) -> ObjectInfo | None:
         """The object in the second store if it is the newest. It costs nothing while the journal is empty.
@@ -381,7 +383,12 @@ class FallbackObjects(ObjectLayer):
     async def remove_stale(self) -> None:
         await self.inner.remove_stale()
         with suppress(TransientStorageError):
-            await self.secondary.driver.remove_stale()
+            if self._mirror is None and not await self.secondary.journal.may_have_any():
+                # Copies that were left by repairs; a mirror's go with the primary's.
+                copies = ExpiredCopies(self.secondary.driver, self._around)
+                await ObjectStore(copies).sweep_expired(_SWEPT, seconds=_SWEEP)
+            else:
+                await self.secondary.driver.remove_stale()
 
 
 def _not_there(key: str, error: TransientStorageError) -> UnknownPresenceError:

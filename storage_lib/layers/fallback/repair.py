@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,15 +26,15 @@ from storage_lib.errors import (
 )
 from storage_lib.layers.fallback.conflicts import Conflict, Conflicts
 from storage_lib.layers.fallback.entries import Entry, is_same, plain
-from storage_lib.layers.fallback.marks import Journal, Marks
+from storage_lib.layers.fallback.marks import OWN, Journal, Marks
 from storage_lib.layers.fallback.mirror import Mirror
 from storage_lib.layers.fallback.secondary import SecondStore
 from storage_lib.layers.fallback.status import Counts
 from storage_lib.layers.fallback.transfer import transfer
 from storage_lib.ports import expiry, hidden
-from storage_lib.ports.drivers import ObjectDriver, PutOptions
+from storage_lib.ports.drivers import ListOptions, ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError
-from storage_lib.ports.object_model import ObjectInfo
+from storage_lib.ports.object_model import ListEntry, ObjectInfo
 from storage_lib.ports.streaming import sha256_of
 
 CONCURRENCY = 8
@@ -55,7 +55,7 @@ class RepairResult(msgspec.Struct, frozen=True):
     """What a repair did.
 
     :param repaired: journaled keys that are the same in both stores now.
-    :param copied: keys that the mirror had missed.
+    :param copied: keys that the mirror had missed; with a full repair, those that were compared.
     :param conflicts: the conflicts that are kept, also those of earlier repairs, until they are dismissed.
     :param failed: keys that wait for the next repair because of an error.
     :param pending: journaled keys that are left, as far as they were counted (1,000).
@@ -86,8 +86,8 @@ class Repair:
         self._counts = counts
         self._clock = clock
 
-    async def run(self, *, limit: int | None, seconds: float | None) -> RepairResult:
-        """Repair up to ``limit`` keys within ``seconds``.
+    async def run(self, *, limit: int | None, seconds: float | None, full: bool) -> RepairResult:
+        """Repair up to ``limit`` keys within ``seconds``. ``full``: compare all keys.
 
         :raises StorageUnavailableError: a store is away; what was done is done, and the next repair goes on.
         """
@@ -96,16 +96,21 @@ class Repair:
         failed: list[RepairFailure] = []
         repaired = await self._each(self._journal, self.key, left, until, failed)
         copied = 0
+        behind = self._mirror.behind
         for marks in self._mirror.marks:
             copied += await self._each(marks, self._copy, left - repaired - copied, until, failed)
+        if behind and not failed and await self._mirror.marks[1].is_empty():
+            self._mirror.behind -= behind
+        if full:
+            copied += await self._fill(left - repaired - copied, until, failed)
         await self._journal.look()
         conflicts = [conflict async for conflict in self._conflicts.all()]
         return RepairResult(repaired, copied, tuple(conflicts), tuple(failed), len(self._journal.known))
 
     async def _each(
         self,
-        marks: Marks,
-        work: Callable[[Marks, str], Awaitable[bool]],
+        marks: Marks | AsyncGenerator[str],
+        work: Callable[[Any, str], Awaitable[bool]],
         left: float,
         until: float,
         failed: list[RepairFailure],
@@ -122,14 +127,34 @@ class Repair:
             except StorageError as error:
                 failed.append(RepairFailure(key, error.code, error.message))
 
-        async for keys in _batches(marks.keys(), CONCURRENCY):
+        keys = marks.keys() if isinstance(marks, Marks) else marks
+        async for batch in _batches(keys, CONCURRENCY):
             if done >= left or time.monotonic() >= until or len(failed) >= MAX_FAILURES:
                 break
-            chosen = keys if left == math.inf else keys[: int(left - done)]
+            chosen = batch if left == math.inf else batch[: int(left - done)]
             results = await asyncio.gather(*(one(key) for key in chosen), return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
+        return done
+
+    async def _fill(self, left: float, until: float, failed: list[RepairFailure]) -> int:
+        """Make the second store a complete mirror; how many keys of either store were compared."""
+
+        async def keys(driver: ObjectDriver) -> AsyncGenerator[str]:
+            async with aclosing(driver.scan("", ListOptions())) as listing:
+                async for found in listing:
+                    if isinstance(found, ListEntry) and not found.key.startswith(OWN):
+                        yield found.key
+
+        async def copy(_: object, key: str) -> bool:
+            return await self._mirror.copy(key)
+
+        before = len(failed)
+        done = await self._each(keys(self._primary), copy, left, until, failed)
+        done += await self._each(keys(self._secondary.driver), copy, left - done, until, failed)
+        if done < left and time.monotonic() < until and len(failed) == before:
+            await self._mirror.note_complete()
         return done
 
     async def _copy(self, marks: Marks, key: str) -> bool:

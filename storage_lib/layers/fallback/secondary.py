@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
+from storage_lib.layers.base import ObjectLayer
 from storage_lib.layers.fallback.entries import TAG, Entry, fingerprint, presented
 from storage_lib.layers.fallback.marks import Journal
 from storage_lib.layers.fallback.status import Counts
@@ -212,6 +213,19 @@ class SecondStore:
         created = found is None or (until is not None and until <= self._clock())
         etag = f"{TAG}{result.etag}"
         return with_fields(result, etag=etag, created=created)
+
+
+class ExpiredCopies(ObjectLayer):
+    """The second store for a sweep: what has a journal entry stays, as it is newer than the primary's."""
+
+    @property
+    def core(self) -> ObjectDriver:
+        return self
+
+    async def delete(self, key: str, if_match: str | None) -> None:
+        if _is_journaled(await self.inner.head(key)):
+            raise unmet(key, if_match)
+        await self.inner.delete(key, if_match)
 
 
 def _is_journaled(found: ObjectInfo | None) -> bool:
