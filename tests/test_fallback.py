@@ -31,7 +31,7 @@ from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import ObjectStore
 from storage_lib.ports.drivers import ListOptions
-from storage_lib.ports.errors import UnknownOutcomeError
+from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError
 from tests.outages import Switched
 
 SOAK = os.environ.get("SOAK") == "1"
@@ -953,9 +953,12 @@ async def test_any_order_of_operations_outages_and_repairs_reads_what_was_writte
             assert (await chance.choice(layers).repair(limit=chance.choice([None, 1]))).conflicts == ()
         stores.primary.lose_responses = 0
         for reader in layers:
-            assert {name: await value(reader.objects, name) for name in names} == {
-                name: model.get(name) for name in names
-            }
+            for name in names:
+                try:
+                    assert await value(reader.objects, name) == model.get(name)
+                except UnknownPresenceError:
+                    # A write whose response was lost has left its mark until the next complete repair.
+                    assert name not in model
             assert await keys(reader.objects) == sorted(model)
             folded = sorted({name[:2] if "/" in name else name for name in model})
             assert await keys(reader.objects, delimiter="/") == folded
