@@ -24,6 +24,7 @@ from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend, MemoryObjects
 from storage_lib.backends.s3.wire import new_mark, to_metadata
+from storage_lib.config.compression import CompressionOptions
 from storage_lib.config.encryption import EncryptionOptions
 from storage_lib.errors import (
     ConfigurationError,
@@ -34,6 +35,7 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.keys import MAX_METADATA_BYTES
+from storage_lib.layers.compression import CompressionLayer
 from storage_lib.layers.encryption import EncryptionLayer, Key, KeyRing
 from storage_lib.layers.encryption.envelope import CHUNK_BYTES, HEADER_BYTES, SEALED_BYTES, stored_size
 from storage_lib.layers.retry import RetryBackend
@@ -273,6 +275,26 @@ async def test_ciphertext_without_its_metadata_is_refused(memory: Store, options
     for read in READS.values():
         with pytest.raises(IntegrityError, match="'k'"):
             await read(objects, "k")
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["any", "fresh"])
+async def test_an_info_is_that_of_the_saved_object_or_refused(memory: Store, fresh: bool) -> None:
+    objects = memory.objects()
+    data = data_of(SIZE)
+    await objects.put("k", data, metadata={"a": "1"}, content_type="text/plain")
+    info = await objects.head("k", fresh=fresh)
+    assert (info.size, info.sha256) == (SIZE, hashlib.sha256(data).hexdigest())
+    assert dict(info.metadata) == {"a": "1"}
+    found = await memory.stored("k")
+    for changes in ({"content_type": "text/html"}, {"metadata": {**found.info.metadata, "a": "2"}}):
+        await memory.place("k", found, **changes)
+        with pytest.raises(IntegrityError):
+            await objects.head("k", fresh=fresh)
+    await memory.place("elsewhere", found)
+    await memory.inner.objects.put("plain", data)
+    for key in ("elsewhere", "plain"):
+        with pytest.raises(IntegrityError):
+            await objects.head(key, fresh=fresh)
 
 
 async def test_an_earlier_record_does_not_open_a_later_object(memory: Store) -> None:
@@ -605,6 +627,7 @@ async def test_no_secret_is_shown(memory: Store, caplog: pytest.LogCaptureFixtur
         repr(one) + str(one)
         for one in (options, layer, config, StorageManager(config), encrypted, key, layer.ring)
     )
+    shown += repr(options.__rich_repr__())
     for secret in (*KEYS.values(), NEW, OLD, FERNET.decode()):
         for form in (secret, repr(secret)[2:-1], secret.hex() if isinstance(secret, bytes) else secret):
             assert str(form) not in shown + caplog.text
@@ -623,6 +646,19 @@ async def test_without_the_layer_nothing_encrypted_is_returned(memory: Store) ->
             await read(memory.inner.objects, "k")
         assert "AGENT_STORAGE_ENCRYPTION_KEYS" in (refused.value.remedy or "")
     await memory.inner.objects.delete("k")
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+async def test_behind_compression_too_it_is_told_that_encryption_is_off(
+    memory: Store, read: Callable[[ObjectStore, str], Awaitable[bytes]]
+) -> None:
+    encryption = EncryptionLayer(memory.inner, OPTIONS)
+    await CompressionLayer(encryption, CompressionOptions()).objects.put("k", b"text " * SIZE)
+    for objects in (CompressionLayer(memory.inner, CompressionOptions()).objects, memory.inner.objects):
+        with pytest.raises(EncryptionError, match="encryption is off here"):
+            await read(objects, "k")
+        info = await objects.head("k")
+        assert (info.size, info.content_encoding) == (5 * SIZE, None)
 
 
 async def test_the_largest_metadata_leave_room_on_s3(memory: Store) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -73,11 +73,17 @@ class EncryptionOptions(msgspec.Struct, frozen=True, kw_only=True):
         force_setattr(self, "fernet_keys", tokens)
 
     def __repr__(self) -> str:
-        ids = ", ".join(key_id for key_id, _ in self.key_list)
-        return (
-            f"EncryptionOptions(keys=<{ids}>, keys_file={self.keys_file!r}, context={self.context!r},"
-            f" allow_plaintext_reads={self.allow_plaintext_reads}, fernet_keys=<{len(self.fernet_keys)}>)"
-        )
+        return f"EncryptionOptions({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What a repr shows, also that of `rich`, which would find the secrets by itself."""
+        return [
+            ("keys", [key_id for key_id, _ in self.key_list]),
+            ("keys_file", self.keys_file),
+            ("context", self.context),
+            ("allow_plaintext_reads", self.allow_plaintext_reads),
+            ("fernet_keys", ["…"] * len(self.fernet_keys)),
+        ]
 
     @property
     def key_list(self) -> Keys:

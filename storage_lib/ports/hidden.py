@@ -72,7 +72,7 @@ def received(info: ObjectInfo) -> ObjectInfo:
     If they are still compressed, for the layer that did it is off now, the caller's size and checksum are not
     theirs: they are an object with a content encoding, as another program might have stored it.
     """
-    if COMPRESSION not in info.metadata:
+    if COMPRESSION not in info.metadata or ENCRYPTED in info.metadata:
         return info
     kept = {name: value for name, value in info.metadata.items() if name not in (SIZE, CHECKSUM)}
     # Another program may have written the blob anew without the header.

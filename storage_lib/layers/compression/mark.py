@@ -38,12 +38,12 @@ class Mark(msgspec.Struct, frozen=True, gc=False):
 
 
 def mark_of(info: ObjectInfo) -> Mark | None:
-    """The mark of an object; None if it is not compressed.
+    """The mark of an object; None if it is not compressed, or encrypted by a layer that is off now.
 
     :raises IntegrityError: it has a mark that cannot be read.
     """
     text = info.metadata.get(hidden.COMPRESSION)
-    if text is None:
+    if text is None or hidden.ENCRYPTED in info.metadata:
         return None
     match = _MARK.fullmatch(text)
     mark = None if match is None else Mark(match[1], int(match[2]), int(match[3] or 0), int(match[4] or 0))

@@ -213,32 +213,39 @@ class Envelopes:
 
 
 async def encrypted(cipher: Cipher, data: bytes) -> bytes:
-    """The envelope of ``data``."""
+    """The envelope of ``data``, made in a thread if there is much to do."""
+    chunks = pieces(data, CHUNK_BYTES) or [b""]
 
-    chunks = await encrypted_chunks(cipher, pieces(data, CHUNK_BYTES) or [b""], 0, ends=True)
-    return b"".join([bytes(cipher.header), *chunks])
+    def made() -> bytes:
+        return b"".join([bytes(cipher.header), *cipher.encrypt(chunks, 0, ends=True)])
 
-
-async def encrypted_chunks(cipher: Cipher, chunks: Sequence[Bytes], first: int, *, ends: bool) -> list[bytes]:
-    """`Cipher.encrypt`, in a thread if there is much to do."""
-    if len(chunks) <= AT_ONCE:
-        return cipher.encrypt(chunks, first, ends=ends)
-    return await threads.working.run(lambda: cipher.encrypt(chunks, first, ends=ends))
+    return made() if len(chunks) <= AT_ONCE else await threads.working.run(made)
 
 
 async def decrypted(cipher: Cipher, envelope: bytes) -> bytes:
     """What is in an envelope. :raises IntegrityError: it is not as it was made."""
     if plain_size(len(envelope)) is None or not envelope.startswith(bytes(cipher.header)):
         raise changed(cipher.name)
-    chunks = pieces(memoryview(envelope)[HEADER_BYTES:], SEALED_BYTES)
-    return b"".join(await decrypted_chunks(cipher, chunks, 0, last_chunk(len(envelope))))
+    sealed = memoryview(envelope)[HEADER_BYTES:]
+    return await decrypted_span(cipher, sealed, 0, last_chunk(len(envelope)), 0, len(envelope))
 
 
-async def decrypted_chunks(cipher: Cipher, chunks: Sequence[Bytes], first: int, last: int) -> list[bytes]:
-    """`Cipher.decrypt`, in a thread if there is much to do."""
-    if len(chunks) <= AT_ONCE:
-        return cipher.decrypt(chunks, first, last)
-    return await threads.working.run(cipher.decrypt, chunks, first, last)
+async def decrypted_span(cipher: Cipher, sealed: Bytes, first: int, last: int, skip: int, size: int) -> bytes:
+    """``size`` bytes, or all that there are, behind the ``skip`` first ones in the ``sealed`` chunks, number
+    ``first`` and following; made in a thread if there is much to do.
+
+    :raises IntegrityError: the chunks are not what was encrypted.
+    """
+    chunks = pieces(sealed, SEALED_BYTES)
+
+    def made() -> bytes:
+        plain = cipher.decrypt(chunks, first, last)
+        plain[0] = plain[0][skip:]
+        if (beyond := sum(map(len, plain)) - size) > 0:
+            plain[-1] = plain[-1][:-beyond]
+        return b"".join(plain)
+
+    return made() if len(chunks) <= AT_ONCE else await threads.working.run(made)
 
 
 def last_chunk(stored: int) -> int:

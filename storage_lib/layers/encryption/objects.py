@@ -32,10 +32,9 @@ from storage_lib.layers.encryption.envelope import (
     Envelopes,
     changed,
     decrypted,
-    decrypted_chunks,
+    decrypted_span,
     encrypted,
     last_chunk,
-    pieces,
 )
 from storage_lib.layers.encryption.fernet import Tokens
 from storage_lib.ports import hidden
@@ -111,7 +110,12 @@ class EncryptedObjects(ObjectLayer):
     # -- reading
 
     async def head(self, key: str) -> ObjectInfo:
-        info = await super().head(key)
+        return await self._opened(await super().head(key))
+
+    async def fresh_head(self, key: str) -> ObjectInfo:
+        return await self._opened(await super().fresh_head(key))
+
+    async def _opened(self, info: ObjectInfo) -> ObjectInfo:
         if hidden.ENCRYPTED in info.metadata:
             return (await record.opened(self._envelopes, info))[0]
         if (token := await self._token(info, None)) is not None:
@@ -134,9 +138,8 @@ class EncryptedObjects(ObjectLayer):
         view = memoryview(found.data)[max(span.stored_start - found.start, 0) :][: span.stored_size]
         if found.start > span.stored_start or len(view) != span.stored_size:
             raise changed(key)  # The store sent less than it said.
-        chunks = pieces(view, SEALED_BYTES)
-        data = b"".join(await decrypted_chunks(cipher, chunks, span.first, span.last_of_all))
-        return StoredObject(info, data[span.skip : span.skip + span.size], span.start)
+        data = await decrypted_span(cipher, view, span.first, span.last_of_all, span.skip, span.size)
+        return StoredObject(info, data, span.start)
 
     async def read_stream(
         self, key: str, options: GetOptions
