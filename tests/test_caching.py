@@ -9,6 +9,7 @@ import pickle
 import threading
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from storage_lib.config.caching import CachingOptions, from_env
 from storage_lib.errors import (
     BackendClosedError,
     ConfigurationError,
+    EncryptionError,
     IntegrityError,
     InvalidArgumentError,
     InvalidKeyError,
@@ -39,6 +41,7 @@ from storage_lib.ports.statistics import statistics_of
 from storage_lib.ports.streaming import Parts
 from tests import test_file_backend as files
 from tests.gated import Gated, Phase
+from tests.layer_stacks import LAYERS
 from tests.layers import CountingLayer
 from tests.test_layers import MemoryBehindALayer
 
@@ -1053,6 +1056,38 @@ async def test_close_ends_the_reads_that_are_under_way() -> None:
     await house.layer.close()
     assert await reading == "text"  # by itself, as the store is still open
     assert asyncio.all_tasks() == before
+
+
+# -- what a layer that is off now has stored
+
+
+@pytest.mark.parametrize("name", READS)
+@pytest.mark.parametrize("layer", ["compression", "encryption"])
+async def test_what_a_layer_has_stored_that_is_off_now_is_read_as_without_a_cache(
+    store: StorageBackend, layer: str, name: str
+) -> None:
+    then = StorageManager(backend=LAYERS[layer](store))
+    await then.save("k", "text " * 1000)
+    await then.write("b", b"bytes " * 1000, ttl=1000)
+    house = House(store)
+
+    async def found(storage: StorageManager, key: str) -> Any:
+        try:
+            return await READS[name](storage, key)
+        except EncryptionError as error:
+            return str(error)
+
+    for key in ("k", "b"):
+        expected = await found(house.others, key)
+        for _ in range(3):
+            assert await found(house.storage, key) == expected
+            assert await found(house.storage, key) == expected
+            house.clock.now += 1000
+    for key, option in (("k", {}), ("b", {"byte_range": ByteRange(0, 10)})):
+        with suppress(EncryptionError):
+            assert (await house.storage.read(key, **option)).data == (
+                await house.others.read(key, **option)
+            ).data
 
 
 # -- options

@@ -45,11 +45,12 @@ class Entry:
         self.ends_at = expiry.end_in(self.info.metadata)
         self.size += sum(len(name) + len(text) + _TEXT_BYTES for name, text in self.info.metadata.items())
         if data is not None:
-            info = hidden.presented(self.info)
-            self.shown = StoredObject(
-                replace(info, metadata=MappingProxyType(info.metadata)), data, verified=True
-            )
             self.size += len(data)
+            if hidden.ENCRYPTED not in self.info.metadata:  # else the store refuses to return the bytes
+                info = seen(self.info)
+                self.shown = StoredObject(
+                    replace(info, metadata=MappingProxyType(info.metadata)), data, verified=True
+                )
 
     def found(self, start: int = 0, end: int | None = None) -> StoredObject:
         """The object, or a range of it, for one caller."""
@@ -114,9 +115,12 @@ class Entries:
 
     def is_large(self, entry: Entry | None) -> bool:
         """Whether it is known to be too large to be kept."""
-        return (
-            entry is not None and entry.info is not None and hidden.presented(entry.info).size > self.largest
-        )
+        return entry is not None and entry.info is not None and seen(entry.info).size > self.largest
+
+
+def seen(info: ObjectInfo) -> ObjectInfo:
+    """What callers see of an object: also of one that is still compressed, for compression is off now."""
+    return hidden.presented(hidden.received(info))
 
 
 def own(info: ObjectInfo) -> ObjectInfo:

@@ -8,9 +8,8 @@ from contextlib import aclosing
 
 from storage_lib.errors import IntegrityError, KeyNotFoundError
 from storage_lib.layers.caching.cache import Cache
-from storage_lib.layers.caching.entries import Entries, Entry
+from storage_lib.layers.caching.entries import Entries, Entry, seen
 from storage_lib.layers.caching.reading import Reading, another
-from storage_lib.ports import hidden
 from storage_lib.ports.object_model import ObjectInfo, StoredObject
 from storage_lib.ports.streaming import one_chunk
 
@@ -86,7 +85,7 @@ class SharedReads:
                 self._cache.end_read(key, reading, entry)
                 reading.finish(_TOO_LARGE)
                 return info, start, chunks
-            data = await _joined(chunks, hidden.presented(info).size)
+            data = await _joined(chunks, seen(info).size)
             try:
                 entry = await self._entries.verified(key, StoredObject(info, data), reading.started)
             except IntegrityError as error:
