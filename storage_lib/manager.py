@@ -658,10 +658,10 @@ class StorageManager:
         return await _each(several("keys", keys), self.delete, concurrency)
 
     async def info_many(
-        self, keys: Iterable[str], *, concurrency: int = 16
+        self, keys: Iterable[str], *, concurrency: int = 16, fresh: bool = False
     ) -> dict[str, ObjectInfo | StorageError]:
         """`info` of each key; return it or the `StorageError` of each."""
-        return await _each(several("keys", keys), self.info, concurrency)
+        return await _each(several("keys", keys), lambda key: self.info(key, fresh=fresh), concurrency)
 
     def list_keys(self, prefix: str = "") -> Listed[str]:
         """List the keys that start with ``prefix``, ordered by their UTF-8 bytes.

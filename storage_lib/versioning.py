@@ -122,7 +122,9 @@ class Versions:
                 if label is not None:
                     state.labels[label] = number
 
-            await self._change(key, saved, found=(state, etag))
+            await self._change(
+                key, saved, found=(state, etag), labelled=None if label is None else (number, label)
+            )
         return number
 
     async def _put(
@@ -156,12 +158,19 @@ class Versions:
 
     async def load(self, key: str, version: int | str | None = None, model: Any = None) -> Any:
         """See `StorageManager.load_version`."""
-        number = await self.number(key, version)
-        try:
-            found = self._storage.load(_key_of(key, number), *(() if model is None else (model,)))
-            return await found
-        except KeyNotFoundError as error:
-            raise _no_version(key, number) from error
+        wanted = () if model is None else (model,)
+        number, fresh = await self.number(key, version), False
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._storage.load(_key_of(key, number), *wanted, fresh=fresh)
+            except KeyNotFoundError as error:
+                # Memory may not know yet that there is one; or another has become current, or got the label,
+                # and this one was pruned.
+                before, number = number, await self.number(key, version)
+                if fresh and number == before:
+                    raise _no_version(key, number) from error
+                fresh = True
+        raise _contended(key)
 
     async def number(self, key: str, version: int | str | None = None) -> int:
         """The number of a version: of the current one, or of the one with a label."""
@@ -201,7 +210,7 @@ class Versions:
         ]
         if not details:
             return found
-        told = await self._storage.info_many([_key_of(key, each.number) for each in found])
+        told = await self._storage.info_many([_key_of(key, each.number) for each in found], fresh=True)
         shown: list[Version] = []
         for each in found:
             info = told[_key_of(key, each.number)]
@@ -222,7 +231,7 @@ class Versions:
             # In this order: a version that a prune removes meanwhile has changed the state.
             state, etag = await self._state(key)
             number = await self.number(key, version)
-            if number in state.removing or not await self._storage.exists(_key_of(key, number)):
+            if not await self._stays(key, number, state):
                 raise _no_version(key, number)
             if label is None:
                 state.version = number
@@ -317,6 +326,11 @@ class Versions:
         patch: list[dict[str, Any]] = jsonpatch.make_patch(before, after).patch
         return patch
 
+    async def _stays(self, key: str, number: int, state: _State) -> bool:
+        """Whether there is this version, and no `prune` is about to remove it. That holds until the state has
+        changed."""
+        return number not in state.removing and await self._storage.exists(_key_of(key, number), fresh=True)
+
     async def _numbers(self, key: str, *, details: bool = False) -> dict[int, ListEntry]:
         found: dict[int, ListEntry] = {}
         async for entry in self._storage.backend.objects.iterate(
@@ -344,14 +358,27 @@ class Versions:
             ) from error
 
     async def _change(
-        self, key: str, change: Callable[[_State], None], *, found: tuple[_State, str | None] | None = None
+        self,
+        key: str,
+        change: Callable[[_State], None],
+        *,
+        found: tuple[_State, str | None] | None = None,
+        labelled: tuple[int, str] | None = None,
     ) -> None:
         """Change the state, again and again until nobody else has meanwhile.
 
         :param found: the state as it was read already.
+        :param labelled: the version that gets a label, with it: another writer may have become faster, and a
+            prune may have removed it.
         """
         for attempt in range(_ATTEMPTS):
             state, etag = found or await self._state(key)
+            if found is None and labelled is not None and not await self._stays(key, labelled[0], state):
+                raise TransientStorageError(
+                    f"version {labelled[0]} of object {key!r} was pruned before it got the label"
+                    f" {labelled[1]!r}",
+                    remedy="save it again",
+                )
             found = None
             change(state)
             if await self._set(key, state, etag, attempt):

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from storage_lib.backends.memory import MemoryBackend
+from storage_lib.config.caching import CachingOptions
 from storage_lib.errors import (
     IntegrityError,
     InvalidArgumentError,
@@ -20,8 +21,10 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     SerializationError,
+    TransientStorageError,
 )
 from storage_lib.layers.base import Layer, Operation
+from storage_lib.layers.caching import CachingLayer
 from storage_lib.manager import StorageManager
 from tests.competing import at_once, told
 from tests.http_app import config_of
@@ -265,6 +268,61 @@ async def test_a_late_writer_does_not_take_back_the_current_version() -> None:
     assert await storage.save_versioned("k", "slower") == 5
     assert await other.load_version("k") == "faster"
     assert (await other.load("k/current"))["highest"] == 6
+
+
+async def test_a_new_version_that_is_pruned_before_it_gets_its_label_is_not_reported_as_saved() -> None:
+    storage, other, pausing = await prepared()
+
+    async def faster() -> None:
+        await other.save_versioned("k", "faster")
+        assert 5 in await other.prune_versions("k", keep_last=1)
+
+    pausing.before["put", "k/current"] = faster
+    with pytest.raises(TransientStorageError, match=r"version 5 .* was pruned before it got the label 'x'"):
+        await storage.save_versioned("k", "slower", label="x")
+    assert (await other.load("k/current")) == {"version": 6, "highest": 6}
+
+
+async def test_a_label_that_moves_during_a_load_is_followed() -> None:
+    storage, other, pausing = await prepared()
+    await other.label_version("k", 2, "production")
+
+    async def moved() -> None:
+        await other.label_version("k", 3, "production")
+        await other.prune_versions("k", keep_last=1)
+
+    pausing.before["get", "k/v2"] = moved
+    assert await storage.load_version("k", "production") == 3
+
+
+def cached(store: MemoryBackend) -> tuple[StorageManager, StorageManager]:
+    """Two processes that keep objects in memory."""
+    ours, theirs = (StorageManager(backend=CachingLayer(store, CachingOptions())) for _ in range(2))
+    return ours, theirs
+
+
+@pytest.mark.parametrize("read", ["info", "read"])
+async def test_memory_gives_no_label_to_what_another_process_has_pruned(read: str) -> None:
+    ours, theirs = cached(MemoryBackend())
+    for n in range(1, 4):
+        await ours.save_versioned("k", n)
+    await getattr(ours, read)("k/v1")
+    await theirs.prune_versions("k", keep_last=1)
+    for refused in (ours.label_version("k", 1, "production"), ours.rollback("k", 1)):
+        with pytest.raises(KeyNotFoundError, match="no version 1"):
+            await refused
+
+
+async def test_a_version_that_was_missing_a_moment_ago_is_found_once_it_is_there() -> None:
+    ours, theirs = cached(MemoryBackend())
+    await theirs.save_versioned("k", 1)
+    with pytest.raises(KeyNotFoundError, match="no version 2"):
+        await ours.load_version("k", 2)
+    assert not await ours.exists("k/v2")
+    await theirs.save_versioned("k", 2, label="production")
+    assert [version.number for version in await ours.list_versions("k", details=True)] == [1, 2]
+    for wanted in (None, "production", 2):
+        assert await ours.load_version("k", wanted) == 2
 
 
 async def test_saves_at_once_in_one_process(storage: StorageManager) -> None:

@@ -114,7 +114,7 @@ async def put(
             return
         except PreconditionFailedError as error:
             try:
-                there = await context.storage.info(key)
+                there = await context.storage.info(key, fresh=True)
             except KeyNotFoundError:
                 condition = {"if_absent": True}
                 continue
