@@ -10,6 +10,8 @@ from storage_lib.testing import QueueStoreContract, TableStoreContract
 from tests import test_azure_backend as azure
 from tests.layer_stacks import FULL, stacked
 
+pytestmark = azure.pytestmark
+
 backend = azure.backend
 blobs = azure.blobs
 
