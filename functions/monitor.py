@@ -8,13 +8,16 @@ Logs are left to the platform, which sends them already, and so are its own requ
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
+import time
+from typing import Any
 
 _log = logging.getLogger("AOS.Monitor")
 
-FLUSH_MILLISECONDS = 5000
+FLUSH_SECONDS = 5.0
 """How long the end of the process waits for what has not been sent yet."""
 
 DEFAULTS = {
@@ -35,27 +38,34 @@ _INSTRUMENTED = (
 )
 
 _started: list[threading.Thread] = []
+_providers: list[Any] = []
 
 
 def begin() -> None:
-    """Begin sending, once in this process."""
+    """Begin sending, if this process does not yet."""
     if not _started:
         thread = threading.Thread(target=_configure, name="monitor", daemon=True)
         _started.append(thread)
         thread.start()
+    atexit.unregister(end)
+    atexit.register(end)  # For hosts that end the process without calling it.
 
 
 def end() -> None:
-    """Send what has not been sent yet."""
+    """Send what has not been sent yet, for at most `FLUSH_SECONDS`."""
     if not _started:
         return
-    _started[0].join(FLUSH_MILLISECONDS / 1000)
-    from opentelemetry import metrics, trace
-
-    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
-        flush = getattr(provider, "force_flush", None)  # Without an SDK there is nothing to send.
-        if flush is not None and not flush(FLUSH_MILLISECONDS):
-            _log.warning("telemetry could not be sent within %d ms", FLUSH_MILLISECONDS)
+    atexit.unregister(end)
+    until = time.monotonic() + FLUSH_SECONDS
+    _started[0].join(FLUSH_SECONDS)
+    # The SDK's time limit does not end an export whose service does not answer, which takes minutes.
+    threads = [threading.Thread(target=each.force_flush, daemon=True) for each in _providers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(until - time.monotonic(), 0))
+    if any(thread.is_alive() for thread in threads):
+        _log.warning("telemetry could not be sent within %g s", FLUSH_SECONDS)
 
 
 def _configure() -> None:
@@ -66,7 +76,7 @@ def _configure() -> None:
         for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
         from azure.monitor.opentelemetry import configure_azure_monitor
-        from opentelemetry import trace
+        from opentelemetry import metrics, trace
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
 
@@ -80,6 +90,12 @@ def _configure() -> None:
             # Every request to storage has a span of the operation that it belongs to.
             instrumentation_options={name: {"enabled": False} for name in _INSTRUMENTED},
         )
+        providers: tuple[Any, ...] = (trace.get_tracer_provider(), metrics.get_meter_provider())
+        for provider in providers:
+            if hasattr(provider, "force_flush"):
+                # It would wait for half a minute at the end of the process, for each of the two.
+                atexit.unregister(provider.shutdown)
+                _providers.append(provider)
     except Exception:  # Whatever it is, the app works without.
         _log.exception("no telemetry is sent to Application Insights")
 

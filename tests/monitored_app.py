@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -19,6 +20,8 @@ HOST = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
 
 
 async def use() -> dict[str, Any]:
+    if missing := os.environ.get("WITHOUT"):
+        sys.modules[missing] = None  # type: ignore[assignment]
     index = load_app(PROJECT)
     host = PlatformHost(index)
     host.trace_parent = HOST
@@ -40,8 +43,11 @@ async def use() -> dict[str, Any]:
         value, metadata = queue_datum(received, received.text.encode())
         function = next(each for each in index.functions if each.name == "process_task")
         assert (await invoke(function, [("message", value)], metadata, trace_parent=HOST)).ok
-    await index.module.shutdown()
+    stopping_at = time.time()
+    if "EXIT_AT_ONCE" not in os.environ:
+        await index.module.shutdown()
     return {
+        "stopping_at": stopping_at,
         "early": early,
         "waited": waited,
         "statuses": [first.status, saved.status, refused.status],

@@ -9,6 +9,7 @@ import os
 import ssl
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -180,6 +181,40 @@ async def test_an_unreachable_service_harms_nobody(tmp_path: Path) -> None:
         pass
     used = await use(environment(tmp_path, f"http://127.0.0.1:{port}/"))
     assert used["statuses"][:2] == [404, 201]
+
+
+@pytest.mark.parametrize("stopped", ["by the host", "at once"])
+async def test_a_service_that_does_not_answer_holds_nobody_up(tmp_path: Path, stopped: str) -> None:
+    """It takes connections and says nothing: neither a request nor the end of the process waits for long."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.read()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    more = {"EXIT_AT_ONCE": "true"} if stopped == "at once" else {}
+    try:
+        used = await use(environment(tmp_path, f"http://127.0.0.1:{port}/", **more))
+    finally:
+        for writer in writers:
+            writer.close()
+        server.close()
+    left = time.time() - used["stopping_at"]
+    assert writers, "something was sent"
+    assert used["statuses"][:2] == [404, 201]
+    assert "could not be sent within 5 s" in used["stderr"]
+    assert left < 12
+
+
+async def test_where_the_package_is_missing_the_app_works_and_stops(tmp_path: Path) -> None:
+    ingestion = Ingestion()
+    async with served(ingestion) as port:
+        used = await use(environment(tmp_path, f"http://127.0.0.1:{port}/", WITHOUT="azure.monitor"))
+    assert used["statuses"][:2] == [404, 201]
+    assert "no telemetry is sent to Application Insights" in used["stderr"]
+    assert ingestion.envelopes == []
 
 
 async def test_where_the_worker_sends_telemetry_the_app_does_not(tmp_path: Path) -> None:
