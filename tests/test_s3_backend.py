@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,8 +38,12 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.factory import build
+from storage_lib.keys import validate_metadata
 from storage_lib.manager import StorageManager
+from storage_lib.ports import expiry, hidden
+from storage_lib.ports.drivers import PLAIN_GET, ListOptions, PutOptions
 from storage_lib.ports.objects import ByteRange, ListEntry, ObjectStore, PutResult, StoredObject
+from storage_lib.ports.streaming import Parts
 from storage_lib.testing import ObjectStoreContract
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server, SeaweedFS
 
@@ -172,6 +177,64 @@ async def test_an_object_can_be_created_where_there_is_a_folder(backend: S3Stora
     await objects.delete("folder/b")
     page = await objects.list_page("folder/", delimiter="/")
     assert ([entry.key for entry in page.entries], page.prefixes) == (["folder/a", "folder/d"], ["folder/b/"])
+
+
+LAYERED = {
+    hidden.ENCRYPTED: "e" * 212,
+    hidden.COMPRESSION: "zstd-9999999999999-1048576-9999999999999",
+    hidden.SIZE: "9999999999999",
+    hidden.ATTEMPT: "r" * 33,
+    hidden.JOURNAL: "j" * 164,
+    expiry.METADATA: expiry.end_of(time.time(), 3600),
+}
+"""What the layers add at most."""
+
+
+@pytest.mark.parametrize(
+    "own", [{"m": "x" * 1535}, {f"m{n}": "x" * 20 for n in range(65)}], ids=["one value", "many names"]
+)
+async def test_the_largest_metadata_are_stored_though_s3_takes_two_kibibytes(
+    backend: S3StorageBackend, raw: S3Store, own: dict[str, str]
+) -> None:
+    driver, unique = backend.objects.driver, f"room/{uuid.uuid4().hex[:8]}"
+    metadata = {**validate_metadata(own), **LAYERED}
+
+    async def sidecars() -> list[str]:
+        return [entry["path"] for page in raw.list(prefix=".system/sums") for entry in page]
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"a" * backend.objects.part_bytes
+        yield b"b"
+
+    def options(data: bytes, **condition: Any) -> PutOptions:
+        return PutOptions("text/plain", dict(metadata), hashlib.sha256(data).hexdigest(), **condition)
+
+    before = await sidecars()
+    first = await driver.put(f"{unique}/put", b"1", options(b"1", if_absent=True))
+    parts = Parts(source(), backend.objects.part_bytes, 10**9)
+    await driver.put_stream(f"{unique}/stream", parts, options(b""))
+    for name in ("put", "stream"):
+        await driver.copy(await driver.head(f"{unique}/{name}"), f"{unique}/{name}-copy", False)
+    found = [
+        one async for one in driver.scan(unique, ListOptions(details=True)) if isinstance(one, ListEntry)
+    ]
+    assert [entry.size for entry in found] == [int(LAYERED[hidden.SIZE])] * 4
+    for entry in found:
+        stored = await raw.get_async(entry.key, options={"head": True})
+        sent = {name: text for name, text in stored.attributes.items() if name != "Content-Type"}
+        assert sum(len(name + text) for name, text in sent.items()) <= 2048
+        info = await driver.head(entry.key)
+        assert dict(info.metadata) == metadata
+        got = await driver.get(entry.key, PLAIN_GET)
+        assert got is not None
+        assert got.info == info
+        assert hashlib.sha256(got.data).hexdigest() == info.sha256
+    assert len(await sidecars()) == len(before) + 4
+    for refused in ({"if_absent": True}, {"if_match": "another"}):
+        with pytest.raises(PreconditionFailedError):
+            await driver.put(f"{unique}/put", b"2", options(b"2", **refused))
+    await driver.put(f"{unique}/put", b"3", options(b"3", if_match=first.etag))
+    assert len(await sidecars()) == len(before) + 4, "one for each object"
 
 
 async def test_a_stream_has_its_checksum_in_a_sidecar(backend: S3StorageBackend, raw: S3Store) -> None:

@@ -6,6 +6,7 @@ from storage_lib.backends.s3 import wire
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.backends.s3.client import encode_path
+from storage_lib.backends.s3.sidecars import described
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
 from storage_lib.ports.errors import missing, unmet
 from storage_lib.ports.kept_headers import headers_in
@@ -19,22 +20,19 @@ async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
     :raises PreconditionFailedError: it has been replaced meanwhile.
     """
     mark = wire.new_mark()
-    headers = wire.to_headers(wire.to_metadata(info.metadata, mark, info.sha256), info.content_type) | {
-        "x-amz-copy-source": f"/{bucket.name}/{encode_path(info.key)}",
-        "x-amz-copy-source-if-match": wire.quoted(info.etag),
-        "x-amz-metadata-directive": "REPLACE",
-        **headers_in(info.metadata),
-    }
-    try:
-        answer = await bucket.send(
-            "PUT",
-            target,
-            headers=headers,
-            doing=f"copy {info.key!r} to {target!r}",
-            claims=[bucket.client.claim(target)],
-        )
-    except KeyNotFoundError as error:
-        raise missing(info.key) from error.__cause__
-    except PreconditionFailedError as error:
-        raise unmet(info.key, info.etag) from error
+    doing = f"copy {info.key!r} to {target!r}"
+    async with described(bucket, info.metadata, mark, info.sha256, doing) as metadata:
+        headers = wire.to_headers(metadata, info.content_type) | {
+            "x-amz-copy-source": f"/{bucket.name}/{encode_path(info.key)}",
+            "x-amz-copy-source-if-match": wire.quoted(info.etag),
+            "x-amz-metadata-directive": "REPLACE",
+            **headers_in(info.metadata),
+        }
+        claims = [bucket.client.claim(target)]
+        try:
+            answer = await bucket.send("PUT", target, headers=headers, doing=doing, claims=claims)
+        except KeyNotFoundError as error:
+            raise missing(info.key) from error.__cause__
+        except PreconditionFailedError as error:
+            raise unmet(info.key, info.etag) from error
     return wire.join(wire.bare(text_of(answer.body, "ETag")), mark)

@@ -21,6 +21,7 @@ from storage_lib.backends.s3.copying import copy
 from storage_lib.backends.s3.errors import has_unreadable_metadata, read
 from storage_lib.backends.s3.listing import MAX_PAGE, Listing, Page, Query, parse
 from storage_lib.backends.s3.reading import Reading
+from storage_lib.backends.s3.sidecars import described
 from storage_lib.backends.s3.upload import upload
 from storage_lib.errors import (
     IntegrityError,
@@ -74,7 +75,7 @@ class S3Objects(ObjectDriver):
         self._listing = Listing(self._page)
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
-        if_match, if_absent, metadata = options.if_match, options.if_absent, options.metadata
+        if_match, if_absent = options.if_match, options.if_absent
         if if_match == ANY_VERSION:
             # S3 compares with one ETag: the one that is there is insisted on, and anew if it was replaced.
             for _ in range(_ATTEMPTS_AT_ANY):
@@ -83,7 +84,6 @@ class S3Objects(ObjectDriver):
                     return await self.put(key, data, replace(options, if_match=etag))
             raise restless(f"put {key!r}")
         mark = wire.new_mark()
-        attributes = attributes_of(options, wire.to_metadata(metadata, mark, options.sha256))
         mode: Any = "create" if if_absent else None
         sidecar = None
         if if_match is not None:
@@ -91,12 +91,14 @@ class S3Objects(ObjectDriver):
             mode = {"e_tag": wire.quoted(if_match)}
         doing = f"put {key!r}"
         try:
-            try:
-                etag = await self._bucket.put(key, data, attributes, mode, doing)
-            except PreconditionFailedError:
-                if not if_absent or not await self._bucket.is_folder(key):
-                    raise
-                etag = await self._bucket.put(key, data, attributes, {"e_tag": FOLDER}, doing)
+            async with described(self._bucket, options.metadata, mark, options.sha256, doing) as metadata:
+                attributes = attributes_of(options, metadata)
+                try:
+                    etag = await self._bucket.put(key, data, attributes, mode, doing)
+                except PreconditionFailedError:
+                    if not if_absent or not await self._bucket.is_folder(key):
+                        raise
+                    etag = await self._bucket.put(key, data, attributes, {"e_tag": FOLDER}, doing)
         except (PreconditionFailedError, KeyNotFoundError) as error:
             if not options.is_conditional:
                 raise

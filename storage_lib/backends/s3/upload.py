@@ -2,7 +2,8 @@
 
 S3 takes an object's metadata when an upload begins. The checksum of a stream and the late metadata are known
 when it ends: they go into a small object of their own, the sidecar, written before the upload is completed
-and named by the mark of this write, so that an object that can be seen always has them.
+and named by the mark of this write, so that an object that can be seen always has them. So do metadata that
+find no room at the object.
 
 Source: "Multipart upload overview", CompleteMultipartUpload (Amazon S3 API reference).
 """
@@ -47,8 +48,8 @@ async def upload(
     """
     doing = f"put {key!r}"
     mark = wire.new_mark()
-    metadata = options.metadata
-    sidecar = wire.sidecar_name(mark, full=parts.is_late)
+    metadata, moved = wire.divided(options.metadata)
+    sidecar = wire.sidecar_name(mark, full=parts.is_late or bool(moved))
     headers = wire.to_headers(wire.to_metadata(metadata, mark, None, sidecar=sidecar), options.content_type)
     headers |= headers_in(metadata)
     # Begun twice, one of the uploads stays empty and is none of anybody's.
@@ -66,7 +67,7 @@ async def upload(
     try:
         etags = await send_all(aiter(parts), send)
         await before_the_end()
-        known = wire.to_sidecar(sidecar, parts.sha256, parts.complete({}))
+        known = wire.to_sidecar(sidecar, parts.sha256, parts.complete(moved))
         plain = {"Content-Type": "text/plain"}
         await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, known, plain, doing=doing))
         completing = True

@@ -7,7 +7,8 @@ steps, the mark by a HEAD and S3's ETag with the write itself: a writer that put
 with other metadata) between the two goes unnoticed; any other is noticed.
 
 User metadata ``some-name`` is ``x-amz-meta-some-name``; the few names that obstore takes for HTTP headers get
-the prefix ``aos-meta-``.
+the prefix ``aos-meta-``. Where there are more of them than S3 takes, what layers have added goes into a
+sidecar, a small object named by the mark.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from msgspec import Struct, json
 
 from storage_lib.backends.cloud import attributes
 from storage_lib.backends.cloud.attributes import bare
-from storage_lib.ports.kept_headers import METADATA
+from storage_lib.ports import expiry, hidden
+from storage_lib.ports.kept_headers import FIELDS, METADATA
 from storage_lib.ports.object_model import ObjectInfo
 
 CHECKSUM = "aos-sha256"
 MARK = "aos-write"
 STREAMED = "aos-streamed"
-"""Tells that the checksum, which was not known when the upload began, is in a sidecar named by the mark."""
+"""Tells that the checksum, which was not known when the upload of a stream began, is in a sidecar named by
+the mark, or that metadata are, too."""
+MAX_METADATA_BYTES = 2048
+"""Of names and values ("Working with object metadata", Amazon S3 user guide); MinIO counts `PREFIX`, too."""
 SIDECARS = ".system/sums/"
 _FULL = ".json"
 """How the name of a sidecar ends that has metadata, too."""
@@ -57,6 +62,20 @@ def to_metadata(
     return stored | attributes.to_store(metadata, lambda name: _ESCAPE + name if name in _TAKEN else name)
 
 
+def divided(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The metadata to store with the object, and those that find no room there and go into its sidecar: what
+    layers have added, but not the end of its life."""
+    stored = to_metadata(metadata, "0" * 16, "0" * 64)
+    if sum(len(PREFIX) + len(name) + len(value) for name, value in stored.items()) <= MAX_METADATA_BYTES:
+        return dict(metadata), {}
+    moved = {
+        name: value
+        for name, value in metadata.items()
+        if name.startswith(hidden.RESERVED) and name != expiry.METADATA and name not in FIELDS
+    }
+    return {name: value for name, value in metadata.items() if name not in moved}, moved
+
+
 def to_headers(metadata: Mapping[str, str], content_type: str) -> dict[str, str]:
     """The headers of a request that `to_metadata` goes into."""
     return {"content-type": content_type} | {PREFIX + name: value for name, value in metadata.items()}
@@ -83,14 +102,14 @@ def has_metadata(sidecar: str) -> bool:
     return sidecar.endswith(_FULL)
 
 
-def to_sidecar(sidecar: str, sha256: str, late: dict[str, str]) -> bytes:
-    """What the sidecar is to hold: the checksum, and the metadata known only at the end."""
+def to_sidecar(sidecar: str, sha256: str | None, late: dict[str, str]) -> bytes:
+    """What the sidecar is to hold: the checksum, and metadata known only at the end or without room."""
     if not has_metadata(sidecar):
-        return sha256.encode()
+        return (sha256 or "").encode()
     return json.encode(_Sidecar(sha256, late))
 
 
-def from_sidecar(sidecar: str, content: bytes) -> tuple[str, dict[str, str]]:
+def from_sidecar(sidecar: str, content: bytes) -> tuple[str | None, dict[str, str]]:
     """Checksum and metadata. :raises ValueError: it does not hold them."""
     if not has_metadata(sidecar):
         return content.decode(errors="replace"), {}
@@ -99,7 +118,7 @@ def from_sidecar(sidecar: str, content: bytes) -> tuple[str, dict[str, str]]:
 
 
 class _Sidecar(Struct, frozen=True):
-    sha256: str
+    sha256: str | None
     metadata: dict[str, str]
 
 
