@@ -129,6 +129,26 @@ CASES: list[tuple[str, Doing, dict[str, Any]]] = [
         {"action": "objects.get", "resource": "objects/nothing", "outcome": "key-not-found"},
     ),
     (
+        "head expired",
+        lambda b: b.objects.head("expired"),
+        {"action": "objects.head", "resource": "objects/expired", "outcome": "key-not-found"},
+    ),
+    (
+        "fresh head expired",
+        lambda b: b.objects.head("expired", fresh=True),
+        {"action": "objects.head", "resource": "objects/expired", "outcome": "key-not-found"},
+    ),
+    (
+        "stream expired",
+        lambda b: _read(b, "expired"),
+        {
+            "action": "objects.read_stream",
+            "resource": "objects/expired",
+            "size": 0,
+            "outcome": "key-not-found",
+        },
+    ),
+    (
         "get expired",
         lambda b: b.objects.get("expired"),
         {"action": "objects.get", "resource": "objects/expired", "outcome": "key-not-found"},

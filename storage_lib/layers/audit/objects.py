@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.layers.audit.pending import Pending
@@ -39,9 +39,15 @@ class AuditedObjects(ObjectLayer):
         return await self._layer.audited(operation, lambda: self.inner.get(key, options), told)
 
     async def head(self, key: str) -> ObjectInfo:
+        return await self._head(key, self.inner.head)
+
+    async def fresh_head(self, key: str) -> ObjectInfo:
+        return await self._head(key, self.inner.fresh_head)
+
+    async def _head(self, key: str, head: Callable[[str], Awaitable[ObjectInfo]]) -> ObjectInfo:
         operation = Operation("objects", "head", key)
         return await self._layer.audited(
-            operation, lambda: self.inner.head(key), lambda info: (self._outcome(info), None)
+            operation, lambda: head(key), lambda info: (self._outcome(info), None)
         )
 
     async def put_stream(
