@@ -462,6 +462,21 @@ async def test_the_logger_gives_a_log_that_can_be_verified(
     assert len(verify(path, key=KEY).notes) == 1, "without its head"
 
 
+async def test_the_logger_is_used_again_after_close(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also if the process is killed then, and the second head is never written."""
+    layer = AuditLayer(MemoryBackend(), AuditOptions(sink="log", key=KEY))
+    await layer.objects.put("a", b"1")
+    await layer.close()
+    await layer.objects.put("b", b"1")
+    path = tmp_path / "app.log"
+    for unsealed_writers in (1, 0):
+        path.write_text("\n".join(record.getMessage() for record in caplog.records))
+        report = verify(path, key=KEY)
+        assert (report.findings, report.entries, report.writers) == ([], 4, 2)
+        assert len(report.notes) == unsealed_writers
+        await layer.close()
+
+
 async def test_records_have_what_the_programs_factory_gives_them(caplog: pytest.LogCaptureFixture) -> None:
     before = logging.getLogRecordFactory()
 

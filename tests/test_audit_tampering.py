@@ -242,6 +242,20 @@ def break_the_last_line(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+DEEP = (
+    b'{"writer":"w","seq":1,"context":' + b"[" * 100_000 + b"]" * 100_000 + b',"hash":"' + b"a" * 64 + b'"}\n'
+)
+
+
+def append_what_is_nested_deeply(folder: Path) -> None:
+    with sorted(folder.glob("*.jsonl"))[-1].open("ab") as file:
+        file.write(DEEP)
+
+
+def nest_the_head_deeply(folder: Path) -> None:
+    head_of(folder).write_bytes(DEEP)
+
+
 def add_a_writer(folder: Path) -> None:
     source = sorted(folder.glob("*.jsonl"))[0]
     shutil.copy(source, folder / f"20200101T000000000000Z-{'0' * 12}.000001.jsonl")
@@ -279,6 +293,8 @@ def rebuild_without_the_key(folder: Path) -> None:
         (edit_the_head, "head"),
         (append_a_piece, "inserted"),
         (break_the_last_line, "cut-off"),
+        (append_what_is_nested_deeply, "edited"),
+        (nest_the_head_deeply, "head"),
         (add_a_writer, "head"),
         (add_a_file, "inserted"),
         (rebuild_without_the_key, "unverifiable"),
@@ -454,11 +470,13 @@ async def test_a_forged_head_deceives_no_later_writer(folder: Path) -> None:
     forged = folder / "heads" / f"{head.writer}.head.json"
     forged.write_bytes(Seal(None).sealed(head)[0])
     (folder / "heads" / "junk.head.json").write_bytes(b"\xff")
+    (folder / "heads" / "deep.head.json").write_bytes(DEEP)
     later = FileJournal(AuditOptions(path=str(folder), key=KEY))
     later.add(entry(1))
     await later.end()
-    assert {finding.writer for finding in verify(folder, key=KEY).findings} == {head.writer, "junk"}
+    assert {finding.writer for finding in verify(folder, key=KEY).findings} == {head.writer, "junk", "deep"}
     forged.unlink()
+    (folder / "heads" / "deep.head.json").unlink()
     (folder / "heads" / "junk.head.json").unlink()
     assert verify(folder, key=KEY).ok
 

@@ -23,6 +23,9 @@ _PURPOSE = b"agent-storage audit 1"
 
 FORMAT = 1
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding a forged line may raise; the last one if it is nested too deeply."""
+
 
 class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     """One entry.

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import msgspec
 
-from storage_lib.layers.audit.entries import Head, Seal, split
+from storage_lib.layers.audit.entries import UNREADABLE, Head, Seal, split
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -131,7 +131,7 @@ class ChainCheck:
         parts = split(line)
         entry: Line | None = None
         if parts is not None:
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            with suppress(*UNREADABLE):
                 entry = _decode(line)
         if parts is None or entry is None:
             self.find("edited", where, self._expected, "here stands something that is no entry")
@@ -255,7 +255,7 @@ def read_head(report: Report, keys: Keys, where: str, writer: str, line: bytes) 
     parts = split(line)
     head: Head | None = None
     if parts is not None:
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+        with suppress(*UNREADABLE):
             head = msgspec.json.decode(line, type=Head)
 
     def find(kind: str, detail: str) -> None:

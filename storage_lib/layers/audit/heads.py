@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from storage_lib.layers.audit.entries import Head, Seal, split
+from storage_lib.layers.audit.entries import UNREADABLE, Head, Seal, split
 
 SUFFIX = ".head.json"
 MOST_KNOWN = 64
@@ -44,7 +44,7 @@ def known_heads(folder: str, seal: Seal) -> list[tuple[str, int]]:
     """
     found: list[tuple[str, int]] = []
     for path in sorted(Path(folder).glob(f"*{SUFFIX}"))[-MOST_KNOWN:]:
-        with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+        with contextlib.suppress(OSError, *UNREADABLE):
             line = path.read_bytes().rstrip(b"\n")
             head, parts = msgspec.json.decode(line, type=Head), split(line)
             is_right = parts is not None and seal.hash_of(parts[0]).encode() == parts[1]

@@ -53,10 +53,11 @@ class LogJournal(Journal):
     def _put(self, entries: Sequence[Entry]) -> None:
         if self._closed:
             self._closed = False
-            if self.chain.seq == 0:
-                begin = Entry(kind="begin", actor="system", context={"key": self.seal.name})
-                begin.time = entries[0].time
-                entries = (begin, *entries)
+            if self.chain.seq:  # Nothing may follow the head that closed it.
+                self.chain = Chain(self.seal)
+            begin = Entry(kind="begin", actor="system", context={"key": self.seal.name})
+            begin.time = entries[0].time
+            entries = (begin, *entries)
         for line in self.chain.link(entries):
             self._emit(line)
         self.chain.advance()

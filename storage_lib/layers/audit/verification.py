@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from storage_lib.errors import KeyNotFoundError
-from storage_lib.layers.audit.entries import Entry, Head
+from storage_lib.layers.audit.entries import UNREADABLE, Entry, Head
 from storage_lib.layers.audit.findings import ChainCheck, Finding, Keys, Report, read_head
 from storage_lib.layers.audit.heads import SUFFIX
 from storage_lib.layers.audit.tables import columns, head_table, row_key
@@ -153,7 +153,7 @@ def _verify_text(report: Report, keys: Keys, path: Path) -> Report:
         text = line[start:].rstrip(b"\r")
         try:
             named = msgspec.json.decode(text, type=_Named)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             report.findings.append(Finding("edited", str(path), "", None, "a damaged entry"))
             continue
         if named.kind == "head":
@@ -205,7 +205,7 @@ async def verify_table(
             continue
         try:
             entry = msgspec.json.decode(line, type=Entry)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             continue  # It was found to be forged.
         if entity.row_key != row_key(entry.seq):
             check.find("reordered", table, entry.seq, f"it stands in the row {entity.row_key}")
