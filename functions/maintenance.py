@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
+from functions.invocations import timed
 from functions.measurements import refresh
 from functions.state import state
 from storage_lib.errors import StorageError
@@ -34,6 +35,7 @@ WATCHED_QUEUES = tuple(queue for priority in Priority for queue in (priority.que
 
 @blueprint.function_name("sweep_expired")
 @blueprint.timer_trigger(arg_name="timer", schedule="0 * * * * *", run_on_startup=False)
+@timed
 async def sweep_expired(timer: func.TimerRequest) -> None:
     """Remove expired objects. With a second store, first bring back what it took during an outage."""
     app = state()
@@ -65,6 +67,7 @@ async def _repair(storage: StorageManager, seconds: float) -> None:
 
 @blueprint.function_name("expire_tasks")
 @blueprint.timer_trigger(arg_name="timer", schedule="30 3 * * * *", run_on_startup=False)
+@timed
 async def expire_tasks(timer: func.TimerRequest) -> None:
     """Remove the records of tasks that ended long ago, and idempotency keys whose window is over."""
     app = state()
@@ -82,6 +85,7 @@ async def expire_tasks(timer: func.TimerRequest) -> None:
 
 @blueprint.function_name("repair_tasks")
 @blueprint.timer_trigger(arg_name="timer", schedule="0 33 * * * *", run_on_startup=False)
+@timed
 async def repair_tasks(timer: func.TimerRequest) -> None:
     """Send the messages of long overdue tasks again, as the queue may have lost them."""
     if sent := await _within(state().engine.redeliver()):
@@ -90,6 +94,7 @@ async def repair_tasks(timer: func.TimerRequest) -> None:
 
 @blueprint.function_name("take_over_tasks")
 @blueprint.timer_trigger(arg_name="timer", schedule="0 */2 * * * *", run_on_startup=False)
+@timed
 async def take_over_tasks(timer: func.TimerRequest) -> None:
     """Send the messages of tasks whose host was killed again; the queue hides theirs for up to ten minutes.
 
@@ -101,6 +106,7 @@ async def take_over_tasks(timer: func.TimerRequest) -> None:
 
 @blueprint.function_name("watch_queues")
 @blueprint.timer_trigger(arg_name="timer", schedule="20 */5 * * * *", run_on_startup=False)
+@timed
 async def watch_queues(timer: func.TimerRequest) -> None:
     """Log the lengths of the task queues in one line, unless all are empty.
 

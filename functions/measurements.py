@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import azure.functions as func
 
+from functions.invocations import timed
 from functions.state import state
 
 blueprint = func.Blueprint()
@@ -19,6 +20,7 @@ MEASURE_SECONDS = 400
 
 @blueprint.function_name("measure_sizes")
 @blueprint.timer_trigger(arg_name="timer", schedule="40 7 * * * *", run_on_startup=False)
+@timed
 async def measure_sizes(timer: func.TimerRequest) -> None:
     """With metrics on, measure what is stored below each prefix, as often as their options say."""
     app = state()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
@@ -14,10 +13,11 @@ from functions.answers import json_response
 from functions.bodies import json_body
 from functions.deliveries import Delivery
 from functions.endpoint import endpoint
+from functions.invocations import invocation
 from functions.parameters import integer_parameter, time_parameter
 from functions.paths import location_below
 from functions.problems import problem_document
-from functions.state import is_traced, state
+from functions.state import state
 from storage_lib.config import CONNECTION
 from storage_lib.errors import InvalidArgumentError, StorageError
 from storage_lib.spelling import refuse_unknown
@@ -202,7 +202,7 @@ async def process_high_poison_task(message: func.QueueMessage, context: func.Con
 
 async def _process(message: func.QueueMessage, queue: str, context: func.Context) -> None:
     delivery = Delivery.of(message)
-    with _invocation(context):
+    with invocation(context):
         # Its events do not go through an output binding: that is sent after the function, and nobody is told
         # whether it was.
         await state().engine.deliver(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
@@ -210,7 +210,7 @@ async def _process(message: func.QueueMessage, queue: str, context: func.Context
 
 async def _process_poison(message: func.QueueMessage, queue: str, context: func.Context) -> None:
     delivery = Delivery.of(message)
-    with _invocation(context):
+    with invocation(context):
         await state().engine.deliver_poison(
             delivery.text,
             queue=queue,
@@ -218,15 +218,6 @@ async def _process_poison(message: func.QueueMessage, queue: str, context: func.
             inserted_at=delivery.inserted_at,
             dequeue_count=delivery.dequeue_count,
         )
-
-
-def _invocation(context: func.Context) -> AbstractContextManager[None]:
-    """Where spans belong to the platform's span of this invocation."""
-    if not is_traced():
-        return nullcontext()
-    from functions.tracing import invocation
-
-    return invocation(context)
 
 
 def _shown(record: TaskRecord) -> Mapping[str, Any]:

@@ -15,7 +15,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from devhost.runtime import Function, invoke, queue_datum
+from devhost.runtime import Function, invoke, queue_datum, timer_datum
+from storage_lib import tracing
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import StorageConfig
 from storage_lib.config.metrics import MetricsOptions
@@ -45,6 +46,13 @@ HOST = f"00-{CLIENT_TRACE}-00f067aa0ba902b7-01"
 JSON = {"content-type": "application/json"}
 TRACED = MetricsOptions(traces=True)
 SECRET = "s3cret-value"
+BINDINGS: dict[str, list[dict[str, Any]]] = json.loads(
+    (PROJECT / "tests/snapshots/bindings.json").read_text()
+)
+# Removing what has expired passes by all layers, and is no span.
+TIMERS = sorted(
+    name for name, found in BINDINGS.items() if found[0]["type"] == "timerTrigger" and name != "sweep_expired"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +109,14 @@ class TracedApp:
         # A host runs each invocation in a task of its own.
         await asyncio.gather(*(asyncio.create_task(one(message)) for message in messages))
         return len(messages)
+
+    async def tick(self, timer: str) -> None:
+        """Run a timer's function, as a host does in a task of its own."""
+        running = invoke(
+            self._functions[timer], [("timer", timer_datum())], trace_parent=self.host.trace_parent
+        )
+        result = await asyncio.create_task(running)
+        assert result.ok, result.error + result.traceback
 
 
 @pytest.fixture
@@ -368,6 +384,23 @@ async def test_a_failure_of_the_server_is_one_of_the_span(
 
 
 # -- tasks
+
+
+@pytest.mark.parametrize("timer", TIMERS)
+async def test_what_a_timer_does_belongs_to_its_invocation(app: TracedApp, spans: Spans, timer: str) -> None:
+    app.host.trace_parent = HOST
+    await app.tick(timer)
+    made = spans.all
+    assert made
+    assert {(context(span).trace_id, span.parent and span.parent.span_id) for span in made} == {
+        (int(CLIENT_TRACE, 16), 0x00F067AA0BA902B7)
+    }
+    assert tracing.current() is None
+    spans.clear()
+    app.host.trace_parent = ""
+    await app.storage.write("timers/none", b"1")
+    await app.tick(timer)
+    assert int(CLIENT_TRACE, 16) not in {context(span).trace_id for span in spans.all}
 
 
 @pytest.mark.parametrize("host", ["", HOST.replace(CLIENT_TRACE, "f" * 32)])
