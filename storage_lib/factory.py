@@ -19,7 +19,7 @@ def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = N
     if config.encryption is not None:
         from storage_lib.layers.encryption import EncryptionLayer
 
-        backend = EncryptionLayer(backend, config.encryption)
+        backend = EncryptionLayer(backend, config.encryption, client_id=config.client_id)
     if config.compression is not None:
         from storage_lib.layers.compression import CompressionLayer
 

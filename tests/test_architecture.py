@@ -39,8 +39,9 @@ VENDOR_HOMES = {
     "azure_functions_runtime": ("devhost",),
     "azure.storage": ("storage_lib.backends.azure",),
     "azure.data": ("storage_lib.backends.azure",),
-    "azure.identity": ("storage_lib.backends.azure",),
-    "azure.core": ("storage_lib.backends.azure",),
+    "azure.identity": ("storage_lib.azure_credential",),
+    "azure.core": ("storage_lib.backends.azure", "storage_lib.layers.encryption.vault"),
+    "azure.keyvault": ("storage_lib.layers.encryption.vault",),
     "obstore": ("storage_lib.backends.azure", "storage_lib.backends.s3"),
     "aiohttp": (
         "devhost",

@@ -7,13 +7,12 @@ share one session (one pool of connections). The SDK's own retries are off: retr
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from storage_lib import threads
+from storage_lib.azure_credential import Credential
 from storage_lib.backends.azure.endpoints import Endpoints
 from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
 from storage_lib.backends.cloud.recent import Recent
@@ -105,7 +104,7 @@ class Clients:
         if self.verify is not None:
             options["connection_verify"] = self.verify
         transport = AioHttpTransport(session=session, session_owner=False, **options)
-        credential = _Credential(self._given_credential, self._client_id, transport)
+        credential = Credential(self._given_credential, self._client_id, transport)
 
         async def close() -> None:
             await credential.close()
@@ -132,45 +131,9 @@ class Clients:
 @dataclass(slots=True)
 class _LoopClients:
     transport: Any
-    credential: _Credential
+    credential: Credential
     queue_service: QueueServiceClient | None = None
     table_service: TableServiceClient | None = None
     containers: Recent[str, ContainerClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
     queues: Recent[str, QueueClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
     tables: Recent[str, TableClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
-
-
-class _Credential:
-    """The given credential, or one of our own, as the async clients want it."""
-
-    def __init__(self, given: Any, client_id: str | None, transport: Any) -> None:
-        self._given = given
-        self._client_id = client_id
-        self._transport = transport
-        self._own: Any = None
-
-    async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
-        credential = self._given
-        if credential is None:
-            if self._own is None:
-                from azure.identity.aio import DefaultAzureCredential
-
-                self._own = DefaultAzureCredential(
-                    managed_identity_client_id=self._client_id, transport=self._transport
-                )
-            credential = self._own
-        if inspect.iscoroutinefunction(credential.get_token):
-            return await credential.get_token(*scopes, **options)
-        token = await threads.waiting.run(credential.get_token, *scopes, **options)
-        return await token if inspect.isawaitable(token) else token
-
-    async def close(self) -> None:
-        """Close the credential that was made here; a given one is its giver's."""
-        if self._own is not None:
-            await self._own.close()
-
-    async def __aenter__(self) -> _Credential:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """The clients leave it open: it is shared."""

@@ -10,29 +10,40 @@ from storage_lib.layers.encryption.envelope import Envelopes
 from storage_lib.layers.encryption.fernet import Tokens
 from storage_lib.layers.encryption.keys import Key, KeyRing, ring_of
 from storage_lib.layers.encryption.objects import EncryptedObjects
+from storage_lib.layers.encryption.vault import Vault
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ObjectDriver
 
 if TYPE_CHECKING:
     from storage_lib.layers.encryption.rotation import Rotation
 
-__all__ = ["EncryptionLayer", "Envelopes", "Key", "KeyRing"]
+__all__ = ["EncryptionLayer", "Envelopes", "Key", "KeyRing", "Vault", "ring_of"]
 
 
 class EncryptionLayer(Layer):
     """A layer that stores objects encrypted, bound to their keys and to the store.
 
     :param ring: where the keys come from; None means the keys of ``options``.
+    :param client_id: of the user-assigned identity that unwraps them in Key Vault, if they are wrapped. For
+        another credential give ``ring=ring_of(options, Vault(options.key_vault_key, credential=…))``.
     :raises ConfigurationError: there is no key.
     """
 
     portable = True
 
     def __init__(
-        self, inner: StorageBackend, options: EncryptionOptions, ring: KeyRing | None = None
+        self,
+        inner: StorageBackend,
+        options: EncryptionOptions,
+        ring: KeyRing | None = None,
+        *,
+        client_id: str | None = None,
     ) -> None:
         self.options = options
-        self.ring = ring_of(options) if ring is None else ring
+        if ring is None:
+            key = options.key_vault_key
+            ring = ring_of(options, None if key is None else Vault(key, client_id=client_id))
+        self.ring = ring
         self._envelopes = Envelopes(self.ring, options.context)
         super().__init__(inner)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import hmac
 import os
 import stat
@@ -9,8 +11,9 @@ import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from storage_lib.config.encryption import EncryptionOptions, Keys, parsed_keys
-from storage_lib.errors import ConfigurationError
+from storage_lib.config.encryption import EncryptionOptions, Keys, Wrapped, check_vault, parsed_keys
+from storage_lib.errors import BackendClosedError, ConfigurationError, StorageError
+from storage_lib.layers.encryption.vault import Vault
 from storage_lib.ports.portable import Stationary
 
 _LOOK_AGAIN_SECONDS = 5.0
@@ -59,29 +62,107 @@ class KeyRing(ABC):
         return
 
 
-class GivenKeys(KeyRing):
-    """The keys of the configuration. The first is the current one."""
+class Unwrapped:
+    """The keys that a vault has unwrapped. Each is unwrapped when it is needed first, once for all who wait
+    in an event loop, and kept until `close`."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._known: dict[tuple[str, Wrapped], Key] = {}
+        self._asking: dict[tuple[asyncio.AbstractEventLoop, str, Wrapped], asyncio.Task[Key]] = {}
+
+    async def find(self, key_id: str, wrapped: Wrapped) -> Key:
+        """:raises StorageError: it could not be unwrapped, as `Vault.unwrap` raises."""
+        known = self._known.get((key_id, wrapped))
+        if known is not None:
+            return known
+        loop = asyncio.get_running_loop()
+        asking = self._asking.get((loop, key_id, wrapped))
+        if asking is None:
+            asking = self._asking[loop, key_id, wrapped] = loop.create_task(self._ask(loop, key_id, wrapped))
+        await asyncio.wait([asking])  # Whoever of them is cancelled, the others go on.
+        if asking.cancelled():
+            raise BackendClosedError
+        error = asking.exception()
+        if isinstance(error, StorageError):
+            raise copy.copy(error) from error.__cause__  # Each has its own.
+        return asking.result()
+
+    async def _ask(self, loop: asyncio.AbstractEventLoop, key_id: str, wrapped: Wrapped) -> Key:
+        try:
+            key = Key(key_id, await self._vault.unwrap(key_id, wrapped))
+            self._known[key_id, wrapped] = key
+            return key
+        finally:
+            self._asking.pop((loop, key_id, wrapped), None)
+
+    async def close(self) -> None:
+        """Forget the keys, and end what is under way."""
+        self._known.clear()
+        here = asyncio.get_running_loop()
+        own: list[asyncio.Task[Key]] = []
+        for (loop, *_), asking in list(self._asking.items()):
+            if loop is here:
+                asking.cancel()
+                own.append(asking)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(asking.cancel)
+        if own:
+            await asyncio.wait(own)
+
+
+class GivenKeys(KeyRing):
+    """The keys of the configuration. The first is the current one.
+
+    :param unwrapped: where those that are wrapped come from; then the current one must be wrapped.
+    """
+
+    def __init__(self, keys: Keys, unwrapped: Unwrapped | None = None) -> None:
         if not keys:
             raise no_keys()
-        self._keys = {key_id: Key(key_id, secret) for key_id, secret in keys}
-        self._current = next(iter(self._keys.values()))
+        self._current, first = keys[0]
+        if unwrapped is not None and not isinstance(first, Wrapped):
+            raise ConfigurationError(
+                f"key_vault_key is set, but the current key {self._current!r} is not wrapped",
+                field="keys",
+                limit="the first of the keys is wrapped; those behind it need not be",
+                remedy="make a new one with python -m storage_lib.encryption new-key ID --key-vault-key …,"
+                " put it in front of the others, and rotate",
+            )
+        self._keys = {key_id: key if isinstance(key, Wrapped) else Key(key_id, key) for key_id, key in keys}
+        self._unwrapped = unwrapped
 
     async def current(self) -> Key:
-        return self._current
+        return await self._known(self._current, self._keys[self._current])
 
     async def find(self, key_id: str) -> Key | None:
-        return self._keys.get(key_id)
+        found = self._keys.get(key_id)
+        return None if found is None else await self._known(key_id, found)
+
+    async def _known(self, key_id: str, key: Key | Wrapped) -> Key:
+        if isinstance(key, Key):
+            return key
+        assert self._unwrapped is not None  # noqa: S101 - the options and the file are checked for it
+        return await self._unwrapped.find(key_id, key)
+
+    async def open(self) -> None:
+        """There is a current key. If it is wrapped, what needs no key works without the vault."""
+
+    async def close(self) -> None:
+        if self._unwrapped is not None:
+            await self._unwrapped.close()
 
 
 class FileKeys(KeyRing):
     """The keys of a file, and more keys after them. A file that was replaced is read again: a few seconds
     later, or at once if an object has a key that is not known yet."""
 
-    def __init__(self, path: str | os.PathLike[str], more: Keys = ()) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], more: Keys = (), unwrapped: Unwrapped | None = None
+    ) -> None:
         self._path = Path(path)
         self._more = more
+        self._unwrapped = unwrapped
         self._seen: tuple[int, ...] = ()
         self._looked = 0.0
         self._keys = self._read()
@@ -97,6 +178,12 @@ class FileKeys(KeyRing):
             self._refresh()
             found = await self._keys.find(key_id)
         return found
+
+    async def open(self) -> None:
+        self._refresh()
+
+    async def close(self) -> None:
+        await self._keys.close()
 
     def _refresh(self) -> None:
         if _identity(self._status()) != self._seen:
@@ -130,6 +217,8 @@ class FileKeys(KeyRing):
                 f"the file of encryption keys {str(self._path)!r} cannot be read", field="keys_file"
             ) from error
         own = dict(parsed_keys(text, "keys_file"))
+        if self._unwrapped is None:
+            check_vault(tuple(own.items()), "keys_file", None)
         for key_id, secret in self._more:
             if own.setdefault(key_id, secret) != secret:
                 raise ConfigurationError(
@@ -137,7 +226,7 @@ class FileKeys(KeyRing):
                     field="keys_file",
                     limit="an id is one key for ever",
                 )
-        ring = GivenKeys(tuple(own.items()))
+        ring = GivenKeys(tuple(own.items()), self._unwrapped)
         self._seen = _identity(status)
         return ring
 
@@ -146,11 +235,18 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def ring_of(options: EncryptionOptions) -> KeyRing:
-    """The key ring that the options describe. :raises ConfigurationError: they have no key."""
+def ring_of(options: EncryptionOptions, vault: Vault | None = None) -> KeyRing:
+    """The key ring that the options describe.
+
+    :param vault: unwraps the keys that are wrapped; None makes one with the identity there is.
+    :raises ConfigurationError: they have no key.
+    """
+    if vault is None and options.key_vault_key is not None:
+        vault = Vault(options.key_vault_key)
+    unwrapped = None if vault is None else Unwrapped(vault)
     if options.keys_file is not None:
-        return FileKeys(options.keys_file, options.key_list)
-    return GivenKeys(options.key_list)
+        return FileKeys(options.keys_file, options.key_list, unwrapped)
+    return GivenKeys(options.key_list, unwrapped)
 
 
 def no_keys() -> ConfigurationError:
