@@ -476,7 +476,7 @@ def test_nothing_of_azure_is_imported_before_it_is_needed() -> None:
 
 
 async def test_without_its_package_the_option_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vault_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(vault_module, "_is_installed", lambda: False)
     with pytest.raises(ConfigurationError, match="is not installed") as refused:
         Vault(KEY)
     assert "agent-storage[key-vault]" in refused.value.explained()
