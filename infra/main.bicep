@@ -148,7 +148,7 @@ param authClientId string = ''
 @description('Optional. Client ids of the applications that may call; empty for all of the tenant.')
 param authAllowedApplications textsType = []
 
-@description('Optional. Makes a key vault with a key for the code of actions: the app may wrap and unwrap with it, and finds it by the setting AGENT_KEY_VAULT_KEY_URI. Storage itself does not use it.')
+@description('Optional. Makes a key vault with a key for the code of actions and for the encryption of objects: the app may wrap and unwrap with it, and finds it by the setting AGENT_KEY_VAULT_KEY_URI.')
 param keyVaultEnabled bool = false
 
 @description('Optional. Who gets alerts by mail; empty shows them in the portal only.')

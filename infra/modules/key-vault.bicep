@@ -1,4 +1,4 @@
-// A vault with one key, for actions that wrap keys of their own. The key never leaves it.
+// A vault with one key, for those who wrap keys of their own: actions, and the encryption of objects. The key never leaves it.
 
 import { tagsType } from '../types.bicep'
 
