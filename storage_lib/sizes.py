@@ -135,10 +135,11 @@ class Sizes:
             if isinstance(found, ListEntry):
                 first, slash, _ = found.key.partition("/")
                 prefix = first + slash if slash else ""
+                if prefix not in counts and len(counts) > 4 * MAX_PREFIXES:
+                    # All others are complete: keys with a prefix follow each other. Those without do not.
+                    _fold(counts, sizes, keep="")
                 counts[prefix] += 1
                 sizes[prefix] += found.size or 0
-                if len(counts) > 4 * MAX_PREFIXES:
-                    _fold(counts, sizes)
         if len(counts) > MAX_PREFIXES:
             _fold(counts, sizes)
         return {prefix: (count, sizes[prefix]) for prefix, count in sorted(counts.items())}
@@ -167,9 +168,9 @@ class Sizes:
         return datetime.fromtimestamp(self._clock(), UTC)
 
 
-def _fold(counts: Counter[str], sizes: Counter[str]) -> None:
-    """Add the smallest prefixes up, so that at most `MAX_PREFIXES` and `OTHERS` are left."""
-    ranked = sorted(counts.keys() - {OTHERS}, key=lambda prefix: (sizes[prefix], prefix), reverse=True)
+def _fold(counts: Counter[str], sizes: Counter[str], keep: str = OTHERS) -> None:
+    """Add the smallest prefixes up, so that at most `MAX_PREFIXES`, ``keep`` and `OTHERS` are left."""
+    ranked = sorted(counts.keys() - {OTHERS, keep}, key=lambda prefix: (sizes[prefix], prefix), reverse=True)
     for prefix in ranked[MAX_PREFIXES:]:
         counts[OTHERS] += counts.pop(prefix)
         sizes[OTHERS] += sizes.pop(prefix)

@@ -192,7 +192,8 @@ def decode_as(
         return adapter.validate_python(value, **_NAMES)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
-        places = [".".join(map(str, problem["loc"])) for problem in problems]
+        # A name in the value may be as long as the value.
+        places = [".".join(map(str, problem["loc"]))[:200] for problem in problems]
         what = "; ".join(
             f"{place or 'the value itself'}: {problem['msg']}"
             for place, problem in zip(places[:5], problems, strict=False)

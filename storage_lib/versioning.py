@@ -31,6 +31,7 @@ from storage_lib.errors import (
 from storage_lib.keys import user_key
 from storage_lib.patterns import pattern
 from storage_lib.ports.objects import ListEntry
+from storage_lib.ports.records import of_a_record
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
@@ -344,7 +345,8 @@ class Versions:
         """What ``KEY/current`` says, and its ETag; None if there is none."""
         name = user_key(f"{key}/current")
         try:
-            found = await self._storage.read(name, fresh=True)
+            with of_a_record():
+                found = await self._storage.read(name, fresh=True)
         except KeyNotFoundError:
             return _State(0), None
         try:
@@ -387,13 +389,14 @@ class Versions:
 
     async def _set(self, key: str, state: _State, etag: str | None, attempt: int) -> bool:
         try:
-            await self._storage.write(
-                f"{key}/current",
-                msgspec.json.encode(state),
-                content_type=values.JSON,
-                if_match=etag,
-                if_absent=etag is None,
-            )
+            with of_a_record():
+                await self._storage.write(
+                    f"{key}/current",
+                    msgspec.json.encode(state),
+                    content_type=values.JSON,
+                    if_match=etag,
+                    if_absent=etag is None,
+                )
         except PreconditionFailedError:
             # A random pause keeps many writers from colliding again.
             await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))  # noqa: S311

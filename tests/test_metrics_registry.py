@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.layers.combined import CombinedBackend
+from storage_lib.layers.metrics.meters import Meter, Meters
 from storage_lib.layers.retry import RetryBackend
 from storage_lib.metrics import MetricsCollector, Registry, default_registry
+from storage_lib.metrics.exposition import exposition
+from storage_lib.metrics.families import families
 from storage_lib.metrics.instruments import MAX_SERIES, OVERFLOW
 from storage_lib.ports.statistics import Statistic, statistics_of
 from tests.layers import PassThrough
@@ -55,6 +58,34 @@ def test_no_increment_is_lost_between_threads_and_event_loops() -> None:
     counts, total = histogram.snapshot()
     assert sum(counts) == THREADS * EACH
     assert total == THREADS * EACH * 0.5
+
+
+def test_threads_that_begin_together_count_into_the_meter_that_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry()
+    meters = Meters(registry)
+    made = Meter.__init__
+    others = threading.Event()
+
+    def slowly(meter: Meter, *arguments: Any) -> None:
+        others.wait(0.2)  # Until another thread has made one, too, if that is possible.
+        made(meter, *arguments)
+        others.set()
+
+    monkeypatch.setattr(Meter, "__init__", slowly)
+
+    def count() -> None:
+        meter = meters.of("memory", "objects", "get")
+        meter.succeeded(meter.numbers(), 0.001)
+
+    threads = [threading.Thread(target=count) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = [series.value for series in registry.counter("agent_storage.operations").series().values()]
+    assert counts == [THREADS]
 
 
 def test_what_is_read_while_others_count_never_falls() -> None:
@@ -193,7 +224,9 @@ def test_a_collector_records_into_the_registry_of_the_process() -> None:
     assert MetricsCollector().registry is default_registry() is MetricsCollector().registry
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None, True])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, "1", None, True, 10**400, -(10**400)], ids=lambda v: str(v)[:6]
+)
 @pytest.mark.parametrize("method", ["increment", "timing", "gauge"])
 def test_a_collector_refuses_what_is_no_number(method: str, value: Any) -> None:
     metrics = MetricsCollector(Registry())
@@ -201,6 +234,13 @@ def test_a_collector_refuses_what_is_no_number(method: str, value: Any) -> None:
         getattr(metrics, method)("m", value)
     assert caught.value.field == ("ms" if method == "timing" else "value")
     assert all(not each.series() for each in metrics.registry.instruments())
+
+
+def test_what_is_counted_can_be_shown_however_much_it_is() -> None:
+    metrics = MetricsCollector(Registry())
+    for _ in range(3):
+        metrics.increment("m", 2**1023)
+    assert b"m_total +Inf" in exposition(families(metrics.registry))
 
 
 @pytest.mark.parametrize("call", [("increment", -1), ("timing", -0.1)])

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import StorageConfig
+from storage_lib.config.caching import CachingOptions
 from storage_lib.config.validation import Rule, ValidationOptions
 from storage_lib.errors import (
     BackendClosedError,
@@ -29,6 +30,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.layers.base import Layer, ObjectLayer
+from storage_lib.layers.caching import CachingLayer
 from storage_lib.layers.validation import ValidationLayer
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import QuotaUsage, StorageBackend
@@ -65,6 +67,9 @@ class Slow(ObjectLayer):
     async def head(self, key: str) -> ObjectInfo:
         await self.watch.turn("head")
         return await self.inner.head(key)
+
+    async def fresh_head(self, key: str) -> ObjectInfo:
+        return await self.head(key)
 
     async def delete(self, key: str, if_match: str | None) -> None:
         await self.watch.turn("delete")
@@ -566,3 +571,27 @@ async def _until(work: Callable[[], Any], error: type[Exception]) -> None:
                 return await work()
             except error:
                 await asyncio.sleep(0.001)
+
+
+async def test_what_a_write_replaces_is_asked_of_the_store_and_not_of_a_cache() -> None:
+    memory = MemoryBackend()
+    storage = limited(CachingLayer(memory, CachingOptions()), quota_bytes=1000)
+    await storage.write("q/kept", b"x" * 900)
+    await storage.read("q/kept")  # From now on it is in memory.
+    async with StorageManager(backend=memory) as other:
+        await other.write("q/kept", b"")
+        await other.write("q/more", b"x" * 900)
+    with pytest.raises(QuotaExceededError):
+        await storage.write("q/kept", b"x" * 900)
+    async with StorageManager(backend=memory) as other:
+        assert (await other.stats("q/")).bytes == 900
+
+
+async def test_the_record_of_the_current_version_is_counted_and_not_refused() -> None:
+    storage = limited(MemoryBackend(), quota_objects=1)
+    assert await storage.save_versioned("q/a", "first") == 1
+    assert await storage.load_version("q/a") == "first"
+    assert usage(storage).objects == 2
+    with pytest.raises(QuotaExceededError):
+        await storage.save_versioned("q/a", "second")
+    assert [version.number for version in await storage.list_versions("q/a")] == [1]

@@ -152,6 +152,22 @@ async def test_prefixes_are_bounded_and_none_is_forgotten_in_the_sum(clock: Cloc
     assert f"p{count - 1:04}/" in sample.prefixes
 
 
+async def test_a_large_prefix_among_many_small_ones_is_told_exactly(clock: Clock) -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    first = 4 * MAX_PREFIXES - 5  # About where the small ones before it are added up.
+    for n in range(first + 10):
+        await storage.write(f"p{n:04}/x", b"x" * 50)
+        # Without a prefix, and between all that have one.
+        await storage.write(f"p{n:04}", b"x" * (1000 if n >= first + 8 else 0))
+    for n in range(first, first + 10):
+        for name in range(20):
+            await storage.write(f"p{n:04}/x{name}", b"x" * 9)
+    sample = await Sizes(storage, clock).measure(HOUR)
+    assert sample is not None
+    assert [sample.prefixes[f"p{n:04}/"] for n in range(first, first + 10)] == [(21, 230)] * 10
+    assert sample.prefixes[""] == (first + 10, 2000)
+
+
 def test_the_series_is_bounded_and_keeps_one_sample_of_each_day() -> None:
     at, series = datetime(2026, 1, 1, tzinfo=UTC), Series()
     for n in range(24 * (MAX_DAILY + 30)):

@@ -231,6 +231,31 @@ async def test_the_librarys_own_objects_have_no_rules() -> None:
     await refused(layer.objects.put("system", b"1"))
 
 
+@pytest.mark.parametrize(
+    ("demand", "value"),
+    [
+        ({"schema": CONFIG}, {"model": "a"}),
+        ({"model": Config}, {"model": "a"}),
+        ({"content_types": ("text/plain",)}, "text"),
+        ({"required_metadata": ("owner",), "allowed_metadata": ("saved-at",)}, 1),
+        ({"max_bytes": 20}, {"model": "a"}),
+    ],
+    ids=["schema", "model", "content type", "metadata", "size"],
+)
+async def test_rules_are_for_versions_and_not_for_the_record_of_which_is_current(
+    backend: StorageBackend, demand: dict[str, Any], value: Any
+) -> None:
+    storage = manager(backend, Rule(prefix="configs/", on_read=True, **demand))
+    metadata = {"owner": "me"}
+    assert await storage.save_versioned("configs/a", value, metadata=metadata) == 1
+    assert await storage.save_versioned("configs/a", value, metadata=metadata) == 2
+    assert await storage.load_version("configs/a") == value
+    await refused(storage.save_versioned("configs/a", {"temperature": 3, "long": "x" * 50}))
+    assert len(await storage.list_versions("configs/a")) == 2
+    # Others cannot use its name to get round the rule.
+    await refused(storage.write("configs/a/current", b'{"v":1, "long": "xxxxxxxxxxxxxxxxxxxx"}'))
+
+
 async def test_reads_and_deletions_are_never_refused(backend: StorageBackend) -> None:
     await StorageManager(backend=backend).save("a", {"x": 1})
     storage = manager(
@@ -504,6 +529,51 @@ def test_unique_items_mean_what_json_schema_says() -> None:
         assert unique.problem(other) is None, other
 
 
+EXPRESSION = {
+    "$ref": "#/$defs/expression",
+    "$defs": {
+        "expression": {
+            "anyOf": [
+                {"type": "number"},
+                *(
+                    {"properties": {"op": {"const": op}, "of": {"$ref": "#/$defs/expression"}}}
+                    for op in ("minus", "root")
+                ),
+            ]
+        }
+    },
+}
+
+
+async def test_a_small_value_that_takes_for_ever_to_check_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage_lib.layers.validation.allowance.SECONDS", 0.2)
+    storage = manager(MemoryBackend(), Rule(schema=EXPRESSION))
+
+    def nested(depth: int) -> Any:
+        return {"op": "root", "of": nested(depth - 1)} if depth else 1
+
+    await storage.save("shallow", nested(4))
+    began, late = time.monotonic(), 0.0
+    saving = asyncio.create_task(refused(storage.save("deep", nested(40))))
+    while not saving.done():
+        then = time.monotonic()
+        await asyncio.sleep(0.001)
+        late = max(late, time.monotonic() - then)
+    assert "too long" in (await saving).message
+    assert time.monotonic() - began < 20
+    assert late < 2  # The event loop was free meanwhile.
+
+
+async def test_ordinary_values_with_many_references_are_checked_to_their_end() -> None:
+    storage = manager(
+        MemoryBackend(), Rule(schema={"items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "number"}}})
+    )
+    for count in (50, 150, 2000):
+        await storage.save("a", [0] * count)
+        error = await refused(storage.save("a", [*[0] * count, "x"]))
+        assert error.field == f"/{count}"
+
+
 async def test_large_values_leave_the_event_loop_free() -> None:
     storage = manager(MemoryBackend(), Rule(schema={"items": {"type": "integer", "minimum": 0}}))
     done = asyncio.ensure_future(storage.save("a", list(range(30_000))))
@@ -528,6 +598,14 @@ async def test_deep_values_are_checked_or_refused() -> None:
     finally:
         sys.setrecursionlimit(before)
     assert "nested" in error.message
+
+
+@pytest.mark.parametrize("demand", [{"schema": CONFIG}, {"model": Config}], ids=["schema", "model"])
+async def test_errors_are_short_whatever_the_names_in_the_value(demand: dict[str, Any]) -> None:
+    storage = manager(MemoryBackend(), Rule(**demand))
+    error = await refused(storage.save("a", {"model": "a", "k" * 1_000_000: 1}))
+    assert len(str(error)) < 2000
+    assert len(error.field or "") <= 200
 
 
 async def test_errors_do_not_carry_the_value() -> None:
@@ -555,6 +633,20 @@ async def test_errors_do_not_carry_the_value() -> None:
         ({"$ref": "#/$defs/missing"}, "rules[0].schema"),
         ({"$ref": "file:///etc/passwd"}, "rules[0].schema"),
         ({"$ref": "#"}, "rules[0].schema"),
+        *(
+            (
+                {
+                    "$schema": f"http://json-schema.org/draft-0{draft}/schema#",
+                    "items": {"patternProperties": {"(": {}}},
+                },
+                place,
+            )
+            for draft, place in (
+                (3, "rules[0].schema"),
+                (4, "rules[0].schema"),
+                (7, "rules[0].schema/items"),
+            )
+        ),
         ({"format": "isbn"}, "rules[0].schema"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

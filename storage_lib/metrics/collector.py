@@ -60,8 +60,16 @@ def _own(name: str) -> str:
 
 
 def _number(field: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+        shown = "a huge number" if isinstance(value, int) and abs(value) >= 2**64 else str(value)[:100]
         raise InvalidArgumentError(
-            f"{field} is {str(value)[:100]}", field=field, limit="a number, neither NaN nor infinite"
+            f"{field} is {shown}", field=field, limit="a number of a double, neither NaN nor infinite"
         )
-    return value
+    return float(value) if abs(value) > 2**53 else value
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # An int that no double can be.
+        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from storage_lib.errors import InvalidArgumentError
@@ -149,7 +148,9 @@ class Registry:
         return self._get(kind, name, unit, description)
 
 
-@cache
+_DEFAULT = Registry()
+
+
 def default_registry() -> Registry:
     """The registry of this process."""
-    return Registry()
+    return _DEFAULT

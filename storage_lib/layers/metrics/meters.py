@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Callable
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any
 
 from storage_lib.errors import (
@@ -81,14 +81,17 @@ class Meters:
         self.up = registry.gauge(
             "agent_storage.up", description="1 if the store answered the latest operation, 0 if it did not"
         )
+        self._lock = Lock()
         self._of: dict[tuple[str, str, str], Meter] = {}
         self._availability: dict[tuple[str, str], Availability] = {}
 
     def of(self, backend: str, port: str, name: str) -> Meter:
         """The meter of one kind of operation."""
         key = (backend, port, name)
-        found = self._of.get(key)
-        return self._of.setdefault(key, Meter(self, *key)) if found is None else found
+        with self._lock:  # A second one would be the one that is shown, and count nothing.
+            if (found := self._of.get(key)) is None:
+                found = self._of[key] = Meter(self, *key)
+            return found
 
     def availability(self, backend: str, port: str) -> Availability:
         return self._availability.setdefault((backend, port), Availability(self, backend, port))

@@ -96,7 +96,8 @@ class Ledger:
         if operation.asked:
             return
         try:
-            info = await self._driver.head(operation.key)
+            # Not what a layer has kept: another process may have replaced that.
+            info = await self._driver.fresh_head(operation.key)
         except (KeyNotFoundError, IntegrityError):
             operation.old = None  # What is damaged can be replaced; its size is not known.
         else:
@@ -136,6 +137,12 @@ class Write:
         await self._ledger.ask(self.operation)
         if refused := self._refused(Usage.take):
             raise refused[0].exceeded(self.operation)
+
+    async def announce(self, size: int) -> None:
+        """The write will add up to ``size`` bytes, and is not refused."""
+        self.operation.size = size
+        await self._ledger.ask(self.operation)
+        self._refused(Usage.hold_anyway)
 
     def _renew(self, size: int) -> None:
         """Begin anew: nothing has been stored, and what it replaces will be asked for again."""

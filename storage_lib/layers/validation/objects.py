@@ -14,6 +14,7 @@ from storage_lib.layers.validation.rules import ReadyRule
 from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.records import IS_RECORD
 from storage_lib.ports.streaming import Parts, one_chunk, verify
 
 
@@ -43,6 +44,10 @@ class ValidatingObjects(ObjectLayer):
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         if not (rules := self._rules_for(key)):
             return await self.inner.put(key, data, options)
+        if IS_RECORD.get():
+            return await self._counted(
+                key, rules, len(data), lambda: self.inner.put(key, data, options), refuse=False
+            )
         for rule in rules:
             rule.check(key, options.content_type, options.metadata, len(data))
         await _check_values(rules, key, data, options.content_type)
@@ -96,12 +101,18 @@ class ValidatingObjects(ObjectLayer):
         )
 
     async def _counted(
-        self, key: str, rules: list[ReadyRule], size: int, store: Callable[[], Awaitable[PutResult]]
+        self,
+        key: str,
+        rules: list[ReadyRule],
+        size: int,
+        store: Callable[[], Awaitable[PutResult]],
+        *,
+        refuse: bool = True,
     ) -> PutResult:
         if not (usages := self._ledger.usages(rules)):
             return await store()
         async with self._ledger.operation(key, usages) as write:
-            await write.admit(size)
+            await (write.admit(size) if refuse else write.announce(size))
             result = await store()
             write.wrote(result)
             return result
@@ -118,7 +129,7 @@ class ValidatingObjects(ObjectLayer):
     # -- reads
 
     def _read_rules_for(self, info: ObjectInfo) -> list[ReadyRule]:
-        if not info.key.startswith(self._read_prefixes):
+        if not info.key.startswith(self._read_prefixes) or IS_RECORD.get():
             return []
         if (until := expiry.end_in(info.metadata)) is not None and until <= self.clock():
             return []  # It will be told that it is gone.

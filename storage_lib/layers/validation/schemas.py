@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import specification_with
 
 from storage_lib.errors import ConfigurationError
+from storage_lib.layers.validation.allowance import TooLongError, allowance, follow_reference
 from storage_lib.layers.validation.views import pointer_of
 from storage_lib.patterns import pattern
 
@@ -29,6 +31,8 @@ _URI = pattern(r"[A-Za-z][A-Za-z0-9+.-]*:(?:[!#$&-;=?-\[\]_a-z~]|%[0-9A-Fa-f]{2}
 _SAMPLES: tuple[Any, ...] = (None, True, 0, "", [], {}, [{}], {"": {}})
 _BROKEN = (ArithmeticError, ValueError, TypeError, RecursionError)
 """What a check may raise for a value that it cannot cope with."""
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 class Problem(NamedTuple):
@@ -70,7 +74,10 @@ class Schema:
         if isinstance(schema, dict):
             # Its dialect is chosen; where it stands, validation would choose it anew, without what follows.
             schema = {name: value for name, value in schema.items() if name != "$schema"}
-        kind: Any = validators.extend(known, {"uniqueItems": _unique})
+        keywords: dict[str, Any] = {
+            name: _followed(known.VALIDATORS[name]) for name in _REFERENCES if name in known.VALIDATORS
+        }
+        kind: Any = validators.extend(known, {**keywords, "uniqueItems": _unique})
         self._validator = kind(schema, registry=Registry(), format_checker=_formats() if formats else None)
         types: Any = schema.get("type", ()) if isinstance(schema, dict) else ()
         self.types = frozenset([types] if isinstance(types, str) else types)
@@ -88,8 +95,18 @@ class Schema:
             except _BROKEN:
                 pass  # Of such a value; each value is asked again.
 
-    def problem(self, value: Any) -> Problem | None:
-        """What is wrong with ``value``; None if nothing is."""
+    def problem(self, value: Any, size: int = 0, *, briefly: bool = False) -> Problem | None:
+        """What is wrong with ``value``, of ``size`` bytes; None if nothing is.
+
+        :raises NotBriefError: it was to be checked briefly, and that takes longer.
+        """
+        try:
+            with allowance(size, briefly=briefly):
+                return self._problem(value)
+        except TooLongError:
+            return Problem("", "it takes too long to be checked", "a value of fewer levels")
+
+    def _problem(self, value: Any) -> Problem | None:
         try:
             errors = list(islice(self._validator.iter_errors(value), _COMPARED))
             if not errors:
@@ -142,7 +159,8 @@ def _check_inside(schema: Any, dialect: str, field: str, formats: bool) -> None:
     while waiting:
         part, where = waiting.pop()
         if isinstance(contents := part.contents, Mapping):
-            for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
+            _check_patterns(contents, field)  # pyright: ignore[reportUnknownArgumentType]
+            for keyword in _REFERENCES:
                 target: Any = contents.get(keyword)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
                 if isinstance(target, str):
                     _check_reference(where, target, keyword, field)
@@ -155,6 +173,28 @@ def _check_inside(schema: Any, dialect: str, field: str, formats: bool) -> None:
                     remedy="use a pattern, or leave formats out",
                 )
         waiting += [(sub, where.in_subresource(sub)) for sub in part.subresources()]
+
+
+def _check_patterns(contents: Mapping[str, Any], field: str) -> None:
+    """Refuse names of ``patternProperties`` that are no patterns; drafts 3 and 4 do not."""
+    named = contents.get("patternProperties")
+    for text in named if isinstance(named, Mapping) else ():  # pyright: ignore[reportUnknownVariableType]
+        try:
+            re.compile(str(text))  # pyright: ignore[reportUnknownArgumentType]
+        except (re.PatternError, OverflowError, RecursionError) as error:
+            raise ConfigurationError(
+                f"{field} has the pattern {str(text)[:_SHOWN]!r}, which is none: {error}",  # pyright: ignore[reportUnknownArgumentType]
+                field=field,
+                remedy="correct it",
+            ) from error
+
+
+def _followed(keyword: Callable[..., Any]) -> Callable[..., Iterator[ValidationError]]:
+    def follow(validator: Any, target: Any, found: Any, schema: Any) -> Iterator[ValidationError]:
+        follow_reference()
+        yield from keyword(validator, target, found, schema) or ()
+
+    return follow
 
 
 def _check_reference(resolver: Any, target: str, keyword: str, field: str) -> None:

@@ -198,8 +198,12 @@ class Usage:
         """Reserve what the operation adds to the object it replaces."""
         self._release(operation)
         more, count = self._needs(operation)
-        if not self._fits(more, count):
-            return False
+        return self._fits(more, count) and self.hold_anyway(operation)
+
+    def hold_anyway(self, operation: Operation) -> bool:
+        """Reserve what `take` would, even beyond the quota."""
+        self._release(operation)
+        more, count = self._needs(operation)
         self._hold(operation, max(more, 0), max(count, 0))
         return True
 

@@ -23,9 +23,13 @@ class NoViewError(ValueError):
         self.pointer = pointer
 
 
+_SHOWN = 200
+
+
 def pointer_of(path: Iterable[object]) -> str:
-    """The JSON pointer (RFC 6901) of a path of names and indices."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+    """The JSON pointer (RFC 6901) of a path of names and indices; of a very long one only the beginning."""
+    text = "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def json_view(value: Any, path: tuple[object, ...] = ()) -> Any:
