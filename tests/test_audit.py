@@ -910,6 +910,26 @@ async def test_a_full_disk_leaves_no_half_entry(
     assert names == ["objects/before", "objects/after"]
 
 
+async def test_a_full_disk_leaves_no_half_head(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = AuditLayer(MemoryBackend(), AuditOptions(path=str(folder), key=KEY, sync_ms=60_000))
+    await layer.objects.put("a", b"1")
+    real_write, took = os.write, 0
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal took
+        if took:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        took += real_write(fd, data[:60])
+        return took
+
+    monkeypatch.setattr(files.os, "write", write)
+    await layer.close()
+    monkeypatch.undo()
+    assert took == 60
+    report = verify(folder, key=KEY)
+    assert (report.findings, report.unsealed) == ([], 2)
+
+
 def _whole(path: Path) -> list[dict[str, Any]]:
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [entry for entry in map(json.loads, lines) if "resource" in entry]

@@ -20,7 +20,9 @@ def write_head(folder: str, head: Head, seal: Seal) -> None:
     line = seal.sealed(head)[0] + b"\n"
     fd = os.open(f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, line)
+        written = os.write(fd, line)
+        while written < len(line):  # A disk that is full takes a part, and then fails.
+            written += os.write(fd, line[written:])
         os.fsync(fd)
     finally:
         os.close(fd)
