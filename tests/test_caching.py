@@ -1058,6 +1058,26 @@ async def test_close_ends_the_reads_that_are_under_way() -> None:
     assert asyncio.all_tasks() == before
 
 
+@pytest.mark.parametrize("phase", ["before", "after"])
+async def test_a_write_that_ends_after_close_is_not_kept(tmp_path: Path, phase: Phase) -> None:
+    house = House(FileStorageBackend(tmp_path))
+    hold = house.gated.hold("put", phase)
+    saving = asyncio.ensure_future(house.storage.save("k", "text"))
+    await hold.arrived.wait()
+    house.layer.clear()
+    hold.release()
+    await saving
+    assert house.layer.counts().entries == 0
+    hold = house.gated.hold("put", "after")
+    saving = asyncio.ensure_future(house.storage.save("k", "text"))
+    await hold.arrived.wait()
+    await house.layer.close()
+    hold.release()
+    await saving
+    with pytest.raises(BackendClosedError):
+        await house.storage.load("k")
+
+
 # -- what a layer that is off now has stored
 
 

@@ -22,8 +22,8 @@ class CachingOptions(msgspec.Struct, frozen=True, kw_only=True):
         time at the latest. With 0 the store is asked each time.
     :param negative_ttl: seconds for which it is remembered that there is no object, at most ``ttl``;
         None means 5, or ``ttl`` if that is less.
-    :param max_bytes: memory for all that is kept, counting 1,300 bytes beside those of each object; what was not
-        used for longest makes room.
+    :param max_bytes: memory for all that is kept, counting 1,300 bytes beside those of each object; what
+        was not used for longest makes room.
     :param max_object_bytes: larger objects are not kept; None means 1 MiB, or ``max_bytes`` if that is
         less.
     :param keep_writes: whether what this process saves is kept, so that loading it needs no request.

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 import msgspec
 
@@ -41,7 +42,7 @@ class CacheCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Writing:
-    """A write under way. ``alone``: no other write of the key was under way at the same time."""
+    """A write under way. ``alone``: meanwhile there was no other write of the key, and no `Cache.clear`."""
 
     __slots__ = ("alone", "started")
 
@@ -99,11 +100,13 @@ class Cache:
             return  # Another thread has just removed it.
 
     def clear(self) -> None:
-        """Remove every entry, and keep nothing that is being read now."""
+        """Remove every entry, and keep nothing that is being read or written now."""
         with self._ours():
             self._entries.clear()
             self._readings.clear()
             self._bytes = 0
+            for writing in chain.from_iterable(self._writings.values()):
+                writing.alone = False
 
     def forget(self, key: str) -> None:
         """Remove an entry that is known to be outdated, and keep nothing that is being read now."""
