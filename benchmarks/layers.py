@@ -12,6 +12,7 @@ from benchmarks import (
     caching_layer,
     compression_layer,
     encryption_layer,
+    full_stack,
     metrics_layer,
     tracing_layer,
 )
@@ -25,6 +26,7 @@ LAYERS: dict[str, Callable[[int], Rows]] = {
     "caching": caching_layer.measure,
     "metrics": metrics_layer.measure,
     "traces": tracing_layer.measure,
+    "all": full_stack.measure,
 }
 """The rows of each layer, measured with so many turns."""
 
