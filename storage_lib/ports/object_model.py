@@ -46,6 +46,9 @@ class ObjectInfo:
     content_disposition: str | None = None
     content_language: str | None = None
     cache_control: str | None = None
+    authenticated: bool = field(default=False, repr=False, compare=False)
+    """Whether the bytes are proved as they are read, piece by piece, by more than ``sha256``: it need not be
+    computed again."""
 
     def has_etag(self, etag: str) -> bool:
         """Whether ``etag`` is this object's, with or without the expiry that follows a ``~``."""

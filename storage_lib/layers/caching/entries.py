@@ -22,35 +22,43 @@ _TEXT_BYTES = 120
 class Entry:
     """An object, its info alone, or that there is none (``info`` is None), until ``stale_at``.
 
-    ``info`` is as the driver gave it. ``dated``: the time of its last change is known. ``ends_at`` is
-    the end of the object's life. ``shown`` is what all callers may see, and none may change.
+    ``info`` is as the driver gave it, and nobody else's. ``dated``: the time of its last change is known.
+    ``ends_at`` is the end of the object's life.
     """
 
-    __slots__ = ("data", "dated", "ends_at", "etag", "info", "shown", "size", "stale_at")
+    __slots__ = ("_shown", "data", "dated", "ends_at", "etag", "info", "size", "stale_at")
 
     def __init__(
         self, key: str, info: ObjectInfo | None, data: bytes | None, stale_at: float, *, dated: bool = True
     ) -> None:
-        self.info = None if info is None else own(info)
+        self.info = info
         self.data = data
         self.stale_at = stale_at
         self.dated = dated
         self.etag: str | None = None
         self.ends_at: float | None = None
-        self.shown: StoredObject | None = None
+        self._shown: StoredObject | None = None
         self.size = _OVERHEAD_BYTES + len(key)
-        if self.info is None:
-            return
-        self.etag = self.info.etag
-        self.ends_at = expiry.end_in(self.info.metadata)
-        self.size += sum(len(name) + len(text) + _TEXT_BYTES for name, text in self.info.metadata.items())
         if data is not None:
             self.size += len(data)
-            if hidden.ENCRYPTED not in self.info.metadata:  # else the store refuses to return the bytes
-                info = seen(self.info)
-                self.shown = StoredObject(
-                    replace(info, metadata=MappingProxyType(info.metadata)), data, verified=True
-                )
+        if info is None:
+            return
+        self.etag = info.etag
+        if metadata := info.metadata:
+            self.ends_at = expiry.end_in(metadata)
+            texts = sum(map(len, metadata)) + sum(map(len, metadata.values()))
+            self.size += texts + len(metadata) * _TEXT_BYTES
+
+    @property
+    def shown(self) -> StoredObject | None:
+        """What all callers may see, and none may change; made when the first one asks."""
+        if self._shown is None and self.data is not None and self.info is not None:
+            if hidden.ENCRYPTED in self.info.metadata:
+                return None  # The store refuses to return the bytes.
+            info = seen(self.info)
+            info = replace(info, metadata=MappingProxyType(info.metadata))
+            self._shown = StoredObject(info, self.data, verified=True)
+        return self._shown
 
     def found(self, start: int = 0, end: int | None = None) -> StoredObject:
         """The object, or a range of it, for one caller."""
@@ -75,7 +83,7 @@ class Entries:
 
         :raises KeyNotFoundError: it has expired.
         """
-        entry = Entry(key, info, data, started + self._options.ttl)
+        entry = Entry(key, own(info), data, started + self._options.ttl)
         if self.has_ended(entry):
             raise expiry.gone(key)
         return entry

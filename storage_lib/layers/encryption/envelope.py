@@ -32,6 +32,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -208,8 +209,9 @@ class Envelopes:
         return await decrypted(await self.resume(header, name), envelope)
 
     def _derived(self, extracted: bytes, header: Header, name: str) -> bytes:
-        key_id = header.key_id.encode()
-        return _expand(extracted, _CHUNKS, bytes((header.form,)), key_id, self._context, name.encode())
+        return _expand(
+            extracted, _info(_CHUNKS, header.form, header.key_id, self._context) + fields(name.encode())
+        )
 
 
 async def encrypted(cipher: Cipher, data: bytes) -> bytes:
@@ -261,16 +263,22 @@ def pieces(data: Bytes, size: int) -> list[Bytes]:
 
 def fields(*parts: bytes) -> bytes:
     """The parts as one text that no other parts make: each behind its length, 4 bytes big-endian."""
-    return b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+    return b"".join([each for part in parts for each in (len(part).to_bytes(4, "big"), part)])
 
 
 def _commitment(extracted: bytes, form: int, key: Key) -> bytes:
-    return _expand(extracted, _COMMITMENT, bytes((form,)), key.id.encode())
+    return _expand(extracted, _info(_COMMITMENT, form, key.id))
 
 
-def _expand(extracted: bytes, *info: bytes) -> bytes:
+@lru_cache(64)
+def _info(purpose: bytes, form: int, key_id: str, *more: bytes) -> bytes:
+    """What a key is derived for, the same for all objects of a store."""
+    return fields(purpose, bytes((form,)), key_id.encode(), *more)
+
+
+def _expand(extracted: bytes, info: bytes) -> bytes:
     """HKDF-Expand (RFC 5869, 2.3) to 32 bytes, which is one step of it."""
-    return hmac.digest(extracted, fields(*info) + b"\1", "sha256")
+    return hmac.digest(extracted, info + b"\1", "sha256")
 
 
 def changed(name: str) -> IntegrityError:

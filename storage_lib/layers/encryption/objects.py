@@ -82,7 +82,7 @@ class EncryptedObjects(ObjectLayer):
         metadata = record.described(cipher, options.content_type, options.metadata, len(data), options.sha256)
         options = with_options(options, metadata=metadata, sha256=await sha256_of(stored))
         result = await super().put(key, stored, options)
-        return replace(result, size=len(data))
+        return PutResult(key, result.etag, len(data), result.created)
 
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once

@@ -51,7 +51,11 @@ _SEALED_BYTES = 41
 
 def clear(metadata: Mapping[str, str]) -> dict[str, str]:
     """What is stored as it is, of the metadata of a save."""
-    return {name: value for name, value in metadata.items() if not _is_moved(name, value)}
+    kept = dict(metadata)
+    for name in (hidden.CHECKSUM, _ENCODING):
+        if name in kept and _is_moved(name, kept[name]):
+            del kept[name]
+    return kept
 
 
 def _is_moved(name: str, value: str) -> bool:
@@ -112,7 +116,7 @@ async def opened(envelopes: Envelopes, info: ObjectInfo) -> tuple[ObjectInfo, Ci
         metadata.pop(hidden.SIZE, None)
     if encoding := content[_SEALED_BYTES:]:
         metadata[_ENCODING] = encoding.decode("ascii")
-    return replace(info, size=size, sha256=sha256, metadata=metadata), cipher
+    return replace(info, size=size, sha256=sha256, metadata=metadata, authenticated=True), cipher
 
 
 def key_id_of(info: ObjectInfo) -> str | None:
@@ -141,6 +145,8 @@ def _read(key: str, text: str) -> tuple[Header, bytes]:
 
 
 def _bound(content_type: str, stored: Mapping[str, str]) -> bytes:
-    names = sorted(stored.keys() - _OF_THE_STORE)
-    texts = [content_type, *(text for name in names for text in (name, stored[name]))]
-    return fields(*(text.encode() for text in texts))
+    texts = [content_type]
+    for name in sorted(stored):
+        if name not in _OF_THE_STORE:
+            texts += (name, stored[name])
+    return fields(*[text.encode() for text in texts])
