@@ -80,6 +80,7 @@ class Unwrapped:
         asking = self._asking.get((loop, key_id, wrapped))
         if asking is None:
             asking = self._asking[loop, key_id, wrapped] = loop.create_task(self._ask(loop, key_id, wrapped))
+            asking.add_done_callback(_seen)
         await asyncio.wait([asking])  # Whoever of them is cancelled, the others go on.
         if asking.cancelled():
             raise BackendClosedError
@@ -109,6 +110,12 @@ class Unwrapped:
                 loop.call_soon_threadsafe(asking.cancel)
         if own:
             await asyncio.wait(own)
+
+
+def _seen(asking: asyncio.Task[Key]) -> None:
+    """Its error is no surprise: there may be nobody left who waits for it."""
+    if not asking.cancelled():
+        asking.exception()
 
 
 class GivenKeys(KeyRing):
