@@ -15,6 +15,8 @@ import pytest
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
+from storage_lib.config.caching import CachingOptions
+from storage_lib.config.compression import CompressionOptions
 from storage_lib.config.encryption import EncryptionOptions
 from storage_lib.errors import (
     EncryptionError,
@@ -22,6 +24,8 @@ from storage_lib.errors import (
     KeyNotFoundError,
     UnsupportedOperationError,
 )
+from storage_lib.layers.caching import CachingLayer
+from storage_lib.layers.compression import CompressionLayer
 from storage_lib.layers.encryption import EncryptionLayer
 from storage_lib.layers.encryption.record import key_id_of
 from storage_lib.manager import StorageManager
@@ -93,6 +97,68 @@ async def test_after_a_rotation_the_earlier_key_is_not_needed(store: StorageBack
     again = await both.rotate_keys()
     assert (again.examined, again.encrypted) == (6, 0)
     assert await both.backend.objects.sweep_expired() == 0
+
+
+async def test_an_object_that_expires_during_a_rotation_is_swept(store: StorageBackend) -> None:
+    """A sweep has found it with the earlier key, and removes the marker of its end."""
+    now = [1_000_000.0]
+    objects = store.objects.driver
+    objects.clock = lambda: now[0]
+    await manager(store, BEFORE).save("a/session", 1, ttl=60)
+    now[0] += 61
+    both = manager(store, BOTH)
+    delete = objects.delete
+    rotated = 0
+
+    async def rotate_first(key: str, if_match: str | None) -> None:
+        nonlocal rotated
+        if key == "a/session" and not rotated:
+            rotated = (await both.rotate_keys("a/")).encrypted
+        await delete(key, if_match)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "delete", rotate_first)
+        swept = await store.objects.sweep_expired()
+    assert rotated == 1
+    assert await both.list_keys("a/") == []
+    assert swept + await store.objects.sweep_expired() == 1
+    with pytest.raises(KeyNotFoundError):
+        await objects.head("a/session")
+
+
+async def test_a_cached_object_is_updated_after_a_rotation(store: StorageBackend) -> None:
+    """The cache knows it by its earlier ETag."""
+    await manager(store, BEFORE).save("a/counter", 1)
+    both = StorageManager(backend=CachingLayer(EncryptionLayer(store, BOTH), CachingOptions()))
+    assert await both.load("a/counter") == 1
+    assert (await both.rotate_keys()).encrypted == 1
+    assert await both.load("a/counter") == 1
+    assert await both.update("a/counter", lambda value: value + 1) == 2
+    assert await manager(store, AFTER).load("a/counter") == 2
+
+
+async def test_compressed_objects_stay_compressed(store: StorageBackend) -> None:
+    text, stream = "a" * 10_000, b"b" * 9_000_000
+
+    def compressed(options: EncryptionOptions) -> StorageManager:
+        layer = CompressionLayer(EncryptionLayer(store, options), CompressionOptions())
+        return StorageManager(backend=layer)
+
+    before = compressed(BEFORE)
+    await before.save("a/text", text, metadata={"agent": "ceo"})
+    await before.write_stream("a/stream", [stream], content_type="text/plain")
+    shown = await before.info("a/text")
+    sizes = {key: (await store.objects.driver.head(key)).size for key in ("a/text", "a/stream")}
+    assert max(sizes.values()) < 9_000
+    assert (await compressed(BOTH).rotate_keys()).encrypted == 2
+    assert {key: (await store.objects.driver.head(key)).size for key in sizes} == sizes
+    after = compressed(AFTER)
+    assert await after.load("a/text") == text
+    assert (await after.info("a/text")).size == shown.size
+    async with after.open_reader("a/stream") as reader:
+        assert await reader.read() == stream
+    shown = await after.info("a/stream")
+    assert (shown.size, shown.content_type) == (len(stream), "text/plain")
 
 
 async def test_a_rotation_is_of_a_prefix_and_goes_on_where_it_ended(store: StorageBackend) -> None:

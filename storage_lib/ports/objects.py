@@ -167,7 +167,7 @@ class ObjectStore(Stationary):
             await self._make_way(key)
         else:
             raise _never_there(key)
-        await self._mark_again(key, metadata)
+        await self.mark_again(key, metadata)
         return _saved(result, len(data), options)
 
     async def put_stream(
@@ -205,7 +205,7 @@ class ObjectStore(Stationary):
                 await self._make_way(key)
                 raise _never_there(key) from error  # Its source cannot be read twice.
             raise
-        await self._mark_again(key, kept)
+        await self.mark_again(key, kept)
         return _saved(result, parts.size, options)
 
     async def get(
@@ -376,7 +376,7 @@ class ObjectStore(Stationary):
                         raise
                     await self._make_way(target)
             else:
-                await self._mark_again(target, info.metadata)
+                await self.mark_again(target, info.metadata)
                 etag = expiry.join_etag(result.etag, info.metadata)
                 return shown.etag, replace(result, etag=etag, size=shown.size)
         raise TransientStorageError(f"copy {source!r}: it is being replaced all the time")
@@ -659,8 +659,9 @@ class ObjectStore(Stationary):
         if (end := metadata.get(expiry.METADATA)) is not None:
             await self._put_marker(*expiry.marker(key, end))
 
-    async def _mark_again(self, key: str, metadata: Mapping[str, str]) -> None:
-        """Mark an object whose life was over before it was there: a sweep may have been there first."""
+    async def mark_again(self, key: str, metadata: Mapping[str, str]) -> None:
+        """Mark an object whose life was over before it was there: a sweep may have been there first. For what
+        stores objects with the metadata that they had."""
         until = expiry.end_in(metadata)
         if until is not None and (now := self.clock()) >= until:
             # By another name than the first: that one may be about to be removed.

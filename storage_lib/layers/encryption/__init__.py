@@ -66,6 +66,7 @@ class EncryptionLayer(Layer):
         objects = self.objects.driver
         assert isinstance(objects, EncryptedObjects)  # noqa: S101 - `object_layer` has made it
         return await rotate(
+            self.objects,
             objects,
             self.ring,
             prefix,

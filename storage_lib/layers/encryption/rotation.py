@@ -20,6 +20,8 @@ from storage_lib.layers.encryption.keys import KeyRing
 from storage_lib.layers.encryption.objects import EncryptedObjects
 from storage_lib.ports import expiry
 from storage_lib.ports.drivers import ListOptions
+from storage_lib.ports.object_model import ObjectInfo
+from storage_lib.ports.objects import ObjectStore
 
 _ATTEMPTS = 20
 _MOST_NAMED = 1000
@@ -42,6 +44,7 @@ class Rotation(msgspec.Struct, kw_only=True):
 
 
 async def rotate(
+    store: ObjectStore,
     objects: EncryptedObjects,
     ring: KeyRing,
     prefix: str,
@@ -50,7 +53,7 @@ async def rotate(
     include_plaintext: bool,
     concurrency: int,
 ) -> Rotation:
-    """Encrypt anew what is below ``prefix`` and is not encrypted with the current key.
+    """Encrypt anew what is below ``prefix`` of ``store`` and is not encrypted with the current key.
 
     An object that is saved meanwhile keeps what was saved. Each one keeps its type, metadata and expiry; its
     ETag changes.
@@ -61,7 +64,11 @@ async def rotate(
 
     async def renew(key: str) -> bool | StorageError:
         try:
-            return await _renewed(objects, key, current, include_plaintext)
+            info = await _renewed(objects, key, current, include_plaintext)
+            if info is not None:
+                # A sweep that found the earlier ciphertext removes the marker of its end.
+                await store.mark_again(key, info.metadata)
+            return info is not None
         except StorageError as error:
             return error
 
@@ -96,20 +103,22 @@ async def _keys(objects: EncryptedObjects, prefix: str, after: str | None) -> As
             yield found.key
 
 
-async def _renewed(objects: EncryptedObjects, key: str, current: str, include_plaintext: bool) -> bool:
-    """Whether the object was encrypted anew, and had to be."""
+async def _renewed(
+    objects: EncryptedObjects, key: str, current: str, include_plaintext: bool
+) -> ObjectInfo | None:
+    """The object that was encrypted anew; None if it did not have to be."""
     for _ in range(_ATTEMPTS):
         try:
             info = await objects.inner.head(key)
             key_id = record.key_id_of(info)
             if key_id == current:
-                return False
+                return None
             if key_id is None and (not include_plaintext or key.startswith(SYSTEM_PREFIX)):
-                return False
+                return None
             await objects.rewrite(info, key, if_match=info.etag)
         except KeyNotFoundError:
-            return False
+            return None
         except PreconditionFailedError:
             continue  # Saved meanwhile, perhaps by a process that has an earlier key still.
-        return True
+        return info
     raise TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")
