@@ -15,6 +15,7 @@ import pytest
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
+from storage_lib.config import FallbackOptions, StorageConfig
 from storage_lib.config.caching import CachingOptions
 from storage_lib.config.compression import CompressionOptions
 from storage_lib.config.encryption import EncryptionOptions
@@ -22,12 +23,15 @@ from storage_lib.errors import (
     EncryptionError,
     InvalidArgumentError,
     KeyNotFoundError,
+    TransientStorageError,
     UnsupportedOperationError,
 )
 from storage_lib.layers.caching import CachingLayer
 from storage_lib.layers.compression import CompressionLayer
 from storage_lib.layers.encryption import EncryptionLayer
 from storage_lib.layers.encryption.record import key_id_of
+from storage_lib.layers.fallback import FallbackLayer
+from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import PLAIN_GET as _PLAIN
@@ -36,6 +40,7 @@ from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import EVENT_QUEUE, TASK_QUEUE, TASK_TABLE, TaskStatus
 from storage_lib.tasks.registry import task
+from tests.outages import Switched
 
 OLD, NEW = b"o" * 32, b"n" * 32
 BEFORE = EncryptionOptions(keys={"old": OLD})
@@ -326,3 +331,44 @@ async def test_messages_with_payloads_are_understood_too(actions: None) -> None:
     assert SECRET.encode() in message.body
     await engine.worker.process(message.text, queue=TASK_QUEUE)
     assert (await engine.get(submitted.task_id)).result == {"answer": SECRET * 2}
+
+
+async def test_a_rotation_in_an_outage_does_not_bring_back_older_values() -> None:
+    """A replica that is behind: what it has must not be taken for newer because it was encrypted anew."""
+    first, second = MemoryBackend(), MemoryBackend()
+    await manager(second, BEFORE).save("k", "older")
+    await manager(first, BEFORE).save("k", "newer")
+    primary = Switched(first)
+    chosen = FallbackOptions(
+        secondary=StorageConfig(storage_type="memory"), writes="secondary", check_seconds=0
+    )
+    fallback = FallbackLayer(primary, second, chosen)
+    both = manager(fallback, BOTH)
+    primary.away = True
+    done = await both.rotate_keys()
+    assert (done.encrypted, list(done.failed)) == (0, ["k"])
+    assert isinstance(done.failed["k"], TransientStorageError)
+    await both.save("during", 1)
+    primary.away = False
+    repaired = await both.repair()
+    assert (list(repaired.conflicts), await both.load("k")) == ([], "newer")
+    assert (await both.rotate_keys()).encrypted == 1
+    assert (await both.load("k"), await both.load("during")) == ("newer", 1)
+    assert set((await keys_used(first)).values()) == {"new"}
+
+
+async def test_a_rotation_whose_responses_are_lost_is_no_conflict_with_itself() -> None:
+    store = MemoryBackend()
+    before = manager(store, BEFORE)
+    for n in range(5):
+        await before.save(f"k/{n}", n)
+    await before.write_stream("k/stream", [b"x" * 9_000_000])
+    switched = Switched(store)
+    switched.lose_responses = 6
+    options = RetryOptions(attempts=10, base=0.0001, longest=0.0001)
+    both = manager(RetryBackend(switched, options), BOTH)
+    done = await both.rotate_keys(concurrency=2)
+    assert (done.encrypted, done.failed) == (6, {})
+    assert switched.lose_responses == 0
+    assert set((await keys_used(store)).values()) == {"new"}
+    assert [await manager(store, AFTER).load(f"k/{n}") for n in range(5)] == list(range(5))

@@ -34,6 +34,10 @@ ORIGIN = f"{RESERVED}origin"
 REPAIRED = f"{RESERVED}repaired"
 """The journal entry that a repair has made this object of."""
 
+OF_SECONDARY = "secondary."
+"""How the ETag of an object begins that is in a second store and no copy of a version of the primary. No
+store's own ETags do."""
+
 ADDED_BELOW = frozenset({ATTEMPT, JOURNAL, ORIGIN, REPAIRED})
 """What layers inside the encryption layer add, and what it therefore does not bind the object to."""
 

@@ -18,7 +18,7 @@ from storage_lib.keys import SYSTEM_PREFIX
 from storage_lib.layers.encryption import record
 from storage_lib.layers.encryption.keys import KeyRing
 from storage_lib.layers.encryption.objects import EncryptedObjects
-from storage_lib.ports import expiry
+from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import ListOptions
 from storage_lib.ports.object_model import ObjectInfo
 from storage_lib.ports.objects import ObjectStore
@@ -115,6 +115,12 @@ async def _renewed(
                 return None
             if key_id is None and (not include_plaintext or key.startswith(SYSTEM_PREFIX)):
                 return None
+            if info.etag.startswith(hidden.OF_SECONDARY):
+                # It may be an old copy, which would count as newer than the primary's object.
+                raise TransientStorageError(
+                    f"object {key!r} is only in the second store at present",
+                    remedy="rotate again when the primary is back and repaired",
+                )
             await objects.rewrite(info, key, if_match=info.etag)
         except KeyNotFoundError:
             return None

@@ -13,8 +13,8 @@ from storage_lib.errors import IntegrityError
 from storage_lib.ports import hidden
 from storage_lib.ports.object_model import ObjectInfo
 
-TAG = "secondary."
-"""How an ETag of the second store begins. No store's own ETags do, so it never matches one of the primary."""
+TAG = hidden.OF_SECONDARY
+"""How an ETag of the second store begins, so that it never matches one of the primary."""
 
 _FORM = "1"
 _DIGITS = 16
