@@ -7,6 +7,7 @@ shown, but not more often than every few seconds, and does not wait long.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,9 @@ _log = logging.getLogger("AOS.Maintenance")
 QUEUES_SECONDS = 15.0
 SIZES_SECONDS = 300.0
 """How old what is shown may be."""
+STALE_SECONDS = 660.0
+"""When what nobody has asked for again is no longer shown. For an exporter the timer `watch_queues`
+asks every 5 minutes; it runs on one instance, and later perhaps on another."""
 ASK_SECONDS = 2.0
 """How long `Gauges.refresh` waits for the store, which may be what those who look want to know about."""
 QUEUES = tuple(queue for priority in Priority for queue in (priority.queue, priority.poison_queue))
@@ -42,6 +46,7 @@ class Gauges:
         self._app = app
         self._clock = clock
         self._asked: dict[str, float] = {}
+        self._stale: dict[str, asyncio.TimerHandle] = {}
         self._length = registry.gauge(
             "agent_task.queue.length", unit="{message}", description="Messages in a queue of tasks"
         )
@@ -77,14 +82,22 @@ class Gauges:
             async with asyncio.timeout(ASK_SECONDS):
                 await ask()
         except (StorageError, TimeoutError) as error:
-            del self._asked[what]
-            stale = (
-                (self._length, self._age) if what == "queues" else (self._objects, self._bytes, self._growth)
-            )
-            for gauge in stale:
-                for tags in gauge.series():
-                    gauge.forget(dict(tags))
+            self._forget(what)
             _log.warning("metrics of %s are missing: %s", what, error or "the store did not answer in time")
+
+        else:
+            if what in self._stale:
+                self._stale[what].cancel()
+            self._stale[what] = asyncio.get_running_loop().call_later(
+                STALE_SECONDS, self._forget, what, context=contextvars.Context()
+            )
+
+    def _forget(self, what: str) -> None:
+        self._asked.pop(what, None)
+        sizes = (self._objects, self._bytes, self._growth, self._measured)
+        for gauge in (self._length, self._age) if what == "queues" else sizes:
+            for tags in gauge.series():
+                gauge.forget(dict(tags))
 
     async def _ask_queues(self) -> None:
         await asyncio.gather(*map(self._ask_queue, QUEUES))

@@ -30,8 +30,10 @@ MAX_RECENT = 48
 MAX_DAILY = 400
 CLAIM = timedelta(minutes=15)
 """How long others wait for one that measures; it may have been stopped."""
-_EARLY = 0.9
-"""Of the period that has to be over: timers are a little late, or early."""
+_EARLY = timedelta(minutes=5)
+"""How much of a period may be missing: timers are a little late, or early."""
+_NEAR = 0.9
+"""Of the age of a sample to compare with: there may be none that is older."""
 _VERSION = 1
 
 
@@ -66,7 +68,7 @@ class Series(msgspec.Struct, frozen=True):
         if newest is None:
             return {}
         aged = [(newest.at - sample.at, sample) for sample in (*self.daily, *self.recent)]
-        older = [(abs(age - over), sample) for age, sample in aged if age >= over * _EARLY]
+        older = [(abs(age - over), sample) for age, sample in aged if age >= over * _NEAR]
         if not older:
             return {}
         _, nearest = min(older, key=lambda each: each[0])
@@ -109,7 +111,7 @@ class Sizes:
         series, etag = await self._found()
         now = self._now()
         newest, since = series.newest, series.measuring_since
-        if newest is not None and newest.at <= now < newest.at + period * _EARLY:
+        if newest is not None and newest.at <= now < newest.at + period - _EARLY:
             return None
         if since is not None and since <= now < since + CLAIM:
             return None

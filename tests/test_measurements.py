@@ -250,6 +250,28 @@ async def test_a_store_that_does_not_answer_leaves_no_stale_gauges(
     assert len(gauges["agent_task.queue.length"]) == 4
 
 
+async def test_what_another_instance_refreshes_now_is_not_shown_for_ever(
+    app: PlatformApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exporter sends each gauge again and again; the timer that asks the store may have moved on."""
+    gauges = Shown(app)
+    await app.storage.write("reports/a", b"12345")
+    assert await _measure(app, Clock())
+    await gauges.of.refresh()
+    assert gauges["agent_task.queue.length"]
+    assert gauges["agent_storage.prefix.bytes"]
+    monkeypatch.setattr("functions.gauges.STALE_SECONDS", 0)
+    gauges.now += 301
+    await gauges.of.refresh()
+    async with asyncio.timeout(10):
+        while gauges["agent_task.queue.length"] or gauges["agent_storage.prefix.bytes"]:
+            await asyncio.sleep(0)
+    assert gauges["agent_storage.prefix.time"] == {}
+    monkeypatch.undo()
+    await gauges.of.refresh()
+    assert len(gauges["agent_task.queue.length"]) == 4
+
+
 async def test_a_store_that_hangs_is_not_waited_for(
     app: PlatformApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from storage_lib.backends.memory import MemoryBackend
+from storage_lib.config import StorageConfig
+from storage_lib.config.caching import CachingOptions
 from storage_lib.errors import SerializationError, StorageUnavailableError
 from storage_lib.manager import StorageManager
 from storage_lib.sizes import KEY, MAX_DAILY, MAX_PREFIXES, MAX_RECENT, OTHERS, Sample, Series, Sizes
@@ -89,6 +91,10 @@ async def test_nothing_is_listed_before_the_period_is_over(clock: Clock) -> None
     clock.pass_(timedelta(minutes=29))  # timers are not exact
     assert await sizes.measure(HOUR)
     assert await sizes.measure(24 * HOUR) is None
+    clock.pass_(23 * HOUR)  # the hourly timer runs again before the day is over
+    assert await sizes.measure(24 * HOUR) is None
+    clock.pass_(HOUR)
+    assert await sizes.measure(24 * HOUR)
     # A clock that is set back does not stop the series for as long.
     clock.pass_(-timedelta(days=30))
     assert await sizes.measure(HOUR)
@@ -99,6 +105,15 @@ async def test_of_many_hosts_one_measures(storage: StorageManager, clock: Clock)
     found = await asyncio.gather(*(Sizes(storage, clock).measure(HOUR) for _ in range(8)))
     assert len([sample for sample in found if sample is not None]) == 1
     assert len((await Sizes(storage, clock).read()).recent) == 1
+
+
+async def test_hosts_that_keep_objects_in_memory_measure_in_turn(tmp_path: Path, clock: Clock) -> None:
+    config = StorageConfig(storage_type="file", base_path=tmp_path, caching=CachingOptions(ttl=7 * 86_400))
+    async with StorageManager(config) as one, StorageManager(config) as other:
+        for storage in (one, other, one, other):
+            assert await Sizes(storage, clock).measure(HOUR)
+            clock.pass_(HOUR)
+        assert len((await Sizes(one, clock).read()).recent) == 4
 
 
 async def test_a_host_that_was_stopped_holds_nobody_up_for_long(clock: Clock) -> None:
