@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +33,7 @@ from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import ObjectStore
 from storage_lib.ports.drivers import ListOptions
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError
-from tests.outages import Switched
+from tests.outages import Switched, refused
 
 SOAK = os.environ.get("SOAK") == "1"
 SECONDARY = StorageConfig(storage_type="memory")
@@ -329,6 +330,21 @@ async def test_a_conflict_is_not_invented_when_the_primary_may_have_taken_the_wr
     with pytest.raises(StorageUnavailableError, match="not known"):
         await stores.objects.put("k", b"2", if_match=put.etag)
     assert await value(stores.objects, "k") == b"2"
+
+
+async def test_a_creation_that_the_primary_may_have_taken_is_not_refused_because_of_an_old_copy(
+    stores: Stores,
+) -> None:
+    """Someone who took a lock would believe that another has it."""
+    await stores.second.objects.put("lock", b"of last week")
+    stores.primary.lose_responses = 1
+    with pytest.raises(StorageUnavailableError, match="not known") as caught:
+        await stores.objects.put("lock", b"mine", if_absent=True)
+    assert caught.value.field == "if_absent"
+    assert await value(stores.objects, "lock") == b"mine"
+    stores.primary.away, stores.primary.error = True, refused
+    with pytest.raises(PreconditionFailedError):
+        await stores.objects.put("lock", b"mine", if_absent=True)
 
 
 async def test_the_manager_updates_during_an_outage() -> None:
@@ -676,6 +692,32 @@ async def test_the_newer_wins_and_the_other_is_kept_and_listed(stores: Stores) -
     assert stores.layer.status().conflicts == 4
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("mine", [b"off", None])
+@pytest.mark.parametrize("mode", ["fallback", "mirror"])
+async def test_a_newer_write_of_the_old_content_wins(
+    mode: str, mine: bytes | None, conditional: bool
+) -> None:
+    """A switch that is set off in the outage, and on again by one who does not see it."""
+    stores = Stores(mode=mode)
+    await stores.objects.put("switch", b"on")
+    if mode == "fallback":
+        await stores.second.objects.put("switch", b"on")
+    stores.primary.away = True
+    etag = (await stores.objects.head("switch")).etag if conditional else None
+    if mine is None:
+        await stores.objects.delete("switch", if_match=etag)
+    else:
+        await stores.objects.put("switch", mine, if_match=etag)
+    await stores.first.objects.put("switch", b"on")
+    stores.primary.away = False
+    result = await stores.layer.repair()
+    assert [each.winner for each in result.conflicts] == ["primary"]
+    kept = result.conflicts[0].kept
+    assert (kept and await value(stores.first.objects, kept)) == mine
+    assert await stores.both("switch") == (b"on", b"on")
+
+
 async def test_a_kept_version_can_be_restored_and_dismissed(stores: Stores) -> None:
     await stores.objects.put("k", b"0")
     await outage(stores, "k", b"winner", b"loser")
@@ -823,7 +865,9 @@ async def test_a_mirror_that_begins_late_is_not_complete_until_a_full_repair() -
         with pytest.raises(StorageUnavailableError, match="does not have it"):
             await stores.objects.get(key)
     stores.primary.away = False
-    assert (await stores.layer.repair(full=True, limit=5)).copied == 5
+    for _ in range(3):
+        assert (await stores.layer.repair(full=True, limit=5)).copied == 5
+    assert len(await keys(stores.second.objects, "k")) == 15
     stores.primary.away = True
     with pytest.raises(StorageUnavailableError):
         await stores.objects.get("none")
@@ -857,15 +901,37 @@ async def test_a_key_that_a_mirror_missed_is_unavailable_not_missing(marked: boo
         stores.secondary.away = True
     await stores.objects.put("k", b"1")
     stores.secondary.before, stores.secondary.away = lambda: None, False
+    await stores.objects.put("next", b"1")
     stores.primary.away = True
-    with pytest.raises(StorageUnavailableError, match="does not have it"):
-        await stores.objects.get("k")
+    for layer in (stores.layer, stores.other(mode="mirror")):
+        with pytest.raises(StorageUnavailableError, match="does not have it"):
+            await layer.objects.get("k")
     stores.primary.away = False
     assert (await stores.layer.repair()).copied == 1
     stores.primary.away = True
     assert await value(stores.objects, "k") == b"1"
     with pytest.raises(KeyNotFoundError):
         await stores.objects.get("none")
+
+
+async def test_a_limited_full_repair_looks_at_every_key_before_the_mirror_is_complete() -> None:
+    stores = Stores(mode="mirror")
+    for n in range(8):
+        await stores.first.objects.put(f"k{n}", b"1")
+    stores.primary.away = True
+    for n in range(5):
+        await stores.objects.put(f"k{n}", b"2")
+    stores.primary.away = False
+
+    async def never(*_: object) -> bool:
+        return False  # It is being replaced all the time.
+
+    stores.layer._repair.key = never  # type: ignore[method-assign]
+    await stores.layer.repair(full=True, limit=6)
+    stores.primary.away = True
+    for n in range(5, 8):
+        with suppress(StorageUnavailableError):
+            assert await value(stores.objects, f"k{n}") == b"1"
 
 
 async def test_expired_copies_in_the_second_store_are_swept(stores: Stores) -> None:
@@ -916,6 +982,21 @@ async def test_a_mirror_does_not_overwrite_what_another_process_has_journaled() 
     assert await stores.both("k") == (b"later, by one that does not know",) * 2
 
 
+async def test_a_mirror_marks_a_journaled_write_that_lost_its_mark() -> None:
+    stores = Stores(mode="mirror")
+    await stores.objects.put("k", b"0")
+    stores.primary.away = True
+    await stores.objects.put("k", b"journaled")
+    stores.primary.away = False
+    (mark,) = await keys(stores.second.objects, JOURNALED)
+    await stores.second.objects.delete(mark)
+    other = stores.other(mode="mirror", check_seconds=3600)
+    await other.objects.put("k", b"newer")
+    assert (await other.repair()).failed == ()
+    assert await stores.both("k") == (b"newer", b"newer")
+    assert await marks(stores.second.objects) == []
+
+
 @pytest.mark.parametrize("seed", range(300 if SOAK else 10))
 async def test_any_order_of_operations_outages_and_repairs_reads_what_was_written_last(seed: int) -> None:
     """With a mirror the second store has everything, so no read may be older than the last write."""
@@ -959,6 +1040,7 @@ async def test_any_order_of_operations_outages_and_repairs_reads_what_was_writte
                 except UnknownPresenceError:
                     # A write whose response was lost has left its mark until the next complete repair.
                     assert name not in model
+                    assert f"{STALE}key/{name}" in await marks(stores.second.objects)
             assert await keys(reader.objects) == sorted(model)
             folded = sorted({name[:2] if "/" in name else name for name in model})
             assert await keys(reader.objects, delimiter="/") == folded

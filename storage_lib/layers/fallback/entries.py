@@ -18,8 +18,9 @@ TAG = hidden.OF_SECONDARY
 
 _FORM = "1"
 _DIGITS = 16
-_KNOWN = 3
-"""How many fingerprints an entry has. A process that has journaled a key writes it to the primary no more."""
+_TAKEN = 2
+"""How many fingerprints of lost responses an entry has. A process that has journaled a key writes it to the
+primary no more."""
 _BOOKKEEPING = frozenset({hidden.JOURNAL, hidden.ORIGIN, hidden.REPAIRED, hidden.ATTEMPT})
 
 
@@ -33,8 +34,8 @@ class Entry(msgspec.Struct, frozen=True):
     :param since: when the primary was first found away.
     :param blind: it replaced whatever there was, without a condition.
     :param deleted: it was a delete.
-    :param known: fingerprints of what its writers knew: the copy that they replaced, and what the primary may
-        have taken from them, too.
+    :param copied: fingerprint of the copy that the first of them replaced; empty if there was none.
+    :param taken: fingerprints of what the primary may have taken from their writers, too.
     :param origin: the ETag of the primary's version that it replaced, if that is known.
     """
 
@@ -44,7 +45,8 @@ class Entry(msgspec.Struct, frozen=True):
     since: float
     blind: bool
     deleted: bool
-    known: tuple[str, ...]
+    copied: str
+    taken: tuple[str, ...]
     origin: str
 
     @staticmethod
@@ -60,6 +62,7 @@ class Entry(msgspec.Struct, frozen=True):
             form, chain, write, at, since, flags, known, origin = text.split(".", 7)
             if form != _FORM:
                 raise ValueError(form)
+            copied, *taken = known.split("+")
             return Entry(
                 chain=chain,
                 write=write,
@@ -67,7 +70,8 @@ class Entry(msgspec.Struct, frozen=True):
                 since=int(since) / 1e6,
                 blind="b" in flags,
                 deleted="d" in flags,
-                known=tuple(filter(None, known.split("+"))),
+                copied=copied,
+                taken=tuple(taken),
                 origin=origin,
             )
         except ValueError as error:
@@ -81,8 +85,6 @@ class Entry(msgspec.Struct, frozen=True):
     ) -> Entry:
         """The entry of a write that replaces ``found``."""
         before = None if found is None else Entry.of(found)
-        known = () if found is None or before is not None else (fingerprint_of(found),)
-        known = tuple(filter(None, (*known, taken)))
         new = Entry(
             chain=uuid.uuid4().hex[:12],
             write=uuid.uuid4().hex[:12],
@@ -90,7 +92,8 @@ class Entry(msgspec.Struct, frozen=True):
             since=since,
             blind=not conditional,
             deleted=deleted,
-            known=known,
+            copied="" if found is None else fingerprint_of(found),
+            taken=(taken,) if taken else (),
             origin="" if found is None else found.metadata.get(hidden.ORIGIN, ""),
         )
         if before is None:
@@ -101,19 +104,35 @@ class Entry(msgspec.Struct, frozen=True):
             chain=before.chain,
             since=min(since, before.since),
             blind=before.blind or not conditional,
-            known=(*before.known, *known)[:_KNOWN],
+            copied=before.copied,
+            taken=(*before.taken, *new.taken)[:_TAKEN],
             origin="" if before.deleted else before.origin,
         )
 
     def __str__(self) -> str:
         flags = ("b" if self.blind else "") + ("d" if self.deleted else "")
         at, since = round(self.at * 1e6), round(self.since * 1e6)
-        parts = (_FORM, self.chain, self.write, at, since, flags, "+".join(self.known), self.origin)
+        parts = (
+            _FORM,
+            self.chain,
+            self.write,
+            at,
+            since,
+            flags,
+            "+".join((self.copied, *self.taken)),
+            self.origin,
+        )
         return ".".join(map(str, parts))
 
     def knows(self, found: ObjectInfo) -> bool:
-        """Whether the primary's object is what the writers of these entries knew."""
-        return fingerprint_of(found) in self.known
+        """Whether the primary's object is what the writers of these entries knew. One that is equal to the
+        copy, but was saved after the primary went away, is a newer write of the same content."""
+        if self.origin and self.origin == found.etag:
+            return True
+        mine = fingerprint_of(found)
+        if not mine:
+            return False
+        return mine in self.taken or (mine == self.copied and found.last_modified.timestamp() <= self.since)
 
     @property
     def mark(self) -> str:

@@ -22,6 +22,8 @@ JOURNALED = f"{OWN}journal/"
 STALE = f"{OWN}stale/"
 COMPLETE = f"{OWN}complete"
 """In the second store: it has every key of the primary, as far as all writers mirror."""
+BEHIND = f"{OWN}behind"
+"""In the second store: writers had to skip it, so it may lack keys that it has no marks for."""
 
 KNOWN = 1000
 """How many journaled keys a process remembers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from contextlib import aclosing, suppress
 
 import msgspec
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.layers.fallback.entries import Entry, plain
-from storage_lib.layers.fallback.marks import COMPLETE, OWN, STALE, Marks
+from storage_lib.layers.fallback.marks import BEHIND, COMPLETE, OWN, STALE, Marks
 from storage_lib.layers.fallback.secondary import SecondStore
 from storage_lib.layers.fallback.transfer import transfer
 from storage_lib.ports import hidden
@@ -45,6 +46,7 @@ class Mirror:
         self._secondary = secondary
         self.behind = 0
         """How often this process has written to the primary alone since its last complete repair."""
+        self._told = 0
         self._has_begun = False
         self.marks = (Marks(secondary.driver, STALE), Marks(primary, STALE))
         """In either store: in the primary while the second store is away."""
@@ -57,11 +59,37 @@ class Mirror:
                 self._has_begun = True
         there, here = self.marks
         try:
-            return Intent(there, key, await there.put(key))
+            intent = Intent(there, key, await there.put(key))
         except StorageError as error:
             _log.warning("the second store does not take %r now: %s", key, error)
             self.behind += 1  # And the second store does not know.
             return Intent(here, key, await here.put(key))
+        if self._told < self.behind:
+            with suppress(StorageError):  # The next write or repair does it.
+                await self._tell()
+        return intent
+
+    async def _tell(self) -> None:
+        """Now that the second store is back, let other processes know that it was skipped."""
+        behind = self.behind
+        content = uuid.uuid4().bytes  # Each has another ETag.
+        options = PutOptions("application/octet-stream", {}, await sha256_of(content))
+        await self._secondary.driver.put(BEHIND, content, options)
+        self._told = behind
+
+    async def told_behind(self) -> str | None:
+        """The ETag of what tells that the second store was skipped. To be asked before the marks are read."""
+        try:
+            return (await self._secondary.driver.head(BEHIND)).etag
+        except KeyNotFoundError:
+            return None
+
+    async def caught_up(self, told: str | None) -> None:
+        """What was told up to then has been copied."""
+        self._told = min(self._told, self.behind)
+        if told is not None:
+            with suppress(KeyNotFoundError, PreconditionFailedError):  # Another repair, or told again.
+                await self._secondary.driver.delete(BEHIND, told)
 
     async def lacks(self, key: str) -> bool:
         """Whether the primary may have a key that the second store does not have."""
@@ -71,7 +99,7 @@ class Mirror:
             await self._secondary.driver.head(COMPLETE)
         except KeyNotFoundError:
             return True
-        return await self.marks[0].etag(key) is not None
+        return await self.told_behind() is not None or await self.marks[0].etag(key) is not None
 
     async def note_complete(self) -> None:
         """From now on a key that the second store lacks does not exist."""
@@ -113,6 +141,9 @@ class Mirror:
         for _ in range(_ATTEMPTS):
             found = await self._secondary.find(key)
             if found is not None and Entry.of(found) is not None:
+                if key not in self._secondary.journal.known:
+                    # Its writer may have been killed before it put the mark: a repair has to see it.
+                    await self._secondary.journal.put(key)
                 return False
             done = True
             try:
@@ -128,6 +159,13 @@ class Mirror:
             if done and (None if info is None else info.etag) == etag:
                 return True
         return False
+
+    async def is_current(self, key: str) -> bool:
+        """Whether the second store has the primary's version, or neither has one."""
+        info, found = await self._find(key), await self._secondary.find(key)
+        if info is None or found is None:
+            return info is found
+        return Entry.of(found) is None and found.metadata.get(hidden.ORIGIN) == info.etag
 
     async def _find(self, key: str) -> ObjectInfo | None:
         try:

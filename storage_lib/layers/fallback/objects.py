@@ -209,7 +209,8 @@ class FallbackObjects(ObjectLayer):
             assert result is not None  # noqa: S101 - it was not asked for journaled ones only
             return result
 
-        sure = options.if_absent or options.if_match is None or options.if_match.startswith(TAG)
+        # Whether there is an object a mirror knows as well as the primary; another copy may be older.
+        sure = self._mirror is not None if options.if_absent else _names_second(options.if_match)
         return await self._write(key, when.at, write, instead, written, sure=sure)
 
     async def put_stream(
@@ -246,7 +247,7 @@ class FallbackObjects(ObjectLayer):
         async def instead(when: When) -> None:
             await self.secondary.delete(key, if_match, when)
 
-        sure = if_match is None or if_match.startswith(TAG)
+        sure = _names_second(if_match)
         await self._write(key, when.at, lambda: self.inner.delete(key, if_match), instead, sure=sure)
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
@@ -307,10 +308,11 @@ class FallbackObjects(ObjectLayer):
                 if sure or error.refused:
                     raise
                 # The primary may have taken it, and then there was no conflict.
+                held = "has an object" if other.field == "if_absent" else "lacks the version that it names"
                 raise StorageUnavailableError(
                     f"object {key!r}: it is not known whether the primary store took the write, and the"
-                    f" second store does not have the version that it names: {error}",
-                    field="if_match",
+                    f" second store {held}: {error}",
+                    field=other.field,
                     remedy="read it again and decide",
                     retry_after=error.retry_after,
                 ) from other
@@ -389,6 +391,10 @@ class FallbackObjects(ObjectLayer):
                 await ObjectStore(copies).sweep_expired(_SWEPT, seconds=_SWEEP)
             else:
                 await self.secondary.driver.remove_stale()
+
+
+def _names_second(if_match: str | None) -> bool:
+    return if_match is None or if_match.startswith(TAG)
 
 
 def _not_there(key: str, error: TransientStorageError) -> UnknownPresenceError:

@@ -55,7 +55,7 @@ class RepairResult(msgspec.Struct, frozen=True):
     """What a repair did.
 
     :param repaired: journaled keys that are the same in both stores now.
-    :param copied: keys that the mirror had missed; with a full repair, those that were compared.
+    :param copied: keys that the mirror had missed; with a full repair, also others that differed.
     :param conflicts: the conflicts that are kept, also those of earlier repairs, until they are dismissed.
     :param failed: keys that wait for the next repair because of an error.
     :param pending: journaled keys that are left, as far as they were counted (1,000).
@@ -96,11 +96,12 @@ class Repair:
         failed: list[RepairFailure] = []
         repaired = await self._each(self._journal, self.key, left, until, failed)
         copied = 0
-        behind = self._mirror.behind
+        behind, told = self._mirror.behind, await self._mirror.told_behind()
         for marks in self._mirror.marks:
             copied += await self._each(marks, self._copy, left - repaired - copied, until, failed)
-        if behind and not failed and await self._mirror.marks[1].is_empty():
+        if (behind or told) and not failed and await self._mirror.marks[1].is_empty():
             self._mirror.behind -= behind
+            await self._mirror.caught_up(told)
         if full:
             copied += await self._fill(left - repaired - copied, until, failed)
         await self._journal.look()
@@ -128,18 +129,21 @@ class Repair:
                 failed.append(RepairFailure(key, error.code, error.message))
 
         keys = marks.keys() if isinstance(marks, Marks) else marks
-        async for batch in _batches(keys, CONCURRENCY):
-            if done >= left or time.monotonic() >= until or len(failed) >= MAX_FAILURES:
-                break
-            chosen = batch if left == math.inf else batch[: int(left - done)]
-            results = await asyncio.gather(*(one(key) for key in chosen), return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
+        async with aclosing(_batches(keys, CONCURRENCY)) as batches:
+            async for batch in batches:
+                while batch:
+                    if done >= left or time.monotonic() >= until or len(failed) >= MAX_FAILURES:
+                        return done
+                    size = int(min(left - done, CONCURRENCY))
+                    chosen, batch = batch[:size], batch[size:]
+                    results = await asyncio.gather(*(one(key) for key in chosen), return_exceptions=True)
+                    for result in results:
+                        if isinstance(result, BaseException):
+                            raise result
         return done
 
     async def _fill(self, left: float, until: float, failed: list[RepairFailure]) -> int:
-        """Make the second store a complete mirror; how many keys of either store were compared."""
+        """Make the second store a complete mirror; how many keys differed."""
 
         async def keys(driver: ObjectDriver) -> AsyncGenerator[str]:
             async with aclosing(driver.scan("", ListOptions())) as listing:
@@ -148,7 +152,7 @@ class Repair:
                         yield found.key
 
         async def copy(_: object, key: str) -> bool:
-            return await self._mirror.copy(key)
+            return not await self._mirror.is_current(key) and await self._mirror.copy(key)
 
         before = len(failed)
         done = await self._each(keys(self._primary), copy, left, until, failed)
@@ -214,7 +218,7 @@ class Repair:
             return not (entry.blind or entry.deleted) and entry.origin != ""
         if self._is_over(found) or found.metadata.get(hidden.REPAIRED, "").startswith(f"{entry.chain}."):
             return False
-        if entry.origin == found.etag or entry.knows(found):
+        if entry.knows(found):
             return False
         return not (entry.blind and _latest(found.last_modified) <= entry.since)
 
