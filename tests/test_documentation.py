@@ -111,3 +111,11 @@ def test_every_code_of_an_error_is_described() -> None:
     assert len(codes) > 10
     pages = text("http.md") + text("tasks.md")
     assert [code for code in sorted(codes) if f"`{code}`" not in pages] == []
+
+
+def test_every_proof_of_a_guarantee_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", text("guarantees.md")))
+    assert len(named) > 30
+    folders = (PROJECT / "tests", PROJECT / "storage_lib" / "testing")
+    code = "".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
+    assert [name for name in sorted(named) if f"def {name}(" not in code] == []
