@@ -40,14 +40,15 @@ async def read(
     conditions, fresh = Preconditions.of(req), wants_fresh(req)
     if conditions.none and (wanted is None or "If-Range" not in req.headers):
         return await storage.read(key, byte_range=wanted, fresh=fresh), wanted
-    known = single(conditions.only_none_match)
-    if known is not None and wanted is None:
+    known = single(conditions.only_none_match) if wanted is None else None
+    if known is not None:
         # The store compares: bytes that the client already has are not transferred.
         found = await storage.read_if_changed(key, known, fresh=fresh)
         if found is not None:
             return found, None
     for _ in range(_ATTEMPTS):
-        info = await storage.info(key, fresh=fresh)
+        # Other conditions may name a version that memory does not know yet.
+        info = await storage.info(key, fresh=fresh or known is None)
         if not conditions.is_modified(info):
             return info, None
         part = wanted if range_holds(req, info) else None

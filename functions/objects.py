@@ -146,7 +146,7 @@ async def _load(req: func.HttpRequest) -> func.HttpResponse:
     try:
         found, part = await conditional.read(req, storage, key, byte_range(req))
     except RangeNotSatisfiableError:
-        return range_problem((await storage.info(key)).size)
+        return range_problem((await storage.info(key, fresh=True)).size)
     from storage_lib.ports.backend import ObjectInfo
 
     if isinstance(found, ObjectInfo):
@@ -160,7 +160,7 @@ async def _load(req: func.HttpRequest) -> func.HttpResponse:
 
 async def _head(req: func.HttpRequest) -> func.HttpResponse:
     key, conditions = object_key(req), Preconditions.of(req)
-    info = await state().storage.info(key, fresh=conditional.wants_fresh(req))
+    info = await state().storage.info(key, fresh=conditional.wants_fresh(req) or not conditions.none)
     headers = object_headers(info)
     if not conditions.is_modified(info):
         return func.HttpResponse(status_code=304, headers=headers)

@@ -62,6 +62,56 @@ async def test_who_has_a_newer_one_than_the_memory_is_not_given_the_older(
     assert (await app("GET", KEY)).body == b"new"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("part", [None, "bytes=0-"], ids=["whole", "part"])
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ({"If-Match": "{new}"}, 200),
+        ({"If-Match": '"other", {new}'}, 200),
+        ({"If-Match": "{old}"}, 412),
+        ({"If-None-Match": '"other", {new}'}, 304),
+        ({"If-None-Match": "{new}"}, 304),
+        ({"If-Match": "{new}", "If-None-Match": "{old}"}, 200),
+        ({"If-Range": "{new}"}, 200),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
+)
+async def test_who_names_what_memory_does_not_know_is_answered_by_the_store(
+    app: PlatformApp,
+    others: StorageManager,
+    method: str,
+    part: str | None,
+    condition: dict[str, str],
+    status: int,
+) -> None:
+    await app("PUT", KEY, b"old")
+    old = (await app("GET", KEY)).headers["etag"]
+    await app("HEAD", KEY)
+    new = f'"{(await others.write("k", b"newer")).etag}"'
+    headers = {name: text.format(old=old, new=new) for name, text in condition.items()}
+    if part is not None:
+        headers["Range"] = part
+    answer = await app(method, KEY, headers=headers)
+    if "If-Range" in headers and (part is None or method == "HEAD"):
+        return  # It says nothing then.
+    assert answer.status == (206 if status == 200 and part and method == "GET" else status)
+    if status < 400:
+        assert answer.headers["etag"] == new
+    if status == 200 and method == "GET":
+        assert answer.body == b"newer"
+
+
+async def test_a_range_behind_the_end_tells_the_size_that_the_object_has_now(
+    app: PlatformApp, others: StorageManager
+) -> None:
+    await app("PUT", KEY, b"old")
+    await app("GET", KEY)
+    await others.write("k", b"newest")
+    refused = await app("GET", KEY, headers={"Range": "bytes=100-", "Cache-Control": "no-cache"})
+    assert (refused.status, refused.headers["content-range"]) == (416, "bytes */6")
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 async def test_conditions_of_a_write_are_held_against_the_store(
     app: PlatformApp, others: StorageManager, method: str
