@@ -119,6 +119,8 @@ class CompressedObjects(TransformingObjects):
                 found = await super(CompressedObjects, self).get(key, wanted)
                 assert found is not None  # noqa: S101 - only a get with if_none_match answers None
                 return found
+            start, end = span(wanted.byte_range, mark.size)
+            self._check_size(key, end - start, info.size)
             start, chunks = await self._read_range(key, mark, wanted)
             async with aclosing(chunks):
                 data = b"".join([chunk async for chunk in chunks])
@@ -174,16 +176,20 @@ class CompressedObjects(TransformingObjects):
         raise TransientStorageError(f"get {key!r}: it is being replaced all the time")
 
     async def _expanded(self, key: str, stored: bytes, mark: Mark) -> bytes:
-        if mark.size > (limit := self._limit(len(stored))):
-            raise ObjectTooLargeError(
-                f"object {key!r} expands from {len(stored)} to {mark.size} bytes",
-                limit=f"{limit} bytes, or {_MAX_RATIO} times what is stored",
-                remedy="read it with open_reader, which needs little memory, or raise max_expanded_bytes",
-            )
+        self._check_size(key, mark.size, len(stored))
         expansion = Expansion(key, mark)
         if mark.size <= _INLINE_EXPANDED_BYTES and len(stored) <= _INLINE_EXPANDED_BYTES:
             return expansion.whole(stored)
         return await threads.working.run(expansion.whole, stored)
+
+    def _check_size(self, key: str, size: int, stored: int) -> None:
+        """:raises ObjectTooLargeError: ``stored`` bytes may not expand to ``size`` in memory."""
+        if size > (limit := self._limit(stored)):
+            raise ObjectTooLargeError(
+                f"object {key!r} expands from {stored} to {size} bytes",
+                limit=f"{limit} bytes, or {_MAX_RATIO} times what is stored",
+                remedy="read it with open_reader, which needs little memory, or raise max_expanded_bytes",
+            )
 
     def _limit(self, stored: int) -> int:
         """How many bytes ``stored`` ones may expand to in memory."""
