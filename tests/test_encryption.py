@@ -586,6 +586,34 @@ async def test_a_file_of_keys_is_read_again_when_it_changes(memory: Store, keys_
     assert b"new" in (await memory.stored("k")).data[:HEADER_BYTES]
 
 
+@pytest.mark.parametrize("content", ["", f"new:{NEW[:20]}", None], ids=["empty", "half a line", "missing"])
+async def test_while_a_file_of_keys_cannot_be_read_those_that_are_known_are_used(
+    memory: Store,
+    keys_file: Path,
+    content: str | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("storage_lib.layers.encryption.keys._LOOK_AGAIN_SECONDS", -1)
+    objects = memory.objects(EncryptionOptions(keys_file=str(keys_file)))
+    if content is None:
+        keys_file.rename(keys_file.with_name("elsewhere"))
+    else:
+        keys_file.write_text(content)
+    await objects.put("k", b"1")
+    assert await value(objects, "k") == b"1"
+    assert "the keys known so far are used on" in caplog.text
+    assert NEW[:20] not in caplog.text
+    await memory.objects().put("other", b"2")
+    with pytest.raises(ConfigurationError):  # Its key may be there.
+        await objects.get("other")
+    if content is None:
+        keys_file.with_name("elsewhere").rename(keys_file)
+    keys_file.write_text(f"new:{NEW}\nold:{OLD}\n")
+    await objects.put("k", b"3")
+    assert b"new" in (await memory.stored("k")).data[:HEADER_BYTES]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604])
 def test_a_file_of_keys_that_others_can_read_is_refused(keys_file: Path, mode: int) -> None:

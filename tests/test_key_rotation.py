@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
+import tracemalloc
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -35,6 +37,7 @@ from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import PLAIN_GET as _PLAIN
+from storage_lib.ports.drivers import PutOptions
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
@@ -192,6 +195,28 @@ async def test_what_cannot_be_decrypted_is_told_and_stays(store: StorageBackend)
     allowing = manager(store, EncryptionOptions(keys={"new": NEW, "old": OLD}, allow_plaintext_reads=True))
     assert (await allowing.rotate_keys(include_plaintext=True)).encrypted == 1
     assert await both.load("plain") == 1
+
+
+async def test_what_cannot_be_decrypted_is_not_kept_in_memory(tmp_path: Path) -> None:
+    async with FileStorageBackend(tmp_path / "data") as store:
+        driver, before = store.objects.driver, manager(store, BEFORE)
+        for n in range(20):
+            await before.save(f"{n}", b"x" * 1_000_000)
+            found = await driver.get(f"{n}", _PLAIN)
+            assert found is not None
+            data = found.data[:-1] + bytes((found.data[-1] ^ 1,))
+            digest = hashlib.sha256(data).hexdigest()
+            await driver.put(
+                f"{n}", data, PutOptions(found.info.content_type, dict(found.info.metadata), digest)
+            )
+        del data, found
+        tracemalloc.start()
+        try:
+            done = await manager(store, BOTH).rotate_keys()
+            assert (done.failures, done.encrypted) == (20, 0)
+            assert tracemalloc.get_traced_memory()[0] < 3_000_000
+        finally:
+            tracemalloc.stop()
 
 
 async def test_a_rotation_needs_the_layer() -> None:

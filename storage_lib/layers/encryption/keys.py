@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import hmac
+import logging
 import os
 import stat
 import time
@@ -17,6 +18,7 @@ from storage_lib.layers.encryption.vault import Vault
 from storage_lib.ports.portable import Stationary
 
 _LOOK_AGAIN_SECONDS = 5.0
+_log = logging.getLogger("AOS.Storage")
 
 
 class Key(Stationary):
@@ -162,7 +164,8 @@ class GivenKeys(KeyRing):
 
 class FileKeys(KeyRing):
     """The keys of a file, and more keys after them. A file that was replaced is read again: a few seconds
-    later, or at once if an object has a key that is not known yet."""
+    later, or at once if an object has a key that is not known yet. While it cannot be read, perhaps because
+    it is being written, the keys that are known go on to encrypt and decrypt."""
 
     def __init__(
         self, path: str | os.PathLike[str], more: Keys = (), unwrapped: Unwrapped | None = None
@@ -176,7 +179,10 @@ class FileKeys(KeyRing):
 
     async def current(self) -> Key:
         if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS:
-            self._refresh()
+            try:
+                self._refresh()
+            except ConfigurationError as error:
+                _log.warning("the keys known so far are used on: %s", error)
         return await self._keys.current()
 
     async def find(self, key_id: str) -> Key | None:
@@ -193,9 +199,9 @@ class FileKeys(KeyRing):
         await self._keys.close()
 
     def _refresh(self) -> None:
+        self._looked = time.monotonic()
         if _identity(self._status()) != self._seen:
             self._keys = self._read()
-        self._looked = time.monotonic()
 
     def _status(self) -> os.stat_result:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from traceback import clear_frames
 
 import msgspec
 
@@ -70,6 +71,7 @@ async def rotate(
                 await store.mark_again(key, info.metadata)
             return info is not None
         except StorageError as error:
+            clear_frames(error.__traceback__)  # They hold parts of the object.
             return error
 
     async def finish() -> None:
