@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -35,7 +36,8 @@ from storage_lib.errors import (
     PreconditionFailedError,
 )
 from storage_lib.layers.compression import CompressionLayer
-from storage_lib.layers.compression.frames import FRAME_BYTES
+from storage_lib.layers.compression.frames import FRAME_BYTES, Table, encoded_table
+from storage_lib.layers.compression.mark import Mark
 from storage_lib.manager import StorageManager
 from storage_lib.ports import hidden
 from storage_lib.ports.backend import ByteRange, StorageBackend
@@ -579,6 +581,24 @@ def test_damaged_bytes_are_an_integrity_error_or_were_not_needed(
         }[kind]
 
     asyncio.run(_damaged(codec, change, size))
+
+
+def test_the_table_of_a_very_large_object_takes_little_memory() -> None:
+    count, frame = 100_000, 1024
+    mark = Mark("zstd", count * frame - 24, frame, count * 10 + 17 + count * 12)
+    entries = [struct.pack("<III", 10, frame, 7)] * (count - 1) + [struct.pack("<III", 10, frame - 24, 7)]
+    stored, table = encoded_table(entries), Table("k", mark)
+    del entries
+    tracemalloc.start()
+    try:
+        table.read(stored)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(stored)
+    finally:
+        tracemalloc.stop()
+    assert table.stored_span(table.frames(frame * 3, frame * 5 + 1)) == (30, 60)
+    other = Table("k", mark)
+    with pytest.raises(IntegrityError):
+        other.read(stored[:20] + struct.pack("<I", frame + 1) + stored[24:])
 
 
 async def test_frames_in_another_order_are_an_integrity_error() -> None:

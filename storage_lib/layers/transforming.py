@@ -61,7 +61,9 @@ class TransformingObjects(ObjectLayer):
         async with aclosing(chunks):
             stored = Parts(chunks, can.part_bytes, can.part_bytes * can.max_parts, late=at_the_end)
             if (data := await stored.whole()) is None:
-                return await super().put_stream(key, stored, options, repeat)
-            metadata = stored.complete(options.metadata)
-            options = replace(options, metadata=metadata, sha256=await sha256_of(data))
-            return await super().put(key, data, options)
+                result = await super().put_stream(key, stored, options, repeat)
+            else:
+                metadata = stored.complete(options.metadata)
+                options = replace(options, metadata=metadata, sha256=await sha256_of(data))
+                result = await super().put(key, data, options)
+        return PutResult(key, result.etag, parts.size, result.created)

@@ -8,6 +8,8 @@ frames it lies in. Behind them is a table in a frame that decoders skip: the "Zs
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -63,9 +65,9 @@ class Table:
         self._length = _HEADER.size + self._count * _ENTRY.size + _FOOTER.size
         if self._length > min(mark.stored, MAX_TABLE_BYTES):
             raise self._damaged()
-        self._stored: list[int] = []
-        self._checksums: list[int] = []
-        self._offsets: list[int] = []
+        self._stored = array("I")
+        self._checksums = array("I")
+        self._offsets = array("Q")
 
     @property
     def span(self) -> tuple[int, int]:
@@ -78,14 +80,18 @@ class Table:
         header = _HEADER.pack(_SKIPPED, self._length - _HEADER.size)
         if len(stored) != self._length or not stored.startswith(header) or not stored.endswith(footer):
             raise self._damaged()
-        entries = list(_ENTRY.iter_unpack(stored[_HEADER.size : -_FOOTER.size]))
-        self._stored = [entry[0] for entry in entries]
-        self._checksums = [entry[2] for entry in entries]
-        self._offsets = list(accumulate(self._stored, initial=0))
-        sizes = [entry[1] for entry in entries]
-        if sizes != [self.size(index) for index in range(self._count)] or self._offsets[-1] != self.span[0]:
+        entries = array("I", stored[_HEADER.size : -_FOOTER.size])
+        if sys.byteorder == "big":
+            entries.byteswap()
+        self._stored, sizes, self._checksums = entries[0::3], entries[1::3], entries[2::3]
+        self._offsets = array("Q", accumulate(self._stored, initial=0))
+        expected = array("I", [self._mark.frame]) * self._count
+        if self._count:
+            expected[-1] = self.size(self._count - 1)
+        if sizes != expected or self._offsets[-1] != self.span[0]:
             raise self._damaged()
-        if max(self._stored) > 2 * self._mark.frame + 1024:  # An incompressible frame grows by less than 1 %.
+        # An incompressible frame grows by less than 1 %.
+        if max(self._stored, default=0) > 2 * self._mark.frame + 1024:
             raise self._damaged()
 
     def frames(self, start: int, end: int) -> range:

@@ -34,6 +34,7 @@ _INLINE_BYTES = 16 * 1024
 _SLOW_INLINE_BYTES = 1024
 _SLOW_LEVEL = 10
 _INLINE_EXPANDED_BYTES = 64 * 1024
+_INLINE_TABLE_BYTES = 64 * 1024
 _MAX_RATIO = 100
 _ATTEMPTS = 8
 
@@ -207,7 +208,10 @@ class CompressedObjects(TransformingObjects):
         try:
             found = await super().get(key, replace(wanted, byte_range=ByteRange(*table.span)))
             assert found is not None  # noqa: S101 - only a get with if_none_match answers None
-            table.read(found.data)
+            if len(found.data) <= _INLINE_TABLE_BYTES:
+                table.read(found.data)
+            else:
+                await threads.working.run(table.read, found.data)
             needed = table.frames(start, end)
             part = ByteRange(*table.stored_span(needed))
             _, _, chunks = await super().read_stream(key, replace(wanted, byte_range=part))

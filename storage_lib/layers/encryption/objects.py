@@ -296,11 +296,10 @@ async def _decrypted_stream(
     number, skip, left = span.first, span.skip, span.size
     async with aclosing(chunks):
         async for piece in chunks:
-            if header:
-                if not header.startswith(piece[: len(header)]):
-                    raise changed(cipher.name)
-                header, piece = header[len(piece) :], piece[len(header) :]
-            for few in batched(cutter.cut(piece), AT_ONCE, strict=False):
+            if not header.startswith(piece[: len(header)]):
+                raise changed(cipher.name)
+            sealed, header = memoryview(piece)[len(header) :], header[len(piece) :]
+            for few in batched(cutter.cut(sealed), AT_ONCE, strict=False):
                 for plain in cipher.decrypt(few, number, span.last_of_all):
                     wanted, skip = plain[skip : skip + left], 0
                     left -= len(wanted)
