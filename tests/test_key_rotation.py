@@ -396,3 +396,32 @@ async def test_a_rotation_whose_responses_are_lost_is_no_conflict_with_itself() 
     assert switched.lose_responses == 0
     assert set((await keys_used(store)).values()) == {"new"}
     assert [await manager(store, AFTER).load(f"k/{n}") for n in range(5)] == list(range(5))
+
+
+async def test_a_version_that_lost_a_conflict_is_told_until_it_is_restored_or_dismissed() -> None:
+    first, second = MemoryBackend(), MemoryBackend()
+    primary = Switched(first)
+    chosen = FallbackOptions(
+        secondary=StorageConfig(storage_type="memory"), writes="secondary", check_seconds=0
+    )
+
+    def process(options: EncryptionOptions) -> StorageManager:
+        return manager(FallbackLayer(primary, second, chosen), options)
+
+    before = process(BEFORE)
+    await before.save("k", 0)
+    primary.away = True
+    await before.save("k", "in the second store")
+    await manager(first, BEFORE).save("k", "in the primary")
+    primary.away = False
+    await before.repair()
+    both = process(BOTH)
+    done = await both.rotate_keys()
+    assert both.fallback is not None
+    (kept,) = [each async for each in both.fallback.conflicts()]
+    assert (done.encrypted, list(done.failed)) == (1, [kept.kept])
+    await both.fallback.restore(kept)
+    await both.fallback.dismiss(kept)
+    assert (await both.rotate_keys()).failures == 0
+    assert set((await keys_used(first)).values()) == {"new"}
+    assert await process(AFTER).load("k") == "in the second store"
