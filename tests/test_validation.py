@@ -31,6 +31,7 @@ from storage_lib.config import StorageConfig
 from storage_lib.config.validation import Rule, ValidationOptions, from_env
 from storage_lib.errors import (
     ConfigurationError,
+    EncryptionError,
     IntegrityError,
     KeyNotFoundError,
     RuleViolationError,
@@ -40,6 +41,7 @@ from storage_lib.layers.validation.schemas import Schema
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
 from tests.http_app import PlatformApp, serve
+from tests.layer_stacks import LAYERS
 
 CONFIG = {
     "type": "object",
@@ -458,6 +460,26 @@ async def test_reads_check_by_choice(backend: StorageBackend, by_type: bool) -> 
     assert await _streamed(storage, "good") == (await storage.read("good")).data
     etag = (await storage.info("good")).etag
     assert await storage.read_if_changed("good", etag) is None
+
+
+@pytest.mark.parametrize("layer", ["compression", "encryption"])
+async def test_reads_check_what_a_layer_has_stored_that_is_off_now(
+    backend: StorageBackend, layer: str
+) -> None:
+    then, storage = (
+        StorageManager(backend=LAYERS[layer](backend)),
+        manager(backend, Rule(schema=CONFIG, on_read=True)),
+    )
+    await then.save("good", {"model": "m" * 5000})
+    await then.save("bad", {"model": 1, "more": "m" * 5000})
+    for read in (storage.load, lambda key: _streamed(storage, key)):
+        if layer == "encryption":
+            for key in ("good", "bad"):
+                with pytest.raises(EncryptionError):
+                    await read(key)
+        else:
+            assert await read("good")
+            assert (await refused(read("bad"))).stored
 
 
 async def _streamed(storage: StorageManager, key: str) -> bytes:

@@ -133,6 +133,8 @@ class ValidatingObjects(ObjectLayer):
             return []
         if (until := expiry.end_in(info.metadata)) is not None and until <= self.clock():
             return []  # It will be told that it is gone.
+        if hidden.ENCRYPTED in info.metadata:
+            return []  # It will be told that encryption is off.
         return [rule for rule in self._rules_for(info.key) if rule.rule.on_read]
 
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
@@ -172,7 +174,7 @@ class ValidatingObjects(ObjectLayer):
 
 def _checked(rules: list[ReadyRule], info: ObjectInfo) -> ObjectInfo:
     """Check what is known about a stored object, and return what callers see of it."""
-    shown = hidden.presented(info)
+    shown = hidden.presented(hidden.received(info))
     for rule in rules:
         rule.check(info.key, shown.content_type, shown.metadata, shown.size, stored=True)
     return shown
