@@ -14,6 +14,7 @@ from functions.answers import json_response
 from functions.endpoint import endpoint
 from functions.state import state
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
+from storage_lib.ports.backend import StorageBackend, layers_of
 from storage_lib.tasks.model import TASK_QUEUE
 
 blueprint = func.Blueprint()
@@ -34,9 +35,9 @@ async def health_live(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(route="health/ready", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
 @endpoint()
 async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/health/ready``: 200 if objects, tables and queues answer within `READY_SECONDS` and the
-    settings are valid, else 503 or 500 with the reason. A quota above its warning mark is shown, and is no
-    reason.
+    """``GET /api/health/ready``: 200 if objects, tables and queues answer within `READY_SECONDS`, the
+    encryption key is at hand and the settings are valid, else 503 or 500 with the reason. A quota above its
+    warning mark is shown, and is no reason.
 
     With a second store the answer says which one answers. While that is the second, the status is
     ``degraded``, and ``tasks`` says whether tables and queues, which do not fall back, are there.
@@ -48,11 +49,13 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
         with suppress(KeyNotFoundError):  # the first task creates the queue
             await app.storage.backend.queues.peek(TASK_QUEUE)
 
-    asked = (app.storage.open(), app.engine.list(limit=1), peek())
     limit = asyncio.timeout(READY_SECONDS)
     try:
         async with limit:
+            if app.config.encryption is not None:
+                await _need_key(app.storage.backend)
             # Without a second store the first error is the answer.
+            asked = (app.storage.open(), app.engine.list(limit=1), peek())
             found = await asyncio.gather(*asked, return_exceptions=app.config.fallback is not None)
     except TimeoutError as error:
         if not limit.expired():
@@ -80,6 +83,15 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     if quotas := app.storage.backend.quotas():
         answer["quotas"] = [to_builtins(usage) | {"is_high": usage.is_high} for usage in quotas]
     return json_response(answer)
+
+
+async def _need_key(backend: StorageBackend) -> None:
+    """:raises StorageError: the key that encrypts cannot be had, perhaps from the vault that wraps it."""
+    from storage_lib.layers.encryption import EncryptionLayer  # Only where it is on.
+
+    for layer in layers_of(backend):
+        if isinstance(layer, EncryptionLayer):
+            await layer.ring.current()
 
 
 def _text(moment: datetime | None) -> str | None:

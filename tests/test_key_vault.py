@@ -36,6 +36,7 @@ from storage_lib.layers.encryption import EncryptionLayer, KeyRing, Vault, ring_
 from storage_lib.layers.encryption import vault as vault_module
 from storage_lib.layers.encryption.keys import FileKeys
 from tests.conftest import PROJECT
+from tests.http_app import serve
 from tests.key_vault import OAEP, TOKEN, StubVault, error, resolved_here
 
 KEY = "https://stub.vault.azure.net/keys/data-keys"
@@ -383,6 +384,34 @@ async def test_a_disabled_version_wraps_no_key(vault: StubVault) -> None:
     vault.enabled[older] = True
     one = await new_wrapped_key(f"{vault.key}/{older}", "x", Identity(), verify=str(vault.certificate))
     assert one.startswith(f"x:{older}.")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (AccessDeniedError("403 ForbiddenByRbac", remedy="a role"), 500, "access-denied"),
+        (StorageUnavailableError("no answer"), 503, "storage-unavailable"),
+    ],
+    ids=["forbidden", "away"],
+)
+async def test_an_app_whose_key_cannot_be_unwrapped_is_not_ready(
+    failure: StorageError, status: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[StorageError] = [failure, failure]
+
+    async def unwrap(self: Vault, key_id: str, key: Wrapped) -> bytes:
+        if failures:
+            raise failures.pop()
+        return bytes(32)
+
+    monkeypatch.setattr(Vault, "unwrap", unwrap)
+    given = EncryptionOptions(keys=f"a:1.{'A' * 342}", key_vault_key=KEY)
+    async with serve(monkeypatch, StorageConfig(base_path=tmp_path, encryption=given)) as app:
+        answer = await app("GET", "/api/health/ready")
+        assert (answer.status, answer.problem["code"]) == (status, code)
+        assert (await app("PUT", "/api/objects/k", b"1")).status == status
+        assert (await app("GET", "/api/health/ready")).status == 200
+        assert (await app("PUT", "/api/objects/k", b"1")).status == 201
 
 
 # -- options, secrets, copies
