@@ -854,6 +854,26 @@ async def test_what_a_mirror_missed_is_repaired(calls: int) -> None:
     assert not await marks(stores.second.objects)
 
 
+@pytest.mark.parametrize("refused", ["put", "put_stream", "delete"])
+async def test_a_refused_write_does_not_hide_what_a_mirror_missed_before(refused: str) -> None:
+    stores = Stores(mode="mirror", writes="primary")
+    etag = (await stores.objects.put("k", b"1")).etag
+    stores.primary.lose_responses = 1
+    with pytest.raises(TransientStorageError):  # The primary has done it.
+        await (stores.objects.delete("k") if refused == "delete" else stores.objects.put("k", b"2"))
+    doings: dict[str, Callable[[], Awaitable[Any]]] = {
+        "put": lambda: stores.objects.put("k", b"3", if_absent=True),
+        "put_stream": lambda: stores.objects.put_stream("k", [BIG, b"end"], if_match=etag),
+        "delete": lambda: stores.objects.delete("k"),
+    }
+    with pytest.raises((PreconditionFailedError, KeyNotFoundError)):
+        await doings[refused]()
+    assert (await stores.layer.repair()).failed == ()
+    primary, secondary = await stores.both("k")
+    assert primary == secondary == (None if refused == "delete" else b"2")
+    assert not await marks(stores.second.objects)
+
+
 async def test_a_mirror_that_begins_late_is_not_complete_until_a_full_repair() -> None:
     stores = Stores(mode="mirror")
     for n in range(20):

@@ -50,8 +50,19 @@ class Marks:
 
     async def put(self, key: str) -> str:
         """Mark a key and return the mark's ETag, which is another one each time."""
+        return await self._put(key, if_absent=False)
+
+    async def add(self, key: str) -> tuple[str, bool]:
+        """`put`, and whether the key was not marked before."""
+        try:
+            return await self._put(key, if_absent=True), True
+        except PreconditionFailedError:
+            return await self._put(key, if_absent=False), False
+
+    async def _put(self, key: str, *, if_absent: bool) -> str:
         content = f"{key}\n{uuid.uuid4().hex}".encode()
-        options = PutOptions("text/plain; charset=utf-8", {}, await sha256_of(content))
+        digest = await sha256_of(content)
+        options = PutOptions("text/plain; charset=utf-8", {}, digest, if_absent=if_absent)
         return (await self.driver.put(self.name(key), content, options)).etag
 
     async def etag(self, key: str) -> str | None:

@@ -38,6 +38,8 @@ class Intent(msgspec.Struct, frozen=True):
     marks: Marks
     key: str
     etag: str
+    is_new: bool
+    """The key was not marked before: the stores agreed."""
 
 
 class Mirror:
@@ -59,11 +61,11 @@ class Mirror:
                 self._has_begun = True
         there, here = self.marks
         try:
-            intent = Intent(there, key, await there.put(key))
+            intent = Intent(there, key, *await there.add(key))
         except StorageError as error:
             _log.warning("the second store does not take %r now: %s", key, error)
             self.behind += 1  # And the second store does not know.
-            return Intent(here, key, await here.put(key))
+            return Intent(here, key, *await here.add(key))
         if self._told < self.behind:
             with suppress(StorageError):  # The next write or repair does it.
                 await self._tell()
@@ -117,7 +119,9 @@ class Mirror:
             await self.note_complete()
 
     async def drop(self, intent: Intent) -> None:
-        """The primary was not changed."""
+        """The primary was not changed. What an earlier write has left to be repaired still is."""
+        if not intent.is_new:
+            return
         with suppress(StorageError):  # A repair finds nothing to do.
             await intent.marks.remove(intent.key, intent.etag)
 
