@@ -718,6 +718,26 @@ async def test_a_newer_write_of_the_old_content_wins(
     assert await stores.both("switch") == (b"on", b"on")
 
 
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("before", [b"0", None])
+async def test_two_equal_updates_are_a_conflict_unless_they_are_one(before: bytes | None, lost: bool) -> None:
+    """Two processes count from the same number, or take the same lock, one in each store."""
+    stores = Stores(mode="mirror")
+    put = None if before is None else await stores.objects.put("n", before)
+    condition: dict[str, Any] = {"if_absent": True} if put is None else {"if_match": put.etag}
+    if lost:
+        stores.primary.lose_responses = 1
+        await stores.objects.put("n", b"1", **condition)
+    else:
+        stores.primary.away, stores.primary.error = True, refused
+        await stores.objects.put("n", b"1", **condition)
+        await stores.first.objects.put("n", b"1", **condition)
+        stores.primary.away = False
+    result = await stores.layer.repair()
+    assert [each.winner for each in result.conflicts] == ([] if lost else ["primary"])
+    assert await stores.both("n") == (b"1", b"1")
+
+
 async def test_a_kept_version_can_be_restored_and_dismissed(stores: Stores) -> None:
     await stores.objects.put("k", b"0")
     await outage(stores, "k", b"winner", b"loser")

@@ -287,7 +287,10 @@ def _is_done(journaled: ObjectInfo, entry: Entry, found: ObjectInfo) -> bool:
     whose response was lost."""
     if entry.deleted:
         return False
-    return found.metadata.get(hidden.REPAIRED) == entry.mark or is_same(journaled, found)
+    if found.metadata.get(hidden.REPAIRED) == entry.mark:
+        return True
+    # Of two equal updates or creations, each on a condition, one is lost: that is a conflict.
+    return is_same(journaled, found) and (entry.blind or entry.knows(found))
 
 
 def _winner(entry: Entry, found: ObjectInfo | None) -> Literal["primary", "secondary"]:
