@@ -148,7 +148,7 @@ class Sizes:
 
     async def _found(self) -> tuple[Series, str | None]:
         try:
-            found = await self._objects.get(KEY)
+            found = await self._objects.get(KEY, fresh=True)  # Other hosts write it, too.
         except KeyNotFoundError:
             found = None
         if found is None:

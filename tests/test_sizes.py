@@ -112,6 +112,7 @@ async def test_hosts_that_keep_objects_in_memory_measure_in_turn(tmp_path: Path,
     async with StorageManager(config) as one, StorageManager(config) as other:
         for storage in (one, other, one, other):
             assert await Sizes(storage, clock).measure(HOUR)
+            assert (await Sizes(storage, clock).read()).newest
             clock.pass_(HOUR)
         assert len((await Sizes(one, clock).read()).recent) == 4
 
