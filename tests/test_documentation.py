@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
 
+from storage_lib import config
 from storage_lib.config.spelling import SETTINGS
 from storage_lib.s3_backend import S3StorageBackend
 from tests.conftest import PROJECT
@@ -119,3 +122,20 @@ def test_every_proof_of_a_guarantee_exists() -> None:
     folders = (PROJECT / "tests", PROJECT / "storage_lib" / "testing")
     code = "".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
     assert [name for name in sorted(named) if f"def {name}(" not in code] == []
+
+
+def test_every_option_of_a_layer_is_described() -> None:
+    modules = [
+        importlib.import_module(f"storage_lib.config.{each.name}") for each in iter_modules(config.__path__)
+    ]
+    found = [each for module in modules for name, each in vars(module).items() if name.endswith("Options")]
+    fields = {field for each in found for field in each.__struct_fields__}
+    assert len(fields) > 30
+    described = set(re.findall(r"`(?:\w+=)?(\w+)[`(]", text("layers.md")))
+    assert sorted(fields - described) == []
+
+
+def test_each_guarantee_has_a_proof() -> None:
+    guarantees = re.split(r"\n(?=\d+\. |- \*\*|All layers)", text("guarantees.md"))[1:]
+    assert len(guarantees) > 30
+    assert [each[:80] for each in guarantees if not re.search(r"`tests?[_/]", each)] == []
