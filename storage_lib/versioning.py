@@ -48,7 +48,7 @@ _LOOKS_LIKE_A_NUMBER = pattern(r"v?[0-9]+")
 _ATTEMPTS = 1000
 _PROBES = 3
 """After so many numbers that were taken, the versions are listed to find the highest."""
-_REMOVED_AT_A_TIME = 500
+_REMOVED_AT_A_TIME = 16
 
 _turns: WeakValueDictionary[tuple[int, int, str], asyncio.Lock] = WeakValueDictionary()
 """The saves of one key in one manager take turns: they would only fight over numbers."""
@@ -134,6 +134,12 @@ class Versions:
         """Store the data under a number that nobody has; the number, and the state before."""
         state, etag = await self._state(key)
         number = version or state.highest + 1
+        if number in state.removing:
+            raise PreconditionFailedError(
+                f"version {number} of object {key!r} is being removed",
+                field="version",
+                remedy="leave the version out: then it gets the next number",
+            )
         for attempt in range(_ATTEMPTS):
             try:
                 await self._storage.save(
@@ -295,18 +301,32 @@ class Versions:
         if dry_run or not doomed:
             return sorted(doomed)
         await self._change(key, removing, found=(state, etag))
+
+        async def delete(number: int) -> bool:
+            try:
+                # What was listed and nothing else: the number may have been given again by hand meanwhile.
+                await self._storage.delete(_key_of(key, number), if_match=stored[number].etag)
+            except PreconditionFailedError:
+                return False
+            except KeyNotFoundError:
+                pass
+            return True
+
         left = sorted(doomed)
+        gone: list[int] = []
         for start in range(0, len(left), _REMOVED_AT_A_TIME):
-            batch = [_key_of(key, number) for number in left[start : start + _REMOVED_AT_A_TIME]]
-            for failure in (await self._storage.delete_many(batch)).values():
-                if failure is not None and not isinstance(failure, KeyNotFoundError):
-                    raise failure
+            batch = left[start : start + _REMOVED_AT_A_TIME]
+            deleted = await asyncio.gather(*(delete(number) for number in batch), return_exceptions=True)
+            for number, outcome in zip(batch, deleted, strict=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                gone += [number] * outcome
 
         def removed(state: _State) -> None:
             state.removing = [number for number in state.removing if number not in doomed]
 
         await self._change(key, removed)
-        return left
+        return gone
 
     async def diff(self, key: str, old: int | str, new: int | str | None) -> list[dict[str, Any]]:
         """See `StorageManager.diff_versions`."""

@@ -262,6 +262,33 @@ async def test_a_prune_that_was_cut_off_is_ended_by_the_next() -> None:
         await other.info("k/v2")
 
 
+async def test_a_number_given_again_by_hand_is_not_pruned_as_what_it_was() -> None:
+    storage, other, pausing = await prepared()
+
+    async def given_again() -> None:
+        await other.prune_versions("k", keep_last=1)
+        assert await other.save_versioned("k", "mine", 2) == 2
+
+    pausing.before["put", "k/current"] = given_again  # after the prune has listed the old one
+    assert await storage.prune_versions("k", keep_last=1) == [1, 3]
+    assert await other.load_version("k", 2) == "mine"
+
+
+async def test_a_number_that_is_being_removed_is_not_given() -> None:
+    storage, other, pausing = await prepared()
+
+    async def die() -> None:
+        raise ConnectionError
+
+    pausing.before["delete", "k/v2"] = die
+    with pytest.raises(ConnectionError):
+        await storage.prune_versions("k", keep_last=1)
+    await other.backend.objects.delete("k/v2")
+    with pytest.raises(PreconditionFailedError, match="being removed"):
+        await other.save_versioned("k", "mine", 2)
+    assert await numbers(other, "k") == [4]
+
+
 async def test_a_late_writer_does_not_take_back_the_current_version() -> None:
     storage, other, pausing = await prepared()
     pausing.before["put", "k/current"] = lambda: other.save_versioned("k", "faster")
