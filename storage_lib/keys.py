@@ -168,6 +168,7 @@ def _shown(key: str) -> str:
 
 
 MAX_METADATA_BYTES = 1536
+MAX_METADATA_NAMES = 50
 _METADATA_NAME = pattern(r"[a-z][a-z0-9-]{0,63}")
 
 
@@ -176,11 +177,19 @@ def validate_metadata(metadata: dict[str, str]) -> dict[str, str]:
     of any printable text.
 
     Names and values together may have 1,536 bytes of UTF-8 after percent-encoding: S3 allows 2 KB of user
-    metadata, and the library needs the rest for its checksum and format marks.
+    metadata, and the library needs the rest for its checksum and format marks. There may be 50 names: each
+    is a header, and an answer with more than a hundred headers cannot be read.
 
     :raises InvalidArgumentError: a name or value is outside the grammar.
     :raises ObjectTooLargeError: there is too much of it.
     """
+    if len(metadata) > MAX_METADATA_NAMES:
+        raise ObjectTooLargeError(
+            f"metadata has {len(metadata)} names",
+            field="metadata",
+            limit=f"{MAX_METADATA_NAMES} names",
+            remedy="join values, or save them as an object",
+        )
     total = 0
     for name, value in metadata.items():
         if not isinstance(name, str) or not _METADATA_NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -899,6 +899,17 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
 
     # -- limits
 
+    async def test_as_many_metadata_as_are_accepted_come_back(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        key = f"{unique}/k"
+        metadata = {f"m{n}": f"value {n}" for n in range(50)}
+        await objects.put(key, b"x", metadata=metadata, ttl=1000, if_absent=True)
+        assert dict((await objects.head(key)).metadata) == metadata
+        found = await objects.get(key)
+        assert found is not None
+        assert dict(found.info.metadata) == metadata
+
     async def test_metadata_and_content_type_are_checked_before_anything_is_stored(
         self, objects: ObjectStore, unique: str
     ) -> None:
@@ -908,6 +919,8 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
                 await objects.put(key, b"x", metadata=metadata)
         with pytest.raises(ObjectTooLargeError):
             await objects.put(key, b"x", metadata={"a": "x" * 2000})
+        with pytest.raises(ObjectTooLargeError):
+            await objects.put(key, b"x", metadata={f"m{n}": "" for n in range(51)})
         for content_type in ("json", "text/", "text/plain\r\nX: y", "a/b" * 100, ""):
             with pytest.raises(InvalidArgumentError):
                 await objects.put(key, b"x", content_type=content_type)
