@@ -120,6 +120,18 @@ async def test_ends_runs_retries_and_waits_are_counted(measured: Measured) -> No
     assert measured["agent_task.takeovers"] == {}
 
 
+async def test_names_that_are_no_actions_are_one(measured: Measured) -> None:
+    queues = measured.engine.storage.backend.queues
+    await queues.create_queue(TASK_QUEUE)
+    for n in range(5):
+        message = {"task_id": f"t{n}", "agent_id": "a", "action": f"whatever_{n}"}
+        await queues.send(TASK_QUEUE, json.dumps(message).encode())
+    await measured.run_all()
+    assert measured["agent_task.ended"] == {("_OTHER", "failed"): 5}
+    assert measured["agent_task.run.duration"] == {("_OTHER", "failed"): 5}
+    assert set(measured["agent_task.running"]) == set(measured["agent_task.wait.duration"]) == {("_OTHER",)}
+
+
 async def test_the_wait_is_that_since_a_task_was_due(measured: Measured) -> None:
     await measured.engine.submit("fine", "a")
     await measured.engine.submit("fan_out", "a", delay_seconds=20)

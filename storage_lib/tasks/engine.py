@@ -66,6 +66,7 @@ class TaskEngine:
         def now() -> datetime:
             return datetime.fromtimestamp(clock(), UTC)
 
+        self.registry = registry or Registry()
         spans = None
         if backend.traced:
             from storage_lib.tasks.spans import TaskSpans
@@ -75,10 +76,9 @@ class TaskEngine:
         if backend.metrics is not None:
             from storage_lib.tasks.measures import TaskMeasures
 
-            measures = TaskMeasures(backend.metrics)
+            measures = TaskMeasures(backend.metrics, self.registry.knows)
         self._measures = measures
         self.storage = storage
-        self.registry = registry or Registry()
         self.records = TaskRecords(backend, 0 if payloads_as_objects else INLINE_BYTES)
         self.control = Control(self.records, queues, now)
         self.submission = Submission(backend, self.records, self.registry, self.control, now, window, spans)

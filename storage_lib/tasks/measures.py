@@ -10,11 +10,18 @@ from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.history import outcome_of
 from storage_lib.tasks.lease import Lease
 
+OTHER = "_OTHER"
+"""Stands for the name of an action that does not exist: a message may name anything."""
+
 
 class TaskMeasures:
-    """The instruments of tasks in a registry. Their tags are actions, outcomes and queues, which are few."""
+    """The instruments of tasks in a registry. Their tags are actions, outcomes and queues, which are few.
 
-    def __init__(self, registry: Registry) -> None:
+    :param is_action: whether there is an action of this name.
+    """
+
+    def __init__(self, registry: Registry, is_action: Callable[[str], bool]) -> None:
+        self._is_action = is_action
         self._ended = registry.counter(
             "agent_task.ended", unit="{task}", description="Tasks that ended, by action and status"
         )
@@ -44,7 +51,7 @@ class TaskMeasures:
     ) -> list[TaskEvent]:
         """Measure a run."""
         claimed = lease.record
-        action = {"action": claimed.action}
+        action = self._action(claimed.action)
         if claimed.history and claimed.history[-1].outcome == "lost" and claimed.attempts > 1:
             self._takeovers.add(1, action)
         elif claimed.started_at is not None:
@@ -64,7 +71,10 @@ class TaskMeasures:
 
     def ended(self, event: TaskEvent) -> None:
         """Count the end of a task, as often as its event is published: at least once, seldom twice."""
-        self._ended.add(1, {"action": event.action, "status": event.status.value})
+        self._ended.add(1, {**self._action(event.action), "status": event.status.value})
+
+    def _action(self, name: str) -> dict[str, str]:
+        return {"action": name if self._is_action(name) else OTHER}
 
     def poisoned(self, queue: str) -> None:
         """Count a message of the poison queue of ``queue``."""

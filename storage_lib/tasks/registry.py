@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module, invalidate_caches
 from types import CodeType
@@ -79,6 +80,12 @@ class Registry:
                 if self._modules
                 else 'name its module: TaskEngine(storage, Registry(["actions"]))',
             ) from None
+
+    def knows(self, name: str) -> bool:
+        """Whether there is an action of this name; it is not known as long as a module cannot be imported."""
+        with suppress(ConfigurationError):
+            self._load()
+        return name in _actions
 
     def names(self) -> list[str]:
         self._load()
