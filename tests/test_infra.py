@@ -17,6 +17,7 @@ import pycep
 import pytest
 import yaml
 
+from storage_lib.config.spelling import SETTINGS
 from tests.bicep import (
     BicepError,
     Declaration,
@@ -235,7 +236,11 @@ def test_the_parameters_file_is_for_azd_and_agrees_with_the_template() -> None:
     assert untold == {"principalId", "principalType"}
     settable = {name for name in variables if name.startswith("AGENT_STORAGE_")}
     outputs = {d.name for path, d in declared("output") if path == "main.bicep"}
-    app_settings = {"AGENT_STORAGE_MAX_JSON_BYTES", "AGENT_STORAGE_SDK_LOG_LEVEL"}
+    app_settings = {
+        *("AGENT_STORAGE_MAX_JSON_BYTES", "AGENT_STORAGE_SDK_LOG_LEVEL", "AGENT_STORAGE_ENCRYPTION"),
+        *("AGENT_STORAGE_ENCRYPTION_KEYS", "AGENT_STORAGE_ENCRYPTION_KEY_VAULT_KEY"),
+    }
+    assert app_settings <= SETTINGS
     assert set(re.findall(r"AGENT_STORAGE_[A-Z_]+", told)) - outputs - app_settings == settable
 
 
