@@ -208,7 +208,9 @@ async def _process(message: func.QueueMessage, queue: str, context: func.Context
         await state().engine.deliver(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
 
 
-async def _process_poison(message: func.QueueMessage, queue: str, context: func.Context) -> None:
+async def _process_poison(
+    message: func.QueueMessage, queue: str, context: func.Context | None = None
+) -> None:
     delivery = Delivery.of(message)
     with invocation(context):
         await state().engine.deliver_poison(

@@ -355,7 +355,7 @@ async def test_openmetrics_over_http(app: PlatformApp) -> None:
     found = await app("GET", "/api/metrics", headers={"Accept": accept})
     assert found.headers["content-type"] == OPENMETRICS
     assert found.body.endswith(b"\n# EOF\n")
-    assert labelled(read(found.body, True), "agent_storage_up", port="objects") == [1]
+    assert labelled(read(found.body, True), "agent_storage_up", backend="file", port="objects") == [1]
 
 
 async def test_the_head_of_the_metrics(app: PlatformApp) -> None:

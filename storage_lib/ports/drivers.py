@@ -214,32 +214,36 @@ class ObjectDriver(Stationary, ABC):
         :raises PreconditionFailedError: the source has been replaced, or ``if_absent`` is set and there is a
             target.
         """
-        return await self.rewrite(source, target, if_absent=if_absent)
-
-    async def rewrite(
-        self, source: ObjectInfo, target: str, *, if_absent: bool = False, if_match: str | None = None
-    ) -> PutResult:
-        """Read exactly this version and save it as ``target``, with its type and metadata, in pieces.
-
-        :raises PreconditionFailedError: the source has been replaced, or the target does not meet the
-            conditions.
-        """
-        info, _, chunks = await self.read_stream(source.key, GetOptions(if_match=source.etag))
-        size = self.capabilities.part_bytes
-        async with aclosing(chunks):
-            reader = ObjectReader(info, 0, chunks, verified=True)
-            parts = Parts(reader, size, size * self.capabilities.max_parts)
-            data = await parts.whole()
-            options = PutOptions(
-                info.content_type, dict(info.metadata), if_match=if_match, if_absent=if_absent
-            )
-            if data is None:
-                return await self.put_stream(target, parts, options)
-            digest = await sha256_of(data)
-            return await self.put(target, data, msgspec.structs.replace(options, sha256=digest))
+        return await rewritten(self, source, target, if_absent=if_absent)
 
     async def remove_stale(self) -> None:
         """Remove what crashed processes have left behind; part of each sweep."""
+
+
+async def rewritten(
+    driver: ObjectDriver,
+    source: ObjectInfo,
+    target: str,
+    *,
+    if_absent: bool = False,
+    if_match: str | None = None,
+) -> PutResult:
+    """Read exactly this version and save it as ``target``, with its type and metadata, in pieces.
+
+    :raises PreconditionFailedError: the source has been replaced, or the target does not meet the
+        conditions.
+    """
+    info, _, chunks = await driver.read_stream(source.key, GetOptions(if_match=source.etag))
+    size = driver.capabilities.part_bytes
+    async with aclosing(chunks):
+        reader = ObjectReader(info, 0, chunks, verified=True)
+        parts = Parts(reader, size, size * driver.capabilities.max_parts)
+        data = await parts.whole()
+        options = PutOptions(info.content_type, dict(info.metadata), if_match=if_match, if_absent=if_absent)
+        if data is None:
+            return await driver.put_stream(target, parts, options)
+        digest = await sha256_of(data)
+        return await driver.put(target, data, msgspec.structs.replace(options, sha256=digest))
 
 
 # -- tables

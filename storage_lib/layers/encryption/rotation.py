@@ -20,7 +20,7 @@ from storage_lib.layers.encryption import record
 from storage_lib.layers.encryption.keys import KeyRing
 from storage_lib.layers.encryption.objects import EncryptedObjects
 from storage_lib.ports import expiry, hidden
-from storage_lib.ports.drivers import ListOptions
+from storage_lib.ports.drivers import ListOptions, rewritten
 from storage_lib.ports.object_model import ObjectInfo
 from storage_lib.ports.objects import ObjectStore
 
@@ -123,7 +123,7 @@ async def _renewed(
                     f"object {key!r} is only in the second store at present",
                     remedy="rotate again when the primary is back and repaired",
                 )
-            await objects.rewrite(info, key, if_match=info.etag)
+            await rewritten(objects, info, key, if_match=info.etag)
         except KeyNotFoundError:
             return None
         except PreconditionFailedError:
