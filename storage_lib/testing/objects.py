@@ -904,7 +904,7 @@ class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContrac
     ) -> None:
         key = f"{unique}/k"
         metadata = {f"m{n}": f"value {n}" for n in range(50)}
-        await objects.put(key, b"x", metadata=metadata, ttl=1000, if_absent=True)
+        await objects.put(key, b"x", metadata=metadata, ttl=10_000_000, if_absent=True)
         assert dict((await objects.head(key)).metadata) == metadata
         found = await objects.get(key)
         assert found is not None
