@@ -39,6 +39,7 @@ from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.objects import ObjectStore
 from storage_lib.ports.tables import Delete, Insert, Upsert
+from tests.descriptors import open_in
 from tests.layers import CountingLayer
 from tests.test_layers import MemoryBehindALayer
 
@@ -611,13 +612,13 @@ def audit_threads() -> int:
 
 
 async def test_a_layer_that_is_dropped_seals_and_keeps_nothing(folder: Path) -> None:
-    before = audit_threads(), len(os.listdir("/proc/self/fd"))
+    before = audit_threads(), open_in(folder)
     layer: AuditLayer | None = AuditLayer(MemoryBackend(), AuditOptions(path=str(folder), sync_ms=60_000))
     await layer.objects.put("a", b"1")
     assert audit_threads() == before[0] + 1
     layer = None
     async with asyncio.timeout(20):
-        while (audit_threads(), len(os.listdir("/proc/self/fd"))) != before:
+        while (audit_threads(), open_in(folder)) != before:
             gc.collect()
             await asyncio.sleep(0.01)
     assert verify(folder) == verify(folder)

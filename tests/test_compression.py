@@ -46,6 +46,7 @@ from storage_lib.ports.object_model import ObjectInfo, StoredObject
 from storage_lib.ports.objects import ObjectStore
 from storage_lib.zstandard import zstd
 from tests.conftest import PROJECT
+from tests.descriptors import open_in
 from tests.layers import DeflatingLayer
 from tests.test_azure_backend import a_container
 from tests.test_s3_backend import a_bucket, backend_of, raw_store
@@ -688,13 +689,13 @@ async def test_a_reader_that_is_left_closes_what_it_reads(
     async with FileStorageBackend(str(tmp_path)) as files:
         backend = layered(files)
         await backend.objects.put_stream("k", [STREAMED])
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_in(tmp_path)
         for taken in (0, 1, 3):
             async with backend.objects.open_reader("k", byte_range=byte_range) as reader:
                 chunks = aiter(reader)
                 for _ in range(taken):
                     await anext(chunks)
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert open_in(tmp_path) == before
 
 
 # -- configuration

@@ -1235,7 +1235,9 @@ def make_run(app: Path, *arguments: str, **variables: str) -> Iterator[Running]:
     """``make run``, in a process group of its own, as a terminal has it."""
     made = (f"{sys.prefix}/run.stamp", "-o", f"{sys.prefix}/s3.stamp")
     make = ["make", "-f", str(PROJECT / "Makefile"), "-o", *made, "run", f"VENV={sys.prefix}", "PORT=0"]
-    kept = {name: value for name, value in environment(**variables).items() if not name.startswith("MAKE")}
+    # `make test` may have been given variables, which are not those of this make.
+    given = environment(**variables).items()
+    kept = {name: value for name, value in given if not name.startswith(("MAKE", "ARGS", "PROCESSES"))}
     with (app / "log.txt").open("w") as log:
         process = subprocess.Popen(
             [*make, *arguments],
