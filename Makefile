@@ -4,7 +4,7 @@ PYTHON ?= python3.13
 PORT ?= 7071
 ARGS ?=
 # Tests wait more than they work; those of a file stay together, for they share servers.
-PROCESSES ?= 2
+PROCESSES ?= 3
 # Not given, the app settings decide (docs/configuration.md).
 BACKEND ?=
 DATA ?=
