@@ -47,7 +47,7 @@ def validate_key(key: str) -> str:
 
     :raises InvalidKeyError: it is not; the error says what to change.
     """
-    _check(key, prefix=False)
+    _check(key, "key", prefix=False)
     return key
 
 
@@ -74,13 +74,14 @@ def validate_user_key(key: str) -> str:
     return user_key(validate_key(key))
 
 
-def validate_prefix(prefix: str) -> str:
+def validate_prefix(prefix: str, field: str = "prefix") -> str:
     """Return ``prefix`` if some key could start with it. The empty prefix means every key.
 
+    :param field: its name in the error.
     :raises InvalidKeyError: no key can start with it.
     """
     if prefix != "":
-        _check(prefix, prefix=True)
+        _check(prefix, field, prefix=True)
     return prefix
 
 
@@ -89,8 +90,7 @@ def is_system_key(key: str) -> bool:
     return key == SYSTEM_SEGMENT or key.startswith(SYSTEM_PREFIX)
 
 
-def _check(key: str, *, prefix: bool) -> None:
-    what = "prefix" if prefix else "key"
+def _check(key: str, what: str, *, prefix: bool) -> None:
     if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise InvalidKeyError(f"{what} must be a str, not {type(key).__name__}", field=what)
     if not key:

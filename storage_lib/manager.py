@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Buffer, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Buffer, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -31,6 +31,7 @@ from storage_lib.ports.backend import (
     ByteRange,
     ByteSource,
     Listed,
+    ListEntry,
     ListPage,
     ObjectInfo,
     ObjectReader,
@@ -663,12 +664,30 @@ class StorageManager:
         """`info` of each key; return it or the `StorageError` of each."""
         return await _each(several("keys", keys), lambda key: self.info(key, fresh=fresh), concurrency)
 
-    def list_keys(self, prefix: str = "") -> Listed[str]:
+    def list_keys(self, prefix: str = "", *, start_after: str | None = None) -> Listed[str]:
         """List the keys that start with ``prefix``, ordered by their UTF-8 bytes.
 
         ``await`` returns a list; ``async for`` streams the keys and holds one page at a time.
+
+        :param start_after: only keys behind this one, in that order; it need not exist.
         """
-        return names_below(self.backend.objects, prefix)
+        return names_below(self.backend.objects, prefix, start_after)
+
+    def list_objects(self, prefix: str = "", *, start_after: str | None = None) -> Listed[ListEntry]:
+        """Like `list_keys`, with the size, ETag, time, content type, metadata and expiry of each object.
+
+        On S3 that takes a request for each object, many at a time; elsewhere it costs little.
+        """
+
+        async def entries() -> AsyncGenerator[ListEntry]:
+            found = self.backend.objects.iterate(
+                prefix, start_after=start_after, details=True, skip=SYSTEM_PREFIX
+            )
+            async for entry in found:
+                if not isinstance(entry, str):
+                    yield entry
+
+        return Listed(entries)
 
     async def list_page(
         self,
@@ -677,6 +696,7 @@ class StorageManager:
         delimiter: str | None = None,
         limit: int = 1000,
         cursor: str | None = None,
+        start_after: str | None = None,
         details: bool = False,
     ) -> ListPage:
         """Return one page of a listing.
@@ -685,11 +705,18 @@ class StorageManager:
         :param delimiter: fold keys that continue after the next delimiter into a prefix.
         :param limit: at most this many entries.
         :param cursor: the cursor of the previous page.
-        :param details: also return size, ETag and time of each object.
+        :param start_after: only keys and prefixes behind this key or prefix; it need not exist.
+        :param details: also return what is known of each object: `ListEntry.info`.
         :raises InvalidArgumentError: the cursor belongs to another listing, or an argument is out of range.
         """
         return await self.backend.objects.list_page(
-            prefix, delimiter=delimiter, limit=limit, cursor=cursor, details=details, skip=SYSTEM_PREFIX
+            prefix,
+            delimiter=delimiter,
+            limit=limit,
+            cursor=cursor,
+            start_after=start_after,
+            details=details,
+            skip=SYSTEM_PREFIX,
         )
 
 

@@ -63,7 +63,7 @@ class ToyObjects(ObjectDriver):
             beyond = key[len(prefix) :].partition("/")
             if options.delimiter and beyond[1]:
                 common = f"{prefix}{beyond[0]}/"
-                if common != folded:
+                if common != folded and is_after(common, options.after):
                     yield common
                 folded = common
             elif key in self.stored:

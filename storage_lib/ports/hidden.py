@@ -41,9 +41,6 @@ store's own ETags do."""
 ADDED_BELOW = frozenset({ATTEMPT, JOURNAL, ORIGIN, REPAIRED})
 """What layers inside the encryption layer add, and what it therefore does not bind the object to."""
 
-LISTED = (expiry.METADATA, SIZE)
-"""What a listing with details needs."""
-
 _DIGITS = pattern(r"[0-9]{1,18}")
 
 
@@ -85,16 +82,18 @@ def received(info: ObjectInfo) -> ObjectInfo:
 
 
 def entry(info: ObjectInfo) -> ListEntry:
-    """The entry of an object in a listing with details."""
-    return entry_of(info.key, info.size, info.etag, info.last_modified, info.metadata)
+    """What a driver lists of an object, with details. Layers may change its ``info`` as in an answer to
+    `head`; `listed` makes of it what callers see."""
+    metadata = info.metadata
+    size, etag = _size(metadata), expiry.join_etag(info.etag, metadata)
+    return ListEntry(info.key, info.size if size is None else size, etag, info.last_modified, info)
 
 
-def entry_of(
-    key: str, stored: int, etag: str, modified: datetime | None, metadata: Mapping[str, str]
-) -> ListEntry:
-    """`entry` from these values alone; only `LISTED` of the metadata counts."""
-    size = _size(metadata)
-    return ListEntry(key, stored if size is None else size, expiry.join_etag(etag, metadata), modified)
+def listed(entry: ListEntry) -> ListEntry:
+    """What a driver has listed, as callers see it."""
+    if (info := entry.info) is None or (shown := presented(received(info))) is info:
+        return entry
+    return ListEntry(shown.key, shown.size, shown.etag, shown.last_modified, shown)
 
 
 def _size(metadata: Mapping[str, str]) -> int | None:

@@ -82,12 +82,18 @@ class PutResult:
 
 @dataclass(frozen=True, slots=True)
 class ListEntry:
-    """An object in a listing. ``size``, ``etag`` and ``last_modified`` are set with ``details=True``."""
+    """An object in a listing. Only ``key`` is set without ``details=True``.
+
+    ``info`` has also the content type, the metadata and the expiry; it is None for an object that is damaged.
+    What a store does not tell in a listing is None in it: ``sha256`` and ``content_encoding`` of encrypted
+    objects, ``sha256`` of objects that were streamed to S3.
+    """
 
     key: str
     size: int | None = None
     etag: str | None = None
     last_modified: datetime | None = None
+    info: ObjectInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

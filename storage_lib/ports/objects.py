@@ -456,6 +456,7 @@ class ObjectStore(Stationary):
         delimiter: str | None = None,
         limit: int = 1000,
         cursor: str | None = None,
+        start_after: str | None = None,
         details: bool = False,
         skip: str | None = None,
     ) -> ListPage:
@@ -465,7 +466,8 @@ class ObjectStore(Stationary):
         :param delimiter: ``"/"`` folds keys that continue after the next slash into `ListPage.prefixes`.
         :param limit: at most this many entries and prefixes together, 1 to 5,000 (Azure's page size).
         :param cursor: `ListPage.cursor` of the previous page, with the same prefix and delimiter.
-        :param details: also return size, ETag and time of each object.
+        :param start_after: only keys and prefixes behind this key or prefix; it need not exist.
+        :param details: also return what is known of each object: `ListEntry.info`.
         :param skip: a prefix that ends in ``/``; everything below it is left out, unread.
         """
         validate_prefix(prefix)
@@ -474,7 +476,9 @@ class ObjectStore(Stationary):
             raise InvalidArgumentError(
                 f"delimiter {delimiter!r} is not supported", field="delimiter", limit="'/' or none"
             )
-        after = _decode_cursor(cursor, prefix, delimiter) if cursor is not None else None
+        after = _start(start_after)
+        if cursor is not None:
+            after = max(after or "", _decode_cursor(cursor, prefix, delimiter))
         entries: list[ListEntry] = []
         prefixes: list[str] = []
         last = ""
@@ -496,6 +500,7 @@ class ObjectStore(Stationary):
         prefix: str = "",
         *,
         delimiter: str | None = None,
+        start_after: str | None = None,
         details: bool = False,
         skip: str | None = None,
     ) -> Listed[ListEntry | str]:
@@ -507,7 +512,8 @@ class ObjectStore(Stationary):
 
         async def found() -> AsyncGenerator[ListEntry | str]:
             validate_prefix(prefix)
-            async for found in self._visible(prefix, ListOptions(delimiter, details=details), skip):
+            options = ListOptions(delimiter, _start(start_after), details=details)
+            async for found in self._visible(prefix, options, skip):
                 yield found
 
         return Listed(found)
@@ -516,6 +522,15 @@ class ObjectStore(Stationary):
         self, prefix: str, options: ListOptions, skip: str | None
     ) -> AsyncIterator[ListEntry | str]:
         """What a listing shows: nothing that has expired, no common prefix without a key below it."""
+        after = options.after
+        if after is not None and after.endswith("/"):
+            # For a driver that includes all that is below it.
+            if prefix.startswith(after):
+                options = with_options(options, after=None)
+            elif options.delimiter is None and after.startswith(prefix):
+                async for found in self._visible(after, with_options(options, after=None), skip):
+                    yield found
+                options = with_options(options, continued=True)
         expired: set[str] = set()
         if not prefix.startswith(SYSTEM_PREFIX):
             expired = {key async for _, key in self._expired_markers(None) if key.startswith(prefix)}
@@ -524,14 +539,14 @@ class ObjectStore(Stationary):
             if skip is not None and name.startswith(skip):
                 break
             if not expired or await self._is_visible(found, expired):
-                yield found
+                yield found if isinstance(found, str) else hidden.listed(found)
         else:
             return
         # The first name below `skip` was met: go on behind all of them instead of reading them.
         rest = with_options(options, after=skip, continued=True)
         async for found in self._folded(prefix, rest, None):
             if not expired or await self._is_visible(found, expired):
-                yield found
+                yield found if isinstance(found, str) else hidden.listed(found)
 
     def _folded(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncIterator[ListEntry | str]:
         found = self.driver.scan(prefix, options)
@@ -728,6 +743,10 @@ def _never_there(key: str) -> TransientStorageError:
         f"object {key!r} cannot be created: another was there, and expired or was removed meanwhile",
         remedy="try again",
     )
+
+
+def _start(start_after: str | None) -> str | None:
+    return None if start_after is None else validate_prefix(start_after, "start_after") or None
 
 
 def _encode_cursor(last: str, *listing: str | None) -> str:

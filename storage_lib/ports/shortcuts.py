@@ -210,11 +210,11 @@ async def content_of(found: StoredObject) -> bytes:
         raise
 
 
-def names_below(objects: ObjectStore, prefix: str) -> Listed[str]:
+def names_below(objects: ObjectStore, prefix: str, start_after: str | None = None) -> Listed[str]:
     """The keys that start with ``prefix``, without reserved ones."""
 
     async def names() -> AsyncGenerator[str]:
-        async for entry in objects.iterate(prefix, skip=SYSTEM_PREFIX):
+        async for entry in objects.iterate(prefix, start_after=start_after, skip=SYSTEM_PREFIX):
             if not isinstance(entry, str):
                 yield entry.key
 

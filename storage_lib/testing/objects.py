@@ -29,6 +29,7 @@ from storage_lib.testing.buffers import NOT_BYTES, buffers
 from storage_lib.testing.cancellation import CancelledObjectWrites
 from storage_lib.testing.conditions import ConditionContract
 from storage_lib.testing.foreign_names import ForeignNameContract
+from storage_lib.testing.listings import ListingContract
 from storage_lib.testing.sweeps import SweepContract
 
 AWKWARD_KEYS = [
@@ -107,7 +108,9 @@ INVALID_KEYS = [
 ]
 
 
-class ObjectStoreContract(CancelledObjectWrites, ConditionContract, SweepContract, ForeignNameContract):
+class ObjectStoreContract(
+    CancelledObjectWrites, ConditionContract, SweepContract, ForeignNameContract, ListingContract
+):
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
     that goes round the store, so that a mistake made on both ways cannot hide."""
 

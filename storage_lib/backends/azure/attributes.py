@@ -10,10 +10,13 @@ from typing import Any
 
 from storage_lib.backends.cloud import attributes
 from storage_lib.backends.cloud.attributes import bare
+from storage_lib.ports.kept_headers import METADATA
 from storage_lib.ports.object_model import ANY_VERSION, ObjectInfo
 
 CHECKSUM = "aos_sha256"
 _OWN = frozenset({CHECKSUM})
+_HEADERS = frozenset({"Content-Type", *METADATA})
+_NO_TIME = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 def blob_metadata(metadata: dict[str, str], sha256: str) -> dict[str, str]:
@@ -27,6 +30,17 @@ def object_info(key: str, result: Any) -> ObjectInfo:
     content_type, own, metadata = attributes.read(result.attributes, _OWN, CHECKSUM)
     etag, modified = bare(meta["e_tag"]), meta["last_modified"]
     return ObjectInfo(key, meta["size"], etag, modified, content_type, metadata, own.get(CHECKSUM))
+
+
+def listed_info(key: str, properties: dict[str, str], metadata: dict[str, str]) -> ObjectInfo:
+    """The info in the answer to List Blobs; ``properties`` are those that are not empty."""
+    from email.utils import parsedate_to_datetime
+
+    headers = {name: text for name, text in properties.items() if name in _HEADERS}
+    content_type, own, kept = attributes.read(headers | metadata, _OWN, CHECKSUM)
+    size, etag = int(properties.get("Content-Length", 0)), bare(properties.get("Etag"))
+    modified = parsedate_to_datetime(properties.get("Last-Modified", _NO_TIME))
+    return ObjectInfo(key, size, etag, modified, content_type, kept, own.get(CHECKSUM))
 
 
 def quoted(if_match: str) -> str:

@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from storage_lib.backends.azure.attributes import listed_info
 from storage_lib.backends.azure.errors import hierarchical
 from storage_lib.backends.cloud.objects import Found, name_of
 from storage_lib.errors import ConfigurationError
@@ -178,17 +179,9 @@ def _is_sorted(page: list[Found], *orders: Callable[[Found], Any]) -> bool:
 
 
 def _entry(name: str, node: Element) -> ListEntry:
-    from email.utils import parsedate_to_datetime
-
     properties = node.find("Properties")
     if properties is None:
         return ListEntry(name)
-    modified = properties.findtext("Last-Modified")
-    found = {name: node.findtext(f"Metadata/{name.replace('-', '_')}") for name in hidden.LISTED}
-    return hidden.entry_of(
-        name,
-        int(properties.findtext("Content-Length") or 0),
-        (properties.findtext("Etag") or "").strip('"'),
-        parsedate_to_datetime(modified) if modified else None,
-        {name: text for name, text in found.items() if text is not None},
-    )
+    told = {each.tag: each.text for each in properties if each.text}
+    metadata = {each.tag: each.text or "" for each in node.iterfind("Metadata/*")}
+    return hidden.entry(listed_info(name, told, metadata))

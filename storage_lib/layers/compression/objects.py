@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from storage_lib import threads
 from storage_lib.config.compression import CompressionOptions
 from storage_lib.errors import (
+    IntegrityError,
     InvalidArgumentError,
     ObjectTooLargeError,
     PreconditionFailedError,
@@ -24,9 +25,9 @@ from storage_lib.layers.compression.mark import CONTENT_ENCODING, Mark, damaged,
 from storage_lib.layers.compression.streams import FramedStream, expanded, expanded_frames, framed, gzipped
 from storage_lib.layers.transforming import TransformingObjects, described, span
 from storage_lib.ports import hidden
-from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.errors import unmet
-from storage_lib.ports.object_model import ByteRange, ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.streaming import Parts, sha256_of
 
 _INLINE_BYTES = 16 * 1024
@@ -154,6 +155,11 @@ class CompressedObjects(TransformingObjects):
         assert opened is not None  # noqa: S101 - only with if_none_match it is None
         return opened
 
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+        async with aclosing(super().scan(prefix, options)) as listing:
+            async for found in listing:
+                yield found if isinstance(found, str) or found.info is None else _expanded_entry(found)
+
     async def _of_one_version[T](
         self,
         key: str,
@@ -222,6 +228,14 @@ class CompressedObjects(TransformingObjects):
 
 def _expanded_info(info: ObjectInfo) -> ObjectInfo:
     return info if (mark := mark_of(info)) is None else expanded_info(info, mark)
+
+
+def _expanded_entry(entry: ListEntry) -> ListEntry:
+    assert entry.info is not None  # noqa: S101 - the caller has looked
+    try:
+        return hidden.entry(_expanded_info(entry.info))
+    except IntegrityError:
+        return ListEntry(entry.key)  # Loading it says what is wrong.
 
 
 def _may_compress(options: PutOptions) -> bool:

@@ -106,7 +106,8 @@ async def _changes(secondary: SecondStore, prefix: str, options: ListOptions) ->
                 yield folded
                 folded = None
             if not common:
-                yield _Change(key, None if entry.deleted else hidden.entry(presented(info)))
+                shown = hidden.entry(presented(info)) if options.details else ListEntry(key)
+                yield _Change(key, None if entry.deleted else shown)
             elif is_after(common, options.after):
                 folded = folded or _Change(common, deleted=set())
                 assert folded.deleted is not None  # noqa: S101 - it is a prefix
