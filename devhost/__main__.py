@@ -98,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = dict(os.environ)
     again = RESTARTED in given
     given.setdefault(RESTARTED, str(os.getppid()))
+    os.environ.setdefault("AZURE_FUNCTIONS_ENVIRONMENT", "Development")  # As Core Tools do.
     pause = float(given.pop(PAUSE, 0))
     started = time.monotonic()
     begin_logging(logging.WARNING)

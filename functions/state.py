@@ -34,6 +34,15 @@ MIN_LEASE_SECONDS = 1.0
 MAX_LEASE_SECONDS = 3600.0
 """How long a task may wait for another worker after its own has died."""
 
+REMEMBERED_TASKS = 256
+"""At most 4 MiB."""
+FLEX_WAITERS = 4
+"""How many requests may wait for the end of a task on an instance of the Flex Consumption plan, which admits
+only a few requests at once: half of the template's ``httpConcurrency``."""
+MAX_WAITERS = 100_000
+
+LOCAL_EVENT_SECONDS = 24 * 3600.0
+"""How long an event stays on a developer's machine, where usually nobody takes any."""
 
 ACTIONS = "actions"
 """The package of the app's own actions. The engine knows none of them."""
@@ -60,6 +69,10 @@ class AppState:
             self.registry,
             lease_seconds=self.lease_seconds,
             payloads_as_objects=payloads_as_objects(),
+            events=task_events(),
+            remembered=REMEMBERED_TASKS,
+            event_seconds=LOCAL_EVENT_SECONDS if is_local() else None,
+            max_waiters=self.max_waiters,
         )
 
     @cached_property
@@ -94,6 +107,11 @@ class AppState:
         return days
 
     @cached_property
+    def max_waiters(self) -> float:
+        most = FLEX_WAITERS if os.environ.get("WEBSITE_SKU") == "FlexConsumption" else MAX_WAITERS
+        return _number("AGENT_TASK_WAITERS", most, 1, MAX_WAITERS)
+
+    @cached_property
     def max_body_bytes(self) -> int:
         return checked_body_limit(
             int(_number("AGENT_STORAGE_MAX_BODY_BYTES", DEFAULT_MAX_BODY_BYTES, 1, math.inf))
@@ -118,7 +136,7 @@ class AppState:
         """
         sdk_level()
         _ = self.max_body_bytes, self.max_json_bytes, self.task_retention_days, self.lease_seconds
-        payloads_as_objects()
+        _ = self.max_waiters, payloads_as_objects(), task_events()
 
 
 _states: dict[asyncio.AbstractEventLoop, AppState] = {}
@@ -191,6 +209,31 @@ def payloads_as_objects() -> bool:
             remedy="set it to one of them, or remove it: then it is records",
         )
     return where == "objects"
+
+
+def task_events() -> bool:
+    """Whether the end of each task is published to the queue ``agent-events``: ``AGENT_TASK_EVENTS``.
+
+    :raises ConfigurationError: it is neither ``true`` nor ``false``.
+    """
+    said = os.environ.get("AGENT_TASK_EVENTS", "").strip().lower()
+    if said not in (*_ON, *_OFF):
+        raise ConfigurationError(
+            f"AGENT_TASK_EVENTS is {said[:40]!r}",
+            field="AGENT_TASK_EVENTS",
+            limit="true or false",
+            remedy="set it to one of them, or remove it: then no events are published",
+        )
+    return said in _ON
+
+
+_ON = ("true", "1", "on")
+_OFF = ("", "false", "0", "off")
+
+
+def is_local() -> bool:
+    """Whether the app runs on a developer's machine: Core Tools and devhost say so."""
+    return os.environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() == "development"
 
 
 def _number(setting: str, default: float, least: float, most: float) -> float:

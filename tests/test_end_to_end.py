@@ -92,7 +92,7 @@ async def devhost(
         *("--lease-seconds", "3", "--timer-lease-seconds", "3"),
         *arguments,
         cwd=PROJECT,
-        env=clean | {"AGENT_TASK_LEASE_SECONDS": "3"} | variables,
+        env=clean | {"AGENT_TASK_LEASE_SECONDS": "3", "AGENT_TASK_EVENTS": "true"} | variables,
         stdout=asyncio.subprocess.PIPE,
     )
     try:

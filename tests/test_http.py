@@ -80,6 +80,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("AGENT_STORAGE_TYPE", "file")
         patch.setenv("AGENT_STORAGE_PATH", str(data))
         patch.setenv("AGENT_STORAGE_MAX_BODY_BYTES", "200000")
+        patch.setenv("AGENT_TASK_EVENTS", "true")
         # Other tests of this process may have opened another storage in this event loop.
         patch.setattr(state_module, "_states", {})
         yield data

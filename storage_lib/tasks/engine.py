@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,19 +15,19 @@ from storage_lib.arguments import seconds
 from storage_lib.errors import KeyNotFoundError, StorageError
 from storage_lib.manager import StorageManager
 from storage_lib.tasks.control import Control
+from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.model import Priority, TaskRecord
 from storage_lib.tasks.outbox import Outbox
 from storage_lib.tasks.records import INLINE_BYTES, RecordPage, TaskFilters, TaskRecords
 from storage_lib.tasks.registry import Registry
 from storage_lib.tasks.repair import Repair
 from storage_lib.tasks.submission import KEY_WINDOW_SECONDS, NewTask, Submission
+from storage_lib.tasks.waiting import Waiting
 from storage_lib.tasks.worker import Worker
 
 LEASE_SECONDS = 60.0
 _LEASE_BOUNDS = (0.01, 24 * 3600.0)
 _WINDOW_BOUNDS = (0.0, 366 * 24 * 3600.0)
-_FIRST_POLL_SECONDS = 0.05
-_LONGEST_POLL_SECONDS = 1.0
 SIFT_SECONDS = 660.0
 """Longer than the host hides a message that its function could not take."""
 SIFT_PAUSE = 0.25
@@ -45,6 +46,11 @@ class TaskEngine:
     :param key_window_seconds: how long an idempotency key stands for its first task, at most a year.
     :param payloads_as_objects: keep payloads and results as objects, which the encryption layer encrypts, and
         not in records and messages. What was submitted otherwise is understood too.
+    :param events: publish the end of each task to the queue of events.
+    :param event_seconds: how long an event stays in its queue; None means until somebody takes it.
+    :param remembered: how many records of new tasks are kept in memory, with up to 16 KiB of payload each: a
+        task that runs in the process that submitted it is not read before.
+    :param max_waiters: how many `wait_for` may wait at the same time; others return at once.
     :param clock: seconds since the epoch; tests inject their own.
     :raises InvalidArgumentError: one of them is out of range.
     """
@@ -57,6 +63,10 @@ class TaskEngine:
         lease_seconds: float = LEASE_SECONDS,
         key_window_seconds: float = KEY_WINDOW_SECONDS,
         payloads_as_objects: bool = False,
+        events: bool = True,
+        event_seconds: float | None = None,
+        remembered: int = 0,
+        max_waiters: float = math.inf,
         clock: Callable[[], float] = time.time,
     ) -> None:
         lease = timedelta(seconds=seconds("lease_seconds", lease_seconds, *_LEASE_BOUNDS))
@@ -79,10 +89,13 @@ class TaskEngine:
             measures = TaskMeasures(backend.metrics, self.registry.knows)
         self._measures = measures
         self.storage = storage
-        self.records = TaskRecords(backend, 0 if payloads_as_objects else INLINE_BYTES)
+        inline = 0 if payloads_as_objects else INLINE_BYTES
+        self.records = TaskRecords(backend, inline, events=events, remembered=remembered)
         self.control = Control(self.records, queues, now)
         self.submission = Submission(backend, self.records, self.registry, self.control, now, window, spans)
-        self.outbox = Outbox(self.records, queues, None if measures is None else measures.ended)
+        told = None if measures is None else measures.ended
+        self.outbox = Outbox(self.records, queues, told, sends=events, ttl=event_seconds)
+        self.waiting = Waiting(self.records, max_waiters)
         self.repair = Repair(self.records, queues, self.outbox, now, lease)
         self.worker = Worker(
             storage,
@@ -130,18 +143,12 @@ class TaskEngine:
         return await self.records.get(task_id)
 
     async def wait_for(self, task_id: str, seconds: float) -> TaskRecord:
-        """Return the record of a task once it has ended, or as it is after that many seconds.
+        """Return the record of a task once it has ended, or as it is after that many seconds, or now if
+        ``max_waiters`` wait already. It is read more and more seldom, in the end every 3 seconds.
 
         :raises KeyNotFoundError: there is no such task.
         """
-        loop = asyncio.get_running_loop()
-        until, pause = loop.time() + seconds, _FIRST_POLL_SECONDS
-        while (left := until - loop.time()) > 0:
-            if (await self.records.get(task_id, contents=False)).is_final:
-                break
-            await asyncio.sleep(min(pause, left))
-            pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
-        return await self.records.get(task_id)
+        return await self.waiting.for_end(task_id, seconds)
 
     async def list(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]
@@ -158,7 +165,7 @@ class TaskEngine:
         """
         record, events = await self.worker.cancel(task_id)
         try:
-            await self.outbox.publish(events)
+            await self._published(events)
         except StorageError as error:  # It is cancelled nevertheless, and its record says what is due.
             _log.warning("the events of the cancelled task %s will be published later: %s", task_id, error)
         return record
@@ -179,7 +186,7 @@ class TaskEngine:
 
         :raises TransientStorageError: nothing was lost; deliver the message again.
         """
-        await self.outbox.publish(await self.worker.process(text, queue=queue, dequeue_count=dequeue_count))
+        await self._published(await self.worker.process(text, queue=queue, dequeue_count=dequeue_count))
 
     async def deliver_poison(
         self,
@@ -197,7 +204,11 @@ class TaskEngine:
         ended = await self.worker.process_poison(
             text, queue=queue, message_id=message_id, inserted_at=inserted_at, dequeue_count=dequeue_count
         )
-        await self.outbox.publish(ended)
+        await self._published(ended)
+
+    async def _published(self, events: Sequence[TaskEvent]) -> None:
+        self.waiting.wake(event.task_id for event in events)
+        await self.outbox.publish(events)
 
     async def sift(self, priority: Priority) -> int:
         """Handle the messages of a poison queue without its function, until it is empty or `SIFT_SECONDS`

@@ -30,6 +30,8 @@ class TaskEvent:
     error: dict[str, str] | None
     etag: str = field(default="", compare=False, repr=False)
     """The fence of the record whose end this is; it is not published."""
+    due: bool = field(default=True, compare=False, repr=False)
+    """Whether the record says that it is due; it is not published."""
 
     @classmethod
     def of(cls, record: TaskRecord) -> TaskEvent:
@@ -48,9 +50,10 @@ class TaskEvent:
             if error is None
             else {"code": error.code[:MAX_CHARACTERS], "message": error.message[:MAX_CHARACTERS]},
             etag=record.etag,
+            due=record.event_due,
         )
 
     def to_json(self) -> str:
         published = msgspec.to_builtins(self)
-        del published["etag"]
+        del published["etag"], published["due"]
         return msgspec.json.encode(published).decode()

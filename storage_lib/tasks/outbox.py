@@ -3,6 +3,8 @@
 The write that ends a task marks its event as due, and another write removes the mark once the event has
 been sent. So a second delivery of the message, or the repair of overdue tasks, publishes an event that
 is still due.
+
+Where events are off, nothing is sent. The mark then says of a child that its parent may not know of its end.
 """
 
 from __future__ import annotations
@@ -21,15 +23,27 @@ _log = logging.getLogger("AOS.Tasks")
 
 
 class Outbox:
-    """Sends events to the event queue and records which have been sent."""
+    """Sends events to the event queue and records which have been sent.
+
+    :param told: called with each event that was published, or would have been.
+    :param sends: whether events are sent.
+    :param ttl: seconds after which an event that nobody has taken is dropped; None means never.
+    """
 
     def __init__(
-        self, records: TaskRecords, queues: QueueStore, told: Callable[[TaskEvent], None] | None = None
+        self,
+        records: TaskRecords,
+        queues: QueueStore,
+        told: Callable[[TaskEvent], None] | None = None,
+        *,
+        sends: bool = True,
+        ttl: float | None = None,
     ) -> None:
-        """:param told: called with each event that was sent."""
         self._records = records
         self._queues = queues
         self._told = told
+        self._sends = sends
+        self._ttl = ttl
 
     async def publish(self, events: Iterable[TaskEvent]) -> None:
         """Send events.
@@ -37,9 +51,12 @@ class Outbox:
         :raises StorageError: one could not be sent; it and those after it are still due.
         """
         for event in events:
-            await self._queues.send(EVENT_QUEUE, event.to_json().encode())
+            if self._sends:
+                await self._queues.send(EVENT_QUEUE, event.to_json().encode(), ttl=self._ttl)
             if self._told is not None:
                 self._told(event)
+            if not event.due:
+                continue
             try:
                 await self._note(event)
             except StorageError as error:

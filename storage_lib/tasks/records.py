@@ -114,11 +114,37 @@ class TaskRecords:
     """Reads and writes task records. Every write is conditional: on absence, or on the record's ETag.
 
     :param inline_bytes: longer contents become objects; 0 leaves none in records and messages.
+    :param events: whether ends are published. If not, only a child's is marked as due: its parent must know.
+    :param remembered: how many new records are kept for workers of this process.
     """
 
-    def __init__(self, backend: StorageBackend, inline_bytes: int = INLINE_BYTES) -> None:
+    def __init__(
+        self,
+        backend: StorageBackend,
+        inline_bytes: int = INLINE_BYTES,
+        *,
+        events: bool = True,
+        remembered: int = 0,
+    ) -> None:
         self._backend = backend
         self._inline_bytes = inline_bytes
+        self._events = events
+        self._remembered = remembered
+        self._new: dict[str, tuple[TaskRecord, bytes]] = {}
+
+    def remember(self, record: TaskRecord, payload: bytes) -> None:
+        """Keep a record that was just made, for a worker of this process.
+
+        :param payload: as JSON; the caller may change the value.
+        """
+        self._new[record.task_id] = record, payload
+        if len(self._new) > self._remembered:
+            del self._new[next(iter(self._new))]
+
+    def recall(self, task_id: str) -> TaskRecord | None:
+        """What was remembered, once. It may have been changed since; a conditional write tells."""
+        found = self._new.pop(task_id, None)
+        return None if found is None else replace(found[0], payload=msgspec.json.decode(found[1]))
 
     def is_inline(self, data: bytes) -> bool:
         """Whether a content stands in the record or message itself; nothing does, even if nothing may."""
@@ -136,6 +162,8 @@ class TaskRecords:
                 limit="at most a day ahead",
                 remedy="set the sender's clock, or send a UUID of version 4",
             )
+        if record.event_due:
+            record = replace(record, event_due=self._is_due(record))
         properties, stored = await self._to_properties(record.task_id, _fields(record))
         try:
             etag = await self._backend.tables.insert(TASK_TABLE, *record_keys(record.task_id), properties)
@@ -149,6 +177,8 @@ class TaskRecords:
 
         :raises PreconditionFailedError: someone else changed it meanwhile; nothing was changed.
         """
+        if changes.get("event_due"):
+            changes["event_due"] = self._is_due(record)
         properties, stored = await self._to_properties(record.task_id, changes)
         try:
             etag = await self._backend.tables.update(
@@ -159,6 +189,9 @@ class TaskRecords:
             raise
         changed = replace(record, **changes, etag=etag)
         return changed if changed.is_final else replace(changed, finished_at=None)
+
+    def _is_due(self, record: TaskRecord) -> bool:
+        return self._events or record.parent_id is not None
 
     async def get(self, task_id: str, *, contents: bool = True) -> TaskRecord:
         """:raises KeyNotFoundError: there is no task of this id.

@@ -275,13 +275,16 @@ class Submission:
         )
         record = new_record(message, now, task.payload)
         try:
-            return await self._records.insert(record)
+            inserted = await self._records.insert(record)
         except PreconditionFailedError:
             return await self._records.get(task_id)  # It is being processed already.
         except TransientStorageError as error:
             # The task is accepted nevertheless; its record is created when it is delivered.
             _log.warning("the record of task %s could not be written yet: %s", task_id, error)
             return record
+        if inline and message.due_at is None:
+            self._records.remember(inserted, data)
+        return inserted
 
     async def _first_with_key(self, task: NewTask, task_id: str, now: datetime) -> str:
         """The id of the first task with this key, which is ``task_id`` if this is the first."""

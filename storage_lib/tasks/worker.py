@@ -134,17 +134,19 @@ class Worker:
         """
         try:
             message = TaskMessage.parse(text)
-            record = await self._record_of(message)
+            claimed = await self._claim_new(message)
+            record = await self._record_of(message) if claimed is None else claimed
         except (TransientStorageError, BackendClosedError):
             raise
         except StorageError as error:
             _log.warning("message goes to the poison queue: %s", error.explained())
             await self._queues.send_text(f"{queue}-poison", text)
             return []
-        record = await self._revived(record, message)
-        if record.is_waiting or record.is_final:
-            return await self._finished(record, again=dequeue_count > 1)
-        claimed = await self._claim(record, text, queue)
+        if claimed is None:
+            record = await self._revived(record, message)
+            if record.is_waiting or record.is_final:
+                return await self._finished(record, again=dequeue_count > 1)
+            claimed = await self._claim(record, text, queue)
         if claimed is None:
             return []
         lease = Lease(self._records, claimed, self._length, self._now)
@@ -244,21 +246,37 @@ class Worker:
                 return await self._records.insert(new_record(message, now, message.payload))
             except PreconditionFailedError:
                 record = await self._records.get(message.task_id, contents=False)
-        same = (record.agent_id, record.action) == (message.agent_id, message.action)
-        if message.parent_id is not None:
-            # A task known only from another program's message has no parent in it.
-            parent = (message.parent_id, message.child_index)
-            same = same and (record.parent_id, record.child_index) == parent
-        if same and message.payload_key is None and record.payload_key is None:
-            same = record.payload == message.payload
-        if not same:
-            raise TaskExistsError(
-                f"task_id {message.task_id!r} is that of another task, of agent {record.agent_id!r} with the"
-                f" action {record.action!r}",
-                field="task_id",
-                remedy="give every task an id of its own",
-            )
+        _check_same(record, message)
         return record
+
+    async def _claim_new(self, message: TaskMessage) -> TaskRecord | None:
+        """Take the lease of a task that was submitted in this process, without reading its record. None if
+        it was not, or has been changed since: then its record decides.
+
+        :raises TaskExistsError: the id is that of another task.
+        """
+        record = self._records.recall(message.task_id)
+        if record is None or message.requeue is not None:
+            return None
+        _check_same(record, message)
+        try:
+            return await self._take(record, self._now())
+        except (PreconditionFailedError, KeyNotFoundError):
+            return None
+
+    async def _take(self, record: TaskRecord, now: datetime) -> TaskRecord:
+        return await self._records.change(
+            record,
+            status=TaskStatus.RUNNING,
+            attempts=record.attempts + 1,
+            fence=record.fence + 1,
+            lease_until=now + self._length,
+            started_at=now,
+            updated_at=now,
+            history=ended(record, now, "lost", None)
+            if record.status is TaskStatus.RUNNING
+            else record.history,
+        )
 
     async def _claim(self, record: TaskRecord, text: str, queue: str) -> TaskRecord | None:
         """Take the lease. If the task is not due, or another delivery holds it, the message is put back until
@@ -276,20 +294,8 @@ class Worker:
                 # It runs here, but could not renew: the loop was blocked or the machine stood still.
                 await self._queues.send_text(queue, text, delay=self._length.total_seconds() / 3)
                 return None
-            history = record.history
-            if record.status is TaskStatus.RUNNING:
-                history = ended(record, now, "lost", None)
             try:
-                return await self._records.change(
-                    record,
-                    status=TaskStatus.RUNNING,
-                    attempts=record.attempts + 1,
-                    fence=record.fence + 1,
-                    lease_until=now + self._length,
-                    started_at=now,
-                    updated_at=now,
-                    history=history,
-                )
+                return await self._take(record, now)
             except PreconditionFailedError:
                 record = await self._records.get(record.task_id)
 
@@ -512,7 +518,7 @@ class Worker:
         if record.status is not TaskStatus.CANCELLED:
             return record, []
         # Also if it was cancelled before: that worker may have died before others knew.
-        events = [TaskEvent.of(record)] if record.event_due else []
+        events = [TaskEvent.of(record)] if ended or record.event_due else []
         return record, events + await self._joins.child_ended(record, again=not ended)
 
     async def _bury(self, record: TaskRecord) -> list[TaskEvent]:
@@ -522,6 +528,24 @@ class Worker:
             # It was recorded before, but that worker may have died before the event was sent.
             found = await self._records.get(record.task_id, contents=False)
             return [TaskEvent.of(found)] if found.event_due else []
+
+
+def _check_same(record: TaskRecord, message: TaskMessage) -> None:
+    """:raises TaskExistsError: the record is that of another task than the message's."""
+    same = (record.agent_id, record.action) == (message.agent_id, message.action)
+    if message.parent_id is not None:
+        # A task known only from another program's message has no parent in it.
+        parent = (message.parent_id, message.child_index)
+        same = same and (record.parent_id, record.child_index) == parent
+    if same and message.payload_key is None and record.payload_key is None:
+        same = record.payload == message.payload
+    if not same:
+        raise TaskExistsError(
+            f"task_id {message.task_id!r} is that of another task, of agent {record.agent_id!r} with the"
+            f" action {record.action!r}",
+            field="task_id",
+            remedy="give every task an id of its own",
+        )
 
 
 def _ending(record: TaskRecord, now: datetime, status: TaskStatus, error: TaskError | None) -> dict[str, Any]:
