@@ -110,6 +110,10 @@ class Known:
         self.past.add(value)
 
 
+def shown(value: Value) -> str:
+    return "nothing" if value is None else f"{value[1]} with {len(value[0])} bytes"
+
+
 class Worker:
     """One writer and reader of its own keys, who does one thing at a time.
 
@@ -137,6 +141,9 @@ class Worker:
         self.number = number
         self.done = done
         self.written = 0
+        self.history: list[str] = []
+        """Each operation: name, key, outcome, whether it may have seen something old, and what may be there
+        then."""
 
     async def run(self, operations: int) -> None:
         doings: list[Callable[[str, Known], Awaitable[None]]] = [
@@ -161,10 +168,19 @@ class Worker:
             self.old_before = self.old_reads()
             try:
                 await doing(key, self.known[key])
-            except TransientStorageError:
+            except TransientStorageError as error:
                 self.done[f"{name}: unknown"] += 1
+                self.note(name, key, f"{type(error).__name__}{' refused' * error.refused}")
+            except BaseException as error:
+                error.add_note("\n".join(["", *self.history[-40:], f"{name} {key}"]))
+                raise
             else:
                 self.done[name] += 1
+                self.note(name, key, "done")
+
+    def note(self, name: str, key: str, outcome: str) -> None:
+        states = {other: sorted(map(shown, known.may_be)) for other, known in self.known.items()}
+        self.history.append(f"{name} {key}: {outcome}{', old' * self.may_be_old}; {states}")
 
     @property
     def may_be_old(self) -> bool:
@@ -238,10 +254,7 @@ class Worker:
         if self.may_be_old:
             assert value in known.past, f"{key} has what was never there"
             return
-        shown = "nothing" if value is None else f"{value[1]!r} with {len(value[0])} bytes"
-        assert value in known.may_be, (
-            f"{key} has {shown}, expected {[may and may[1] for may in known.may_be]}"
-        )
+        assert value in known.may_be, f"{key} has {shown(value)}, expected {sorted(map(shown, known.may_be))}"
         known.is_(value, etag)
 
     async def get(self, key: str, known: Known) -> None:
@@ -302,13 +315,17 @@ class Worker:
             assert self.may_be_old, f"a false conflict of the copy of {key}"
         except TransientStorageError as error:
             if not error.refused:
-                for value in known.may_be - {ABSENT}:
+                for value in (known.past if self.may_be_old else known.may_be) - {ABSENT}:
                     self.known[target].may_become(value)
             raise
         else:
-            known.may_be.discard(ABSENT)
-            self.known[target].may_be = set(known.may_be)
-            self.known[target].past |= known.may_be
+            # What was copied may be older, too, and then says nothing of what the source has now.
+            copied = (known.past if self.may_be_old else known.may_be) - {ABSENT}
+            assert copied, f"{key} has something to copy, expected nothing"
+            if not self.may_be_old:
+                known.may_be = set(copied)
+            self.known[target].may_be = set(copied)
+            self.known[target].past |= copied
             self.known[target].etag = result.etag
 
     async def list(self, key: str, known: Known) -> None:
@@ -326,8 +343,12 @@ class Worker:
         self.old_before = 0
         for key, known in self.known.items():
             self.storage, faulty = plain, self.storage
-            await self.get(key, known)
-            await self.list(key, known)
+            try:
+                await self.get(key, known)
+                await self.list(key, known)
+            except AssertionError as error:
+                error.add_note("\n".join(["", *self.history[-40:], f"in the end {key}"]))
+                raise
             self.storage = faulty
 
 
@@ -343,7 +364,14 @@ async def test_faults_lose_nothing_and_invent_nothing(
         StorageManager(full_stack(azurite, proxy.port, container)) as storage,
     ):
         storage.backend.objects.part_bytes = PART
-        workers = [Worker(storage, number, seed, done) for number in range(WORKERS)]
+        layer = storage.fallback
+        assert layer is not None
+
+        def from_second() -> int:
+            """If each attempt fails, a listing is that of the second store, which is empty."""
+            return layer.status().reads_from_secondary
+
+        workers = [Worker(storage, number, seed, done, from_second) for number in range(WORKERS)]
         await asyncio.gather(*(worker.run(OPERATIONS // WORKERS) for worker in workers))
         for worker in workers:
             await worker.settle(plain)

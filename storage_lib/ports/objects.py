@@ -361,6 +361,7 @@ class ObjectStore(Stationary):
         if source == target:
             raise InvalidArgumentError("source and target are the same key", field="target")
         validate_key(source)
+        conflict: PreconditionFailedError | None = None
         for _ in range(_ATTEMPTS):
             info = await self._core.head(source)
             shown = self._presented(info)
@@ -370,16 +371,18 @@ class ObjectStore(Stationary):
                     await self._make_way(target)
             try:
                 result = await self.driver.copy(info, target, if_absent)
-            except PreconditionFailedError:
-                if (await self._core.head(source)).etag == info.etag:
-                    if not if_absent:
-                        raise
-                    await self._make_way(target)
+            except PreconditionFailedError as error:
+                # The source was replaced, or two stores answered of which one is behind. If a target is in
+                # the way, the next look finds it.
+                conflict = error
             else:
                 await self.mark_again(target, info.metadata)
                 etag = expiry.join_etag(result.etag, info.metadata)
                 return shown.etag, replace(result, etag=etag, size=shown.size)
-        raise TransientStorageError(f"copy {source!r}: it is being replaced all the time")
+        raise TransientStorageError(
+            f"copy {source!r}: it is being replaced all the time, or is not the same in two stores",
+            remedy="try again",
+        ) from conflict
 
     async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
         """Count the objects whose keys start with ``prefix``, and their bytes, by listing them."""

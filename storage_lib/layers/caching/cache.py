@@ -56,7 +56,8 @@ class Cache:
 
     Only what a read has found that began after every write of its key had ended is kept, and of several
     reads what the last one to begin has found. A write removes the entry when it begins and when it
-    ends. So no reader is given what was there before a write that has been acknowledged.
+    ends. Of an answer that may be older, such as that of a second store in an outage, nothing is kept. So no
+    reader is given from here what was there before a write that has been acknowledged.
 
     Several threads, each with its event loop, may use it at once.
     """
@@ -126,12 +127,12 @@ class Cache:
 
     def end_read(self, key: str, reading: Reading, entry: Entry | None) -> None:
         """Keep ``entry``, or nothing, unless a write or another read of the key began after
-        ``reading``."""
+        ``reading``, or what it found may be older."""
         with self._ours():
             if self._readings.get(key) is not reading:
                 return
             del self._readings[key]
-            if key not in self._writings:
+            if key not in self._writings and not reading.older:
                 self._put(key, entry)
 
     def give_up(self, key: str, reading: Reading) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import nullcontext
 
 from msgspec.structs import replace as with_options
 
@@ -174,7 +175,8 @@ class CachingObjects(ObjectLayer):
             reading = Reading(self.cache.now(), whole=True, shared=False)
             self.cache.begin_read(key, reading)
         try:
-            found = await self._asked(key, self.inner.get(key, options))
+            with nullcontext() if reading is None else reading.asking():
+                found = await self._asked(key, self.inner.get(key, options))
             if found is not None and reading is not None:
                 entry = await self._entries.verified(key, found, reading.started)
                 self.cache.end_read(key, reading, self._entries.kept(key, entry))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from storage_lib.ports.older import OLDER
 
 if TYPE_CHECKING:
     from storage_lib.layers.caching.entries import Entry
@@ -18,13 +21,26 @@ class Reading:
     :param shared: whether others may wait for it.
     """
 
-    __slots__ = ("_error", "_loop", "_over", "_task", "_waiting", "entry", "shared", "started", "whole")
+    __slots__ = (
+        "_error",
+        "_loop",
+        "_over",
+        "_task",
+        "_waiting",
+        "entry",
+        "older",
+        "shared",
+        "started",
+        "whole",
+    )
 
     def __init__(self, started: float, *, whole: bool, shared: bool = True) -> None:
         self.started = started
         self.whole = whole
         self.shared = shared
         self.entry: Entry | None = None
+        self.older = False
+        """Whether what it finds may be older than what was last saved: then it is not kept."""
         self._error: Exception | None = None
         self._over = False
         self._loop = asyncio.get_running_loop()
@@ -40,6 +56,18 @@ class Reading:
             and (self.whole or not whole)
             and self._loop is asyncio.get_running_loop()
         )
+
+    @contextmanager
+    def asking(self) -> Generator[None]:
+        """While the store is asked."""
+        token = OLDER.set(self._is_older)
+        try:
+            yield
+        finally:
+            OLDER.reset(token)
+
+    def _is_older(self) -> None:
+        self.older = True
 
     def start(self, read: Callable[[], Awaitable[Entry]]) -> asyncio.Task[None]:
         """Read in a task, which goes on as long as anybody waits. `wait` must be called at once."""

@@ -63,7 +63,8 @@ class SharedReads:
     async def kept(self, key: str, reading: Reading, read: Read) -> Entry:
         """What ``read`` finds; it is kept if nothing has overtaken ``reading``."""
         try:
-            entry = await read(reading.started)
+            with reading.asking():
+                entry = await read(reading.started)
         except BaseException as error:
             self._failed(key, reading, error)
             raise
@@ -79,7 +80,8 @@ class SharedReads:
         reading = Reading(self._cache.now(), whole=True)
         self._cache.begin_read(key, reading)
         try:
-            info, start, chunks = await open()
+            with reading.asking():
+                info, start, chunks = await open()
             entry = self._entries.of(key, info, None, reading.started)
             if self._entries.is_large(entry):
                 self._cache.end_read(key, reading, entry)

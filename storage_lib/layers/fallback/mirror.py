@@ -119,21 +119,42 @@ class Mirror:
             await self.note_complete()
 
     async def drop(self, intent: Intent) -> None:
-        """The primary was not changed. What an earlier write has left to be repaired still is."""
+        """The primary was not changed, or the second store has followed. The mark of an earlier write, which
+        may have been cut off or be under way, is left to a repair."""
         if not intent.is_new:
             return
         with suppress(StorageError):  # A repair finds nothing to do.
             await intent.marks.remove(intent.key, intent.etag)
 
+    async def keep(self, intent: Intent) -> None:
+        """The stores may differ: the mark has to be there, even if a repair has removed it meanwhile."""
+        with suppress(StorageError):  # The store may have gone away; there is the other one.
+            if await intent.marks.etag(intent.key) is not None:
+                return
+        try:
+            await self.intend(intent.key)
+        except StorageError as error:
+            _log.warning("it is not known whether a repair will see object %r: %s", intent.key, error)
+
+    async def agrees(self, intent: Intent) -> bool:
+        """Whether a key that the second store has is known to have been in the primary, too, when this write
+        began, and until now."""
+        there, _ = self.marks
+        if intent.marks is not there or not intent.is_new or self.behind:
+            return False
+        try:
+            return await self.told_behind() is None and await there.etag(intent.key) == intent.etag
+        except StorageError:
+            return False
+
     async def follow(self, intent: Intent, written: Written | None = None) -> bool:
         """Bring a change of the primary to the second store; if that fails, a repair does it."""
         try:
             done = await self.copy(intent.key, written)
-            if done:
-                await intent.marks.remove(intent.key, intent.etag)
         except StorageError as error:
             _log.warning("object %r is not yet in the second store: %s", intent.key, error)
-            return False
+            done = False
+        await (self.drop(intent) if done else self.keep(intent))
         return done
 
     async def copy(self, key: str, written: Written | None = None) -> bool:

@@ -18,13 +18,22 @@ from storage_lib.errors import (
 from storage_lib.layers.base import Around, ObjectLayer
 from storage_lib.layers.fallback.entries import TAG, Entry
 from storage_lib.layers.fallback.listing import Found, Scan, merged, of_secondary, without_own
-from storage_lib.layers.fallback.mirror import Mirror, Written
+from storage_lib.layers.fallback.mirror import Intent, Mirror, Written
 from storage_lib.layers.fallback.secondary import AbsentError, ExpiredCopies, MovedError, SecondStore, When
 from storage_lib.layers.fallback.status import Counts
-from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+    rewritten,
+)
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.objects import ObjectStore
+from storage_lib.ports.older import OLDER
 from storage_lib.ports.streaming import Parts
 
 _ATTEMPTS = 20
@@ -146,6 +155,8 @@ class FallbackObjects(ObjectLayer):
                 info = await self.secondary.find(key)
                 if info is None:
                     raise await self._absent(key, error)
+                if Entry.of(info) is None:
+                    _tell_older()
                 result = await second(info)
             except MovedError:
                 continue
@@ -161,6 +172,7 @@ class FallbackObjects(ObjectLayer):
         complete = self._is_complete
         if complete is None:
             complete = self._mirror is not None and not await self._mirror.lacks(key)
+        _tell_older()
         return missing(key) if complete else _not_there(key, error)
 
     async def _journaled(self, key: str) -> ObjectInfo | None:
@@ -205,12 +217,10 @@ class FallbackObjects(ObjectLayer):
             return Written(result.etag, data, options)
 
         async def instead(when: When) -> PutResult:
-            result = await self.secondary.put(key, data, options, when)
-            assert result is not None  # noqa: S101 - it was not asked for journaled ones only
-            return result
+            return _taken(await self.secondary.put(key, data, options, when))
 
-        # Whether there is an object a mirror knows as well as the primary; another copy may be older.
-        sure = self._mirror is not None if options.if_absent else _names_second(options.if_match)
+        # A copy may have been replaced, and an object deleted, in the primary alone.
+        sure = not options.if_absent and _names_second(options.if_match)
         return await self._write(key, when.at, write, instead, written, sure=sure)
 
     async def put_stream(
@@ -230,9 +240,7 @@ class FallbackObjects(ObjectLayer):
             return await self.inner.put_stream(key, parts, options, repeat)
 
         async def instead(when: When) -> PutResult:
-            result = await self.secondary.put_stream(key, parts, options, when, repeat)
-            assert result is not None  # noqa: S101 - it was not asked for journaled ones only
-            return result
+            return _taken(await self.secondary.put_stream(key, parts, options, when, repeat))
 
         def again() -> bool:
             return parts.size == 0
@@ -251,17 +259,21 @@ class FallbackObjects(ObjectLayer):
         await self._write(key, when.at, lambda: self.inner.delete(key, if_match), instead, sure=sure)
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
-        async def by_bytes() -> PutResult:
-            return await ObjectDriver.copy(self, source, target, if_absent)
-
         when = await self._when(target)
         if when.only_journaled or await self._journaled(source.key) is not None:
-            return await by_bytes()
+            return await ObjectDriver.copy(self, source, target, if_absent)
 
-        async def instead(_: When) -> PutResult:
-            return await by_bytes()
+        async def instead(when: When) -> PutResult:
+            return await rewritten(_Journaling(self, self._around, when), source, target, if_absent=if_absent)
 
-        return await self._write(target, when.at, lambda: self.inner.copy(source, target, if_absent), instead)
+        # As for `put`; and whether the source has been replaced says nothing of the target.
+        return await self._write(
+            target,
+            when.at,
+            lambda: self.inner.copy(source, target, if_absent),
+            instead,
+            sure=not if_absent,
+        )
 
     async def _when(self, key: str) -> When:
         now = self.inner.clock()
@@ -283,13 +295,20 @@ class FallbackObjects(ObjectLayer):
         :param again: whether the write can still be done another way.
         :param sure: a conflict in the second store is one, even if the primary may have taken the write.
         """
+        mirror, intent = self._mirror, None
         try:
-            result = await self._mirrored(key, write, written)
+            if mirror is not None:
+                intent = await mirror.intend(key)
+            result = await write()
         except UnknownOutcomeError:
             self._counts.primary.responded()
+            if mirror is not None and intent is not None:
+                await mirror.keep(intent)
             raise
         except TransientStorageError as error:
             since = self._counts.primary.failed(error, began)
+            if mirror is not None and intent is not None:
+                await mirror.keep(intent)
             if not self._journals:
                 raise
             if not again():
@@ -305,7 +324,7 @@ class FallbackObjects(ObjectLayer):
             except AbsentError:
                 raise await self._absent(key, error) from error
             except PreconditionFailedError as other:
-                if sure or error.refused:
+                if sure or error.refused or (other.field == "if_absent" and await self._agrees(intent)):
                     raise
                 # The primary may have taken it, and then there was no conflict.
                 held = "has an object" if other.field == "if_absent" else "lacks the version that it names"
@@ -318,27 +337,18 @@ class FallbackObjects(ObjectLayer):
                 ) from other
         except StorageError:
             self._counts.primary.responded()
+            if mirror is not None and intent is not None:
+                await mirror.drop(intent)
             raise
         self._counts.primary.responded()
+        if mirror is not None and intent is not None:
+            followed = await mirror.follow(intent, None if written is None else written(result))
+            self._counts.mirror_failures += not followed
         return result
 
-    async def _mirrored[T](
-        self, key: str, write: Callable[[], Awaitable[T]], written: Callable[[T], Written] | None
-    ) -> T:
-        mirror = self._mirror
-        if mirror is None:
-            return await write()
-        intent = await mirror.intend(key)
-        try:
-            result = await write()
-        except TransientStorageError:
-            raise  # It may have been done: the mark stays.
-        except StorageError:
-            await mirror.drop(intent)
-            raise
-        if not await mirror.follow(intent, None if written is None else written(result)):
-            self._counts.mirror_failures += 1
-        return result
+    async def _agrees(self, intent: Intent | None) -> bool:
+        """Whether what the second store has is known to be in the primary, too."""
+        return self._mirror is not None and intent is not None and await self._mirror.agrees(intent)
 
     # -- listing
 
@@ -391,6 +401,34 @@ class FallbackObjects(ObjectLayer):
                 await ObjectStore(copies).sweep_expired(_SWEPT, seconds=_SWEEP)
             else:
                 await self.secondary.driver.remove_stale()
+
+
+def _tell_older() -> None:
+    """What is answered is a copy's, or that there is none."""
+    if (tell := OLDER.get()) is not None:
+        tell()
+
+
+class _Journaling(ObjectLayer):
+    """Both stores for reading, and the second one alone for writing."""
+
+    def __init__(self, objects: FallbackObjects, around: Around, when: When) -> None:
+        super().__init__(objects, around)
+        self._secondary = objects.secondary
+        self._when = when
+
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        return _taken(await self._secondary.put(key, data, options, self._when))
+
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        return _taken(await self._secondary.put_stream(key, parts, options, self._when, repeat))
+
+
+def _taken(result: PutResult | None) -> PutResult:
+    assert result is not None  # noqa: S101 - it was not asked for journaled ones only
+    return result
 
 
 def _names_second(if_match: str | None) -> bool:

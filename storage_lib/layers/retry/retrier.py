@@ -186,6 +186,7 @@ class Tries:
             retrier.breaker.failed(error)
         else:
             retrier.breaker.answered()
+        error.refused = not self.unsure  # An earlier attempt may have done it.
         delay = options.delay(self._tried, error)
         if final or self._tried >= options.attempts or retrier.clock() + delay > self.deadline.until:
             raise error
