@@ -161,11 +161,13 @@ class Repair:
             await self._mirror.note_complete()
         return done
 
-    async def _copy(self, marks: Marks, key: str) -> bool:
-        etag = await marks.etag(key)
-        if etag is None or not await self._mirror.copy(key):
+    async def _copy(self, _: Marks, key: str) -> bool:
+        # A key may be marked in both stores, and is copied once.
+        etags = [(marks, await marks.etag(key)) for marks in self._mirror.marks]
+        found = [(marks, etag) for marks, etag in etags if etag is not None]
+        if not found or not await self._mirror.copy(key):
             return False
-        return await marks.remove(key, etag)
+        return all([await marks.remove(key, etag) for marks, etag in found])
 
     async def key(self, marks: Marks, key: str) -> bool:
         """Make a journaled key the same in both stores; whether this repair did it."""
