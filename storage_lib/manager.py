@@ -28,8 +28,10 @@ from storage_lib.errors import (
 from storage_lib.factory import build
 from storage_lib.keys import SYSTEM_PREFIX, essence, user_key, validate_content_type, validate_prefix
 from storage_lib.ports.backend import (
+    KEPT,
     ByteRange,
     ByteSource,
+    Kept,
     Listed,
     ListEntry,
     ListPage,
@@ -419,6 +421,27 @@ class StorageManager:
     async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         """Copy an object and delete the source; a crash in between leaves both."""
         return await self.backend.objects.move(user_key(source), user_key(target), if_absent=if_absent)
+
+    async def touch(
+        self,
+        key: str,
+        *,
+        ttl: float | Kept | None = KEPT,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> PutResult:
+        """Give an object another time to live or other metadata; with neither, it only counts as changed now.
+        Its bytes are not sent again.
+
+        :param key: the object.
+        :param ttl: seconds from now after which it is gone; None means never. Left out, the end of its life
+            stays as it is.
+        :param metadata: all of its metadata from now on; None keeps them.
+        :param if_match: only if it has this ETag.
+        :raises KeyNotFoundError: there is no such object.
+        :raises PreconditionFailedError: it does not have the ETag ``if_match``.
+        """
+        return await self.backend.objects.touch(user_key(key), ttl=ttl, metadata=metadata, if_match=if_match)
 
     async def stats(self, prefix: str = "") -> ObjectStats:
         """Count the objects whose keys start with ``prefix``, and their bytes, by listing them."""

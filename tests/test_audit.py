@@ -181,6 +181,11 @@ CASES: list[tuple[str, Doing, dict[str, Any]]] = [
         },
     ),
     (
+        "touch",
+        lambda b: b.objects.touch("there", ttl=60),
+        {"action": "objects.touch", "resource": "objects/there", "outcome": "success"},
+    ),
+    (
         "list",
         lambda b: b.objects.list_page("th"),
         {"action": "objects.scan", "resource": "objects/th", "outcome": "success"},

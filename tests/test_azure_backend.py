@@ -76,6 +76,7 @@ OBJECT_CALLS: dict[str, Call] = {
     "put stream": _put_stream,
     "read stream": _read_stream,
     "copy": lambda backend: backend.objects.copy("k", "k2"),
+    "touch": lambda backend: backend.objects.touch("k", ttl=60),
 }
 OTHER_CALLS: dict[str, Call] = {
     "send": lambda backend: backend.queues.send("queue-1", "x"),
@@ -355,7 +356,7 @@ async def test_the_first_operation_may_be_any(fresh: AzureStorageBackend, name: 
     try:
         await OBJECT_CALLS[name](fresh)
     except KeyNotFoundError:
-        assert name in ("get", "head", "delete", "read stream", "copy")
+        assert name in ("get", "head", "delete", "read stream", "copy", "touch")
     await fresh.objects.put("k", b"x")
     assert await fresh.objects.get("k") is not None
 
@@ -748,3 +749,11 @@ asyncio.run(main())
         "StorageUnavailableError",
         "['obstore', 'azure.core', 'azure.storage.queue', 'aiohttp']",
     ], run.stderr
+
+
+async def test_a_touch_moves_no_bytes(fresh: AzureStorageBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fresh.objects.put("k", b"x", metadata={"m": "1"})
+    monkeypatch.delattr(type(fresh.objects.driver), "read_stream")
+    monkeypatch.delattr(type(fresh.objects.driver), "get")
+    await fresh.objects.touch("k", metadata={"m": "2"})
+    assert dict((await fresh.objects.head("k")).metadata) == {"m": "2"}

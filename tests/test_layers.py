@@ -119,6 +119,8 @@ CALLS: dict[str, Call] = {
     "delete any version": lambda b: b.objects.delete("k", if_match="*"),
     "copy": lambda b: b.objects.copy("k", "l"),
     "copy if absent": lambda b: b.objects.copy("k", "new", if_absent=True),
+    "touch": lambda b: b.objects.touch("k", ttl=60),
+    "touch a version": lambda b: b.objects.touch("short", metadata={"m": "1"}, if_match="*"),
     "list_page": lambda b: b.objects.list_page(delimiter="/"),
     "iterate": lambda b: all_of(b.objects.iterate()),
     "stats": lambda b: b.objects.stats(skip=".system/"),

@@ -125,6 +125,7 @@ class FaultyObjects(ObjectDriver):
     get = faulty("get")
     head = faulty("head")
     copy = faulty("copy", may_be_lost=False)
+    touch = faulty("touch")
 
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
@@ -233,6 +234,8 @@ class TestObjectsBehindABadLine(ObjectStoreContract):
     # Of races behind lost answers some end unknown: they have tests of their own, below.
     test_racing_updates_lose_nothing = None  # type: ignore[assignment]
     test_a_star_never_brings_back_what_was_deleted = None  # type: ignore[assignment]
+    test_of_touches_of_one_version_one_succeeds = None  # type: ignore[assignment]
+    test_a_touch_never_brings_back_what_was_replaced_meanwhile = None  # type: ignore[assignment]
     tells_created = False
 
 

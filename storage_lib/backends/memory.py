@@ -112,6 +112,16 @@ class MemoryObjects(ObjectDriver):
         del self._objects[key]
         del self._order[bisect_left(self._order, (key.encode(), key))]
 
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        found = self._found(source.key)
+        if found.info.etag != source.etag:
+            raise unmet(source.key, source.etag)
+        info = replace(
+            found.info, metadata=metadata, etag=uuid.uuid4().hex, last_modified=_moment(self.clock())
+        )
+        self._objects[source.key] = StoredObject(info, found.data)
+        return PutResult(source.key, info.etag, info.size, created=False)
+
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         delimiter, after = options.delimiter, options.after
         folded = ""

@@ -188,6 +188,10 @@ class ObjectLayer(ObjectDriver):
         operation = Operation("objects", "copy", source.key, (target, if_absent))
         return await self._around(operation, lambda: self.inner.copy(source, target, if_absent))
 
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        operation = Operation("objects", "touch", source.key, (metadata,))
+        return await self._around(operation, lambda: self.inner.touch(source, metadata))
+
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         """The operation is the listing up to its first entry."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from storage_lib.ports.drivers import ObjectDriver, Repeat, once
 from storage_lib.ports.listed import Listed
+from storage_lib.ports.object_model import KEPT, Kept
 from storage_lib.ports.objects import (
     ByteRange,
     ByteSource,
@@ -45,12 +46,14 @@ if TYPE_CHECKING:
     from storage_lib.metrics.registry import Registry
 
 __all__ = [
+    "KEPT",
     "ByteRange",
     "ByteSource",
     "Delete",
     "Entity",
     "EntityPage",
     "Insert",
+    "Kept",
     "ListEntry",
     "ListPage",
     "Listed",

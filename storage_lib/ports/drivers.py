@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -115,6 +115,8 @@ class ObjectCapabilities:
     """Whether a listing may return a common prefix that has only invalid keys below it."""
     lists_sizes: bool = False
     """Whether a listing has sizes even without details."""
+    decrypts: bool = False
+    """Whether it has a layer that reads encrypted objects, and seals their metadata."""
     max_object_bytes: int = 5_000_000_000
     """The largest object of a single put (Azure Put Blob: 5,000 MiB; S3 PutObject: 5 GB)."""
     part_bytes: int = 8 * 1024 * 1024
@@ -216,6 +218,14 @@ class ObjectDriver(Stationary, ABC):
         """
         return await rewritten(self, source, target, if_absent=if_absent)
 
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        """Give exactly this version other metadata, those reserved included; they now belong to the driver.
+        Bytes, type and checksum stay; the ETag changes. This default reads and writes the bytes.
+
+        :raises PreconditionFailedError: the object has been replaced or deleted.
+        """
+        return await rewritten(self, source, source.key, metadata=metadata, if_match=source.etag)
+
     async def remove_stale(self) -> None:
         """Remove what crashed processes have left behind; part of each sweep."""
 
@@ -225,10 +235,12 @@ async def rewritten(
     source: ObjectInfo,
     target: str,
     *,
+    metadata: Mapping[str, str] | None = None,
     if_absent: bool = False,
     if_match: str | None = None,
 ) -> PutResult:
-    """Read exactly this version and save it as ``target``, with its type and metadata, in pieces.
+    """Read exactly this version and save it as ``target``, with its type, and its own ``metadata`` or others,
+    in pieces.
 
     :raises PreconditionFailedError: the source has been replaced, or the target does not meet the
         conditions.
@@ -239,7 +251,8 @@ async def rewritten(
         reader = ObjectReader(info, 0, chunks, verified=True)
         parts = Parts(reader, size, size * driver.capabilities.max_parts)
         data = await parts.whole()
-        options = PutOptions(info.content_type, dict(info.metadata), if_match=if_match, if_absent=if_absent)
+        kept = dict(info.metadata if metadata is None else metadata)
+        options = PutOptions(info.content_type, kept, if_match=if_match, if_absent=if_absent)
         if data is None:
             return await driver.put_stream(target, parts, options)
         digest = await sha256_of(data)

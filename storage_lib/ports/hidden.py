@@ -44,12 +44,17 @@ ADDED_BELOW = frozenset({ATTEMPT, JOURNAL, ORIGIN, REPAIRED})
 _DIGITS = pattern(r"[0-9]{1,18}")
 
 
+def is_own(name: str) -> bool:
+    """Whether this name of a metadata is not a caller's."""
+    return name.startswith(RESERVED)
+
+
 def presented(info: ObjectInfo) -> ObjectInfo:
     """What a driver knows about an object, as callers see it."""
     if (content_type := readable_content_type(info.content_type)) != info.content_type:
         info = replace(info, content_type=content_type)
     metadata = info.metadata
-    visible = {name: value for name, value in metadata.items() if not name.startswith(RESERVED)}
+    visible = {name: value for name, value in metadata.items() if not is_own(name)}
     if len(visible) == len(metadata):
         return info
     until = expiry.end_in(metadata)

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
+from typing import Final
 
 from storage_lib.errors import InvalidArgumentError, RangeNotSatisfiableError
 from storage_lib.patterns import pattern
 
 ANY_VERSION = "*"
 """As ``if_match``: any version, but one must exist. No ETag is spelled like this."""
+
+
+class Kept(Enum):
+    """The type of `KEPT`."""
+
+    KEPT = "kept"
+
+    def __repr__(self) -> str:
+        return "KEPT"
+
+
+KEPT: Final = Kept.KEPT
+"""As an argument: what there is stays as it is."""
 
 DEFAULT_CONTENT_TYPE = "application/octet-stream"
 

@@ -39,12 +39,14 @@ from storage_lib.keys import (
 )
 from storage_lib.ports import cursors, expiry, hidden, unlisted
 from storage_lib.ports.drivers import PLAIN_GET, GetOptions, ListOptions, ObjectDriver, PutOptions
-from storage_lib.ports.errors import UnknownPresenceError, missing, unmet
+from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing, unmet
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import (
     ANY_VERSION,
     DEFAULT_CONTENT_TYPE,
+    KEPT,
     ByteRange,
+    Kept,
     ListEntry,
     ListPage,
     ObjectInfo,
@@ -384,6 +386,57 @@ class ObjectStore(Stationary):
             remedy="try again",
         ) from conflict
 
+    async def touch(
+        self,
+        key: str,
+        *,
+        ttl: float | Kept | None = KEPT,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+    ) -> PutResult:
+        """Give an object another time to live or other metadata. Its bytes stay where they are; its ETag
+        and the time of its last change are new.
+
+        :param key: the object.
+        :param ttl: seconds from now after which it is gone; None means never, and without it the end of its
+            life stays as it is.
+        :param metadata: all of its metadata from now on; None keeps them.
+        :param if_match: as for `put`.
+        :raises KeyNotFoundError: there is no such object, or it has expired.
+        :raises PreconditionFailedError: the object does not have the ETag ``if_match``.
+        """
+        validate_key(key)
+        given = None if metadata is None else validate_metadata(mapping("metadata", metadata))
+        if ttl is not KEPT and ttl is not None:
+            expiry.end_of(self.clock(), ttl)  # Refused before anything is asked.
+        raw = expiry.split_etag(await self._present(key, if_match))[0]
+        for _ in range(_ATTEMPTS):
+            info = await self._core.head(key)
+            self._sealable(info)
+            if not agrees(info.etag, raw):
+                raise unmet(key, if_match)
+            kept = dict(info.metadata)
+            if given is not None:
+                kept = {name: text for name, text in kept.items() if hidden.is_own(name)} | given
+            if ttl is not KEPT:
+                kept.pop(expiry.METADATA, None)
+                if ttl is not None:
+                    kept[expiry.METADATA] = expiry.end_of(self.clock(), ttl)
+            if kept.get(expiry.METADATA) != info.metadata.get(expiry.METADATA):
+                await self._mark(key, kept)
+            try:
+                result = await self.driver.touch(info, dict(kept))
+            except (PreconditionFailedError, KeyNotFoundError):
+                continue  # Replaced or deleted; the next look tells which.
+            except UnknownOutcomeError:
+                if raw is not None:
+                    raise
+                continue  # Whichever version is there now, it is to be touched.
+            await self.mark_again(key, kept)
+            size = hidden.presented(info).size
+            return PutResult(key, expiry.join_etag(result.etag, kept), size, created=False)
+        raise TransientStorageError(f"touch {key!r}: it is being replaced all the time", remedy="try again")
+
     async def stats(self, prefix: str = "", *, skip: str | None = None) -> ObjectStats:
         """Count the objects whose keys start with ``prefix``, and their bytes, by listing them."""
         count = total = 0
@@ -613,13 +666,18 @@ class ObjectStore(Stationary):
         encrypted, and no layer has decrypted them."""
         shown = self._presented(hidden.received(info))
         if hidden.ENCRYPTED in info.metadata:
-            raise EncryptionError(
-                f"object {info.key!r} is encrypted, and encryption is off here",
-                field="key",
-                remedy="set AGENT_STORAGE_ENCRYPTION=true and AGENT_STORAGE_ENCRYPTION_KEYS, as where it was"
-                " saved",
-            )
+            raise _still_encrypted(info.key)
         return shown
+
+    def _sealable(self, info: ObjectInfo) -> None:
+        """Check that the metadata of an object, as the core knows it, can be changed.
+
+        :raises KeyNotFoundError: it has expired.
+        :raises EncryptionError: its metadata are bound to its bytes, and no layer can do that anew.
+        """
+        self._presented(info)
+        if hidden.ENCRYPTED in info.metadata and not self.driver.capabilities.decrypts:
+            raise _still_encrypted(info.key)
 
     async def _replaceable(self, key: str, if_match: str | None) -> str | None:
         """What the hooks of a save get for ``if_match``: the store's own ETag, or `ANY_VERSION`.
@@ -731,6 +789,14 @@ def _get_options(
     if byte_range is None and if_match is None and if_none_match is None and not fresh and dated:
         return PLAIN_GET
     return GetOptions(byte_range, if_match, if_none_match, fresh, dated)
+
+
+def _still_encrypted(key: str) -> EncryptionError:
+    return EncryptionError(
+        f"object {key!r} is encrypted, and encryption is off here",
+        field="key",
+        remedy="set AGENT_STORAGE_ENCRYPTION=true and AGENT_STORAGE_ENCRYPTION_KEYS, as where it was saved",
+    )
 
 
 def _saved(result: PutResult, size: int, options: PutOptions) -> PutResult:

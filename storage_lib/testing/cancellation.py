@@ -39,7 +39,7 @@ class CancelledObjectWrites:
     small_part = 256 * 1024
     """A part size for tests; S3 needs 5 MiB."""
 
-    @pytest.mark.parametrize("first", ["put", "create", "replace", "stream", "copy", "delete"])
+    @pytest.mark.parametrize("first", ["put", "create", "replace", "stream", "copy", "touch", "delete"])
     async def test_a_cancelled_write_does_not_come_back(
         self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch, first: str
     ) -> None:
@@ -59,6 +59,8 @@ class CancelledObjectWrites:
                     return objects.put_stream(key, parts)
                 case "copy":
                     return objects.copy(f"{unique}/source", key)
+                case "touch":
+                    return objects.touch(key, metadata={"touched": "1"}, if_match=etag)
                 case _:
                     return objects.delete(key)
 

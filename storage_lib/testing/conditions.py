@@ -264,7 +264,12 @@ class ConditionContract:
             ):
                 with pytest.raises(PreconditionFailedError):
                     await save
-        for call in (objects.copy(left, f"{unique}/t"), objects.move(left, f"{unique}/t")):
+        for call in (
+            objects.copy(left, f"{unique}/t"),
+            objects.move(left, f"{unique}/t"),
+            objects.touch(left, ttl=60),
+            objects.touch(left, ttl=60, if_match=etag),
+        ):
             with pytest.raises(KeyNotFoundError):
                 await call
 

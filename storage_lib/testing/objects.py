@@ -31,6 +31,7 @@ from storage_lib.testing.conditions import ConditionContract
 from storage_lib.testing.foreign_names import ForeignNameContract
 from storage_lib.testing.listings import ListingContract
 from storage_lib.testing.sweeps import SweepContract
+from storage_lib.testing.touch import TouchContract
 
 AWKWARD_KEYS = [
     "a",
@@ -109,7 +110,12 @@ INVALID_KEYS = [
 
 
 class ObjectStoreContract(
-    CancelledObjectWrites, ConditionContract, SweepContract, ForeignNameContract, ListingContract
+    CancelledObjectWrites,
+    ConditionContract,
+    SweepContract,
+    TouchContract,
+    ForeignNameContract,
+    ListingContract,
 ):
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
     that goes round the store, so that a mistake made on both ways cannot hide."""

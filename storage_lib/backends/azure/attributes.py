@@ -24,6 +24,17 @@ def blob_metadata(metadata: dict[str, str], sha256: str) -> dict[str, str]:
     return {CHECKSUM: sha256} | attributes.to_store(metadata, lambda name: name.replace("-", "_"))
 
 
+def touched_metadata(metadata: dict[str, str], sha256: str | None) -> dict[str, str] | None:
+    """The metadata for a blob whose bytes stay; None if they cannot be stored so: a blob of another program
+    has no checksum, and without one values are read as they are."""
+    if sha256 is not None:
+        return blob_metadata(metadata, sha256)
+    stored = attributes.to_store(metadata, lambda name: name)
+    if any(metadata[name] != value for name, value in stored.items()):
+        return None
+    return {name.replace("-", "_"): value for name, value in stored.items()}
+
+
 def object_info(key: str, result: Any) -> ObjectInfo:
     """The info in an answer of obstore to GET or HEAD."""
     meta = result.meta

@@ -1,4 +1,5 @@
-"""Copies within a container, made by the service: Copy Blob keeps type, metadata and checksum."""
+"""What the service does with a blob without moving its bytes: a copy within the container, which keeps type,
+metadata and checksum, and other metadata."""
 
 from __future__ import annotations
 
@@ -53,3 +54,29 @@ async def copy_blob(container: Container, source: ObjectInfo, target: str, if_ab
     if status != "success":
         raise StorageError(f"{doing}: the service says {status!r}", remedy="copy it again")
     return bare(str(etag))
+
+
+async def set_metadata(container: Container, source: ObjectInfo, stored: dict[str, str]) -> str:
+    """Give the very version ``source`` other metadata, in the spelling of the service, and return its new
+    ETag.
+
+    :raises KeyNotFoundError: it is gone.
+    :raises PreconditionFailedError: it has changed.
+    """
+    from azure.core import MatchConditions
+
+    key = source.key
+    conditions: dict[str, Any] = {
+        "etag": f'"{source.etag}"',
+        "match_condition": MatchConditions.IfNotModified,
+    }
+    blob = await container.blob(key)
+    while True:
+        try:
+            answer: Any = await container.write(
+                key, lambda: blob.set_blob_metadata(stored, **conditions), conditional=True
+            )
+        except Exception as error:
+            await container.failed(error, f"touch {key!r}", key, source.etag)
+        else:
+            return bare(str(answer["etag"]))

@@ -12,11 +12,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Any
 
-from storage_lib.backends.azure.attributes import bare, blob_metadata, object_info, quoted
+from storage_lib.backends.azure.attributes import (
+    bare,
+    blob_metadata,
+    object_info,
+    quoted,
+    touched_metadata,
+)
 from storage_lib.backends.azure.byte_clients import KeptClients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.container import Container
-from storage_lib.backends.azure.copies import copy_blob
+from storage_lib.backends.azure.copies import copy_blob, set_metadata
 from storage_lib.backends.azure.errors import SNAPSHOTS, read
 from storage_lib.backends.azure.listing import Page, in_key_order, parse
 from storage_lib.backends.azure.streams import is_ordered, put_blocks
@@ -156,6 +162,13 @@ class AzureObjects(ObjectDriver):
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         etag = await copy_blob(self._container, source, target, if_absent)
         return PutResult(target, etag, source.size, True if if_absent else None)
+
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        stored = touched_metadata(metadata, source.sha256)
+        if stored is None:
+            return await super().touch(source, metadata)
+        etag = await set_metadata(self._container, source, stored)
+        return PutResult(source.key, etag, source.size, created=False)
 
     async def delete(self, key: str, if_match: str | None) -> None:
         doing = f"delete {key!r}"

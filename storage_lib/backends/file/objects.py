@@ -197,13 +197,20 @@ class FileObjects(ObjectDriver):
         return await self._save(put)
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        return await self._save(PutCopy(await self._open_version(source), target, None, if_absent=if_absent))
+
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        file = await self._open_version(source)
+        return await self._save(PutCopy(file, source.key, source.etag, metadata=metadata))
+
+    async def _open_version(self, source: ObjectInfo) -> OpenObject:
         file = await self._open_object(source.key)
         try:
             check_etag(file.info, source.etag)
         except BaseException:
             file.close()
             raise
-        return await self._save(PutCopy(file, target, None, if_absent=if_absent))
+        return file
 
     async def delete(self, key: str, if_match: str | None) -> None:
         await self._write(Delete(key, if_match))

@@ -173,16 +173,23 @@ class PutParts(Put):
 
 
 class PutCopy(Put):
-    """A save of the bytes of ``source``, with its type, metadata and checksum.
+    """A save of the bytes of ``source``, with its type and checksum, and its own ``metadata`` or others.
 
     What another program put there has no checksum; it is taken while copying.
     """
 
-    def __init__(self, source: OpenObject, key: str, if_match: str | None, *, if_absent: bool) -> None:
+    def __init__(
+        self,
+        source: OpenObject,
+        key: str,
+        if_match: str | None,
+        *,
+        if_absent: bool = False,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
         info = source.info
-        header = Header(
-            key, info.content_type, dict(info.metadata), info.sha256 or "0" * 64, _new_etag(), info.size
-        )
+        kept = dict(info.metadata) if metadata is None else metadata
+        header = Header(key, info.content_type, kept, info.sha256 or "0" * 64, _new_etag(), info.size)
         super().__init__(key, if_match, if_absent=if_absent, header=header)
         self._source = source
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from storage_lib.backends.cloud.byte_stores import Use, new_store, use_of_put
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Claim
-from storage_lib.backends.s3.client import Response, S3Client
+from storage_lib.backends.s3.client import Response, S3Client, encode_path
 from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, is_error, read
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError
 from storage_lib.ports.errors import missing
@@ -36,6 +36,7 @@ class Bucket:
         self._seen = False
         self._stores: Recent[Use, S3Store] = Recent(3)
         self._deletes_conditionally = True if is_aws(client.url) else None
+        self._copies_conditionally = self._deletes_conditionally
 
     async def open(self) -> None:
         """See that the service answers, lets us in and has the bucket; make it if that is wanted."""
@@ -136,6 +137,24 @@ class Bucket:
             if response.status not in (200, 204):
                 await self.client.request("DELETE", key)
         return self._deletes_conditionally
+
+    async def copies_conditionally(self) -> bool:
+        """Whether the server compares the ETag of an object with a condition before it copies the object onto
+        itself, as AWS does. Others are asked once, with an object that may go."""
+        if self._copies_conditionally is None:
+            key = f".system/probe/{uuid.uuid4().hex}"
+            await self.put(key, b"", {}, doing="probe conditional copies")
+            headers = {
+                "x-amz-copy-source": f"/{self.name}/{encode_path(key)}",
+                "x-amz-copy-source-if-match": _NO_ETAG,
+                "x-amz-metadata-directive": "REPLACE",
+            }
+            response = await self.client.request("PUT", key, headers=headers)
+            if response.status >= 500 and response.status != 501:
+                raise response.answer.as_error("probe conditional copies")
+            self._copies_conditionally = response.status == 412
+            await self.client.request("DELETE", key)
+        return self._copies_conditionally
 
     async def is_folder(self, key: str) -> bool:
         """Whether the server took a mere folder for the object when it refused to make it, as SeaweedFS does

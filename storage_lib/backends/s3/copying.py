@@ -28,6 +28,9 @@ async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
             "x-amz-metadata-directive": "REPLACE",
             **headers_in(info.metadata),
         }
+        if target == info.key:
+            # What replaces it while it is copied must not be overwritten; older servers ignore this one.
+            headers["if-match"] = wire.quoted(info.etag)
         claims = [bucket.client.claim(target)]
         try:
             answer = await bucket.send("PUT", target, headers=headers, doing=doing, claims=claims)

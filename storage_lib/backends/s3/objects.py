@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace as with_fields
 from typing import Any
 
 from msgspec.structs import replace
@@ -215,6 +216,15 @@ class S3Objects(ObjectDriver):
             if found.etag != source.etag:
                 raise unmet(source.key, source.etag)
         return PutResult(target, etag, source.size, None)
+
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        key = source.key
+        if source.size > MAX_COPY_BYTES or not await self._bucket.copies_conditionally():
+            return await super().touch(source, metadata)
+        _, sidecar = await self._expect(key, source.etag)
+        etag = await copy(self._bucket, with_fields(source, metadata=metadata), key)
+        await self._forget(sidecar)
+        return PutResult(key, etag, source.size, created=False)
 
     # -- writing
 

@@ -4,7 +4,7 @@ S3's ETag of an ordinary object is the MD5 of its bytes, so writing the same byt
 Each write therefore leaves a random mark in the metadata (``aos-write``), and the port's ETag is both, joined
 by a dot. Objects of other programs have no mark, and S3's ETag is theirs. A condition is checked in two
 steps, the mark by a HEAD and S3's ETag with the write itself: a writer that puts *the same bytes* (perhaps
-with other metadata) between the two goes unnoticed; any other is noticed.
+with other metadata, as a touch does) between the two goes unnoticed; any other is noticed.
 
 User metadata ``some-name`` is ``x-amz-meta-some-name``; the few names that obstore takes for HTTP headers get
 the prefix ``aos-meta-``. Where there are more of them than S3 takes, what layers have added goes into a

@@ -10,6 +10,7 @@ WRITES = frozenset(
         "objects.put_stream",
         "objects.delete",
         "objects.copy",
+        "objects.touch",
         "tables.create_table",
         "tables.insert",
         "tables.upsert",

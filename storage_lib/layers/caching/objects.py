@@ -231,6 +231,9 @@ class CachingObjects(ObjectLayer):
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         return await self._write(target, self.inner.copy(source, target, if_absent))
 
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        return await self._write(source.key, self.inner.touch(source, metadata))
+
     async def _write[T](
         self,
         key: str,

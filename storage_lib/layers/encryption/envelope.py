@@ -51,6 +51,8 @@ CHUNK_BYTES: Final = 65_536
 TAG_BYTES: Final = 16
 SEALED_BYTES: Final = CHUNK_BYTES + TAG_BYTES
 HEADER_BYTES: Final = 106
+NUMBER_BYTES: Final = 11
+"""Of a nonce, all but its last byte."""
 
 _ID_BYTES = 32
 _SALT_BYTES = 32
@@ -133,24 +135,24 @@ class Cipher:
         except InvalidTag as error:
             raise changed(self.name) from error
 
-    def seal(self, data: bytes, bound: bytes) -> bytes:
-        """``data`` of the header's making, once an envelope at most."""
-        return self._aead.encrypt(_BESIDE, data, bound)
+    def seal(self, data: bytes, bound: bytes, number: bytes = bytes(NUMBER_BYTES)) -> bytes:
+        """Seal ``data``, once an envelope at most for each ``number``."""
+        return self._aead.encrypt(number + _BESIDE, data, bound)
 
-    def unseal(self, data: bytes, bound: bytes) -> bytes:
-        """:raises IntegrityError: neither ``data`` nor ``bound`` are what was sealed."""
+    def unseal(self, data: bytes, bound: bytes, number: bytes = bytes(NUMBER_BYTES)) -> bytes:
+        """:raises IntegrityError: ``data``, ``bound`` or ``number`` is not what was sealed."""
         try:
-            return self._aead.decrypt(_BESIDE, data, bound)
+            return self._aead.decrypt(number + _BESIDE, data, bound)
         except InvalidTag as error:
             raise changed(self.name) from error
 
 
-_BESIDE = bytes(11) + b"\2"
-"""The nonce of what is sealed beside the chunks, whose nonces end in 0 or 1."""
+_BESIDE = b"\2"
+"""How the nonce of what is sealed beside the chunks ends; theirs end in 0 or 1."""
 
 
 def _nonce(number: int, is_last: bool) -> bytes:
-    return (number << 8 | is_last).to_bytes(12, "big")
+    return (number << 8 | is_last).to_bytes(NUMBER_BYTES + 1, "big")
 
 
 class Envelopes:

@@ -68,6 +68,7 @@ class EncryptedObjects(ObjectLayer):
             can,
             max_object_bytes=_largest_plain(can.max_object_bytes),
             max_parts=_largest_plain(can.max_parts * can.part_bytes) // can.part_bytes,
+            decrypts=True,
         )
         self._envelopes = envelopes
         self._tokens = tokens
@@ -106,6 +107,13 @@ class EncryptedObjects(ObjectLayer):
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         # The name of the target is part of its encryption: it is read, verified and encrypted anew.
         return await ObjectDriver.copy(self, source, target, if_absent)
+
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        if hidden.ENCRYPTED in source.metadata:
+            metadata = await record.renewed(self._envelopes, source, metadata)
+        else:
+            await self._opened(source)
+        return await super().touch(source, metadata)
 
     # -- reading
 

@@ -2,30 +2,34 @@
 
 It is the value of ``aos-encrypted``, in URL-safe base64 without padding::
 
-      0   1  form of the envelope (1)
+      0   1  form of the record: 1, or 2 once the metadata have been changed
       1   1  length n of the key id
       2   n  key id
     2+n  32  salt
    34+n  32  commitment
-   66+n      sealed: flags, 1 byte (1: size and SHA-256 in the metadata are those of an outer layer;
+   66+n  11  in form 2 only: the number of the record, random
+     …       sealed: flags, 1 byte (1: size and SHA-256 in the metadata are those of an outer layer;
              2: there is a SHA-256); size of the plaintext, 8 bytes big-endian; its SHA-256 or that of the
              outer layer's caller, 32 bytes; its Content-Encoding, ASCII; a tag of 16 bytes
 
-It is sealed with the key of the chunks and the nonce 11 x 0, 2; associated data are the content type and the
-names and values of the stored metadata, sorted by name, each behind its length. What layers inside this one
-add is left out. A SHA-256 is a fingerprint of the plaintext, and a Content-Encoding would be taken for that
-of the ciphertext: both are stored here alone.
+It is sealed with the key of the chunks and a nonce: its number (11 x 0 in form 1), 2. So the metadata of an
+envelope can be changed and sealed anew: of 2^30 records, two have the same number with a probability of
+2^-29. Associated data are the content type and the names and values of the stored metadata, sorted by name,
+each behind its length. What layers inside this one add is left out. A SHA-256 is a fingerprint of the
+plaintext, and a Content-Encoding would be taken for that of the ciphertext: both are stored here alone.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
 from storage_lib.errors import IntegrityError
 from storage_lib.layers.encryption.envelope import (
+    NUMBER_BYTES,
     OBJECT,
     Cipher,
     Envelopes,
@@ -43,6 +47,7 @@ _ENCODING = METADATA["Content-Encoding"]
 _SHA256 = pattern(r"[0-9a-f]{64}")
 _SHORT_ASCII = pattern(r"[ -~]{1,64}")
 _OF_THE_STORE = hidden.ADDED_BELOW | {hidden.ENCRYPTED}
+_RENEWED = 2
 _OF_OUTER = 1
 _HAS_SHA256 = 2
 _SEALED_BYTES = 41
@@ -82,11 +87,25 @@ def described(
     encoding = "" if _ENCODING in stored else metadata.get(_ENCODING, "")
     content = bytes((flags,)) + size.to_bytes(8, "big") + (bytes.fromhex(sha256) or bytes(32))
     sealed = cipher.seal(content + encoding.encode(), _bound(content_type, stored))
-    header = cipher.header
-    key_id = header.key_id.encode()
-    record = bytes((header.form, len(key_id))) + key_id + header.salt + header.commitment + sealed
-    stored[hidden.ENCRYPTED] = base64.urlsafe_b64encode(record).rstrip(b"=").decode()
+    stored[hidden.ENCRYPTED] = _text(cipher.header, sealed)
     return stored
+
+
+def _text(header: Header, sealed: bytes, number: bytes = b"") -> str:
+    form, key_id = _RENEWED if number else OBJECT, header.key_id.encode()
+    record = bytes((form, len(key_id))) + key_id + header.salt + header.commitment + number + sealed
+    return base64.urlsafe_b64encode(record).rstrip(b"=").decode()
+
+
+async def renewed(envelopes: Envelopes, info: ObjectInfo, metadata: Mapping[str, str]) -> dict[str, str]:
+    """``metadata``, to be stored with the envelope ``info`` instead of its own, and a record that binds them.
+
+    :raises IntegrityError: what is stored is not what was stored with this object.
+    """
+    cipher, content = await _unsealed(envelopes, info)
+    number = secrets.token_bytes(NUMBER_BYTES)
+    sealed = cipher.seal(content, _bound(info.content_type, metadata), number)
+    return {**metadata, hidden.ENCRYPTED: _text(cipher.header, sealed, number)}
 
 
 async def opened(envelopes: Envelopes, info: ObjectInfo) -> tuple[ObjectInfo, Cipher]:
@@ -95,9 +114,7 @@ async def opened(envelopes: Envelopes, info: ObjectInfo) -> tuple[ObjectInfo, Ci
     :param info: has a record.
     :raises IntegrityError: it is not what was stored with this object.
     """
-    header, sealed = _read(info.key, info.metadata[hidden.ENCRYPTED])
-    cipher = await envelopes.resume(header, info.key)
-    content = cipher.unseal(sealed, _bound(info.content_type, info.metadata))
+    cipher, content = await _unsealed(envelopes, info)
     size = int.from_bytes(content[1:9], "big")
     if size != plain_size(info.size):
         raise IntegrityError(
@@ -119,6 +136,12 @@ async def opened(envelopes: Envelopes, info: ObjectInfo) -> tuple[ObjectInfo, Ci
     return replace(info, size=size, sha256=sha256, metadata=metadata, authenticated=True), cipher
 
 
+async def _unsealed(envelopes: Envelopes, info: ObjectInfo) -> tuple[Cipher, bytes]:
+    header, number, sealed = _read(info.key, info.metadata[hidden.ENCRYPTED])
+    cipher = await envelopes.resume(header, info.key)
+    return cipher, cipher.unseal(sealed, _bound(info.content_type, info.metadata), number)
+
+
 def key_id_of(info: ObjectInfo) -> str | None:
     """The id of the key that an object was encrypted with; None if it is not encrypted.
 
@@ -128,7 +151,8 @@ def key_id_of(info: ObjectInfo) -> str | None:
     return None if text is None else _read(info.key, text)[0].key_id
 
 
-def _read(key: str, text: str) -> tuple[Header, bytes]:
+def _read(key: str, text: str) -> tuple[Header, bytes, bytes]:
+    """The header of the envelope, the number of the record, and what is sealed."""
     try:
         record = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         if base64.urlsafe_b64encode(record).rstrip(b"=") != text.encode():
@@ -138,10 +162,13 @@ def _read(key: str, text: str) -> tuple[Header, bytes]:
     except (binascii.Error, ValueError, IndexError) as error:
         raise changed(key) from error
     salt, commitment = record[2 + length : 34 + length], record[34 + length : 66 + length]
-    header = Header.read(bytes(Header(record[0], key_id, salt, commitment)))
-    if header is None or header.form != OBJECT:
+    header = Header.read(bytes(Header(OBJECT, key_id, salt, commitment)))
+    if header is None or record[0] not in (OBJECT, _RENEWED):
         raise changed(key)
-    return header, record[66 + length :]
+    rest = record[66 + length :]
+    if record[0] == OBJECT:
+        return header, bytes(NUMBER_BYTES), rest
+    return header, rest[:NUMBER_BYTES], rest[NUMBER_BYTES:]
 
 
 def _bound(content_type: str, stored: Mapping[str, str]) -> bytes:

@@ -275,6 +275,21 @@ class FallbackObjects(ObjectLayer):
             sure=not if_absent,
         )
 
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        key = source.key
+
+        async def by_bytes() -> PutResult:
+            return await ObjectDriver.touch(self, source, metadata)
+
+        when = await self._when(key)
+        if when.only_journaled:
+            return await by_bytes()
+
+        async def instead(_: When) -> PutResult:
+            return await by_bytes()
+
+        return await self._write(key, when.at, lambda: self.inner.touch(source, metadata), instead)
+
     async def _when(self, key: str) -> When:
         now = self.inner.clock()
         return When(now, now, await self._journaled(key) is not None)

@@ -105,6 +105,25 @@ class RetryingObjects(ObjectLayer):
 
         return await self._retrier.call(f"copy {source.key!r} to {target!r}", copy)
 
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        key, mark = source.key, f"{_REPLACED}{uuid.uuid4().hex}"
+
+        async def touch(unsure: bool) -> PutResult:
+            try:
+                return await self.inner.touch(source, {**metadata, ATTEMPT: mark})
+            except (PreconditionFailedError, KeyNotFoundError) as error:
+                if not unsure:
+                    raise
+                try:
+                    info = await self.inner.head(key)
+                except KeyNotFoundError:
+                    raise unknown(f"touch {key!r}") from error
+                if info.metadata.get(ATTEMPT) == mark:
+                    return PutResult(key, info.etag, info.size, created=False)
+                raise unknown(f"touch {key!r}") from error
+
+        return await self._retrier.call(f"touch {key!r}", touch)
+
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         tries = Tries(self._retrier, f"list {prefix!r}")
         while True:

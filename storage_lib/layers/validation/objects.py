@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from msgspec.structs import replace as with_options
 
@@ -99,6 +100,12 @@ class ValidatingObjects(ObjectLayer):
         return await self._counted(
             target, rules, shown.size, lambda: self.inner.copy(source, target, if_absent)
         )
+
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        shown = hidden.presented(replace(source, metadata=metadata))
+        for rule in self._rules_for(source.key):
+            rule.check(source.key, shown.content_type, shown.metadata, shown.size)
+        return await self.inner.touch(source, metadata)
 
     async def _counted(
         self,
