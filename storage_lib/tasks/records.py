@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
+from itertools import batched
 from typing import Any, Final, TypedDict, Unpack
 
 import msgspec
@@ -23,6 +25,7 @@ from storage_lib.errors import (
 )
 from storage_lib.patterns import pattern
 from storage_lib.ports.backend import Entity, StorageBackend
+from storage_lib.ports.tables import MAX_QUERY_PAGE
 from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import (
     FINAL,
@@ -35,6 +38,7 @@ from storage_lib.tasks.model import (
     TaskStatus,
     content_prefix,
 )
+from storage_lib.tasks.removal import delete_unchanged, mark_unchanged
 
 _log = logging.getLogger("AOS.Tasks")
 
@@ -42,12 +46,15 @@ INLINE_BYTES = 16 * 1024
 """Longer payloads and results are stored as objects: a table property holds 32 Ki characters, an entity
 1 MiB."""
 
+CONCURRENT_READS = 16
+
 _TIME_ORDERED = pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
 _OTHERS = "x"
 _EXPIRED = "expired"
 """Set in a record whose contents are about to be removed, and which nobody may see any longer."""
 _LARGE: Final = ("payload", "result", "raw_message")
+_OF_REMOVAL: Final = ("task_id", "status", "parent_id", "fence", *(f"{name}_key" for name in _LARGE))
 
 
 def record_keys(task_id: str) -> tuple[str, str]:
@@ -313,33 +320,55 @@ class TaskRecords:
         and return how many. A child's record stays as long as its parent's, or a requeue of the parent
         would run the child again."""
         removed = 0
+        some: list[Entity] = []
         needed: dict[str, bool] = {}
         # One that is about to be requeued was changed since (`Control.requeue`).
-        async for entity in self._until(before, "finished_at lt @before and updated_at lt @before"):
-            if removed == limit:
-                break
+        ended = self._until(before, "finished_at lt @before and updated_at lt @before", select=_OF_REMOVAL)
+        async for entity in ended:
             if entity.properties.get("status") not in FINAL:
                 continue  # It has been requeued since, or that is unknown.
-            parent_id = entity.properties.get("parent_id")
-            if parent_id and parent_id not in needed:
-                needed[parent_id] = await self._exists(parent_id)
-            if parent_id and needed[parent_id]:
-                continue
-            try:
-                await self._remove(entity)
-            except (KeyNotFoundError, PreconditionFailedError):
-                continue
-            removed += 1
+            some.append(entity)
+            if len(some) == min(limit - removed, MAX_QUERY_PAGE):
+                removed += await self._remove(some, needed)
+                some = []
+                if removed >= limit:
+                    break
+        return removed + (await self._remove(some, needed) if some else 0)
+
+    async def _remove(self, entities: list[Entity], needed: dict[str, bool]) -> int:
+        """Remove those whose parents are gone, parents before their children, and return how many.
+
+        :param needed: which parents are there, as far as it is known.
+        """
+        left = {_task_id_of(entity): entity for entity in entities}
+        parents = {id_: str(entity.properties.get("parent_id") or "") for id_, entity in left.items()}
+        await self._look_for({each for each in parents.values() if each and each not in left}, needed)
+        removed = 0
+        while left:
+            free = {id_: entity for id_, entity in left.items() if parents[id_] not in left}
+            if not free:
+                break  # Damaged: each has another for its ancestor.
+            for id_ in free:
+                del left[id_]
+            gone = await self._removed([each for id_, each in free.items() if not needed.get(parents[id_])])
+            needed |= dict.fromkeys(free, True) | dict.fromkeys(map(_task_id_of, gone), False)
+            removed += len(gone)
         return removed
 
-    async def _remove(self, entity: Entity) -> None:
-        """Remove the contents before the record, so that a later run can finish if this one is cut off; set a
-        mark before both, so that a task that has just been requeued keeps its contents."""
-        tables, keys, etag = self._backend.tables, (entity.partition_key, entity.row_key), entity.etag
-        if _may_have_contents(entity.properties):
-            etag = await tables.update(TASK_TABLE, *keys, {_EXPIRED: True}, etag=etag)
-            await self._remove_contents(_task_id_of(entity))
-        await tables.delete(TASK_TABLE, *keys, etag=etag)
+    async def _look_for(self, parents: set[str], needed: dict[str, bool]) -> None:
+        for some in batched(sorted(parents - needed.keys()), CONCURRENT_READS, strict=False):
+            needed |= zip(some, await asyncio.gather(*map(self._exists, some)), strict=True)
+
+    async def _removed(self, entities: list[Entity]) -> list[Entity]:
+        """Remove the contents before the records, so that a later run can finish if this one is cut off; set
+        a mark before both, so that a task that has just been requeued keeps its contents."""
+        tables = self._backend.tables
+        full = [entity for entity in entities if _may_have_contents(entity.properties)]
+        plain = [entity for entity in entities if not _may_have_contents(entity.properties)]
+        emptied = await mark_unchanged(tables, TASK_TABLE, full, _EXPIRED)
+        for some in batched(map(_task_id_of, emptied), CONCURRENT_READS, strict=False):
+            await asyncio.gather(*map(self._remove_contents, some))
+        return await delete_unchanged(tables, TASK_TABLE, [*plain, *emptied])
 
     async def _exists(self, task_id: str) -> bool:
         try:
@@ -348,15 +377,25 @@ class TaskRecords:
             return False
         return True
 
-    async def _until(self, before: datetime, condition: str, **parameters: str) -> AsyncIterator[Entity]:
+    async def _until(
+        self,
+        before: datetime,
+        condition: str,
+        *,
+        select: Sequence[str] | None = None,
+        **parameters: str,
+    ) -> AsyncIterator[Entity]:
         """Tasks created before that moment that match an OData filter."""
         values = {"day": _first_day(before), "before": before, **parameters}
-        async for entity in self._matching(f"PartitionKey ge @day and {condition}", values):
+        async for entity in self._matching(f"PartitionKey ge @day and {condition}", values, select):
             yield entity
 
-    async def _matching(self, condition: str, parameters: Mapping[str, Any]) -> AsyncIterator[Entity]:
+    async def _matching(
+        self, condition: str, parameters: Mapping[str, Any], select: Sequence[str] | None = None
+    ) -> AsyncIterator[Entity]:
+        tables = self._backend.tables
         try:
-            async for entity in self._backend.tables.iterate(TASK_TABLE, condition, parameters=parameters):
+            async for entity in tables.iterate(TASK_TABLE, condition, parameters=parameters, select=select):
                 yield entity
         except KeyNotFoundError:
             return  # The table is made by the first task: there is none yet.

@@ -22,7 +22,7 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
-from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.backend import Entity, StorageBackend
 from storage_lib.tasks import escapes
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.control import Control, TaskStateError
@@ -45,6 +45,7 @@ from storage_lib.tasks.model import (
 from storage_lib.tasks.payloads import refuse_unknown_fields
 from storage_lib.tasks.records import TaskRecords
 from storage_lib.tasks.registry import RegisteredAction, Registry
+from storage_lib.tasks.removal import delete_unchanged
 
 if TYPE_CHECKING:
     from storage_lib.tasks.spans import TaskSpans
@@ -318,19 +319,15 @@ class Submission:
 
     async def expire_keys(self, limit: int) -> int:
         """Remove up to ``limit`` idempotency keys whose window is over, and return how many were removed."""
-        tables = self._backend.tables
-        removed = 0
+        tables, used = self._backend.tables, list[Entity]()
         with contextlib.suppress(KeyNotFoundError):  # No key was ever used: there is no table.
-            async for entity in tables.iterate(
-                KEY_TABLE, "expires_at le @now", parameters={"now": self._now()}
-            ):
-                if removed == limit:
+            condition, parameters = "expires_at le @now", {"now": self._now()}
+            async for entity in tables.iterate(KEY_TABLE, condition, parameters=parameters, select=[]):
+                if len(used) == limit:
                     break
-                # Or it has just been used again.
-                with contextlib.suppress(KeyNotFoundError, PreconditionFailedError):
-                    await tables.delete(KEY_TABLE, entity.partition_key, entity.row_key, etag=entity.etag)
-                    removed += 1
-        return removed
+                used.append(entity)
+        # One that has just been used again stays.
+        return len(await delete_unchanged(tables, KEY_TABLE, used))
 
 
 def check_due(message: TaskMessage, now: datetime) -> None:
