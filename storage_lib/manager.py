@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from storage_lib.layers.encryption.rotation import Rotation
     from storage_lib.layers.fallback import FallbackLayer, RepairResult
     from storage_lib.pickling import Pickling
+    from storage_lib.prefixes import PrefixResult
     from storage_lib.versioning import Version, Versions
 
 _UPDATE_ATTEMPTS = 1000
@@ -654,6 +655,111 @@ class StorageManager:
         from storage_lib.versioning import Versions  # Only where it is used.
 
         return Versions(self)
+
+    # -- all below a prefix
+
+    async def delete_prefix(
+        self,
+        prefix: str,
+        *,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+        seconds: float | None = None,
+        concurrency: int = 16,
+        on_progress: Callable[[PrefixResult], object] | None = None,
+    ) -> PrefixResult:
+        """Delete the objects whose keys start with ``prefix``, their versions included. Called again, it goes
+        on where it was cut off.
+
+        :param prefix: as for `list_keys`: ``"a"`` means ``a/b`` and ``ab``; ``""`` means everything.
+        :param dry_run: tell what would be done, and change nothing.
+        :param after: begin after this key, such as `PrefixResult.last` of an earlier call.
+        :param limit: try at most this many objects.
+        :param seconds: begin with no more after this long; None means no limit.
+        :param concurrency: how many at a time.
+        :param on_progress: called after each object with what has been done so far.
+        :return: what was done; what could not be is in ``failed``, with its errors.
+        :raises StorageUnavailableError: the store cannot be reached; what was done stays done.
+        """
+        from storage_lib import prefixes  # Only where it is used.
+
+        bounds = prefixes.Bounds(
+            after=after, limit=limit, seconds=seconds, concurrency=concurrency, on_progress=on_progress
+        )
+        return await prefixes.delete(self.backend.objects, prefix, dry_run=dry_run, bounds=bounds)
+
+    async def copy_prefix(
+        self,
+        source: str,
+        target: str,
+        *,
+        if_absent: bool = False,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+        seconds: float | None = None,
+        concurrency: int = 16,
+        on_progress: Callable[[PrefixResult], object] | None = None,
+    ) -> PrefixResult:
+        """Copy each object ``source + rest`` to ``target + rest``, as `copy` does: with its type, metadata
+        and the end of its life, on the server side where the store supports it. Versions and their labels
+        are copied, too. The other parameters and the errors are those of `delete_prefix`.
+
+        What is saved meanwhile may be copied or not. If the target is below the source, what is there already
+        is not copied.
+
+        :param source: the prefix of the keys to copy, such as ``"models/ceo/"``.
+        :param target: what it is replaced with.
+        :param if_absent: replace nothing: keys that have a target are skipped.
+        :raises InvalidArgumentError: source and target are the same.
+        """
+        from storage_lib import prefixes  # Only where it is used.
+
+        bounds = prefixes.Bounds(
+            after=after, limit=limit, seconds=seconds, concurrency=concurrency, on_progress=on_progress
+        )
+        return await prefixes.transfer(
+            self.backend.objects,
+            source,
+            target,
+            move=False,
+            if_absent=if_absent,
+            dry_run=dry_run,
+            bounds=bounds,
+        )
+
+    async def move_prefix(
+        self,
+        source: str,
+        target: str,
+        *,
+        if_absent: bool = False,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+        seconds: float | None = None,
+        concurrency: int = 16,
+        on_progress: Callable[[PrefixResult], object] | None = None,
+    ) -> PrefixResult:
+        """Move each object ``source + rest`` to ``target + rest``, as `move` does: at any moment each is
+        whole at one of them or at both. Called again, it goes on where it was cut off. The parameters and
+        the errors are those of `copy_prefix`.
+        """
+        from storage_lib import prefixes  # Only where it is used.
+
+        bounds = prefixes.Bounds(
+            after=after, limit=limit, seconds=seconds, concurrency=concurrency, on_progress=on_progress
+        )
+        return await prefixes.transfer(
+            self.backend.objects,
+            source,
+            target,
+            move=True,
+            if_absent=if_absent,
+            dry_run=dry_run,
+            bounds=bounds,
+        )
 
     # -- many at once
 

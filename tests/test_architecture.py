@@ -17,7 +17,7 @@ ROOMS = [
     ("storage_lib.ports",),
     ("storage_lib.backends", "storage_lib.layers", "storage_lib.testing"),
     ("storage_lib.factory",),
-    ("storage_lib.manager", "storage_lib.versioning"),
+    ("storage_lib.manager", "storage_lib.prefixes", "storage_lib.versioning"),
     ("storage_lib.tasks",),
     ("storage_lib",),
     ("actions",),

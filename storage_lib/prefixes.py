@@ -1,0 +1,199 @@
+"""Deleting, copying and moving all objects whose keys start with a prefix.
+
+Each object is an operation of its own, so each is whole, and keeps its type, metadata, end of life and, as
+they are objects too, its versions. What is done stays done: an operation that was cut off goes on when it is
+called again, from the beginning or after the last key that it told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from traceback import clear_frames
+
+import msgspec
+
+from storage_lib.arguments import seconds as checked_seconds
+from storage_lib.arguments import whole
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    ObjectExistsError,
+    StorageError,
+    StorageUnavailableError,
+)
+from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_prefix
+from storage_lib.ports.objects import ListEntry, ObjectInfo, ObjectStore
+
+_MOST_NAMED = 1000
+"""How many failures are told by name."""
+_LONGEST = 1e9
+
+
+class PrefixResult(msgspec.Struct, kw_only=True):
+    """What was done with the objects below a prefix, or would be done.
+
+    ``done`` objects were deleted, copied or moved; ``skipped`` ones were left as they are, because they had
+    been deleted meanwhile or because there was a target; ``failed`` has the first thousand keys whose objects
+    could not be, with the errors, and ``failures`` the number of all. Everything up to the key ``last`` was
+    tried: an operation that is to go on begins after it. ``is_complete``: nothing is left to be tried.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failures: int = 0
+    failed: dict[str, StorageError] = {}
+    last: str | None = None
+    is_complete: bool = False
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an operation goes; the names are those of `StorageManager.delete_prefix`."""
+
+    after: str | None = None
+    limit: int | None = None
+    seconds: float | None = None
+    concurrency: int = 16
+    on_progress: Callable[[PrefixResult], object] | None = None
+
+
+async def delete(objects: ObjectStore, prefix: str, *, dry_run: bool, bounds: Bounds) -> PrefixResult:
+    """See `StorageManager.delete_prefix`."""
+
+    async def work(key: str) -> bool:
+        if not dry_run:
+            await objects.delete(key)
+        return True
+
+    return await _each(objects, _checked(prefix, "prefix"), None, work, bounds)
+
+
+async def transfer(
+    objects: ObjectStore,
+    source: str,
+    target: str,
+    *,
+    move: bool,
+    if_absent: bool,
+    dry_run: bool,
+    bounds: Bounds,
+) -> PrefixResult:
+    """See `StorageManager.copy_prefix` and `StorageManager.move_prefix`."""
+    _checked(source, "source")
+    _checked(target, "target")
+    if source == target:
+        raise InvalidArgumentError("source and target are the same prefix", field="target")
+    # What lies below the target is no source: it would be copied for ever.
+    inside = target if target.startswith(source) else None
+
+    async def work(key: str) -> bool:
+        name = target + key[len(source) :]
+        if inside is None and name.startswith(source):
+            raise InvalidArgumentError(
+                f"object {key!r} would become {name!r}, which is below the source {source!r} itself",
+                field="target",
+                remedy="use a target that is not the beginning of the source",
+            )
+        if dry_run:
+            return not (await _exists(objects, user_key(name)) and if_absent)
+        try:
+            await (objects.move if move else objects.copy)(key, user_key(name), if_absent=if_absent)
+        except ObjectExistsError:
+            return move and await _ended(objects, key, name)
+        return True
+
+    return await _each(objects, source, inside, work, bounds)
+
+
+async def _each(
+    objects: ObjectStore,
+    prefix: str,
+    left_out: str | None,
+    work: Callable[[str], Awaitable[bool]],
+    bounds: Bounds,
+) -> PrefixResult:
+    """Do ``work`` with each key; it tells whether it did something. Keys below ``left_out`` are left out."""
+    concurrency = whole("concurrency", bounds.concurrency, 1)
+    limit = None if bounds.limit is None else whole("limit", bounds.limit, 0)
+    until = None
+    if bounds.seconds is not None:
+        until = time.monotonic() + checked_seconds("seconds", bounds.seconds, 0, _LONGEST)
+    result = PrefixResult()
+    running: deque[tuple[str, asyncio.Task[bool]]] = deque()
+
+    async def settle() -> None:
+        key, task = running[0]
+        try:
+            if await task:
+                result.done += 1
+            else:
+                result.skipped += 1
+        except KeyNotFoundError:
+            result.skipped += 1  # Deleted since it was listed.
+        except StorageUnavailableError:
+            raise  # The others would fail alike.
+        except StorageError as error:
+            clear_frames(error.__traceback__)
+            result.failures += 1
+            if len(result.failed) < _MOST_NAMED:
+                result.failed[key] = error
+        running.popleft()
+        result.last = key
+        if bounds.on_progress is not None:
+            bounds.on_progress(result)
+
+    begun = 0
+    try:
+        async for key in _keys(objects, prefix, left_out, bounds.after):
+            if begun == limit or (until is not None and time.monotonic() >= until):
+                break
+            begun += 1
+            running.append((key, asyncio.ensure_future(work(key))))
+            if len(running) == concurrency:
+                await settle()
+        else:
+            result.is_complete = True
+        while running:
+            await settle()
+    finally:
+        for _, task in running:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
+    return result
+
+
+async def _keys(
+    objects: ObjectStore, prefix: str, left_out: str | None, after: str | None
+) -> AsyncIterator[str]:
+    async for entry in objects.iterate(prefix, start_after=after, skip=SYSTEM_PREFIX):
+        if isinstance(entry, ListEntry) and (left_out is None or not entry.key.startswith(left_out)):
+            yield entry.key
+
+
+def _checked(prefix: str, field: str) -> str:
+    """:raises InvalidKeyError: it is no prefix of keys, or belongs to the library."""
+    return user_key(validate_prefix(prefix, field))
+
+
+async def _exists(objects: ObjectStore, key: str) -> bool:
+    try:
+        await objects.head(key)
+    except KeyNotFoundError:
+        return False
+    return True
+
+
+async def _ended(objects: ObjectStore, source: str, target: str) -> bool:
+    """Whether the target is what a move of the source that was cut off has made of it; that move is then
+    ended."""
+    one, other = await objects.head(source), await objects.head(target)
+    if one.sha256 is None or _told(one) != _told(other):
+        return False
+    await objects.delete(source, if_match=one.etag)
+    return True
+
+
+def _told(info: ObjectInfo) -> tuple[object, ...]:
+    return info.size, info.sha256, info.content_type, dict(info.metadata), info.expires_at
