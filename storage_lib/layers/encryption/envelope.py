@@ -218,7 +218,9 @@ class Envelopes:
 
 async def encrypted(cipher: Cipher, data: bytes) -> bytes:
     """The envelope of ``data``, made in a thread if there is much to do."""
-    chunks = pieces(data, CHUNK_BYTES) or [b""]
+    if len(data) <= CHUNK_BYTES:
+        return bytes(cipher.header) + cipher.encrypt((data,), 0, ends=True)[0]
+    chunks = pieces(data, CHUNK_BYTES)
 
     def made() -> bytes:
         return b"".join([bytes(cipher.header), *cipher.encrypt(chunks, 0, ends=True)])
