@@ -287,3 +287,26 @@ async def test_a_cache_does_not_keep_that_a_store_behind_lacks_an_object(read: s
         await READS[read](cached)
     stores.primary.away = False
     assert await whole(cached) == NEW
+
+
+# -- sweeps
+
+
+@pytest.mark.parametrize("mode", ["mirror that takes writes", "second store that takes writes"])
+async def test_a_sweep_does_not_remove_what_has_expired_only_in_a_store_behind(mode: str) -> None:
+    """The delete would be newer than the save, and repair would do it in the primary, too."""
+    stores = Stores(**MODES[mode])
+    await stores.objects.put("k", OLD, ttl=60)
+    if "mirror" not in mode:
+        await stores.second.objects.put("k", OLD, ttl=60)
+    stores.secondary.away = True
+    await stores.objects.put("k", NEW)
+    stores.secondary.away = False
+    stores.now += 100
+    stores.primary.away = True
+    assert await stores.objects.sweep_expired() == 0
+    stores.primary.away = False
+    assert await value(stores.objects, "k") == NEW
+    await stores.layer.repair()
+    assert await stores.objects.sweep_expired() == 0
+    assert await value(stores.first.objects, "k") == NEW

@@ -57,6 +57,7 @@ from storage_lib.ports.object_model import (
     is_after,
     read_etag,
 )
+from storage_lib.ports.older import told
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.prefixes import without_empty
 from storage_lib.ports.streaming import ByteSource, ObjectReader, Parts, sha256_of, verify
@@ -490,14 +491,20 @@ class ObjectStore(Stationary):
 
     async def _remove_expired(self, marker: str, key: str) -> bool:
         removed = False
+        older: list[bool] = []
         try:
-            info = await self._core.head(key)
+            with told(lambda: older.append(True)):
+                info = await self._core.head(key)
+            if older:
+                return False  # It may have been saved anew: the next sweep looks again.
             if self._is_expired(info):
                 await self._core.delete(key, info.etag)
                 removed = True
         except PreconditionFailedError:
             pass  # Saved anew; a newer marker tells of the new one's end.
         except KeyNotFoundError:
+            if older:
+                return False
             # Deleted, or still on its way.
             if (late := expiry.late_marker(marker, key)) is not None:
                 await self._put_marker(*late)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from storage_lib.ports.older import OLDER
+from storage_lib.ports.older import told
 
 if TYPE_CHECKING:
     from storage_lib.layers.caching.entries import Entry
@@ -57,14 +57,9 @@ class Reading:
             and self._loop is asyncio.get_running_loop()
         )
 
-    @contextmanager
-    def asking(self) -> Generator[None]:
+    def asking(self) -> AbstractContextManager[None]:
         """While the store is asked."""
-        token = OLDER.set(self._is_older)
-        try:
-            yield
-        finally:
-            OLDER.reset(token)
+        return told(self._is_older)
 
     def _is_older(self) -> None:
         self.older = True
