@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from storage_lib.config import StorageConfig
-from storage_lib.errors import StorageError
-
 if TYPE_CHECKING:
     from storage_lib.azure_backend import AzureStorageBackend
     from storage_lib.backends.memory import MemoryBackend
+    from storage_lib.config import StorageConfig
     from storage_lib.encrypted_storage import EncryptedStorage
+    from storage_lib.errors import StorageError
     from storage_lib.file_backend import FileStorageBackend
     from storage_lib.manager import StorageManager
     from storage_lib.ports.backend import StorageBackend
@@ -35,6 +34,8 @@ _MODULES = {
     "MemoryBackend": "backends.memory",
     "S3StorageBackend": "s3_backend",
     "StorageBackend": "ports.backend",
+    "StorageConfig": "config",
+    "StorageError": "errors",
     "StorageManager": "manager",
 }
 

@@ -213,6 +213,8 @@ class Reader:
         if self.host is not None:
             text = text.replace(SHOWN_URL, self.host.url)
         text = text.replace(".venv/bin/python", shlex.quote(sys.executable))
+        if "agent-storage " in text:  # As if it were installed.
+            text = f'agent-storage() {{ {shlex.quote(sys.executable)} -m storage_lib.cli "$@"; }}\n{text}'
         text = re.sub(r"^curl ", f"curl -sS --max-time {COMMAND_SECONDS} ", text)
         text = text.replace(" GROUP ", f" {os.getgid()} ")
         clean = {

@@ -59,6 +59,8 @@ VENDOR_HOMES = {
     "referencing": ("storage_lib.layers.validation",),
     "sqlite3": ("storage_lib.backends.file",),
     "pytest": ("storage_lib.testing",),
+    "rich": ("storage_lib.cli",),
+    "typer": ("storage_lib.cli",),
 }
 
 

@@ -1,0 +1,67 @@
+"""``keys``: the keys of the encryption layer."""
+
+from typing import Annotated
+
+import typer
+
+from storage_lib.cli.command import Run, command, group
+from storage_lib.cli.exits import say
+
+app = group("keys", "Encryption keys.")
+
+
+@command(app, "new", store=False)
+async def new(
+    run: Run,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Names the key.")],
+    key_vault_key: Annotated[
+        str | None,
+        typer.Option("--key-vault-key", metavar="URL", help="Wrap it with this key in Azure Key Vault."),
+    ] = None,
+) -> None:
+    """Write a new key, an entry of AGENT_STORAGE_ENCRYPTION_KEYS. It is a secret."""
+    from storage_lib import encryption
+
+    if key_vault_key is None:
+        run.out.line(encryption.new_key(key_id))
+    else:
+        run.out.line(await encryption.new_wrapped_key(key_vault_key, key_id))
+
+
+@command(app, "rotate", json=True)
+async def rotate(
+    run: Run,
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only objects below it.")] = "",
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="KEY", help="Go on after this key, last of --json.")
+    ] = None,
+    include_plaintext: Annotated[
+        bool, typer.Option("--include-plaintext", help="Also encrypt what is stored in clear.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="How many at a time.")] = 16,
+) -> None:
+    """Encrypt anew with the first key what was encrypted with another, while the store is in use.
+
+    Running it again goes on: what has the first key already costs one request.
+    """
+    async with run.open() as storage:
+        done = await storage.rotate_keys(
+            prefix, after=after, include_plaintext=include_plaintext, concurrency=jobs
+        )
+    for key, error in done.failed.items():
+        run.failed(key, error)
+    if done.failures > len(done.failed):
+        say(f"{done.failures - len(done.failed):,} more failed")
+    if run.out.as_json:
+        failed = {key: error.explained() for key, error in done.failed.items()}
+        run.out.document(
+            {
+                "examined": done.examined,
+                "encrypted": done.encrypted,
+                "failures": done.failures,
+                "failed": failed,
+                "last": done.last,
+            }
+        )
+    else:
+        run.out.line(f"{done.examined} examined, {done.encrypted} encrypted anew, {done.failures} failed")

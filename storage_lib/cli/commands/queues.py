@@ -1,0 +1,107 @@
+"""``queues``: messages that wait."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from storage_lib.cli.amounts import duration
+from storage_lib.cli.command import Run, command, group
+from storage_lib.cli.text import count_text, printable, time_text
+
+app = group("queues", "Queues of messages.")
+
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Such as agent-tasks or agent-tasks-poison.")]
+
+
+@command(app, "peek", json=True)
+async def peek(
+    run: Run,
+    queue: Queue,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=32, help="How many.")] = 1,
+) -> None:
+    """Show messages without taking them: id, times delivered, when sent, body. Hidden ones are not seen."""
+    async with run.open() as storage:
+        found = await storage.backend.queues.peek(queue, max_messages=count)
+    if run.out.as_json:
+        for each in found:
+            run.out.item(
+                {
+                    "id": each.id,
+                    "dequeue_count": each.dequeue_count,
+                    "inserted_at": each.inserted_at,
+                    "expires_at": each.expires_at,
+                    **_body(each.body, each.text),
+                }
+            )
+        return
+    run.out.table(
+        ("ID", "DELIVERED", "SENT", "BODY"),
+        [
+            (each.id, str(each.dequeue_count), time_text(each.inserted_at), _shown(each.body, each.text))
+            for each in found
+        ],
+    )
+
+
+def _body(body: bytes | None, text: str) -> dict[str, Any]:
+    """As text if it is some; else ``base64``. What is in another encoding is shown as it is sent."""
+    if body is None:
+        return {"text": text}
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"base64": body}
+
+
+def _shown(body: bytes | None, text: str) -> str:
+    try:
+        return text if body is None else body.decode()
+    except UnicodeDecodeError:
+        return repr(body)
+
+
+@command(app, "length", json=True)
+async def length(run: Run, queue: Queue) -> None:
+    """Write how many messages there are, hidden ones included; on Azure an approximation, never too low."""
+    async with run.open() as storage:
+        count = await storage.backend.queues.length(queue)
+    if run.out.as_json:
+        run.out.document({"queue": queue, "length": count})
+    else:
+        run.out.line(str(count))
+
+
+@command(app, "send", json=True)
+async def send(
+    run: Run,
+    queue: Queue,
+    body: Annotated[str, typer.Argument(metavar="[BODY]", help="The text of the message; - is stdin.")] = "-",
+    delay: Annotated[
+        str, typer.Option("--delay", metavar="TIME", help="When it can be received: 90 (seconds), 15m.")
+    ] = "0",
+    ttl: Annotated[
+        str | None, typer.Option("--ttl", metavar="TIME", help="When it is dropped unread; by default never.")
+    ] = None,
+) -> None:
+    """Send a message. The queue is created if there is none."""
+    data = sys.stdin.buffer.read() if body == "-" else body
+    lifetime = None if ttl is None else duration(ttl)
+    async with run.open(creating=True) as storage:
+        sent = await storage.backend.queues.send(queue, data, delay=duration(delay), ttl=lifetime)
+    if run.out.as_json:
+        run.out.document({"queue": queue, "id": sent})
+    else:
+        run.out.line(sent)
+
+
+@command(app, "clear", json=True, yes=True)
+async def clear(run: Run, queue: Queue) -> None:
+    """Remove every message, after a confirmation."""
+    async with run.open() as storage:
+        count = await storage.backend.queues.length(queue)
+        run.confirm(f"Remove {count_text(count, 'message')} from {printable(queue)}?")
+        await storage.backend.queues.clear(queue)
+    if run.out.as_json:
+        run.out.document({"queue": queue, "cleared": count})
+    run.note(f"Removed {count_text(count, 'message')}.")

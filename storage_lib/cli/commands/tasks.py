@@ -1,0 +1,250 @@
+"""``tasks``: submit them, follow them, stop them."""
+
+import asyncio
+import sys
+import time
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from storage_lib.cli.amounts import duration, json_value, moment
+from storage_lib.cli.command import Run, command, group
+from storage_lib.cli.commands.task_doors import record_fields, tasks_of
+from storage_lib.cli.exits import EndError, Exit, is_terminal, say, warn
+from storage_lib.cli.text import printable, time_text
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.model import TaskRecord
+
+app = group("tasks", "Tasks of the app that serves the store.")
+
+_FIRST_POLL_SECONDS = 0.1
+_LONGEST_POLL_SECONDS = 1.0
+
+
+class Priority(StrEnum):
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="Of the task.")]
+TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Of the tasks.")]
+Timeout = Annotated[
+    str | None, typer.Option("--timeout", metavar="TIME", help="Follow it no longer: 90 (seconds), 15m.")
+]
+
+
+@command(app, "submit", json=True)
+async def submit(
+    run: Run,
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="Such as analyze_report.")],
+    payload: Annotated[
+        str, typer.Argument(metavar="[PAYLOAD]", help="JSON; @FILE and - read it from a file or stdin.")
+    ] = "null",
+    agent: Annotated[
+        str, typer.Option("--agent", "-a", metavar="ID", help="The agent that it belongs to.")
+    ] = "cli",
+    once: Annotated[
+        str | None, typer.Option("--idempotency-key", metavar="KEY", help="The same key is the same task.")
+    ] = None,
+    delay: Annotated[
+        str, typer.Option("--delay", metavar="TIME", help="It does not run before: 90 (seconds), 15m.")
+    ] = "0",
+    priority: Annotated[Priority, typer.Option("--priority", help="high has a queue of its own.")] = (
+        Priority.NORMAL
+    ),
+    correlation_id: Annotated[str | None, typer.Option("--correlation-id", metavar="ID")] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow it to its end, as watch does.")] = False,
+    timeout: Timeout = None,
+) -> None:
+    """Submit a task and write its id. The app that serves the store runs it."""
+    from storage_lib.tasks.model import Priority as TaskPriority
+    from storage_lib.tasks.submission import NewTask
+
+    task = NewTask(
+        action=action,
+        agent_id=agent,
+        payload=json_value(payload, "PAYLOAD"),
+        correlation_id=correlation_id,
+        idempotency_key=once,
+        delay_seconds=duration(delay),
+        priority=TaskPriority(priority.value),
+    )
+    async with tasks_of(run, creating=True) as tasks:
+        record = await tasks.submit_new(task)
+        if not wait:
+            if run.out.as_json:
+                run.out.document(record_fields(record))
+            else:
+                run.out.line(record.task_id)
+            return
+        run.note(f"Task {record.task_id}")
+        await _follow(run, tasks, [record.task_id], timeout)
+
+
+@command(app, "list", json=True)
+async def list_tasks(
+    run: Run,
+    status: Annotated[
+        str | None, typer.Option("--status", help="queued, running, succeeded, failed, cancelled or dead.")
+    ] = None,
+    agent: Annotated[str | None, typer.Option("--agent", "-a", metavar="ID")] = None,
+    action: Annotated[str | None, typer.Option("--action", metavar="ACTION")] = None,
+    parent: Annotated[str | None, typer.Option("--parent", metavar="ID", help="Its children.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Submitted within 2h, or since 2026-11-25.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Submitted before it.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="No more tasks.")] = 50,
+) -> None:
+    """List tasks, newest first: id, status, action, agent, time and, of those that failed, why."""
+    filters: dict[str, Any] = {
+        "status": status,
+        "agent_id": agent,
+        "action": action,
+        "parent_id": parent,
+        "created_after": moment(since, "--since"),
+        "created_before": moment(until, "--until"),
+    }
+    rows: list[tuple[str, ...]] = []
+    count, cursor, unreadable = 0, None, 0
+    async with tasks_of(run) as tasks:
+        while count < limit:
+            page = await tasks.list(limit=min(limit - count, 1000), cursor=cursor, **filters)
+            for record in page.records:
+                if run.out.as_json:
+                    run.out.item(record_fields(record))
+                else:
+                    rows.append(_row(record))
+            count += len(page.records)
+            unreadable += len(page.unreadable)
+            if (cursor := page.cursor) is None:
+                break
+    if rows:
+        run.out.table(("ID", "STATUS", "ACTION", "AGENT", "CREATED", "ERROR"), rows)
+    if cursor is not None:
+        run.note(f"There are more; --limit shows more than {limit}.")
+    if unreadable:
+        warn(f"{unreadable} records are damaged and left out")
+
+
+def _row(record: "TaskRecord") -> tuple[str, ...]:
+    error = "" if record.error is None else f"{record.error.code}: {record.error.message}"
+    return (
+        record.task_id,
+        record.status.value,
+        record.action,
+        record.agent_id,
+        time_text(record.created_at),
+        error[:200],
+    )
+
+
+@command(app, "show", json=True)
+async def show(run: Run, task_id: TaskId) -> None:
+    """Show a task: its payload, result or error, progress, times and attempts."""
+    async with tasks_of(run) as tasks:
+        record = await tasks.get(task_id)
+    fields = record_fields(record)
+    if run.out.as_json:
+        run.out.document(fields)
+        return
+    for name, value in fields.items():
+        if value is None or value == ():
+            continue
+        title = name.replace("_", " ")
+        if name == "history":
+            for attempt in record.history:
+                run.out.line(f"attempt {attempt.number}: {run.out.json(attempt)}")
+        elif isinstance(value, datetime):
+            run.out.line(f"{title}: {time_text(value)}")
+        elif name == "error":
+            run.out.line(f"{title}: {printable(f'{value["code"]}: {value["message"]}')}")
+            if value["traceback"]:
+                run.out.line(value["traceback"].rstrip("\n"))
+        else:
+            run.out.line(f"{title}: {printable(value if isinstance(value, str) else run.out.json(value))}")
+
+
+@command(app, "watch", json=True)
+async def watch(run: Run, task_ids: TaskIds, timeout: Timeout = None) -> None:
+    """Follow tasks until they have ended, and write each change. The exit code is 1 if one does not succeed,
+    and 5 if one has not ended in time.
+    """
+    async with tasks_of(run) as tasks:
+        await _follow(run, tasks, task_ids, timeout)
+
+
+async def _follow(run: Run, tasks: Any, task_ids: list[str], timeout: str | None) -> None:
+    until = None if timeout is None else time.monotonic() + duration(timeout)
+    seen: dict[str, Any] = {}
+    failed = False
+    waiting = list(dict.fromkeys(task_ids))
+    pause = _FIRST_POLL_SECONDS
+    while True:
+        for task_id in list(waiting):
+            record = await tasks.get(task_id)
+            state = (record.status, record.attempts, record.progress, record.children)
+            if seen.get(task_id) != state:
+                seen[task_id] = state
+                pause = _FIRST_POLL_SECONDS
+                _changed(run, record)
+            if record.is_final:
+                waiting.remove(task_id)
+                failed = failed or record.status != "succeeded"
+        run.out.flush()
+        if not waiting:
+            break
+        left = None if until is None else until - time.monotonic()
+        if left is not None and left <= 0:
+            say(f"error: {', '.join(waiting)} has not ended within {timeout}", lines=True)
+            raise EndError(Exit.UNAVAILABLE)
+        await asyncio.sleep(pause if left is None else min(pause, left))
+        pause = min(pause * 1.5, _LONGEST_POLL_SECONDS)
+    if failed:
+        raise EndError(Exit.FAILED)
+
+
+def _changed(run: Run, record: "TaskRecord") -> None:
+    if run.out.as_json:
+        run.out.item(record_fields(record))
+        return
+    more = ""
+    if record.error is not None:
+        more = f"{record.error.code}: {record.error.message}"
+    elif record.is_final and record.result is not None:
+        more = run.out.json(record.result)
+    elif record.is_waiting and record.children is not None:
+        more = f"{record.children.done.bit_count()} of {record.children.total} children have ended"
+    elif record.progress is not None:
+        more = run.out.json(record.progress)
+    cells = [time_text(record.updated_at), record.task_id, record.status.value, printable(more)]
+    run.out.line(("  " if run.out.is_terminal else "\t").join(cells).rstrip())
+
+
+@command(app, "cancel", json=True)
+async def cancel(run: Run, task_ids: TaskIds) -> None:
+    """Cancel tasks. One that has not started never will; a running one is asked to stop."""
+    async with tasks_of(run) as tasks:
+        for task_id in task_ids:
+            with run.several(task_id, len(task_ids)):
+                _changed_by(run, await tasks.cancel(task_id))
+
+
+@command(app, "requeue", json=True)
+async def requeue(run: Run, task_ids: TaskIds) -> None:
+    """Run tasks again that failed, were cancelled or are dead. They keep their history."""
+    async with tasks_of(run) as tasks:
+        for task_id in task_ids:
+            with run.several(task_id, len(task_ids)):
+                _changed_by(run, await tasks.requeue(task_id))
+
+
+def _changed_by(run: Run, record: "TaskRecord") -> None:
+    if run.out.as_json:
+        run.out.item(record_fields(record))
+    elif is_terminal(sys.stderr):
+        asked = " (asked to stop)" if record.cancel_requested and not record.is_final else ""
+        say(f"Task {record.task_id} is {record.status.value}{asked}.")

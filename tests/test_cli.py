@@ -1,0 +1,446 @@
+"""`agent-storage` as its users run it, on files: each command through the real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage_lib import StorageConfig, StorageManager
+from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.model import TASK_QUEUE
+from storage_lib.tasks.registry import Registry
+from tests.cli_runs import PROGRAM, Cli, environment
+from tests.conftest import PROJECT
+
+ESCAPE = "\x1b]0;owned\x07\x1b[31mred"
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path)
+
+
+@pytest.fixture
+def data(cli: Cli) -> StorageConfig:
+    return StorageConfig(base_path=cli.folder / "data")
+
+
+def plain(text: str) -> str:
+    """Without the styles that the program itself gives."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+# -- objects
+
+
+def test_an_object_goes_through_files_and_streams(cli: Cli) -> None:
+    source = cli.folder / "ceo.json"
+    source.write_bytes(b'{"a": 1}\n')
+    saved = cli("save", "configs/", "ceo.json", "-m", "by=me", "--ttl", "1h", "--json")
+    assert json.loads(saved.out) | {"etag": ""} == {
+        "key": "configs/ceo.json",
+        "etag": "",
+        "size": 9,
+        "created": True,
+        "content_type": "application/json",
+    }
+    assert cli("save", "notes/x.txt", stdin="hällo\n").out == b""
+    assert cli("load", "notes/x.txt").out == "hällo\n".encode()
+    assert cli("load", "configs/ceo.json", "--json").out == b'{"a":1}\n'
+    assert cli("load", "configs/ceo.json", "--range", "0-1").out == b'{"'
+    (cli.folder / "out.json").write_text("old")
+    (cli.folder / "out.json").chmod(0o640)
+    assert cli("load", "configs/ceo.json", "out.json").out == b""
+    assert (cli.folder / "out.json").read_bytes() == source.read_bytes()
+    assert stat.S_IMODE((cli.folder / "out.json").stat().st_mode) == 0o640
+    info = json.loads(cli("stat", "configs/ceo.json", "--json").out)
+    assert info["metadata"] == {"by": "me"}
+    assert info["expires_at"] > info["last_modified"]
+    assert "content type: application/json" in cli("stat", "configs/ceo.json").lines
+    assert cli("save", "configs/ceo.json", "--if-absent", stdin="{}", code=4).err.startswith("error: ")
+    assert cli("save", "bad.json", "-t", "application/json", stdin="{", code=1).err.startswith("error: ")
+    # A name that is wrong about the bytes is no reason to refuse them.
+    assert "not application/json" in cli("save", "odd.json", stdin="{").err
+    assert "content type: application/octet-stream" in cli("stat", "odd.json").lines
+
+
+def test_a_large_object_is_a_stream(cli: Cli) -> None:
+    data = os.urandom(1 << 20) * 20
+    assert cli.process("save", "models/base.bin", "-", stdin=data).out == b""
+    assert cli.process("load", "models/base.bin", "-").out == data
+    (cli.folder / "base").write_bytes(data)
+    assert json.loads(cli("save", "models/b", "base", "--json").out)["size"] == len(data)
+    assert sorted(path.name for path in cli.folder.iterdir()) == ["base", "data"]
+
+
+def test_folders_are_saved_listed_copied_moved_loaded_and_deleted(cli: Cli) -> None:
+    for name in ("a.json", "sub/b.txt", "sub/deep/c.bin"):
+        path = cli.folder / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (cli.folder / "source" / "bad.").write_text("no key ends in a dot")
+    (cli.folder / "source" / "link").symlink_to("a.json")
+    failed = cli("save", "-r", "models", "source", code=1)
+    assert "bad.: key 'models/bad.' has a segment that ends in '.'" in failed.err
+    assert "link: left out" in failed.err
+    assert cli("ls").lines == ["models/"]
+    assert cli("ls", "models/").lines == ["models/a.json", "models/sub/"]
+    assert cli("ls", "-r").lines == ["models/a.json", "models/sub/b.txt", "models/sub/deep/c.bin"]
+    listed = [json.loads(line) for line in cli("ls", "models/", "--json").lines]
+    assert [each.get("key") or each["prefix"] for each in listed] == ["models/a.json", "models/sub/"]
+    assert re.fullmatch(r"2\t[\dT:-]+Z\tmodels/a.json", cli("ls", "-l", "models/a").lines[0])
+    assert cli("ls", "-r", "-n", "2").lines == ["models/a.json", "models/sub/b.txt"]
+    assert cli("tree", "models/").lines == [
+        "├── a.json",
+        "└── sub/",
+        "    ├── b.txt",
+        "    └── deep/",
+        "        └── c.bin",
+    ]
+    assert cli("du", "-d", "2").lines == ["6\t3\tmodels/", "4\t2\tmodels/sub/", "6\t3\t"]
+    cli("cp", "-r", "models", "copies")
+    cli("mv", "copies/a.json", "other/")
+    cli("mv", "-r", "copies/sub", "moved", "--if-absent")
+    assert cli("ls", "-r").lines[:3] == ["models/a.json", "models/sub/b.txt", "models/sub/deep/c.bin"]
+    assert cli("ls", "-r", "m").lines[3:] == ["moved/b.txt", "moved/deep/c.bin"]
+    cli("load", "-r", "moved", "loaded")
+    found = sorted(
+        str(path.relative_to(cli.folder / "loaded")) for path in (cli.folder / "loaded").rglob("*.*")
+    )
+    assert found == ["b.txt", "deep/c.bin"]
+    # What begins like the folder is not in it.
+    cli("save", "moved2", stdin="x")
+    assert cli("rm", "-r", "moved", "--dry-run").lines == ["moved/b.txt", "moved/deep/c.bin"]
+    cli("rm", "-r", "moved", "--yes")
+    assert cli("ls", "mov").lines == ["moved2"]
+    assert cli("rm", "-", "-y", "--json", stdin="moved2\nnope\n", code=1).lines == [
+        '{"key":"moved2","deleted":true}'
+    ]
+    cli("rm", "nope", "-y", "--missing-ok")
+    cli("rm", "-r", "nope", "-y", code=3)
+    cli("rm", "-r", "", "--yes")
+    assert cli("ls", "-r").out == b""
+
+
+# -- the manners of a program
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "told"),
+    [
+        (["load", "nope"], {}, 3, "error: object 'nope' does not exist"),
+        (["ls", "--store", "file:./none"], {}, 3, "the folder 'none', which does not exist"),
+        (["load", "a/../b"], {}, 2, "key 'a/../b' has a segment that ends in '.'"),
+        (["lss"], {}, 2, "Did you mean 'ls'?"),
+        (["ls", "--nope"], {}, 2, "No such option"),
+        (["ls", "--store", "ftp://x"], {}, 2, "limit: file:./data"),
+        (["rm", "x"], {}, 4, "remedy: add --yes"),
+        (["save", "x", "missing-file"], {}, 3, "missing-file: No such file"),
+        (["save", "x", "--ttl", "soon"], {}, 2, "'soon' is no duration"),
+        (
+            ["ls", "--store", "azure:"],
+            {
+                "AgentStorage": "AccountName=abc;AccountKey=YQ==;BlobEndpoint=http://127.0.0.1:9/abc;"
+                "QueueEndpoint=http://127.0.0.1:9/abc;TableEndpoint=http://127.0.0.1:9/abc;",
+                "AGENT_STORAGE_RETRY_ATTEMPTS": "1",
+            },
+            5,
+            "error: ",
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_the_exit_code_tells_what_went_wrong(
+    cli: Cli, arguments: list[str], variables: dict[str, str], code: int, told: str
+) -> None:
+    (cli.folder / "data").mkdir()
+    result = cli(*arguments, code=code, **variables)
+    assert told in result.err
+    assert result.out == b""
+
+
+def test_confirmation_is_asked_on_a_terminal(cli: Cli) -> None:
+    cli("save", "x", stdin="1")
+    asked = "Delete x? [y/N] "
+    assert "Nothing was changed" in cli.terminal("rm", "x", typed={asked: "\n"}, code=4)
+    assert cli("ls").lines == ["x"]
+    assert "Deleted 1 object." in cli.terminal("rm", "x", typed={asked: "y\n"})
+    assert cli("ls").lines == []
+
+
+async def test_stored_text_does_not_control_a_terminal(cli: Cli, data: StorageConfig) -> None:
+    async with StorageManager(data) as storage:
+        await storage.save("evil.txt", f"first\r\n{ESCAPE}\x9b\n", metadata={"a": "b"})
+        await storage.write("binary", b"\x00\xff")
+        await storage.save("evil.json", {"title": f"{ESCAPE}\x9b\u202e"})
+        await storage.backend.insert_entity("letters", {"PartitionKey": "p", "RowKey": "r", "text": ESCAPE})
+        await storage.backend.queues.send("letters", ESCAPE)
+    (cli.folder / "data" / "objects" / "-\u202eevil").write_text("a name that turns around")
+    shown = [
+        cli.terminal("load", "evil.txt"),
+        cli.terminal("load", "evil.json", "--json"),
+        cli.terminal("ls", "-l"),
+        cli.terminal("tables", "query", "letters"),
+        cli.terminal("queues", "peek", "letters"),
+    ]
+    for text in shown:
+        own = re.sub(r"\x1b\[[01]m", "", text)  # Headings of tables are bold.
+        assert re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", own) is None, ascii(text)
+    assert shown[0].startswith("first\n\\x1b]0;owned")
+    assert "is not text, and stdout is a terminal" in cli.terminal("load", "binary", code=2)
+    # A pipe gets what is stored.
+    assert cli("load", "binary").out == b"\x00\xff"
+    assert ESCAPE.encode() in cli("load", "evil.txt").out
+
+
+def test_progress_is_for_terminals(cli: Cli) -> None:
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time\nfor _ in range(12): print('x' * 99999, flush=True); time.sleep(.1)",
+        ],
+        stdout=write,
+    )
+    os.close(write)
+    shown = cli.terminal("save", "slow.bin", "-", stdin=read)
+    os.close(read)
+    assert process.wait() == 0
+    assert "Saving slow.bin" in shown
+    assert re.search(r"[kM]i?B", shown)
+    assert re.search(r"[kM]i?B/s", shown)
+    # Neither in a pipe nor in a file.
+    quiet = cli("load", "slow.bin")
+    assert (quiet.err, len(quiet.out)) == ("", 12 * 100_000)
+
+
+async def test_a_closed_pipe_ends_it_quietly(cli: Cli, data: StorageConfig) -> None:
+    async with StorageManager(data) as storage:
+        await storage.save_many({f"{'long' * 40}/{n:04}": n for n in range(1500)})
+    process = cli.start("ls", "-r", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline().endswith(b"/0000\n")
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == -signal.SIGPIPE
+
+
+def test_ctrl_c_ends_it_as_a_signal_does(cli: Cli) -> None:
+    (cli.folder / "data").mkdir()
+    process = cli.start("save", "x", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write(b"begun")
+    process.stdin.flush()
+    _wait_until_it_sleeps(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == -signal.SIGINT
+    assert process.stderr.read() == b""
+    process.stdin.close()
+    process.stderr.close()
+    assert cli("ls").lines == []
+
+
+def _wait_until_it_sleeps(pid: int) -> None:
+    """Until it waits for its stdin in the event loop."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with open(f"/proc/{pid}/wchan") as waiting, open(f"/proc/{pid}/maps") as loaded:
+            if "epoll" in waiting.read() and "msgspec" in loaded.read():
+                return
+        time.sleep(0.05)
+    raise AssertionError("it never read its stdin")
+
+
+def test_it_starts_fast() -> None:
+    """Below 150 ms on a quiet machine; here it is compared with what Python and typer need themselves."""
+
+    def fastest(*arguments: str) -> float:
+        times: list[float] = []
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run(arguments, cwd=PROJECT, env=environment(), stdout=subprocess.DEVNULL, check=True)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    bare = fastest(sys.executable, "-c", "import typer.main")
+    assert fastest(*PROGRAM, "--help") < 2.5 * bare
+    assert fastest(*PROGRAM, "--version") < 2.5 * bare
+    code = "import sys\nsys.argv[1:] = ['--help']\nimport os\nos._exit = lambda code: print(*sys.modules)\n"
+    code += "from storage_lib.cli.__main__ import main\nmain()"
+    loaded = (
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=PROJECT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        .stdout.splitlines()[-1]
+        .split()
+    )
+    assert "typer" in loaded
+    assert {"asyncio", "msgspec", "rich", "logging", "storage_lib.manager"}.isdisjoint(loaded)
+
+
+# -- the other commands
+
+
+def test_versions(cli: Cli) -> None:
+    assert cli("versions", "save", "m", "--by", "trainer", stdin='{"r": 8}').text == "v1\n"
+    (cli.folder / "two.json").write_text('{"r": 16}')
+    saved = cli("versions", "save", "m", "two.json", "--label", "candidate", "--json")
+    assert json.loads(saved.out) == {"key": "m", "version": 2, "label": "candidate"}
+    listed = [json.loads(line) for line in cli("versions", "list", "m", "--json").lines]
+    assert [(each["number"], each["saved_by"], each["is_current"]) for each in listed] == [
+        (1, "trainer", False),
+        (2, None, True),
+    ]
+    patch = [{"op": "replace", "path": "/r", "value": 16}]
+    assert json.loads(cli("versions", "diff", "m", "1", "--json").out) == patch
+    assert cli("versions", "rollback", "m", "v1").text == "v1\n"
+    assert cli("versions", "label", "m", "2", "production").text == "v2\n"
+    cli("versions", "unlabel", "m", "candidate")
+    assert cli("load", "m", "--version", "production").out == b'{"r":16}'
+    assert cli("versions", "current", "m").text == "v1\n"
+    cli("versions", "save", "m", stdin="3")
+    assert cli("versions", "prune", "m", "--keep-last", "0", "--dry-run").lines == ["v1"]
+    cli("versions", "prune", "m", "--keep-last", "0", code=4)
+    asked = "Delete 1 version of m (v1)? [y/N] "
+    assert "Deleted 1 version." in cli.terminal(
+        "versions", "prune", "m", "--keep-last", "0", typed={asked: "y\n"}
+    )
+    assert [line.split("\t")[0::4] for line in cli("versions", "list", "m").lines] == [
+        ["v2", "production"],
+        ["v3", "current"],
+    ]
+    cli("versions", "rollback", "m", "7", code=3)
+
+
+def test_query(cli: Cli) -> None:
+    cli("save", "reports/weather.csv", stdin="day,rain\nmon,1\ntue,2\n")
+    cli("save", "reports/names.json", stdin='[{"day": "mon", "name": "Monday"}]')
+    sql = "SELECT name, rain FROM 'reports/weather.csv' w JOIN 'reports/names.json' USING (day)"
+    assert cli("query", sql).lines == ["Monday\t1"]
+    assert [json.loads(line) for line in cli("query", sql, "--json").lines] == [{"name": "Monday", "rain": 1}]
+    assert cli("query", "SELECT sum(rain) FROM t", "-t", "t=reports/weather.csv").lines == ["3"]
+    assert cli("query", "SELECT 1", code=2).err.count("FROM 'KEY'") == 1
+
+
+async def test_tasks(cli: Cli, data: StorageConfig) -> None:
+    cli("save", "reports/a.txt", stdin="Rain.")
+    task = cli("tasks", "submit", "analyze_report", '{"report": "reports/a.txt"}', "-a", "ceo").text.strip()
+    other = json.loads(
+        cli("tasks", "submit", "analyze_report", "-", "--json", stdin='{"report": "reports/none.txt"}').out
+    )["task_id"]
+    assert cli("tasks", "list", "--agent", "ceo").lines[0].split("\t")[:4] == [
+        task,
+        "queued",
+        "analyze_report",
+        "ceo",
+    ]
+    assert 'payload: {"report":"reports/a.txt"}' in cli("tasks", "show", task).lines
+    cli("tasks", "cancel", task)
+    assert cli("tasks", "watch", task, code=1).lines[0].split("\t")[1:] == [task, "cancelled"]
+    cli("tasks", "requeue", task)
+    assert cli("tasks", "watch", task, "--timeout", "0", code=5).lines[0].split("\t")[1:] == [task, "queued"]
+    watching = cli.start("tasks", "watch", task, other, "--json", stdout=subprocess.PIPE)
+    async with StorageManager(data) as storage:
+        engine = TaskEngine(storage, Registry(["actions"]))
+        for message in await storage.backend.queues.receive(TASK_QUEUE, max_messages=32):
+            await engine.deliver(message.text, queue=TASK_QUEUE)
+            await storage.backend.queues.delete(TASK_QUEUE, message)
+    seen = [json.loads(line) for line in watching.communicate(timeout=60)[0].splitlines()]
+    assert watching.returncode == 1  # One of them has failed.
+    assert {each["task_id"]: each["status"] for each in seen} == {task: "succeeded", other: "failed"}
+    assert cli("tasks", "list", "--status", "failed", "--since", "1h").text.count("key-not-found") == 1
+    assert cli("tasks", "cancel", task, code=4).err.startswith("error: ")
+    cli("tasks", "submit", "nope", code=2)
+    cli("tasks", "show", "x", code=3)
+
+
+async def test_tables_and_queues(cli: Cli, data: StorageConfig) -> None:
+    async with StorageManager(data) as storage:
+        for n in range(3):
+            await storage.backend.insert_entity("agents", {"PartitionKey": "eu", "RowKey": f"r{n}", "n": n})
+    assert cli("tables", "query", "agents", "n gt 0").lines == ['eu\tr1\t{"n":1}', 'eu\tr2\t{"n":2}']
+    found = cli("tables", "query", "agents", "RowKey eq @row", "-p", "row=r1", "-s", "n", "--json")
+    assert json.loads(found.out) == {"PartitionKey": "eu", "RowKey": "r1", "n": 1}
+    assert json.loads(cli("tables", "get", "agents", "eu", "r0").out)["n"] == 0
+    shown = cli.terminal("tables", "query", "agents", "-n", "1")
+    assert plain(shown).splitlines() == ["PartitionKey  RowKey  n", "eu            r0      0"]
+    cli("tables", "query", "agents", "n gt", code=2)
+    cli("tables", "query", "nothing", code=3)
+
+    cli("queues", "send", "letters", "hello", "--delay", "0")
+    cli("queues", "send", "letters", stdin="again")
+    bodies = [
+        json.loads(line)["body"] for line in cli("queues", "peek", "letters", "-n", "9", "--json").lines
+    ]
+    assert sorted(bodies) == ["again", "hello"]
+    assert cli("queues", "length", "letters").text == "2\n"
+    cli("queues", "clear", "letters", code=4)
+    cli("queues", "clear", "letters", "--yes")
+    assert json.loads(cli("queues", "length", "letters", "--json").out) == {"queue": "letters", "length": 0}
+
+
+def test_audit_and_keys(cli: Cli) -> None:
+    audited = {"AGENT_STORAGE_AUDIT": "file", "AGENT_STORAGE_AUDIT_KEY": "k" * 16}
+    cli("save", "x", stdin="1", **audited)
+    assert json.loads(cli("audit", "verify", "--json", **audited).out)["ok"] is True
+    (log,) = (cli.folder / "audit").glob("*.jsonl")
+    log.write_text(log.read_text().replace('"success"', '"denied"'))
+    tampered = cli("audit", "verify", "audit", code=1, **audited)
+    assert "edited" in tampered.text
+
+    first, second = (cli("keys", "new", name).text.strip() for name in ("k1", "k2"))
+    encrypted = {"AGENT_STORAGE_ENCRYPTION": "true", "AGENT_STORAGE_ENCRYPTION_KEYS": first}
+    cli("save", "secret.txt", stdin="hush", **encrypted)
+    encrypted["AGENT_STORAGE_ENCRYPTION_KEYS"] = f"{second},{first}"
+    rotated = json.loads(cli("keys", "rotate", "secret", "--json", **encrypted).out)
+    assert (rotated["examined"], rotated["encrypted"], rotated["failed"]) == (1, 1, {})
+    encrypted["AGENT_STORAGE_ENCRYPTION_KEYS"] = second
+    assert cli("load", "secret.txt", **encrypted).out == b"hush"
+    assert "encryption is off" in cli("keys", "rotate", code=2).err
+
+
+async def test_doctor_and_sweep(cli: Cli, data: StorageConfig) -> None:
+    assert "does not exist" in cli("doctor", AGENT_STORAGE_TPYE="x").text
+    async with StorageManager(data) as storage:
+        storage.backend.objects.clock = lambda: time.time() - 7200
+        await storage.save("old", 1, ttl=60)
+    (cli.folder / "data").chmod(0o755)
+    (cli.folder / "data" / "objects" / "bad.").write_text("no key")
+    checks: list[dict[str, Any]] = json.loads(cli("doctor", "--json", AGENT_STORAGE_TPYE="x").out)
+    assert {each["name"] for each in checks if each["verdict"] == "error"} == set()
+    warnings = {each["name"]: each for each in checks if each["verdict"] == "warning"}
+    assert "did you mean AGENT_STORAGE_TYPE?" in warnings["configuration"]["message"]
+    assert "1 object expired and not removed, the first 1 hour ago" in warnings["time to live"]["message"]
+    assert warnings["time to live"]["remedy"].startswith("agent-storage sweep")
+    assert "'bad.'" in warnings["names"]["message"]
+    assert cli("sweep").text == "1\n"
+    assert "ok       time to live: 0 objects to remove\n" in plain(cli.terminal("doctor", "--read-only"))
+    assert "AGENT_STORAGE_S3_BUCKET" in cli("doctor", code=1, AGENT_STORAGE_TYPE="s3").text
+
+
+def test_completion(cli: Cli) -> None:
+    script = cli("completion", "bash").text
+    assert "complete -o default -F _agent_storage_completion agent-storage" in script
+    completed = cli(
+        _AGENT_STORAGE_COMPLETE="complete_bash", COMP_WORDS="agent-storage versions pr", COMP_CWORD="2"
+    )
+    assert completed.lines == ["prune"]
