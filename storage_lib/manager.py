@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Buffer, Callable, Iterabl
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, overload
 
 from msgspec import structs
 
@@ -35,6 +35,7 @@ from storage_lib.ports.backend import (
     Listed,
     ListEntry,
     ListPage,
+    Loaded,
     ObjectInfo,
     ObjectReader,
     ObjectStats,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 _UPDATE_ATTEMPTS = 1000
 _NOTHING: Any = object()
+_NOTES = 10
 
 
 class StorageManager:
@@ -160,23 +162,33 @@ class StorageManager:
         )
 
     @overload
-    async def load(self, key: str, *, fresh: bool = False) -> Any: ...
+    async def load(self, key: str, *, default: Any = ..., fresh: bool = False) -> Any: ...
     @overload
     async def load[T](self, key: str, model: type[T], *, fresh: bool = False) -> T: ...
-    async def load(self, key: str, model: Any = None, *, fresh: bool = False) -> Any:
+    @overload
+    async def load[T, Default](
+        self, key: str, model: type[T], *, default: Default, fresh: bool = False
+    ) -> T | Default: ...
+    async def load(self, key: str, model: Any = None, *, default: Any = _NOTHING, fresh: bool = False) -> Any:
         """Return the value of an object.
 
         :param key: the object.
         :param model: a class (dataclass, pydantic model, …) to validate the value against and convert it to.
+        :param default: returned as it is if there is no such object; without it that is an error.
         :param fresh: what the store has now, even if the caching layer has kept what it had before.
-        :raises KeyNotFoundError: there is no such object.
+        :raises KeyNotFoundError: there is no such object, and no ``default``.
         :raises IntegrityError: its bytes are not the ones that were saved.
         :raises SerializationError: its bytes do not match its content type, or do not fit ``model``.
         """
         objects = self.backend.objects
         found = None if fresh else objects.at_hand(user_key(key))
         if found is None:
-            found = await objects.get(user_key(key), fresh=fresh, dated=False)
+            try:
+                found = await objects.get(user_key(key), fresh=fresh, dated=False)
+            except KeyNotFoundError:
+                if default is _NOTHING:
+                    raise
+                return default
             assert found is not None  # noqa: S101 - only a get with if_none_match answers None
         if model is None and found.info.content_type == values.JSON and found.info.content_encoding is None:
             try:
@@ -184,6 +196,20 @@ class StorageManager:
             except (ValueError, RecursionError):
                 pass  # What follows says more.
         return await value_of(found, model, self._pickling)
+
+    @overload
+    async def load_with_info(self, key: str, *, fresh: bool = False) -> Loaded[Any]: ...
+    @overload
+    async def load_with_info[T](self, key: str, model: type[T], *, fresh: bool = False) -> Loaded[T]: ...
+    async def load_with_info(self, key: str, model: Any = None, *, fresh: bool = False) -> Loaded[Any]:
+        """Return the value of an object and the info of this very version, for its ETag or metadata. The
+        parameters and the errors are those of `load`.
+
+            loaded = await storage.load_with_info(key)
+            await storage.save(key, changed(loaded.value), if_match=loaded.etag)
+        """
+        found = await self.read(key, fresh=fresh)
+        return Loaded(await value_of(found, model, self._pickling), found.info)
 
     async def update(
         self,
@@ -402,14 +428,15 @@ class StorageManager:
             return False
         return True
 
-    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+    async def delete(self, key: str, *, if_match: str | None = None, missing_ok: bool = False) -> None:
         """Delete an object.
 
         :param if_match: only if it has this ETag.
+        :param missing_ok: it is no error if there is no such object.
         :raises KeyNotFoundError: there is no such object.
-        :raises PreconditionFailedError: it does not have the ETag ``if_match``.
+        :raises PreconditionFailedError: there is one with another ETag than ``if_match``.
         """
-        await self.backend.objects.delete(user_key(key), if_match=if_match)
+        await self.backend.objects.delete(user_key(key), if_match=if_match, missing_ok=missing_ok)
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         """Copy an object, on the server side where the store supports it.
@@ -561,18 +588,37 @@ class StorageManager:
         )
 
     @overload
-    async def load_version(self, key: str, version: int | str | None = None) -> Any: ...
+    async def load_version(
+        self, key: str, version: int | str | None = None, *, default: Any = ...
+    ) -> Any: ...
     @overload
     async def load_version[T](self, key: str, version: int | str | None, model: type[T]) -> T: ...
-    async def load_version(self, key: str, version: int | str | None = None, model: Any = None) -> Any:
+    @overload
+    async def load_version[T, Default](
+        self, key: str, version: int | str | None, model: type[T], *, default: Default
+    ) -> T | Default: ...
+    async def load_version(
+        self,
+        key: str,
+        version: int | str | None = None,
+        model: Any = None,
+        *,
+        default: Any = _NOTHING,
+    ) -> Any:
         """Return the value of a version.
 
         :param key: the object that has versions.
         :param version: its number, as ``3`` or ``"v3"``, or its label; None means the current version.
         :param model: as for `load`.
-        :raises KeyNotFoundError: there is no such version.
+        :param default: returned as it is if there is no such version; without it that is an error.
+        :raises KeyNotFoundError: there is no such version, and no ``default``.
         """
-        return await self._versions.load(key, version, model)
+        try:
+            return await self._versions.load(key, version, model)
+        except KeyNotFoundError:
+            if default is _NOTHING:
+                raise
+            return default
 
     async def list_versions(self, key: str, *, details: bool = False) -> list[Version]:
         """Return the versions of ``key``, oldest first; an empty list if it has none.
@@ -763,35 +809,141 @@ class StorageManager:
 
     # -- many at once
 
+    @overload
     async def save_many(
-        self, items: Mapping[str, Any], *, concurrency: int = 16, **options: Any
-    ) -> dict[str, PutResult | StorageError]:
+        self,
+        items: Mapping[str, Any],
+        *,
+        raise_errors: Literal[True],
+        concurrency: int = 16,
+        **options: Any,
+    ) -> dict[str, PutResult]: ...
+    @overload
+    async def save_many(
+        self,
+        items: Mapping[str, Any],
+        *,
+        raise_errors: bool = False,
+        concurrency: int = 16,
+        **options: Any,
+    ) -> dict[str, PutResult | StorageError]: ...
+    async def save_many(
+        self,
+        items: Mapping[str, Any],
+        *,
+        raise_errors: bool = False,
+        concurrency: int = 16,
+        **options: Any,
+    ) -> Any:
         """`save` each value under its key; return the result or the `StorageError` of each.
 
         :param items: values by key.
+        :param raise_errors: raise the error of the first item that failed, with notes about the others, once
+            all have been tried. The same holds for the other methods for many.
         :param concurrency: how many to save at a time.
         :param options: options of `save`, applied to all.
         """
         given = mapping("items", items)
-        return await _each(given, lambda key: self.save(key, given[key], **options), concurrency)
+        return await _each(
+            given, lambda key: self.save(key, given[key], **options), concurrency, raise_errors
+        )
 
+    @overload
+    async def load_many[T](
+        self,
+        keys: Iterable[str],
+        model: type[T],
+        *,
+        raise_errors: Literal[True],
+        concurrency: int = 16,
+        fresh: bool = False,
+    ) -> dict[str, T]: ...
+    @overload
     async def load_many(
-        self, keys: Iterable[str], model: Any = None, *, concurrency: int = 16, fresh: bool = False
-    ) -> dict[str, Any | StorageError]:
-        """`load` each key; return the value or the `StorageError` of each."""
-        return await _each(several("keys", keys), lambda key: self.load(key, model, fresh=fresh), concurrency)
+        self,
+        keys: Iterable[str],
+        model: Any = None,
+        *,
+        default: Any = ...,
+        raise_errors: bool = False,
+        concurrency: int = 16,
+        fresh: bool = False,
+    ) -> dict[str, Any]: ...
+    async def load_many(
+        self,
+        keys: Iterable[str],
+        model: Any = None,
+        *,
+        default: Any = _NOTHING,
+        raise_errors: bool = False,
+        concurrency: int = 16,
+        fresh: bool = False,
+    ) -> dict[str, Any]:
+        """`load` each key; return the value or the `StorageError` of each.
+
+        :param default: the value of what does not exist; without it that is an error.
+        :param raise_errors: as for `save_many`.
+        """
+
+        async def load(key: str) -> Any:
+            return await self.load(key, model, default=default, fresh=fresh)
+
+        return await _each(several("keys", keys), load, concurrency, raise_errors)
 
     async def delete_many(
-        self, keys: Iterable[str], *, concurrency: int = 16
+        self,
+        keys: Iterable[str],
+        *,
+        missing_ok: bool = False,
+        raise_errors: bool = False,
+        concurrency: int = 16,
     ) -> dict[str, StorageError | None]:
-        """`delete` each key; return None or the `StorageError` of each."""
-        return await _each(several("keys", keys), self.delete, concurrency)
+        """`delete` each key; return None or the `StorageError` of each.
 
+        :param missing_ok: as for `delete`.
+        :param raise_errors: as for `save_many`.
+        """
+
+        async def delete(key: str) -> None:
+            await self.delete(key, missing_ok=missing_ok)
+
+        return await _each(several("keys", keys), delete, concurrency, raise_errors)
+
+    @overload
     async def info_many(
-        self, keys: Iterable[str], *, concurrency: int = 16, fresh: bool = False
-    ) -> dict[str, ObjectInfo | StorageError]:
-        """`info` of each key; return it or the `StorageError` of each."""
-        return await _each(several("keys", keys), lambda key: self.info(key, fresh=fresh), concurrency)
+        self,
+        keys: Iterable[str],
+        *,
+        raise_errors: Literal[True],
+        concurrency: int = 16,
+        fresh: bool = False,
+    ) -> dict[str, ObjectInfo]: ...
+    @overload
+    async def info_many(
+        self,
+        keys: Iterable[str],
+        *,
+        raise_errors: bool = False,
+        concurrency: int = 16,
+        fresh: bool = False,
+    ) -> dict[str, ObjectInfo | StorageError]: ...
+    async def info_many(
+        self,
+        keys: Iterable[str],
+        *,
+        raise_errors: bool = False,
+        concurrency: int = 16,
+        fresh: bool = False,
+    ) -> Any:
+        """`info` of each key; return it or the `StorageError` of each.
+
+        :param raise_errors: as for `save_many`.
+        """
+
+        async def info(key: str) -> ObjectInfo:
+            return await self.info(key, fresh=fresh)
+
+        return await _each(several("keys", keys), info, concurrency, raise_errors)
 
     def list_keys(self, prefix: str = "", *, start_after: str | None = None) -> Listed[str]:
         """List the keys that start with ``prefix``, ordered by their UTF-8 bytes.
@@ -880,7 +1032,7 @@ def _anywhere(config: StorageConfig) -> StorageConfig:
 
 
 async def _each[T](
-    keys: Iterable[str], work: Callable[[str], Awaitable[T]], concurrency: int
+    keys: Iterable[str], work: Callable[[str], Awaitable[T]], concurrency: int, raise_errors: bool
 ) -> dict[str, T | StorageError]:
     """Do ``work`` once for each key; an error other than a `StorageError` ends them all."""
     concurrency = whole("concurrency", concurrency, 1)
@@ -897,7 +1049,21 @@ async def _each[T](
     async with asyncio.TaskGroup() as group:
         for _ in range(min(concurrency, len(results))):
             group.create_task(worker())
+    if raise_errors:
+        _raise_first(results)
     return results
+
+
+def _raise_first(results: Mapping[str, Any]) -> None:
+    """:raises StorageError: the first that is among the results, with notes about the others."""
+    failed = {key: error for key, error in results.items() if isinstance(error, StorageError)}
+    if not failed:
+        return
+    (key, first), *others = failed.items()
+    first.add_note(f"{len(failed)} of {len(results)} failed; this is the error of {key!r}")
+    for key, error in others[:_NOTES]:
+        first.add_note(f"{key!r}: {type(error).__name__}: {error}")
+    raise first
 
 
 def _pickling(config: StorageConfig) -> Pickling | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from storage_lib.ports.drivers import ObjectDriver, Repeat, once
 from storage_lib.ports.listed import Listed
-from storage_lib.ports.object_model import KEPT, Kept
+from storage_lib.ports.object_model import KEPT, Kept, Loaded
 from storage_lib.ports.objects import (
     ByteRange,
     ByteSource,
@@ -57,6 +57,7 @@ __all__ = [
     "ListEntry",
     "ListPage",
     "Listed",
+    "Loaded",
     "MessageEncoding",
     "ObjectInfo",
     "ObjectReader",

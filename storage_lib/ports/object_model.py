@@ -85,6 +85,18 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded[T]:
+    """The value of an object, with the info of the version that it is of."""
+
+    value: T
+    info: ObjectInfo
+
+    @property
+    def etag(self) -> str:
+        return self.info.etag
+
+
+@dataclass(frozen=True, slots=True)
 class PutResult:
     """The result of a save. ``created`` tells a new object from a replaced one; None if the store does
     not say."""

@@ -314,13 +314,21 @@ class ObjectStore(Stationary):
         """
         self._presented(await self._core.head(key))
 
-    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+    async def delete(self, key: str, *, if_match: str | None = None, missing_ok: bool = False) -> None:
         """Delete an object.
 
         :param if_match: as for `put`.
+        :param missing_ok: it is no error if there is no such object.
         :raises KeyNotFoundError: there is no such object, or it has expired.
-        :raises PreconditionFailedError: the object does not have the ETag ``if_match``.
+        :raises PreconditionFailedError: there is one with another ETag than ``if_match``.
         """
+        try:
+            await self._delete(key, if_match)
+        except KeyNotFoundError:
+            if not missing_ok:
+                raise
+
+    async def _delete(self, key: str, if_match: str | None) -> None:
         validate_key(key)
         raw, until = expiry.split_etag(await self._present(key, if_match))
         if until is not None and until <= self.clock():

@@ -11,10 +11,15 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
-from typing import Any, cast
+from typing import Any, cast, overload
 
 from storage_lib.arguments import mapping, several
-from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, StorageError
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    ObjectTooLargeError,
+    StorageError,
+)
 from storage_lib.names import table_name
 from storage_lib.ports import cursors
 from storage_lib.ports.drivers import QueryOptions, TableDriver
@@ -69,6 +74,9 @@ __all__ = [
 MAX_QUERY_PAGE = 1000
 MAX_BATCH_OPERATIONS = 100
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+
+
+_NOTHING: Any = object()
 
 
 class TableStore(Stationary):
@@ -134,23 +142,49 @@ class TableStore(Stationary):
         expected = await self._expected(name, *keys, etag)
         return await self._write(name, partition_key, Update(row_key, stored, expected, _mode(mode)))
 
-    async def get(self, table: str, partition_key: str, row_key: str) -> Entity:
+    @overload
+    async def get(self, table: str, partition_key: str, row_key: str) -> Entity: ...
+    @overload
+    async def get[Default](
+        self, table: str, partition_key: str, row_key: str, *, default: Default
+    ) -> Entity | Default: ...
+    async def get(self, table: str, partition_key: str, row_key: str, *, default: Any = _NOTHING) -> Any:
         """Return an entity.
 
-        :raises KeyNotFoundError: there is no such entity or table.
+        :param default: returned if there is no such entity or table; without it that is an error.
+        :raises KeyNotFoundError: there is no such entity or table, and no ``default``.
         """
-        return _read(await self.driver.get(table_name(table), *check_keys(partition_key, row_key)))
+        name, keys = table_name(table), check_keys(partition_key, row_key)
+        try:
+            return _read(await self.driver.get(name, *keys))
+        except KeyNotFoundError:
+            if default is _NOTHING:
+                raise
+            return default
 
-    async def delete(self, table: str, partition_key: str, row_key: str, *, etag: str | None = None) -> None:
+    async def delete(
+        self,
+        table: str,
+        partition_key: str,
+        row_key: str,
+        *,
+        etag: str | None = None,
+        missing_ok: bool = False,
+    ) -> None:
         """Delete an entity.
 
         :param etag: as in `update`.
+        :param missing_ok: it is no error if there is no such entity or table.
         :raises KeyNotFoundError: there is no such entity.
         :raises PreconditionFailedError: it has another ETag.
         """
         name, keys = table_name(table), check_keys(partition_key, row_key)
-        expected = await self._expected(name, *keys, etag)
-        await self.driver.write(name, partition_key, Delete(row_key, expected))
+        try:
+            expected = await self._expected(name, *keys, etag)
+            await self.driver.write(name, partition_key, Delete(row_key, expected))
+        except KeyNotFoundError:
+            if not missing_ok:
+                raise
 
     async def _write(self, table: str, pk: str, operation: Insert | Upsert | Update) -> str:
         return cast("str", await self.driver.write(table, pk, operation))

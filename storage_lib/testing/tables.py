@@ -89,6 +89,24 @@ class TableStoreContract(CancelledTableWrites):
         assert dict(entity.properties) == {"moment": local}
         assert entity.properties["moment"].utcoffset() == timedelta(0)
 
+    async def test_what_is_missing_has_a_default_and_may_be_deleted(
+        self, tables: TableStore, table: str
+    ) -> None:
+        etag = await tables.insert(table, "p", "r", {"n": 1})
+        await tables.delete(table, "p", "r", missing_ok=True)
+        for name in (table, f"{table}none"):
+            assert await tables.get(name, "p", "r", default=None) is None
+            for condition in (None, "*", etag, "another"):
+                await tables.delete(name, "p", "r", etag=condition, missing_ok=True)
+        await tables.insert(table, "p", "r", {"n": 2})
+        found = await tables.get(table, "p", "r", default=None)
+        assert found is not None
+        assert found.properties["n"] == 2
+        with pytest.raises(PreconditionFailedError):
+            await tables.delete(table, "p", "r", etag=etag, missing_ok=True)
+        with pytest.raises(InvalidKeyError):
+            await tables.get("", "p", "r", default=None)
+
     async def test_insert_adds_once(self, tables: TableStore, table: str) -> None:
         await tables.insert(table, "p", "r", {"n": 1})
         with pytest.raises(PreconditionFailedError):
