@@ -193,14 +193,25 @@ class ObjectStore(Stationary):
         """
         content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
         parts = Parts(source, self.part_bytes, self.max_stream_bytes)
+        return await self._save_stream(key, parts, content_type, kept, if_match, if_absent)
+
+    async def _save_stream(
+        self,
+        key: str,
+        parts: Parts,
+        content_type: str,
+        metadata: dict[str, str],
+        if_match: str | None,
+        if_absent: bool,
+    ) -> PutResult:
         if (data := await parts.whole()) is not None:
-            return await self._save(key, data, content_type, kept, if_match, if_absent)
+            return await self._save(key, data, content_type, metadata, if_match, if_absent)
         raw = await self._replaceable(key, if_match)
         if if_absent:
             with suppress(UnknownPresenceError):
                 await self._make_way(key)  # before the long way, not at its end
-        await self._mark(key, kept)
-        options = PutOptions(content_type, kept, if_match=raw, if_absent=if_absent)
+        await self._mark(key, metadata)
+        options = PutOptions(content_type, metadata, if_match=raw, if_absent=if_absent)
         try:
             result = await self.driver.put_stream(key, parts, options)
         except PreconditionFailedError as error:
@@ -208,8 +219,31 @@ class ObjectStore(Stationary):
                 await self._make_way(key)
                 raise _never_there(key) from error  # Its source cannot be read twice.
             raise
-        await self.mark_again(key, kept)
+        await self.mark_again(key, metadata)
         return _saved(result, parts.size, options)
+
+    async def adopt(
+        self,
+        key: str,
+        data: bytes | Parts,
+        content_type: str,
+        metadata: Mapping[str, str],
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> PutResult:
+        """Store an object as it was elsewhere: like `put` and `put_stream`, but with all of its metadata,
+        the end of its life and others with reserved names included. For copies from another store.
+
+        :param data: its bytes, or parts of `part_bytes` each.
+        :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold.
+        """
+        own = {name: text for name, text in metadata.items() if not name.startswith(hidden.RESERVED)}
+        content_type, kept = self._checked(key, content_type, own, if_match, if_absent, None)
+        kept |= {name: text for name, text in metadata.items() if name not in own}
+        if isinstance(data, Parts):
+            return await self._save_stream(key, data, content_type, kept, if_match, if_absent)
+        return await self._save(key, data, content_type, kept, if_match, if_absent)
 
     async def get(
         self,

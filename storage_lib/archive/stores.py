@@ -1,0 +1,111 @@
+"""What a backup reads and a restore writes: objects as callers see them, or as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Literal
+
+from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
+from storage_lib.keys import SYSTEM_PREFIX, validate_content_type, validate_metadata, validate_user_key
+from storage_lib.layers.base import ObjectLayer
+from storage_lib.manager import StorageManager
+from storage_lib.ports import expiry, hidden, kept_headers
+from storage_lib.ports.drivers import GetOptions, ObjectDriver
+from storage_lib.ports.object_model import ListEntry, ObjectInfo
+from storage_lib.ports.objects import ObjectReader, ObjectStore
+
+Layers = Literal["open", "sealed"]
+
+_OF_A_PLACE = hidden.ADDED_BELOW
+"""Reserved metadata that say something about the store and nothing about the object."""
+
+
+class Objects:
+    """The objects of a store, in the form that an archive has them.
+
+    :param layers: ``open`` for objects as callers see them, ``sealed`` for the bytes and metadata that
+        compression and encryption have made of them.
+    """
+
+    def __init__(self, storage: StorageManager, layers: Layers) -> None:
+        if layers not in ("open", "sealed"):
+            raise InvalidArgumentError(
+                f"layers is {layers!r}", field="layers", limit="'open' (decrypted) or 'sealed' (as stored)"
+            )
+        self.is_sealed = layers == "sealed"
+        self.store = (
+            ObjectStore(_sealed(storage.backend.objects.driver))
+            if self.is_sealed
+            else storage.backend.objects
+        )
+
+    def list(self, prefix: str) -> AsyncIterator[ListEntry | str]:
+        """The objects below a prefix, without the library's own, in the order of their keys."""
+        return aiter(self.store.iterate(prefix, details=True, skip=SYSTEM_PREFIX))
+
+    @asynccontextmanager
+    async def open(self, key: str) -> AsyncGenerator[tuple[ObjectReader, dict[str, str]]]:
+        """An object's bytes and info, and the metadata to store it with again."""
+        if not self.is_sealed:
+            async with self.store.open_reader(key, fresh=True) as reader:
+                yield reader, _metadata_of(reader.info)
+            return
+        info, start, chunks = await self.store.driver.read_stream(key, GetOptions(fresh=True))
+        async with aclosing(chunks):
+            until = expiry.end_in(info.metadata)
+            if until is not None and until <= self.store.clock():
+                raise expiry.gone(key)
+            kept = {name: value for name, value in info.metadata.items() if name not in _OF_A_PLACE}
+            yield ObjectReader(info, start, chunks, verified=True), kept
+
+    async def metadata(self, key: str) -> tuple[ObjectInfo, dict[str, str]] | None:
+        """The info of an object, and the metadata that an archive has of it; None if there is none."""
+        try:
+            if not self.is_sealed:
+                info = await self.store.head(key, fresh=True)
+                return info, _metadata_of(info)
+            info = await self.store.driver.fresh_head(key)
+            return info, {name: text for name, text in info.metadata.items() if name not in _OF_A_PLACE}
+        except KeyNotFoundError:
+            return None
+
+    def checked(self, key: str, content_type: str, metadata: dict[str, str]) -> tuple[str, dict[str, str]]:
+        """What an archive says of an object, if it can be stored: archives may come from anybody.
+
+        :raises InvalidKeyError: the key is outside the grammar, or reserved.
+        :raises InvalidArgumentError: something else is not valid.
+        """
+        validate_user_key(key)
+        own = {name: value for name, value in metadata.items() if not name.startswith(hidden.RESERVED)}
+        reserved = {name: value for name, value in metadata.items() if name not in own}
+        validate_metadata(own)
+        validate_metadata({name.removeprefix(hidden.RESERVED): text for name, text in reserved.items()})
+        allowed = {expiry.METADATA, *kept_headers.FIELDS}
+        for name, text in reserved.items():
+            wrong = name == expiry.METADATA and expiry.end_in({name: text}) is None
+            if wrong or (not self.is_sealed and name not in allowed):
+                raise InvalidArgumentError(
+                    f"object {key!r} has the reserved metadata {name!r} in the archive", field="metadata"
+                )
+        return validate_content_type(content_type), metadata
+
+
+def _metadata_of(info: ObjectInfo) -> dict[str, str]:
+    kept = dict(info.metadata)
+    for name, field in kept_headers.FIELDS.items():
+        if (value := getattr(info, field)) is not None:
+            kept[name] = value
+    if info.expires_at is not None:
+        kept[expiry.METADATA] = f"{round(info.expires_at.timestamp() * 1000):014}"
+    return kept
+
+
+def _sealed(driver: ObjectDriver) -> ObjectDriver:
+    """The driver below the innermost layer that stores other bytes than its caller's."""
+    found = driver
+    while isinstance(driver, ObjectLayer):
+        if driver.changes_sizes:
+            found = driver.inner
+        driver = driver.inner
+    return found
