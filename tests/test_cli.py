@@ -10,17 +10,20 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage_lib import StorageConfig, StorageManager
+from storage_lib.s3_backend import S3StorageBackend
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import TASK_QUEUE
 from storage_lib.tasks.registry import Registry
 from tests.cli_runs import PROGRAM, Cli, environment
 from tests.conftest import PROJECT
+from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 ESCAPE = "\x1b]0;owned\x07\x1b[31mred"
 
@@ -67,6 +70,11 @@ def test_an_object_goes_through_files_and_streams(cli: Cli) -> None:
     assert info["metadata"] == {"by": "me"}
     assert info["expires_at"] > info["last_modified"]
     assert "content type: application/json" in cli("stat", "configs/ceo.json").lines
+    cli("touch", "configs/ceo.json", "--ttl", "never", "-m", "at=work", "--unset", "by")
+    touched = json.loads(cli("stat", "configs/ceo.json", "--json").out)
+    assert (touched["metadata"], touched["expires_at"]) == ({"at": "work"}, None)
+    cli("touch", "configs/ceo.json", "nope", "--ttl", "1d", code=1)
+    cli("touch", "nope", code=3)
     assert cli("save", "configs/ceo.json", "--if-absent", stdin="{}", code=4).err.startswith("error: ")
     assert cli("save", "bad.json", "-t", "application/json", stdin="{", code=1).err.startswith("error: ")
     # A name that is wrong about the bytes is no reason to refuse them.
@@ -444,3 +452,36 @@ def test_completion(cli: Cli) -> None:
         _AGENT_STORAGE_COMPLETE="complete_bash", COMP_WORDS="agent-storage versions pr", COMP_CWORD="2"
     )
     assert completed.lines == ["prune"]
+
+
+@pytest.fixture(params=["azure", "s3"])
+def cloud(request: pytest.FixtureRequest, cli: Cli) -> Cli:
+    """The same program on an emulated cloud, which its environment and a URL select."""
+    name = f"cli-{uuid.uuid4().hex[:12]}"
+    if request.param == "azure":
+        connection = request.getfixturevalue("azurite").connection_string
+        return Cli(
+            cli.folder, AgentStorage=connection, AGENT_STORAGE_CONTAINER=name, AGENT_STORAGE_URL="azure:"
+        )
+    endpoint = request.getfixturevalue("moto").endpoint
+    credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
+    where = {"AGENT_STORAGE_S3_ENDPOINT": endpoint, "AGENT_STORAGE_URL": f"s3://{name}"}
+    return Cli(cli.folder, AWS_REGION=REGION, **credentials, **where)
+
+
+async def test_a_cloud_is_a_store_like_files(cloud: Cli) -> None:
+    if url := cloud.variables.get("AGENT_STORAGE_S3_ENDPOINT"):
+        bucket = cloud.variables["AGENT_STORAGE_URL"].removeprefix("s3://")
+        keys = {"access_key_id": ACCESS_KEY_ID, "secret_access_key": SECRET_ACCESS_KEY}
+        async with S3StorageBackend(bucket, endpoint=url, region=REGION, create_bucket=True, **keys):
+            pass
+    cloud("save", "reports/a.csv", "-m", "by=me", "--ttl", "1h", stdin="a,b\n1,2\n")
+    assert cloud("ls", "-r").lines == ["reports/a.csv"]
+    assert cloud("load", "reports/a.csv").out == b"a,b\n1,2\n"
+    assert json.loads(cloud("ls", "reports/", "--json").out)["metadata"] == {"by": "me"}
+    checks = {each["name"]: each["verdict"] for each in json.loads(cloud("doctor", "--json").out)}
+    tables = "ok" if "AgentStorage" in cloud.variables else "skipped"
+    expected = {"configuration", "connectivity", "permissions", "clock", "time to live", "names"}
+    assert checks == dict.fromkeys(expected, "ok") | {"tables": tables, "queues": tables}
+    cloud("rm", "-r", "reports", "--yes")
+    assert cloud("ls").lines == []

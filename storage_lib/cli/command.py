@@ -62,6 +62,14 @@ class Run:
         """Whether the store is an app, reached over HTTP."""
         return (self.store or "").lower().startswith(("http:", "https:"))
 
+    def check_exists(self, url: str) -> None:
+        """
+        :raises KeyNotFoundError: the URL names a folder that does not exist.
+        """
+        from storage_lib.urls import config_of
+
+        _existing(config_of(url))
+
     @asynccontextmanager
     async def open(self, *, creating: bool = False) -> "AsyncGenerator[StorageManager]":
         """The store, open.

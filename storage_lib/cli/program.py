@@ -20,6 +20,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "tree": ("listings", "Show keys as a tree."),
         "du": ("listings", "Count objects and their bytes."),
         "stat": ("objects", "Show size, type, ETag, times and metadata of objects."),
+        "touch": ("objects", "Renew the time to live and the metadata of objects."),
         "cp": ("objects", "Copy an object or a folder."),
         "mv": ("objects", "Move an object or a folder."),
         "rm": ("objects", "Delete objects or a folder."),

@@ -22,13 +22,23 @@ _TREE_LIMIT = 10_000
 
 
 async def pages(
-    storage: "StorageManager", prefix: str, *, delimiter: str | None = None, details: bool = False
+    storage: "StorageManager",
+    prefix: str,
+    *,
+    delimiter: str | None = None,
+    after: str | None = None,
+    details: bool = False,
 ) -> AsyncIterator["list[ListEntry | str]"]:
     """The pages of a listing; folders are texts, in their place among the keys."""
     cursor = None
     while True:
         page = await storage.list_page(
-            prefix, delimiter=delimiter, limit=_PAGE, cursor=cursor, details=details
+            prefix,
+            delimiter=delimiter,
+            limit=_PAGE,
+            cursor=cursor,
+            start_after=after if cursor is None else None,
+            details=details,
         )
         found: list[Any] = [*page.entries, *page.prefixes]
         yield sorted(found, key=lambda each: (each if isinstance(each, str) else each.key).encode())
@@ -58,6 +68,9 @@ async def ls(
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, help="List no more than these.")
     ] = None,
+    after: Annotated[
+        str | None, typer.Option("--start-after", metavar="KEY", help="Only what comes behind this key.")
+    ] = None,
 ) -> None:
     """List the keys that begin with PREFIX, one a line, ordered by their bytes.
 
@@ -67,7 +80,8 @@ async def ls(
     out, left = run.out, limit
     async with run.open() as storage:
         details = long or out.as_json
-        async for page in pages(storage, prefix, delimiter=None if recursive else "/", details=details):
+        delimiter = None if recursive else "/"
+        async for page in pages(storage, prefix, delimiter=delimiter, after=after, details=details):
             for each in page[:left]:
                 _show(run, each, long=long)
             if left is not None and (left := left - len(page)) <= 0:
@@ -99,12 +113,19 @@ def _show(run: Run, found: "ListEntry | str", *, long: bool) -> None:
 
 def entry_fields(entry: "ListEntry") -> dict[str, Any]:
     """An object of a listing, as JSON shows it."""
-    return {
+    fields: dict[str, Any] = {
         "key": entry.key,
         "size": entry.size,
         "etag": entry.etag,
         "last_modified": entry.last_modified,
     }
+    if (info := entry.info) is not None:
+        fields |= {
+            "content_type": info.content_type,
+            "expires_at": info.expires_at,
+            "metadata": dict(info.metadata),
+        }
+    return fields
 
 
 @command(app, "tree", json=True)
@@ -179,14 +200,16 @@ async def du(
     sizes: Counter[str] = Counter()
     start = len(prefix) - len(prefix.rpartition("/")[2])
     async with run.open() as storage:
-        async for entry in entries(storage, prefix, details=True):
-            segments = entry.key[start:].split("/")[:-1]
-            for level in range(1, min(depth, len(segments)) + 1):
-                folder = entry.key[:start] + "/".join(segments[:level]) + "/"
-                found[folder] += 1
-                sizes[folder] += entry.size or 0
-            found[""] += 1
-            sizes[""] += entry.size or 0
+        if depth:
+            async for entry in entries(storage, prefix, details=True):
+                segments = entry.key[start:].split("/")[:-1]
+                above = ["/".join(segments[:level]) for level in range(1, min(depth, len(segments)) + 1)]
+                for name in ("", *(f"{entry.key[:start]}{folder}/" for folder in above)):
+                    found[name] += 1
+                    sizes[name] += entry.size or 0
+        else:
+            stats = await storage.stats(prefix)
+            found[""], sizes[""] = stats.count, stats.bytes
     rows = [(each, found[each], sizes[each]) for each in sorted(found, key=str.encode) if each]
     rows.append((prefix, found[""], sizes[""]))
     if run.out.as_json:

@@ -1,32 +1,37 @@
-"""``stat``, ``cp``, ``mv`` and ``rm``: objects, one or many."""
+"""``stat``, ``touch``, ``cp``, ``mv`` and ``rm``: objects, one or many."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from storage_lib.cli.amounts import folder
+from storage_lib.cli.amounts import duration, folder, pairs
 from storage_lib.cli.command import Run, command, commands
 from storage_lib.cli.commands.listings import entries
 from storage_lib.cli.commands.options import (
     IfAbsent,
     IfMatch,
+    Metadata,
     Recursive,
     found_any,
     put_fields,
 )
-from storage_lib.cli.local_files import (
-    lines_of_stdin,
-)
+from storage_lib.cli.exits import say
+from storage_lib.cli.local_files import lines_of_stdin
 from storage_lib.cli.many import JOBS, Jobs, each
 from storage_lib.cli.progress import Progress
 from storage_lib.cli.text import count_text, printable, size_text
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
-    from storage_lib.ports.object_model import ObjectInfo
+    from storage_lib.ports.object_model import ObjectInfo, PutResult
+    from storage_lib.prefixes import PrefixResult
 
 app = commands()
+
+_ATTEMPTS = 100
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
 
 
 @command(app, "stat", json=True)
@@ -79,6 +84,57 @@ def _show_info(run: Run, info: "ObjectInfo") -> None:
             run.out.line(f"{name.replace('_', ' ')}: {shown}")
 
 
+@command(app, "touch", json=True)
+async def touch(
+    run: Run,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="The objects.")],
+    ttl: Annotated[
+        str | None,
+        typer.Option("--ttl", metavar="TIME", help="When it is gone, from now: 15m, 7d; or never."),
+    ] = None,
+    meta: Metadata = None,
+    unset: Annotated[
+        list[str] | None, typer.Option("--unset", metavar="NAME", help="Remove this metadata; repeatable.")
+    ] = None,
+    if_match: IfMatch = None,
+) -> None:
+    """Give objects another time to live or other metadata. Their bytes are not sent again.
+
+    Without an option they only count as changed now. Metadata that is not named stays.
+    """
+    from storage_lib.ports.object_model import KEPT
+
+    if if_match is not None and len(keys) > 1:
+        raise typer.BadParameter("it is for one object", param_hint="--if-match")
+    end: Any = KEPT if ttl is None else None if ttl == "never" else duration(ttl)
+    new = pairs(meta or [], "--meta")
+    async with run.open() as storage:
+        for key in keys:
+            with run.several(key, len(keys)):
+                result = await _touched(storage, key, end, new, unset or [], if_match)
+                if run.out.as_json:
+                    (run.out.document if len(keys) == 1 else run.out.item)(put_fields(result))
+
+
+async def _touched(
+    storage: "StorageManager", key: str, ttl: Any, new: dict[str, str], unset: list[str], if_match: str | None
+) -> "PutResult":
+    from storage_lib.errors import PreconditionFailedError, TransientStorageError
+
+    if not new and not unset:
+        return await storage.touch(key, ttl=ttl, if_match=if_match)
+    for _ in range(_ATTEMPTS):
+        info = await storage.info(key, fresh=True)
+        metadata = {name: text for name, text in info.metadata.items() if name not in unset} | new
+        try:
+            return await storage.touch(key, ttl=ttl, metadata=metadata, if_match=if_match or info.etag)
+        except PreconditionFailedError:
+            if if_match is not None:
+                raise
+            # Somebody else was faster: their metadata stay, too.
+    raise TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")
+
+
 @command(app, "cp", json=True)
 async def cp(
     run: Run,
@@ -86,10 +142,11 @@ async def cp(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A key, or a folder, which ends with /.")],
     recursive: Recursive = False,
     if_absent: IfAbsent = False,
+    dry_run: DryRun = False,
     jobs: Jobs = JOBS,
 ) -> None:
     """Copy an object within the store, with its type and metadata; the bytes stay there where possible."""
-    await _transfer(run, "copy", source, target, recursive, if_absent, jobs)
+    await _transfer(run, "copy", source, target, recursive, if_absent, dry_run, jobs)
 
 
 @command(app, "mv", json=True)
@@ -99,18 +156,28 @@ async def mv(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A key, or a folder, which ends with /.")],
     recursive: Recursive = False,
     if_absent: IfAbsent = False,
+    dry_run: DryRun = False,
     jobs: Jobs = JOBS,
 ) -> None:
     """Move an object within the store. If it is interrupted, there may be both; moving again goes on."""
-    await _transfer(run, "move", source, target, recursive, if_absent, jobs)
+    await _transfer(run, "move", source, target, recursive, if_absent, dry_run, jobs)
 
 
 async def _transfer(
-    run: Run, what: str, source: str, target: str, recursive: bool, if_absent: bool, jobs: int
+    run: Run,
+    what: str,
+    source: str,
+    target: str,
+    recursive: bool,
+    if_absent: bool,
+    dry_run: bool,
+    jobs: int,
 ) -> None:
     done = "Copied" if what == "copy" else "Moved"
     async with run.open() as storage:
         doing = storage.copy if what == "copy" else storage.move
+        if dry_run and not recursive:
+            raise typer.BadParameter("it is for --recursive", param_hint="--dry-run")
         if not recursive:
             target += source.rpartition("/")[2] if target.endswith("/") else ""
             result = await doing(source, target, if_absent=if_absent)
@@ -118,23 +185,59 @@ async def _transfer(
                 run.out.document({"source": source} | put_fields(result))
             run.note(f"{done} {source} to {target}.")
             return
-        source, target = folder(source), folder(target)
-        if target.startswith(source):
-            raise typer.BadParameter(f"{target!r} is within {source!r}", param_hint="TARGET")
+        await _transfer_folder(run, storage, what, folder(source), folder(target), if_absent, dry_run, jobs)
 
-        async def keys() -> AsyncIterator[str]:
-            async for entry in entries(storage, source):
-                yield entry.key
 
-        async def one(key: str) -> None:
-            result = await doing(key, target + key.removeprefix(source), if_absent=if_absent)
-            if run.out.as_json:
-                run.out.item({"source": key} | put_fields(result))
+async def _transfer_folder(
+    run: Run,
+    storage: "StorageManager",
+    what: str,
+    source: str,
+    target: str,
+    if_absent: bool,
+    dry_run: bool,
+    jobs: int,
+) -> None:
+    doing = storage.copy_prefix if what == "copy" else storage.move_prefix
+    with Progress(f"{'Copying' if what == 'copy' else 'Moving'} {source}", unit="objects") as progress:
+        result = await doing(
+            source,
+            target,
+            if_absent=if_absent,
+            dry_run=dry_run,
+            concurrency=jobs,
+            on_progress=_follow(progress),
+        )
+    done = "Copied" if what == "copy" else "Moved"
+    _end(run, result, {"source": source, "target": target}, f"Would have {done.lower()}" if dry_run else done)
+    if not result.done and not result.skipped:
+        found_any(run, source, 0)
 
-        with Progress(f"{'Copying' if what == 'copy' else 'Moving'} {source}", unit="objects") as progress:
-            count = await each(run, keys(), one, jobs=jobs, named=str, progress=progress)
-    found_any(run, source, count)
-    run.note(f"{done} {count_text(count, 'object')}.")
+
+def _follow(progress: Progress) -> Callable[["PrefixResult"], None]:
+    tried = 0
+
+    def told(result: "PrefixResult") -> None:
+        nonlocal tried
+        now = result.done + result.skipped + result.failures
+        progress.advance(now - tried)
+        tried = now
+
+    return told
+
+
+def _end(run: Run, result: "PrefixResult", about: dict[str, Any], done: str) -> None:
+    """Tell what was done below a prefix, and what could not be."""
+    for key, error in result.failed.items():
+        run.failed(key, error)
+    if (more := result.failures - len(result.failed)) > 0:
+        say(f"error: {more:,} more failed")
+    if run.out.as_json:
+        failed = {key: error.explained() for key, error in result.failed.items()}
+        counts = {"done": result.done, "skipped": result.skipped, "failures": result.failures}
+        run.out.document(about | counts | {"failed": failed})
+    skipped = f", {result.skipped:,} skipped" if result.skipped else ""
+    run.note(f"{done} {count_text(result.done, 'object')}{skipped}.")
 
 
 @command(app, "rm", json=True, yes=True)
@@ -162,6 +265,10 @@ async def rm(
         if not dry_run:
             run.confirm(await _question(storage, keys, recursive))
 
+        if recursive and not dry_run:
+            await _delete_folders(run, storage, keys, missing_ok, jobs)
+            return
+
         async def chosen() -> AsyncIterator[str]:
             for key in keys:
                 if recursive:
@@ -182,8 +289,7 @@ async def rm(
                 else:
                     await storage.delete(key, if_match=if_match)
             except KeyNotFoundError:
-                # Somebody else has deleted it since it was listed, or that was expected.
-                if not recursive and not missing_ok:
+                if not missing_ok:
                     raise
                 return
             if run.out.as_json:
@@ -197,10 +303,19 @@ async def rm(
         else:
             with Progress("Deleting", unit="objects") as progress:
                 count = await each(run, chosen(), one, jobs=jobs, named=str, progress=progress)
-    if recursive and not missing_ok:
-        found_any(run, ", ".join(keys), count)
     if not dry_run:
         run.note(f"Deleted {count_text(count, 'object')}.")
+
+
+async def _delete_folders(
+    run: Run, storage: "StorageManager", keys: list[str], missing_ok: bool, jobs: int
+) -> None:
+    for key in keys:
+        with Progress(f"Deleting {folder(key)}", unit="objects") as progress:
+            result = await storage.delete_prefix(folder(key), concurrency=jobs, on_progress=_follow(progress))
+        _end(run, result, {"prefix": folder(key)}, "Deleted")
+        if not missing_ok and not result.done and not result.skipped:
+            found_any(run, folder(key), 0)
 
 
 async def _question(storage: "StorageManager", keys: list[str], recursive: bool) -> str:
