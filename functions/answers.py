@@ -3,6 +3,7 @@ response."""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from datetime import UTC
@@ -13,6 +14,7 @@ import azure.functions as func
 
 from functions.dates import http_date
 from storage_lib.keys import encode_metadata_value
+from storage_lib.patterns import pattern
 
 if TYPE_CHECKING:
     from storage_lib.ports.backend import ObjectInfo
@@ -21,6 +23,7 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 _IN_NAMES = "!#$%&'*+-.^_`|~"
 """What a header's name may contain besides letters and digits (RFC 9110, 5.6.2)."""
 _WITHOUT_BODY = (204, 304)
+_SHA256 = pattern("[0-9a-f]{64}")
 
 
 def json_response(
@@ -51,6 +54,8 @@ def object_headers(info: ObjectInfo) -> dict[str, str]:
         "Content-Security-Policy": "sandbox",
         "Cache-Control": "private, no-cache",
     }
+    if info.sha256 is not None and _SHA256.fullmatch(info.sha256):
+        headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(info.sha256)).decode()}:"
     for name, value in (
         ("Content-Encoding", info.content_encoding),
         ("Content-Disposition", info.content_disposition),

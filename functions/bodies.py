@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import azure.functions as func
@@ -26,6 +27,14 @@ class UnsupportedMediaTypeError(InvalidArgumentError):
 
     code = "unsupported-media-type"
 
+
+class DigestError(InvalidArgumentError):
+    """The body is not the one that its sender has digested."""
+
+    code = "digest-mismatch"
+
+
+_DIGEST = pattern(r"(?:^|[,\s])sha-256=:([A-Za-z0-9+/=]*):")
 
 _OBJECTS = (
     "split the object, send it so that it does not begin with '{' (as a JSON array, or compressed as"
@@ -70,20 +79,25 @@ def _is_announced(req: func.HttpRequest) -> bool:
     return "Transfer-Encoding" in req.headers or bool(req.headers.get("Content-Length", "").strip(" 0"))
 
 
-def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
+JSON = ("application/json",)
+MERGE_PATCH = ("application/merge-patch+json", "application/json")
+
+
+def json_body(req: func.HttpRequest, app: AppState, types: Sequence[str] = JSON) -> dict[str, Any]:
     """The body as a JSON object.
 
+    :param types: the content types that it may have.
     :raises UnsupportedMediaTypeError: its content type is not JSON, or it is encoded.
     :raises SerializationError: it is not JSON.
     """
     body = body_of(req, app, _TASKS)
     content_type = req.headers.get("Content-Type", "")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
+    if content_type.partition(";")[0].strip().lower() not in types:
         raise UnsupportedMediaTypeError(
             f"the content type is {content_type[:80]!r}",
             field="Content-Type",
-            limit="application/json",
-            remedy="send JSON with the header Content-Type: application/json",
+            limit=" or ".join(types),
+            remedy=f"send JSON with the header Content-Type: {types[0]}",
         )
     refuse_encoded(req)
     text = body.removeprefix(_BOM)
@@ -111,6 +125,23 @@ def refuse_encoded(req: func.HttpRequest) -> None:
             field="Content-Encoding",
             limit="identity",
             remedy="send it decoded, or under a content type of its own such as application/gzip",
+        )
+
+
+async def check_digest(req: func.HttpRequest, body: bytes) -> None:
+    """:raises DigestError: the body does not agree with the SHA-256 of ``Repr-Digest`` (RFC 9530)."""
+    found = _DIGEST.search(req.headers.get("Repr-Digest", ""))
+    if found is None:
+        return
+    import base64
+
+    from storage_lib.ports.streaming import sha256_of
+
+    if base64.b64encode(bytes.fromhex(await sha256_of(body))).decode() != found[1]:
+        raise DigestError(
+            "the body has another SHA-256 than Repr-Digest says: it was changed on its way",
+            field="Repr-Digest",
+            remedy="send it again",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
@@ -15,7 +15,7 @@ from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, Transi
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
-    from storage_lib.ports.backend import ByteRange, ObjectInfo, StoredObject
+    from storage_lib.ports.backend import ByteRange, ObjectInfo, PutResult, StoredObject
 
 _ATTEMPTS = 100
 
@@ -78,6 +78,28 @@ async def create_or_replace[T](
         conditions.check_write(key, info)
         try:
             return await write(Pin(if_absent=True) if info is None else Pin(if_match=info.etag))
+        except PreconditionFailedError:
+            continue
+    raise _always_replaced(key)
+
+
+async def touch(
+    req: func.HttpRequest, storage: StorageManager, key: str, options: dict[str, Any]
+) -> PutResult:
+    """`StorageManager.touch` with these options.
+
+    :raises PreconditionFailedError: a condition does not hold.
+    """
+    conditions = Preconditions.of(req)
+    if conditions.none or conditions.only_match is ANY:
+        return await storage.touch(key, **options)
+    if tag := single(conditions.only_match):
+        return await storage.touch(key, if_match=tag, **options)
+    for _ in range(_ATTEMPTS):
+        info = await storage.info(key, fresh=True)
+        conditions.check_write(key, info)
+        try:
+            return await storage.touch(key, if_match=info.etag, **options)
         except PreconditionFailedError:
             continue
     raise _always_replaced(key)

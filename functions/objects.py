@@ -9,24 +9,26 @@ import azure.functions as func
 
 from functions import conditional
 from functions.answers import json_response, object_headers
-from functions.bodies import body_of, refuse_encoded, refuse_parts
+from functions.bodies import MERGE_PATCH, body_of, check_digest, json_body, refuse_encoded, refuse_parts
 from functions.conditional import Pin
 from functions.conditions import Preconditions
 from functions.endpoint import endpoint
-from functions.parameters import integer_parameter, is_named, metadata_of, ttl_of
+from functions.parameters import integer_parameter, is_named, metadata_of, moment, ttl_of
 from functions.paths import object_key, object_location
 from functions.problems import range_problem
 from functions.ranges import byte_range
+from functions.repeats import repeated_call
 from functions.state import state
-from storage_lib.errors import RangeNotSatisfiableError
+from storage_lib.errors import InvalidArgumentError, RangeNotSatisfiableError
+from storage_lib.spelling import refuse_unknown
 
 if TYPE_CHECKING:
-    from storage_lib.ports.backend import PutResult
+    from storage_lib.ports.backend import ListEntry, PutResult
 
 blueprint = func.Blueprint()
 _ROUTE = "objects/{*key}"
 _AUTH = func.AuthLevel.FUNCTION
-_LISTING = ("prefix", "delimiter", "limit", "cursor")
+_LISTING = ("prefix", "delimiter", "limit", "cursor", "start_after")
 
 
 @blueprint.function_name("save_object")
@@ -36,7 +38,8 @@ async def save_object(req: func.HttpRequest) -> func.HttpResponse:
     """``PUT /api/objects/{key}``: store the body under its Content-Type.
 
     201 with Location for a new object, 200 for a replaced one, with its ETag; 412 if a precondition does not
-    hold. ``x-ttl-seconds`` is its time to live; ``x-meta-*`` is stored with it.
+    hold. ``x-ttl-seconds`` is its time to live, or ``x-expires-at`` the end of it; ``x-meta-*`` is stored
+    with it. A conditional request with an ``Idempotency-Key`` may be sent again if its answer was lost.
     """
     return await _save(req)
 
@@ -67,6 +70,15 @@ async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
     return await _delete(req)
 
 
+@blueprint.function_name("touch_object")
+@blueprint.route(route=_ROUTE, methods=["PATCH"], auth_level=_AUTH)
+@endpoint()
+async def touch_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``PATCH /api/objects/{key}`` ``{metadata?, ttl_seconds?, expires_at?}``: give an object other metadata
+    or another time to live (null: for ever). Its bytes stay where they are; 200 with its new ETag."""
+    return await _touch(req)
+
+
 @blueprint.function_name("list_objects")
 @blueprint.route(route="objects", methods=["GET", "HEAD"], auth_level=_AUTH)
 @endpoint("key", *_LISTING)
@@ -84,27 +96,43 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
         delimiter=req.params.get("delimiter") or None,
         limit=integer_parameter(req, "limit", 100, 1, 1000),
         cursor=req.params.get("cursor") or None,
+        start_after=req.params.get("start_after") or None,
         details=True,
     )
-    objects: list[dict[str, Any]] = [
-        {
-            "key": entry.key,
-            "size": entry.size,
-            "etag": entry.etag,
-            "last_modified": entry.last_modified and entry.last_modified.astimezone(UTC),
-        }
-        for entry in page.entries
-    ]
+    objects = [_listed(entry) for entry in page.entries]
     return json_response({"objects": objects, "prefixes": page.prefixes, "cursor": page.cursor})
 
 
 @blueprint.function_name("write_object_by_query")
-@blueprint.route(route="objects", methods=["PUT", "DELETE"], auth_level=_AUTH)
+@blueprint.route(route="objects", methods=["PUT", "PATCH", "DELETE"], auth_level=_AUTH)
 @endpoint("key")
 async def write_object_by_query(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT`` and ``DELETE /api/objects?key=``: like the key in the path, for keys that a path cannot
-    carry."""
-    return await (_save if req.method == "PUT" else _delete)(req)
+    """``PUT``, ``PATCH`` and ``DELETE /api/objects?key=``: like the key in the path, for keys that a path
+    cannot carry."""
+    return await {"PUT": _save, "PATCH": _touch, "DELETE": _delete}[req.method](req)
+
+
+def _listed(entry: ListEntry) -> dict[str, Any]:
+    """An object in a listing; what it does not have is left out."""
+    shown: dict[str, Any] = {
+        "key": entry.key,
+        "size": entry.size,
+        "etag": entry.etag,
+        "last_modified": entry.last_modified and entry.last_modified.astimezone(UTC),
+    }
+    if (info := entry.info) is None:
+        return shown
+    more = {
+        "content_type": info.content_type,
+        "metadata": dict(info.metadata) or None,
+        "expires_at": info.expires_at,
+        "sha256": info.sha256,
+        "content_encoding": info.content_encoding,
+        "content_disposition": info.content_disposition,
+        "content_language": info.content_language,
+        "cache_control": info.cache_control,
+    }
+    return shown | {name: value for name, value in more.items() if value is not None}
 
 
 async def _save(req: func.HttpRequest) -> func.HttpResponse:
@@ -113,6 +141,7 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
     refuse_parts(req)
     refuse_encoded(req)
     body = body_of(req, app)
+    await check_digest(req, body)
     content_type = req.headers.get("Content-Type") or "application/octet-stream"
     metadata, ttl = metadata_of(req), ttl_of(req)
 
@@ -131,7 +160,8 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
         )
         return put, put.created if existed is None else not existed
 
-    put, created = await conditional.create_or_replace(req, app.storage, key, write)
+    with repeated_call(req):
+        put, created = await conditional.create_or_replace(req, app.storage, key, write)
     headers = {"ETag": f'"{put.etag}"'}
     if created:
         headers["Location"] = object_location(req, key)
@@ -165,6 +195,29 @@ async def _head(req: func.HttpRequest) -> func.HttpResponse:
     if not conditions.is_modified(info):
         return func.HttpResponse(status_code=304, headers=headers)
     return func.HttpResponse(status_code=200, headers=headers | {"Content-Length": str(info.size)})
+
+
+async def _touch(req: func.HttpRequest) -> func.HttpResponse:
+    key, app = object_key(req), state()
+    change = json_body(req, app, MERGE_PATCH)
+    refuse_unknown(change, ("metadata", "ttl_seconds", "expires_at"), "field")
+    options: dict[str, Any] = {}
+    if "metadata" in change:
+        options["metadata"] = change["metadata"] or {}
+    if "expires_at" in change:
+        end = change["expires_at"]
+        options["ttl"] = None if end is None else moment("expires_at", end)
+    if "ttl_seconds" in change:
+        if "ttl" in options:
+            raise InvalidArgumentError(
+                "expires_at and ttl_seconds exclude each other", field="expires_at", remedy="leave one out"
+            )
+        options["ttl"] = change["ttl_seconds"]
+    with repeated_call(req):
+        touched = await conditional.touch(req, app.storage, key, options)
+    return json_response(
+        {"key": key, "etag": touched.etag, "size": touched.size}, headers={"ETag": f'"{touched.etag}"'}
+    )
 
 
 async def _delete(req: func.HttpRequest) -> func.HttpResponse:

@@ -82,6 +82,21 @@ def time_parameter(req: func.HttpRequest, name: str) -> datetime | None:
     return min(max(moment, _FIRST), _LAST).astimezone(UTC)
 
 
+def moment(name: str, text: object) -> datetime:
+    """A moment with its time zone. Its range is checked by whoever uses it."""
+    try:
+        found = datetime.fromisoformat(text.strip(" \t")) if isinstance(text, str) else None
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise InvalidArgumentError(
+            f"{name} is {str(text)[:40]!r}",
+            field=name,
+            limit="ISO 8601 with a time zone, for example 2026-01-31T12:00:00.000Z",
+        )
+    return found
+
+
 def metadata_of(req: func.HttpRequest) -> dict[str, str]:
     """User metadata of the ``x-meta-*`` headers; values are text, or percent-encoded UTF-8."""
     try:
@@ -94,9 +109,17 @@ def metadata_of(req: func.HttpRequest) -> dict[str, str]:
         raise InvalidArgumentError("a metadata value is not UTF-8", field="metadata") from error
 
 
-def ttl_of(req: func.HttpRequest) -> float | None:
-    """The time to live of ``x-ttl-seconds``; None without the header."""
-    text = req.headers.get("x-ttl-seconds")
+def ttl_of(req: func.HttpRequest) -> float | datetime | None:
+    """The time to live of ``x-ttl-seconds``, or its end in ``x-expires-at``; None without these headers."""
+    text, end = req.headers.get("x-ttl-seconds"), req.headers.get("x-expires-at")
+    if end is not None:
+        if text is not None:
+            raise InvalidArgumentError(
+                "x-expires-at and x-ttl-seconds exclude each other",
+                field="x-expires-at",
+                remedy="leave one of them out",
+            )
+        return moment("x-expires-at", end)
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,10}(\.\d{0,9})?|\.\d{1,9}", text.strip(" \t"), re.ASCII) or (

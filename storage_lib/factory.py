@@ -100,6 +100,15 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
                 concurrent_requests=config.concurrent_requests,
             )
             return retrying(s3, config.retry_attempts)
+        case "http":
+            from storage_lib.backends.http import HttpStorageBackend
+
+            http = HttpStorageBackend(
+                config.http_url or "",
+                key=config.http_key,
+                concurrent_requests=config.concurrent_requests,
+            )
+            return retrying(http, config.retry_attempts)
         case _:
             assert_never(kind)
 

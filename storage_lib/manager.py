@@ -47,7 +47,7 @@ from storage_lib.ports.backend import (
 from storage_lib.ports.shortcuts import names_below, paused, value_of
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from storage_lib.layers.encryption.rotation import Rotation
     from storage_lib.layers.fallback import FallbackLayer, RepairResult
@@ -134,7 +134,7 @@ class StorageManager:
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
-        ttl: float | None = None,
+        ttl: float | datetime | None = None,
     ) -> PutResult:
         """Store a value so that `load` returns it with the same type.
 
@@ -145,7 +145,7 @@ class StorageManager:
         :param metadata: short texts stored with the object.
         :param if_match: replace only the object with this ETag.
         :param if_absent: create only, never replace.
-        :param ttl: seconds after which the object is gone; None means never.
+        :param ttl: seconds after which the object is gone, or that moment; None means never.
         :raises SerializationError: the value could not be restored as it is; nothing was stored.
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold; nothing was stored.
         """
@@ -299,7 +299,7 @@ class StorageManager:
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
-        ttl: float | None = None,
+        ttl: float | datetime | None = None,
     ) -> PutResult:
         """Store bytes as they are, provided that `load` can read them under their content type.
 
@@ -309,7 +309,7 @@ class StorageManager:
         :param metadata: short texts stored with the object.
         :param if_match: replace only the object with this ETag.
         :param if_absent: create only, never replace.
-        :param ttl: seconds after which the object is gone; None means never.
+        :param ttl: seconds after which the object is gone, or that moment; None means never.
         :raises SerializationError: the bytes do not match the content type; nothing was stored.
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold; nothing was stored.
         :raises InvalidArgumentError: ``data`` is not a bytes-like object.
@@ -336,7 +336,7 @@ class StorageManager:
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
-        ttl: float | None = None,
+        ttl: float | datetime | None = None,
     ) -> PutResult:
         """Store a stream of any length with constant memory, all or nothing.
 
@@ -454,7 +454,7 @@ class StorageManager:
         self,
         key: str,
         *,
-        ttl: float | Kept | None = KEPT,
+        ttl: float | datetime | Kept | None = KEPT,
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
     ) -> PutResult:
@@ -462,8 +462,8 @@ class StorageManager:
         Its bytes are not sent again.
 
         :param key: the object.
-        :param ttl: seconds from now after which it is gone; None means never. Left out, the end of its life
-            stays as it is.
+        :param ttl: seconds from now after which it is gone, or that moment; None means never. Left out, the
+            end of its life stays as it is.
         :param metadata: all of its metadata from now on; None keeps them.
         :param if_match: only if it has this ETag.
         :raises KeyNotFoundError: there is no such object.

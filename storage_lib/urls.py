@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from storage_lib.config import CONNECTION, DEFAULT_CONTAINER, StorageConfig, without_secrets
+from storage_lib.config import CONNECTION, DEFAULT_CONTAINER, NOT_OVER_HTTP, StorageConfig, without_secrets
 from storage_lib.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
 
-FORMS = "file:./data, file:/abs/path, memory:, azure:, azure://account/container or s3://bucket"
+FORMS = (
+    "file:./data, file:/abs/path, memory:, azure:, azure://account/container, s3://bucket or https://host/api"
+)
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _OF_ONE_STORE = ("AGENT_STORAGE_FALLBACK", "AGENT_STORAGE_TABLES_AND_QUEUES")
 """Settings of what belongs to the store of the environment alone."""
+_NOT_OVER_HTTP = tuple(f"AGENT_STORAGE_{layer.upper()}" for layer in NOT_OVER_HTTP)
 
 
 def config_of(url: str, environ: Mapping[str, str] | None = None) -> StorageConfig:
@@ -35,6 +38,8 @@ def config_of(url: str, environ: Mapping[str, str] | None = None) -> StorageConf
     - ``azure://ACCOUNT/CONTAINER``: with the environment's credentials of that account, else its identity.
       ``ACCOUNT`` may be the whole host of the blob service, for other clouds. Without a container, that of
       the environment.
+    - ``https://HOST/api``, ``http://…``: the API of an app, with the key of the environment, unless that is
+      the key to another address. Layers that only the app can have are its own.
     - ``s3://BUCKET``: at the environment's endpoint, with its credentials.
 
     Layers and limits are those of the environment. Its second store, and what it says about tables and
@@ -70,6 +75,8 @@ def config_of(url: str, environ: Mapping[str, str] | None = None) -> StorageConf
             _no_prefix(url, split.path, f"s3://{bucket}")
             own = env.get("AGENT_STORAGE_TYPE") == "s3" and env.get("AGENT_STORAGE_S3_BUCKET") == bucket
             return _configured(env, own=own, AGENT_STORAGE_TYPE="s3", AGENT_STORAGE_S3_BUCKET=bucket)
+        case "http" | "https":
+            return _http(url, env)
         case _:
             raise _refused(f"{_shown(url)} begins with {scheme[1][:40]}:, which is no kind of store", None)
 
@@ -127,6 +134,29 @@ def _azure(url: str, rest: str, env: Mapping[str, str]) -> StorageConfig:
     return _configured(
         others | credentials, own=own, AGENT_STORAGE_TYPE="azure", AGENT_STORAGE_CONTAINER=container
     )
+
+
+def _http(url: str, env: Mapping[str, str]) -> StorageConfig:
+    split = _split(url)
+    if not split.hostname:
+        raise _refused(f"{_shown(url)} names no host", "write https://host/api")
+    if ".blob." in split.hostname:
+        account, container = split.hostname.partition(".")[0], split.path.strip("/").partition("/")[0]
+        raise _refused(
+            f"{_shown(url)} is a storage account, not an app",
+            f"write azure://{account}/{container or 'container'}",
+        )
+    configured = env.get("AGENT_STORAGE_HTTP_URL") or url
+    kept = {name: text for name, text in env.items() if not name.startswith(_NOT_OVER_HTTP)}
+    if _origin(configured) != _origin(url):
+        kept.pop("AGENT_STORAGE_HTTP_KEY", None)  # It would be shown to another app.
+    own = env.get("AGENT_STORAGE_TYPE") == "http" and configured.rstrip("/") == url.rstrip("/")
+    return _configured(kept, own=own, AGENT_STORAGE_TYPE="http", AGENT_STORAGE_HTTP_URL=url)
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    split = _split(url)
+    return split.scheme, split.hostname, split.port or (443 if split.scheme == "https" else 80)
 
 
 def _of_account(env: Mapping[str, str], host: str) -> dict[str, str]:

@@ -47,6 +47,7 @@ VENDOR_HOMES = {
         "devhost",
         "storage_lib.backends.azure",
         "storage_lib.backends.s3",
+        "storage_lib.backends.http",
         "storage_lib.backends.cloud",
     ),
     "botocore": ("storage_lib.backends.s3",),

@@ -18,6 +18,7 @@ IDENTITY = {
     "AgentStorage__blobServiceUri": "https://mine.blob.core.windows.net",
     "AgentStorage__clientId": "id",
 }
+APP = {"AGENT_STORAGE_HTTP_URL": "https://app.example/api", "AGENT_STORAGE_HTTP_KEY": "k"}
 S3 = {"AGENT_STORAGE_TYPE": "s3", "AGENT_STORAGE_S3_BUCKET": "b-1", "AGENT_STORAGE_TABLES_AND_QUEUES": "file"}
 
 
@@ -58,6 +59,21 @@ S3 = {"AGENT_STORAGE_TYPE": "s3", "AGENT_STORAGE_S3_BUCKET": "b-1", "AGENT_STORA
         ("s3://b-2", S3, {"tables_and_queues": None}),
         ("file:a", S3, {"tables_and_queues": None}),
         ("azure://mine", {"AGENT_STORAGE_TABLES_AND_QUEUES": "file"}, {"tables_and_queues": None}),
+        (
+            "http://127.0.0.1:7071/api",
+            AZURITE,
+            {"storage_type": "http", "http_url": "http://127.0.0.1:7071/api"},
+        ),
+        ("HTTPS://app.example/api/", {}, {"storage_type": "http", "http_key": None}),
+        ("https://app.example/api", APP | {"AGENT_STORAGE_HTTP_URL": ""}, {"http_key": "k"}),
+        ("https://app.example:443/api", APP, {"http_key": "k"}),
+        ("https://other.example/api", APP, {"http_key": None}),
+        ("http://app.example/api", APP, {"http_key": None}),
+        (
+            "https://app.example/api",
+            {"AGENT_STORAGE_COMPRESSION": "true", "AGENT_STORAGE_CACHING": "true"},
+            {"compression": None},
+        ),
     ],
 )
 def test_a_url_names_a_store(url: str, environ: dict[str, str], expected: dict[str, Any]) -> None:
@@ -102,6 +118,8 @@ def test_layers_are_of_the_environment_and_a_second_store_of_its_own_store(tmp_p
         ("s3:", "names no bucket"),
         ("s3://b-1/a/b", "write s3://b-1"),
         ("s3://b-1?region=x", "a query"),
+        ("https:///api", "names no host"),
+        ("https://mine.blob.core.windows.net/c-1/x", "write azure://mine/c-1"),
         (None, "NoneType"),
     ],
 )
@@ -123,6 +141,8 @@ def test_what_names_no_store_is_refused_with_a_remedy(url: Any, says: str) -> No
         "azure://account/container?sv=1&sig=hush",
         "gs://user:hush@b",
         "azure:///c?sig=hush",
+        "https://app.example/api?code=hush",
+        "https://user:hush@app.example/api",
         "file:///data?hush",
     ],
 )

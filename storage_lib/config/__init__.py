@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from storage_lib.config.http import check_http_key, check_http_url
 from storage_lib.config.layers import LAYERS, options_class
 from storage_lib.config.storage import (
     CONNECTION,
@@ -10,6 +11,7 @@ from storage_lib.config.storage import (
     DEFAULT_RETRY_ATTEMPTS,
     MAX_CONCURRENT_REQUESTS,
     MAX_RETRY_ATTEMPTS,
+    NOT_OVER_HTTP,
     StorageConfig,
     StorageType,
     check_concurrent_requests,
@@ -25,9 +27,12 @@ __all__ = [
     "LAYERS",
     "MAX_CONCURRENT_REQUESTS",
     "MAX_RETRY_ATTEMPTS",
+    "NOT_OVER_HTTP",
     "StorageConfig",
     "StorageType",
     "check_concurrent_requests",
+    "check_http_key",
+    "check_http_url",
     "check_retry_attempts",
     "without_secrets",
 ]

@@ -74,6 +74,12 @@ class FallbackOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise _refused(
                 "secondary", type(self.secondary).__name__, "the StorageConfig of the second store"
             )
+        if self.secondary.storage_type == "http":
+            raise ConfigurationError(
+                "an app cannot be the second store: it keeps nothing of the layer's own",
+                field="fallback.secondary.storage_type",
+                limit="file, azure or s3",
+            )
         if on := [layer for layer in LAYERS if getattr(self.secondary, layer) is not None]:
             raise ConfigurationError(
                 f"the second store has {on[0]} of its own",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from storage_lib.config.http import check_http_key, check_http_url
 from storage_lib.config.layers import LAYERS, check_options, options_from_env
 from storage_lib.config.spelling import warn_of_misspelt
 from storage_lib.errors import ConfigurationError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from storage_lib.config.metrics import MetricsOptions
     from storage_lib.config.validation import ValidationOptions
 
-StorageType = Literal["file", "azure", "s3", "memory"]
+StorageType = Literal["file", "azure", "s3", "http", "memory"]
 
 CONNECTION = "AgentStorage"
 """The connection of the bindings and of this library: an app setting with a connection string, or, for an
@@ -37,13 +38,16 @@ DEFAULT_CONCURRENT_REQUESTS = 64
 limit on most systems."""
 MAX_CONCURRENT_REQUESTS = 1000
 
+NOT_OVER_HTTP = ("validation", "compression", "encryption", "fallback")
+"""Layers that keep something in a store that its API shows to nobody."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageConfig:
     """The configuration of a `StorageManager`. Its repr shows no secrets, not even those in URLs.
 
     :param storage_type: ``file`` (a folder), ``azure`` (Blob, Table and Queue Storage), ``s3`` (a bucket;
-        objects only) or ``memory``.
+        objects only), ``http`` (the API of an app; objects only) or ``memory``.
     :param tables_and_queues: ``file`` or ``azure`` puts tables and queues there, and only objects into
         ``storage_type``.
     :param base_path: the folder of the file backend.
@@ -61,11 +65,14 @@ class StorageConfig:
     :param s3_region: None uses ``AWS_REGION``, or us-east-1.
     :param s3_access_key_id: of static credentials; None uses the credentials of the environment.
     :param s3_secret_access_key: belongs to ``s3_access_key_id``.
+    :param http_url: of the API of an app: ``https://NAME.azurewebsites.net/api``.
+    :param http_key: a function key of that app.
     :param message_encoding: how queue messages are written; both encodings are understood.
-    :param retry_attempts: attempts in all for an Azure or S3 operation that fails transiently; 1 means no
-        retries.
+    :param retry_attempts: attempts in all for an Azure, S3 or HTTP operation that fails transiently; 1 means
+        no retries.
     :param concurrent_requests: how many requests this process has under way at a time, to each of Blob, Queue
-        and Table Storage and S3; more wait for their turn. The default stays below 1,024 file descriptors.
+        and Table Storage, S3 and apps; more wait for their turn. The default stays below 1,024 file
+        descriptors.
     :param allow_pickle: pickle objects that have no other form, and unpickle what is signed with
         ``signing_key``, nothing else. Whoever has that key can run code here.
     :param signing_key: the secret of those signatures, at least 16 bytes, the same in every process.
@@ -94,6 +101,8 @@ class StorageConfig:
     s3_region: str | None = None
     s3_access_key_id: str | None = None
     s3_secret_access_key: str | None = field(default=None, repr=False)
+    http_url: str | None = None
+    http_key: str | None = field(default=None, repr=False)
     tables_and_queues: Literal["file", "azure"] | None = None
     message_encoding: Literal["base64", "none"] = "base64"
     retry_attempts: int = DEFAULT_RETRY_ATTEMPTS
@@ -137,6 +146,8 @@ class StorageConfig:
                 field="s3_bucket",
                 remedy="set AGENT_STORAGE_S3_BUCKET to the name of the bucket",
             )
+        if self.storage_type == "http":
+            self._check_http()
 
     def __repr__(self) -> str:
         shown = (each.name for each in fields(self) if each.repr)
@@ -144,9 +155,26 @@ class StorageConfig:
 
     def _shown(self, name: str) -> str:
         value = getattr(self, name)
-        if isinstance(value, str) and (name == "account_url" or name.endswith("_endpoint")):
+        if isinstance(value, str) and (name in ("account_url", "http_url") or name.endswith("_endpoint")):
             value = without_secrets(value)
         return repr(value)
+
+    def _check_http(self) -> None:
+        if not self.http_url:
+            raise ConfigurationError(
+                "storage_type http needs a http_url",
+                field="http_url",
+                remedy="set AGENT_STORAGE_HTTP_URL to the URL of the app's API, which ends in /api",
+            )
+        check_http_url(self.http_url)
+        if self.http_key is not None:
+            check_http_key(self.http_key)
+        if on := [layer for layer in NOT_OVER_HTTP if getattr(self, layer) is not None]:
+            raise ConfigurationError(
+                f"{on[0]} does not work through an app",
+                field=on[0],
+                remedy=f"set {on[0]} in the app, where it applies to all that use it",
+            )
 
     def _check_pickle(self) -> None:
         if type(self.allow_pickle) is not bool:
@@ -200,6 +228,8 @@ class StorageConfig:
             ("s3_bucket", "AGENT_STORAGE_S3_BUCKET"),
             ("s3_endpoint", "AGENT_STORAGE_S3_ENDPOINT"),
             ("s3_region", "AGENT_STORAGE_S3_REGION"),
+            ("http_url", "AGENT_STORAGE_HTTP_URL"),
+            ("http_key", "AGENT_STORAGE_HTTP_KEY"),
             ("tables_and_queues", "AGENT_STORAGE_TABLES_AND_QUEUES"),
             ("signing_key", "AGENT_STORAGE_SIGNING_KEY"),
         ):

@@ -1,4 +1,4 @@
-"""Who is told of attempts that are repeated; the layer that repeats them does not know who watches."""
+"""Attempts that are repeated: by a layer, which does not know who watches, and by a remote client."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ REPEATED: ContextVar[Callable[[int, TransientStorageError, float], None] | None]
     "REPEATED", default=None
 )
 """Called with the number of the failed attempt (from 1), its error, and the seconds until the next."""
+
+CALL: ContextVar[str | None] = ContextVar("CALL", default=None)
+"""The mark of the remote call that is being carried out. A conditional save leaves it on its object: if its
+answer is lost and the client calls again, that is no conflict."""

@@ -113,6 +113,8 @@ class ObjectCapabilities:
     """Whether an unconditional put can tell a created object from a replaced one."""
     folds_foreign_names: bool = False
     """Whether a listing may return a common prefix that has only invalid keys below it."""
+    ends_objects: bool = False
+    """Whether the store itself hides objects whose time to live is over, and removes them."""
     lists_sizes: bool = False
     """Whether a listing has sizes even without details."""
     decrypts: bool = False

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 
 from storage_lib.arguments import seconds
-from storage_lib.errors import InvalidKeyError, KeyNotFoundError
+from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoundError
 from storage_lib.keys import SYSTEM_PREFIX, validate_key
 from storage_lib.patterns import pattern
 
@@ -33,8 +34,16 @@ _END = pattern(r"[0-9]{14}")
 _ETAG = pattern(r"(.*)~([0-9]{14})")
 
 
-def end_of(now: float, ttl: float) -> str:
-    """The moment ``ttl`` seconds from now, as it is stored: 14 digits of milliseconds, so that text sorts."""
+def end_of(now: float, ttl: float | datetime) -> str:
+    """The moment ``ttl``, or so many seconds from now, as it is stored: 14 digits of milliseconds, so that
+    text sorts."""
+    if isinstance(ttl, datetime):
+        end = round(ttl.timestamp() * 1000) if ttl.tzinfo is not None else -1
+        if not 0 <= end <= (now + MAX_TTL_SECONDS) * 1000:
+            raise InvalidArgumentError(
+                f"ttl is {ttl}", field="ttl", limit="a moment with a time zone, within 100 years from now"
+            )
+        return f"{end:014}"
     return f"{int((now + seconds('ttl', ttl, 0, MAX_TTL_SECONDS)) * 1000):014}"
 
 

@@ -18,6 +18,8 @@ RESERVED = "aos-"
 
 ATTEMPT = f"{RESERVED}attempt"
 """The mark of the call that saved the object."""
+CALL = f"{RESERVED}call"
+"""The mark of the remote call that saved the object, by which it is known when it comes again."""
 SIZE = f"{RESERVED}original-size"
 """The size that the caller knows, if a layer stores other bytes instead."""
 CHECKSUM = f"{RESERVED}original-sha256"

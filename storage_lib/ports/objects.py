@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Buffer, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 
 from msgspec.structs import replace as with_options
 
@@ -37,7 +38,7 @@ from storage_lib.keys import (
     validate_metadata,
     validate_prefix,
 )
-from storage_lib.ports import cursors, expiry, hidden, unlisted
+from storage_lib.ports import attempts, cursors, expiry, hidden, unlisted
 from storage_lib.ports.drivers import PLAIN_GET, GetOptions, ListOptions, ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing, unmet
 from storage_lib.ports.listed import Listed
@@ -99,6 +100,7 @@ class ObjectStore(Stationary):
         self._core = driver.core
         can = driver.capabilities
         self.reports_created = can.reports_created
+        self._ends_objects = can.ends_objects
         self.max_object_bytes = can.max_object_bytes
         self.part_bytes = can.part_bytes
         self.max_stream_bytes = can.part_bytes * can.max_parts
@@ -121,7 +123,7 @@ class ObjectStore(Stationary):
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
-        ttl: float | None = None,
+        ttl: float | datetime | None = None,
     ) -> PutResult:
         """Store ``data``; it is durable when this returns, and a failure leaves the old object.
 
@@ -133,7 +135,7 @@ class ObjectStore(Stationary):
             version but creates none. An ETag that no object can have (empty, weak, with white space) never
             matches.
         :param if_absent: create only, never replace.
-        :param ttl: seconds after which the object is gone; None means never.
+        :param ttl: seconds after which the object is gone, or that moment; None means never.
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold.
         """
         data = as_bytes(data)
@@ -165,6 +167,9 @@ class ObjectStore(Stationary):
                 result = await self.driver.put(key, data, options)
                 break
             except PreconditionFailedError:
+                if (earlier := await self._saved_before(key, options)) is not None:
+                    result = earlier
+                    break
                 if not if_absent:
                     raise
             await self._make_way(key)
@@ -172,6 +177,20 @@ class ObjectStore(Stationary):
             raise _never_there(key)
         await self.mark_again(key, metadata)
         return _saved(result, len(data), options)
+
+    async def _saved_before(self, key: str, options: PutOptions) -> PutResult | None:
+        """What the same call of a remote client has saved before, if its answer was lost and it calls again;
+        None if it has saved nothing, or that is no longer there."""
+        mark = options.metadata.get(hidden.CALL)
+        if mark is None:
+            return None
+        with suppress(KeyNotFoundError, IntegrityError):
+            info = await self._core.fresh_head(key)
+            if info.metadata.get(hidden.CALL) == mark and not self._is_expired(info):
+                if expiry.METADATA in info.metadata:
+                    options.metadata[expiry.METADATA] = info.metadata[expiry.METADATA]
+                return PutResult(key, info.etag, info.size, options.has_created)
+        return None
 
     async def put_stream(
         self,
@@ -182,7 +201,7 @@ class ObjectStore(Stationary):
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
-        ttl: float | None = None,
+        ttl: float | datetime | None = None,
     ) -> PutResult:
         """Store a stream of any length with constant memory; otherwise like `put`.
 
@@ -433,7 +452,7 @@ class ObjectStore(Stationary):
         self,
         key: str,
         *,
-        ttl: float | Kept | None = KEPT,
+        ttl: float | datetime | Kept | None = KEPT,
         metadata: Mapping[str, str] | None = None,
         if_match: str | None = None,
     ) -> PutResult:
@@ -441,8 +460,8 @@ class ObjectStore(Stationary):
         and the time of its last change are new.
 
         :param key: the object.
-        :param ttl: seconds from now after which it is gone; None means never, and without it the end of its
-            life stays as it is.
+        :param ttl: seconds from now after which it is gone, or that moment; None means never, and without it
+            the end of its life stays as it is.
         :param metadata: all of its metadata from now on; None keeps them.
         :param if_match: as for `put`.
         :raises KeyNotFoundError: there is no such object, or it has expired.
@@ -452,13 +471,18 @@ class ObjectStore(Stationary):
         given = None if metadata is None else validate_metadata(mapping("metadata", metadata))
         if ttl is not KEPT and ttl is not None:
             expiry.end_of(self.clock(), ttl)  # Refused before anything is asked.
-        raw = expiry.split_etag(await self._present(key, if_match))[0]
+        raw, call = expiry.split_etag(await self._present(key, if_match))[0], attempts.CALL.get()
         for _ in range(_ATTEMPTS):
             info = await self._core.head(key)
             self._sealable(info)
+            if call is not None and info.metadata.get(hidden.CALL) == call:
+                shown = hidden.presented(info)  # Its answer was lost.
+                return PutResult(key, shown.etag, shown.size, created=False)
             if not agrees(info.etag, raw):
                 raise unmet(key, if_match)
             kept = dict(info.metadata)
+            if call is not None:
+                kept[hidden.CALL] = call
             if given is not None:
                 kept = {name: text for name, text in kept.items() if hidden.is_own(name)} | given
             if ttl is not KEPT:
@@ -502,6 +526,8 @@ class ObjectStore(Stationary):
             The others were removed, and the next sweep tries again.
         """
         limit = whole("limit", limit, 0)
+        if self._ends_objects:
+            return 0
         await self._core.remove_stale()
         removed = 0
         failures: list[BaseException] = []
@@ -637,7 +663,7 @@ class ObjectStore(Stationary):
                     yield found
                 options = with_options(options, continued=True)
         expired: set[str] = set()
-        if not prefix.startswith(SYSTEM_PREFIX):
+        if not prefix.startswith(SYSTEM_PREFIX) and not self._ends_objects:
             expired = {key async for _, key in self._expired_markers(None) if key.startswith(prefix)}
         async for found in self._folded(prefix, options, skip):
             name = found if isinstance(found, str) else found.key
@@ -687,7 +713,7 @@ class ObjectStore(Stationary):
         metadata: Mapping[str, str] | None,
         if_match: str | None,
         if_absent: bool,
-        ttl: float | None,
+        ttl: float | datetime | None,
     ) -> tuple[str, dict[str, str]]:
         """Check what a save is given; the content type and the metadata to store, the end of its life
         included."""
@@ -698,6 +724,8 @@ class ObjectStore(Stationary):
             raise InvalidArgumentError("if_match and if_absent exclude each other", field="if_match")
         if ttl is not None:
             kept[expiry.METADATA] = expiry.end_of(self.clock(), ttl)
+        if (if_match is not None or if_absent) and (call := attempts.CALL.get()) is not None:
+            kept[hidden.CALL] = call
         return content_type, kept
 
     def _is_expired(self, info: ObjectInfo) -> bool:
@@ -793,6 +821,8 @@ class ObjectStore(Stationary):
             await self._put_marker(*expiry.marker(key, expiry.end_of(now, 0)))
 
     async def _put_marker(self, name: str, content: bytes) -> None:
+        if self._ends_objects:
+            return
         await self._core.put(name, content, PutOptions(_MARKER_TYPE, {}, await sha256_of(content)))
 
     async def _expired_markers(

@@ -120,6 +120,9 @@ class ObjectStoreContract(
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
     that goes round the store, so that a mistake made on both ways cannot hide."""
 
+    binary_types = ('text/csv; charset="utf-8"', "text/x-stream")
+    """Content types that the store takes with any bytes."""
+
     async def tamper(self, objects: ObjectStore, key: str, data: bytes) -> None:
         """Replace the stored bytes of ``key`` and leave everything else (checksum, type) as it is."""
         raise NotImplementedError
@@ -144,7 +147,7 @@ class ObjectStoreContract(
         put = await objects.put(
             f"{unique}/k",
             data,
-            content_type='text/csv; charset="utf-8"',
+            content_type=self.binary_types[0],
             metadata={"author-name": "Zoë  % \\ ", "n": "1"},
         )
         found = await objects.get(f"{unique}/k")
@@ -155,7 +158,7 @@ class ObjectStoreContract(
         assert (info.key, info.size, info.content_type) == (
             f"{unique}/k",
             size,
-            'text/csv; charset="utf-8"',
+            self.binary_types[0],
         )
         assert dict(info.metadata) == {"author-name": "Zoë  % \\ ", "n": "1"}
         assert info.sha256 == hashlib.sha256(data).hexdigest()
@@ -633,14 +636,14 @@ class ObjectStoreContract(
 
             for source in (chunks(), [data], io.BytesIO(data)):
                 put = await objects.put_stream(
-                    f"{unique}/s", source, content_type="text/x-stream", metadata={"a": "ü  x"}
+                    f"{unique}/s", source, content_type=self.binary_types[1], metadata={"a": "ü  x"}
                 )
                 assert put.size == length
             async with objects.open_reader(f"{unique}/s") as reader:
                 assert reader.info.size == length
                 assert reader.info.etag == put.etag
                 assert reader.info.sha256 == hashlib.sha256(data).hexdigest()
-                assert reader.info.content_type == "text/x-stream"
+                assert reader.info.content_type == self.binary_types[1]
                 assert dict(reader.info.metadata) == {"a": "ü  x"}
                 assert b"".join([chunk async for chunk in reader]) == data
             found = await objects.get(f"{unique}/s")

@@ -1,0 +1,107 @@
+"""Requests to the HTTP API of an app."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
+from storage_lib.backends.cloud.requests import Claim, Requests
+from storage_lib.backends.http.errors import error_of
+from storage_lib.config import check_http_key, check_http_url
+from storage_lib.errors import StorageUnavailableError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_INLINE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The whole answer to a request."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class HttpClient:
+    """:param url: of the API; a slash at its end does not matter."""
+
+    def __init__(self, url: str, key: str | None, concurrent_requests: int) -> None:
+        self.url = check_http_url(url)
+        self._key = None if key is None else check_http_key(key)
+        self._requests = Requests("http", concurrent_requests)
+        self._sessions = PerLoop(_make, self._requests)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        doing: str,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        claims: Sequence[Claim] = (),
+        expected: Sequence[int] = (200,),
+    ) -> Response:
+        """The answer, if its status is one of those that are expected.
+
+        :param doing: what the request is for, in errors.
+        :param claims: what it writes (`Requests.send`).
+        :raises StorageError: there was no answer, or another one (`error_of`).
+        """
+        url = f"{self.url}/{path}"
+        if query:
+            url = f"{url}?{urlencode(query, quote_via=quote, safe='/')}"
+        sent = {"Accept-Encoding": "identity", **(headers or {})}
+        if self._key is not None:
+            sent["x-functions-key"] = self._key
+        response = await self._requests.send(lambda: self._send(method, url, sent, body, doing), claims)
+        if response.status not in expected:
+            raise error_of(response.status, response.headers, response.body, doing)
+        return response
+
+    async def open(self) -> None:
+        """See that the app answers, lets us in and has its storage."""
+        await self.send("GET", "health/ready", doing=f"open {self.url}")
+
+    async def close(self) -> None:
+        await self._sessions.close()
+
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, doing: str
+    ) -> Response:
+        import aiohttp
+        from yarl import URL
+
+        # A large body is sent piece by piece. An app gets none that is sent without a length.
+        content: Any = io.BytesIO(body) if len(body) > _INLINE_BYTES else body
+        session = await self._sessions.get()
+        try:
+            async with session.request(
+                method,
+                URL(url, encoded=True),
+                headers=headers,
+                data=content if method in ("PUT", "POST", "PATCH") else None,
+                allow_redirects=False,
+            ) as response:
+                return Response(response.status, response.headers, await response.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise StorageUnavailableError(
+                f"{doing}: {self.url} does not answer: {error or type(error).__name__}",
+                remedy="check that the URL is the app's and that it runs",
+            ) from error
+
+
+def _make() -> tuple[aiohttp.ClientSession, Callable[[], Awaitable[None]]]:
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+    session = new_session(timeout=timeout)
+    return session, session.close

@@ -1,0 +1,281 @@
+"""Objects through the HTTP API of an app, which itself hides and removes what has expired."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
+from storage_lib.backends.http.answers import Listing, Saved, apart, decoded, info_of, not_ours, range_in
+from storage_lib.backends.http.client import HttpClient, Response
+from storage_lib.errors import (
+    KeyNotFoundError,
+    PreconditionFailedError,
+    RangeNotSatisfiableError,
+    TransientStorageError,
+    UnsupportedOperationError,
+)
+from storage_lib.keys import MAX_KEY_BYTES, MAX_SEGMENT_BYTES, encode_metadata_value
+from storage_lib.ports import expiry, kept_headers
+from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectCapabilities, ObjectDriver, PutOptions
+from storage_lib.ports.errors import missing, unmet
+from storage_lib.ports.hidden import ATTEMPT, is_own
+from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult, StoredObject
+
+PART_BYTES = 8 * 1024 * 1024
+MAX_BODY_BYTES = 100 * 1024 * 1024
+"""The longest request that the host of an app accepts."""
+MAX_PAGE = 1000
+_LAST = "\U0010fffd"
+"""The greatest character of a key."""
+_FRESH = {"Cache-Control": "no-cache"}
+
+
+class HttpObjects(ObjectDriver):
+    """Keys are sent in the query: a path cannot carry each of them, and the host changes some."""
+
+    capabilities = ObjectCapabilities(
+        reports_created=True,
+        lists_sizes=True,
+        ends_objects=True,
+        max_object_bytes=MAX_BODY_BYTES,
+        part_bytes=PART_BYTES,
+        max_parts=MAX_BODY_BYTES // PART_BYTES,
+    )
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+
+    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        doing = f"put {key!r}"
+        headers = {"Content-Type": options.content_type, **self._described(options.metadata)}
+        if options.sha256:
+            headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(options.sha256)).decode()}:"
+        if options.if_absent:
+            headers["If-None-Match"] = "*"
+        elif options.if_match is not None:
+            headers["If-Match"] = _tag(options.if_match)
+        if options.is_conditional and (mark := options.metadata.get(ATTEMPT)):
+            # Should the answer be lost, the app knows the same save when it comes again.
+            headers["Idempotency-Key"] = f'"{mark}"'
+        try:
+            response = await self._client.send(
+                "PUT",
+                "objects",
+                doing=doing,
+                query={"key": key},
+                headers=headers,
+                body=data,
+                claims=[self._claim(key, BESIDE if options.is_conditional else ALONE)],
+                expected=(200, 201),
+            )
+        except PreconditionFailedError as error:
+            raise unmet(key, options.if_match) from error
+        raw, _ = apart(decoded(response.body, Saved, doing).etag)
+        return PutResult(key, raw, len(data), response.status == 201)
+
+    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
+        doing = f"get {key!r}"
+        headers = dict(_FRESH) if options.fresh else {}
+        if options.if_match is not None:
+            headers["If-Match"] = _tag(options.if_match)
+        if options.if_none_match is not None:
+            headers["If-None-Match"] = _tag(options.if_none_match)
+        wanted = options.byte_range
+        if wanted is not None:
+            headers["Range"] = _range(wanted)
+        response = await self._read("GET", key, headers, doing, options.if_match, wanted)
+        if response.status == 304:
+            return None
+        data = response.body
+        if response.status == 206:
+            start, size = range_in(response.headers, doing)
+            return StoredObject(info_of(key, response.headers, size, doing), data, start)
+        info = info_of(key, response.headers, len(data), doing)
+        if wanted is None:
+            return StoredObject(info, data)
+        start, end = wanted.resolve(len(data))
+        return StoredObject(info, data[start:end], start)
+
+    async def head(self, key: str) -> ObjectInfo:
+        doing = f"head {key!r}"
+        response = await self._read("HEAD", key, _FRESH, doing, None, None)
+        length = response.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            raise not_ours(doing)
+        return info_of(key, response.headers, int(length), doing)
+
+    async def delete(self, key: str, if_match: str | None) -> None:
+        try:
+            await self._client.send(
+                "DELETE",
+                "objects",
+                doing=f"delete {key!r}",
+                query={"key": key},
+                headers={} if if_match is None else {"If-Match": _tag(if_match)},
+                claims=[self._claim(key, ALONE)],
+                expected=(204,),
+            )
+        except KeyNotFoundError as error:
+            raise missing(key) from error
+        except PreconditionFailedError as error:
+            raise unmet(key, if_match) from error
+
+    async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
+        query = {"prefix": prefix} if prefix else {}
+        if options.delimiter is not None:
+            query["delimiter"] = options.delimiter
+        query["limit"] = str(MAX_PAGE if options.count is None else min(options.count, MAX_PAGE))
+        if options.after is not None:
+            query["start_after"] = _behind(options.after, options.delimiter)
+        while True:
+            doing = f"list {prefix!r}"
+            response = await self._client.send("GET", "objects", doing=doing, query=query)
+            page = decoded(response.body, Listing, doing)
+            entries = [entry.listed(options.details) for entry in page.objects]
+            for found in sorted([*entries, *page.prefixes], key=_name) if page.prefixes else entries:
+                yield found
+            if page.cursor is None:
+                return
+            query.pop("start_after", None)
+            query["cursor"] = page.cursor
+
+    async def read_stream(
+        self, key: str, options: GetOptions
+    ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
+        """In parts, which are requests of their own: the app has each of its answers in memory."""
+        wanted, if_match = options.byte_range or ByteRange(0), options.if_match
+        if wanted.start < 0:
+            info = await self.head(key)
+            if if_match is not None and info.etag != if_match:
+                raise unmet(key, if_match)
+            wanted, if_match = ByteRange(*wanted.resolve(info.size)), info.etag
+        first = wanted.start + PART_BYTES
+        try:
+            part = ByteRange(wanted.start, first if wanted.end is None else min(first, wanted.end))
+            found = await self.get(key, GetOptions(part, if_match, fresh=options.fresh))
+        except RangeNotSatisfiableError:
+            if options.byte_range is not None:
+                raise
+            found = await self.get(key, GetOptions(None, if_match, fresh=options.fresh))  # It is empty.
+        assert found is not None  # noqa: S101 - only a get with if_none_match answers None
+        end = found.info.size if wanted.end is None else min(wanted.end, found.info.size)
+        return found.info, found.start, self._rest(found, end)
+
+    async def _rest(self, found: StoredObject, end: int) -> AsyncGenerator[bytes]:
+        info, at = found.info, found.start + len(found.data)
+        yield found.data
+        while at < end:
+            part = ByteRange(at, min(at + PART_BYTES, end))
+            try:
+                more = await self.get(info.key, GetOptions(part, info.etag))
+            except (PreconditionFailedError, KeyNotFoundError) as error:
+                raise TransientStorageError(
+                    f"read {info.key!r}: it was replaced or deleted while it was read", remedy="read it again"
+                ) from error
+            assert more is not None  # noqa: S101 - as above
+            if more.start != at or not more.data:
+                raise not_ours(f"read {info.key!r}")
+            at += len(more.data)
+            yield more.data
+
+    async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
+        for header, name in kept_headers.METADATA.items():
+            if getattr(source, kept_headers.FIELDS[name]) is not None:
+                raise UnsupportedOperationError(
+                    f"copy {source.key!r}: it has a {header}, which an app takes from nobody",
+                    remedy="copy it with storage_lib where it is stored",
+                )
+        return await super().copy(source, target, if_absent)
+
+    async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
+        key, doing = source.key, f"touch {source.key!r}"
+        change: dict[str, Any] = {"metadata": {n: text for n, text in metadata.items() if not is_own(n)}}
+        end = expiry.end_in(metadata)
+        if end != expiry.end_in(source.metadata):
+            change["expires_at"] = None if end is None else datetime.fromtimestamp(end, UTC)
+        headers = {"Content-Type": "application/merge-patch+json", "If-Match": _tag(source.etag)}
+        if mark := metadata.get(ATTEMPT):
+            headers["Idempotency-Key"] = f'"{mark}"'
+        try:
+            response = await self._client.send(
+                "PATCH",
+                "objects",
+                doing=doing,
+                query={"key": key},
+                headers=headers,
+                body=msgspec.json.encode(change),
+                claims=[self._claim(key, BESIDE)],
+            )
+        except KeyNotFoundError as error:
+            raise missing(key) from error
+        except PreconditionFailedError as error:
+            raise unmet(key, source.etag) from error
+        return PutResult(key, apart(decoded(response.body, Saved, doing).etag)[0], source.size, created=False)
+
+    async def _read(
+        self,
+        method: str,
+        key: str,
+        headers: Mapping[str, str],
+        doing: str,
+        if_match: str | None,
+        wanted: ByteRange | None,
+    ) -> Response:
+        expected = (200, 206, 304, 416) if wanted is not None else (200, 304)
+        try:
+            response = await self._client.send(
+                method, "objects", doing=doing, query={"key": key}, headers=headers, expected=expected
+            )
+        except KeyNotFoundError as error:
+            raise missing(key) from error
+        except PreconditionFailedError as error:
+            raise unmet(key, if_match) from error
+        if response.status == 416 and wanted is not None:
+            wanted.resolve(range_in(response.headers, doing)[1])
+            raise not_ours(doing)  # It is satisfiable.
+        return response
+
+    def _described(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        for name, value in metadata.items():
+            if not is_own(name):
+                headers[f"x-meta-{name}"] = encode_metadata_value(value)
+            elif name == expiry.METADATA:
+                end = datetime.fromtimestamp(expiry.end_in(metadata) or 0, UTC)
+                headers["x-expires-at"] = end.isoformat(timespec="milliseconds")
+            elif name != ATTEMPT:
+                raise UnsupportedOperationError(
+                    f"an app takes no {name!r} from others: it is one of its layers' own",
+                    remedy="set the layer in the app",
+                )
+        return headers
+
+    def _claim(self, key: str, want: int) -> Claim:
+        return (self._client.url, key), want
+
+
+def _tag(etag: str) -> str:
+    return etag if etag == "*" else f'"{etag}"'
+
+
+def _range(wanted: ByteRange) -> str:
+    if wanted.end is not None:
+        return f"bytes={wanted.start}-{wanted.end - 1}"
+    return f"bytes={wanted.start}" if wanted.start < 0 else f"bytes={wanted.start}-"
+
+
+def _behind(after: str, delimiter: str | None) -> str:
+    """What a listing of the app begins behind, to begin behind ``after`` and all that is below it."""
+    if delimiter is not None or not after.endswith("/"):
+        return after
+    room = min(MAX_SEGMENT_BYTES, MAX_KEY_BYTES - len(after.encode())) // len(_LAST.encode())
+    return after + _LAST * room
+
+
+def _name(found: ListEntry | str) -> bytes:
+    return (found if isinstance(found, str) else found.key).encode()
