@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import pickle
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage_lib.backends.http import HttpStorageBackend
 from storage_lib.backends.http import objects as http_objects
-from storage_lib.config import CompressionOptions, FallbackOptions, StorageConfig
+from storage_lib.config import (
+    CachingOptions,
+    CompressionOptions,
+    EncryptionOptions,
+    FallbackOptions,
+    StorageConfig,
+)
 from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -355,3 +365,77 @@ def test_an_app_is_no_second_store() -> None:
     app = StorageConfig(storage_type="http", http_url="https://app.example/api")
     with pytest.raises(ConfigurationError, match="second store"):
         FallbackOptions(secondary=app)
+
+
+async def test_a_touch_whose_answer_was_lost_is_no_conflict(app: ServedApp, storage: StorageManager) -> None:
+    await storage.write("touched", b"x" * 5_000_000, content_type="application/octet-stream", ttl=60)
+    lost, seen = losing(app, "PATCH"), len(app.seen)
+    touched = await storage.touch("touched", metadata={"m": "ü"}, ttl=600)
+    info = await storage.info("touched")
+    assert (lost, touched.etag, touched.size) == ([200], info.etag, 5_000_000)
+    assert dict(info.metadata) == {"m": "ü"}
+    assert sum(len(request.body) for request in app.seen[seen:]) < 1000  # The bytes stay where they are.
+    with pytest.raises(PreconditionFailedError):
+        await storage.touch("touched", ttl=None, if_match="other")
+
+
+async def test_the_end_of_a_life_is_a_moment(app: ServedApp, storage: StorageManager) -> None:
+    end = datetime.now(UTC).replace(microsecond=123_000) + timedelta(days=3)
+    await storage.write("moment", b"x", ttl=end)
+    assert (await storage.info("moment")).expires_at == end
+    assert (await app.app.storage.info("moment")).expires_at == end
+    target = "/api/objects/moment"
+    for method, headers, body, field in (
+        ("PUT", {"x-expires-at": "2030-01-01T00:00:00Z", "x-ttl-seconds": "1"}, b"x", "x-expires-at"),
+        ("PUT", {"x-expires-at": "2030-01-01T00:00:00"}, b"x", "x-expires-at"),
+        ("PUT", {"x-expires-at": "soon"}, b"x", "x-expires-at"),
+        ("PUT", {"x-expires-at": "2999-01-01T00:00:00Z"}, b"x", "x-ttl-seconds"),
+        ("PATCH", {}, b'{"expires_at": "2999-01-01T00:00:00Z"}', "x-ttl-seconds"),
+        ("PATCH", {}, b'{"expires_at": 5}', "expires_at"),
+        ("PATCH", {}, b'{"expires_at": null, "ttl_seconds": 5}', "expires_at"),
+        ("PATCH", {}, b'{"ttl_seconds": -1}', "x-ttl-seconds"),
+        ("PATCH", {}, b'{"metadata": 5}', "x-meta-*"),
+        ("PATCH", {}, b'{"ttl": 5}', "ttl"),
+    ):
+        kind = "application/json" if method == "PATCH" else "text/plain"
+        refused = await app.app(method, target, body, {"Content-Type": kind, **headers})
+        assert (refused.status, refused.problem["field"]) == (400, field), (headers, body)
+    assert (await storage.info("moment")).expires_at == end
+    kept = await app.app("PATCH", target, b'{"expires_at": null}', {"Content-Type": "application/json"})
+    assert (kept.status, (await storage.info("moment")).expires_at) == (200, None)
+    other = await app.app("PATCH", target, b"{}", {"Content-Type": "application/json", "If-Match": '"x"'})
+    assert other.status == 412
+    wrong = await app.app("PATCH", target, b"{}", {"Content-Type": "text/plain"})
+    assert wrong.status == 415
+    missing = await app.app("PATCH", "/api/objects/no", b"{}", {"Content-Type": "application/json"})
+    assert missing.status == 404
+
+
+async def test_through_an_app_with_layers_of_its_own(tmp_path: Path) -> None:
+    config = StorageConfig(
+        base_path=tmp_path / "data",
+        caching=CachingOptions(),
+        compression=CompressionOptions(min_bytes=1),
+        encryption=EncryptionOptions(keys=f"k:{base64.b64encode(bytes(32)).decode()}"),
+    )
+    async with served(config) as app:
+        storage = retrying(app.url)
+        text = "as often as it takes " * 1000
+        losing(app, "PUT")
+        put = await storage.save("a", text, if_absent=True, metadata={"m": "1"}, ttl=60)
+        assert await storage.load("a") == text
+        info = await storage.info("a")
+        assert (info.size, info.etag, dict(info.metadata)) == (len(text), put.etag, {"m": "1"})
+        assert info.sha256 == hashlib.sha256(text.encode()).hexdigest()
+        async with storage.open_reader("a", byte_range=ByteRange(3, 9)) as reader:
+            assert await reader.read() == b"often "
+        losing(app, "PATCH")
+        await storage.touch("a", metadata={"m": "2"})
+        (entry,) = await storage.list_objects()
+        assert entry.info is not None
+        assert (entry.size, dict(entry.info.metadata), entry.info.expires_at) == (
+            len(text),
+            {"m": "2"},
+            info.expires_at,
+        )
+        await storage.backend.close()
