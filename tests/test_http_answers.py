@@ -46,6 +46,9 @@ async def test_every_route_answers_whole(platform_anywhere: PlatformApp) -> None
         ("GET", "/api/objects", 200),
         ("HEAD", "/api/objects", 200),
         ("GET", "/api/objects?limit=0", 400),
+        ("PATCH", "/api/objects/new", 200),
+        ("PATCH", "/api/objects?key=new2", 200),
+        ("PATCH", "/api/objects/none", 404),
         ("DELETE", "/api/objects/new", 204),
         ("DELETE", "/api/objects/new", 404),
         ("DELETE", "/api/objects?key=new2", 204),
@@ -66,8 +69,12 @@ async def test_every_route_answers_whole(platform_anywhere: PlatformApp) -> None
         ("GET", "/api/metrics", 501),  # They are off.
         ("HEAD", "/api/metrics", 501),
     ):
-        body = TASK if target == "/api/tasks" and method == "POST" else b"x" if method == "PUT" else b""
-        answer = await platform(method, target, body, JSON if body == TASK else {})
+        body = (
+            TASK
+            if target == "/api/tasks" and method == "POST"
+            else {"PUT": b"x", "PATCH": b"{}"}.get(method, b"")
+        )
+        answer = await platform(method, target, body, JSON if body.startswith(b"{") else {})
         assert answer.status == status, (method, target, answer)
         assert answer.headers["x-content-type-options"] == "nosniff"
         is_object = target.startswith("/api/objects/") and method in ("GET", "HEAD") and status == 200

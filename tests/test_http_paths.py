@@ -185,9 +185,9 @@ async def test_a_key_is_validated_once(platform: PlatformApp, monkeypatch: pytes
     seen: list[str] = []
     real = keys._check
 
-    def counting(key: str, *, prefix: bool) -> None:
+    def counting(key: str, what: str, *, prefix: bool) -> None:
         seen.append(key)
-        real(key, prefix=prefix)
+        real(key, what, prefix=prefix)
 
     monkeypatch.setattr(keys, "_check", counting)
     for method, body in (("PUT", b"1"), ("GET", b""), ("HEAD", b""), ("DELETE", b"")):
