@@ -12,7 +12,7 @@ from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, P
 from storage_lib.backends.cloud.requests import Claim, Requests
 from storage_lib.backends.http.errors import error_of
 from storage_lib.config import check_http_key, check_http_url
-from storage_lib.errors import StorageUnavailableError
+from storage_lib.errors import StorageError, StorageUnavailableError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -30,9 +30,19 @@ class Response:
 
 
 class HttpClient:
-    """:param url: of the API; a slash at its end does not matter."""
+    """
+    :param url: of the API; a slash at its end does not matter.
+    :param kinds: the errors of the API's codes that errors.py does not know.
+    """
 
-    def __init__(self, url: str, key: str | None, concurrent_requests: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        concurrent_requests: int,
+        kinds: Mapping[str, type[StorageError]] | None = None,
+    ) -> None:
+        self.kinds = kinds
         self.url = check_http_url(url)
         self._key = None if key is None else check_http_key(key)
         self._requests = Requests("http", concurrent_requests)
@@ -64,7 +74,7 @@ class HttpClient:
             sent["x-functions-key"] = self._key
         response = await self._requests.send(lambda: self._send(method, url, sent, body, doing), claims)
         if response.status not in expected:
-            raise error_of(response.status, response.headers, response.body, doing)
+            raise error_of(response.status, response.headers, response.body, doing, self.kinds)
         return response
 
     async def open(self) -> None:

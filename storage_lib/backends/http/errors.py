@@ -52,15 +52,23 @@ _KEY = "set AGENT_STORAGE_HTTP_KEY (http_key) to a function key of this app"
 _URL = "check the URL, which ends in the API's path: https://NAME.azurewebsites.net/api"
 
 
-def error_of(status: int, headers: Mapping[str, str], body: bytes, doing: str) -> StorageError:
+def error_of(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    doing: str,
+    kinds: Mapping[str, type[StorageError]] | None = None,
+) -> StorageError:
     """What an answer that was not expected means.
 
     :param doing: what was tried, for the message.
+    :param kinds: the errors of more codes.
     """
     problem = _problem(headers, body)
     # An answer to HEAD has the type of a problem, but no problem.
     told = headers.get("Content-Type", "").startswith(PROBLEM)
-    kind = _KINDS.get(str(problem.get("type", "")).rpartition(":")[2]) or _kind_of(status, told)
+    code = problem.get("type", "").rpartition(":")[2]
+    kind = (kinds or {}).get(code) or _KINDS.get(code) or _kind_of(status, told)
     detail = problem.get("detail") or f"the answer was {status}"
     options: dict[str, Any] = {
         "field": _FIELDS.get(problem.get("field", ""), problem.get("field")),

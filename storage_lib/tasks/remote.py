@@ -1,0 +1,221 @@
+"""The tasks of an app, through its HTTP API: the methods of `TaskEngine` for clients."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Self, Unpack, cast
+from urllib.parse import quote
+
+import msgspec
+
+from storage_lib.backends.http.answers import decoded, not_ours
+from storage_lib.backends.http.client import HttpClient, Response
+from storage_lib.backends.http.errors import PROBLEM, error_of
+from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_RETRY_ATTEMPTS, StorageConfig
+from storage_lib.errors import ConfigurationError, StorageError
+from storage_lib.layers.retry.options import RetryOptions
+from storage_lib.layers.retry.retrier import Retrier
+from storage_lib.tasks.control import TaskStateError
+from storage_lib.tasks.model import TaskRecord, check_task_id
+from storage_lib.tasks.records import RecordPage, TaskFilters, UnreadableRecord
+from storage_lib.tasks.registry import UnknownActionError
+from storage_lib.tasks.submission import IdempotencyConflictError, NewTask
+
+LONGEST_WAIT_SECONDS = 30
+"""For how long an app holds an answer back."""
+_KINDS = {kind.code: kind for kind in (TaskStateError, IdempotencyConflictError, UnknownActionError)}
+
+
+class RemoteTasks:
+    """Submit, read and end the tasks of an app. Use it as an async context manager, or `close` it.
+
+    Requests that fail transiently are repeated; a task is submitted once, even if an answer is lost.
+
+    :param url: of the API, such as ``https://NAME.azurewebsites.net/api``.
+    :param key: a function key of the app.
+    :param retry_attempts: attempts in all for a request that fails transiently.
+    """
+
+    def __init__(
+        self, url: str, *, key: str | None = None, retry_attempts: int = DEFAULT_RETRY_ATTEMPTS
+    ) -> None:
+        self._client = HttpClient(url, key, DEFAULT_CONCURRENT_REQUESTS, _KINDS)
+        self._retrier = Retrier(RetryOptions(attempts=retry_attempts))
+
+    @classmethod
+    def of(cls, config: StorageConfig) -> Self:
+        """Those of the app that is the store of ``config``.
+
+        :raises ConfigurationError: its store is no app.
+        """
+        if config.storage_type != "http" or not config.http_url:
+            raise ConfigurationError(
+                f"storage_type is {config.storage_type!r}", field="storage_type", limit="http"
+            )
+        return cls(config.http_url, key=config.http_key, retry_attempts=config.retry_attempts)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def submit(self, action: str, agent_id: str, payload: Any = None, **options: Any) -> TaskRecord:
+        """Queue a task; when this returns, it will run. See `TaskEngine.submit`."""
+        return await self.submit_new(NewTask(action=action, agent_id=agent_id, payload=payload, **options))
+
+    async def submit_new(self, task: NewTask) -> TaskRecord:
+        """Like `submit`, for a `NewTask`."""
+        response = await self._post("tasks", f"submit {task.action!r}", _submitted(task), task.trace_parent)
+        return _record(decoded(response.body, dict[str, Any], "submit"))
+
+    async def submit_many(self, tasks: Sequence[NewTask]) -> list[TaskRecord | StorageError]:
+        """Queue tasks, and return the record or the error of each. See `TaskEngine.submit_many`."""
+        parent = next((task.trace_parent for task in tasks if task.trace_parent), None)
+        body = {"tasks": [_submitted(task) for task in tasks]}
+        response = await self._post("tasks", f"submit {len(tasks)} tasks", body, parent)
+        found = decoded(response.body, _Submitted, "submit")
+        return [self._outcome(each) for each in found.tasks]
+
+    def _outcome(self, answer: dict[str, Any]) -> TaskRecord | StorageError:
+        if (problem := answer.get("problem")) is None:
+            return _record(answer)
+        body = msgspec.json.encode(problem)
+        return error_of(int(problem["status"]), {"Content-Type": PROBLEM}, body, "submit", _KINDS)
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """The record of a task, with its payload and result.
+
+        :raises KeyNotFoundError: there is no such task.
+        """
+        return await self._get(task_id, 0)
+
+    async def wait_for(self, task_id: str, seconds: float) -> TaskRecord:
+        """The record of a task once it has ended, or as it is after that many seconds.
+
+        :raises KeyNotFoundError: there is no such task.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while True:
+            left = max(until - loop.time(), 0)
+            record = await self._get(task_id, min(math.ceil(left), LONGEST_WAIT_SECONDS))
+            if record.is_final or loop.time() >= until:
+                return record
+
+    async def list(
+        self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]
+    ) -> RecordPage:
+        """A page of records, newest first, without large payloads and results. See `TaskEngine.list`."""
+        query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
+        for name, value in cast("dict[str, Any]", filters).items():
+            if value is not None:
+                query[name] = value.isoformat() if isinstance(value, datetime) else str(value)
+        response = await self._retrier.step(
+            "list tasks", lambda: self._client.send("GET", "tasks", doing="list tasks", query=query)
+        )
+        page = decoded(response.body, _Page, "list tasks")
+        return RecordPage([_record(each) for each in page.tasks], page.cursor, page.unreadable)
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """End a task that has not started, or ask a running one to stop.
+
+        :raises KeyNotFoundError: there is no such task.
+        :raises TaskStateError: it has ended in another way.
+        """
+        response = await self._post(f"{_path(task_id)}/cancel", f"cancel task {task_id!r}")
+        return _record(decoded(response.body, dict[str, Any], "cancel"))
+
+    async def requeue(self, task_id: str) -> TaskRecord:
+        """Run a task that did not succeed again; its history is kept.
+
+        :raises KeyNotFoundError: there is no such task.
+        :raises TaskStateError: it succeeded, or has not ended.
+        """
+        doing = f"requeue task {task_id!r}"
+
+        async def requeue(unsure: bool) -> TaskRecord:
+            try:
+                response = await self._client.send(
+                    "POST", f"{_path(task_id)}/requeue", doing=doing, expected=(202,)
+                )
+            except TaskStateError:
+                if not unsure:
+                    raise
+                return await self._get(task_id, 0)  # It was requeued by the request whose answer was lost.
+            return _record(decoded(response.body, dict[str, Any], doing))
+
+        return await self._retrier.call(doing, requeue)
+
+    async def _get(self, task_id: str, wait: int) -> TaskRecord:
+        doing, query = f"get task {task_id!r}", {"wait": str(wait)} if wait else None
+        response = await self._retrier.step(
+            doing, lambda: self._client.send("GET", _path(task_id), doing=doing, query=query)
+        )
+        return _record(decoded(response.body, dict[str, Any], doing))
+
+    async def _post(
+        self, path: str, doing: str, body: Any = None, trace_parent: str | None = None
+    ) -> Response:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if trace_parent is not None:
+            headers["traceparent"] = trace_parent
+        sent = b"" if body is None else msgspec.json.encode(body)
+        return await self._retrier.step(
+            doing,
+            lambda: self._client.send(
+                "POST", path, doing=doing, headers=headers, body=sent, expected=(200, 202)
+            ),
+        )
+
+
+class _Submitted(msgspec.Struct):
+    tasks: list[dict[str, Any]]
+
+
+class _Page(msgspec.Struct):
+    tasks: list[dict[str, Any]]
+    cursor: str | None = None
+    unreadable: list[UnreadableRecord] = []
+
+
+def _path(task_id: str) -> str:
+    return f"tasks/{quote(check_task_id(task_id), safe='')}"
+
+
+def _submitted(task: NewTask) -> dict[str, Any]:
+    """A task as it is sent. One without an idempotency key gets one, so that it may be sent again."""
+    task = replace(task, idempotency_key=task.idempotency_key or uuid.uuid4().hex)
+    fields: dict[str, Any] = {
+        "action": task.action,
+        "agent_id": task.agent_id,
+        "payload": task.payload,
+        "correlation_id": task.correlation_id,
+        "idempotency_key": task.idempotency_key,
+        "delay_seconds": task.delay_seconds,
+        "priority": task.priority,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _record(shown: dict[str, Any]) -> TaskRecord:
+    """The record that an app shows; it tells how many children have ended, and not which."""
+    fields = {name: value for name, value in shown.items() if value is not None}
+    fields["trace_parent"] = fields.pop("traceparent", None)
+    if (children := fields.get("children")) is not None:
+        ended, failed = (1 << children["ended"]) - 1, (1 << children["failed"]) - 1
+        fields["children"] = {"total": children["total"], "done": ended, "failed": failed}
+    if (error := fields.get("error")) is not None:
+        fields["error"] = {name: value for name, value in error.items() if value is not None}
+    try:
+        return msgspec.convert(fields, TaskRecord)
+    except msgspec.ValidationError as error:
+        raise not_ours(f"read a task: {error}") from error
