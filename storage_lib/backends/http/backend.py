@@ -34,7 +34,8 @@ class HttpStorageBackend(StorageBackend):
         return f"HttpStorageBackend({self._client.url})"
 
     async def open(self) -> None:
-        await self._client.open()
+        # Whether the app answers, lets us in and has its store; that it is ready says more than its objects.
+        await self.objects.list_page(limit=1)
 
     async def close(self) -> None:
         await self._client.close()

@@ -77,10 +77,6 @@ class HttpClient:
             raise error_of(response.status, response.headers, response.body, doing, self.kinds)
         return response
 
-    async def open(self) -> None:
-        """See that the app answers, lets us in and has its storage."""
-        await self.send("GET", "health/ready", doing=f"open {self.url}")
-
     async def close(self) -> None:
         await self._sessions.close()
 

@@ -33,9 +33,11 @@ async def tasks_of(run: Run, *, creating: bool = False) -> AsyncGenerator[Any]:
     :param creating: as for `Run.open`.
     """
     if run.is_remote:
-        from storage_lib.errors import UnsupportedOperationError
+        from storage_lib.tasks.remote import RemoteTasks
 
-        raise UnsupportedOperationError("the tasks of an app are not reached through HTTP yet")
+        async with RemoteTasks.of(run.config) as tasks:
+            yield tasks
+        return
     from storage_lib.tasks.engine import TaskEngine
 
     objects = os.environ.get("AGENT_TASK_PAYLOADS", "").lower() == "objects"
