@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from benchmarks import (
     azure_small,
+    blocking,
     cold_start,
     file_small,
     layers,
@@ -30,6 +31,7 @@ PARTS: dict[str, Callable[[int], Rows]] = {
     "tasklist": task_list.measure,
     "azure": azure_small.measure,
     "file": file_small.measure,
+    "sync": blocking.measure,
     "list": listing.measure,
     "stream": streams.measure,
     "layers": layers.measure,

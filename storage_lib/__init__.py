@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
     from storage_lib.ports.backend import StorageBackend
     from storage_lib.s3_backend import S3StorageBackend
+    from storage_lib.sync import SyncStorageManager
 
 __all__ = [
     "AzureStorageBackend",
@@ -25,6 +26,7 @@ __all__ = [
     "StorageConfig",
     "StorageError",
     "StorageManager",
+    "SyncStorageManager",
 ]
 
 _MODULES = {
@@ -37,6 +39,7 @@ _MODULES = {
     "StorageConfig": "config",
     "StorageError": "errors",
     "StorageManager": "manager",
+    "SyncStorageManager": "sync",
 }
 
 

@@ -43,5 +43,5 @@ async def at_once(program: str, arguments: Sequence[Any]) -> list[str]:
                 worker.kill()
                 await worker.wait()
     for worker, (_, errors) in zip(workers, ended, strict=True):
-        assert (worker.returncode, errors) == (0, b"")
+        assert (worker.returncode, errors) == (0, b""), errors.decode()[-3000:]
     return [output.decode() for output, _ in ended]

@@ -18,6 +18,7 @@ ROOMS = [
     ("storage_lib.backends", "storage_lib.layers", "storage_lib.testing"),
     ("storage_lib.factory",),
     ("storage_lib.manager", "storage_lib.prefixes", "storage_lib.versioning"),
+    ("storage_lib.blocking", "storage_lib.sync"),
     ("storage_lib.tasks",),
     ("storage_lib",),
     ("actions",),
