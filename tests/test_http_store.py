@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -16,6 +17,7 @@ import pytest
 
 from storage_lib.backends.http import HttpStorageBackend
 from storage_lib.backends.http import objects as http_objects
+from storage_lib.cli.diagnosis import diagnose
 from storage_lib.config import (
     CachingOptions,
     CompressionOptions,
@@ -439,3 +441,25 @@ async def test_through_an_app_with_layers_of_its_own(tmp_path: Path) -> None:
             info.expires_at,
         )
         await storage.backend.close()
+
+
+async def test_the_doctor_examines_it(app: ServedApp) -> None:
+    config = StorageConfig(storage_type="http", http_url=app.url)
+    before = await app.app.storage.list_keys()
+    checks = [
+        check async for check in diagnose(lambda: config, lambda: StorageManager(config), is_remote=True)
+    ]
+    assert {check.verdict for check in checks} == {"ok"}, checks
+    assert "permissions" in [check.name for check in checks]
+    assert await app.app.storage.list_keys() == before
+
+
+async def test_versions_and_prefixes_are_those_of_any_store(app: ServedApp, storage: StorageManager) -> None:
+    given = await asyncio.gather(*(storage.save_versioned("versioned/a", n) for n in range(10)))
+    assert sorted(given) == list(range(1, 11))
+    assert await app.app.storage.load_version("versioned/a", 10) == await storage.load_version(
+        "versioned/a", 10
+    )
+    copied = await storage.copy_prefix("versioned/", "copied/")
+    assert (copied.done, copied.failures) == (11, 0)
+    assert len(await app.app.storage.list_keys("copied/")) == 11

@@ -30,6 +30,8 @@ _BACKLOG_SECONDS = 10 * 60.0
 """An expired object that is still there after so long was missed by ten sweeps."""
 _LOW_DISK = 0.05
 _PROBE = ".system/doctor/"
+_PROBE_OF_AN_APP = "agent-storage-doctor/"
+"""An app keeps what begins with ``.system`` to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,9 @@ async def diagnose(
             yield _wrong("connectivity", error)
             return
         yield Check("connectivity", "ok", f"the store answers, in {1000 * (time.monotonic() - began):.0f} ms")
-        async for found in _permissions(storage, read_only=read_only):
+        async for found in _permissions(
+            storage, _PROBE_OF_AN_APP if is_remote else _PROBE, read_only=read_only
+        ):
             yield found
         if not is_remote:
             async for found in _tables_and_queues(storage):
@@ -188,7 +192,7 @@ def _remedy(error: "StorageError", role: str = "Blob") -> str | None:
     return None
 
 
-async def _permissions(storage: "StorageManager", *, read_only: bool) -> AsyncIterator[Check]:
+async def _permissions(storage: "StorageManager", below: str, *, read_only: bool) -> AsyncIterator[Check]:
     """Whether objects can be listed, written, read, compared and deleted; and the clock, by the way."""
     from storage_lib.errors import PreconditionFailedError, StorageError
 
@@ -202,7 +206,7 @@ async def _permissions(storage: "StorageManager", *, read_only: bool) -> AsyncIt
         return
     import secrets
 
-    objects, key, data = storage.backend.objects, _PROBE + secrets.token_hex(8), b"doctor"
+    objects, key, data = storage.backend.objects, below + secrets.token_hex(8), b"doctor"
     doing = "written"
     try:
         sent = datetime.now(UTC)

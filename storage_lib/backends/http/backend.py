@@ -8,6 +8,8 @@ from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS
 from storage_lib.ports.absent import no_queues, no_tables
 from storage_lib.ports.backend import ObjectStore, StorageBackend
 
+_DIRECTLY = "open the store that the app uses; tasks are reached with storage_lib.tasks.remote.RemoteTasks"
+
 
 class HttpStorageBackend(StorageBackend):
     """Objects through the HTTP API of an app; the API has no tables and queues, and these say so.
@@ -27,8 +29,8 @@ class HttpStorageBackend(StorageBackend):
     ) -> None:
         self._client = HttpClient(url, key, concurrent_requests)
         self.objects = ObjectStore(HttpObjects(self._client))
-        self.tables = no_tables("an app's HTTP API")
-        self.queues = no_queues("an app's HTTP API")
+        self.tables = no_tables("an app's HTTP API", _DIRECTLY)
+        self.queues = no_queues("an app's HTTP API", _DIRECTLY)
 
     def __repr__(self) -> str:
         return f"HttpStorageBackend({self._client.url})"
