@@ -11,9 +11,8 @@ from tests.conftest import PROJECT
 
 TARGET = PROJECT / "storage_lib/sync.py"
 _MANAGER = PROJECT / "storage_lib/manager.py"
-_READER = PROJECT / "storage_lib/ports/streaming.py"
-_READERS = {"ObjectReader": "SyncObjectReader"}
-"""What context managers give, and its twin."""
+_PORTS = PROJECT / "storage_lib/ports"
+_ASYNC = "AbstractAsyncContextManager["
 _BY_HAND = frozenset({"__init__", "__repr__", "__reduce__", "__aenter__", "__aexit__", "close", "is_closed"})
 
 _HEAD = '''"""`SyncStorageManager`: `StorageManager` for code without async.
@@ -102,41 +101,15 @@ def generated() -> str:
         for method in manager.body
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and _is_public(method.name)
     ]
-    readers: list[str] = []
-    for name, twin in _READERS.items():
-        reader = _class(ast.parse(_READER.read_text()), name)
-        readers.append(f"class {twin}(Streamed[{name}]):\n    {_docstring(reader, 4)}\n")
-        assigned = [
-            each.targets[0].attr
-            for each in ast.walk(_method_named(reader, "__init__"))
-            if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Attribute)
-        ]
-        annotations = {
-            each.arg: ast.unparse(each.annotation)
-            for each in _method_named(reader, "__init__").args.args
-            if each.annotation is not None
-        }
-        readers += [
-            f"    @property\n    def {field}(self) -> {annotations[field]}:\n"
-            f"        return self._opened.{field}\n"
-            for field in assigned
-            if not field.startswith("_")
-        ]
-        readers.append(
-            "    def __iter__(self) -> Iterator[bytes]:\n        return self._chunks(aiter(self._opened))\n"
-        )
-        readers += [
-            _method(method, "self._opened", "self._line.call")
-            for method in reader.body
-            if isinstance(method, ast.AsyncFunctionDef) and _is_public(method.name)
-        ]
+    opened = _opened(manager)
+    twins = [_twin(_found(name)) for name in opened]
     body = _HEAD.format(
         imports=_imports(tree, typed=False),
         typed=_imports(tree, typed=True),
-        readers=", ".join(f'"{twin}"' for twin in _READERS.values()),
+        readers=", ".join(f'"Sync{name}"' for name in opened),
         constants=_constants(tree),
     )
-    text = body + "\n".join(parts) + "\n\n" + "\n".join(readers)
+    text = body + "\n".join(parts) + "\n\n" + "\n".join(twins)
     for command in (["check", "--fix", "-q", "--select", "F,I,TC,E"], ["format", "-q"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(TARGET), "-"],
@@ -148,6 +121,54 @@ def generated() -> str:
         )
         text = done.stdout
     return text
+
+
+def _opened(manager: ast.ClassDef) -> list[str]:
+    """The classes of what the manager's context managers give."""
+    returned = [
+        ast.unparse(each.returns)
+        for each in manager.body
+        if isinstance(each, ast.FunctionDef) and each.returns
+    ]
+    return sorted(_given(each) for each in returned if each.startswith(_ASYNC))
+
+
+def _given(returned: str) -> str:
+    return returned.removeprefix(_ASYNC).removesuffix("]")
+
+
+def _found(name: str) -> ast.ClassDef:
+    """A class of the ports."""
+    for path in sorted(_PORTS.glob("*.py")):
+        for each in ast.parse(path.read_text()).body:
+            if isinstance(each, ast.ClassDef) and each.name == name:
+                return each
+    raise LookupError(name)
+
+
+def _twin(of: ast.ClassDef) -> str:
+    """The class whose methods call those of ``of``."""
+    made = _method_named(of, "__init__")
+    types = {each.arg: ast.unparse(each.annotation) for each in made.args.args if each.annotation is not None}
+    parts = [f"class Sync{of.name}(Streamed[{of.name}]):\n    {_docstring(of, 4)}\n"]
+    for each in made.body:
+        target = each.targets[0] if isinstance(each, ast.Assign) else getattr(each, "target", None)
+        if not isinstance(target, ast.Attribute) or target.attr.startswith("_"):
+            continue
+        if isinstance(each, ast.AnnAssign):
+            kind = ast.unparse(each.annotation)
+        else:
+            value = getattr(each, "value", None)
+            kind = type(value.value).__name__ if isinstance(value, ast.Constant) else types[target.attr]
+        name = target.attr
+        parts.append(f"    @property\n    def {name}(self) -> {kind}:\n        return self._opened.{name}\n")
+    methods = [each for each in of.body if isinstance(each, ast.AsyncFunctionDef)]
+    if any(each.name == "__aiter__" for each in methods):
+        parts.append(
+            "    def __iter__(self) -> Iterator[bytes]:\n        return self._chunks(aiter(self._opened))\n"
+        )
+    parts += [_method(each, "self._opened", "self._line.call") for each in methods if _is_public(each.name)]
+    return "\n".join(parts)
 
 
 def _is_public(name: str) -> bool:
@@ -175,14 +196,13 @@ def _method(method: ast.FunctionDef | ast.AsyncFunctionDef, of: str, call: str) 
         body = f"return {call}({of}.{method.name}({passed}))"
     elif returned.startswith("Listed["):
         body = f"return Listing(self._blocking, {of}.{method.name}({passed}))"
-    elif returned.startswith("AbstractAsyncContextManager["):
-        opened = returned.removeprefix("AbstractAsyncContextManager[").removesuffix("]")
-        body = f"return Opened(self._blocking, {of}.{method.name}({passed}), {_READERS[opened]})"
+    elif returned.startswith(_ASYNC):
+        twin = f"Sync{_given(returned)}"
+        body = f"return Opened(self._blocking, {of}.{method.name}({passed}), {twin})"
+        returned = f"AbstractContextManager[{twin}]"
     else:
         body = f"return {of}.{method.name}({passed})"
-    returned = returned.replace("Listed[", "Listing[").replace("AbstractAsync", "Abstract")
-    for name, twin in _READERS.items():
-        returned = returned.replace(f"[{name}]", f"[{twin}]")
+    returned = returned.replace("Listed[", "Listing[")
     has_words = "overload" not in decorators and ast.get_docstring(method) is not None
     said = f"        {_docstring(method, 8)}\n" if has_words else ""
     head = f"    def {method.name}{types}({ast.unparse(method.args)}) -> {returned}:\n"
@@ -192,6 +212,7 @@ def _method(method: ast.FunctionDef | ast.AsyncFunctionDef, of: str, call: str) 
 def _docstring(of: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, indent: int) -> str:
     told = (ast.get_docstring(of) or "").replace("async with ", "with ").replace("async for ", "for ")
     told = told.replace("an async iterator", "an iterator").replace("await storage.", "storage.")
+    told = told.replace("await writer.", "writer.")
     lines = told.splitlines()
     text = "\n".join([lines[0], *(" " * indent + line if line else "" for line in lines[1:])])
     return f'"""{text}"""' if len(lines) == 1 else f'"""{text}\n{" " * indent}"""'
