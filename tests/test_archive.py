@@ -25,7 +25,9 @@ from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import StorageConfig
 from storage_lib.config.compression import CompressionOptions
 from storage_lib.config.encryption import EncryptionOptions
+from storage_lib.config.validation import Rule, ValidationOptions
 from storage_lib.errors import (
+    IntegrityError,
     InvalidArgumentError,
     KeyNotFoundError,
     ObjectExistsError,
@@ -393,6 +395,49 @@ async def test_a_sealed_archive_has_nothing_in_clear(tmp_path: Path) -> None:
             await restored(opened_up, layers="sealed")
         with pytest.raises(InvalidArgumentError, match="bound to their keys"):
             await restored(sealed, layers="sealed", into="x/")
+
+
+async def test_versions_below_a_rule_come_back(tmp_path: Path) -> None:
+    """What rules say of objects is not meant for the record of which version is current."""
+    schema = {"type": "object", "required": ["rank"]}
+    rules = ValidationOptions(rules=(Rule(prefix="models/", schema=schema, on_read=True),))
+    storage, other = (
+        StorageManager(StorageConfig(base_path=tmp_path / name, validation=rules)) for name in "ab"
+    )
+    async with storage, other:
+        await storage.save_versioned("models/ceo", {"rank": 8}, label="production")
+        archive, report = await archive_of(storage)
+        assert (report.ok, report.objects) == (True, 2)
+        assert (await restore(other, io.BytesIO(archive))).ok
+        assert await other.load_version("models/ceo", "production") == {"rank": 8}
+        plain = memory()
+        await plain.save("models/x", {"no": "rank"})
+        refused = await restore(other, io.BytesIO((await archive_of(plain))[0]))
+        assert list(refused.failed.reasons) == ["models/x"]
+
+
+async def test_a_store_that_goes_away_within_a_large_object_ends_the_backup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage = memory()
+    await storage.write("large", bytes(5_000_000))
+    opened = stores_module.Objects.open
+
+    async def breaking() -> AsyncGenerator[bytes]:
+        yield bytes(2_000_000)
+        raise StorageUnavailableError("the store is away")
+
+    @asynccontextmanager
+    async def away(objects: Any, key: str) -> AsyncGenerator[tuple[ObjectReader, dict[str, str]]]:
+        async with opened(objects, key) as (reader, metadata):
+            yield ObjectReader(reader.info, 0, breaking(), verified=False), metadata
+
+    monkeypatch.setattr(stores_module.Objects, "open", away)
+    with pytest.raises(StorageUnavailableError, match="away"):
+        await archive_of(storage)
+    await storage.write("empty", b"")
+    with pytest.raises(IntegrityError, match="not an archive"):
+        await restore(memory(), StoredArchive(storage, "empty"))
 
 
 async def test_objects_of_other_programs_keep_their_headers_and_are_known_again() -> None:

@@ -250,6 +250,8 @@ class _Backup:
                             async for data in cut.take(chunk):
                                 yield await self._frames.part(data, about.label)
                         cut.check()
+                    except StorageUnavailableError:
+                        raise  # It is not filled up: there will be no archive.
                     except StorageError as error:
                         failure = error
             except StorageError as error:

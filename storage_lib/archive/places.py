@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from storage_lib import threads
-from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, ObjectExistsError, StorageError
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    ObjectExistsError,
+    RangeNotSatisfiableError,
+    StorageError,
+)
 from storage_lib.manager import StorageManager
 from storage_lib.ports.object_model import ByteRange
 
@@ -119,9 +125,10 @@ async def read_from(source: Place) -> AsyncGenerator[bytes]:
     """
     if isinstance(source, StoredArchive):
         # A range is not verified: the reader of the archive does that, entry by entry.
-        async with source.storage.open_reader(source.key, byte_range=ByteRange(0), fresh=True) as reader:
-            async for chunk in reader:
-                yield chunk
+        with suppress(RangeNotSatisfiableError):  # An empty object.
+            async with source.storage.open_reader(source.key, byte_range=ByteRange(0), fresh=True) as reader:
+                async for chunk in reader:
+                    yield chunk
     elif isinstance(source, str | os.PathLike):
         try:
             file = await _os(open, source, "rb", 0)

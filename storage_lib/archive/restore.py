@@ -246,14 +246,14 @@ class _Restore:
         self.report.bytes += about.size
 
     async def _put(self, key: str, about: About, content: bytes | Entry) -> None:
-        store = self._objects.store
+        store, absent = self._objects.store, not self._overwrite
         data = content
         if isinstance(data, Entry):
             async with aclosing(data.content()) as pieces:
                 parts = Parts(self._shown(pieces), store.part_bytes, store.max_stream_bytes)
-                await store.adopt(key, parts, about.type, about.metadata, if_absent=not self._overwrite)
+                await self._objects.put(key, parts, about.type, about.metadata, if_absent=absent)
         else:
-            await store.adopt(key, data, about.type, about.metadata, if_absent=not self._overwrite)
+            await self._objects.put(key, data, about.type, about.metadata, if_absent=absent)
 
     async def _shown(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for piece in pieces:

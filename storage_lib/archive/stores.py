@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import Literal
+from contextlib import aclosing, asynccontextmanager, nullcontext
+from typing import Any, Literal
+
+import msgspec
 
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
 from storage_lib.keys import SYSTEM_PREFIX, validate_content_type, validate_metadata, validate_user_key
@@ -13,7 +15,10 @@ from storage_lib.manager import StorageManager
 from storage_lib.ports import expiry, hidden, kept_headers
 from storage_lib.ports.drivers import GetOptions, ObjectDriver
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
-from storage_lib.ports.objects import ObjectReader, ObjectStore
+from storage_lib.ports.objects import ObjectReader, ObjectStore, Parts
+from storage_lib.ports.records import of_a_record
+
+_CURRENT = "/current"
 
 Layers = Literal["open", "sealed"]
 
@@ -48,8 +53,13 @@ class Objects:
     async def open(self, key: str) -> AsyncGenerator[tuple[ObjectReader, dict[str, str]]]:
         """An object's bytes and info, and the metadata to store it with again."""
         if not self.is_sealed:
-            async with self.store.open_reader(key, fresh=True) as reader:
+            opened = self.store.open_reader(key, fresh=True)
+            with of_a_record() if key.endswith(_CURRENT) else nullcontext():
+                reader = await opened.__aenter__()
+            try:
                 yield reader, _metadata_of(reader.info)
+            finally:
+                await opened.__aexit__(None, None, None)
             return
         info, start, chunks = await self.store.driver.read_stream(key, GetOptions(fresh=True))
         async with aclosing(chunks):
@@ -70,6 +80,13 @@ class Objects:
         except KeyNotFoundError:
             return None
 
+    async def put(
+        self, key: str, data: bytes | Parts, content_type: str, metadata: dict[str, str], *, if_absent: bool
+    ) -> None:
+        """Store an object as an archive has it."""
+        with of_a_record() if isinstance(data, bytes) and _is_record(key, data) else nullcontext():
+            await self.store.adopt(key, data, content_type, metadata, if_absent=if_absent)
+
     def checked(self, key: str, content_type: str, metadata: dict[str, str]) -> tuple[str, dict[str, str]]:
         """What an archive says of an object, if it can be stored: archives may come from anybody.
 
@@ -89,6 +106,17 @@ class Objects:
                     f"object {key!r} has the reserved metadata {name!r} in the archive", field="metadata"
                 )
         return validate_content_type(content_type), metadata
+
+
+def _is_record(key: str, data: bytes) -> bool:
+    """Whether an object says which version is current: what rules say of those below a prefix is not meant
+    for it."""
+    if not key.endswith(_CURRENT):
+        return False
+    try:
+        return {"version", "highest"} <= msgspec.json.decode(data, type=dict[str, Any]).keys()
+    except msgspec.MsgspecError:
+        return False
 
 
 def _metadata_of(info: ObjectInfo) -> dict[str, str]:
