@@ -49,6 +49,7 @@ from storage_lib.ports.backend import ByteRange
 from storage_lib.ports.objects import ObjectStore, StoredObject
 from storage_lib.testing import ObjectStoreContract
 from storage_lib.urls import open_store
+from tests.http_app import PlatformApp
 from tests.http_store import ServedApp, served
 from tests.stub_service import Answer, Request, StubService
 
@@ -175,19 +176,20 @@ async def test_a_delete_whose_answer_was_lost(app: ServedApp, storage: StorageMa
         await storage.delete("deleted", if_match=put.etag)
 
 
-async def test_a_request_of_any_client_may_come_again(app: ServedApp) -> None:
+async def test_a_request_of_any_client_may_come_again(platform_anywhere: PlatformApp) -> None:
+    app = platform_anywhere
     target, create = "/api/objects?key=again", {"Content-Type": "text/plain", "If-None-Match": "*"}
-    first = await app.app("PUT", target, b"1", create | {"Idempotency-Key": '"call-1"'})
-    again = await app.app("PUT", target, b"1", create | {"Idempotency-Key": "call-1"})
-    other = await app.app("PUT", target, b"1", create | {"Idempotency-Key": "call-2"})
-    without = await app.app("PUT", target, b"1", create)
+    first = await app("PUT", target, b"1", create | {"Idempotency-Key": '"call-1"'})
+    again = await app("PUT", target, b"1", create | {"Idempotency-Key": "call-1"})
+    other = await app("PUT", target, b"1", create | {"Idempotency-Key": "call-2"})
+    without = await app("PUT", target, b"1", create)
     assert [each.status for each in (first, again, other, without)] == [201, 201, 412, 412]
     assert first.headers["etag"] == again.headers["etag"]
     replace = {"Content-Type": "text/plain", "If-Match": first.headers["etag"], "Idempotency-Key": "call-3"}
-    assert [(await app.app("PUT", target, b"2", replace)).status for _ in range(2)] == [200, 200]
-    await app.app("PUT", target, b"3", {"Content-Type": "text/plain"})
-    assert (await app.app("PUT", target, b"2", replace)).status == 412
-    wrong = await app.app("PUT", target, b"1", create | {"Idempotency-Key": ""})
+    assert [(await app("PUT", target, b"2", replace)).status for _ in range(2)] == [200, 200]
+    await app("PUT", target, b"3", {"Content-Type": "text/plain"})
+    assert (await app("PUT", target, b"2", replace)).status == 412
+    wrong = await app("PUT", target, b"1", create | {"Idempotency-Key": ""})
     assert (wrong.status, wrong.problem["field"]) == (400, "Idempotency-Key")
 
 
