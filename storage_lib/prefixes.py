@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from traceback import clear_frames
 
 import msgspec
@@ -26,10 +27,12 @@ from storage_lib.errors import (
 )
 from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_prefix
 from storage_lib.ports.objects import ListEntry, ObjectInfo, ObjectStore
+from storage_lib.ports.records import of_a_record
 
 _MOST_NAMED = 1000
 """How many failures are told by name."""
 _LONGEST = 1e9
+_LONGEST_RECORD = 1024 * 1024
 
 
 class PrefixResult(msgspec.Struct, kw_only=True):
@@ -98,8 +101,11 @@ async def transfer(
             )
         if dry_run:
             return not (await _exists(objects, user_key(name)) and if_absent)
+        # Rules of the validation layer are for values, not for what tells which version is current.
+        of_what = of_a_record if await _is_record(objects, key) else nullcontext
         try:
-            await (objects.move if move else objects.copy)(key, user_key(name), if_absent=if_absent)
+            with of_what():
+                await (objects.move if move else objects.copy)(key, user_key(name), if_absent=if_absent)
         except ObjectExistsError:
             return move and await _ended(objects, key, name)
         return True
@@ -175,6 +181,18 @@ async def _keys(
 def _checked(prefix: str, field: str) -> str:
     """:raises InvalidKeyError: it is no prefix of keys, or belongs to the library."""
     return user_key(validate_prefix(prefix, field))
+
+
+async def _is_record(objects: ObjectStore, key: str) -> bool:
+    if not key.endswith("/current"):
+        return False
+    from storage_lib.versioning import is_record  # Only where it is used.
+
+    with of_a_record():
+        if (await objects.head(key)).size > _LONGEST_RECORD:
+            return False
+        found = await objects.get(key)
+    return found is not None and is_record(found.data)
 
 
 async def _exists(objects: ObjectStore, key: str) -> bool:

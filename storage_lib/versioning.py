@@ -424,6 +424,14 @@ class Versions:
         return True
 
 
+def is_record(data: bytes) -> bool:
+    """Whether these bytes are what ``KEY/current`` says, and nothing else."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(data, type=_State)) == data
+    except msgspec.MsgspecError:
+        return False
+
+
 def _key_of(key: str, number: int) -> str:
     return f"{key}/v{number}"
 

@@ -10,8 +10,16 @@ import pytest
 
 from storage_lib import StorageManager
 from storage_lib.backends.memory import MemoryBackend
-from storage_lib.errors import InvalidArgumentError, InvalidKeyError, StorageError, StorageUnavailableError
+from storage_lib.config.validation import Rule, ValidationOptions
+from storage_lib.errors import (
+    InvalidArgumentError,
+    InvalidKeyError,
+    RuleViolationError,
+    StorageError,
+    StorageUnavailableError,
+)
 from storage_lib.layers.base import Layer, Operation
+from storage_lib.layers.validation import ValidationLayer
 from storage_lib.ports.backend import ListEntry, StorageBackend
 from storage_lib.prefixes import PrefixResult
 from tests.http_app import config_of
@@ -208,3 +216,15 @@ async def test_the_librarys_own_objects_stay(memory: StorageManager) -> None:
     before = await everything()
     assert (await memory.delete_prefix("")).done == 1
     assert await everything() == [key for key in before if key != "a"] != []
+
+
+async def test_rules_are_for_the_versions_and_not_for_what_tells_which_is_current() -> None:
+    rules = ValidationOptions(rules=(Rule(prefix="t/", schema={"type": "array"}),))
+    storage = StorageManager(backend=ValidationLayer(MemoryBackend(), rules))
+    await storage.save_versioned("s/model", [1])
+    await storage.save("s/other/current", {"version": 1, "more": True})
+    await storage.save("s/value", {})
+    copied = await storage.copy_prefix("s/", "t/")
+    assert (copied.done, list(copied.failed)) == (2, ["s/other/current", "s/value"])
+    assert all(isinstance(error, RuleViolationError) for error in copied.failed.values())
+    assert await storage.load_version("t/model") == [1]

@@ -88,6 +88,10 @@ class ValidatingObjects(ObjectLayer):
         if not (rules := self._rules_for(target)):
             return await self.inner.copy(source, target, if_absent)
         shown = hidden.presented(source)
+        if IS_RECORD.get():
+            return await self._counted(
+                target, rules, shown.size, lambda: self.inner.copy(source, target, if_absent), refuse=False
+            )
         for rule in rules:
             rule.check(target, shown.content_type, shown.metadata, shown.size)
         if any(rule.needs_value for rule in rules):
