@@ -134,7 +134,7 @@ class ObjectLayer(ObjectDriver):
         self.inner = inner
         self.capabilities = inner.capabilities
         if self.changes_sizes:  # A listing without details has those of the store.
-            self.capabilities = replace(inner.capabilities, lists_sizes=False)
+            self.capabilities = replace(inner.capabilities, lists_sizes=False, resumes_streams=False)
         self._around = around
 
     @property
@@ -208,6 +208,10 @@ class ObjectLayer(ObjectDriver):
             yield first
             async for found in listing:
                 yield found
+
+    async def uploaded(self, key: str, upload: str) -> int:
+        operation = Operation("objects", "uploaded", key, (upload,))
+        return await self._around(operation, lambda: self.inner.uploaded(key, upload))
 
     async def remove_stale(self) -> None:
         await self.inner.remove_stale()

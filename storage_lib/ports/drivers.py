@@ -57,7 +57,7 @@ class PutOptions(msgspec.Struct, frozen=True, gc=False):
     """How an object is saved, in one piece or as a stream, whose ``sha256`` is not yet known.
 
     ``metadata`` includes the reserved names (``aos-…``) and now belongs to the driver. ``if_match`` may be
-    `ANY_VERSION`.
+    `ANY_VERSION`. ``upload`` names a stream that another process may continue; see `ObjectDriver.uploaded`.
     """
 
     content_type: str
@@ -65,6 +65,7 @@ class PutOptions(msgspec.Struct, frozen=True, gc=False):
     sha256: str = ""
     if_match: str | None = None
     if_absent: bool = False
+    upload: str | None = None
 
     @property
     def is_conditional(self) -> bool:
@@ -125,6 +126,8 @@ class ObjectCapabilities:
     """How much of a stream is buffered and sent at a time."""
     max_parts: int = 50_000
     """The number of parts of a stream (Azure: 50,000 blocks)."""
+    resumes_streams: bool = False
+    """Whether a stream with a name (`PutOptions.upload`) can be continued after a crash."""
 
 
 class ObjectDriver(Stationary, ABC):
@@ -201,6 +204,13 @@ class ObjectDriver(Stationary, ABC):
         return await self.put(
             key, data, msgspec.structs.replace(options, metadata=metadata, sha256=parts.sha256)
         )
+
+    async def uploaded(self, key: str, upload: str) -> int:
+        """How many bytes of the stream of this name are there already, in whole parts from its beginning:
+        `put_stream` is to be given the parts behind them (`Parts` with ``start``). One that is cut off
+        leaves its parts for the next; so the name says exactly which bytes they are of.
+        """
+        return 0
 
     async def read_stream(
         self, key: str, options: GetOptions

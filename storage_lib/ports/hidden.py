@@ -36,11 +36,14 @@ ORIGIN = f"{RESERVED}origin"
 REPAIRED = f"{RESERVED}repaired"
 """The journal entry that a repair has made this object of."""
 
+SOURCE = f"{RESERVED}source"
+"""The ETag of the version in another store that a migration has made this object of."""
+
 OF_SECONDARY = "secondary."
 """How the ETag of an object begins that is in a second store and no copy of a version of the primary. No
 store's own ETags do."""
 
-ADDED_BELOW = frozenset({ATTEMPT, JOURNAL, ORIGIN, REPAIRED})
+ADDED_BELOW = frozenset({ATTEMPT, JOURNAL, ORIGIN, REPAIRED, SOURCE})
 """What layers inside the encryption layer add, and what it therefore does not bind the object to."""
 
 _DIGITS = pattern(r"[0-9]{1,18}")
@@ -100,7 +103,8 @@ def listed(entry: ListEntry) -> ListEntry:
     """What a driver has listed, as callers see it."""
     if (info := entry.info) is None or (shown := presented(received(info))) is info:
         return entry
-    return ListEntry(shown.key, shown.size, shown.etag, shown.last_modified, shown)
+    source = info.metadata.get(SOURCE)
+    return ListEntry(shown.key, shown.size, shown.etag, shown.last_modified, shown, source)
 
 
 def _size(metadata: Mapping[str, str]) -> int | None:

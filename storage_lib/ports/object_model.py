@@ -114,6 +114,8 @@ class ListEntry:
     ``info`` has also the content type, the metadata and the expiry; it is None for an object that is damaged.
     What a store does not tell in a listing is None in it: ``sha256`` and ``content_encoding`` of encrypted
     objects, ``sha256`` of objects that were streamed to S3.
+
+    ``source`` is the ETag of the version in another store that a migration has copied it from.
     """
 
     key: str
@@ -121,6 +123,7 @@ class ListEntry:
     etag: str | None = None
     last_modified: datetime | None = None
     info: ObjectInfo | None = None
+    source: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ class ObjectStore(Stationary):
             )
         digest = await sha256_of(data)
         raw = await self._replaceable(key, if_match)
-        await self._mark(key, metadata)
+        await self.mark(key, metadata)
         options = PutOptions(content_type, metadata, digest, raw, if_absent)
         for _ in range(_ATTEMPTS):
             try:
@@ -222,6 +222,7 @@ class ObjectStore(Stationary):
         metadata: dict[str, str],
         if_match: str | None,
         if_absent: bool,
+        upload: str | None = None,
     ) -> PutResult:
         if (data := await parts.whole()) is not None:
             return await self._save(key, data, content_type, metadata, if_match, if_absent)
@@ -229,8 +230,8 @@ class ObjectStore(Stationary):
         if if_absent:
             with suppress(UnknownPresenceError):
                 await self._make_way(key)  # before the long way, not at its end
-        await self._mark(key, metadata)
-        options = PutOptions(content_type, metadata, if_match=raw, if_absent=if_absent)
+        await self.mark(key, metadata)
+        options = PutOptions(content_type, metadata, if_match=raw, if_absent=if_absent, upload=upload)
         try:
             result = await self.driver.put_stream(key, parts, options)
         except PreconditionFailedError as error:
@@ -250,18 +251,22 @@ class ObjectStore(Stationary):
         *,
         if_match: str | None = None,
         if_absent: bool = False,
+        upload: str | None = None,
     ) -> PutResult:
         """Store an object as it was elsewhere: like `put` and `put_stream`, but with all of its metadata,
         the end of its life and others with reserved names included. For copies from another store.
 
         :param data: its bytes, or parts of `part_bytes` each.
+        :param upload: the name of an upload that can be continued; see `ObjectDriver.uploaded`.
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold.
         """
         own = {name: text for name, text in metadata.items() if not name.startswith(hidden.RESERVED)}
         content_type, kept = self._checked(key, content_type, own, if_match, if_absent, None)
         kept |= {name: text for name, text in metadata.items() if name not in own}
         if isinstance(data, Parts):
-            return await self._save_stream(key, data, content_type, kept, if_match, if_absent)
+            if not self.driver.capabilities.resumes_streams:
+                upload = None
+            return await self._save_stream(key, data, content_type, kept, if_match, if_absent, upload)
         return await self._save(key, data, content_type, kept, if_match, if_absent)
 
     async def get(
@@ -429,7 +434,7 @@ class ObjectStore(Stationary):
         for _ in range(_ATTEMPTS):
             info = await self._core.head(source)
             shown = self._presented(info)
-            await self._mark(target, info.metadata)
+            await self.mark(target, info.metadata)
             if if_absent:
                 with suppress(UnknownPresenceError):
                     await self._make_way(target)
@@ -481,8 +486,7 @@ class ObjectStore(Stationary):
             if not agrees(info.etag, raw):
                 raise unmet(key, if_match)
             kept = dict(info.metadata)
-            if call is not None:
-                kept[hidden.CALL] = call
+            kept.pop(hidden.SOURCE, None)  # It is no copy of that version any more.
             if given is not None:
                 kept = {name: text for name, text in kept.items() if hidden.is_own(name)} | given
             if ttl is not KEPT:
@@ -490,7 +494,7 @@ class ObjectStore(Stationary):
                 if ttl is not None:
                     kept[expiry.METADATA] = expiry.end_of(self.clock(), ttl)
             if kept.get(expiry.METADATA) != info.metadata.get(expiry.METADATA):
-                await self._mark(key, kept)
+                await self.mark(key, kept)
             try:
                 result = await self.driver.touch(info, dict(kept))
             except (PreconditionFailedError, KeyNotFoundError):
@@ -806,7 +810,7 @@ class ObjectStore(Stationary):
         with suppress(KeyNotFoundError, PreconditionFailedError):  # swept, or saved anew, just now
             await self._core.delete(key, info.etag)
 
-    async def _mark(self, key: str, metadata: Mapping[str, str]) -> None:
+    async def mark(self, key: str, metadata: Mapping[str, str]) -> None:
         """Leave a marker that tells listings and sweeps of the end of an object's life, before the object is
         there: a marker without an object does no harm, an object without one would stay for ever."""
         if (end := metadata.get(expiry.METADATA)) is not None:

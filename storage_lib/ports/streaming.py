@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
 )
 from inspect import isawaitable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from storage_lib import threads
 from storage_lib.buffers import as_bytes
@@ -30,6 +30,13 @@ _REMEDY = "open files in binary mode, encode text"
 
 LATE_BYTES = 1024
 """Late metadata take no more room than this, as names and values in JSON."""
+
+
+class Digest(Protocol):
+    """A hash that is being computed, as hashlib's are."""
+
+    def update(self, data: Buffer, /) -> None: ...
+    def hexdigest(self) -> str: ...
 
 
 async def sha256_of(data: bytes) -> str:
@@ -64,6 +71,10 @@ class Parts:
     :param limit: of the whole, in bytes.
     :param late: metadata that are known only when the parts have ended, such as the size that a layer's
         caller knows. Drivers store them with those of the save (`complete`).
+    :param start: how many bytes precede the source's in the object, which are stored already. Then ``sha256``
+        is needed, unless ``digest`` has taken them in.
+    :param sha256: the checksum of the whole. If the bytes, from the first one on, do not have it, the parts
+        end with an `IntegrityError`.
     """
 
     def __init__(
@@ -73,26 +84,39 @@ class Parts:
         limit: int,
         *,
         late: Callable[[], Mapping[str, str]] | None = None,
+        start: int = 0,
+        sha256: str | None = None,
+        digest: Digest | None = None,
     ) -> None:
         self._late = late
+        self._start = start
+        self._known = sha256
+        self._seen_from_start = start == 0 or digest is not None
         self._chunks = _chunks(source)
         self._size = size
         self._limit = limit
         self._first: bytes | None = None
         self._left = memoryview(b"")
-        self._hash = hashlib.sha256()
+        self._hash: Digest = hashlib.sha256() if digest is None else digest
         self._ended = False
         self._given = False
         self._watch: Callable[[int], Awaitable[None]] | None = None
-        self.size = 0
-        """How many bytes have been given."""
+        self.size = start
+        """How many bytes of the object have been given, those before the source's included."""
         self.on_part: Callable[[int], None] | None = None
         """Told the size of each part that is given."""
 
     @property
     def sha256(self) -> str:
         """Hex digest of what has been given: of the whole, once the parts have ended."""
+        if self._known is not None and not self._seen_from_start:
+            return self._known
         return self._hash.hexdigest()
+
+    @property
+    def start(self) -> int:
+        """How many bytes precede the first part."""
+        return self._start
 
     @property
     def is_late(self) -> bool:
@@ -117,7 +141,19 @@ class Parts:
     async def whole(self) -> bytes | None:
         """All bytes if they fit into one part; else None, and the parts must be iterated."""
         first = await self.first()
-        return first if self._ended and not self._left else None
+        if not self._ended or self._left or self._start:
+            return None
+        if self._known is not None:
+            self._check(await sha256_of(first))
+        return first
+
+    def _check(self, digest: str) -> None:
+        if self._known is not None and self._seen_from_start and digest != self._known:
+            raise IntegrityError(
+                "the bytes of the stream do not have the checksum that belongs to them",
+                field="source",
+                remedy="restore the object that they come from, from a backup or an earlier version",
+            )
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._given:
@@ -136,6 +172,8 @@ class Parts:
             if self.on_part is not None:
                 self.on_part(len(part))
             await threads.working.run(self._hash.update, part)
+            if self._ended and not self._left:
+                self._check(self._hash.hexdigest())
             yield part
             part = await self._cut()
 

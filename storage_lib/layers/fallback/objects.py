@@ -74,6 +74,7 @@ class FallbackObjects(ObjectLayer):
             max_object_bytes=min(one.max_object_bytes, other.max_object_bytes),
             part_bytes=max(one.part_bytes, other.part_bytes),
             max_parts=min(one.max_parts, other.max_parts),
+            resumes_streams=False,  # There are two stores to continue in.
         )
 
     @property

@@ -59,6 +59,7 @@ class ValidatingObjects(ObjectLayer):
     ) -> PutResult:
         if not (rules := self._rules_for(key)):
             return await self.inner.put_stream(key, parts, options, repeat)
+        options = with_options(options, upload=None)
         for rule in rules:
             rule.check(key, options.content_type, options.metadata, None)
         async with self._ledger.operation(key, self._ledger.usages(rules)) as write:
@@ -83,6 +84,10 @@ class ValidatingObjects(ObjectLayer):
                 result = await self.inner.put_stream(key, parts, options, repeat)
             write.wrote(result)
             return result
+
+    async def uploaded(self, key: str, upload: str) -> int:
+        # A rule is checked against the whole of an object.
+        return 0 if self._rules_for(key) else await self.inner.uploaded(key, upload)
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         if not (rules := self._rules_for(target)):

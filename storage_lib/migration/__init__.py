@@ -1,0 +1,25 @@
+"""Migration: everything from one store to another, of any kinds, as often as you like.
+
+    async with StorageManager(laptop) as source, StorageManager(cloud) as target:
+        report = await Migration(source, target).run()
+        assert report.ok, report.failed
+        assert (await check(source, target)).equal
+
+docs/migration.md tells what is copied, what happens to what is there already, and how a migration that was
+stopped goes on.
+"""
+
+from storage_lib.migration.checking import CheckReport, Difference, check
+from storage_lib.migration.migration import Migration
+from storage_lib.migration.options import MigrationOptions
+from storage_lib.migration.report import Failure, MigrationReport
+
+__all__ = [
+    "CheckReport",
+    "Difference",
+    "Failure",
+    "Migration",
+    "MigrationOptions",
+    "MigrationReport",
+    "check",
+]

@@ -1,0 +1,217 @@
+"""`Migration`: one run over two stores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING
+
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+    UnsupportedOperationError,
+)
+from storage_lib.migration.copying import ObjectCopier, Outcome
+from storage_lib.migration.listing import listed
+from storage_lib.migration.options import MigrationOptions
+from storage_lib.migration.pairing import Pair, paired
+from storage_lib.migration.report import MigrationReport
+from storage_lib.migration.versions import is_pointer, pointed_at
+from storage_lib.migration.views import Open, Sealed, View
+from storage_lib.ports.object_model import ListEntry
+
+if TYPE_CHECKING:
+    from storage_lib.manager import StorageManager
+    from storage_lib.ports.backend import StorageBackend
+
+_AWAY = 20
+"""After so many objects in a row that failed because a store was away, the run ends: the others would too."""
+
+
+class Migration:
+    """Copies from one store to another. A run that was stopped, however it was, is continued by running the
+    same migration again, from any machine: what has been copied is skipped, and a large object is continued
+    where it was cut off.
+
+    :param source: what is read; nothing is changed in it.
+    :param target: what is written.
+    :param options: what to copy, and how; by default all objects.
+    :param on_object: told the key and the outcome of each object, as a word of `MigrationReport`: ``copied``,
+        ``updated``, ``skipped``, ``vanished``, ``deleted`` or ``failed``.
+    :raises InvalidArgumentError: both are the same store, and what is copied would be its own source.
+    """
+
+    def __init__(
+        self,
+        source: StorageManager,
+        target: StorageManager,
+        options: MigrationOptions | None = None,
+        *,
+        on_object: Callable[[str, str], object] | None = None,
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.options = options or MigrationOptions()
+        self.report = MigrationReport(dry_run=self.options.dry_run)
+        """What has been done so far, while it runs too."""
+        self._on_object = on_object
+        self._check_apart()
+        view = Sealed if self.options.layers == "sealed" else Open
+        self._from: View = view(source.backend.objects)
+        self._to: View = view(target.backend.objects)
+        self._wants = self.options.keys
+        self._away = 0
+        self._has_pointers = False
+        self._copier = ObjectCopier(self._from, self._to, self.options, self.report)
+
+    async def run(self) -> MigrationReport:
+        """Copy, and return what was done. What fails is named in the report, and the others go on.
+
+        :raises StorageUnavailableError: one of the stores is away; what was done stays done.
+        """
+        began = time.monotonic()
+        try:
+            if self.options.objects:
+                await self._objects()
+        finally:
+            self.report.seconds += time.monotonic() - began
+        return self.report
+
+    def _check_apart(self) -> None:
+        if _where(self.source.backend) != _where(self.target.backend):
+            return
+        prefix, onto = self.options.prefix, self.options.onto
+        if prefix.startswith(onto) or onto.startswith(prefix):
+            raise InvalidArgumentError(
+                f"source and target are the same store, and {onto!r} and {prefix!r} are not apart",
+                field="target_prefix",
+                remedy="choose a target_prefix that neither begins with the prefix nor the other way round",
+            )
+
+    # -- objects
+
+    async def _objects(self) -> None:
+        await self._each(self._copy, lambda pair: pair.source is not None and not self._is_deferred(pair))
+        if self._has_pointers:
+            # After the versions that they name.
+            await self._each(
+                self._copy_pointer, lambda pair: pair.source is not None and is_pointer(pair.name)
+            )
+        if self.options.delete and self.report.ok:
+            await self._each(self._delete, lambda pair: pair.source is None)
+
+    def _is_deferred(self, pair: Pair) -> bool:
+        if not is_pointer(pair.name):
+            return False
+        self._has_pointers = True
+        return True
+
+    async def _each(self, work: Callable[[Pair], Awaitable[str]], is_meant: Callable[[Pair], bool]) -> None:
+        """Do ``work`` for the pairs that are meant, several at a time."""
+        waiting: asyncio.Queue[Pair | None] = asyncio.Queue(self.options.concurrency * 2)
+
+        async def worker() -> None:
+            while (pair := await waiting.get()) is not None:
+                await self._do(work, pair)
+
+        async def list_all() -> None:
+            async with aclosing(self._pairs()) as pairs:
+                async for pair in pairs:
+                    if self._wants(pair.name) and is_meant(pair):
+                        await waiting.put(pair)
+            for _ in range(self.options.concurrency):
+                await waiting.put(None)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.options.concurrency):
+                    group.create_task(worker())
+                group.create_task(list_all())
+        except BaseExceptionGroup as failed:
+            # The others were cancelled for it. Callers know errors, not groups.
+            raise failed.exceptions[0] from failed.exceptions[0].__cause__
+
+    async def _do(self, work: Callable[[Pair], Awaitable[str]], pair: Pair) -> None:
+        name = self.options.prefix + pair.name
+        try:
+            outcome = await work(pair)
+        except StorageError as error:
+            outcome = "failed"
+            self.report.fail(name, error)
+            self._away = self._away + 1 if isinstance(error, StorageUnavailableError) else 0
+            if self._away >= _AWAY:
+                raise
+        else:
+            self._away = 0
+            setattr(self.report, outcome, getattr(self.report, outcome) + 1)
+        if self._on_object is not None:
+            self._on_object(name, outcome)
+
+    async def _pairs(self) -> AsyncGenerator[Pair]:
+        options = self.options
+        ours = listed(self._from, options, options.prefix)
+        theirs = listed(self._to, options, options.onto)
+        async with aclosing(paired(ours, theirs, options.prefix, options.onto)) as pairs:
+            async for pair in pairs:
+                yield pair
+
+    async def _copy(self, pair: Pair) -> str:
+        assert pair.source is not None  # noqa: S101 - only these are meant
+        onto = self.options.onto + pair.name
+        return (await self._copier.copy(pair.source.key, onto, pair.source, pair.target)).value
+
+    async def _copy_pointer(self, pair: Pair) -> str:
+        """Copy ``KEY/current`` once the target has all versions that it names."""
+        assert pair.source is not None  # noqa: S101 - only these are meant
+        key, onto = pair.source.key, self.options.onto + pair.name
+        entry = pair.source
+        if pair.target is None or pair.target.source != entry.etag:
+            try:
+                seen, content = await self._from.get(key, None)
+            except KeyNotFoundError:
+                return Outcome.VANISHED.value
+            entry = ListEntry(key, seen.size, seen.etag)
+            for version in [] if self.options.layers == "sealed" else pointed_at(key, content):
+                await self._copy_version(version)
+        return (await self._copier.copy(key, onto, entry, pair.target)).value
+
+    async def _copy_version(self, key: str) -> None:
+        name = key[len(self.options.prefix) :]
+        if not self._wants(name):
+            return
+        onto = self.options.onto + name
+        try:
+            await self._to.head(onto)
+        except KeyNotFoundError:
+            with suppress(KeyNotFoundError):  # Pruned since, or it never was.
+                seen = await self._from.head(key)
+                await self._copier.copy(key, onto, ListEntry(key, seen.size, seen.etag), None)
+
+    async def _delete(self, pair: Pair) -> str:
+        assert pair.target is not None  # noqa: S101 - only these are meant
+        key = self.options.prefix + pair.name
+        with suppress(KeyNotFoundError):
+            await self._from.head(key)
+            return Outcome.SKIPPED.value  # It has been saved since it was listed.
+        if not self.options.dry_run:
+            store, theirs = self._to.store, pair.target
+            try:
+                await store.delete(theirs.key, if_match=theirs.etag)
+            except KeyNotFoundError:
+                pass
+            except UnsupportedOperationError:
+                if (await self._to.head(theirs.key)).etag != theirs.etag:
+                    raise
+                await store.delete(theirs.key)
+        return "deleted"
+
+
+def _where(backend: StorageBackend) -> str:
+    """What stores the objects, inside all layers."""
+    while inside := backend.inside():
+        backend = next(iter(inside.values()))
+    return repr(backend) if type(backend).__repr__ is not object.__repr__ else str(id(backend))

@@ -1,0 +1,95 @@
+"""What a migration copies, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from storage_lib.arguments import seconds, whole
+from storage_lib.errors import InvalidArgumentError, InvalidKeyError
+from storage_lib.keys import is_system_key, validate_prefix
+from storage_lib.migration.patterns import KeyFilter
+
+MAX_CONCURRENCY = 256
+MIN_BYTES_PER_SECOND = 1024
+
+
+class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a migration copies, and how.
+
+    ``prefix``: only objects whose keys start with it. In the target it is replaced by ``target_prefix``;
+    None keeps it.
+
+    ``include`` and ``exclude``: patterns for what follows the prefix in a key; see `KeyFilter`.
+
+    ``update``: replace an object of the target that differs. Without, it stays and is reported as failed.
+
+    ``delete``: make the target a mirror: remove what the source does not have, within the prefix and the
+    patterns, once all else has been copied without a failure.
+
+    ``dry_run``: say what would be done, and change nothing.
+
+    ``verify``: read back each object that was copied, and compare its checksum.
+
+    ``layers``: ``open`` reads through the source's layers and writes through the target's, so that what was
+    encrypted or compressed is decrypted, expanded, and stored as the target's configuration says. ``sealed``
+    copies the stored bytes as they are: the target needs the same keys, and its rules and its audit trail see
+    nothing of it.
+
+    ``objects``: whether to copy objects. ``tables`` and ``queues``: names, or ``"*"`` for all but those of
+    the task engine.
+
+    ``after`` and ``until``: only objects whose keys are greater than the one and not greater than the other.
+
+    ``concurrency``: how many objects at a time. ``bytes_per_second``: an upper limit; None means none.
+
+    :raises InvalidArgumentError: an option is out of range, or does not go with another.
+    :raises InvalidKeyError: no key can start with a prefix.
+    """
+
+    prefix: str = ""
+    target_prefix: str | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    update: bool = False
+    delete: bool = False
+    dry_run: bool = False
+    verify: bool = False
+    layers: Literal["open", "sealed"] = "open"
+    objects: bool = True
+    tables: Sequence[str] | Literal["*"] = ()
+    queues: Sequence[str] | Literal["*"] = ()
+    after: str | None = None
+    until: str | None = None
+    concurrency: int = 32
+    bytes_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        for field, prefix in (("prefix", self.prefix), ("target_prefix", self.onto)):
+            validate_prefix(prefix)
+            if is_system_key(prefix):
+                raise InvalidKeyError(
+                    f"{field} {prefix!r} is reserved: it belongs to the library", field=field
+                )
+        whole("concurrency", self.concurrency, 1, MAX_CONCURRENCY)
+        if self.bytes_per_second is not None:
+            seconds("bytes_per_second", self.bytes_per_second, MIN_BYTES_PER_SECOND, 1e15)
+        if self.layers not in ("open", "sealed"):
+            raise InvalidArgumentError(f"layers is {self.layers!r}", field="layers", limit="open or sealed")
+        for field, names in (("tables", self.tables), ("queues", self.queues)):
+            if isinstance(names, str) and names != "*":
+                raise InvalidArgumentError(
+                    f"{field} is {names!r}", field=field, limit='a list of names, or "*" for all'
+                )
+        KeyFilter(self.include, self.exclude)
+
+    @property
+    def onto(self) -> str:
+        """The prefix in the target."""
+        return self.prefix if self.target_prefix is None else self.target_prefix
+
+    @property
+    def keys(self) -> KeyFilter:
+        return KeyFilter(self.include, self.exclude)
