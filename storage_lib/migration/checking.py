@@ -129,6 +129,10 @@ class _Check:
             return Difference(name, "only_in_first")
         if pair.source is None:
             return Difference(name, "only_in_second")
+        if not self._content:
+            ours, theirs = self._first.listed(pair.source), self._second.listed(pair.target)
+            if ours is not None and theirs is not None and not differences(ours, theirs):
+                return None
         first, second = pair.source.key, pair.target.key
         try:
             ours = await self._first.head(first)

@@ -70,7 +70,7 @@ class ObjectCopier:
                 if there is not None:
                     if etag is not None and there.source == etag:
                         return Outcome.SKIPPED
-                    if await self._is_equal(key, onto):
+                    if self._is_listed_equal(entry, there) or await self._is_equal(key, onto):
                         return Outcome.SKIPPED
                     if not self._options.update:
                         raise _exists(onto)
@@ -92,6 +92,10 @@ class ObjectCopier:
         raise TransientStorageError(
             f"object {key!r} is being replaced all the time", remedy="run the migration again later"
         )
+
+    def _is_listed_equal(self, entry: ListEntry, there: ListEntry) -> bool:
+        ours, theirs = self._source.listed(entry), self._target.listed(there)
+        return ours is not None and theirs is not None and not differences(ours, theirs)
 
     async def _is_equal(self, key: str, onto: str) -> bool:
         try:

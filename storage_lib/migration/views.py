@@ -11,7 +11,7 @@ import msgspec
 from storage_lib.layers.base import ObjectLayer
 from storage_lib.ports import expiry, hidden, kept_headers
 from storage_lib.ports.drivers import GetOptions, ObjectDriver
-from storage_lib.ports.object_model import ByteRange, ObjectInfo
+from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo
 from storage_lib.ports.objects import ObjectStore
 from storage_lib.ports.streaming import verify
 
@@ -45,6 +45,10 @@ class View(Protocol):
 
     store: ObjectStore
 
+    def listed(self, entry: ListEntry) -> Seen | None:
+        """What a listing tells of an object, its checksum included; None if it does not tell all."""
+        ...
+
     async def head(self, key: str) -> Seen:
         """What there is now. :raises KeyNotFoundError: there is no such object."""
         ...
@@ -63,6 +67,10 @@ class Open:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
+
+    def listed(self, entry: ListEntry) -> Seen | None:
+        info = entry.info
+        return None if info is None or info.sha256 is None else _open(info)
 
     async def head(self, key: str) -> Seen:
         return _open(await self.store.head(key, fresh=True))
@@ -96,6 +104,9 @@ class Sealed:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = ObjectStore(_sealed(store.driver))
+
+    def listed(self, entry: ListEntry) -> Seen | None:
+        return None  # Callers' properties, not those of what is stored.
 
     async def head(self, key: str) -> Seen:
         return self._seen(await self.store.driver.fresh_head(key))
