@@ -210,8 +210,7 @@ class ObjectLayer(ObjectDriver):
                 yield found
 
     async def uploaded(self, key: str, upload: str) -> int:
-        operation = Operation("objects", "uploaded", key, (upload,))
-        return await self._around(operation, lambda: self.inner.uploaded(key, upload))
+        return await self.inner.uploaded(key, upload)
 
     async def remove_stale(self) -> None:
         await self.inner.remove_stale()

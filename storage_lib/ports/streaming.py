@@ -119,6 +119,11 @@ class Parts:
         return self._start
 
     @property
+    def before(self) -> int:
+        """How many parts precede the first one."""
+        return self._start // self._size
+
+    @property
     def is_late(self) -> bool:
         """Whether there are metadata that are known only at the end."""
         return self._late is not None

@@ -25,7 +25,7 @@ from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob, set_metadata
 from storage_lib.backends.azure.errors import SNAPSHOTS, read
 from storage_lib.backends.azure.listing import Page, in_key_order, parse
-from storage_lib.backends.azure.streams import is_ordered, put_blocks
+from storage_lib.backends.azure.streams import is_ordered, put_blocks, staged
 from storage_lib.backends.cloud.byte_stores import Use, use_of_put
 from storage_lib.backends.cloud.objects import (
     attributes_of,
@@ -69,7 +69,7 @@ class AzureObjects(ObjectDriver):
     """A container. It is made by `open`, or when the first operation finds that it is not there; once it
     has been seen, its absence is an error of its own and never reads as "key not found"."""
 
-    capabilities = ObjectCapabilities(reports_created=False, folds_foreign_names=True)
+    capabilities = ObjectCapabilities(reports_created=False, folds_foreign_names=True, resumes_streams=True)
 
     def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self._container = Container(clients, kept)
@@ -148,6 +148,10 @@ class AzureObjects(ObjectDriver):
             await repeat(f"head {key!r}", lambda: self._expect(key, if_match))
         etag = await put_blocks(self._container, key, parts, options, repeat)
         return PutResult(key, etag, parts.size, options.has_created)
+
+    async def uploaded(self, key: str, upload: str) -> int:
+        size = self.capabilities.part_bytes
+        return size * await staged(self._container, key, upload, size)
 
     async def _expect(self, key: str, if_match: str) -> None:
         """See that the object has this ETag before all is sent for nothing. What is sent and not committed

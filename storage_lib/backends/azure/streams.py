@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from hashlib import sha256
 from typing import Any, cast
 
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.cloud.parts import send_all
+from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import ANY_VERSION
@@ -53,11 +56,10 @@ async def put_blocks(
     blob = await container.blob(key)
     doing = f"put {key!r}"
 
-    upload = secrets.token_hex(12)
+    upload = secrets.token_hex(12) if options.upload is None else _named(options.upload)
 
     async def stage(index: int, part: bytes) -> str:
-        # All ids of a blob have one length; that of obstore's, should one of its uploads be open.
-        block = f"{upload}{index:08x}"
+        block = _block(upload, parts.before + index)
         await repeat(f"{doing}, a block", lambda: stage_once(block, part))
         return block
 
@@ -74,7 +76,8 @@ async def put_blocks(
         container.seen = True
 
     # The first one finds out whether there is a container.
-    blocks = await send_all(aiter(parts), stage, first_alone=not container.seen)
+    blocks = [_block(upload, index) for index in range(parts.before)]
+    blocks += await send_all(aiter(parts), stage, first_alone=not container.seen)
 
     async def commit() -> Any:
         try:
@@ -100,6 +103,31 @@ async def put_blocks(
 
     answer = await repeat(f"{doing}, commit", commit, only_refused=True)
     return bare(answer["etag"])
+
+
+async def staged(container: Container, key: str, upload: str, part_bytes: int) -> int:
+    """How many blocks of an upload are there, all from the first one on, of ``part_bytes`` each."""
+    blob = await container.blob(key)
+    try:
+        _, found = await container.send(lambda: blob.get_block_list("uncommitted"))
+    except Exception as error:
+        with suppress(KeyNotFoundError):
+            await container.failed(error, f"list the blocks of {key!r}", key)
+        return 0
+    sizes = {str(block.id): block.size for block in found}
+    count = 0
+    while sizes.get(_block(_named(upload), count)) == part_bytes:
+        count += 1
+    return count
+
+
+def _named(upload: str) -> str:
+    return sha256(upload.encode()).hexdigest()[:24]
+
+
+def _block(upload: str, index: int) -> str:
+    # All ids of a blob have one length; that of obstore's, should one of its uploads be open.
+    return f"{upload}{index:08x}"
 
 
 def is_ordered(options: PutOptions) -> bool:

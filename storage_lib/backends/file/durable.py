@@ -16,6 +16,8 @@ from itertools import count
 from storage_lib.backends.file.rights import OWNER, Rights
 
 _STALE_SECONDS = 60
+_KEPT_SUFFIX = ".part"
+_KEPT_SECONDS = 7 * 24 * 3600
 
 
 class TemporaryFiles:
@@ -49,6 +51,36 @@ class TemporaryFiles:
             raise
         return fd, path
 
+    def continued(self, name: str) -> tuple[int, str] | None:
+        """A file that outlives its process, open for writing where an earlier one was ended; None if another
+        process writes it at this moment. `remove_stale` spares it for a week."""
+        path = f"{self._directory}/{name}{_KEPT_SUFFIX}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, self._rights.file)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it locked may have renamed it just now.
+            if not os.path.exists(path) or not os.path.samestat(os.stat(path), os.fstat(fd)):
+                raise BlockingIOError
+            self._rights.give(fd, self._rights.file)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, path
+
+    def kept(self, name: str) -> list[tuple[str, int]]:
+        """What follows ``name`` in the names of `continued` files, and their sizes."""
+        found: list[tuple[str, int]] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(name) and entry.name.endswith(_KEPT_SUFFIX):
+                    with contextlib.suppress(FileNotFoundError):
+                        size = entry.stat(follow_symlinks=False).st_size
+                        found.append((entry.name[len(name) : -len(_KEPT_SUFFIX)], size))
+        return found
+
     @contextlib.contextmanager
     def written(self, data: bytes) -> Generator[str]:
         """The path of a file that holds ``data`` and is on the disk. Gone at the end unless renamed."""
@@ -73,10 +105,10 @@ class TemporaryFiles:
         """
         with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
             for entry in entries:
-                if entry.name.endswith(".tmp"):
+                if entry.name.endswith((".tmp", _KEPT_SUFFIX)):
                     with contextlib.suppress(OSError):
                         age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                        if age > _STALE_SECONDS:
+                        if age > (_STALE_SECONDS if entry.name.endswith(".tmp") else _KEPT_SECONDS):
                             _unlink_unlocked(entry.path)
 
 

@@ -29,9 +29,17 @@ from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.walk import Walk
 from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
 from storage_lib.backends.file.writing import ObjectWriter
-from storage_lib.errors import BackendClosedError, IntegrityError, KeyNotFoundError
+from storage_lib.errors import BackendClosedError, IntegrityError, KeyNotFoundError, TransientStorageError
 from storage_lib.ports import hidden
-from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectCapabilities,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+)
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.streaming import Parts
 
@@ -49,6 +57,8 @@ READ_CHUNK = 1024 * 1024
 class FileObjects(ObjectDriver):
     """Objects as files. ``prepare`` makes or checks the folder; it runs before the first operation.
     ``clock`` (seconds since the epoch) decides what has expired."""
+
+    capabilities = ObjectCapabilities(resumes_streams=True)
 
     def __init__(self, prepare: Callable[[], Layout], clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
@@ -179,7 +189,7 @@ class FileObjects(ObjectDriver):
         _, writer = await self._open()
         put = PutParts(key, options, is_late=parts.is_late)
         try:
-            await self._in_thread(lambda: writer.begin(put))
+            await self._in_thread(lambda: writer.begin(put, parts.start))
             appended: asyncio.Future[None] | None = None
             async for part in parts:  # The next part is fetched while this one is written.
                 if appended is not None:
@@ -190,11 +200,19 @@ class FileObjects(ObjectDriver):
             if appended is not None:
                 await appended
             await self._in_thread(lambda: put.finish(parts))
-        except BaseException:
+        except BaseException as error:
+            if options.upload is not None:
+                put.is_kept = isinstance(error, asyncio.CancelledError | TransientStorageError)
             # In a thread, because it waits for what is being appended; to its end, because it must be done.
             await asyncio.shield(own_threads.working.run(put.discard))
             raise
         return await self._save(put)
+
+    async def uploaded(self, key: str, upload: str) -> int:
+        _, writer = await self._open()
+        with os_errors(key):
+            size = await self._in_thread(lambda: writer.uploaded(upload, self.capabilities.part_bytes))
+        return max(size, 0)
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         return await self._save(PutCopy(await self._open_version(source), target, None, if_absent=if_absent))

@@ -18,7 +18,7 @@ from storage_lib.backends.file.durable import TemporaryFiles, start_writeback, w
 from storage_lib.backends.file.files import INLINE_BYTES, OpenObject
 from storage_lib.backends.file.format import Header, block_aligned, encode_header
 from storage_lib.backends.file.oserrors import MISSING, os_errors
-from storage_lib.errors import StorageError
+from storage_lib.errors import StorageError, TransientStorageError
 from storage_lib.ports.drivers import PutOptions
 from storage_lib.ports.object_model import PutResult
 from storage_lib.ports.streaming import LATE_BYTES, Parts
@@ -125,14 +125,29 @@ class PutParts(Put):
         super().__init__(key, options.if_match, if_absent=options.if_absent, header=longest)
         self._room = block_aligned(len(encode_header(longest)) + (LATE_BYTES if is_late else 0))
         self._size = 0
+        self._upload = options.upload
+        self.is_kept = False
+        """Whether another process is to continue it: then its file outlives `discard`."""
         self._lock = threading.Lock()
         self._discarded = False
 
-    def begin(self, files: TemporaryFiles) -> None:
+    def begin(self, files: TemporaryFiles, start: int) -> None:
+        """:param start: how many bytes of its upload there must be already."""
         with self._lock:
             if self._discarded:
                 raise AbandonedError
-            self.fd, self.temporary = files.create()
+            found = None
+            if self._upload is not None:
+                # The room belongs to the name: a header of another length would shift the data.
+                found = files.continued(f"{upload_name(self._upload)}{self._room}")
+            self.fd, self.temporary = found or files.create()
+            if os.fstat(self.fd).st_size < self._room + start and start:
+                self.is_kept = found is not None
+                raise TransientStorageError(
+                    f"object {self.key!r} is being uploaded by another process", remedy="try again"
+                )
+            os.ftruncate(self.fd, self._room + start)
+            self._size = start
 
     def append(self, part: bytes) -> None:
         """Never raises: the first failure is kept in ``error`` and undoes what is appended after it."""
@@ -169,6 +184,8 @@ class PutParts(Put):
     def discard(self) -> None:
         with self._lock:
             self._discarded = True
+            if self.is_kept:
+                self.temporary = None
             super().discard()
 
 
@@ -225,6 +242,11 @@ class PutCopy(Put):
     def discard(self) -> None:
         self._source.close()
         super().discard()
+
+
+def upload_name(upload: str) -> str:
+    """How the name of the file of an upload begins."""
+    return f"{hashlib.sha256(upload.encode()).hexdigest()}-"
 
 
 def unlink_if_there(path: str) -> bool:

@@ -19,7 +19,7 @@ from storage_lib.backends.file.folder import DIRECTORY, parent
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.locks import KeyLocks, LockedError, name_of
 from storage_lib.backends.file.oserrors import check_there, os_errors
-from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write
+from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write, upload_name
 from storage_lib.errors import (
     AccessDeniedError,
     IntegrityError,
@@ -82,14 +82,22 @@ class ObjectWriter:
         finally:
             _discard(write)
 
-    def begin(self, put: PutParts) -> None:
+    def uploaded(self, upload: str, part_bytes: int) -> int:
+        """How many bytes of whole parts there are of an upload."""
+        sizes = [
+            size - int(room) for room, size in self._temporary.kept(upload_name(upload)) if room.isdecimal()
+        ]
+        return max(sizes, default=0) // part_bytes * part_bytes if sizes else 0
+
+    def begin(self, put: PutParts, start: int = 0) -> None:
         """Make the file that parts are appended to before it is `run`.
 
+        :param start: how many bytes of its upload are there already.
         :raises PreconditionFailedError: the object is already not as ``put`` demands.
         """
         with os_errors(put.key):
             self._check(put)
-            put.begin(self._temporary)
+            put.begin(self._temporary, start)
 
     def remove_stale(self) -> None:
         """Remove what crashed processes left of what they were writing."""

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from storage_lib.backends.cloud.objects import Found, attributes_of, check_length, chunks_of, is_key, restless
-from storage_lib.backends.s3 import wire
+from storage_lib.backends.s3 import continuing, wire
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
 from storage_lib.backends.s3.copying import copy
 from storage_lib.backends.s3.errors import has_unreadable_metadata, read
@@ -68,6 +68,7 @@ class S3Objects(ObjectDriver):
         folds_foreign_names=True,
         lists_sizes=True,
         max_parts=10_000,  # "Amazon S3 multipart upload limits"
+        resumes_streams=True,
     )
 
     def __init__(self, bucket: Bucket) -> None:
@@ -194,6 +195,12 @@ class S3Objects(ObjectDriver):
             raise unmet(key, if_match) from error.__cause__ or error
         await self._forget(sidecar)
         return PutResult(key, etag, parts.size, options.has_created)
+
+    async def uploaded(self, key: str, upload: str) -> int:
+        if (begun := await continuing.find(self._bucket, upload)) is None:
+            return 0
+        size = self.capabilities.part_bytes
+        return size * len(await continuing.etags(self._bucket, key, begun, size))
 
     async def read_stream(
         self, key: str, options: GetOptions

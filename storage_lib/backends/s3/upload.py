@@ -16,13 +16,14 @@ from contextlib import suppress
 from xml.sax.saxutils import escape
 
 from storage_lib.backends.cloud.parts import send_all
-from storage_lib.backends.s3 import wire
+from storage_lib.backends.s3 import continuing, wire
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.errors import (
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
+    TransientStorageError,
     UnsupportedOperationError,
 )
 from storage_lib.ports.drivers import PutOptions, Repeat
@@ -47,29 +48,44 @@ async def upload(
     :param repeat: how a part is sent: once, or again where that fails.
     """
     doing = f"put {key!r}"
-    mark = wire.new_mark()
+    begun = None
+    known: list[str] = []
+    if options.upload is not None and parts.start:
+        if (begun := await continuing.find(bucket, options.upload)) is not None:
+            known = await continuing.etags(bucket, key, begun, parts.start // parts.before)
+        if begun is None or len(known) < parts.before:
+            raise TransientStorageError(f"{doing}: its upload was given up or completed", remedy="try again")
+    mark = wire.new_mark() if begun is None else begun.mark
     metadata, moved = wire.divided(options.metadata)
     sidecar = wire.sidecar_name(mark, full=parts.is_late or bool(moved))
     headers = wire.to_headers(wire.to_metadata(metadata, mark, None, sidecar=sidecar), options.content_type)
     headers |= headers_in(metadata)
     # Begun twice, one of the uploads stays empty and is none of anybody's.
-    query = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
+    if begun is None:
+        query = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
+        if options.upload is not None:
+            kept = continuing.Begun(query["uploadId"], mark)
+            name = options.upload
+            await repeat(f"{doing}, keep", lambda: continuing.keep(bucket, name, kept))
+    else:
+        query = begun.query
     completing = False
 
     async def send(index: int, part: bytes) -> str:
-        numbered = {**query, "partNumber": str(index + 1)}
+        number = parts.before + index + 1
+        numbered = {**query, "partNumber": str(number)}
         response = await repeat(
-            f"{doing}, part {index + 1}",
+            f"{doing}, part {number}",
             lambda: bucket.send("PUT", key, query=numbered, body=part, doing=doing),
         )
         return response.headers.get("ETag", "")
 
     try:
-        etags = await send_all(aiter(parts), send)
+        etags = known[: parts.before] + await send_all(aiter(parts), send)
         await before_the_end()
-        known = wire.to_sidecar(sidecar, parts.sha256, parts.complete(moved))
+        checksum = wire.to_sidecar(sidecar, parts.sha256, parts.complete(moved))
         plain = {"Content-Type": "text/plain"}
-        await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, known, plain, doing=doing))
+        await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, checksum, plain, doing=doing))
         completing = True
         body = _manifest(etags)
         claim = bucket.client.claim(key, conditional=bool(condition))
@@ -89,10 +105,16 @@ async def upload(
                 remedy="choose a key that no other key has as its folder, or save the object in one piece",
             ) from error
     except BaseException as error:
+        is_cut_off = isinstance(error, asyncio.CancelledError | TransientStorageError)
+        if options.upload is not None and is_cut_off and not completing:
+            raise  # Another process is to continue it.
         # A refusal is an answer: nothing was made. Otherwise the object may be there, and needs its sidecar.
         is_refused = isinstance(error, StorageError) and not isinstance(error, StorageUnavailableError)
         await _clean_up(bucket, key, query, sidecar if is_refused or not completing else None)
         raise
+    finally:
+        if options.upload is not None and completing:
+            await continuing.forget(bucket, options.upload)
     return wire.join(wire.bare(text_of(answer.body, "ETag")), mark)
 
 

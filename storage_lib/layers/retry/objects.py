@@ -152,6 +152,11 @@ class RetryingObjects(ObjectLayer):
     ) -> PutResult:
         return await self.inner.put_stream(key, parts, options, self._retrier.step)
 
+    async def uploaded(self, key: str, upload: str) -> int:
+        return await self._retrier.step(
+            f"look for parts of {key!r}", lambda: self.inner.uploaded(key, upload)
+        )
+
     async def read_stream(
         self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
