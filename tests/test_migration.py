@@ -255,7 +255,6 @@ async def test_patterns(
         ({"layers": "closed"}, "layers"),
         ({"include": "*.json"}, "include"),
         ({"exclude": [""]}, "exclude"),
-        ({"tables": "a"}, "tables"),
     ],
 )
 def test_bad_options_name_the_field(options: dict[str, Any], field: str) -> None:

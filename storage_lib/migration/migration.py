@@ -75,8 +75,7 @@ class Migration:
         """
         began = time.monotonic()
         try:
-            if self.options.objects:
-                await self._objects()
+            await self._objects()
         finally:
             self.report.seconds += time.monotonic() - began
         return self.report

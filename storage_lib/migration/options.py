@@ -38,9 +38,6 @@ class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
     copies the stored bytes as they are: the target needs the same keys, and its rules and its audit trail see
     nothing of it.
 
-    ``objects``: whether to copy objects. ``tables`` and ``queues``: names, or ``"*"`` for all but those of
-    the task engine.
-
     ``after`` and ``until``: only objects whose keys are greater than the one and not greater than the other.
 
     ``concurrency``: how many objects at a time. ``bytes_per_second``: an upper limit; None means none.
@@ -58,9 +55,6 @@ class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     verify: bool = False
     layers: Literal["open", "sealed"] = "open"
-    objects: bool = True
-    tables: Sequence[str] | Literal["*"] = ()
-    queues: Sequence[str] | Literal["*"] = ()
     after: str | None = None
     until: str | None = None
     concurrency: int = 32
@@ -78,11 +72,6 @@ class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
             seconds("bytes_per_second", self.bytes_per_second, MIN_BYTES_PER_SECOND, 1e15)
         if self.layers not in ("open", "sealed"):
             raise InvalidArgumentError(f"layers is {self.layers!r}", field="layers", limit="open or sealed")
-        for field, names in (("tables", self.tables), ("queues", self.queues)):
-            if isinstance(names, str) and names != "*":
-                raise InvalidArgumentError(
-                    f"{field} is {names!r}", field=field, limit='a list of names, or "*" for all'
-                )
         KeyFilter(self.include, self.exclude)
 
     @property

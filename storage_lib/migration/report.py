@@ -11,9 +11,8 @@ MOST_NAMED = 1000
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What could not be copied or deleted, and why. ``name`` is the key of an object in the source, the name
-    of a table or queue, or ``table: partition key, row key`` of an entity; ``code`` is that of
-    `storage_lib.errors`."""
+    """What could not be copied or deleted, and why. ``name`` is the key of the object in the source;
+    ``code`` is that of `storage_lib.errors`."""
 
     name: str
     code: str
@@ -38,10 +37,6 @@ class MigrationReport(msgspec.Struct, kw_only=True):
     retried: int = 0
     bytes_copied: int = 0
     bytes_resumed: int = 0
-    entities: int = 0
-    messages: int = 0
-    tables: int = 0
-    queues: int = 0
     failures: int = 0
     failed: list[Failure] = []
     seconds: float = 0.0
@@ -74,9 +69,5 @@ _COUNTED = (
     "retried",
     "bytes_copied",
     "bytes_resumed",
-    "entities",
-    "messages",
-    "tables",
-    "queues",
     "failures",
 )
