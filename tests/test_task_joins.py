@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from storage_lib.backends.memory import MemoryBackend, MemoryObjects, MemoryTables
+from storage_lib.errors import StorageUnavailableError
 from storage_lib.manager import StorageManager
 from storage_lib.ports.objects import ObjectStore
 from storage_lib.ports.tables import TableStore, Update
@@ -18,6 +19,8 @@ from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import TASK_QUEUE, TaskStatus, child_task_id
 from storage_lib.tasks.registry import task
+from storage_lib.tasks.retry import RetryTaskError
+from storage_lib.tasks.shared import Shared
 
 CHILDREN = 300
 
@@ -112,3 +115,222 @@ async def test_children_that_end_at_once_end_their_parent_at_a_bounded_cost(inst
             "failed": [child_task_id(parent.task_id, parent.created_at, n) for n in failed],
         },
     }
+
+
+LEASE = 60.0
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["with-events", "without-events"])
+async def engine(request: pytest.FixtureRequest, clock: Clock) -> TaskEngine:
+    storage = StorageManager(backend=MemoryBackend(clock=clock))
+    return TaskEngine(storage, clock=clock, lease_seconds=LEASE, events=request.param == "with-events")
+
+
+@pytest.fixture
+def small() -> None:
+    @task("two")
+    async def two(context: TaskContext, payload: Any) -> None:
+        for n in range(2):
+            await context.submit("child", n)
+
+    @task("fewer")
+    async def fewer(context: TaskContext, payload: Any) -> None:
+        for n in range(3 if context.task.attempts == 1 else 1):
+            await context.submit("child", n, delay_seconds=0 if n == 0 else 3600)
+        if context.task.attempts == 1:
+            raise RetryTaskError("again", retry_after=1)
+
+
+async def received(engine: TaskEngine) -> list[str]:
+    messages = await engine.storage.backend.queues.receive(TASK_QUEUE, max_messages=32)
+    for message in messages:
+        await engine.storage.backend.queues.delete(TASK_QUEUE, message)
+    return [message.text for message in messages]
+
+
+async def ran(engine: TaskEngine) -> int:
+    texts = await received(engine)
+    for text in texts:
+        await engine.deliver(text, queue=TASK_QUEUE)
+    return len(texts)
+
+
+def dies(engine: TaskEngine, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """The host is killed when it asks this of the records."""
+
+    async def killed(*_: Any, **__: Any) -> Any:
+        raise StorageUnavailableError("the host was killed here")
+
+    monkeypatch.setattr(engine.records, where, killed)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("where", ["has_open_child", "children_of"])
+async def test_a_parent_ends_soon_if_the_host_of_its_last_child_is_killed(
+    engine: TaskEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Its last child has ended, which nobody was told. The queue shows the child's message much later."""
+    parent = await engine.submit("two", "a")
+    assert await ran(engine) == 1
+    with monkeypatch.context() as patch:
+        first, last = await received(engine)
+        await engine.deliver(first, queue=TASK_QUEUE)
+        dies(engine, patch, where)
+        with pytest.raises(StorageUnavailableError):
+            await engine.deliver(last, queue=TASK_QUEUE)
+    assert (await engine.get(parent.task_id)).is_waiting
+    clock.now += LEASE / 2 + 1
+    await engine.take_over()
+    await ran(engine)
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_parent_ends_soon_if_the_host_that_was_ending_it_is_killed(
+    engine: TaskEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has noticed that all children have ended, and others leave the rest to it."""
+    parent = await engine.submit("two", "a")
+    assert await ran(engine) == 1
+    first, last = await received(engine)
+    await engine.deliver(first, queue=TASK_QUEUE)
+    get = engine.records.get
+
+    async def killed(task_id: str, *, contents: bool = True) -> Any:
+        if task_id == parent.task_id and contents:
+            raise StorageUnavailableError("the host was killed here")
+        return await get(task_id, contents=contents)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.records, "get", killed)
+        with pytest.raises(StorageUnavailableError):
+            await engine.deliver(last, queue=TASK_QUEUE)
+    await engine.deliver(first, queue=TASK_QUEUE)
+    assert (await engine.get(parent.task_id)).is_waiting
+    clock.now += LEASE / 2 + 1
+    await engine.take_over()
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_message_that_comes_again_ends_the_parent_at_once(
+    engine: TaskEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = await engine.submit("two", "a")
+    assert await ran(engine) == 1
+    first, last = await received(engine)
+    await engine.deliver(first, queue=TASK_QUEUE)
+    with monkeypatch.context() as patch:
+        dies(engine, patch, "children_of")
+        with pytest.raises(StorageUnavailableError):
+            await engine.deliver(last, queue=TASK_QUEUE)
+    await engine.deliver(last, queue=TASK_QUEUE, dequeue_count=2)
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+
+
+@pytest.mark.usefixtures("small")
+async def test_children_of_a_run_that_submitted_more_are_not_waited_for(
+    engine: TaskEngine, clock: Clock
+) -> None:
+    parent = await engine.submit("fewer", "a")
+    assert await ran(engine) == 1
+    texts = await received(engine)
+    clock.now += 2
+    while (await engine.get(parent.task_id)).attempts < 2:
+        await ran(engine)
+    for text in texts:
+        await engine.deliver(text, queue=TASK_QUEUE)
+    record = await engine.get(parent.task_id)
+    assert record.status is TaskStatus.SUCCEEDED
+    assert record.result["children"] == {"total": 1, "succeeded": 1, "failed": []}
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_waiting_parent_tells_how_far_it_is(engine: TaskEngine, clock: Clock) -> None:
+    parent = await engine.submit("two", "a")
+    assert await ran(engine) == 1
+    await engine.deliver((await received(engine))[0], queue=TASK_QUEUE)
+    waiting = await engine.get(parent.task_id)
+    assert waiting.children is not None
+    assert (waiting.children.total, waiting.children.done.bit_count()) == (2, 1)
+
+
+@pytest.mark.usefixtures("small")
+async def test_what_waits_long_is_looked_at_more_and_more_rarely(clock: Clock) -> None:
+    storage = StorageManager(backend=MemoryBackend(clock=clock))
+    engine = TaskEngine(storage, clock=clock, lease_seconds=LEASE, events=False)
+    await engine.submit("two", "a")
+    assert await ran(engine) == 1
+    await received(engine)
+    looks: list[float] = []
+    children_of = engine.records.children_of
+
+    async def noted(parent: Any) -> Any:
+        looks.append(clock.now)
+        return await children_of(parent)
+
+    engine.records.children_of = noted
+    for _ in range(4 * 60):  # an hour
+        clock.now += 15
+        await engine.take_over()
+        await received(engine)
+    assert 4 <= len(looks) <= 20
+
+
+@pytest.mark.parametrize("concurrent", [1, 3])
+async def test_a_shared_call_begins_after_all_who_share_it_have_come(concurrent: int) -> None:
+    shared, clock = Shared[int](concurrent), 0
+    running = 0
+
+    async def look() -> int:
+        nonlocal running
+        running += 1
+        assert running <= concurrent
+        began = clock
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        running -= 1
+        return began
+
+    async def come(delay: int) -> bool:
+        nonlocal clock
+        for _ in range(delay):
+            await asyncio.sleep(0)
+        clock += 1
+        came = clock
+        began, ours = await shared.call("k", look)
+        assert began >= came
+        return ours
+
+    calls = await asyncio.gather(*(come(n % 17) for n in range(100)))
+    assert 1 < sum(calls) < 100
+
+
+async def test_a_shared_call_goes_on_if_the_first_who_came_is_cancelled_and_its_error_is_everybodys() -> None:
+    shared = Shared[int](1)
+    gate = asyncio.Event()
+
+    async def fails() -> int:
+        await gate.wait()
+        raise ValueError("shared")
+
+    first, second = (asyncio.create_task(shared.call("k", fails)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    gate.set()
+    found = await asyncio.gather(first, second, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert isinstance(found[1], ValueError)
+    assert await shared.call("k", lambda: asyncio.sleep(0, 7)) == (7, True)

@@ -201,9 +201,9 @@ async def test_a_parent_whose_child_ended_without_telling_ends(engine: TaskEngin
     await deliver(engine)
     await lose_messages(engine)
     first, second, third = (await engine.records.list(parent_id=parent.task_id)).records
+    assert len(await engine.worker.process(message_of(third), queue=TASK_QUEUE)) == 1
     for child, status in ((first, TaskStatus.SUCCEEDED), (second, TaskStatus.FAILED)):
         await engine.records.change(child, status=status, updated_at=engine.worker._now())
-    assert len(await engine.worker.process(message_of(third), queue=TASK_QUEUE)) == 1
     assert (await engine.records.get(parent.task_id)).is_waiting
     clock.now += HOUR + 61
     assert await engine.repair.run() == 1

@@ -16,6 +16,7 @@ from storage_lib.errors import KeyNotFoundError, StorageError
 from storage_lib.manager import StorageManager
 from storage_lib.tasks.control import Control
 from storage_lib.tasks.events import TaskEvent
+from storage_lib.tasks.joins import Joins
 from storage_lib.tasks.model import Priority, TaskRecord
 from storage_lib.tasks.outbox import Outbox
 from storage_lib.tasks.records import INLINE_BYTES, RecordPage, TaskFilters, TaskRecords
@@ -96,13 +97,15 @@ class TaskEngine:
         told = None if measures is None else measures.ended
         self.outbox = Outbox(self.records, queues, told, sends=events, ttl=event_seconds)
         self.waiting = Waiting(self.records, max_waiters)
-        self.repair = Repair(self.records, queues, self.outbox, now, lease)
+        joins = Joins(self.records, now, lease)
+        self.repair = Repair(self.records, queues, self.outbox, now, lease, joins)
         self.worker = Worker(
             storage,
             self.registry,
             self.records,
             self.control,
             self.submission,
+            joins,
             now,
             lease,
             observers=[each for each in (measures, spans) if each is not None],

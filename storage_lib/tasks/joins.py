@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 from storage_lib.errors import (
     IntegrityError,
@@ -19,6 +20,7 @@ from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus, child_task_id
 from storage_lib.tasks.records import TaskRecords
+from storage_lib.tasks.shared import Shared
 
 _log = logging.getLogger("AOS.Tasks")
 
@@ -26,16 +28,30 @@ MAX_NAMED = 100
 """How many failed children are named in the parent's result; the rest are counted."""
 
 
-class Joins:
-    """Counts ended children in their parent's record. Every change is conditional and idempotent, so
-    exactly one of the children ends the parent."""
+NOTE_PAUSE = timedelta(seconds=1)
+"""Between two notes of the process in a parent's record about how many of its children have ended."""
+MAX_KEPT = 1000
+CONCURRENT_LOOKS = 4
+"""At one parent, in this process."""
 
-    def __init__(self, records: TaskRecords, now: Callable[[], datetime]) -> None:
+
+class Joins:
+    """Ends tasks whose children have ended. The records of the children tell, not a counter that all of them
+    would have to change; the one that ends the parent changes its record on a condition, so only one does.
+    """
+
+    def __init__(self, records: TaskRecords, now: Callable[[], datetime], lease: timedelta) -> None:
         self._records = records
+        self._patience = lease / 2
         self._now = now
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """By parent: children that end in this process count one after another, so that only those of other
-        instances can be met."""
+        self._looks = Shared[tuple[TaskRecord | None, bool]](concurrent=CONCURRENT_LOOKS)
+        """By parent: children that end here at the same time look together."""
+        self._reads = Shared[TaskRecord](concurrent=CONCURRENT_LOOKS)
+        """By id: children that begin here at the same time read their parent together."""
+        self._totals: dict[str, int] = {}
+        """By parent: how many children it waits for, as last seen."""
+        self._noted: dict[str, datetime] = {}
+        """By parent: when its record was last told how far it is."""
 
     async def check_parent(self, message: TaskMessage) -> None:
         """:raises InvalidArgumentError: its parent has not submitted it: another time is in its id, or it is
@@ -65,7 +81,7 @@ class Joins:
         while above.parent_id is not None and above.parent_id not in seen:  # as a damaged record may be
             seen.add(above.parent_id)
             try:
-                parent = await self._records.get(above.parent_id, contents=False)
+                parent, _ = await self._reads.call(above.parent_id, partial(self._parent, above.parent_id))
             except KeyNotFoundError:
                 return False
             if parent.cancel_requested or parent.status is TaskStatus.CANCELLED:
@@ -78,67 +94,117 @@ class Joins:
     async def child_ended(
         self, child: TaskRecord, *, again: bool = False, below: frozenset[str] = frozenset()
     ) -> list[TaskEvent]:
-        """Count a child's end, and return the event of the parent if that ended it, and so on upwards.
+        """Look whether a child was the last to end. Returns the event of the parent if that ended it, and so
+        on upwards.
 
         :param again: also return the events of parents that have already ended and may not have been sent,
             because the worker that ended them may have died.
         :param below: the tasks whose ends led here. None of them is above, except in damaged records.
         """
-        if child.parent_id is None or child.child_index is None or child.task_id in below:
+        parent_id = child.parent_id
+        if parent_id is None or child.child_index is None or child.task_id in below:
             return []
-        turn = self._turns.setdefault(child.parent_id, asyncio.Lock())
         try:
-            async with turn:
-                parent = await self._count(child, child.parent_id, child.child_index)
+            (parent, ended), ours = await self._looks.call(
+                f"{parent_id} {again}", lambda: self._look(child, parent_id, patient=not again)
+            )
+            if parent is None and again:
+                parent = await self._parent(parent_id)
         except KeyNotFoundError:
             return []
         except IntegrityError as error:
             _log.error("the end of task %s cannot be counted: %s", child.task_id, error)
             return []
-        if parent.is_final:
-            # The worker that ended it may have died at once; its own parent must know.
-            told = not (again and parent.event_due and parent.children and parent.children.all_done)
-            events = [] if told else [TaskEvent.of(parent)]
-            return events + await self.child_ended(parent, again=again, below=below | {child.task_id})
-        return await self.complete(parent)
+        if parent is None or not parent.is_final or (ended and not ours):
+            return []
+        # The worker that ended it before may have died at once; its own parent must know.
+        due = again and parent.event_due and parent.children is not None and parent.children.all_done
+        events = [TaskEvent.of(parent)] if ended or due else []
+        return events + await self.child_ended(parent, again=again, below=below | {child.task_id})
 
-    async def _count(self, child: TaskRecord, parent_id: str, index: int) -> TaskRecord:
-        """The parent with that child counted; unchanged if it has ended, or was requeued since."""
-        conflicts = Conflicts()
-        while True:
-            parent = await self._records.get(parent_id, contents=False)
-            # While the parent still runs, its total is not known (0): it may submit more.
-            known = parent.children or Children(0)
-            counted = known.with_end(index, child.status is TaskStatus.SUCCEEDED)
-            if parent.is_final or counted == known or child.runs_again_with(parent):
-                return parent
-            try:
-                return await self._records.change(parent, children=counted, updated_at=self._now())
-            except PreconditionFailedError:
-                await conflicts.pause()
+    async def _look(
+        self, child: TaskRecord, parent_id: str, *, patient: bool
+    ) -> tuple[TaskRecord | None, bool]:
+        """The parent, None if other children are open, and whether it ended now.
+
+        The child that ends last sees that all others have ended, because each looks after its own end is
+        written.
+        """
+        if await self._records.has_open_child(parent_id, child.task_id, self._totals.get(parent_id)):
+            now = self._now()
+            if self._noted.get(parent_id, now - NOTE_PAUSE) > now - NOTE_PAUSE:
+                return None, False
+            _keep(self._noted, parent_id, now)
+        parent = await self._parent(parent_id)
+        ended = await self._ended(parent, patient=patient)
+        return ended or parent, ended is not None
+
+    async def _parent(self, parent_id: str) -> TaskRecord:
+        parent = await self._records.get(parent_id, contents=False)
+        if parent.children is not None and parent.children.total:
+            _keep(self._totals, parent_id, parent.children.total)
+        else:
+            self._totals.pop(parent_id, None)
+        return parent
 
     async def complete(self, parent: TaskRecord) -> list[TaskEvent]:
         """End a waiting task if all its children have ended. Its event, and those of its own parents."""
+        ended = await self._ended(parent)
+        return [] if ended is None else [TaskEvent.of(ended), *await self.child_ended(ended)]
+
+    async def _ended(self, parent: TaskRecord, *, patient: bool = False) -> TaskRecord | None:
+        """End a waiting task if the records of its children say that all have ended. If not, its own record
+        gets to know which have.
+
+        :param patient: leave it to another who has just noticed that all have.
+        """
         conflicts = Conflicts()
-        while _waits_for_nothing(parent):
+        while parent.is_waiting:
+            children, _ = await self._records.children_of(parent)
+            if not children.all_done:
+                await self._note(parent, children)
+                return None
+            if parent.children is None or not parent.children.all_done:
+                # Of several who notice at the same time one goes on.
+                try:
+                    parent = await self._records.change(parent, children=children, updated_at=self._now())
+                except PreconditionFailedError:
+                    await conflicts.pause()
+                    parent = await self._parent(parent.task_id)
+                    continue
+            elif patient and parent.updated_at > self._now() - self._patience:
+                return None
             # Only now is its own result needed, which may be an object to load.
-            parent = await self._records.get(parent.task_id)
-            if not _waits_for_nothing(parent):
-                break  # Another child's end was faster.
+            found = await self._records.get(parent.task_id)
+            if not found.is_waiting or found.fence != parent.fence:
+                return None  # Another child's end was faster, or it was cancelled.
             now = self._now()
             try:
-                ended = await self._records.change(
-                    parent, finished_at=now, event_due=True, updated_at=now, **_outcome(parent)
+                return await self._records.change(
+                    found,
+                    children=children,
+                    finished_at=now,
+                    event_due=True,
+                    updated_at=now,
+                    **_outcome(replace(found, children=children)),
                 )
             except PreconditionFailedError:
                 await conflicts.pause()
-                continue
-            return [TaskEvent.of(ended), *await self.child_ended(ended)]
-        return []
+                parent = await self._parent(parent.task_id)
+        return None
+
+    async def _note(self, parent: TaskRecord, children: Children) -> None:
+        """Those who look at the record see how far it is."""
+        if children != parent.children:
+            with contextlib.suppress(PreconditionFailedError, KeyNotFoundError):  # Another did.
+                await self._records.change(parent, children=children, updated_at=self._now())
 
 
-def _waits_for_nothing(parent: TaskRecord) -> bool:
-    return parent.is_waiting and parent.children is not None and parent.children.all_done
+def _keep[T](kept: dict[str, T], task_id: str, value: T) -> None:
+    kept.pop(task_id, None)
+    kept[task_id] = value
+    if len(kept) > MAX_KEPT:
+        del kept[next(iter(kept))]
 
 
 def _outcome(parent: TaskRecord) -> dict[str, Any]:

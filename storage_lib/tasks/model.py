@@ -96,7 +96,9 @@ class Attempt:
 @dataclass(frozen=True, slots=True)
 class Children:
     """The children of a task that fans out. ``done`` and ``failed`` are bit sets by index, so a child that
-    reports its end twice is counted once. ``total`` is 0 until the task waits for its children."""
+    reports its end twice is counted once. ``total`` is 0 until the task waits for its children.
+
+    The children's own records decide (`Joins`); while the task waits, this is what was known a while ago."""
 
     total: int
     done: int = 0
@@ -121,6 +123,9 @@ class Children:
             return self  # from an earlier run that submitted more
         bit = 1 << index
         return Children(self.total, self.done | bit, self.failed & ~bit if succeeded else self.failed | bit)
+
+    def without_end(self, index: int) -> Children:
+        return Children(self.total, self.done & ~(1 << index), self.failed & ~(1 << index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,8 +361,8 @@ def _parent(task_id: str, parent_id: Any, index: Any) -> tuple[str | None, int |
         )
     # All but the time, which is that of the parent's record.
     if (
-        child_task_id(parent_id, datetime.fromtimestamp(0, UTC), index)[_TIME_CHARACTERS:]
-        != task_id[_TIME_CHARACTERS:]
+        child_task_id(parent_id, datetime.fromtimestamp(0, UTC), index)[TIME_CHARACTERS:]
+        != task_id[TIME_CHARACTERS:]
     ):
         raise InvalidArgumentError(
             f"task_id {task_id!r} is not that of child {index} of its parent_id", field="parent_id"
@@ -365,7 +370,7 @@ def _parent(task_id: str, parent_id: Any, index: Any) -> tuple[str | None, int |
     return parent_id, index
 
 
-_TIME_CHARACTERS = len("00000000-0000-")
+TIME_CHARACTERS = len("00000000-0000-")
 """The digits of a version 7 UUID that hold the time."""
 
 

@@ -4,7 +4,7 @@ The write that ends a task marks its event as due, and another write removes the
 been sent. So a second delivery of the message, or the repair of overdue tasks, publishes an event that
 is still due.
 
-Where events are off, nothing is sent. The mark then says of a child that its parent may not know of its end.
+Where events are off, nothing is sent and nothing marked.
 """
 
 from __future__ import annotations

@@ -30,12 +30,14 @@ from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import (
     FINAL,
     TASK_TABLE,
+    TIME_CHARACTERS,
     Attempt,
     Children,
     Priority,
     TaskError,
     TaskRecord,
     TaskStatus,
+    child_task_id,
     content_prefix,
 )
 from storage_lib.tasks.removal import delete_unchanged, mark_unchanged
@@ -68,6 +70,16 @@ def record_keys(task_id: str) -> tuple[str, str]:
         day = int(task_id[:8] + task_id[9:13], 16) // 86_400_000
         return f"{9_999_999 - day:07}", task_id.translate(_INVERTED)
     return f"{_OTHERS}{hashlib.sha256(task_id.encode()).hexdigest()[:2]}", task_id
+
+
+def _siblings(parent_id: str, child_id: str) -> tuple[str, dict[str, Any]]:
+    """A filter for the children of a task: their ids begin with the time of its record."""
+    partition, row = record_keys(child_id)
+    prefix = row[:TIME_CHARACTERS]
+    return (
+        "PartitionKey eq @partition and RowKey ge @first and RowKey lt @last and parent_id eq @parent",
+        {"partition": partition, "first": prefix, "last": f"{prefix}~", "parent": parent_id},
+    )
 
 
 def _first_day(moment: datetime) -> str:
@@ -121,7 +133,7 @@ class TaskRecords:
     """Reads and writes task records. Every write is conditional: on absence, or on the record's ETag.
 
     :param inline_bytes: longer contents become objects; 0 leaves none in records and messages.
-    :param events: whether ends are published. If not, only a child's is marked as due: its parent must know.
+    :param events: whether ends are published; if not, no end is marked as due.
     :param remembered: how many new records are kept for workers of this process.
     """
 
@@ -135,7 +147,7 @@ class TaskRecords:
     ) -> None:
         self._backend = backend
         self._inline_bytes = inline_bytes
-        self._events = events
+        self.events = events
         self._remembered = remembered
         self._new: dict[str, tuple[TaskRecord, bytes]] = {}
 
@@ -170,7 +182,7 @@ class TaskRecords:
                 remedy="set the sender's clock, or send a UUID of version 4",
             )
         if record.event_due:
-            record = replace(record, event_due=self._is_due(record))
+            record = replace(record, event_due=self.events)
         properties, stored = await self._to_properties(record.task_id, _fields(record))
         try:
             etag = await self._backend.tables.insert(TASK_TABLE, *record_keys(record.task_id), properties)
@@ -185,7 +197,7 @@ class TaskRecords:
         :raises PreconditionFailedError: someone else changed it meanwhile; nothing was changed.
         """
         if changes.get("event_due"):
-            changes["event_due"] = self._is_due(record)
+            changes["event_due"] = self.events
         properties, stored = await self._to_properties(record.task_id, changes)
         try:
             etag = await self._backend.tables.update(
@@ -196,9 +208,6 @@ class TaskRecords:
             raise
         changed = replace(record, **changes, etag=etag)
         return changed if changed.is_final else replace(changed, finished_at=None)
-
-    def _is_due(self, record: TaskRecord) -> bool:
-        return self._events or record.parent_id is not None
 
     async def get(self, task_id: str, *, contents: bool = True) -> TaskRecord:
         """:raises KeyNotFoundError: there is no task of this id.
@@ -213,6 +222,43 @@ class TaskRecords:
         if entity.properties.get(_EXPIRED):
             raise KeyNotFoundError(f"task {task_id!r} does not exist any more", field="task_id")
         return await self._from_entity(entity, contents)
+
+    async def has_open_child(self, parent_id: str, child_id: str, total: int | None) -> bool:
+        """Whether a record of a child of that task says that it has not ended.
+
+        :param child_id: any of its children; the records of all stand side by side.
+        :param total: of the children that count; None if that is unknown.
+        """
+        condition, parameters = _siblings(parent_id, child_id)
+        condition += " and (status eq @queued or status eq @running)"
+        parameters |= {"queued": str(TaskStatus.QUEUED), "running": str(TaskStatus.RUNNING)}
+        if total is not None:
+            condition, parameters = f"{condition} and child_index lt @total", {**parameters, "total": total}
+        cursor = None
+        while True:
+            page = await self._backend.tables.query(
+                TASK_TABLE, condition, parameters=parameters, select=["status"], limit=1, cursor=cursor
+            )
+            if page.entities or (cursor := page.cursor) is None:
+                return bool(page.entities)
+
+    async def children_of(self, parent: TaskRecord) -> tuple[Children, int]:
+        """The children of a task that waits, as their own records say, and which have one, as a bit set by
+        index. What became of one without a record is what the parent's says."""
+        ends, found = parent.children or Children(0), 0
+        condition, parameters = _siblings(parent.task_id, child_task_id(parent.task_id, parent.created_at, 0))
+        select = ("child_index", "status", "parent_fence")
+        async for entity in self._matching(condition, parameters, select):
+            index, status = entity.properties.get("child_index"), entity.properties.get("status")
+            if type(index) is not int or not 0 <= index < ends.total:
+                continue
+            found |= 1 << index
+            succeeded = status == TaskStatus.SUCCEEDED
+            # One that ended without success before its parent was requeued runs again.
+            current = entity.properties.get("parent_fence", 0) >= parent.requeue_fence
+            counts = succeeded or (status in FINAL and current)
+            ends = ends.with_end(index, succeeded) if counts else ends.without_end(index)
+        return ends, found
 
     async def event_is_out(self, task_id: str, etag: str) -> None:
         """Note in the record with that ETag that the event of its end has been sent.
@@ -290,13 +336,14 @@ class TaskRecords:
         self, lapsed: datetime, waiting: datetime, *, created_after: datetime | None = None
     ) -> AsyncIterator[TaskRecord]:
         """Records, without large contents, of tasks whose lease ended before ``lapsed`` and that do not
-        wait for children, and of tasks that were due before ``waiting`` and have not started, or whose
-        event is due, and that were not changed since.
+        wait for children, and of tasks that were due before ``waiting`` and have not started, or that wait
+        for children, or whose event is due, and that were not changed since.
 
         :param created_after: leave out whole days before it, but not ids that others chose.
         """
         condition = (
             "(status eq @running and lease_until lt @lapsed and not (children gt 0)"
+            " or status eq @running and children gt 0 and updated_at lt @waiting"
             " or status eq @queued and created_at lt @waiting and updated_at lt @waiting"
             " and not (due_at ge @waiting) or event_due eq true and updated_at lt @waiting)"
         )

@@ -8,13 +8,12 @@ harm, because the record decides what a delivery does.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import batched, takewhile
+from itertools import takewhile
 from typing import Any
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
@@ -22,7 +21,8 @@ from storage_lib.ports.backend import QueueStore
 from storage_lib.ports.queues import MAX_RECEIVE
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.history import noted
-from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus, child_task_id
+from storage_lib.tasks.joins import Joins
+from storage_lib.tasks.model import TaskMessage, TaskRecord, TaskStatus
 from storage_lib.tasks.outbox import Outbox
 from storage_lib.tasks.records import TaskRecords
 
@@ -67,7 +67,11 @@ class Repair:
         outbox: Outbox,
         now: Callable[[], datetime],
         lease: timedelta,
+        joins: Joins,
     ) -> None:
+        self._joins = joins
+        self._waiting: dict[str, datetime] = {}
+        """Of tasks that wait for children: when to look at them again."""
         self._records = records
         self._queues = queues
         self._outbox = outbox
@@ -92,8 +96,9 @@ class Repair:
 
         These are tasks whose lease has ended; tasks that were due longer than half a lease ago and have
         not started, if later messages are first in their queue (a host took theirs and died before it
-        started); and tasks that ended as long ago, but whose event queue or parent has not been told. A
-        task gets one after a lease at the earliest, and then at intervals that double.
+        started); and tasks that ended as long ago, but whose event has not been sent. A task gets one after
+        a lease at the earliest, and then at intervals that double. Tasks whose children have all ended
+        without anybody noticing end now.
 
         :param older: check tasks of all ages, not only those of today and yesterday.
         :raises StorageError: the first error with one of them; the others were handled.
@@ -108,6 +113,11 @@ class Repair:
         """Those that do not simply wait their turn in a long queue."""
         fronts: dict[str, _Front] = {}
         async for record in found:
+            if record.is_waiting:
+                # If there are events, that of the last child's end is due, unless it was sent.
+                if not self._records.events or (record.children and record.children.all_done):
+                    await self._joined(record)
+                continue
             if record.status is not TaskStatus.RUNNING:
                 queue = record.priority.queue
                 if queue not in fronts:
@@ -115,6 +125,20 @@ class Repair:
                 if not fronts[queue].lacks(record):
                     continue
             yield record
+
+    async def _joined(self, parent: TaskRecord) -> None:
+        """End it if its last child has ended and the worker died before it could look. The longer nothing
+        has happened to it, the more rarely it is looked at."""
+        now = self._now()
+        if self._waiting.get(parent.task_id, now) > now:
+            return
+        if len(self._waiting) > MAX_REPAIRS:
+            self._waiting.clear()
+        self._waiting[parent.task_id] = now + max(self._lease / 2, (now - parent.updated_at) / 4)
+        try:
+            await self._outbox.publish(await self._joins.complete(parent))
+        except StorageError as error:  # The others must not wait for this one.
+            _log.warning("task %s could not be repaired: %s", parent.task_id, error)
 
     async def _front(self, queue: str) -> _Front:
         try:
@@ -162,8 +186,8 @@ class Repair:
         changes: dict[str, Any] = {"updated_at": now}
         if not record.is_final:
             changes["history"] = noted(record, now, REDELIVERED)
-        if record.is_waiting and record.children is not None:
-            changes |= await self._recounted(record, record.children)
+        if record.is_waiting:
+            changes |= await self._recounted(record)
         try:
             # The record first: of two repairs one sends. A crash in between costs a pause, not the task.
             await self._records.change(record, **changes)
@@ -172,28 +196,15 @@ class Repair:
         await self._queues.send(record.priority.queue, TaskMessage.of(record).to_bytes())
         return True
 
-    async def _recounted(self, parent: TaskRecord, children: Children) -> dict[str, Any]:
+    async def _recounted(self, parent: TaskRecord) -> dict[str, Any]:
         """Count children that ended without a report because their workers and messages were lost. If one was
         lost before it had a record, the parent must run again, which submits it again."""
-        complete = True
-        uncounted = [index for index in range(children.total) if not children.done >> index & 1]
-        for some in batched(uncounted, 32, strict=False):
-            ids = [child_task_id(parent.task_id, parent.created_at, index) for index in some]
-            for index, child in zip(some, await asyncio.gather(*map(self._found, ids)), strict=True):
-                complete = complete and child is not None
-                if child is not None and child.is_final:
-                    children = children.with_end(index, child.status is TaskStatus.SUCCEEDED)
-        if complete:
+        children, found = await self._records.children_of(parent)
+        if found.bit_count() == children.total:
             return {"children": children}
         # The parent is not to blame for the lost child: it keeps the attempt.
         attempts = parent.attempts - 1
         return {"status": TaskStatus.QUEUED, "children": children.of_unknown_total(), "attempts": attempts}
-
-    async def _found(self, task_id: str) -> TaskRecord | None:
-        try:
-            return await self._records.get(task_id, contents=False)
-        except KeyNotFoundError:
-            return None
 
 
 def _pause_of(record: TaskRecord, pause: timedelta) -> timedelta:

@@ -196,8 +196,10 @@ class Submission:
         conflicts = Conflicts()
         while True:
             try:
-                found = await self._records.get(task_id)
+                found = None if parent.fence == 1 else await self._records.get(task_id)
             except KeyNotFoundError:
+                found = None
+            if found is None:  # as in every first run
                 # Its message of a run before may make the record first.
                 found = await self._send(task, self.check(task), task_id, self._now(), parent, index)
             if not found.is_of_before(parent) or found.status is TaskStatus.SUCCEEDED:

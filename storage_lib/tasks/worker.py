@@ -103,6 +103,7 @@ class Worker:
         records: TaskRecords,
         control: Control,
         submission: Submission,
+        joins: Joins,
         now: Callable[[], datetime],
         lease: timedelta,
         *,
@@ -115,7 +116,7 @@ class Worker:
         self._submission = submission
         self._now = now
         self._length = lease
-        self._joins = Joins(records, now)
+        self._joins = joins
         self._queues = storage.backend.queues
         self._place = Place(storage.backend)
         self._observers = observers
