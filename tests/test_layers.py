@@ -285,9 +285,9 @@ async def test_a_key_is_validated_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     real = keys._check
 
-    def counting(key: str, *, prefix: bool) -> None:
+    def counting(key: str, what: str, *, prefix: bool) -> None:
         seen.append(key)
-        real(key, prefix=prefix)
+        real(key, what, prefix=prefix)
 
     monkeypatch.setattr(keys, "_check", counting)
     calls: list[Callable[[], Awaitable[Any]]] = [
@@ -297,6 +297,7 @@ async def test_a_key_is_validated_once(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: storage.write_stream("k", [b"x" * 9_000_000]),
         lambda: storage.load("k"),
         lambda: storage.info("k"),
+        lambda: storage.touch("k"),
         lambda: storage.delete("k"),
     ]
     for call in calls:
