@@ -43,7 +43,7 @@ class Run:
         self.yes = yes
         self._failures = 0
 
-    @property
+    @functools.cached_property
     def config(self) -> "StorageConfig":
         """The configuration of the store.
 
@@ -60,7 +60,7 @@ class Run:
     @property
     def is_remote(self) -> bool:
         """Whether the store is an app, reached over HTTP."""
-        return (self.store or "").lower().startswith(("http:", "https:"))
+        return self.config.storage_type == "http"
 
     def check_exists(self, url: str) -> None:
         """
@@ -78,16 +78,9 @@ class Run:
         """
         from storage_lib.manager import StorageManager
 
-        if self.is_remote:
-            from storage_lib.urls import open_store
-
-            manager = open_store(self.store or "")
-        else:
-            config = self.config
-            if not creating:
-                _existing(config)
-            manager = StorageManager(config)
-        async with manager as storage:
+        if not creating:
+            _existing(self.config)
+        async with StorageManager(self.config) as storage:
             yield storage
 
     def confirm(self, question: str) -> None:

@@ -56,49 +56,44 @@ class Misspelt(logging.Handler):
 
 
 async def diagnose(
-    config: "Callable[[], StorageConfig]",
-    manager: "Callable[[], StorageManager]",
-    *,
-    is_remote: bool = False,
-    read_only: bool = False,
-    thorough: bool = False,
+    config: "Callable[[], StorageConfig]", *, read_only: bool = False, thorough: bool = False
 ) -> AsyncIterator[Check]:
     """Check a store, from its configuration to its contents. What cannot be checked after an earlier error is
     left out.
 
     :param config: reads the configuration.
-    :param manager: makes the manager of the store.
-    :param is_remote: whether it is an app, which has a configuration of its own.
     :param read_only: write nothing.
     :param thorough: list everything, however long it takes.
     """
     from storage_lib.errors import StorageError
 
-    if not is_remote:
-        log, misspelt = logging.getLogger("AOS.Settings"), Misspelt()
-        log.addHandler(misspelt)
-        log.propagate = False
-        try:
-            chosen = config()
-        except StorageError as error:
-            yield _wrong("configuration", error)
-            return
-        finally:
-            log.removeHandler(misspelt)
-            log.propagate = True
-        yield Check("configuration", "ok", described(chosen))
-        for message in misspelt.messages:
-            yield Check("configuration", "warning", message, "correct the name, or unset it")
-        if chosen.storage_type == "file" and not os.path.isdir(chosen.base_path):
-            yield Check(
-                "connectivity",
-                "warning",
-                "this folder does not exist",
-                "check its name; the first object that is saved creates it",
-            )
-            return
+    log, misspelt = logging.getLogger("AOS.Settings"), Misspelt()
+    log.addHandler(misspelt)
+    log.propagate = False
     try:
-        storage = manager()
+        chosen = config()
+    except StorageError as error:
+        yield _wrong("configuration", error)
+        return
+    finally:
+        log.removeHandler(misspelt)
+        log.propagate = True
+    yield Check("configuration", "ok", described(chosen))
+    for message in misspelt.messages:
+        yield Check("configuration", "warning", message, "correct the name, or unset it")
+    if chosen.storage_type == "file" and not os.path.isdir(chosen.base_path):
+        yield Check(
+            "connectivity",
+            "warning",
+            "this folder does not exist",
+            "check its name; the first object that is saved creates it",
+        )
+        return
+    from storage_lib.manager import StorageManager
+
+    is_app = chosen.storage_type == "http"
+    try:
+        storage = StorageManager(chosen)
     except (StorageError, ImportError) as error:
         yield _wrong("configuration", error)
         return
@@ -119,14 +114,12 @@ async def diagnose(
             yield _wrong("connectivity", error)
             return
         yield Check("connectivity", "ok", f"the store answers, in {1000 * (time.monotonic() - began):.0f} ms")
-        async for found in _permissions(
-            storage, _PROBE_OF_AN_APP if is_remote else _PROBE, read_only=read_only
-        ):
+        async for found in _permissions(storage, _PROBE_OF_AN_APP if is_app else _PROBE, read_only=read_only):
             yield found
-        if not is_remote:
+        if not is_app:  # An app looks after these itself.
             async for found in _tables_and_queues(storage):
                 yield found
-            for found in _disk(config()):
+            for found in _disk(chosen):
                 yield found
             yield await _backlog(storage)
             if (layer := storage.fallback) is not None:
@@ -141,6 +134,8 @@ def described(config: "StorageConfig") -> str:
     """Where the configuration leads, without secrets."""
     from pathlib import Path
 
+    from storage_lib.config import without_secrets
+
     match config.storage_type:
         case "file":
             where = f"files in {Path(config.base_path).absolute()}"
@@ -154,6 +149,8 @@ def described(config: "StorageConfig") -> str:
             mapped = container_name(config.container)
             named = "" if mapped == config.container else f", which Azure would refuse, as {mapped!r}"
             where = f"container {config.container!r}{named} on Azure"
+        case "http":
+            where = f"the app at {without_secrets(config.http_url or '')}"
         case _:
             where = "memory of this process"
     layers = [

@@ -27,6 +27,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "versions": ("versions", "Keep, compare, label and restore versions of an object."),
         "query": ("query", "Run SQL over stored CSV, JSON and Parquet objects."),
     },
+    "Between stores": {
+        "backup": ("archives", "Write a store into one archive."),
+        "restore": ("archives", "Store what is in an archive."),
+    },
     "Tasks, tables and queues": {
         "tasks": ("tasks", "Submit, follow, cancel and requeue tasks."),
         "tables": ("tables", "Query tables."),

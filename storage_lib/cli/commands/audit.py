@@ -35,10 +35,11 @@ async def verify(
         bool, typer.Option("--allow-unsealed", help="Accept chains without a key although there is one.")
     ] = False,
 ) -> None:
-    """Look for edited, missing, reordered, inserted and cut-off entries, and write each finding.
+    """Look for tampering, and write each finding.
 
-    The key is read from AGENT_STORAGE_AUDIT_KEY. Without PATH and --table, the log is the one that the
-    settings choose. The exit code is 1 if something is found.
+    Edited, missing, reordered, inserted and cut-off entries are found. The key is read from
+    AGENT_STORAGE_AUDIT_KEY. Without PATH and --table, the log is the one that the settings choose. The exit
+    code is 1 if something is found.
     """
     from storage_lib import audit
     from storage_lib.errors import ConfigurationError

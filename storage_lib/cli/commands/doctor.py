@@ -11,7 +11,6 @@ from storage_lib.cli.text import count_text
 
 if TYPE_CHECKING:
     from storage_lib.cli.diagnosis import Check
-    from storage_lib.manager import StorageManager
 
 app = commands()
 
@@ -35,19 +34,8 @@ async def doctor(
     """
     from storage_lib.cli.diagnosis import diagnose
 
-    def manager() -> "StorageManager":
-        from storage_lib.manager import StorageManager
-
-        if run.is_remote:
-            from storage_lib.urls import open_store
-
-            return open_store(run.store or "")
-        return StorageManager(run.config)
-
     found: list[Check] = []
-    async for check in diagnose(
-        lambda: run.config, manager, is_remote=run.is_remote, read_only=read_only, thorough=thorough
-    ):
+    async for check in diagnose(lambda: run.config, read_only=read_only, thorough=thorough):
         found.append(check)
         if not run.out.as_json:
             _show(run, check)

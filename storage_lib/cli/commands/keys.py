@@ -19,7 +19,10 @@ async def new(
         typer.Option("--key-vault-key", metavar="URL", help="Wrap it with this key in Azure Key Vault."),
     ] = None,
 ) -> None:
-    """Write a new key, an entry of AGENT_STORAGE_ENCRYPTION_KEYS. It is a secret."""
+    """Write a new key.
+
+    It is an entry of AGENT_STORAGE_ENCRYPTION_KEYS, and a secret.
+    """
     from storage_lib import encryption
 
     if key_vault_key is None:
@@ -40,9 +43,10 @@ async def rotate(
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="How many at a time.")] = 16,
 ) -> None:
-    """Encrypt anew with the first key what was encrypted with another, while the store is in use.
+    """Encrypt anew what has an earlier key.
 
-    Running it again goes on: what has the first key already costs one request.
+    The first key of the settings encrypts. The store may be in use. Running it again goes on:
+    what has the first key already costs one request.
     """
     async with run.open() as storage:
         done = await storage.rotate_keys(

@@ -328,5 +328,7 @@ async def _question(storage: "StorageManager", keys: list[str], recursive: bool)
         page = await storage.list_page(folder(key), limit=1000)
         count += len(page.entries)
         more = "at least " if page.cursor is not None else more
-    where = ", ".join(folder(key) or "the whole store" for key in keys)
-    return f"Delete {more}{count_text(count, 'object')} below {where}?"
+    found = f"Delete {more}{count_text(count, 'object')}"
+    if "" in keys:
+        return f"{found}: all that is in the store?"
+    return f"{found} below {', '.join(map(folder, keys))}?"

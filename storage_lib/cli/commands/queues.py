@@ -20,7 +20,10 @@ async def peek(
     queue: Queue,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=32, help="How many.")] = 1,
 ) -> None:
-    """Show messages without taking them: id, times delivered, when sent, body. Hidden ones are not seen."""
+    """Show messages without taking them.
+
+    A line has id, how often it was delivered, when it was sent, and the body. Hidden ones are not seen.
+    """
     async with run.open() as storage:
         found = await storage.backend.queues.peek(queue, max_messages=count)
     if run.out.as_json:
@@ -63,7 +66,10 @@ def _shown(body: bytes | None, text: str) -> str:
 
 @command(app, "length", json=True)
 async def length(run: Run, queue: Queue) -> None:
-    """Write how many messages there are, hidden ones included; on Azure an approximation, never too low."""
+    """Write how many messages there are.
+
+    Hidden ones are counted; on Azure it is an approximation, never too low.
+    """
     async with run.open() as storage:
         count = await storage.backend.queues.length(queue)
     if run.out.as_json:

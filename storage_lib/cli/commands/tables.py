@@ -28,7 +28,7 @@ async def query(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="No more entities.")] = None,
 ) -> None:
-    """Write the entities of TABLE for which FILTER holds; without a filter, all.
+    """Write entities that match a filter, or all.
 
     Into a pipe a line is PartitionKey, RowKey and the other properties as JSON, separated by tabs.
     """

@@ -59,7 +59,10 @@ async def submit(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow it to its end, as watch does.")] = False,
     timeout: Timeout = None,
 ) -> None:
-    """Submit a task and write its id. The app that serves the store runs it."""
+    """Submit a task and write its id.
+
+    The app that serves the store runs it.
+    """
     from storage_lib.tasks.model import Priority as TaskPriority
     from storage_lib.tasks.submission import NewTask
 
@@ -99,7 +102,10 @@ async def list_tasks(
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Submitted before it.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="No more tasks.")] = 50,
 ) -> None:
-    """List tasks, newest first: id, status, action, agent, time and, of those that failed, why."""
+    """List tasks, newest first.
+
+    A line has id, status, action, agent, time and, if the task failed, why.
+    """
     filters: dict[str, Any] = {
         "status": status,
         "agent_id": agent,
@@ -144,7 +150,10 @@ def _row(record: "TaskRecord") -> tuple[str, ...]:
 
 @command(app, "show", json=True)
 async def show(run: Run, task_id: TaskId) -> None:
-    """Show a task: its payload, result or error, progress, times and attempts."""
+    """Show a task.
+
+    That is its payload, result or error, progress, times and attempts.
+    """
     async with tasks_of(run) as tasks:
         record = await tasks.get(task_id)
     fields = record_fields(record)
@@ -170,8 +179,9 @@ async def show(run: Run, task_id: TaskId) -> None:
 
 @command(app, "watch", json=True)
 async def watch(run: Run, task_ids: TaskIds, timeout: Timeout = None) -> None:
-    """Follow tasks until they have ended, and write each change. The exit code is 1 if one does not succeed,
-    and 5 if one has not ended in time.
+    """Follow tasks to their end.
+
+    Each change is written. The exit code is 1 if one does not succeed, and 5 if one has not ended in time.
     """
     async with tasks_of(run) as tasks:
         await _follow(run, tasks, task_ids, timeout)
@@ -226,7 +236,10 @@ def _changed(run: Run, record: "TaskRecord") -> None:
 
 @command(app, "cancel", json=True)
 async def cancel(run: Run, task_ids: TaskIds) -> None:
-    """Cancel tasks. One that has not started never will; a running one is asked to stop."""
+    """Cancel tasks.
+
+    One that has not started never will; a running one is asked to stop.
+    """
     async with tasks_of(run) as tasks:
         for task_id in task_ids:
             with run.several(task_id, len(task_ids)):
@@ -235,7 +248,10 @@ async def cancel(run: Run, task_ids: TaskIds) -> None:
 
 @command(app, "requeue", json=True)
 async def requeue(run: Run, task_ids: TaskIds) -> None:
-    """Run tasks again that failed, were cancelled or are dead. They keep their history."""
+    """Run ended tasks again.
+
+    They have failed, were cancelled or are dead, and keep their history.
+    """
     async with tasks_of(run) as tasks:
         for task_id in task_ids:
             with run.several(task_id, len(task_ids)):

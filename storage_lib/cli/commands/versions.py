@@ -48,7 +48,10 @@ async def key_of_version(storage: "StorageManager", key: str, version: str) -> s
 
 @command(app, "list", json=True)
 async def list_versions(run: Run, key: Key) -> None:
-    """List the versions of KEY, oldest first: number, size, time, who saved it, labels."""
+    """List the versions of KEY, oldest first.
+
+    A line has number, size, time, who saved it and labels.
+    """
     async with run.open() as storage:
         found = await storage.list_versions(key, details=True)
     if not found:
@@ -87,7 +90,10 @@ async def save(
     by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who saves it.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="Give it this label.")] = None,
 ) -> None:
-    """Save FILE as a new version of KEY, which becomes the current one. JSON and text are saved as such."""
+    """Save FILE as a new version of KEY.
+
+    It becomes the current one. JSON and text are saved as such.
+    """
     import sys
 
     from storage_lib.cli.amounts import pairs
@@ -162,7 +168,10 @@ async def label(
     version: Version,
     label: Annotated[str, typer.Argument(metavar="LABEL", help="Such as production or v1.2.")],
 ) -> None:
-    """Give a version a label; another version that had it loses it at the same moment."""
+    """Give a version a label.
+
+    Another version that had it loses it at the same moment.
+    """
     async with run.open() as storage:
         _tell(run, key, await storage.label_version(key, _named(version), label))
 
@@ -183,7 +192,10 @@ async def diff(
         str | None, typer.Argument(metavar="[VERSION]", help="By default the current one.")
     ] = None,
 ) -> None:
-    """Show what changes from one version of a JSON object to another, as a JSON Patch (RFC 6902)."""
+    """Show what changes from one version to another.
+
+    Both are JSON, and so is the answer: a JSON Patch (RFC 6902).
+    """
     async with run.open() as storage:
         patch = await storage.diff_versions(key, _named(old), None if new is None else _named(new))
     if run.out.as_json:
@@ -207,7 +219,10 @@ async def prune(
         bool, typer.Option("--dry-run", help="Write what would be deleted, and stop.")
     ] = False,
 ) -> None:
-    """Delete old versions, after a confirmation. The current one and those with a label stay."""
+    """Delete old versions, after a confirmation.
+
+    The current one and those with a label stay.
+    """
     if keep_last is None and younger_than is None:
         raise typer.BadParameter("say what to keep: --keep-last or --younger-than", param_hint="--keep-last")
     rule: dict[str, Any] = {

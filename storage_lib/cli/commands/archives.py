@@ -1,0 +1,166 @@
+"""``backup`` and ``restore``: a store in one file."""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from storage_lib.cli.command import Run, command, commands
+from storage_lib.cli.exits import EndError, Exit, is_terminal, say
+from storage_lib.cli.progress import Progress
+from storage_lib.cli.text import count_text, printable, size_text
+
+app = commands()
+
+Archive = Annotated[str, typer.Argument(metavar="FILE", help="The archive, .tar.zst; - is stdin or stdout.")]
+Prefix = Annotated[str, typer.Option("--prefix", help="Only objects whose keys begin so.")]
+Sealed = Annotated[
+    bool, typer.Option("--sealed", help="The stored bytes as they are, encrypted and compressed.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+
+
+@command(app, "backup", json=True)
+async def backup(
+    run: Run,
+    archive: Archive,
+    prefix: Prefix = "",
+    tables: Annotated[
+        list[str] | None, typer.Option("--table", metavar="NAME", help="Also this table; repeatable.")
+    ] = None,
+    sealed: Sealed = False,
+    overwrite: Overwrite = False,
+    level: Annotated[int, typer.Option("--level", min=1, max=19, help="1 is fast, 19 is small.")] = 3,
+) -> None:
+    """Write the objects of the store into one archive, with type, metadata, end of life and versions.
+
+    Without --sealed they are in it as callers see them: who has the archive can read them.
+    """
+    from storage_lib.archive import backup as write
+
+    to_stdout = archive == "-"
+    if to_stdout and run.out.is_terminal:
+        raise typer.BadParameter("stdout is a terminal: name a file, or use a pipe", param_hint="FILE")
+    target: Any = sys.stdout.buffer if to_stdout else archive
+    async with run.open() as storage:
+        with Progress(f"Backing up {prefix}", unit="objects") as progress:
+            report = await write(
+                storage,
+                target,
+                prefix=prefix,
+                tables=tables or (),
+                layers="sealed" if sealed else "open",
+                overwrite=overwrite,
+                level=level,
+                progress=_follow(progress, lambda report: report.objects),
+            )
+    _tell_named("error", report.failed)
+    for name in report.unlisted:
+        say(f"error: {printable(name)}: no key, and therefore not in the archive")
+    if run.out.as_json and not to_stdout:
+        run.out.document(report)
+    else:
+        say(
+            f"{count_text(report.objects, 'object')} of {size_text(report.bytes)}"
+            + (f", {report.entities:,} entities" if report.entities else "")
+            + f"; the archive has {size_text(report.archive_bytes)}"
+        )
+    _end(run, ok=report.ok)
+
+
+@command(app, "restore", json=True)
+async def restore(
+    run: Run,
+    archive: Archive,
+    prefix: Prefix = "",
+    into: Annotated[
+        str | None, typer.Option("--into", metavar="PREFIX", help="What the keys begin with instead.")
+    ] = None,
+    overwrite: Overwrite = False,
+    sealed: Sealed = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only look for damage; no store is needed.")
+    ] = False,
+) -> None:
+    """Store what is in an archive of `backup`. What is there already, just the same, is left alone.
+
+    What is damaged is named, and the rest is restored. What differs in the store is kept, unless there is
+    --overwrite. The exit code is 1 if anything of it was not restored.
+    """
+    from storage_lib import archive as archives
+
+    if archive == "-" and is_terminal(sys.stdin):
+        raise typer.BadParameter("stdin is a terminal: name a file, or use a pipe", param_hint="FILE")
+    source: Any = sys.stdin.buffer if archive == "-" else archive
+    if verify:
+        found = await archives.verify(source)
+        _tell_damage(found.damage, found.damages)
+        _tell_named("warning", found.missing)
+        if run.out.as_json:
+            run.out.document(found)
+        else:
+            say(
+                f"{count_text(found.objects, 'object')} of {size_text(found.bytes)},"
+                f" {count_text(found.damages, 'damage')}" + ("" if found.complete else "; it is cut off")
+            )
+        _end(run, ok=found.ok)
+        return
+    async with run.open(creating=True) as storage:
+        with Progress("Restoring", unit="objects") as progress:
+            report = await archives.restore(
+                storage,
+                source,
+                prefix=prefix,
+                into=into,
+                layers="sealed" if sealed else "open",
+                overwrite=overwrite,
+                dry_run=dry_run,
+                progress=_follow(progress, lambda report: report.restored + report.unchanged),
+            )
+    _tell_damage(report.damage, report.damages)
+    _tell_named("error", report.failed)
+    _tell_named("error", report.kept, "is there and differs; --overwrite replaces it")
+    _tell_named("warning", report.missing)
+    if run.out.as_json:
+        run.out.document(report)
+    else:
+        say(
+            f"{report.restored:,} {'would be ' if dry_run else ''}restored ({size_text(report.bytes)}),"
+            f" {report.unchanged:,} unchanged, {report.kept.count:,} kept, {report.failed.count:,} failed"
+            + ("" if report.complete else "; the archive is cut off")
+        )
+    _end(run, ok=report.ok)
+
+
+def _follow(progress: Progress, count: Callable[[Any], int]) -> Callable[[Any], None]:
+    done = 0
+
+    def told(report: Any) -> None:
+        nonlocal done
+        now = count(report)
+        progress.advance(now - done)
+        done = now
+
+    return told
+
+
+def _tell_named(kind: str, named: Any, why: str = "") -> None:
+    for name, reason in named.reasons.items():
+        say(f"{kind}: {printable(f'{name}: {reason or why}')}")
+    if (more := named.count - len(named.reasons)) > 0:
+        say(f"{kind}: {more:,} more")
+
+
+def _tell_damage(damage: list[Any], count: int) -> None:
+    for each in damage:
+        say(f"error: {printable(str(each))}")
+    if (more := count - len(damage)) > 0:
+        say(f"error: {more:,} more are damaged")
+
+
+def _end(run: Run, *, ok: bool) -> None:
+    if not ok:
+        run.out.flush()
+        raise EndError(Exit.FAILED)
