@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,22 @@ def cli(tmp_path: Path) -> Cli:
 
 
 KEYS = ["configs/ceo.json", "models/ceo/current", "models/ceo/v1"]
+
+
+def test_what_another_program_stored_is_imported(cli: Cli) -> None:
+    envelope = {"agent_id": "ceo", "data": {"b": 2}, "stored_at": "2025-12-25T00:00:00", "version": "1.0"}
+    files = {"plain.json": {"a": 1}, "agents_ceo.json": envelope, "x_y.json": 3}
+    (cli.folder / "aos").mkdir()
+    for name, value in files.items():
+        (cli.folder / "aos" / name).write_text(json.dumps(value))
+    assert sorted(cli("import", "aos", "--prefix", "old/", code=1).lines) == [
+        "ambiguous\tx_y.json\tx/y, x_y",
+        "imported\tagents_ceo.json\told/agents/ceo",
+        "imported\tplain.json\told/plain",
+    ]
+    done = json.loads(cli("import", "aos", "--prefix", "old/", "--name", "x_y.json=x/y", "--json").out)
+    assert (len(done["unchanged"]), done["imported"]) == (2, {"x_y.json": "old/x/y"})
+    assert cli("load", "old/agents/ceo", "--json").text == '{"b":2}\n'
 
 
 def test_an_archive_brings_a_store_back(cli: Cli) -> None:

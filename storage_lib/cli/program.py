@@ -30,6 +30,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Between stores": {
         "backup": ("archives", "Write a store into one archive."),
         "restore": ("archives", "Store what is in an archive."),
+        "import": ("archives", "Save what AgentOperatingSystem's file backend stored."),
     },
     "Tasks, tables and queues": {
         "tasks": ("tasks", "Submit, follow, cancel and requeue tasks."),

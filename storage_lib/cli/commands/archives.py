@@ -1,4 +1,4 @@
-"""``backup`` and ``restore``: a store in one file."""
+"""``backup``, ``restore`` and ``import``: from files and to them."""
 
 import sys
 from collections.abc import Callable
@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from storage_lib.cli.amounts import pairs
 from storage_lib.cli.command import Run, command, commands
 from storage_lib.cli.exits import EndError, Exit, is_terminal, say
+from storage_lib.cli.many import JOBS, Jobs
 from storage_lib.cli.progress import Progress
 from storage_lib.cli.text import count_text, printable, size_text
 
@@ -164,3 +166,52 @@ def _end(run: Run, *, ok: bool) -> None:
     if not ok:
         run.out.flush()
         raise EndError(Exit.FAILED)
+
+
+@command(app, "import", json=True)
+async def import_aos(
+    run: Run,
+    source: Annotated[str, typer.Argument(metavar="FOLDER", help="What was its base_path.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="FILE=KEY", help="The key of a file whose name is ambiguous; repeatable."
+        ),
+    ] = None,
+    prefix: Annotated[str, typer.Option("--prefix", help="What is put before all keys.")] = "",
+    keep_envelopes: Annotated[
+        bool, typer.Option("--keep-envelopes", help="Save {agent_id, data, …} as it is, not its data.")
+    ] = False,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Save nothing.")] = False,
+    jobs: Jobs = JOBS,
+) -> None:
+    """Save what AgentOperatingSystem's file backend stored.
+
+    Each line has what has become of a file, its name and its key. A name that may be several keys is
+    ambiguous, and is not guessed: --name says which. The exit code is 1 if a value is not in the store then.
+    """
+    from storage_lib import aos
+
+    async with run.open(creating=True) as storage:
+        report = await aos.import_aos(
+            storage,
+            source,
+            names=pairs(names or [], "--name"),
+            prefix=prefix,
+            unwrap=not keep_envelopes,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            concurrency=jobs,
+        )
+    if run.out.as_json:
+        run.out.document(report)
+    else:
+        for outcome in ("imported", "unchanged", "kept", "failed", "ignored"):
+            found = getattr(report, outcome)
+            run.out.table((), [(outcome, name, found[name]) for name in sorted(found)])
+        ambiguous = [("ambiguous", name, ", ".join(keys)) for name, keys in sorted(report.ambiguous.items())]
+        run.out.table((), ambiguous)
+        if ambiguous:
+            say("remedy: say which key is meant: --name FILE=KEY")
+    _end(run, ok=report.ok)
