@@ -36,6 +36,7 @@ from storage_lib.errors import (
     StorageUnavailableError,
 )
 from storage_lib.manager import StorageManager
+from storage_lib.migration import check
 from storage_lib.ports.object_model import ObjectInfo
 from storage_lib.ports.objects import ObjectReader
 from storage_lib.zstandard import zstd
@@ -63,6 +64,7 @@ async def test_a_backup_restored_into_another_kind_of_store_is_equal(storage: St
     assert done.ok
     assert done.restored == report.objects
     assert await content(other) == before
+    assert (await check(storage, other, content=True)).equal
     assert await other.load_version("models/ceo") == {"rank": 16}
     assert await other.load_version("models/ceo", "production") == {"rank": 16}
     assert await other.save_versioned("models/ceo", {"rank": 64}) == 4
