@@ -17,6 +17,7 @@ from benchmarks import (
     layers,
     listing,
     local_host,
+    migration,
     streams,
     task_list,
     tasks,
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[int], Rows]] = {
     "sync": blocking.measure,
     "list": listing.measure,
     "stream": streams.measure,
+    "migration": migration.measure,
     "layers": layers.measure,
 }
 LIBRARIES = (
