@@ -39,6 +39,7 @@ from storage_lib.ports.backend import (
     ObjectInfo,
     ObjectReader,
     ObjectStats,
+    ObjectWriter,
     PutResult,
     StorageBackend,
     StoredObject,
@@ -348,6 +349,33 @@ class StorageManager:
         return await self.backend.objects.put_stream(
             user_key(key),
             source,
+            content_type=content_type,
+            metadata=metadata,
+            if_match=if_match,
+            if_absent=if_absent,
+            ttl=ttl,
+        )
+
+    def open_writer(
+        self,
+        key: str,
+        *,
+        content_type: str = values.BYTES,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        ttl: float | None = None,
+    ) -> AbstractAsyncContextManager[ObjectWriter]:
+        """Store what is written in the block, of any size with constant memory: for a source that pushes. The
+        object appears when the block has ended; if the block raises, nothing is stored.
+
+            async with storage.open_writer(key) as writer:
+                await writer.write(chunk)
+
+        The parameters and errors are those of `write_stream`. ``writer.result`` has the ETag afterwards.
+        """
+        return self.backend.objects.open_writer(
+            user_key(key),
             content_type=content_type,
             metadata=metadata,
             if_match=if_match,

@@ -30,6 +30,7 @@ from storage_lib.ports.backend import (
     ObjectInfo,
     ObjectReader,
     ObjectStats,
+    ObjectWriter,
     PutResult,
     StorageBackend,
     StoredObject,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 from storage_lib.manager import _NOTHING  # pyright: ignore[reportPrivateUsage]
 
-__all__ = ["SyncObjectReader", "SyncStorageManager"]
+__all__ = ["SyncObjectReader", "SyncObjectWriter", "SyncStorageManager"]
 
 
 class SyncStorageManager:
@@ -270,6 +271,37 @@ class SyncStorageManager:
                 if_absent=if_absent,
                 ttl=ttl,
             )
+        )
+
+    def open_writer(
+        self,
+        key: str,
+        *,
+        content_type: str = values.BYTES,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        ttl: float | None = None,
+    ) -> AbstractContextManager[SyncObjectWriter]:
+        """Store what is written in the block, of any size with constant memory: for a source that pushes. The
+        object appears when the block has ended; if the block raises, nothing is stored.
+
+            with storage.open_writer(key) as writer:
+                writer.write(chunk)
+
+        The parameters and errors are those of `write_stream`. ``writer.result`` has the ETag afterwards.
+        """
+        return Opened(
+            self._blocking,
+            self._storage.open_writer(
+                key,
+                content_type=content_type,
+                metadata=metadata,
+                if_match=if_match,
+                if_absent=if_absent,
+                ttl=ttl,
+            ),
+            SyncObjectWriter,
         )
 
     def open_reader(
@@ -860,3 +892,24 @@ class SyncObjectReader(Streamed[ObjectReader]):
     def read(self) -> bytes:
         """All that is left, at once."""
         return self._line.call(self._opened.read())
+
+
+class SyncObjectWriter(Streamed[ObjectWriter]):
+    """The open end of a save. ``result`` is set once the block has ended."""
+
+    @property
+    def result(self) -> PutResult | None:
+        return self._opened.result
+
+    @property
+    def size(self) -> int:
+        return self._opened.size
+
+    def write(self, data: Buffer) -> int:
+        """Add bytes and return how many they are. Waits while the store is slower than the writer.
+
+        :param data: bytes or a bytes-like object, which may be reused afterwards.
+        :raises StorageError: the save has failed; nothing will be stored.
+        :raises InvalidArgumentError: ``data`` is not bytes-like, or the block has ended.
+        """
+        return self._line.call(self._opened.write(data))

@@ -19,7 +19,13 @@ import pytest
 
 from storage_lib import StorageConfig, StorageManager, SyncStorageManager
 from storage_lib.backends.memory import MemoryBackend
-from storage_lib.errors import IntegrityError, KeyNotFoundError, PreconditionFailedError, StorageError
+from storage_lib.errors import (
+    IntegrityError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+)
 from storage_lib.ports.backend import ByteRange
 from storage_lib.sync import SyncObjectReader
 from tests.http_app import config_of
@@ -241,3 +247,15 @@ def test_a_small_load_costs_at_most_twice_an_awaited_one(tmp_path: Path) -> None
     with SyncStorageManager(config) as storage:
         storage.save("k", {"n": 1})
         assert min(called(storage) for _ in range(10)) < 2 * asyncio.run(turns())
+
+
+def test_a_writer_without_async(files: SyncStorageManager) -> None:
+    with files.open_writer("written", content_type="text/plain") as writer:
+        for piece in (b"one ", b"two"):
+            writer.write(piece)
+    assert files.load("written") == "one two"
+    assert writer.result is not None
+    assert (writer.result.etag, writer.size) == (files.info("written").etag, 7)
+    with pytest.raises(InvalidArgumentError), files.open_writer("written") as writer:
+        writer.write("text")  # pyright: ignore[reportArgumentType]
+    assert files.load("written") == "one two"

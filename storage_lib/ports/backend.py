@@ -22,6 +22,7 @@ from storage_lib.ports.objects import (
     ObjectReader,
     ObjectStats,
     ObjectStore,
+    ObjectWriter,
     PutResult,
     StoredObject,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "ObjectReader",
     "ObjectStats",
     "ObjectStore",
+    "ObjectWriter",
     "PutResult",
     "QueueMessage",
     "QueueStore",

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Buffer, Callable, Map
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from msgspec.structs import replace as with_options
 
@@ -62,6 +63,7 @@ from storage_lib.ports.older import told
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.prefixes import without_empty
 from storage_lib.ports.streaming import ByteSource, ObjectReader, Parts, sha256_of, verify
+from storage_lib.ports.writer import ObjectWriter, open_writer
 
 __all__ = [
     "ANY_VERSION",
@@ -73,6 +75,7 @@ __all__ = [
     "ObjectReader",
     "ObjectStats",
     "ObjectStore",
+    "ObjectWriter",
     "Parts",
     "PutResult",
     "StoredObject",
@@ -354,6 +357,39 @@ class ObjectStore(Stationary):
             raise
         async with aclosing(chunks):
             yield ObjectReader(self._readable(info), start, chunks, verified=byte_range is None)
+
+    @asynccontextmanager
+    async def open_writer(
+        self,
+        key: str,
+        *,
+        content_type: str = DEFAULT_CONTENT_TYPE,
+        metadata: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        ttl: float | None = None,
+    ) -> AsyncGenerator[ObjectWriter]:
+        """Store what is written in the block, of any length with constant memory; otherwise like
+        `put_stream`. The object appears when the block has ended; if the block raises, nothing is stored.
+
+            async with objects.open_writer(key) as writer:
+                await writer.write(chunk)
+            etag = writer.result.etag
+
+        The errors of `put` are raised by `ObjectWriter.write` or at the end of the block.
+        """
+        self._checked(key, content_type, metadata, if_match, if_absent, ttl)
+        put = partial(
+            self.put_stream,
+            key,
+            content_type=content_type,
+            metadata=metadata,
+            if_match=if_match,
+            if_absent=if_absent,
+            ttl=ttl,
+        )
+        async with open_writer(put) as writer:
+            yield writer
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
         """Return what is known about an object, without its bytes.

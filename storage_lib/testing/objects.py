@@ -32,6 +32,7 @@ from storage_lib.testing.foreign_names import ForeignNameContract
 from storage_lib.testing.listings import ListingContract
 from storage_lib.testing.sweeps import SweepContract
 from storage_lib.testing.touch import TouchContract
+from storage_lib.testing.writers import WriterContract
 
 AWKWARD_KEYS = [
     "a",
@@ -116,6 +117,7 @@ class ObjectStoreContract(
     TouchContract,
     ForeignNameContract,
     ListingContract,
+    WriterContract,
 ):
     """Subclass it and give the fixture ``objects``; override `tamper` and `put_foreign` with raw access
     that goes round the store, so that a mistake made on both ways cannot hide."""
@@ -314,6 +316,19 @@ class ObjectStoreContract(
             await objects.delete(f"{unique}/k")
 
     # -- compare and set
+
+    async def test_what_is_missing_may_be_deleted(self, objects: ObjectStore, unique: str) -> None:
+        key = f"{unique}/k"
+        put = await objects.put(key, b"x")
+        await objects.delete(key, missing_ok=True)
+        for if_match in (None, "*", put.etag, "another"):
+            await objects.delete(key, if_match=if_match, missing_ok=True)
+        await objects.put(key, b"y")
+        with pytest.raises(PreconditionFailedError):
+            await objects.delete(key, if_match=put.etag, missing_ok=True)
+        assert (await objects.head(key)).size == 1
+        with pytest.raises(InvalidKeyError):
+            await objects.delete("../a", missing_ok=True)
 
     async def test_if_absent_creates_once(self, objects: ObjectStore, unique: str) -> None:
         first = await objects.put(f"{unique}/k", b"1", if_absent=True)
