@@ -1,0 +1,183 @@
+"""`migrate`: copies objects between stores or prefixes, shared out over all instances of the app."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from storage_lib.errors import (
+    AccessDeniedError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+from storage_lib.keys import SYSTEM_PREFIX
+from storage_lib.tasks.context import TaskContext
+from storage_lib.tasks.model import MAX_CHILDREN, content_prefix
+from storage_lib.tasks.registry import task
+from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
+
+if TYPE_CHECKING:
+    from storage_lib.manager import StorageManager
+    from storage_lib.migration import MigrationOptions
+
+ALLOWED = "AGENT_MIGRATION_STORES"
+RANGE_KEYS = 1000
+RANGE_BYTES = 512 * 1024 * 1024
+_MOST_RANGES = MAX_CHILDREN // 2
+_PATIENT = RetryPolicy(max_attempts=10)
+_PASSING = frozenset({TransientStorageError.code, StorageUnavailableError.code})
+
+
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """:param source: the URL of a store; None is the app's own.
+    :param target: likewise. A URL must be one of the setting ``AGENT_MIGRATION_STORES``.
+
+    The others are those of `storage_lib.migration.MigrationOptions`.
+    """
+
+    source: str | None = None
+    target: str | None = None
+    prefix: str = ""
+    target_prefix: str | None = None
+    include: list[str] = field(default_factory=list[str])
+    exclude: list[str] = field(default_factory=list[str])
+    update: bool = False
+    delete: bool = False
+    verify: bool = False
+    sealed: bool = False
+    after: str | None = None
+    until: str | None = None
+    bytes_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        self.options()
+
+    def options(self) -> MigrationOptions:
+        """What each part of it does. :raises InvalidArgumentError: an option is out of range."""
+        from storage_lib.migration import MigrationOptions
+
+        return MigrationOptions(
+            prefix=self.prefix,
+            target_prefix=self.target_prefix,
+            include=self.include,
+            exclude=self.exclude,
+            update=self.update,
+            delete=self.delete,
+            verify=self.verify,
+            layers="sealed" if self.sealed else "open",
+            after=self.after,
+            until=self.until,
+            bytes_per_second=self.bytes_per_second,
+        )
+
+
+class MigrationFailedError(StorageError):
+    """Some objects could not be copied; the others were."""
+
+    code = "migration-failed"
+
+
+@task("migrate", payload=Migrate, retry=_PATIENT)
+async def migrate(context: TaskContext, payload: Migrate) -> dict[str, Any]:
+    """Cut the keys of the source into ranges, and submit a task for each. It ends when they all have.
+
+    A run after a retry submits the same ranges: they are kept in an object when they are first cut.
+
+    :raises AccessDeniedError: a URL is not allowed by the setting.
+    """
+    from storage_lib.migration import Migration
+
+    async with _stores(context, payload) as (source, target):
+        Migration(source, target, payload.options())  # Refuses a store that would be its own source.
+        ends = await _ends(context, source, payload)
+    after = payload.after
+    for until in [*ends, payload.until]:
+        await context.submit("migrate_range", asdict(replace(payload, after=after, until=until)))
+        after = until
+    return {"ranges": len(ends) + 1}
+
+
+@task("migrate_range", payload=Migrate, retry=_PATIENT, timeout=540)
+async def migrate_range(context: TaskContext, payload: Migrate) -> dict[str, Any]:
+    """Copy the objects of one range, a part of `migrate`. Run again, it goes on where it was.
+
+    :raises MigrationFailedError: some could not be copied; its text names the first of them.
+    """
+    from storage_lib.migration import Migration
+
+    async with _stores(context, payload) as (source, target):
+        report = await Migration(source, target, payload.options()).run()
+    if not report.ok:
+        first = "; ".join(f"{each.name}: {each.message}" for each in report.failed[:10])
+        told = f"{report.failures} objects failed: {first}"
+        if any(each.code in _PASSING for each in report.failed):
+            raise RetryTaskError(told)
+        raise MigrationFailedError(told)
+    return msgspec.to_builtins(report)
+
+
+async def _ends(context: TaskContext, source: StorageManager, payload: Migrate) -> list[str]:
+    """The last key of each range but the last."""
+    plan, objects = f"{content_prefix(context.task.task_id)}ranges", context.storage.backend.objects
+    ends: list[str] = []
+    keys = size = 0
+    most_keys, most_bytes = RANGE_KEYS, RANGE_BYTES
+    listing = source.backend.objects.iterate(
+        payload.prefix, start_after=payload.after, details=True, skip=SYSTEM_PREFIX
+    )
+    async for entry in listing:
+        if isinstance(entry, str) or (payload.until is not None and entry.key > payload.until):
+            break
+        keys, size = keys + 1, size + (entry.size or 0)
+        if keys >= most_keys or size >= most_bytes:
+            ends.append(entry.key)
+            keys = size = 0
+            if len(ends) > _MOST_RANGES:
+                # Fewer and larger ones: a task has so many children at most.
+                ends, most_keys, most_bytes = ends[1::2], most_keys * 2, most_bytes * 2
+                await context.checkpoint()
+    try:
+        await objects.put(plan, msgspec.json.encode(ends), content_type="application/json", if_absent=True)
+    except PreconditionFailedError:
+        kept = await objects.get(plan)
+        assert kept is not None  # noqa: S101 - only a get with if_none_match answers None
+        return msgspec.json.decode(kept.data, type=list[str])
+    return ends
+
+
+@asynccontextmanager
+async def _stores(
+    context: TaskContext, payload: Migrate
+) -> AsyncGenerator[tuple[StorageManager, StorageManager]]:
+    async with (
+        _store(context, payload.source, "source") as source,
+        _store(context, payload.target, "target") as target,
+    ):
+        yield source, target
+
+
+@asynccontextmanager
+async def _store(context: TaskContext, url: str | None, name: str) -> AsyncGenerator[StorageManager]:
+    """The app's own store, or one that the setting allows: who may submit tasks may not read and write any
+    folder, or send the app's identity to any host."""
+    if url is None:
+        yield context.storage
+        return
+    if url not in os.environ.get(ALLOWED, "").replace(",", " ").split():
+        raise AccessDeniedError(
+            f"the store {url[:200]!r} is not open to tasks",
+            field=f"payload.{name}",
+            remedy=f"add its URL to the setting {ALLOWED}, exactly as it is written here",
+        )
+    from storage_lib.urls import open_store
+
+    async with open_store(url) as storage:
+        yield storage

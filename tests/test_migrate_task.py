@@ -1,0 +1,78 @@
+"""The action `migrate`: shared out, only to stores that are allowed, and run again without harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import actions.migrate
+from storage_lib import StorageManager
+from storage_lib.config import StorageConfig
+from storage_lib.migration import check
+from storage_lib.tasks.model import TaskRecord
+from storage_lib.tasks.submission import NewTask
+from tests.task_worker import Worker
+
+
+async def ended(worker: Worker, payload: dict[str, Any]) -> tuple[TaskRecord, list[TaskRecord]]:
+    """The record of a migration and of its children, after all of their messages were delivered twice."""
+    new = NewTask(action="migrate", agent_id="ceo", payload=payload)
+    (submitted,) = await worker.engine.submission.submit_many([new])
+    assert isinstance(submitted, TaskRecord), submitted
+    for _ in range(20):
+        if not (texts := await worker.take()):
+            break
+        await worker.run(texts)
+        await worker.run(texts)
+    record = await worker.engine.records.get(submitted.task_id)
+    return record, (await worker.engine.records.list(parent_id=submitted.task_id)).records
+
+
+async def test_it_is_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions.migrate, "RANGE_KEYS", 10)
+    url = f"file:{tmp_path}/copy"
+    monkeypatch.setenv("AGENT_MIGRATION_STORES", f"s3://other, {url}")
+    worker = Worker()
+    storage = worker.engine.storage
+    for n in range(35):
+        await storage.save(f"k/{n:02}", n, metadata={"n": str(n)})
+    await storage.save_versioned("k/plan", 1)
+    async with StorageManager(StorageConfig(base_path=tmp_path / "copy")) as copy:
+        await copy.save("k/055", "not in the source")
+        await copy.save("k/zz", "behind all")
+        record, children = await ended(worker, {"target": url, "delete": True})
+        assert record.status == "succeeded", record
+        assert len(children) == 4
+        assert sum(child.result["copied"] for child in children if child.result) == 37
+        assert (await check(storage, copy)).equal
+
+
+async def test_within_the_store_of_the_app() -> None:
+    worker = Worker()
+    await worker.engine.storage.save("a/1", 1)
+    record, _ = await ended(worker, {"prefix": "a/", "target_prefix": "b/"})
+    assert record.status == "succeeded"
+    assert await worker.engine.storage.load("b/1") == 1
+
+
+@pytest.mark.parametrize("name", ["source", "target"])
+async def test_a_store_that_is_not_allowed_is_not_touched(name: str, tmp_path: Path) -> None:
+    record, children = await ended(Worker(), {name: f"file:{tmp_path}/secret"})
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error.code == "access-denied"
+    assert not children
+    assert not (tmp_path / "secret").exists()
+
+
+async def test_what_fails_is_named() -> None:
+    worker = Worker()
+    await worker.engine.storage.save("a/1", 1)
+    await worker.engine.storage.save("b/1", 2)
+    record, (child,) = await ended(worker, {"prefix": "a/", "target_prefix": "b/"})
+    assert record.status == "failed"
+    assert child.error is not None
+    assert child.error.code == "migration-failed"
+    assert "a/1" in child.error.message
