@@ -21,6 +21,34 @@ def cli(tmp_path: Path) -> Cli:
 KEYS = ["configs/ceo.json", "models/ceo/current", "models/ceo/v1"]
 
 
+def test_a_migration_is_resumed_checked_and_mirrored(cli: Cli) -> None:
+    here, there = "file:./data", "file:./copy"
+    planned = cli("migrate", here, there, "--dry-run")
+    assert sorted(planned.lines) == [f"copied\t{key}" for key in KEYS]
+    done = cli("migrate", here, there, "--json", "--verify")
+    assert json.loads(done.lines[-1])["report"]["copied"] == 3
+    assert cli("ls", "-r", "--store", there).lines == KEYS
+    assert cli("migrate", here, there).out == b""  # Nothing is done twice.
+    assert "3 equal, 0 differences" in cli("check", here, there).err
+    cli("save", "configs/ceo.json", stdin='{"a": 2}')
+    cli("save", "extra", "--store", there, stdin="x")
+    different = cli("check", here, there, code=1)
+    assert sorted(line.split("\t")[:2] for line in different.lines) == [
+        ["differs", "configs/ceo.json"],
+        ["only_in_second", "extra"],
+    ]
+    # What differs is not replaced unasked.
+    assert "configs/ceo.json" in cli("migrate", here, there, code=1).err
+    cli("migrate", here, there, "--update", "--delete", code=4)
+    mirrored = cli("migrate", here, there, "--update", "--delete", "--yes")
+    assert sorted(mirrored.lines) == ["deleted\textra", "updated\tconfigs/ceo.json"]
+    assert json.loads(cli("check", here, there, "--content", "--json").out)["same"] == 3
+    cli("migrate", "file:./none", there, code=3)
+    assert not (cli.folder / "none").exists()
+    cli("migrate", here, there, "--prefix", "models/", "--target-prefix", "m/", "--exclude", "v*", "-j", "2")
+    assert cli("ls", "-r", "m/", "--store", there).lines == ["m/ceo/current"]
+
+
 def test_what_another_program_stored_is_imported(cli: Cli) -> None:
     envelope = {"agent_id": "ceo", "data": {"b": 2}, "stored_at": "2025-12-25T00:00:00", "version": "1.0"}
     files = {"plain.json": {"a": 1}, "agents_ceo.json": envelope, "x_y.json": 3}

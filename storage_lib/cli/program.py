@@ -28,6 +28,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "query": ("query", "Run SQL over stored CSV, JSON and Parquet objects."),
     },
     "Between stores": {
+        "migrate": ("moving", "Copy everything from one store to another."),
+        "check": ("moving", "Compare two stores."),
         "backup": ("archives", "Write a store into one archive."),
         "restore": ("archives", "Store what is in an archive."),
         "import": ("archives", "Save what AgentOperatingSystem's file backend stored."),
