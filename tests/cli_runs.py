@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import select
 import subprocess
 import sys
 import termios
+import threading
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -128,6 +130,36 @@ class Cli:
                 }
             )
             return _checked(Result(result, streams[1].read_bytes(), streams[2].read_text()), arguments, code)
+
+    def shown(self, *arguments: str, code: int = 0, **variables: str) -> str:
+        """What a terminal of 80 columns shows; a fork runs it."""
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (24, 80))
+        found: list[bytes] = []
+
+        def read() -> None:
+            with contextlib.suppress(OSError):  # Linux, when the last one who has the other end is gone.
+                while chunk := os.read(ours, 65536):
+                    found.append(chunk)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            result = _forks().run(
+                {
+                    "arguments": arguments,
+                    "folder": str(self.folder),
+                    "variables": environment(**self.variables | variables),
+                    "streams": [os.ttyname(theirs)] * 3,
+                }
+            )
+        finally:
+            os.close(theirs)
+            reader.join(SECONDS)
+            os.close(ours)
+        text = b"".join(found).decode().replace("\r\n", "\n")
+        assert (result, "Traceback" in text) == (code, False), (arguments, result, text)
+        return text
 
     def process(self, *arguments: str, stdin: bytes = b"", code: int = 0, **variables: str) -> Result:
         """Without a terminal, in a process of its own, whose streams are pipes."""

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 import uuid
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from storage_lib import StorageConfig, StorageManager
+from storage_lib.cli.program import COMMANDS
 from storage_lib.s3_backend import S3StorageBackend
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.model import TASK_QUEUE
@@ -485,3 +488,76 @@ async def test_a_cloud_is_a_store_like_files(cloud: Cli) -> None:
     assert checks == dict.fromkeys(expected, "ok") | {"tables": tables, "queues": tables}
     cloud("rm", "-r", "reports", "--yes")
     assert cloud("ls").lines == []
+
+
+def _names() -> set[str]:
+    """Every command there is, as ``versions list``."""
+    found: set[str] = set()
+    for section in COMMANDS.values():
+        for name, (module, _) in section.items():
+            app = import_module(f"storage_lib.cli.commands.{module}").app
+            own: Any = getattr(get_command(app), "commands", {})
+            found |= {f"{name} {each}" for each in own} if app.info.name == name else {name}
+    return found
+
+
+def test_every_command_runs_on_a_terminal(cli: Cli) -> None:
+    run: set[str] = set()
+
+    def shows(words: str, *arguments: str, code: int = 0, **variables: str) -> str:
+        run.add(words)
+        shown = cli.shown(*words.split(), *arguments, code=code, **variables)
+        return plain(shown)
+
+    for name, text in (("a.csv", "n\n1\n"), ("v.json", '{"r": 1}'), ("w.json", '{"r": 2}')):
+        (cli.folder / name).write_text(text)
+    assert shows("save", "data/a.csv", "a.csv") == "Saved data/a.csv (4 B).\n"
+    assert shows("load", "data/a.csv") == "n\n1\n"
+    assert re.fullmatch(r" +4 B  [\dT:-]{19}Z  data/a\.csv\n", shows("ls", "-r", "-l"))
+    assert shows("tree") == "└── data/\n    └── a.csv\n\n1 folder, 1 object\n"
+    assert shows("du") == "SIZE  OBJECTS  PREFIX\n 4 B  1\n"
+    assert "content type: text/csv\n" in shows("stat", "data/a.csv")
+    assert shows("touch", "data/a.csv", "--ttl", "1d") == ""
+    assert shows("cp", "data/a.csv", "b.csv") == "Copied data/a.csv to b.csv.\n"
+    assert shows("mv", "b.csv", "c.csv") == "Moved b.csv to c.csv.\n"
+    assert shows("rm", "c.csv", "--yes") == "Deleted 1 object.\n"
+    assert shows("query", "SELECT n FROM 'data/a.csv'") == "n\n1\n"
+    assert shows("versions save", "m", "v.json", "--by", "me") == "v1\n"
+    assert shows("versions save", "m", "w.json") == "v2\n"
+    assert shows("versions label", "m", "2", "best") == "v2\n"
+    assert shows("versions list", "m").splitlines()[0].split() == ["VERSION", "SIZE", "SAVED", "BY", "LABELS"]
+    assert shows("versions diff", "m", "1").startswith('{"op":"replace"')
+    assert shows("versions rollback", "m", "1") == "v1\n"
+    assert shows("versions current", "m") == "v1\n"
+    assert shows("versions unlabel", "m", "best") == ""
+    assert shows("versions prune", "m", "--keep-last", "0", "--yes") == "v2\nDeleted 1 version.\n"
+    assert shows("migrate", "file:./data", "file:./copy").startswith("3 copied, 0 updated, 0 skipped")
+    assert shows("check", "file:./data", "file:./copy") == "3 equal, 0 differences\n"
+    assert shows("backup", "a.tar.zst").startswith("3 objects of ")
+    assert "3 unchanged" in shows("restore", "a.tar.zst")
+    (cli.folder / "aos").mkdir()
+    (cli.folder / "aos" / "x.json").write_text("1")
+    assert shows("import", "aos").split() == ["imported", "x.json", "x"]
+    task = shows("tasks submit", "analyze_report", '{"report": "x"}').strip()
+    assert shows("tasks cancel", task) == f"Task {task} is cancelled.\n"
+    assert shows("tasks requeue", task) == f"Task {task} is queued.\n"
+    assert shows("tasks list").split()[:5] == ["ID", "STATUS", "ACTION", "AGENT", "CREATED"]
+    assert "status: queued\n" in shows("tasks show", task)
+    assert "has not ended within 0" in shows("tasks watch", task, "--timeout", "0", code=5)
+    assert "RowKey" in shows("tables query", "tasks", "-s", "status")
+    found = cli("tables", "query", "tasks").lines[0].split("\t")
+    assert '"status": "queued"' in shows("tables get", "tasks", *found[:2])
+    assert len(shows("queues send", "letters", "hello").strip()) == 36
+    assert shows("queues peek", "letters").split()[:4] == ["ID", "DELIVERED", "SENT", "BODY"]
+    assert shows("queues length", "letters") == "1\n"
+    assert shows("queues clear", "letters", "--yes") == "Removed 1 message.\n"
+    assert "ok       connectivity: the store answers" in shows("doctor")
+    assert shows("sweep") == "0\nRemoved 0 objects.\n"
+    cli("save", "y", stdin="1", AGENT_STORAGE_AUDIT="file")
+    assert "0 findings" in shows("audit verify", "audit")
+    key = shows("keys new", "k1").strip()
+    encrypted = {"AGENT_STORAGE_ENCRYPTION": "true", "AGENT_STORAGE_ENCRYPTION_KEYS": key}
+    assert shows("keys rotate", "--prefix-of-nothing", code=2).startswith("Usage: ")
+    assert shows("keys rotate", "nothing/", **encrypted).startswith("0 examined")
+    assert "compdef" in shows("completion", "zsh")
+    assert run == _names()
