@@ -70,8 +70,9 @@ async def test_killed_and_continued(kind: str, many: int, any_target: dict[str, 
         ended = kills = 0
         while not ended:
             assert kills <= many, "it does not come to its end"
-            # The last one is let go.
-            rate = 4 * PART if kills < many else 10**12
+            # The first has time to send some parts, the last one is let go; the others die at any moment.
+            patience = 5.0 if not kills else chance.uniform(0.05, 2.0) if kills < many else 60
+            rate = PART if kills < many else 10**12
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-c", RUN, arguments_of(source), arguments_of(target), str(log), str(rate)),
                 cwd=PROJECT,
@@ -80,7 +81,7 @@ async def test_killed_and_continued(kind: str, many: int, any_target: dict[str, 
             assert process.stdout is not None
             assert await process.stdout.readline() == b"ready\n"
             try:
-                async with asyncio.timeout(chance.uniform(0.05, 2.0) if kills < many else 60):
+                async with asyncio.timeout(patience):
                     out, _ = await process.communicate()
                 assert process.returncode == 0
                 assert out == b"done\n"
