@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
@@ -157,6 +158,7 @@ def test_folders_are_saved_listed_copied_moved_loaded_and_deleted(cli: Cli) -> N
         (["ls", "--store", "ftp://x"], {}, 2, "limit: file:./data"),
         (["rm", "x"], {}, 4, "remedy: add --yes"),
         (["save", "x", "missing-file"], {}, 3, "missing-file: No such file"),
+        (["load", "x", "none/x"], {}, 3, "none: No such folder"),
         (["save", "x", "--ttl", "soon"], {}, 2, "'soon' is no duration"),
         (
             ["ls", "--store", "azure:"],
@@ -174,7 +176,7 @@ def test_folders_are_saved_listed_copied_moved_loaded_and_deleted(cli: Cli) -> N
 def test_the_exit_code_tells_what_went_wrong(
     cli: Cli, arguments: list[str], variables: dict[str, str], code: int, told: str
 ) -> None:
-    (cli.folder / "data").mkdir()
+    cli("save", "x", stdin="1")
     result = cli(*arguments, code=code, **variables)
     assert told in result.err
     assert result.out == b""
@@ -247,6 +249,15 @@ async def test_a_closed_pipe_ends_it_quietly(cli: Cli, data: StorageConfig) -> N
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(60) == -signal.SIGPIPE
+
+
+def test_streams_may_be_closed(cli: Cli) -> None:
+    cli("save", "x", stdin="1")
+    command = shlex.join([*PROGRAM, "rm", "x", "--yes"])
+    subprocess.run(
+        ["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=cli.folder, env=environment(), check=True, timeout=60
+    )
+    assert cli("ls").lines == []
 
 
 def test_ctrl_c_ends_it_as_a_signal_does(cli: Cli) -> None:

@@ -1,6 +1,7 @@
 """The commands by name, and what the program does before and after one of them."""
 
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated, Any
@@ -131,6 +132,9 @@ def _root(
 
 def run(arguments: Sequence[str]) -> None:
     """Run a command and end the process as its outcome demands. It never returns."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # It was closed.
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open to the end
     program = typer.Typer(
         cls=_Commands,
         rich_markup_mode=None,

@@ -18,7 +18,7 @@ _KEY = "AGENT_STORAGE_AUDIT_KEY"
 async def verify(
     run: Run,
     path: Annotated[
-        str | None, typer.Argument(metavar="[PATH]", help="The log's folder, or one file of it.")
+        str | None, typer.Argument(metavar="PATH", help="The log's folder, or one file of it.")
     ] = None,
     table: Annotated[
         str | None, typer.Option("--table", metavar="NAME", help="A table of the store.")

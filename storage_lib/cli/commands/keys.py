@@ -34,7 +34,7 @@ async def new(
 @command(app, "rotate", json=True)
 async def rotate(
     run: Run,
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only objects below it.")] = "",
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only objects below it.")] = "",
     after: Annotated[
         str | None, typer.Option("--after", metavar="KEY", help="Go on after this key, last of --json.")
     ] = None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = commands()
 
-Prefix = Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only keys that begin so.")]
+Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="Only keys that begin so.")]
 _PAGE = 1000
 _TREE_LIMIT = 10_000
 

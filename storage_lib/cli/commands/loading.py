@@ -36,7 +36,7 @@ async def load(
     run: Run,
     key: Key,
     target: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="A file or folder; - or nothing is stdout.")
+        str | None, typer.Argument(metavar="FILE", help="A file or folder; - or nothing is stdout.")
     ] = None,
     version: Annotated[
         str | None, typer.Option("--version", metavar="VERSION", help="A version of it: number or label.")

@@ -82,7 +82,7 @@ async def length(run: Run, queue: Queue) -> None:
 async def send(
     run: Run,
     queue: Queue,
-    body: Annotated[str, typer.Argument(metavar="[BODY]", help="The text of the message; - is stdin.")] = "-",
+    body: Annotated[str, typer.Argument(metavar="BODY", help="The text of the message; - is stdin.")] = "-",
     delay: Annotated[
         str, typer.Option("--delay", metavar="TIME", help="When it can be received: 90 (seconds), 15m.")
     ] = "0",

@@ -47,7 +47,7 @@ async def save(
         typer.Argument(metavar="KEY", help="The object; a folder, which ends with /, keeps the file's name."),
     ],
     source: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="A file or, with -r, a folder; - is stdin.")
+        str | None, typer.Argument(metavar="FILE", help="A file or, with -r, a folder; - is stdin.")
     ] = None,
     content_type: ContentType = None,
     meta: Metadata = None,

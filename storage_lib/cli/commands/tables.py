@@ -16,7 +16,7 @@ async def query(
     table: Annotated[str, typer.Argument(metavar="TABLE")],
     condition: Annotated[
         str,
-        typer.Argument(metavar="[FILTER]", help="OData, such as \"PartitionKey eq 'eu' and budget gt 10\"."),
+        typer.Argument(metavar="FILTER", help="OData, such as \"PartitionKey eq 'eu' and budget gt 10\"."),
     ] = "",
     select: Annotated[
         list[str] | None,

@@ -41,7 +41,7 @@ async def submit(
     run: Run,
     action: Annotated[str, typer.Argument(metavar="ACTION", help="Such as analyze_report.")],
     payload: Annotated[
-        str, typer.Argument(metavar="[PAYLOAD]", help="JSON; @FILE and - read it from a file or stdin.")
+        str, typer.Argument(metavar="PAYLOAD", help="JSON; @FILE and - read it from a file or stdin.")
     ] = "null",
     agent: Annotated[
         str, typer.Option("--agent", "-a", metavar="ID", help="The agent that it belongs to.")

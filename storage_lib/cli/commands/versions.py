@@ -83,7 +83,7 @@ async def save(
     run: Run,
     key: Key,
     source: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="A file of JSON, text or anything; - is stdin.")
+        str, typer.Argument(metavar="FILE", help="A file of JSON, text or anything; - is stdin.")
     ] = "-",
     content_type: ContentType = None,
     meta: Metadata = None,
@@ -188,9 +188,7 @@ async def diff(
     run: Run,
     key: Key,
     old: Version,
-    new: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="By default the current one.")
-    ] = None,
+    new: Annotated[str | None, typer.Argument(metavar="VERSION", help="By default the current one.")] = None,
 ) -> None:
     """Show what changes from one version to another.
 
