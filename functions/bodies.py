@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import azure.functions as func
@@ -79,25 +78,20 @@ def _is_announced(req: func.HttpRequest) -> bool:
     return "Transfer-Encoding" in req.headers or bool(req.headers.get("Content-Length", "").strip(" 0"))
 
 
-JSON = ("application/json",)
-MERGE_PATCH = ("application/merge-patch+json", "application/json")
-
-
-def json_body(req: func.HttpRequest, app: AppState, types: Sequence[str] = JSON) -> dict[str, Any]:
+def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
     """The body as a JSON object.
 
-    :param types: the content types that it may have.
     :raises UnsupportedMediaTypeError: its content type is not JSON, or it is encoded.
     :raises SerializationError: it is not JSON.
     """
     body = body_of(req, app, _TASKS)
     content_type = req.headers.get("Content-Type", "")
-    if content_type.partition(";")[0].strip().lower() not in types:
+    if content_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaTypeError(
             f"the content type is {content_type[:80]!r}",
             field="Content-Type",
-            limit=" or ".join(types),
-            remedy=f"send JSON with the header Content-Type: {types[0]}",
+            limit="application/json",
+            remedy="send JSON with the header Content-Type: application/json",
         )
     refuse_encoded(req)
     text = body.removeprefix(_BOM)

@@ -9,7 +9,7 @@ import azure.functions as func
 
 from functions import conditional
 from functions.answers import json_response, object_headers
-from functions.bodies import MERGE_PATCH, body_of, check_digest, json_body, refuse_encoded, refuse_parts
+from functions.bodies import body_of, check_digest, json_body, refuse_encoded, refuse_parts
 from functions.conditional import Pin
 from functions.conditions import Preconditions
 from functions.endpoint import endpoint
@@ -74,8 +74,9 @@ async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
 @blueprint.route(route=_ROUTE, methods=["PATCH"], auth_level=_AUTH)
 @endpoint()
 async def touch_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``PATCH /api/objects/{key}`` ``{metadata?, ttl_seconds?, expires_at?}``: give an object other metadata
-    or another time to live (null: for ever). Its bytes stay where they are; 200 with its new ETag."""
+    """``PATCH /api/objects/{key}`` ``{metadata?, ttl_seconds?, expires_at?}``: give an object other metadata,
+    in place of all it has, or another time to live (null: for ever). Its bytes stay where they are; 200 with
+    its new ETag."""
     return await _touch(req)
 
 
@@ -160,7 +161,7 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
         )
         return put, put.created if existed is None else not existed
 
-    with repeated_call(req):
+    with repeated_call(req, key):
         put, created = await conditional.create_or_replace(req, app.storage, key, write)
     headers = {"ETag": f'"{put.etag}"'}
     if created:
@@ -199,11 +200,11 @@ async def _head(req: func.HttpRequest) -> func.HttpResponse:
 
 async def _touch(req: func.HttpRequest) -> func.HttpResponse:
     key, app = object_key(req), state()
-    change = json_body(req, app, MERGE_PATCH)
+    change = json_body(req, app)
     refuse_unknown(change, ("metadata", "ttl_seconds", "expires_at"), "field")
     options: dict[str, Any] = {}
     if "metadata" in change:
-        options["metadata"] = change["metadata"] or {}
+        options["metadata"] = {} if change["metadata"] is None else change["metadata"]
     if "expires_at" in change:
         end = change["expires_at"]
         options["ttl"] = None if end is None else moment("expires_at", end)
@@ -213,7 +214,7 @@ async def _touch(req: func.HttpRequest) -> func.HttpResponse:
                 "expires_at and ttl_seconds exclude each other", field="expires_at", remedy="leave one out"
             )
         options["ttl"] = change["ttl_seconds"]
-    with repeated_call(req):
+    with repeated_call(req, key, req.get_body()):
         touched = await conditional.touch(req, app.storage, key, options)
     return json_response(
         {"key": key, "etag": touched.etag, "size": touched.size}, headers={"ETag": f'"{touched.etag}"'}

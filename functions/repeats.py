@@ -9,30 +9,37 @@ from contextlib import contextmanager
 
 import azure.functions as func
 
+from functions.callers import actor_of
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.attempts import CALL
 
 HEADER = "Idempotency-Key"
+_DESCRIBING = ("content-type", "x-meta-", "x-ttl-seconds", "x-expires-at")
 
 
 @contextmanager
-def repeated_call(req: func.HttpRequest) -> Generator[None]:
+def repeated_call(req: func.HttpRequest, key: str, change: bytes = b"") -> Generator[None]:
     """Within it, a conditional save that has been made by a request with the same ``Idempotency-Key`` is no
-    conflict: it has succeeded.
+    conflict: it has succeeded. A request that is not the same in all it says about the object, or is another
+    caller's, is another call.
 
+    :param key: the object.
+    :param change: what the request does to it, except for the bytes that are saved, which the store compares.
     :raises InvalidArgumentError: the key is not text.
     """
     text = req.headers.get(HEADER)
     if text is None:
         yield
         return
-    key = text.strip(" \t")
-    if not re.fullmatch(r"[ -~]{1,255}", key):
+    name = text.strip(" \t")
+    if not re.fullmatch(r"[ -~]{1,255}", name):
         raise InvalidArgumentError(
-            f"{HEADER} is {key[:40]!a}", field=HEADER, limit="1 to 255 printable ASCII characters"
+            f"{HEADER} is {name[:40]!a}", field=HEADER, limit="1 to 255 printable ASCII characters"
         )
-    bare = key[1:-1] if len(key) > 1 and key[0] == key[-1] == '"' else key
-    token = CALL.set(hashlib.sha256(bare.encode()).hexdigest()[:32])
+    bare = name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
+    said = sorted((header, value) for header, value in req.headers.items() if header.startswith(_DESCRIBING))
+    call = repr((bare, actor_of(req), req.method, key, said, change))
+    token = CALL.set(hashlib.sha256(call.encode()).hexdigest()[:32])
     try:
         yield
     finally:

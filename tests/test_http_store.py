@@ -193,6 +193,74 @@ async def test_a_request_of_any_client_may_come_again(platform_anywhere: Platfor
     assert (wrong.status, wrong.problem["field"]) == (400, "Idempotency-Key")
 
 
+async def test_a_change_by_any_client_may_come_again(platform_anywhere: PlatformApp) -> None:
+    app, target, text = platform_anywhere, "/api/objects?key=changed", {"Content-Type": "text/plain"}
+    put = await app("PUT", target, b"1", text | {"x-meta-m": "1"})
+    change = {
+        "Content-Type": "application/json",
+        "If-Match": put.headers["etag"],
+        "Idempotency-Key": "call-1",
+    }
+    body = b'{"metadata": {"m": "2"}, "ttl_seconds": 600}'
+    first = await app("PATCH", target, body, change)
+    again = await app("PATCH", target, body, change)
+    other = await app("PATCH", target, b'{"metadata": {"m": "3"}}', change)
+    assert [each.status for each in (first, again, other)] == [200, 200, 412]
+    assert first.headers["etag"] == again.headers["etag"]
+    assert (await app("HEAD", target)).headers["x-meta-m"] == "2"
+
+
+async def test_a_key_that_is_used_for_something_else_hides_no_conflict(app: ServedApp) -> None:
+    send, text = app.app, {"Content-Type": "text/plain", "If-None-Match": "*", "Idempotency-Key": "k"}
+    assert (await send("PUT", "/api/objects?key=reused", b"1", text)).status == 201
+    for body, headers in (
+        (b"2", {}),
+        (b"1", {"Content-Type": "text/csv"}),
+        (b"1", {"x-meta-m": "1"}),
+        (b"1", {"x-ttl-seconds": "60"}),
+        (b"1", {"x-expires-at": "2030-01-01T00:00:00Z"}),
+    ):
+        assert (await send("PUT", "/api/objects?key=reused", body, text | headers)).status == 412, headers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WEBSITE_AUTH_ENABLED", "true")
+        caller = text | {"X-MS-CLIENT-PRINCIPAL-ID": "another"}
+        assert (await send("PUT", "/api/objects?key=reused", b"1", caller)).status == 412
+    await app.app.storage.copy("reused", "reused-copy")
+    assert (await send("PUT", "/api/objects?key=reused-copy", b"1", text)).status == 412
+    change = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+    assert (await send("PATCH", "/api/objects?key=reused", b'{"metadata": {"m": "2"}}', change)).status == 200
+    assert dict((await app.app.storage.info("reused")).metadata) == {"m": "2"}
+    # Another has changed it since: who saved it has to learn that.
+    assert (await send("PUT", "/api/objects?key=reused", b"1", text)).status == 412
+
+
+async def test_a_save_over_what_has_expired_since_may_come_again(
+    app: ServedApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, text, objects = app.app, {"Content-Type": "text/plain"}, app.app.storage.backend.objects
+    put = await send("PUT", "/api/objects?key=ended", b"1", text | {"x-ttl-seconds": "60"})
+    change = text | {"If-Match": put.headers["etag"], "Idempotency-Key": "k"}
+    assert (await send("PUT", "/api/objects?key=ended", b"2", change)).status == 200
+    now = objects.clock()
+    monkeypatch.setattr(objects, "clock", lambda: now + 61)
+    assert (await send("PUT", "/api/objects?key=ended", b"2", change)).status == 200
+    other = await send("PUT", "/api/objects?key=ended", b"3", change | {"Idempotency-Key": "another"})
+    assert other.status == 412
+
+
+async def test_names_that_no_caller_may_give_are_kept_by_a_touch(
+    app: ServedApp, storage: StorageManager
+) -> None:
+    await storage.write("foreign", b"x")
+    stored: dict[str, StoredObject] = app.app.storage.backend.objects.driver.core._objects  # type: ignore[attr-defined]
+    found = stored["foreign"]
+    info = replace(found.info, metadata={**found.info.metadata, "hdi_isfolder": "true"})
+    stored["foreign"] = replace(found, info=info)
+    await storage.touch("foreign", ttl=600)
+    info = await storage.info("foreign")
+    assert (dict(info.metadata), info.expires_at is not None) == ({"hdi_isfolder": "true"}, True)
+
+
 async def test_bytes_that_change_on_their_way_are_not_stored(app: ServedApp, storage: StorageManager) -> None:
     headers = {"Content-Type": "text/plain", "Repr-Digest": f"sha-256=:{'A' * 43}=:"}
     refused = await app.app("PUT", "/api/objects?key=digest", b"1", headers)
@@ -381,6 +449,9 @@ async def test_a_touch_whose_answer_was_lost_is_no_conflict(app: ServedApp, stor
     assert sum(len(request.body) for request in app.seen[seen:]) < 1000  # The bytes stay where they are.
     with pytest.raises(PreconditionFailedError):
         await storage.touch("touched", ttl=None, if_match="other")
+    lost = losing(app, "PATCH")
+    again = await storage.touch("touched", ttl=900, if_match=touched.etag)
+    assert (lost, again.etag) == ([200], (await storage.info("touched")).etag)
 
 
 async def test_the_end_of_a_life_is_a_moment(app: ServedApp, storage: StorageManager) -> None:
@@ -399,6 +470,7 @@ async def test_the_end_of_a_life_is_a_moment(app: ServedApp, storage: StorageMan
         ("PATCH", {}, b'{"expires_at": null, "ttl_seconds": 5}', "expires_at"),
         ("PATCH", {}, b'{"ttl_seconds": -1}', "x-ttl-seconds"),
         ("PATCH", {}, b'{"metadata": 5}', "x-meta-*"),
+        *(("PATCH", {}, b'{"metadata": %s}' % wrong, "x-meta-*") for wrong in (b"[]", b'""', b"0", b"false")),
         ("PATCH", {}, b'{"ttl": 5}', "ttl"),
     ):
         kind = "application/json" if method == "PATCH" else "text/plain"
@@ -409,8 +481,8 @@ async def test_the_end_of_a_life_is_a_moment(app: ServedApp, storage: StorageMan
     assert (kept.status, (await storage.info("moment")).expires_at) == (200, None)
     other = await app.app("PATCH", target, b"{}", {"Content-Type": "application/json", "If-Match": '"x"'})
     assert other.status == 412
-    wrong = await app.app("PATCH", target, b"{}", {"Content-Type": "text/plain"})
-    assert wrong.status == 415
+    for kind in ("text/plain", "application/merge-patch+json"):  # That would keep what it does not name.
+        assert (await app.app("PATCH", target, b"{}", {"Content-Type": kind})).status == 415
     missing = await app.app("PATCH", "/api/objects/no", b"{}", {"Content-Type": "application/json"})
     assert missing.status == 404
 

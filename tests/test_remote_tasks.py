@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -140,6 +142,21 @@ async def test_a_lost_answer_is_no_second_task_and_no_conflict(
         case _:
             assert (await tasks.cancel(task_id)).status == TaskStatus.CANCELLED
     assert len(lost) == 1
+
+
+async def test_who_waits_for_a_task_asks_seldom(
+    app: ServedApp, tasks: RemoteTasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id = (await tasks.submit("analyze_report", "a", PAYLOAD)).task_id
+    monkeypatch.setattr(engine(app).waiting, "_most", 0)  # Others wait already: each is answered at once.
+    seen = len(app.seen)
+    assert (await tasks.wait_for(task_id, 0.5)).status == TaskStatus.QUEUED
+    assert len(app.seen) - seen <= 3
+    waiting = asyncio.ensure_future(tasks.wait_for(task_id, math.inf))
+    await tasks.cancel(task_id)
+    assert (await asyncio.wait_for(waiting, 60)).status == TaskStatus.CANCELLED
+    with pytest.raises(InvalidArgumentError, match="nan"):
+        await tasks.wait_for(task_id, math.nan)
 
 
 async def test_what_is_no_app_is_told() -> None:

@@ -162,9 +162,16 @@ class ObjectStore(Stationary):
                 remedy="use put_stream",
             )
         digest = await sha256_of(data)
-        raw = await self._replaceable(key, if_match)
+        if (if_match is not None or if_absent) and (call := attempts.call_with(digest)) is not None:
+            metadata[hidden.CALL] = call
+        options = PutOptions(content_type, metadata, digest, if_match, if_absent)
+        try:
+            options = with_options(options, if_match=await self._replaceable(key, if_match))
+        except PreconditionFailedError:
+            if (earlier := await self._saved_before(key, options)) is None:
+                raise
+            return _saved(earlier, len(data), options)
         await self.mark(key, metadata)
-        options = PutOptions(content_type, metadata, digest, raw, if_absent)
         for _ in range(_ATTEMPTS):
             try:
                 result = await self.driver.put(key, data, options)
@@ -523,6 +530,9 @@ class ObjectStore(Stationary):
                 raise unmet(key, if_match)
             kept = dict(info.metadata)
             kept.pop(hidden.SOURCE, None)  # It is no copy of that version any more.
+            kept.pop(hidden.CALL, None)
+            if call is not None:
+                kept[hidden.CALL] = call
             if given is not None:
                 kept = {name: text for name, text in kept.items() if hidden.is_own(name)} | given
             if ttl is not KEPT:
@@ -764,8 +774,6 @@ class ObjectStore(Stationary):
             raise InvalidArgumentError("if_match and if_absent exclude each other", field="if_match")
         if ttl is not None:
             kept[expiry.METADATA] = expiry.end_of(self.clock(), ttl)
-        if (if_match is not None or if_absent) and (call := attempts.CALL.get()) is not None:
-            kept[hidden.CALL] = call
         return content_type, kept
 
     def _is_expired(self, info: ObjectInfo) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from storage_lib.arguments import seconds as number_of_seconds
 from storage_lib.backends.http.answers import decoded, not_ours
 from storage_lib.backends.http.client import HttpClient, Response
 from storage_lib.backends.http.errors import PROBLEM, error_of
@@ -28,6 +29,8 @@ from storage_lib.tasks.submission import IdempotencyConflictError, NewTask
 
 LONGEST_WAIT_SECONDS = 30
 """For how long an app holds an answer back."""
+PAUSE_SECONDS = 1.0
+"""From one request for a task to the next: an app for which enough wait already answers at once."""
 _KINDS = {kind.code: kind for kind in (TaskStateError, IdempotencyConflictError, UnknownActionError)}
 
 
@@ -104,12 +107,14 @@ class RemoteTasks:
         :raises KeyNotFoundError: there is no such task.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
+        until = loop.time() + number_of_seconds("seconds", seconds, -math.inf, math.inf)
         while True:
-            left = max(until - loop.time(), 0)
-            record = await self._get(task_id, min(math.ceil(left), LONGEST_WAIT_SECONDS))
+            begun = loop.time()
+            left = min(max(until - begun, 0), LONGEST_WAIT_SECONDS)
+            record = await self._get(task_id, math.ceil(left))
             if record.is_final or loop.time() >= until:
                 return record
+            await asyncio.sleep(min(begun + PAUSE_SECONDS, until) - loop.time())
 
     async def list(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]

@@ -194,11 +194,14 @@ class HttpObjects(ObjectDriver):
 
     async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
         key, doing = source.key, f"touch {source.key!r}"
-        change: dict[str, Any] = {"metadata": {n: text for n, text in metadata.items() if not is_own(n)}}
+        change: dict[str, Any] = {}
+        # What stays is not sent: another program may have given names that the app takes from nobody.
+        if (given := _callers(metadata)) != _callers(source.metadata):
+            change["metadata"] = given
         end = expiry.end_in(metadata)
         if end != expiry.end_in(source.metadata):
             change["expires_at"] = None if end is None else datetime.fromtimestamp(end, UTC)
-        headers = {"Content-Type": "application/merge-patch+json", "If-Match": _tag(source.etag)}
+        headers = {"Content-Type": "application/json", "If-Match": _tag(source.etag)}
         if mark := metadata.get(ATTEMPT):
             headers["Idempotency-Key"] = f'"{mark}"'
         try:
@@ -257,6 +260,10 @@ class HttpObjects(ObjectDriver):
 
     def _claim(self, key: str, want: int) -> Claim:
         return (self._client.url, key), want
+
+
+def _callers(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in metadata.items() if not is_own(name)}
 
 
 def _tag(etag: str) -> str:
