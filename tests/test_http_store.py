@@ -45,6 +45,7 @@ from storage_lib.errors import (
 )
 from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.manager import StorageManager
+from storage_lib.migration import Migration, MigrationOptions, check
 from storage_lib.ports.backend import ByteRange
 from storage_lib.ports.objects import ObjectStore, StoredObject
 from storage_lib.testing import ObjectStoreContract
@@ -515,6 +516,27 @@ async def test_through_an_app_with_layers_of_its_own(tmp_path: Path) -> None:
             info.expires_at,
         )
         await storage.backend.close()
+
+
+async def test_objects_of_any_store_are_migrated_to_an_app_and_back(tmp_path: Path) -> None:
+    async with (
+        served(StorageConfig(storage_type="memory")) as app,
+        StorageManager(StorageConfig(base_path=tmp_path / "from")) as source,
+        StorageManager(StorageConfig(storage_type="http", http_url=app.url)) as through,
+        StorageManager(StorageConfig(base_path=tmp_path / "back")) as back,
+    ):
+        await source.save("a/ü", {"n": 1}, metadata={"m": "ü"}, ttl=600)
+        await source.write("a/empty", b"", content_type="text/x-a")
+        await source.write("large", b"x" * 9_000_000)
+        await source.save_versioned("v", 1)
+        for ours, theirs in ((source, through), (through, back)):
+            done = await Migration(ours, theirs).run()
+            assert (done.copied, done.failures) == (5, 0), done
+            again = await Migration(ours, theirs, MigrationOptions(update=True)).run()
+            assert (again.copied, again.failures) == (0, 0), again
+            report = await check(ours, theirs, content=True)
+            assert (report.same, report.differences) == (5, [])
+        assert dict((await app.app.storage.info("a/ü")).metadata) == {"m": "ü"}
 
 
 async def test_the_doctor_examines_it(app: ServedApp) -> None:

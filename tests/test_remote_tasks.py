@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -142,6 +143,30 @@ async def test_a_lost_answer_is_no_second_task_and_no_conflict(
         case _:
             assert (await tasks.cancel(task_id)).status == TaskStatus.CANCELLED
     assert len(lost) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"payload": {"report": b"a.csv"}}, "payload.report"),
+        ({"payload": {"report": "a.csv", "options": [math.nan]}}, "payload.options[0]"),
+        ({"payload": object()}, "payload"),
+        ({"payload": "\ud800"}, "payload"),
+        ({"agent_id": "\ud800"}, "agent_id"),
+        ({"idempotency_key": ""}, "idempotency_key"),
+        ({"correlation_id": ""}, "correlation_id"),
+    ],
+    ids=["bytes", "nan", "object", "surrogate", "agent", "key", "correlation"],
+)
+async def test_what_json_cannot_hold_is_refused_and_not_changed(
+    app: ServedApp, tasks: RemoteTasks, options: dict[str, Any], field: str
+) -> None:
+    task = NewTask(**{"action": "analyze_report", "agent_id": "a", "payload": PAYLOAD, **options})
+    for submit in (engine(app).submit_new, tasks.submit_new, lambda task: tasks.submit_many([task])):
+        with pytest.raises(InvalidArgumentError) as refused:
+            await submit(task)
+        assert refused.value.field == field
+    assert (await tasks.list()).records == []
 
 
 async def test_who_waits_for_a_task_asks_seldom(

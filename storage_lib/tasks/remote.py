@@ -22,10 +22,17 @@ from storage_lib.errors import ConfigurationError, StorageError
 from storage_lib.layers.retry.options import RetryOptions
 from storage_lib.layers.retry.retrier import Retrier
 from storage_lib.tasks.control import TaskStateError
-from storage_lib.tasks.model import TaskRecord, check_task_id
+from storage_lib.tasks.model import (
+    TaskRecord,
+    check_agent_id,
+    check_correlation_id,
+    check_idempotency_key,
+    check_task_id,
+    check_trace_parent,
+)
 from storage_lib.tasks.records import RecordPage, TaskFilters, UnreadableRecord
 from storage_lib.tasks.registry import UnknownActionError
-from storage_lib.tasks.submission import IdempotencyConflictError, NewTask
+from storage_lib.tasks.submission import IdempotencyConflictError, NewTask, payload_json
 
 LONGEST_WAIT_SECONDS = 30
 """For how long an app holds an answer back."""
@@ -171,8 +178,8 @@ class RemoteTasks:
         self, path: str, doing: str, body: Any = None, trace_parent: str | None = None
     ) -> Response:
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        if trace_parent is not None:
-            headers["traceparent"] = trace_parent
+        if (parent := check_trace_parent(trace_parent)) is not None:
+            headers["traceparent"] = parent
         sent = b"" if body is None else msgspec.json.encode(body)
         return await self._retrier.step(
             doing,
@@ -197,12 +204,19 @@ def _path(task_id: str) -> str:
 
 
 def _submitted(task: NewTask) -> dict[str, Any]:
-    """A task as it is sent. One without an idempotency key gets one, so that it may be sent again."""
-    task = replace(task, idempotency_key=task.idempotency_key or uuid.uuid4().hex)
+    """A task as it is sent. One without an idempotency key gets one, so that it may be sent again.
+
+    :raises InvalidArgumentError: it cannot be sent as it is.
+    """
+    if task.idempotency_key is None:
+        task = replace(task, idempotency_key=uuid.uuid4().hex)
+    check_agent_id(task.agent_id)
+    check_correlation_id(task.correlation_id)
+    check_idempotency_key(task.idempotency_key)
     fields: dict[str, Any] = {
         "action": task.action,
         "agent_id": task.agent_id,
-        "payload": task.payload,
+        "payload": None if task.payload is None else msgspec.Raw(payload_json(task.payload)),
         "correlation_id": task.correlation_id,
         "idempotency_key": task.idempotency_key,
         "delay_seconds": task.delay_seconds,

@@ -367,18 +367,26 @@ def new_record(message: TaskMessage, now: datetime, payload: Any) -> TaskRecord:
     )
 
 
+def payload_json(payload: Any) -> bytes:
+    """The payload as JSON.
+
+    :raises InvalidArgumentError: JSON cannot hold it.
+    """
+    try:
+        return json_of(payload, "payload")
+    except SerializationError as error:
+        raise InvalidArgumentError(
+            error.message, field=error.field, limit=error.limit, remedy=error.remedy
+        ) from error
+
+
 def validated(registered: RegisteredAction, payload: Any) -> tuple[bytes, Any]:
     """The payload as JSON, and as an instance of the action's type.
 
     :raises InvalidArgumentError: it does not fit; ``field`` names the place.
     """
     kind = registered.payload
-    try:
-        data = json_of(payload, "payload")
-    except SerializationError as error:
-        raise InvalidArgumentError(
-            error.message, field=error.field, limit=error.limit, remedy=error.remedy
-        ) from error
+    data = payload_json(payload)
     if kind is None:
         return data, payload
     given = data if payload is not None else b"{}"

@@ -20,7 +20,7 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.keys import MAX_KEY_BYTES, MAX_SEGMENT_BYTES, encode_metadata_value
-from storage_lib.ports import expiry, kept_headers
+from storage_lib.ports import expiry, hidden, kept_headers
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectCapabilities, ObjectDriver, PutOptions
 from storage_lib.ports.errors import missing, unmet
 from storage_lib.ports.hidden import ATTEMPT, is_own
@@ -32,6 +32,8 @@ MAX_BODY_BYTES = 100 * 1024 * 1024
 MAX_PAGE = 1000
 _LAST = "\U0010fffd"
 """The greatest character of a key."""
+_OF_THIS_STORE = hidden.ADDED_BELOW | {hidden.CALL}
+"""Metadata that say how an object came here. The app has its own."""
 _FRESH = {"Cache-Control": "no-cache"}
 
 
@@ -184,12 +186,9 @@ class HttpObjects(ObjectDriver):
             yield more.data
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
-        for header, name in kept_headers.METADATA.items():
-            if getattr(source, kept_headers.FIELDS[name]) is not None:
-                raise UnsupportedOperationError(
-                    f"copy {source.key!r}: it has a {header}, which an app takes from nobody",
-                    remedy="copy it with storage_lib where it is stored",
-                )
+        for name, field in kept_headers.FIELDS.items():
+            if getattr(source, field) is not None:
+                raise _not_taken(name)
         return await super().copy(source, target, if_absent)
 
     async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
@@ -251,15 +250,25 @@ class HttpObjects(ObjectDriver):
             elif name == expiry.METADATA:
                 end = datetime.fromtimestamp(expiry.end_in(metadata) or 0, UTC)
                 headers["x-expires-at"] = end.isoformat(timespec="milliseconds")
-            elif name != ATTEMPT:
-                raise UnsupportedOperationError(
-                    f"an app takes no {name!r} from others: it is one of its layers' own",
-                    remedy="set the layer in the app",
-                )
+            elif name not in _OF_THIS_STORE:
+                raise _not_taken(name)
         return headers
 
     def _claim(self, key: str, want: int) -> Claim:
         return (self._client.url, key), want
+
+
+def _not_taken(name: str) -> UnsupportedOperationError:
+    for header, kept in kept_headers.METADATA.items():
+        if kept == name:
+            return UnsupportedOperationError(
+                f"it has a {header}, which an app takes from nobody",
+                remedy="copy it with storage_lib where it is stored",
+            )
+    return UnsupportedOperationError(
+        f"an app takes no {name!r} from others: it is one of its layers' own",
+        remedy="set the layer in the app",
+    )
 
 
 def _callers(metadata: Mapping[str, str]) -> dict[str, str]:
