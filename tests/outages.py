@@ -12,7 +12,7 @@ from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ListOptions, ObjectDriver
 from storage_lib.ports.object_model import ListEntry
 
-WRITES = ("put", "put_stream", "delete", "copy")
+WRITES = ("put", "put_stream", "delete", "copy", "touch")
 
 
 def down() -> TransientStorageError:

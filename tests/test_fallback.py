@@ -33,7 +33,7 @@ from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import ObjectStore
 from storage_lib.ports.drivers import ListOptions
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError
-from tests.outages import Switched, refused
+from tests.outages import Switched, down, refused
 
 SOAK = os.environ.get("SOAK") == "1"
 SECONDARY = StorageConfig(storage_type="memory")
@@ -345,6 +345,40 @@ async def test_a_creation_that_the_primary_may_have_taken_is_not_refused_because
     stores.primary.away, stores.primary.error = True, refused
     with pytest.raises(PreconditionFailedError):
         await stores.objects.put("lock", b"mine", if_absent=True)
+
+
+@pytest.mark.parametrize("mode", ["fallback", "mirror"])
+async def test_a_touch_that_the_primary_may_have_taken_is_no_conflict(mode: str) -> None:
+    stores = Stores(mode=mode)
+    put = await stores.objects.put("k", b"1")
+    stores.primary.lose_responses = 1
+    with pytest.raises(UnknownOutcomeError, match="not known"):
+        await stores.objects.touch("k", metadata={"m": "1"}, if_match=put.etag)
+    assert dict((await stores.objects.head("k")).metadata) == {"m": "1"}
+    stores.primary.lose_responses = 1
+    touched = await stores.objects.touch("k", metadata={"m": "2"})
+    info = await stores.objects.head("k")
+    assert (touched.etag, dict(info.metadata)) == (info.etag, {"m": "2"})
+    assert await value(stores.objects, "k") == b"1"
+
+
+async def test_a_touch_that_both_stores_have_taken_is_no_conflict_when_they_are_repaired() -> None:
+    stores = Stores(mode="mirror")
+    put = await stores.objects.put("k", b"1")
+
+    def lost() -> TransientStorageError:
+        stores.primary.away, stores.primary.error = True, refused
+        return down()
+
+    stores.primary.lose_responses, stores.primary.error = 1, lost
+    await stores.objects.touch("k", metadata={"m": "1"}, if_match=put.etag)
+    stores.primary.away = False
+    assert dict((await stores.first.objects.head("k")).metadata) == {"m": "1"}
+    result = await stores.layer.repair()
+    assert not result.conflicts
+    assert await stores.both("k") == (b"1", b"1")
+    assert dict((await stores.objects.head("k")).metadata) == {"m": "1"}
+    assert await marks(stores.second.objects) == []
 
 
 async def test_the_manager_updates_during_an_outage() -> None:

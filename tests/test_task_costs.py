@@ -357,6 +357,11 @@ async def test_a_record_that_changes_meanwhile_stays_and_the_others_of_its_batch
     assert await left(engine) == set()
 
 
+async def test_at_most_as_many_records_as_asked_for_are_removed(engine: TaskEngine) -> None:
+    await ended(engine, 5)
+    assert [await engine.records.expire(NOW, limit) for limit in (0, 2, 2, 2)] == [0, 2, 2, 1]
+
+
 async def test_grandchildren_go_with_their_parents_and_no_sooner(engine: TaskEngine) -> None:
     (top,) = await ended(engine, 1)
     below = await ended(engine, 2, parent=top)

@@ -15,10 +15,12 @@ from storage_lib.errors import (
     IntegrityError,
     InvalidKeyError,
     KeyNotFoundError,
+    PreconditionFailedError,
     RuleViolationError,
 )
 from storage_lib.layers.encryption import EncryptionLayer
 from storage_lib.layers.validation import ValidationLayer
+from storage_lib.ports.attempts import CALL
 from storage_lib.ports.object_model import StoredObject
 from tests.gated import Gated
 from tests.layer_stacks import STACKS, Stack, named, stacked
@@ -93,6 +95,26 @@ async def test_a_touch_keeps_the_rules() -> None:
     with pytest.raises(RuleViolationError, match="owner"):
         await storage.touch("k", metadata={})
     assert dict((await storage.info("k")).metadata) == {"owner": "cfo"}
+
+
+@pytest.mark.parametrize("stack", STACKS, ids=named)
+async def test_a_call_that_comes_again_has_been_done(stack: Stack) -> None:
+    storage = StorageManager(backend=stacked(MemoryBackend(), stack))
+    etag = (await storage.save("k", 1)).etag
+    call = CALL.set("one")
+    try:
+        first, again = [await storage.touch("k", metadata={"m": "1"}, if_match=etag) for _ in range(2)]
+    finally:
+        CALL.reset(call)
+    assert first == again
+    await storage.touch("k", metadata={"m": "2"})
+    call = CALL.set("one")
+    try:
+        with pytest.raises(PreconditionFailedError):  # What it did is not there any more.
+            await storage.touch("k", metadata={"m": "1"}, if_match=etag)
+    finally:
+        CALL.reset(call)
+    assert dict((await storage.info("k")).metadata) == {"m": "2"}
 
 
 @pytest.mark.parametrize("key", [".system/x", "../x", "", None])

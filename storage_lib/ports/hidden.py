@@ -46,6 +46,9 @@ store's own ETags do."""
 ADDED_BELOW = frozenset({ATTEMPT, JOURNAL, ORIGIN, REPAIRED, SOURCE})
 """What layers inside the encryption layer add, and what it therefore does not bind the object to."""
 
+OF_ONE_WRITE = frozenset({CALL, REPAIRED, SOURCE})
+"""What tells which write made an object, and is not true any more of one that was touched since."""
+
 _DIGITS = pattern(r"[0-9]{1,18}")
 
 

@@ -528,9 +528,7 @@ class ObjectStore(Stationary):
                 return PutResult(key, shown.etag, shown.size, created=False)
             if not agrees(info.etag, raw):
                 raise unmet(key, if_match)
-            kept = dict(info.metadata)
-            kept.pop(hidden.SOURCE, None)  # It is no copy of that version any more.
-            kept.pop(hidden.CALL, None)
+            kept = {name: text for name, text in info.metadata.items() if name not in hidden.OF_ONE_WRITE}
             if call is not None:
                 kept[hidden.CALL] = call
             if given is not None:

@@ -366,6 +366,8 @@ class TaskRecords:
         """Remove up to ``limit`` records of tasks that ended before that moment, with their contents,
         and return how many. A child's record stays as long as its parent's, or a requeue of the parent
         would run the child again."""
+        if limit < 1:
+            return 0
         removed = 0
         some: list[Entity] = []
         needed: dict[str, bool] = {}

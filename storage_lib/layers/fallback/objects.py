@@ -278,18 +278,24 @@ class FallbackObjects(ObjectLayer):
 
     async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
         key = source.key
-
-        async def by_bytes() -> PutResult:
-            return await ObjectDriver.touch(self, source, metadata)
-
         when = await self._when(key)
         if when.only_journaled:
-            return await by_bytes()
+            return await ObjectDriver.touch(self, source, metadata)
 
-        async def instead(_: When) -> PutResult:
-            return await by_bytes()
+        async def instead(when: When) -> PutResult:
+            journaling = _Journaling(self, self._around, when)
+            return await rewritten(journaling, source, key, metadata=metadata, if_match=source.etag)
 
-        return await self._write(key, when.at, lambda: self.inner.touch(source, metadata), instead)
+        sure = _names_second(source.etag)  # As for `put`.
+        try:
+            return await self._write(
+                key, when.at, lambda: self.inner.touch(source, metadata), instead, sure=sure
+            )
+        except StorageUnavailableError as error:
+            if not isinstance(error.__cause__, PreconditionFailedError):
+                raise
+            # Whoever touches any version looks which one is there now.
+            raise UnknownOutcomeError(error.message, remedy=error.remedy) from error
 
     async def _when(self, key: str) -> When:
         now = self.inner.clock()
