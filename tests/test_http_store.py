@@ -380,6 +380,42 @@ async def test_answers_become_errors(answer: Answer, error: type[StorageError], 
         assert {request.headers["x-functions-key"] for request in service.seen} == {"secret-key"}
 
 
+A_PART = {"ETag": '"e"', "Last-Modified": "Mon, 30 Nov 2026 08:00:00 GMT", "Content-Type": "text/plain"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "content_range"),
+    [
+        (206, b"ab", "bytes 0-1/9"),
+        (206, b"c", "bytes 2-2/9"),
+        (206, b"cdef", "bytes 2-5/9"),
+        (206, b"cd", ""),
+        (206, b"cd", "bytes 2-3/*"),
+        (304, b"", ""),
+        (416, b"", "bytes */9"),
+    ],
+)
+async def test_a_part_that_was_not_asked_for_is_no_answer(
+    status: int, body: bytes, content_range: str
+) -> None:
+    answer = Answer(status, body, A_PART | {"Content-Range": content_range})
+    async with StubService(lambda request: answer) as service:
+        backend = HttpStorageBackend(f"{service.endpoint}/api")
+        with pytest.raises(StorageUnavailableError, match="not one of this app's API"):
+            await backend.objects.get("k", byte_range=ByteRange(2, 4))
+        await backend.close()
+
+
+async def test_a_listing_that_never_ends_is_no_answer() -> None:
+    answer = Answer(200, b'{"objects": [{"key": "a"}], "prefixes": [], "cursor": "same"}')
+    async with StubService(lambda request: answer) as service:
+        backend = HttpStorageBackend(f"{service.endpoint}/api")
+        with pytest.raises(StorageUnavailableError, match="not one of this app's API"):
+            await backend.objects.iterate()
+        assert len(service.seen) == 2
+        await backend.close()
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/api", "http://nowhere.invalid/api"])
 async def test_who_does_not_answer_is_unavailable(url: str) -> None:
     backend = HttpStorageBackend(url)

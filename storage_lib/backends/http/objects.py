@@ -96,6 +96,8 @@ class HttpObjects(ObjectDriver):
         data = response.body
         if response.status == 206:
             start, size = range_in(response.headers, doing)
+            if wanted is None or (start, start + len(data)) != wanted.resolve(size):
+                raise not_ours(doing)  # Of other bytes than those asked for.
             return StoredObject(info_of(key, response.headers, size, doing), data, start)
         info = info_of(key, response.headers, len(data), doing)
         if wanted is None:
@@ -143,6 +145,8 @@ class HttpObjects(ObjectDriver):
                 yield found
             if page.cursor is None:
                 return
+            if page.cursor == query.get("cursor"):
+                raise not_ours(doing)  # It would never end.
             query.pop("start_after", None)
             query["cursor"] = page.cursor
 
@@ -237,6 +241,8 @@ class HttpObjects(ObjectDriver):
             raise missing(key) from error
         except PreconditionFailedError as error:
             raise unmet(key, if_match) from error
+        if response.status == 304 and "If-None-Match" not in headers:
+            raise not_ours(doing)
         if response.status == 416 and wanted is not None:
             wanted.resolve(range_in(response.headers, doing)[1])
             raise not_ours(doing)  # It is satisfiable.
