@@ -23,6 +23,7 @@ class WriterContract:
     """Part of `ObjectStoreContract`."""
 
     small_part: int
+    binary_types: tuple[str, str]
 
     @pytest.mark.parametrize("pieces", [0, 1, 7])
     async def test_what_is_written_is_stored_at_the_end(
@@ -31,7 +32,8 @@ class WriterContract:
         monkeypatch.setattr(objects, "part_bytes", self.small_part)
         piece = bytearray(_PIECE * (self.small_part // len(_PIECE) + 1))
         key = f"{unique}/k"
-        async with objects.open_writer(key, content_type="text/plain", metadata={"a": "b"}) as writer:
+        kind = self.binary_types[1]
+        async with objects.open_writer(key, content_type=kind, metadata={"a": "b"}) as writer:
             for number in range(pieces):
                 piece[0] = number
                 assert await writer.write(piece) == len(piece)
@@ -41,7 +43,7 @@ class WriterContract:
         found = await objects.get(key)
         assert found is not None
         assert found.data == b"".join(bytes([number]) + piece[1:] for number in range(pieces))
-        assert (found.info.content_type, dict(found.info.metadata)) == ("text/plain", {"a": "b"})
+        assert (found.info.content_type, dict(found.info.metadata)) == (kind, {"a": "b"})
         assert writer.result is not None
         assert (writer.result.etag, writer.result.size) == (found.info.etag, writer.size)
         with pytest.raises(InvalidArgumentError):
