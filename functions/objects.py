@@ -161,8 +161,13 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
         )
         return put, put.created if existed is None else not existed
 
-    with repeated_call(req, key):
-        put, created = await conditional.create_or_replace(req, app.storage, key, write)
+    try:
+        with repeated_call(req, key):
+            put, created = await conditional.create_or_replace(req, app.storage, key, write)
+    except InvalidArgumentError as error:
+        if "x-expires-at" in req.headers:
+            _name(error, "ttl", "x-expires-at")
+        raise
     headers = {"ETag": f'"{put.etag}"'}
     if created:
         headers["Location"] = object_location(req, key)
@@ -214,11 +219,22 @@ async def _touch(req: func.HttpRequest) -> func.HttpResponse:
                 "expires_at and ttl_seconds exclude each other", field="expires_at", remedy="leave one out"
             )
         options["ttl"] = change["ttl_seconds"]
-    with repeated_call(req, key, req.get_body()):
-        touched = await conditional.touch(req, app.storage, key, options)
+    try:
+        with repeated_call(req, key, req.get_body()):
+            touched = await conditional.touch(req, app.storage, key, options)
+    except InvalidArgumentError as error:
+        _name(error, "ttl", "expires_at" if "expires_at" in change else "ttl_seconds")
+        _name(error, "metadata", "body.metadata")
+        raise
     return json_response(
         {"key": key, "etag": touched.etag, "size": touched.size}, headers={"ETag": f'"{touched.etag}"'}
     )
+
+
+def _name(error: InvalidArgumentError, argument: str, sent: str) -> None:
+    """Have the error name an argument of the library as it was sent."""
+    if error.field == argument:
+        error.field, error.message = sent, error.message.replace("ttl is", f"{sent} is", 1)
 
 
 async def _delete(req: func.HttpRequest) -> func.HttpResponse:

@@ -46,6 +46,10 @@ _FIELDS = {
     "body": "data",
     "x-meta-*": "metadata",
     "x-ttl-seconds": "ttl",
+    "x-expires-at": "ttl",
+    "ttl_seconds": "ttl",
+    "expires_at": "ttl",
+    "body.metadata": "metadata",
 }
 """The library's arguments, by what they are in HTTP."""
 _KEY = "set AGENT_STORAGE_HTTP_KEY (http_key) to a function key of this app"
