@@ -123,6 +123,8 @@ async def _each(
     """Do ``work`` with each key; it tells whether it did something. Keys below ``left_out`` are left out."""
     concurrency = whole("concurrency", bounds.concurrency, 1)
     limit = None if bounds.limit is None else whole("limit", bounds.limit, 0)
+    if bounds.after is not None:
+        validate_prefix(bounds.after, "after")
     until = None
     if bounds.seconds is not None:
         until = time.monotonic() + checked_seconds("seconds", bounds.seconds, 0, _LONGEST)

@@ -381,6 +381,31 @@ async def test_a_touch_that_both_stores_have_taken_is_no_conflict_when_they_are_
     assert await marks(stores.second.objects) == []
 
 
+async def test_a_mirror_is_not_sent_the_bytes_of_what_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = Stores(mode="mirror")
+    await stores.objects.put("k", b"x" * 1000, metadata={"m": "1"})
+    driver = stores.second.objects.driver
+    put, sent = driver.put, list[str]()
+
+    async def told(key: str, *args: Any) -> Any:
+        sent.append(key)
+        return await put(key, *args)
+
+    monkeypatch.setattr(driver, "put", told)
+    touched = await stores.objects.touch("k", metadata={"m": "2"}, ttl=1000)
+    assert sent
+    assert "k" not in sent
+    stores.primary.away = True
+    info = await stores.objects.head("k")
+    assert (info.etag, dict(info.metadata), info.expires_at is not None) == (touched.etag, {"m": "2"}, True)
+    assert await value(stores.objects, "k") == b"x" * 1000
+    stores.primary.away = False
+    await stores.objects.put("k", b"y" * 1000)
+    assert "k" in sent
+    assert await stores.both("k") == (b"y" * 1000,) * 2
+    assert await marks(stores.second.objects) == []
+
+
 async def test_the_manager_updates_during_an_outage() -> None:
     stores = Stores(mode="mirror")
     storage = StorageManager(backend=stores.layer)

@@ -192,6 +192,8 @@ async def test_a_part_at_a_time_is_all_of_it(
         ({"source": None, "target": "a/"}, "source"),
         ({"source": "a/", "target": "b/", "concurrency": 0}, "concurrency"),
         ({"source": "a/", "target": "b/", "limit": -1}, "limit"),
+        ({"source": "a/", "target": "b/", "after": "a//b"}, "after"),
+        ({"source": "a/", "target": "b/", "after": 3}, "after"),
         ({"source": "a/", "target": "b/", "seconds": "5"}, "seconds"),
     ],
     ids=str,

@@ -11,6 +11,7 @@ import msgspec
 
 from storage_lib.errors import IntegrityError
 from storage_lib.ports import hidden
+from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import ObjectInfo
 
 TAG = hidden.OF_SECONDARY
@@ -153,15 +154,20 @@ def plain(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in metadata.items() if name not in _BOOKKEEPING}
 
 
-def is_same(one: ObjectInfo, other: ObjectInfo) -> bool:
-    """Whether two objects have the same bytes, type and metadata."""
+def has_same_bytes(one: ObjectInfo, other: ObjectInfo) -> bool:
+    """Whether two objects differ in their metadata at most."""
     return (
         one.sha256 is not None
         and one.sha256 == other.sha256
         and one.size == other.size
         and one.content_type == other.content_type
-        and plain(one.metadata) == plain(other.metadata)
+        and headers_in(one.metadata) == headers_in(other.metadata)
     )
+
+
+def is_same(one: ObjectInfo, other: ObjectInfo) -> bool:
+    """Whether two objects have the same bytes, type and metadata."""
+    return has_same_bytes(one, other) and plain(one.metadata) == plain(other.metadata)
 
 
 def fingerprint(sha256: str, content_type: str, metadata: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
-from storage_lib.layers.fallback.entries import Entry, plain
+from storage_lib.layers.fallback.entries import Entry, has_same_bytes, plain
 from storage_lib.layers.fallback.marks import BEHIND, COMPLETE, OWN, STALE, Marks
 from storage_lib.layers.fallback.secondary import SecondStore
 from storage_lib.layers.fallback.transfer import transfer
@@ -216,12 +216,16 @@ class Mirror:
             return True
         if found is not None and found.metadata.get(hidden.ORIGIN) == info.etag:
             return False
+        metadata = {**plain(info.metadata), hidden.ORIGIN: info.etag}
+        if found is not None and has_same_bytes(found, info):
+            await self._secondary.driver.touch(found, metadata)
+            return True
         await transfer(
             info,
             self._primary,
             self._secondary.driver,
             key,
-            {**plain(info.metadata), hidden.ORIGIN: info.etag},
+            metadata,
             if_match=None if found is None else found.etag,
             if_absent=found is None,
         )
