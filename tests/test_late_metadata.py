@@ -77,7 +77,11 @@ async def check(backend: StorageBackend, key: str, data: bytes = RANDOM) -> None
         assert reader.info == info
         assert await reader.read() == data
     entries = [entry async for entry in objects.iterate(key, details=True)]
-    assert entries == [ListEntry(key, len(data), info.etag, entries[0].last_modified)]  # type: ignore[union-attr]
+    (entry,) = entries
+    assert isinstance(entry, ListEntry)
+    assert (entry.key, entry.size, entry.etag) == (key, len(data), info.etag)
+    assert entry.info is not None
+    assert (entry.info.size, entry.info.content_type) == (len(data), info.content_type)
     stats = await objects.stats(key)
     assert (stats.count, stats.bytes) == (1, len(data))
 

@@ -219,6 +219,13 @@ def test_a_number_comes_back(value: float) -> None:
         assert found == value or (math.isnan(value) and math.isnan(found))
 
 
+@pytest.mark.parametrize("openmetrics", [False, True], ids=["prometheus", "openmetrics"])
+def test_labels_that_prometheus_reserves_get_another_name(openmetrics: bool) -> None:
+    registry = Registry()
+    registry.gauge("g").set(1, {"_-": "x", "_.n": "y"})
+    assert shown(registry, openmetrics=openmetrics) == {("g", (("tag__", "x"), ("tag__n", "y"))): 1}
+
+
 def test_tags_that_become_the_same_label_are_joined() -> None:
     registry = Registry()
     registry.counter("c").add(1, {"a.b": "x", "a_b": "y"})

@@ -79,6 +79,8 @@ def labels(tags: Iterable[tuple[str, str]]) -> Labels:
     named: dict[str, str] = {}
     for name, value in tags:
         label = _NOT_IN_NAMES.sub("_", name)
+        if label.startswith("__"):  # Prometheus keeps such labels for itself.
+            label = f"tag{label}"
         named[label] = f"{named[label]};{value}" if label in named else value
     return tuple(named.items())
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from xml.sax.saxutils import escape
 
 from storage_lib.backends.cloud.parts import send_all
@@ -131,13 +130,19 @@ async def _begin(bucket: Bucket, key: str, headers: Mapping[str, str], doing: st
 
 async def _clean_up(bucket: Bucket, key: str, query: Mapping[str, str], sidecar: str | None) -> None:
     """Give up the upload; what stays is removed by the bucket's lifecycle rule for incomplete uploads, if
-    any."""
+    any. While a part that was cut off still arrives this can fail (AbortMultipartUpload): it is tried again.
+    """
 
     async def remove() -> None:
         for name, parameters in ((key, query), (sidecar, {})):
-            if name is not None:
-                with suppress(StorageError):
-                    await bucket.send("DELETE", name, query=parameters, doing=f"clean up after {key!r}")
+            for pause in (0.1, 0.5, 0) if name is not None else ():
+                try:
+                    await bucket.send("DELETE", name or "", query=parameters, doing=f"clean up after {key!r}")
+                    break
+                except TransientStorageError:
+                    await asyncio.sleep(pause)
+                except StorageError:
+                    break
 
     await asyncio.shield(remove())
 
