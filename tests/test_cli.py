@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,9 +22,10 @@ from typer.main import get_command
 
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.cli.program import COMMANDS
+from storage_lib.errors import KeyNotFoundError
 from storage_lib.s3_backend import S3StorageBackend
 from storage_lib.tasks.engine import TaskEngine
-from storage_lib.tasks.model import TASK_QUEUE
+from storage_lib.tasks.model import EVENT_QUEUE, TASK_QUEUE
 from storage_lib.tasks.registry import Registry
 from tests.cli_runs import PROGRAM, Cli, environment
 from tests.conftest import PROJECT
@@ -393,6 +395,22 @@ async def test_tasks(cli: Cli, data: StorageConfig) -> None:
     assert cli("tasks", "cancel", task, code=4).err.startswith("error: ")
     cli("tasks", "submit", "nope", code=2)
     cli("tasks", "show", "x", code=3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "count"), [({}, 0), ({"AGENT_TASK_EVENTS": "true"}, 1)], ids=["unset", "true"]
+)
+async def test_the_end_of_a_task_is_published_only_if_it_is_set(
+    cli: Cli, data: StorageConfig, setting: dict[str, str], count: int
+) -> None:
+    cli("save", "reports/a.txt", stdin="Rain.")
+    task = cli("tasks", "submit", "analyze_report", '{"report": "reports/a.txt"}', "-a", "ceo").text.strip()
+    cli("tasks", "cancel", task, **setting)
+    published = 0
+    async with StorageManager(data) as storage:
+        with contextlib.suppress(KeyNotFoundError):  # The first event makes the queue.
+            published = await storage.backend.queues.length(EVENT_QUEUE)
+    assert published == count
 
 
 async def test_tables_and_queues(cli: Cli, data: StorageConfig) -> None:

@@ -17,7 +17,7 @@ from storage_lib.ports.tables import TableStore, Update
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
-from storage_lib.tasks.model import TASK_QUEUE, TaskStatus, child_task_id
+from storage_lib.tasks.model import TASK_QUEUE, TaskMessage, TaskStatus, child_task_id
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryTaskError
 from storage_lib.tasks.shared import Shared
@@ -334,3 +334,95 @@ async def test_a_shared_call_goes_on_if_the_first_who_came_is_cancelled_and_its_
     assert isinstance(found[0], asyncio.CancelledError)
     assert isinstance(found[1], ValueError)
     assert await shared.call("k", lambda: asyncio.sleep(0, 7)) == (7, True)
+
+
+@pytest.mark.usefixtures("small")
+async def test_an_open_child_of_a_run_that_submitted_more_does_not_hide_the_last_end(
+    engine: TaskEngine, clock: Clock
+) -> None:
+    """The last child began before its parent waited, so this process has not seen for how many it waits, and
+    it ends so soon after another that the parent's record is not told."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+    deliveries: list[asyncio.Task[None]] = []
+    texts: dict[int | None, str] = {}
+
+    @task("slow")
+    async def slow(context: TaskContext, payload: Any) -> None:
+        began.set()
+        await may_end.wait()
+
+    @task("fewer_later")
+    async def fewer_later(context: TaskContext, payload: Any) -> None:
+        await context.submit("slow")
+        await context.submit("child", 1)
+        if context.task.attempts == 1:
+            await context.submit("child", 2, delay_seconds=3600)
+            raise RetryTaskError("again", retry_after=1)
+        deliveries.append(asyncio.create_task(engine.deliver(texts[0], queue=TASK_QUEUE)))
+        await began.wait()
+        await engine.deliver(texts[1], queue=TASK_QUEUE)
+
+    parent = await engine.submit("fewer_later", "a")
+    assert await ran(engine) == 1
+    texts |= {TaskMessage.parse(text).child_index: text for text in await received(engine)}
+    clock.now += 2
+    assert await ran(engine) == 1
+    assert (await engine.get(parent.task_id)).is_waiting
+    may_end.set()
+    await asyncio.gather(*deliveries)
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_parent_ends_soon_if_its_last_child_ended_on_a_host_of_the_version_before(
+    engine: TaskEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That host counts in the parent's record, where the children that ended elsewhere are missing, and
+    publishes the event of the child."""
+
+    async def counts(child: Any, **_: Any) -> list[Any]:
+        return []
+
+    parent = await engine.submit("two", "a")
+    assert await ran(engine) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.worker._joins, "child_ended", counts)  # pyright: ignore[reportPrivateUsage]
+        assert await ran(engine) == 2
+    assert (await engine.get(parent.task_id)).is_waiting
+    clock.now += LEASE / 2 + 1
+    await engine.take_over()
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["child-ends-later", "child-has-ended"])
+async def test_a_parent_that_was_asked_to_stop_before_it_waited_ends_cancelled(
+    engine: TaskEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, earlier: bool
+) -> None:
+    """Also if its host was killed when it began to wait, and the end of a child or a search notices first."""
+
+    @task("stopped")
+    async def stopped(context: TaskContext, payload: Any) -> None:
+        await context.submit("child", 1)
+        if earlier:
+            assert await ran(engine) == 1
+        await engine.cancel(context.task.task_id)
+
+    async def killed(task_id: str) -> Any:
+        raise StorageUnavailableError("the host was killed here")
+
+    parent = await engine.submit("stopped", "a")
+    (text,) = await received(engine)
+    cancel = engine.worker.cancel
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.worker, "cancel", killed)
+        patch.setattr(engine, "cancel", cancel)
+        with pytest.raises(StorageUnavailableError):
+            await engine.deliver(text, queue=TASK_QUEUE)
+    waiting = await engine.get(parent.task_id)
+    assert waiting.is_waiting
+    assert waiting.cancel_requested
+    assert await ran(engine) == (0 if earlier else 1)
+    clock.now += LEASE / 2 + 1
+    await engine.take_over()
+    ended = await engine.get(parent.task_id)
+    assert (ended.status, ended.history[-1].outcome) == (TaskStatus.CANCELLED, "cancelled")

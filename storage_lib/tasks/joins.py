@@ -18,6 +18,7 @@ from storage_lib.errors import (
 )
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.events import TaskEvent
+from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus, child_task_id
 from storage_lib.tasks.records import TaskRecords
 from storage_lib.tasks.shared import Shared
@@ -130,9 +131,11 @@ class Joins:
         The child that ends last sees that all others have ended, because each looks after its own end is
         written.
         """
-        if await self._records.has_open_child(parent_id, child.task_id, self._totals.get(parent_id)):
+        total = self._totals.get(parent_id)
+        if await self._records.has_open_child(parent_id, child.task_id, total):
             now = self._now()
-            if self._noted.get(parent_id, now - NOTE_PAUSE) > now - NOTE_PAUSE:
+            # Without the total, the open one may be of an earlier run that submitted more.
+            if total is not None and self._noted.get(parent_id, now - NOTE_PAUSE) > now - NOTE_PAUSE:
                 return None, False
             _keep(self._noted, parent_id, now)
         parent = await self._parent(parent_id)
@@ -186,7 +189,7 @@ class Joins:
                     finished_at=now,
                     event_due=True,
                     updated_at=now,
-                    **_outcome(replace(found, children=children)),
+                    **_outcome(replace(found, children=children), now),
                 )
             except PreconditionFailedError:
                 await conflicts.pause()
@@ -207,7 +210,9 @@ def _keep[T](kept: dict[str, T], task_id: str, value: T) -> None:
         del kept[next(iter(kept))]
 
 
-def _outcome(parent: TaskRecord) -> dict[str, Any]:
+def _outcome(parent: TaskRecord, now: datetime) -> dict[str, Any]:
+    if parent.cancel_requested:  # while it ran, but it started to wait nevertheless
+        return {"status": TaskStatus.CANCELLED, "history": noted(parent, now, "cancelled")}
     children = parent.children or Children(0)
     failed = [n for n in range(children.total) if children.failed >> n & 1]
     summary = {

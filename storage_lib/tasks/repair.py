@@ -114,9 +114,7 @@ class Repair:
         fronts: dict[str, _Front] = {}
         async for record in found:
             if record.is_waiting:
-                # If there are events, that of the last child's end is due, unless it was sent.
-                if not self._records.events or (record.children and record.children.all_done):
-                    await self._joined(record)
+                await self._joined(record)
                 continue
             if record.status is not TaskStatus.RUNNING:
                 queue = record.priority.queue

@@ -41,8 +41,9 @@ async def tasks_of(run: Run, *, creating: bool = False) -> AsyncGenerator[Any]:
     from storage_lib.tasks.engine import TaskEngine
 
     objects = os.environ.get("AGENT_TASK_PAYLOADS", "").lower() == "objects"
+    events = os.environ.get("AGENT_TASK_EVENTS", "").strip().lower() in ("true", "1", "on")
     async with run.open(creating=creating) as storage:
-        yield TaskEngine(storage, registry(), payloads_as_objects=objects)
+        yield TaskEngine(storage, registry(), payloads_as_objects=objects, events=events)
 
 
 def record_fields(record: "TaskRecord") -> dict[str, Any]:
