@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from functions.state import AppState
+from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import StorageConfig
-from storage_lib.errors import ConfigurationError, KeyNotFoundError
+from storage_lib.errors import ConfigurationError, InvalidArgumentError, KeyNotFoundError
+from storage_lib.manager import StorageManager
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
@@ -142,6 +144,23 @@ async def test_a_task_is_read_once(engine: TaskEngine) -> None:
     requests.clear()
     assert (await engine.wait_for(record.task_id, 30)).result == "x" * 100
     assert requests == {"tables.get": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("event_seconds", value) for value in (0, -1, 1e12, float("nan"), "1")),
+        *(("remembered", value) for value in (-1, 1.5, None)),
+        *(("max_waiters", value) for value in (-1, float("nan"))),
+    ],
+)
+def test_an_engine_that_could_not_publish_remember_or_wait_is_not_made(field: str, value: Any) -> None:
+    """Otherwise each task would end, and its delivery fail."""
+    storage = StorageManager(backend=MemoryBackend())
+    settings: dict[str, Any] = {field: value}
+    with pytest.raises(InvalidArgumentError) as caught:
+        TaskEngine(storage, **settings)
+    assert caught.value.field == field
 
 
 class Time:

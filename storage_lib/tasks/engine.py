@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Unpack
 
-from storage_lib.arguments import seconds
-from storage_lib.errors import KeyNotFoundError, StorageError
+from storage_lib.arguments import seconds, whole
+from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, StorageError
 from storage_lib.manager import StorageManager
+from storage_lib.ports.queues import MAX_TTL_SECONDS
 from storage_lib.tasks.control import Control
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.joins import Joins
@@ -29,6 +30,7 @@ from storage_lib.tasks.worker import Worker
 LEASE_SECONDS = 60.0
 _LEASE_BOUNDS = (0.01, 24 * 3600.0)
 _WINDOW_BOUNDS = (0.0, 366 * 24 * 3600.0)
+_EVENT_BOUNDS = (1.0, MAX_TTL_SECONDS)
 SIFT_SECONDS = 660.0
 """Longer than the host hides a message that its function could not take."""
 SIFT_PAUSE = 0.25
@@ -48,7 +50,8 @@ class TaskEngine:
     :param payloads_as_objects: keep payloads and results as objects, which the encryption layer encrypts, and
         not in records and messages. What was submitted otherwise is understood too.
     :param events: publish the end of each task to the queue of events.
-    :param event_seconds: how long an event stays in its queue; None means until somebody takes it.
+    :param event_seconds: how long an event stays in its queue, at least a second; None means until somebody
+        takes it.
     :param remembered: how many records of new tasks are kept in memory, with up to 16 KiB of payload each: a
         task that runs in the process that submitted it is not read before.
     :param max_waiters: how many `wait_for` may wait at the same time; others return at once.
@@ -72,6 +75,13 @@ class TaskEngine:
     ) -> None:
         lease = timedelta(seconds=seconds("lease_seconds", lease_seconds, *_LEASE_BOUNDS))
         window = seconds("key_window_seconds", key_window_seconds, *_WINDOW_BOUNDS)
+        if event_seconds is not None:
+            seconds("event_seconds", event_seconds, *_EVENT_BOUNDS)
+        whole("remembered", remembered, 0)
+        if not max_waiters >= 0:
+            raise InvalidArgumentError(
+                f"max_waiters {max_waiters} is out of range", field="max_waiters", limit="0 or more"
+            )
         backend, queues = storage.backend, storage.backend.queues
 
         def now() -> datetime:
