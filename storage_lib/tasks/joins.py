@@ -131,14 +131,15 @@ class Joins:
         The child that ends last sees that all others have ended, because each looks after its own end is
         written.
         """
-        total = self._totals.get(parent_id)
-        if await self._records.has_open_child(parent_id, child.task_id, total):
+        if await self._records.has_open_child(parent_id, child.task_id, self._totals.get(parent_id)):
             now = self._now()
-            # Without the total, the open one may be of an earlier run that submitted more.
-            if total is not None and self._noted.get(parent_id, now - NOTE_PAUSE) > now - NOTE_PAUSE:
+            if self._noted.get(parent_id, now - NOTE_PAUSE) > now - NOTE_PAUSE:
                 return None, False
             _keep(self._noted, parent_id, now)
         parent = await self._parent(parent_id)
+        if not parent.is_waiting and parent.fence > 1:
+            # What is open may be of an earlier run that submitted more: it must not hide the last end.
+            self._noted.pop(parent_id, None)
         ended = await self._ended(parent, patient=patient)
         return ended or parent, ended is not None
 
