@@ -41,8 +41,8 @@ class Expansion:
         except self._decoder.errors as error:
             raise damaged(self._key, str(error)) from error
 
-    def some(self, pieces: Iterator[bytes]) -> bytes:
-        """The next of ``pieces``, together about `PIECE_BYTES`; empty at their end."""
+    def some(self, pieces: Iterator[bytes]) -> tuple[bytes, bool]:
+        """The next of ``pieces``, together about `PIECE_BYTES`, and whether there may be more."""
         taken: list[bytes] = []
         total = 0
         for piece in pieces:
@@ -50,7 +50,7 @@ class Expansion:
             total += len(piece)
             if total >= PIECE_BYTES:
                 break
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+        return (taken[0] if len(taken) == 1 else b"".join(taken)), total >= PIECE_BYTES
 
     def end(self) -> None:
         """Check that all has been given."""

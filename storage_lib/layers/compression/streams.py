@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from storage_lib import threads
@@ -13,6 +13,9 @@ from storage_lib.layers.compression.expansion import Expansion, expanded_frame
 from storage_lib.layers.compression.frames import FRAME_BYTES, Frame, Table, encoded_table
 from storage_lib.layers.compression.mark import Mark, damaged
 from storage_lib.ports.streaming import Parts
+
+_GATHERED_BYTES = 256 * 1024
+"""A way to a thread and back costs as much as it takes to expand some 50 KiB."""
 
 
 async def framed(codec: Zstd, data: bytes, frame_bytes: int) -> list[Frame]:
@@ -85,10 +88,13 @@ async def expanded(
 
     async def pieces() -> AsyncGenerator[bytes]:
         expansion = Expansion(key, mark)
-        async for chunk in chunks:
-            found = expansion.pieces(chunk)
-            while piece := await threads.working.run(expansion.some, found):
-                yield piece
+        async with aclosing(_gathered(chunks)) as gathered:
+            async for stored in gathered:
+                found, more = expansion.pieces(stored), True
+                while more:
+                    piece, more = await threads.working.run(expansion.some, found)
+                    if piece:
+                        yield piece
         expansion.end()
 
     return await _begun(_cut(chunks, pieces(), 0, start, end))
@@ -115,6 +121,20 @@ async def expanded_frames(
             raise damaged(key, "what is stored has been cut")
 
     return await _begun(_cut(chunks, pieces(), table.start(frames.start), start, end))
+
+
+async def _gathered(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The same bytes in pieces that are worth the way to a thread."""
+    held: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= _GATHERED_BYTES:
+            yield held[0] if len(held) == 1 else b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
 
 
 async def _begun(chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
