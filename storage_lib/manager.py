@@ -982,6 +982,23 @@ class StorageManager:
         """
         return names_below(self.backend.objects, prefix, start_after)
 
+    def list_tables(self, prefix: str = "") -> Listed[str]:
+        """List the names of the tables that begin with ``prefix``, as they were given, in order.
+
+        ``await`` returns a list; ``async for`` iterates over it. Those of the library are listed too: of the
+        tasks (``tasks``, ``taskkeys``) and of the audit log.
+
+        :raises UnsupportedOperationError: the store has no tables.
+        """
+        return self.backend.tables.list_tables(prefix)
+
+    def list_queues(self, prefix: str = "") -> Listed[str]:
+        """List the names of the queues that begin with ``prefix``, in order, likewise.
+
+        :raises UnsupportedOperationError: the store has no queues.
+        """
+        return self.backend.queues.list_queues(prefix)
+
     def list_objects(self, prefix: str = "", *, start_after: str | None = None) -> Listed[ListEntry]:
         """Like `list_keys`, with the size, ETag, time, content type, metadata and expiry of each object.
 

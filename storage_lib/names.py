@@ -6,6 +6,9 @@ to its slug, a mark and ten hex digits of its SHA-256: ``agent-tasks-x30a1…`` 
 storage: the digits (40 bits) distinguish names with the same slug, and a name that a user writes in exactly
 this form, ending in the mark and ten hex digits, is mapped like an invalid one, so it cannot collide.
 
+A store remembers which name was mapped, and lists it as it was given. One whose origin it does not know, for
+an older version made it, is listed as ``=`` and the mapped name (``=agent-tasks-x30a1…``), which reaches it.
+
 Refused with `InvalidKeyError`: an empty name, more than 255 characters, ``/``, control characters and lone
 surrogates.
 
@@ -21,6 +24,8 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Callable
+from typing import Self
 
 from storage_lib.errors import InvalidKeyError
 from storage_lib.patterns import pattern
@@ -36,6 +41,40 @@ _TABLE = pattern(r"(?![Tt][Aa][Bb][Ll][Ee][Ss]\Z)[A-Za-z][A-Za-z0-9]{2,62}")
 _MAPPED_DASHED = pattern(rf".*-x[0-9a-f]{{{_DIGITS}}}")
 _MAPPED_TABLE = pattern(rf".*x[0-9a-f]{{{_DIGITS}}}", re.IGNORECASE)
 _FORBIDDEN = pattern(r"[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class MappedName(str):
+    """What a store has instead of the name that was given; the store remembers that for its listings."""
+
+    __slots__ = ("given",)
+    given: str
+
+    def __new__(cls, name: str, given: str) -> Self:
+        mapped = super().__new__(cls, name)
+        mapped.given = given
+        return mapped
+
+    def __getnewargs__(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return str(self), self.given
+
+
+def given_name(name: str) -> str:
+    """What the caller called it."""
+    return name.given if isinstance(name, MappedName) else name
+
+
+def listed_name(stored: str, mapping: Callable[[str], str]) -> str:
+    """The name by which callers reach what is stored under ``stored``.
+
+    :param mapping: `table_name` or `queue_name`.
+    """
+    given = given_name(stored)
+    try:
+        if mapping(given).lower() == stored.lower():
+            return given
+    except InvalidKeyError:
+        pass
+    return f"={stored}"
 
 
 def queue_name(name: str) -> str:
@@ -90,9 +129,11 @@ def _mapped(kind: str, name: str, valid: re.Pattern[str], mapped: re.Pattern[str
             field=kind,
             limit=f"1 to {MAX_NAME_CHARACTERS} characters, no '/', control characters or surrogates",
         )
+    if name[0] == "=" and valid.fullmatch(name[1:]) and mapped.fullmatch(name[1:]):
+        return name[1:]
     tail = f"{hyphen}x{hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", hyphen, plain).strip("-")
     if not slug or (kind == "table" and slug[0].isdigit()):
         slug = f"{kind}{slug}"
-    return slug[: _AZURE_CHARACTERS - len(tail)].rstrip("-") + tail
+    return MappedName(slug[: _AZURE_CHARACTERS - len(tail)].rstrip("-") + tail, name)

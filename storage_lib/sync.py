@@ -832,6 +832,23 @@ class SyncStorageManager:
         """
         return Listing(self._blocking, self._storage.list_keys(prefix, start_after=start_after))
 
+    def list_tables(self, prefix: str = "") -> Listing[str]:
+        """List the names of the tables that begin with ``prefix``, as they were given, in order.
+
+        ``await`` returns a list; ``async for`` iterates over it. Those of the library are listed too: of the
+        tasks (``tasks``, ``taskkeys``) and of the audit log.
+
+        :raises UnsupportedOperationError: the store has no tables.
+        """
+        return Listing(self._blocking, self._storage.list_tables(prefix))
+
+    def list_queues(self, prefix: str = "") -> Listing[str]:
+        """List the names of the queues that begin with ``prefix``, in order, likewise.
+
+        :raises UnsupportedOperationError: the store has no queues.
+        """
+        return Listing(self._blocking, self._storage.list_queues(prefix))
+
     def list_objects(self, prefix: str = "", *, start_after: str | None = None) -> Listing[ListEntry]:
         """Like `list_keys`, with the size, ETag, time, content type, metadata and expiry of each object.
 

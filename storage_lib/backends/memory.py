@@ -16,11 +16,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.names import MappedName, given_name
 from storage_lib.ports import expiry, hidden
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import (
     GetOptions,
     ListOptions,
+    NamePage,
     ObjectDriver,
     PutOptions,
     QueryOptions,
@@ -152,6 +154,9 @@ class MemoryQueues(QueueDriver):
     async def create_queue(self, queue: str) -> None:
         self._queues.setdefault(queue, {})
 
+    async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
+        return NamePage([queue for queue in self._queues if queue.startswith(prefix)], None)
+
     async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
         now = self._clock()
         message = QueueMessage(
@@ -241,13 +246,20 @@ class MemoryTables(TableDriver):
     def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock
         self._tables: dict[str, dict[tuple[str, str], _Row]] = {}
+        self._given: dict[str, str] = {}
 
     async def create_table(self, table: str) -> None:
-        self._tables.setdefault(table.lower(), {})
+        self._rows(table)
+        if isinstance(table, MappedName):
+            self._given[table.lower()] = table.given
+
+    async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
+        found = (table for table in self._tables if table.startswith(prefix.lower()))
+        return NamePage([MappedName(table, self._given[table]) for table in found], None)
 
     async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
         row = self._after(table, pk, operation)
-        rows = self._tables.setdefault(table.lower(), {})
+        rows = self._rows(table)
         if row is None:
             del rows[pk, operation.row_key]
             return None
@@ -264,7 +276,7 @@ class MemoryTables(TableDriver):
                 after.append(self._after(table, pk, operation))
             except StorageError as error:
                 raise at_operation(index, error) from error
-        rows = self._tables.setdefault(table.lower(), {})
+        rows = self._rows(table)
         for operation, row in zip(operations, after, strict=True):
             if row is None:
                 del rows[pk, operation.row_key]
@@ -288,6 +300,11 @@ class MemoryTables(TableDriver):
                 return options.page(page, _encode_row_cursor(page[-1]))
             page.append(entity)
         return options.page(page, None)
+
+    def _rows(self, table: str) -> dict[tuple[str, str], _Row]:
+        """The rows of a table, which is made if there is none."""
+        self._given.setdefault(table.lower(), given_name(table))
+        return self._tables.setdefault(table.lower(), {})
 
     def _after(self, table: str, pk: str, operation: TableOperation) -> _Row | None:
         """What the operation makes of its row; nothing is changed yet."""

@@ -18,6 +18,7 @@ from storage_lib.ports.backend import ObjectStore, QueueStore, QuotaUsage, Stora
 from storage_lib.ports.drivers import (
     GetOptions,
     ListOptions,
+    NamePage,
     ObjectDriver,
     PutOptions,
     QueryOptions,
@@ -57,6 +58,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     size: int | None = None
 
     def __str__(self) -> str:
+        if self.name in ("list_tables", "list_queues"):
+            return f"list {self.port}"
         if self.port == "objects":
             return f"{self.name} {self.target!r}"
         keys = [getattr(each, "row_key", each) for each in self.arguments] if self.port == "tables" else []
@@ -244,6 +247,10 @@ class TableLayer(TableDriver):
         doing = Operation("tables", "query", table, (options,))
         return await self._around(doing, lambda: self.inner.query(table, options))
 
+    async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
+        doing = Operation("tables", "list_tables", prefix)
+        return await self._around(doing, lambda: self.inner.list_tables(prefix, cursor))
+
 
 class QueueLayer(QueueDriver):
     """A queue driver around another."""
@@ -293,3 +300,6 @@ class QueueLayer(QueueDriver):
 
     async def clear(self, queue: str) -> None:
         await self._do("clear", queue, lambda: self.inner.clear(queue))
+
+    async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
+        return await self._do("list_queues", prefix, lambda: self.inner.list_queues(prefix, cursor))

@@ -42,7 +42,9 @@ class TracingLayer(Layer):
         name = operation.name
         of_objects = operation.port == "objects"
         target = "objects" if of_objects else operation.target
-        span = tracing.start(f"{name} {target}", SpanKind.CLIENT, self._attributes(operation, target))
+        span = tracing.start(
+            f"{name} {target}".rstrip(), SpanKind.CLIENT, self._attributes(operation, target)
+        )
         if not span.is_recording():
             return await call()
         token = REPEATED.set(_Events(span))

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -271,6 +271,19 @@ async def rewritten(
         return await driver.put(target, data, msgspec.structs.replace(options, sha256=digest))
 
 
+# -- tables and queues
+
+
+class NamePage(NamedTuple):
+    """Some of the tables or queues, in any order; ``cursor`` is for the next page, None if there is none.
+
+    A name is as it is stored; a `MappedName` if the store remembers what it was given.
+    """
+
+    names: list[str]
+    cursor: str | None
+
+
 # -- tables
 
 
@@ -325,6 +338,10 @@ class TableDriver(Stationary, ABC):
         :raises KeyNotFoundError: there is no such table.
         """
 
+    @abstractmethod
+    async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
+        """Return a page of the tables whose stored names begin with ``prefix``."""
+
 
 # -- queues
 
@@ -357,3 +374,6 @@ class QueueDriver(Stationary, ABC):
     async def length(self, queue: str) -> int: ...
     @abstractmethod
     async def clear(self, queue: str) -> None: ...
+    @abstractmethod
+    async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
+        """Return a page of the queues whose stored names begin with ``prefix``."""

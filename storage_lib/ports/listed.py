@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any
 
+from storage_lib.errors import InvalidArgumentError
+from storage_lib.names import listed_name
 from storage_lib.ports.portable import Stationary
 
-__all__ = ["Listed"]
+if TYPE_CHECKING:
+    from storage_lib.ports.drivers import NamePage
+
+__all__ = ["Listed", "listed_names"]
 
 
 class Listed[T](Stationary, Coroutine[Any, Any, list[T]]):
@@ -54,3 +59,22 @@ class Listed[T](Stationary, Coroutine[Any, Any, list[T]]):
         except BaseException:
             self._running.pop(task, None)  # it has ended, well or not: the next one lists anew
             raise
+
+
+async def listed_names(
+    pages: Callable[[str, str | None], Awaitable[NamePage]], mapping: Callable[[str], str], prefix: str
+) -> list[str]:
+    """The names of all tables or queues as they were given, in order.
+
+    :param pages: the driver's method.
+    :param mapping: the rule of the names.
+    """
+    if not isinstance(prefix, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidArgumentError(f"prefix is a {type(prefix).__name__}", field="prefix", limit="str")
+    found: set[str] = set()
+    cursor = None
+    while True:
+        page = await pages("", cursor)
+        found.update(listed_name(name, mapping) for name in page.names)
+        if (cursor := page.cursor) is None:
+            return sorted(name for name in found if name.startswith(prefix))

@@ -7,7 +7,7 @@ are those of Azure Queue Storage ("Put Message", "Get Messages") on every backen
 from __future__ import annotations
 
 import base64
-from collections.abc import Buffer
+from collections.abc import AsyncGenerator, Buffer
 
 from storage_lib.arguments import seconds, whole
 from storage_lib.buffers import as_bytes
@@ -15,6 +15,7 @@ from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError
 from storage_lib.names import queue_name
 from storage_lib.patterns import pattern
 from storage_lib.ports.drivers import QueueDriver
+from storage_lib.ports.listed import Listed, listed_names
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
 
@@ -60,6 +61,16 @@ class QueueStore(Stationary):
     async def create_queue(self, queue: str) -> None:
         """Create the queue if it does not exist."""
         await self.driver.create_queue(queue_name(queue))
+
+    def list_queues(self, prefix: str = "") -> Listed[str]:
+        """List the names of the queues that begin with ``prefix``, as they were given, in order; those of the
+        tasks too. It holds all names in memory, and is otherwise like `TableStore.list_tables`."""
+
+        async def names() -> AsyncGenerator[str]:
+            for name in await listed_names(self.driver.list_queues, queue_name, prefix):
+                yield name
+
+        return Listed(names)
 
     async def send(
         self, queue: str, body: Buffer | str, *, delay: float = 0, ttl: float | None = None

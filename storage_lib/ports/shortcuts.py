@@ -83,6 +83,14 @@ class TableAndQueueMethods:
 
         return Listed(entities)
 
+    def list_tables(self, prefix: str = "") -> Listed[str]:
+        """List the names of the tables that begin with ``prefix``, in order; see `TableStore.list_tables`."""
+        return self.tables.list_tables(prefix)
+
+    def list_queues(self, prefix: str = "") -> Listed[str]:
+        """List the names of the queues that begin with ``prefix``, in order."""
+        return self.queues.list_queues(prefix)
+
     async def send_message(
         self,
         queue_name: str,

@@ -36,7 +36,7 @@ from storage_lib.ports.entities import (
     to_stored,
 )
 from storage_lib.ports.errors import at_operation, other_entity_etag
-from storage_lib.ports.listed import Listed
+from storage_lib.ports.listed import Listed, listed_names
 from storage_lib.ports.object_model import ANY_VERSION
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.table_model import (
@@ -97,6 +97,20 @@ class TableStore(Stationary):
     async def create_table(self, table: str) -> None:
         """Create the table if it does not exist."""
         await self.driver.create_table(table_name(table))
+
+    def list_tables(self, prefix: str = "") -> Listed[str]:
+        """List the names of the tables that begin with ``prefix``, as they were given, in order.
+
+        All are listed, those of the tasks and of the audit log too. ``await`` returns a list, ``async for``
+        an iterator; either holds all names in memory. A name that this library did not give its table may be
+        listed as names.py says.
+        """
+
+        async def names() -> AsyncGenerator[str]:
+            for name in await listed_names(self.driver.list_tables, table_name, prefix):
+                yield name
+
+        return Listed(names)
 
     async def insert(
         self, table: str, partition_key: str, row_key: str, properties: Mapping[str, EntityValue]

@@ -13,6 +13,7 @@ from storage_lib.errors import InvalidArgumentError, InvalidKeyError, KeyNotFoun
 from storage_lib.ports.backend import QueueMessage, QueueStore
 from storage_lib.testing.buffers import NOT_BYTES, buffers
 from storage_lib.testing.cancellation import CancelledQueueWrites
+from storage_lib.testing.named import ListedQueues
 
 CARRIED = ["", " ", "a\tb\nc", "<&>\"'", "\x7f\x85\u2028\ufdd0\ufffd", "🙂", "]]>", "&#0;", "line\r\nend\r"]
 """Texts that every queue carries unencoded."""
@@ -32,7 +33,7 @@ NOT_CARRIED = [
 """Texts that Azure refuses, and so every queue."""
 
 
-class QueueStoreContract(CancelledQueueWrites):
+class QueueStoreContract(ListedQueues, CancelledQueueWrites):
     """Subclass it and give the fixture ``queues`` (message encoding base64)."""
 
     @pytest.fixture

@@ -21,6 +21,7 @@ from storage_lib.ports.backend import Delete, Insert, TableStore, Update, Upsert
 from storage_lib.ports.odata import compile_filter
 from storage_lib.testing.cancellation import CancelledTableWrites
 from storage_lib.testing.filters import CORPUS, ROWS, generated
+from storage_lib.testing.named import ListedTables
 
 NO_ETAGS = [
     *("", '""', '"*"', " ", "*, *", "x", '"x"', 'W/"x"', "W/\"datetime'2022'\"", "a b", "line\nbreak", "ü"),
@@ -61,7 +62,7 @@ PROPERTIES: dict[str, Any] = {
 }
 
 
-class TableStoreContract(CancelledTableWrites):
+class TableStoreContract(ListedTables, CancelledTableWrites):
     """Subclass it and give the fixture ``tables``."""
 
     @pytest.fixture

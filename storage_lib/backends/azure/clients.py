@@ -70,19 +70,31 @@ class Clients:
 
     async def queue(self, name: str) -> QueueClient:
         here = await self.loops.get()
+        return here.queues.get(name, partial(self._queues(here).get_queue_client, name))
+
+    async def queues(self) -> QueueServiceClient:
+        return self._queues(await self.loops.get())
+
+    async def table(self, name: str) -> TableClient:
+        here = await self.loops.get()
+        return here.tables.get(name, partial(self._tables(here).get_table_client, name))
+
+    async def tables(self) -> TableServiceClient:
+        return self._tables(await self.loops.get())
+
+    def _queues(self, here: _LoopClients) -> QueueServiceClient:
         if here.queue_service is None:
             from azure.storage.queue.aio import QueueServiceClient
 
             here.queue_service = QueueServiceClient(self.endpoints.queue, **self._options(here))
-        return here.queues.get(name, partial(here.queue_service.get_queue_client, name))
+        return here.queue_service
 
-    async def table(self, name: str) -> TableClient:
-        here = await self.loops.get()
+    def _tables(self, here: _LoopClients) -> TableServiceClient:
         if here.table_service is None:
             from azure.data.tables.aio import TableServiceClient
 
             here.table_service = TableServiceClient(self.endpoints.table, **self._options(here))
-        return here.tables.get(name, partial(here.table_service.get_table_client, name))
+        return here.table_service
 
     def _container_client(self, here: _LoopClients) -> ContainerClient:
         from azure.storage.blob.aio import ContainerClient

@@ -10,12 +10,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import QUEUE_MISSING, Answer, read, translated
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.errors import StorageError
-from storage_lib.ports.drivers import QueueDriver
+from storage_lib.names import MappedName
+from storage_lib.ports.drivers import NamePage, QueueDriver
 from storage_lib.ports.errors import lost_receipt, missing_queue
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueClient
 
 NEVER_EXPIRES = -1
+_GIVEN = "aosname"
+"""The metadata of a queue that has its name as it was given, percent-encoded."""
 
 
 class AzureQueues(QueueDriver):
@@ -36,12 +40,23 @@ class AzureQueues(QueueDriver):
         with translated(f"create queue {queue!r}"):
             try:
                 client = await self._clients.queue(queue)
-                await self._clients.queue_requests.send(client.create_queue)
+                metadata = {_GIVEN: quote(queue.given, safe="")} if isinstance(queue, MappedName) else None
+                await self._clients.queue_requests.send(partial(client.create_queue, metadata=metadata))
             except Exception as error:
                 answer = read(error)
                 # 204 says that it exists; the SDK makes an error of it.
                 if answer is None or (answer.code != "QueueAlreadyExists" and answer.status != 204):
                     raise
+
+    async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
+        with translated("list queues"):
+            service = await self._clients.queues()
+            found = service.list_queues(name_starts_with=prefix or None, include_metadata=True)
+            pages: Any = found.by_page(continuation_token=cursor)
+            page: Any = await self._clients.queue_requests.send(lambda: anext(pages, None))
+            if page is None:
+                return NamePage([], None)
+            return NamePage([_name(queue) async for queue in page], pages.continuation_token or None)
 
     async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
         hidden = math.ceil(delay)
@@ -151,6 +166,11 @@ class AzureQueues(QueueDriver):
             # A peeked message is visible and does not say since when.
             next_visible_at=_moment(message.next_visible_on or message.inserted_on),
         )
+
+
+def _name(queue: Any) -> str:
+    given = (queue.metadata or {}).get(_GIVEN)
+    return queue.name if given is None else MappedName(queue.name, unquote(given))
 
 
 def _moment(value: datetime | None) -> datetime:

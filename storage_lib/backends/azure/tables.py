@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import (
     ENTITY_EXISTS,
@@ -25,8 +27,9 @@ from storage_lib.backends.azure.errors import (
 )
 from storage_lib.backends.azure.filters import question
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
-from storage_lib.errors import InvalidArgumentError, StorageError
-from storage_lib.ports.drivers import QueryOptions, TableDriver
+from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, StorageError
+from storage_lib.names import MappedName
+from storage_lib.ports.drivers import NamePage, QueryOptions, TableDriver
 from storage_lib.ports.errors import (
     at_operation,
     existing_entity,
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
 
 _KEYS = ("PartitionKey", "RowKey")
+_GIVEN_NAMES = "agentstoragetablenames"
+"""The table of the names that tables were given, where they are mapped. A table has no metadata."""
+_LONGEST_NAME = 63
 
 
 class AzureTables(TableDriver):
@@ -60,6 +66,12 @@ class AzureTables(TableDriver):
         self._clients = clients
 
     async def create_table(self, table: str) -> None:
+        if isinstance(table, MappedName):
+            # First: a name without a table is not listed.
+            await self.write(_GIVEN_NAMES, "", Upsert(table.lower(), {"name": table.given}))
+        await self._create(table)
+
+    async def _create(self, table: str) -> None:
         with translated(f"create table {table!r}"):
             try:
                 client = await self._clients.table(table)
@@ -68,6 +80,48 @@ class AzureTables(TableDriver):
                 answer = read(error)
                 if answer is None or answer.code != "TableAlreadyExists":
                     raise
+
+    async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
+        with translated("list tables"):
+            service = await self._clients.tables()
+            # Whether or not the service tells cases apart here.
+            within = f"TableName ge '{prefix}' and TableName le '{prefix.ljust(_LONGEST_NAME, 'z')}'"
+            found = service.query_tables(within) if prefix else service.list_tables()
+            pages: Any = found.by_page(continuation_token=cast("Any", cursor))
+            page: Any = await self._clients.table_requests.send(lambda: anext(pages, None))
+            if page is None:
+                return NamePage([], None)
+            names: list[str] = [table.name async for table in page]
+            token: str | None = pages.continuation_token or None
+        names = [name for name in names if name.lower().startswith(prefix.lower()) and name != _GIVEN_NAMES]
+        given = await self._given_names(names)
+        return NamePage(
+            [MappedName(name, given[name.lower()]) if name.lower() in given else name for name in names],
+            token,
+        )
+
+    async def _given_names(self, names: list[str]) -> dict[str, str]:
+        """What tables were given, by their names in lower case; only where they are mapped."""
+        from storage_lib.ports.odata import compile_filter
+
+        found: dict[str, str] = {}
+        if not names:
+            return found
+        rows = sorted(name.lower() for name in names)
+        within = compile_filter(
+            "PartitionKey eq '' and RowKey ge @first and RowKey le @last",
+            {"first": rows[0], "last": rows[-1]},
+        )
+        options = QueryOptions(within, None, 1000, None)
+        while True:
+            try:
+                page = await self.query(_GIVEN_NAMES, options)
+            except KeyNotFoundError:
+                return found
+            found |= {each.row_key: str(each.properties["name"]) for each in page.entities}
+            if page.cursor is None:
+                return found
+            options = msgspec.structs.replace(options, cursor=page.cursor)
 
     async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
         rk, claim = operation.row_key, self._claim(table, pk, operation)

@@ -9,8 +9,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from storage_lib.backends.file import given_names
 from storage_lib.backends.file.sqlite import Database
-from storage_lib.ports.drivers import QueueDriver
+from storage_lib.names import given_name
+from storage_lib.ports.drivers import NamePage, QueueDriver
 from storage_lib.ports.errors import lost_receipt, missing_queue
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
 
@@ -42,7 +44,12 @@ class FileQueues(QueueDriver):
         return round(self._clock() * 1_000_000)
 
     async def create_queue(self, queue: str) -> None:
-        await self._database.write(lambda connection: _make(connection, queue))
+        await self._database.write(lambda connection: _make(connection, queue, again=True))
+
+    async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
+        return await self._database.read(
+            lambda connection: given_names.page(connection, "queues", prefix, cursor)
+        )
 
     async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
         message_id = str(uuid.uuid4())
@@ -169,8 +176,8 @@ class FileQueues(QueueDriver):
         )
 
 
-def _make(connection: Connection, queue: str) -> None:
-    connection.execute("INSERT OR IGNORE INTO queues (name) VALUES (?)", (queue,))
+def _make(connection: Connection, queue: str, *, again: bool = False) -> None:
+    given_names.make(connection, "queues", str(queue), given_name(queue), again=again)
 
 
 def _purge(connection: Connection, queue: str, now: int) -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import msgspec
 
+from storage_lib.backends.file import given_names
 from storage_lib.backends.file.prefilter import prefilter
 from storage_lib.backends.file.sqlite import Database
 from storage_lib.errors import (
@@ -22,7 +23,8 @@ from storage_lib.errors import (
     InvalidArgumentError,
     StorageError,
 )
-from storage_lib.ports.drivers import QueryOptions, TableDriver
+from storage_lib.names import given_name
+from storage_lib.ports.drivers import NamePage, QueryOptions, TableDriver
 from storage_lib.ports.entities import check_size
 from storage_lib.ports.errors import (
     at_operation,
@@ -61,12 +63,15 @@ class FileTables(TableDriver):
         self._clock = clock
 
     async def create_table(self, table: str) -> None:
-        await self._database.write(lambda connection: _make(connection, table.lower()))
+        await self._database.write(lambda connection: _make(connection, table, again=True))
+
+    async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
+        return await self._database.read(
+            lambda connection: given_names.page(connection, "tables", prefix.lower(), cursor)
+        )
 
     async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
-        return await self._database.write(
-            lambda connection: self._do(connection, table.lower(), pk, operation)
-        )
+        return await self._database.write(lambda connection: self._do(connection, table, pk, operation))
 
     async def get(self, table: str, pk: str, rk: str) -> Entity:
         table = table.lower()
@@ -81,23 +86,23 @@ class FileTables(TableDriver):
             etags: list[str | None] = []
             for index, operation in enumerate(operations):
                 try:
-                    etags.append(self._do(connection, table.lower(), pk, operation))
+                    etags.append(self._do(connection, table, pk, operation))
                 except StorageError as error:
                     raise at_operation(index, error) from error
             return etags
 
         return await self._database.write(batch)
 
-    def _do(self, connection: Connection, table: str, pk: str, operation: TableOperation) -> str | None:
-        rk = operation.row_key
+    def _do(self, connection: Connection, name: str, pk: str, operation: TableOperation) -> str | None:
+        table, rk = name.lower(), operation.row_key
         there: _Row | None = None
         match operation:
             case Insert():
-                _make(connection, table)
+                _make(connection, name)
                 if _row(connection, table, pk, rk) is not None:
                     raise existing_entity(table, pk, rk)
             case Upsert():
-                _make(connection, table)
+                _make(connection, name)
                 if operation.mode == "merge":
                     there = _row(connection, table, pk, rk)
             case Update():
@@ -167,8 +172,8 @@ type _Row = tuple[str, int, bytes]
 """ETag, timestamp in microseconds, properties."""
 
 
-def _make(connection: Connection, table: str) -> None:
-    connection.execute("INSERT OR IGNORE INTO tables (name) VALUES (?)", (table,))
+def _make(connection: Connection, table: str, *, again: bool = False) -> None:
+    given_names.make(connection, "tables", table.lower(), given_name(table), again=again)
 
 
 def _row(connection: Connection, table: str, pk: str, rk: str) -> _Row | None:

@@ -34,7 +34,7 @@ def named(operation: Operation) -> list[tuple[str, str]]:
     action = f"{port}.{name}"
     if port == "objects":
         return [(action, f"objects/{operation.arguments[0] if name == 'copy' else target}")]
-    if port == "queues" or name in ("create_table", "query"):
+    if port == "queues" or name in ("create_table", "query", "list_tables"):
         return [(action, f"{port}/{target}")]
     pk, what = operation.arguments
     place = f"tables/{target}/{pk}/"
