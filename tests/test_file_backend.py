@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -17,16 +18,16 @@ import threading
 import time
 import unicodedata
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from storage_lib.backends.file import FileStorageBackend, directories, durable, sqlite
+from storage_lib.backends.file import FileStorageBackend, directories, durable, sqlite, watches
 from storage_lib.backends.file import tables as file_tables
 from storage_lib.backends.file.files import ObjectFiles
 from storage_lib.backends.file.format import Header, data_offset, decode_header, encode_header
@@ -514,41 +515,228 @@ def test_a_listing_is_the_sorted_filtered_set_of_keys(
         asyncio.run(check())
 
 
-@pytest.mark.parametrize("quiet", [True, False])
-async def test_pages_of_a_quiet_directory_are_read_once_and_changes_are_seen(
-    backend: FileStorageBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
+@pytest.fixture
+def read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The directories below ``folder`` that are read, by name."""
+    scandir = os.scandir
+    found: list[str] = []
+
+    def counted(fd: int) -> Any:
+        found.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        return scandir(fd)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    return found
+
+
+async def _pages(
+    backend: FileStorageBackend, between: Callable[[int], Awaitable[None]] | None = None
+) -> set[str]:
+    """The keys below flat/, listed by pages of 50; ``between`` runs after each page."""
+    seen: list[str] = []
+    cursor = None
+    for number in itertools.count():
+        page = await backend.objects.list_page("flat/", limit=50, cursor=cursor)
+        seen += [entry.key for entry in page.entries]
+        if (cursor := page.cursor) is None:
+            break
+        if between is not None:
+            await between(number)
+    assert seen == sorted(set(seen))
+    return set(seen)
+
+
+@pytest.mark.parametrize("kept", ["watched", "quiet", "neither"])
+async def test_pages_of_a_directory_are_read_once_and_changes_are_seen(
+    backend: FileStorageBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, read: list[str], kept: str
 ) -> None:
     keys = {f"flat/{n:04}" for n in range(700)}
     for key in keys:
         _plant(folder, key, foreign=False)
-    if quiet:
+    if kept != "watched":
+        monkeypatch.setattr(watches, "_calls", lambda: None)
+    if kept == "quiet":
         monkeypatch.setattr(directories, "_QUIET_SECONDS", -1)
-    scandir = os.scandir
-    read: list[bool] = []
-    monkeypatch.setattr(
-        os, "scandir", lambda fd: read.append(os.path.samefile(fd, folder / "flat")) or scandir(fd)
-    )
-
-    async def pages() -> set[str]:
-        seen: list[str] = []
-        cursor = None
-        while True:
-            page = await backend.objects.list_page("flat/", limit=50, cursor=cursor)
-            seen += [entry.key for entry in page.entries]
-            if (cursor := page.cursor) is None:
-                assert seen == sorted(set(seen))
-                return set(seen)
-
-    assert await pages() == keys
-    assert read.count(True) == (1 if quiet else 14)
+    assert await _pages(backend) == keys
+    assert read.count("flat") == (14 if kept == "neither" else 1)
     for n in range(3):
         before = (folder / "flat").stat().st_mtime_ns
         await backend.objects.put(f"flat/new{n}", b"")
         await backend.objects.delete(f"flat/000{n}")
-        while quiet and (folder / "flat").stat().st_mtime_ns == before:
+        while kept == "quiet" and (folder / "flat").stat().st_mtime_ns == before:
             await backend.objects.put(f"flat/new{n}", b"")  # the clock of the file system is a coarse one
         keys = keys - {f"flat/000{n}"} | {f"flat/new{n}"}
-        assert await pages() == keys
+        assert await _pages(backend) == keys
+
+
+@pytest.mark.parametrize("by", ["this backend", "another process"])
+async def test_a_directory_that_changes_with_every_page_is_read_once(
+    backend: FileStorageBackend, folder: Path, read: list[str], by: str
+) -> None:
+    keys = {f"flat/{n:04}" for n in range(2000)}
+    for key in keys:
+        _plant(folder, key, foreign=False)
+
+    async def change(number: int) -> None:
+        before, behind, again, gone = (
+            *(f"flat/0000-{number}", f"flat/1999-{number:04}"),
+            *(f"flat/{number * 45:04}", f"flat/{1990 - number:04}"),
+        )
+        if by == "this backend":
+            for key in (before, behind, again):
+                await backend.objects.put(key, b"")
+            await backend.objects.delete(gone)
+        else:
+            script = (
+                "import os, sys\nbefore, behind, again, gone = sys.argv[1:]\n"
+                "for path in (before, behind, again):\n"
+                "    open(path + '.new', 'x').close(); os.rename(path + '.new', path)\n"
+                "os.unlink(gone)"
+            )
+            paths = [str(folder / f"{key}.obj") for key in (before, behind, again, gone)]
+            await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script, *paths], check=True)
+        appeared.add(behind)
+        disappeared.add(gone)
+
+    appeared: set[str] = set()
+    disappeared: set[str] = set()
+    seen = await _pages(backend, change)
+    assert len(disappeared) > 35
+    assert keys - disappeared <= seen, "what is there all the time"
+    assert {key for key in appeared if key < max(seen)} <= seen, "what was saved before its page was read"
+    assert read.count("flat") == 1
+
+
+@pytest.mark.parametrize("loss", ["too many changes", "a full queue", "another directory", "no more watches"])
+async def test_a_directory_whose_changes_are_not_known_is_read_again(
+    backend: FileStorageBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, read: list[str], loss: str
+) -> None:
+    keys = {f"flat/{n:04}" for n in range(700)}
+    for key in keys:
+        _plant(folder, key, foreign=False)
+    if loss == "no more watches":
+        calls = watches._calls()
+        assert calls is not None
+        monkeypatch.setattr(calls, "add", lambda *_: -1)
+    assert await _pages(backend) == keys
+    read.clear()
+    if loss == "another directory":
+        (folder / "flat").rename(folder / "old")
+        keys = {f"flat/new{n:04}" for n in range(700)}
+        for key in keys:
+            _plant(folder, key, foreign=False)
+    else:
+        count = {"too many changes": watches.MAX_CHANGES + 1, "no more watches": 1}.get(loss, 20_000)
+        for n in range(count):  # one name twice in a row would be one event
+            for name in ("one", "two"):
+                (folder / f"flat/{name}{n if loss == 'too many changes' else ''}.obj").touch()
+                (folder / f"flat/{name}{n if loss == 'too many changes' else ''}.obj").unlink()
+        _plant(folder, "flat/new", foreign=False)
+        keys = {*keys, "flat/new"}
+    assert await _pages(backend) == keys
+    assert read.count("flat") == (15 if loss == "no more watches" else 1)
+    _plant(folder, "flat/newer", foreign=False)
+    assert await _pages(backend) == {*keys, "flat/newer"}
+
+
+NAMES = st.sampled_from(
+    [
+        *(
+            "a",
+            "a.obj",
+            "b",
+            "b.obj",
+            "b%6A",
+            "b.ob%6A.obj",
+            "%61",
+            "%61.obj",
+            "100%",
+            "100%25",
+            "100%25.obj",
+        ),
+        *(".h", ".h.obj", "%2Eh.obj", "é", "é.obj", "e\u0301", "e\u0301.obj", "x" * 201, "x" * 200 + "%+"),
+        *("d", "d.x", b"\xff", b"\xff.obj"),
+    ]
+).map(os.fsencode)
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["own", "foreign", "directory", "rename", "remove", "link"]), NAMES, NAMES),
+    max_size=4,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(CHANGES, max_size=8))
+@example([[("own", b"a.obj", b"")], [("directory", b"x" * 200 + b"%+", b"")], [("own", b"b.obj", b"")]])
+def test_what_is_kept_of_a_directory_is_what_is_in_it(rounds: list[list[tuple[str, bytes, bytes]]]) -> None:
+    """Whatever other programs do in it: a backend that keeps it lists what a new one does."""
+
+    def change(folder: bytes, what: str, name: bytes, other: bytes) -> None:
+        path = os.path.join(folder, name)
+        with contextlib.suppress(OSError):
+            match what:
+                case "own" | "foreign":
+                    Path(os.fsdecode(path)).write_bytes(b"")
+                case "directory":
+                    os.mkdir(path)
+                    Path(os.fsdecode(path), "below.obj").write_bytes(b"")
+                case "rename":
+                    os.rename(path, os.path.join(folder, other))
+                case "link":
+                    os.symlink(os.path.join(folder, other), path)
+                case _:
+                    shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+    async def listed(backend: FileStorageBackend) -> list[list[ListEntry | str]]:
+        return [
+            [found async for found in backend.objects.iterate(prefix, delimiter=delimiter)]
+            for prefix in ("", "flat/", "flat/d")
+            for delimiter in (None, "/")
+        ]
+
+    async def check() -> None:
+        with tempfile.TemporaryDirectory() as base, pytest.MonkeyPatch.context() as patch:
+            async with FileStorageBackend(base) as backend:
+                folder = Path(base, "objects/flat")
+                folder.mkdir()
+                for changes in rounds:
+                    for what, name, other in changes:
+                        change(os.fsencode(folder), what, name, other)
+                    patch.setattr(directories, "_MIN_NAMES", 0)
+                    patch.setattr(directories, "_WATCHED_BYTES", 0)
+                    found = await listed(backend)
+                    patch.undo()
+                    async with FileStorageBackend(base) as new:
+                        assert found == await listed(new)
+
+    asyncio.run(check())
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts what a process has open")
+async def test_what_is_watched_is_watched_no_more_once_it_is_closed(tmp_path: Path) -> None:
+    def instances() -> int:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return sum(os.readlink(link) == "anon_inode:inotify" for link in links if os.path.lexists(link))
+
+    before = instances()
+    async with FileStorageBackend(tmp_path) as backend:
+        for n in range(700):
+            _plant(tmp_path / "objects", f"flat/{n:04}", foreign=False)
+        assert len(await _listed(backend.objects)) == 700
+        assert instances() == before + 1
+    assert instances() == before
+
+
+@pytest.mark.parametrize(("limit", "read"), [(1, 2), (500, 501), (999, 1000), (1000, 1001), (1500, 1501)])
+async def test_a_page_reads_no_more_files_than_it_shows_and_one(
+    backend: FileStorageBackend, folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int, read: int
+) -> None:
+    for n in range(2100):
+        _plant(folder, f"flat/{n:04}", foreign=False)
+    heads: list[str] = []
+    head = ObjectFiles.head
+    monkeypatch.setattr(ObjectFiles, "head", lambda files, key: heads.append(key) or head(files, key))
+    page = await backend.objects.list_page("flat/", limit=limit, details=True)
+    assert (len(page.entries), len(heads)) == (limit, read)
 
 
 def test_many_names_are_put_in_order() -> None:

@@ -1,7 +1,8 @@
 """The names in a directory, sorted, and kept for a while: a listing by pages would else read a directory of
 100,000 names once for every page.
 
-What is kept is used only while the directory is, by its times, the one that was read. Its times change with
+Where the kernel tells what changes in a directory (watches.py), what is kept is brought up to date by that.
+Elsewhere it is used only while the directory is, by its times, the one that was read. Its times change with
 every entry that any process makes, renames or removes, but no finer than the clock of the file system (2 s on
 the coarsest). So names are kept only if the directory had been left alone for longer than that when its
 reading began: a change after that shows. The change time counts too, because programs that unpack archives
@@ -14,9 +15,11 @@ import threading
 import time
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from storage_lib.backends.file.folder import Folder
+from storage_lib.backends.file.watches import Changes, Watches
 
 _QUIET_SECONDS = 3
 _KEPT_SECONDS = 60
@@ -25,6 +28,9 @@ _MIN_NAMES = 500
 """Fewer are read anew as fast as they are looked up."""
 _RUN = 4096
 """Names that are sorted at a time: `list.sort` lets no other thread run, for about a millisecond here."""
+_WATCHED_BYTES = 4096
+"""A directory of more bytes than this may have enough names to be kept; most file systems give each directory
+a block at least."""
 
 
 class Directory(NamedTuple):
@@ -37,54 +43,105 @@ class Directory(NamedTuple):
 
 
 class Names(NamedTuple):
-    """``ordered`` may hold a name twice. ``below`` says what the names that end in a slash stand for."""
+    """``ordered`` may hold a name twice. ``below`` says what the names that end in a slash stand for.
+    ``size`` is that of the names in bytes, by `size_of`."""
 
     ordered: list[str]
     below: dict[str, list[Directory]]
+    size: int
 
 
 _State = tuple[int, int, int, int]
+"""Device, inode, and both times in nanoseconds."""
 
 
 class Reading:
-    """The directories that are being read, as they were before."""
+    """The directories that are being read, as they were before.
 
-    def __init__(self, folder: Folder) -> None:
+    :param watches: None where a change of an entry does not say which names it changes.
+    """
+
+    def __init__(self, folder: Folder, watches: Watches | None) -> None:
         self._folder = folder
+        self._watches = watches
         self._states: dict[bytes, _State] = {}
+        self._changes: dict[bytes, Changes | None] = {}
         self._is_quiet = True
 
-    def begin(self, path: bytes) -> None:
-        """Call it before ``path`` is read."""
-        state = self._state(path)
-        # A system clock that runs behind makes the age negative, which is not quiet.
-        if state is None or not time.time() - max(state[2:]) / 1e9 > _QUIET_SECONDS:
+    def begin(self, path: bytes, *, whole: bool = True) -> None:
+        """Call it before ``path`` is read. ``whole``: what is in it are segments, not parts of one."""
+        self._changes[path] = None
+        state, size = self._state(path)
+        if state is None:
             self._is_quiet = False
-        else:
-            self._states[path] = state
+            return
+        # A system clock that runs behind makes the age negative, which is not quiet.
+        if not time.time() - max(state[2:]) / 1e9 > _QUIET_SECONDS:
+            self._is_quiet = False
+        self._states[path] = state
+        if self._watches is not None and whole and size > _WATCHED_BYTES:
+            self._changes[path] = self._watches.begin(self._folder, path)
 
     def can_be_kept(self) -> bool:
         """Whether any change since would show. Looking at more than a few directories saves nothing."""
-        return self._is_quiet and 0 < len(self._states) <= 4
+        return 0 < len(self._states) <= 4 and (self._is_quiet or self._is_watched())
 
-    def is_current(self) -> bool:
-        return all(self._state(path) == state for path, state in self._states.items())
+    def changed(self) -> list[tuple[bytes, bytes]] | None:
+        """The paths of directories, and the names in them, that have changed since it was asked last; None if
+        they have to be read again."""
+        if not self._is_watched():
+            current = all(self._state(path)[0] == state for path, state in self._states.items())
+            return [] if current else None
+        if any((self._state(path)[0] or ())[:2] != state[:2] for path, state in self._states.items()):
+            return None
+        found: list[tuple[bytes, bytes]] = []
+        for path, changes in self._changes.items():
+            names = self._watches.take(changes) if self._watches and changes else None
+            if names is None:
+                return None
+            found += [(path, name) for name in names]
+        return found
 
-    def _state(self, path: bytes) -> _State | None:
+    def end(self) -> None:
+        for changes in self._changes.values():
+            if self._watches and changes:
+                self._watches.end(changes)
+
+    def _is_watched(self) -> bool:
+        return all(changes is not None for changes in self._changes.values())
+
+    def _state(self, path: bytes) -> tuple[_State | None, int]:
         try:
             status = self._folder.status(path)
         except OSError:
-            return None  # Reading it says what is wrong.
+            return None, 0  # Reading it says what is wrong.
         if status is None:
+            return None, 0
+        return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns), status.st_size
+
+
+type Update = Callable[[Names, list[tuple[bytes, bytes]]], Names | None]
+"""Other names after changes (see `Reading.changed`); None where they have to be read again."""
+
+
+class _Kept:
+    def __init__(self, names: Names, reading: Reading) -> None:
+        self.names = names
+        self.reading = reading
+        self.counted = 0
+        """Bytes that `KeptNames` counts for it."""
+        self._until = time.monotonic() + _KEPT_SECONDS
+        self._lock = threading.Lock()
+
+    def current(self, update: Update) -> Names | None:
+        """The names as they are now; None if they have to be read again."""
+        with self._lock:  # Nobody else may take them for current while they are brought up to date.
+            changed = self.reading.changed() if time.monotonic() < self._until else None
+            if changed is not None and (names := update(self.names, changed) if changed else self.names):
+                self.names = names
+                return names
+            self._until = 0.0
             return None
-        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
-
-
-class _Kept(NamedTuple):
-    names: Names
-    reading: Reading
-    until: float
-    size: int
 
 
 class KeptNames:
@@ -94,35 +151,58 @@ class KeptNames:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Directory, ...], _Kept] = OrderedDict()
         self._size = 0
+        self._watches = Watches()
 
-    def find(self, directories: tuple[Directory, ...]) -> Names | None:
+    def reading(self, folder: Folder, *, watched: bool) -> Reading:
+        return Reading(folder, self._watches if watched else None)
+
+    def find(self, directories: tuple[Directory, ...], update: Update) -> Names | None:
+        """The names as they are now; None if they have to be read."""
         with self._lock:
             kept = self._kept.get(directories)
         if kept is None:
             return None
-        current = time.monotonic() < kept.until and kept.reading.is_current()
+        names = kept.current(update)
         with self._lock:
-            if not current:
-                self._drop(directories)
-            elif directories in self._kept:
-                self._kept.move_to_end(directories)
-        return kept.names if current else None
+            if self._kept.get(directories) is kept:
+                if names is None:
+                    self._drop(directories)
+                else:
+                    self._count(kept, names)
+                    self._kept.move_to_end(directories)
+                    self._limit()
+        return names
 
-    def keep(self, directories: tuple[Directory, ...], names: Names, size: int, reading: Reading) -> None:
-        """:param size: of the names, in bytes, by `size_of`."""
-        if len(names.ordered) < _MIN_NAMES or size > _KEPT_BYTES or not reading.can_be_kept():
+    def keep(self, directories: tuple[Directory, ...], names: Names, reading: Reading) -> None:
+        if len(names.ordered) < _MIN_NAMES or is_too_large(names.size) or not reading.can_be_kept():
+            reading.end()
             return
+        kept = _Kept(names, reading)
         with self._lock:
             self._drop(directories)
-            self._kept[directories] = _Kept(names, reading, time.monotonic() + _KEPT_SECONDS, size)
-            self._size += size
-            while self._size > _KEPT_BYTES:
-                self._drop(next(iter(self._kept)))
+            self._kept[directories] = kept
+            self._count(kept, names)
+            self._limit()
+
+    def close(self) -> None:
+        with self._lock:
+            self._kept.clear()
+            self._size = 0
+            self._watches.close()
+
+    def _count(self, kept: _Kept, names: Names) -> None:
+        self._size += names.size - kept.counted
+        kept.counted = names.size
+
+    def _limit(self) -> None:
+        while self._size > _KEPT_BYTES:
+            self._drop(next(iter(self._kept)))
 
     def _drop(self, directories: tuple[Directory, ...]) -> None:
         kept = self._kept.pop(directories, None)
         if kept is not None:
-            self._size -= kept.size
+            self._size -= kept.counted
+            kept.reading.end()
 
 
 def size_of(name: str) -> int:

@@ -91,6 +91,7 @@ class FileObjects(ObjectDriver):
         if threads is not None:
             await own_threads.working.run(threads.shutdown)
             await own_threads.working.run(self._late.close)
+        self._names.close()
 
     async def _open(self) -> tuple[ObjectFiles, ObjectWriter]:
         if self._opened is None or self._closed:
@@ -319,9 +320,9 @@ class FileObjects(ObjectDriver):
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         files, _ = await self._open()
         walk = iter(Walk(files.folder, files.paths, prefix, options.delimiter, options.after, self._names))
-        size = min(options.count or LIST_CHUNK, LIST_CHUNK)
+        left = options.count or 0
 
-        def chunk() -> tuple[list[ListEntry | str], bool]:
+        def chunk(size: int) -> tuple[list[ListEntry | str], bool]:
             with os_errors(None):
                 names = list(islice(walk, size))
                 found = [
@@ -331,7 +332,10 @@ class FileObjects(ObjectDriver):
 
         more = True
         while more:
-            entries, more = await self._in_thread(chunk)
+            # No more than what is asked for, unless the caller then does not take what was found.
+            size = min(left, LIST_CHUNK) if left > 0 else LIST_CHUNK
+            left -= size
+            entries, more = await self._in_thread(partial(chunk, size))
             for entry in entries:
                 yield entry
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -99,7 +100,9 @@ class Walk:
         return key > after or after.startswith(key)
 
     def _read(self, base: str, directories: list[Directory]) -> _Node:
-        names = self._kept.find(tuple(directories)) if self._unlisted is None else None
+        names: Names | None = None
+        if self._unlisted is None:
+            names = self._kept.find(tuple(directories), partial(self._updated, directories))
         if names is None:
             names = self._names(base, directories)
         return _Node(base, self._select(base, names.ordered), names.below)
@@ -109,22 +112,66 @@ class Walk:
         names: list[str] = []
         below: dict[str, list[Directory]] = {}
         size = 0
-        reading = Reading(self._folder)
-        for directory in directories:
-            for segment, found in self._entries(directory, reading, base=base):
-                name = segment if found is None else segment + "/"
-                if not is_too_large(size):
-                    size += size_of(name)
-                    if is_too_large(size):
-                        names = [name for name in names if self._wanted(base + name)]
-                elif not self._wanted(base + name):
-                    continue
-                names.append(name)
-                if found is not None:
-                    below.setdefault(name, []).append(found)
-        found_names = Names(in_order(names), below)
-        self._kept.keep(tuple(directories), found_names, size, reading)
+        # Where case is folded, the name of a change says too little of what it is a spelling of.
+        reading = self._kept.reading(self._folder, watched=not self._paths.fold_case)
+        try:
+            for directory in directories:
+                for segment, found in self._entries(directory, reading, base=base):
+                    name = segment if found is None else segment + "/"
+                    if not is_too_large(size):
+                        size += size_of(name)
+                        if is_too_large(size):
+                            names = [name for name in names if self._wanted(base + name)]
+                    elif not self._wanted(base + name):
+                        continue
+                    names.append(name)
+                    if found is not None:
+                        below.setdefault(name, []).append(found)
+        except BaseException:
+            reading.end()
+            raise
+        found_names = Names(in_order(names), below, size)
+        self._kept.keep(tuple(directories), found_names, reading)
         return found_names
+
+    def _updated(
+        self, directories: list[Directory], names: Names, changed: list[tuple[bytes, bytes]]
+    ) -> Names | None:
+        """``names`` after these entries have changed, in whatever way; None if they have to be read again."""
+        segments: set[str] = set()
+        for _, raw in changed:
+            name = raw.decode("utf-8", "surrogateescape")
+            if name.endswith(CONTINUED):
+                return None
+            if name.startswith(".") or not _is_text(name):
+                continue
+            name = name.removesuffix(SUFFIX)
+            segment = composed(self._paths.decode((name,)) or name)
+            if segment is not None:
+                segments.add(segment)
+        # Copies, because other listings go on with those that there are.
+        ordered, below, size = names.ordered.copy(), names.below, names.size
+        try:
+            for segment in segments:
+                name = segment + "/"
+                found = self._descend(directories, segment)
+                if found != below.get(name, []):
+                    below = {**below, name: found}
+                size += _put(ordered, name, there=bool(found))
+                size += _put(ordered, segment, there=self._is_object(directories, segment))
+        except OSError:
+            return None  # Reading them says what is wrong.
+        return Names(ordered, below, size)
+
+    def _is_object(self, directories: list[Directory], segment: str) -> bool:
+        ours = [name + SUFFIX for name in self._paths.own_forms(segment)]
+        theirs = list(self._paths.foreign(segment))
+        for path, own, foreign in directories:
+            for name in [*(ours if own else ()), *(theirs if foreign else ())]:
+                status = self._folder.status(joined(path, name))
+                if status is not None and stat.S_ISREG(status.st_mode):
+                    return True
+        return False
 
     def _select(self, base: str, ordered: list[str]) -> Iterator[str]:
         """Of sorted names those that are wanted, each once."""
@@ -166,7 +213,7 @@ class Walk:
         decode, (path, own, foreign) = self._paths.decode, directory
         continued: list[str] = []
         if reading is not None:
-            reading.begin(path)
+            reading.begin(path, whole=not names)
         try:
             for name, entry in self._folder.entries(path):
                 if name.startswith("."):
@@ -250,6 +297,19 @@ class Walk:
                 if (own and ours) or (foreign and theirs):
                     found.append(Directory(below, own and ours, foreign and theirs))
         return found
+
+
+def _put(ordered: list[str], name: str, *, there: bool) -> int:
+    """Put ``name`` into sorted names, or out of them; by how many bytes their size changes."""
+    start = bisect_left(ordered, name)
+    end = bisect_right(ordered, name, start)
+    if there and start == end:
+        ordered.insert(start, name)
+        return size_of(name)
+    if not there:
+        del ordered[start:end]
+        return (start - end) * size_of(name)
+    return 0
 
 
 def _is_text(name: str) -> bool:
