@@ -5,6 +5,10 @@ A version is created and never replaced. ``KEY/current`` is a small JSON object:
 versions; and ``removing``, what a `prune` has decided to remove. It is changed by compare-and-set alone, so
 whatever it says holds at once. A crash between a version and ``KEY/current`` leaves a version that never
 became current, and nothing else.
+
+Where many write, a lost answer is often followed by somebody else's change, and then nobody can tell whether
+the lost one was made. So every change can be made again: it sets what it sets a second time, unless somebody
+has set just that meanwhile; then it counts as made before theirs.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from storage_lib.errors import (
 )
 from storage_lib.keys import user_key
 from storage_lib.patterns import pattern
+from storage_lib.ports.errors import UnknownOutcomeError
 from storage_lib.ports.objects import ListEntry
 from storage_lib.ports.records import of_a_record
 
@@ -85,6 +90,9 @@ class _State(msgspec.Struct, omit_defaults=True):
     def kept(self) -> set[int]:
         return {self.version, *self.labels.values()}
 
+    def copied(self) -> _State:
+        return _State(self.version, self.highest, {**self.labels}, [*self.removing])
+
 
 class Versions:
     """The versions of the objects of a `StorageManager`."""
@@ -117,10 +125,10 @@ class Versions:
         async with turn:
             number, state, etag = await self._put(key, data, version, content_type, kept)
 
-            def saved(state: _State) -> None:
+            def saved(state: _State, unsure: _State | None) -> None:
                 if number > state.highest or not state.version:
                     state.version = state.highest = number
-                if label is not None:
+                if label is not None and not _set_by_another(state, unsure, label):
                     state.labels[label] = number
 
             await self._change(
@@ -234,10 +242,14 @@ class Versions:
         """Make a version the current one, or give it a label."""
         if label is not None:
             _checked_label(label)
+        unsure: _State | None = None
         for attempt in range(_ATTEMPTS):
             # In this order: a version that a prune removes meanwhile has changed the state.
             state, etag = await self._state(key)
             number = await self.number(key, version)
+            if _set_by_another(state, unsure, label):
+                return number
+            before = state.copied()
             if not await self._stays(key, number, state):
                 raise _no_version(key, number)
             if label is None:
@@ -250,15 +262,19 @@ class Versions:
                     )
                 state.version = state.version or number
                 state.labels[label] = number
-            if await self._set(key, state, etag, attempt):
+            done = await self._set(key, state, etag, attempt)
+            if done:
                 return number
+            unsure = before if done is None else None
         raise _contended(key)
 
     async def unlabel(self, key: str, label: str) -> None:
         """See `StorageManager.unlabel_version`."""
         _checked_label(label)
 
-        def without(state: _State) -> None:
+        def without(state: _State, unsure: _State | None) -> None:
+            if _set_by_another(state, unsure, label):
+                return
             if label not in state.labels:
                 raise KeyNotFoundError(f"object {key!r} has no label {label!r}", field="label")
             del state.labels[label]
@@ -289,7 +305,7 @@ class Versions:
         }
         doomed: set[int] = set()
 
-        def removing(state: _State) -> None:
+        def removing(state: _State, _: _State | None) -> None:
             nonlocal doomed
             # A version above the highest is being saved. What an earlier prune began is ended.
             found = {number for number in old if number <= state.highest} | {*state.removing} & stored.keys()
@@ -297,7 +313,7 @@ class Versions:
             state.removing = sorted(doomed)
 
         state, etag = await self._state(key)
-        removing(state)
+        removing(state, None)
         if dry_run or not doomed:
             return sorted(doomed)
         await self._change(key, removing, found=(state, etag))
@@ -308,8 +324,8 @@ class Versions:
                 await self._storage.delete(_key_of(key, number), if_match=stored[number].etag)
             except PreconditionFailedError:
                 return False
-            except KeyNotFoundError:
-                pass
+            except (KeyNotFoundError, UnknownOutcomeError):
+                pass  # Gone, whoever did it.
             return True
 
         left = sorted(doomed)
@@ -322,7 +338,7 @@ class Versions:
                     raise outcome
                 gone += [number] * outcome
 
-        def removed(state: _State) -> None:
+        def removed(state: _State, _: _State | None) -> None:
             state.removing = [number for number in state.removing if number not in doomed]
 
         await self._change(key, removed)
@@ -382,32 +398,47 @@ class Versions:
     async def _change(
         self,
         key: str,
-        change: Callable[[_State], None],
+        change: Callable[[_State, _State | None], None],
         *,
         found: tuple[_State, str | None] | None = None,
         labelled: tuple[int, str] | None = None,
     ) -> None:
         """Change the state, again and again until nobody else has meanwhile.
 
+        :param change: changes the state. It is told, too, what the state was before a change whose answer was
+            lost, if there was one: it may have been made.
         :param found: the state as it was read already.
         :param labelled: the version that gets a label, with it: another writer may have become faster, and a
             prune may have removed it.
         """
+        unsure: _State | None = None
         for attempt in range(_ATTEMPTS):
             state, etag = found or await self._state(key)
-            if found is None and labelled is not None and not await self._stays(key, labelled[0], state):
+            if (
+                found is None
+                and labelled is not None
+                and not _set_by_another(state, unsure, labelled[1])
+                and not await self._stays(key, labelled[0], state)
+            ):
                 raise TransientStorageError(
                     f"version {labelled[0]} of object {key!r} was pruned before it got the label"
                     f" {labelled[1]!r}",
                     remedy="save it again",
                 )
             found = None
-            change(state)
-            if await self._set(key, state, etag, attempt):
+            before = state.copied()
+            change(state, unsure)
+            if unsure is not None and state == before:
+                return  # It was made.
+            done = await self._set(key, state, etag, attempt)
+            if done:
                 return
+            unsure = before if done is None else None
         raise _contended(key)
 
-    async def _set(self, key: str, state: _State, etag: str | None, attempt: int) -> bool:
+    async def _set(self, key: str, state: _State, etag: str | None, attempt: int) -> bool | None:
+        """Whether it was set; None if nobody can tell, and somebody has changed it since."""
+        done: bool | None = False
         try:
             with of_a_record():
                 await self._storage.write(
@@ -417,11 +448,14 @@ class Versions:
                     if_match=etag,
                     if_absent=etag is None,
                 )
+            return True
         except PreconditionFailedError:
-            # A random pause keeps many writers from colliding again.
-            await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))  # noqa: S311
-            return False
-        return True
+            pass
+        except UnknownOutcomeError:
+            done = None
+        # A random pause keeps many writers from colliding again.
+        await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, 0.1)))  # noqa: S311
+        return done
 
 
 def is_record(data: bytes) -> bool:
@@ -430,6 +464,16 @@ def is_record(data: bytes) -> bool:
         return msgspec.json.encode(msgspec.json.decode(data, type=_State)) == data
     except msgspec.MsgspecError:
         return False
+
+
+def _set_by_another(state: _State, unsure: _State | None, label: str | None) -> bool:
+    """Whether the label, or without one the current version, was changed since ``unsure``, the state before a
+    change whose answer was lost: by that change, or after it."""
+    if unsure is None:
+        return False
+    if label is None:
+        return state.version != unsure.version
+    return state.labels.get(label) != unsure.labels.get(label)
 
 
 def _key_of(key: str, number: int) -> str:

@@ -21,10 +21,12 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     SerializationError,
+    StorageUnavailableError,
     TransientStorageError,
 )
 from storage_lib.layers.base import Layer, Operation
 from storage_lib.layers.caching import CachingLayer
+from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.manager import StorageManager
 from tests.competing import at_once, told
 from tests.http_app import config_of
@@ -308,6 +310,126 @@ async def test_a_new_version_that_is_pruned_before_it_gets_its_label_is_not_repo
     with pytest.raises(TransientStorageError, match=r"version 5 .* was pruned before it got the label 'x'"):
         await storage.save_versioned("k", "slower", label="x")
     assert (await other.load("k/current")) == {"version": 6, "highest": 6}
+
+
+class Losing(Layer):
+    """Loses the answer to the next change of ``k/current``, which it makes or does not. Then somebody else
+    makes a change."""
+
+    def __init__(self, inner: MemoryBackend) -> None:
+        super().__init__(inner)
+        self.is_made = True
+        self.then: Callable[[], Awaitable[Any]] | None = None
+
+    async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        if self.then is None or (operation.name, operation.target) != ("put", "k/current"):
+            return await call()
+        then, self.then = self.then, None
+        if self.is_made:
+            await call()
+        await then()
+        raise StorageUnavailableError("the answer was lost")
+
+
+async def losing(is_made: bool) -> tuple[StorageManager, StorageManager, Losing]:
+    """Four versions, ``x`` is the second; one who loses an answer, another, and what loses it."""
+    memory = MemoryBackend()
+    other, layer = StorageManager(backend=memory), Losing(memory)
+    layer.is_made = is_made
+    for n in range(1, 5):
+        await other.save_versioned("k", n, label="x" if n == 2 else None)
+    options = RetryOptions(base_seconds=0)
+    return StorageManager(backend=RetryBackend(layer, options)), other, layer
+
+
+made_or_not = pytest.mark.parametrize("is_made", [True, False], ids=["made", "not made"])
+
+
+@made_or_not
+@pytest.mark.parametrize("label", [None, "y"], ids=["plain", "labelled"])
+@pytest.mark.parametrize("others", [1, 30])
+async def test_a_save_whose_answer_was_lost_while_others_save_is_a_version_and_no_error(
+    is_made: bool, label: str | None, others: int
+) -> None:
+    storage, other, layer = await losing(is_made)
+
+    async def saved() -> None:
+        for n in range(others):
+            await other.save_versioned("k", f"other {n}")
+
+    layer.then = saved
+    assert await storage.save_versioned("k", "mine", label=label) == 5
+    assert await numbers(other, "k") == list(range(1, 6 + others))
+    assert await other.load_version("k", 5) == "mine"
+    assert (await other.load("k/current")) == {
+        "version": 5 + others,
+        "highest": 5 + others,
+        "labels": {"x": 2, **({} if label is None else {label: 5})},
+    }
+
+
+CHANGES: dict[str, tuple[Callable[[StorageManager], Awaitable[Any]], dict[str, Any]]] = {
+    "label": (lambda storage: storage.label_version("k", 3, "x"), {"labels": {"x": 3}}),
+    "labelled save": (
+        lambda storage: storage.save_versioned("k", "mine", label="x"),
+        {"version": 5, "highest": 5, "labels": {"x": 5}},
+    ),
+    "unlabel": (lambda storage: storage.unlabel_version("k", "x"), {"labels": None}),
+    "rollback": (lambda storage: storage.rollback("k", 1), {"version": 1}),
+    "prune": (lambda storage: storage.prune_versions("k", keep_last=1), {}),
+}
+
+
+def said(**changes: Any) -> dict[str, Any]:
+    state: dict[str, Any] = {"version": 4, "highest": 4, "labels": {"x": 2}, **changes}
+    return {name: value for name, value in state.items() if value is not None}
+
+
+@made_or_not
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_whose_answer_was_lost_is_made_whatever_else_changes(
+    change: str, is_made: bool
+) -> None:
+    storage, other, layer = await losing(is_made)
+    make, sets = CHANGES[change]
+    layer.then = lambda: other.label_version("k", 4, "z")
+    await make(storage)
+    labels = {**(sets.get("labels", {"x": 2}) or {}), "z": 4}
+    assert await other.load("k/current") == said(**{**sets, "labels": labels})
+
+
+@made_or_not
+@pytest.mark.parametrize("change", ["label", "labelled save", "unlabel"])
+async def test_a_label_that_another_moves_after_a_lost_answer_stays_where_the_other_put_it(
+    change: str, is_made: bool
+) -> None:
+    storage, other, layer = await losing(is_made)
+    layer.then = lambda: other.label_version("k", 1, "x")
+    await CHANGES[change][0](storage)
+    assert (await other.load("k/current"))["labels"] == {"x": 1}
+
+
+@made_or_not
+async def test_a_rollback_after_a_lost_answer_takes_back_no_other(is_made: bool) -> None:
+    storage, other, layer = await losing(is_made)
+    layer.then = lambda: other.rollback("k", 3)
+    assert await storage.rollback("k", 1) == 1
+    assert await other.current_version("k") == 3
+
+
+@made_or_not
+async def test_a_labelled_version_whose_answer_was_lost_may_be_pruned_once_another_has_the_label(
+    is_made: bool,
+) -> None:
+    storage, other, layer = await losing(is_made)
+
+    async def replaced() -> None:
+        await other.save_versioned("k", "newer", label="x")
+        await other.prune_versions("k", keep_last=1)
+
+    layer.then = replaced
+    assert await storage.save_versioned("k", "mine", label="x") == 5
+    assert (await other.load("k/current"))["labels"] == {"x": 6}
 
 
 async def test_a_label_that_moves_during_a_load_is_followed() -> None:
