@@ -20,6 +20,14 @@ def told(config: StorageConfig) -> dict[str, Any]:
     return {name: str(value) if name == "base_path" else value for name, value in given.items()}
 
 
+QUIET = """
+import logging
+
+logging.getLogger("AOS.Storage").setLevel("ERROR")
+"""
+"""A busy server drops connections: that a request is tried again is told in a warning, and is no fault."""
+
+
 async def at_once(program: str, arguments: Sequence[Any]) -> list[str]:
     """Run ``program`` in a process for each of ``arguments``, which it gets as JSON, and return what each
     printed. It prints ``ready`` and waits for a line: then all of them begin."""
@@ -27,7 +35,7 @@ async def at_once(program: str, arguments: Sequence[Any]) -> list[str]:
     try:
         for argument in arguments:
             worker = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", program, msgspec.json.encode(argument).decode()),
+                *(sys.executable, "-c", QUIET + program, msgspec.json.encode(argument).decode()),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -35,7 +43,9 @@ async def at_once(program: str, arguments: Sequence[Any]) -> list[str]:
             workers.append(worker)
         for worker in workers:
             assert worker.stdout is not None
-            assert await worker.stdout.readline() == b"ready\n"
+            if await worker.stdout.readline() != b"ready\n":
+                worker.kill()
+                raise AssertionError((await worker.communicate())[1].decode()[-3000:])
         ended = await asyncio.gather(*(worker.communicate(b"\n") for worker in workers))
     finally:
         for worker in workers:
