@@ -475,6 +475,31 @@ async def test_a_child_costs_few_requests(engine: TaskEngine, hosts: int) -> Non
 
 @pytest.mark.usefixtures("fans")
 @pytest.mark.parametrize("hosts", [1, 4])
+async def test_a_child_costs_few_requests_also_where_each_runs_by_itself(
+    engine: TaskEngine, hosts: int
+) -> None:
+    """Children that do not run at the same time share little. The polls depend on the host, which receives up
+    to 16 messages in one."""
+    engines = [engine, *(TaskEngine(engine.storage, events=False) for _ in range(hosts - 1))]
+    children = 40
+
+    @task("fan_one_by_one")
+    async def fan(context: TaskContext, payload: Any) -> None:
+        for n in range(children):
+            await context.submit("echo_costs", n)
+            assert await deliver_all(engines[n % hosts]) == 1
+
+    requests = Requests(engine.storage.backend)
+    parent = await engine.submit("fan_one_by_one", "a")
+    await deliver_all(engine)
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+    a_child = (requests.total() - requests["queues.receive"]) / children
+    print(f"{hosts} hosts: {a_child:.2f} requests a child, and the polls")
+    assert a_child + 1 / 16 < 8, requests
+
+
+@pytest.mark.usefixtures("fans")
+@pytest.mark.parametrize("hosts", [1, 4])
 async def test_children_are_about_as_fast_as_tasks_by_themselves(tmp_path: Path, hosts: int) -> None:
     """At 20 ms a request, so that the requests are what takes time."""
     async with opened(("memory", None), tmp_path) as storage:
@@ -483,7 +508,7 @@ async def test_children_are_about_as_fast_as_tasks_by_themselves(tmp_path: Path,
         new = [NewTask(action="echo_costs", agent_id="a", payload=n) for n in range(CHILDREN)]
         ratios: list[float] = []
         while (
-            max(ratios, default=0) < 0.6 and len(ratios) < 4
+            max(ratios, default=0) < 0.7 and len(ratios) < 4
         ):  # Other work on the machine may meet one side.
             began = time.perf_counter()
             await asyncio.gather(engines[0].submit_many(new), serve_all(engines, CHILDREN))
@@ -493,4 +518,4 @@ async def test_children_are_about_as_fast_as_tasks_by_themselves(tmp_path: Path,
             ratios.append(alone / (time.perf_counter() - began))
             assert (await engines[0].get(parent.task_id)).status is TaskStatus.SUCCEEDED
         print(f"{hosts} hosts: children have {ratios} of the speed of tasks by themselves")
-        assert max(ratios) >= 0.6
+        assert max(ratios) >= 0.7

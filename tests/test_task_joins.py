@@ -17,7 +17,7 @@ from storage_lib.ports.tables import TableStore, Update
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
-from storage_lib.tasks.model import TASK_QUEUE, TaskMessage, TaskStatus, child_task_id
+from storage_lib.tasks.model import TASK_QUEUE, Children, TaskMessage, TaskStatus, child_task_id
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryTaskError
 from storage_lib.tasks.shared import Shared
@@ -145,6 +145,12 @@ def small() -> None:
         for n in range(2):
             await context.submit("child", n)
 
+    @task("two_with_large_result")
+    async def two_with_large_result(context: TaskContext, payload: Any) -> str:
+        for n in range(2):
+            await context.submit("child", n)
+        return "r" * 50_000
+
     @task("fewer")
     async def fewer(context: TaskContext, payload: Any) -> None:
         for n in range(3 if context.task.attempts == 1 else 1):
@@ -202,7 +208,7 @@ async def test_a_parent_ends_soon_if_the_host_that_was_ending_it_is_killed(
     engine: TaskEngine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has noticed that all children have ended, and others leave the rest to it."""
-    parent = await engine.submit("two", "a")
+    parent = await engine.submit("two_with_large_result", "a")
     assert await ran(engine) == 1
     first, last = await received(engine)
     await engine.deliver(first, queue=TASK_QUEUE)
@@ -287,6 +293,121 @@ async def test_what_waits_long_is_looked_at_more_and_more_rarely(clock: Clock) -
         await engine.take_over()
         await received(engine)
     assert 4 <= len(looks) <= 20
+
+
+class Gates:
+    """Children that end when they are told."""
+
+    def __init__(self) -> None:
+        self.began = [asyncio.Event() for _ in range(9)]
+        self.may_end = [asyncio.Event() for _ in range(9)]
+        self.runs: dict[int, asyncio.Task[None]] = {}
+
+    async def begin(self, engine: TaskEngine) -> None:
+        for text in await received(engine):
+            index = TaskMessage.parse(text).child_index
+            assert index is not None
+            self.runs[index] = asyncio.create_task(engine.deliver(text, queue=TASK_QUEUE))
+        await asyncio.gather(*(self.began[n].wait() for n in self.runs))
+
+    async def end(self, *children: int) -> None:
+        for n in children:
+            self.may_end[n].set()
+            await self.runs[n]
+
+
+@pytest.fixture
+def gates() -> Gates:
+    gates = Gates()
+
+    @task("gated")
+    async def gated(context: TaskContext, payload: int) -> None:
+        gates.began[payload].set()
+        await gates.may_end[payload].wait()
+
+    @task("fan_gated")
+    async def fan_gated(context: TaskContext, payload: int) -> None:
+        for n in range(payload):
+            await context.submit("gated", n)
+
+    return gates
+
+
+async def test_of_children_that_run_in_one_process_the_last_looks_for_all(
+    engine: TaskEngine, gates: Gates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    has_open_child = engine.records.has_open_child
+
+    async def noted(parent_id: str, child_id: str, total: int | None) -> bool:
+        looks.append(child_id)
+        return await has_open_child(parent_id, child_id, total)
+
+    monkeypatch.setattr(engine.records, "has_open_child", noted)
+    parent = await engine.submit("fan_gated", "a", 9)
+    await ran(engine)
+    await gates.begin(engine)
+    await gates.end(*range(8))
+    assert len(looks) == 1, "how far it is was just told, and the others see to the rest"
+    await gates.end(8)
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+    assert len(looks) == 2
+
+
+async def test_children_that_run_long_do_not_keep_a_parent_from_telling_how_far_it_is(
+    engine: TaskEngine, clock: Clock, gates: Gates
+) -> None:
+    parent = await engine.submit("fan_gated", "a", 9)
+    await ran(engine)
+    await gates.begin(engine)
+    for n in range(8):
+        clock.now += 1.01
+        await gates.end(n)
+        children = (await engine.get(parent.task_id)).children
+        assert children is not None
+        assert children.done.bit_count() == n + 1
+    await gates.end(8)
+
+
+async def test_a_parent_ends_if_the_child_that_was_to_look_was_taken_over_and_has_ended_elsewhere(
+    engine: TaskEngine, gates: Gates
+) -> None:
+    """There nobody saw that all have ended: a child that ran here still did, and it left its look here."""
+    parent = await engine.submit("fan_gated", "a", 3)
+    await ran(engine)
+    await gates.begin(engine)
+    await gates.end(1)
+    taken = await engine.records.get(child_task_id(parent.task_id, parent.created_at, 0))
+    await engine.records.change(taken, fence=taken.fence + 1, status=TaskStatus.SUCCEEDED)
+    await gates.end(2, 0)
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
+
+
+async def test_a_parent_ends_if_it_was_taken_over_and_waits_since_it_ran_elsewhere(
+    engine: TaskEngine, gates: Gates
+) -> None:
+    """Its children run where it ran before, and left their look to it."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    @task("fan_slowly")
+    async def fan_slowly(context: TaskContext, payload: Any) -> None:
+        for n in range(2):
+            await context.submit("gated", n)
+        began.set()
+        await may_end.wait()
+
+    parent = await engine.submit("fan_slowly", "a")
+    (text,) = await received(engine)
+    run = asyncio.create_task(engine.deliver(text, queue=TASK_QUEUE))
+    await began.wait()
+    await gates.begin(engine)
+    await gates.end(1)
+    taken = await engine.records.get(parent.task_id)
+    await engine.records.change(taken, fence=taken.fence + 1, children=Children(2))
+    await gates.end(0)
+    may_end.set()
+    await run
+    assert (await engine.get(parent.task_id)).status is TaskStatus.SUCCEEDED
 
 
 @pytest.mark.parametrize("concurrent", [1, 3])

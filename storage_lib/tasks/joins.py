@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ MAX_NAMED = 100
 
 NOTE_PAUSE = timedelta(seconds=1)
 """Between two notes of the process in a parent's record about how many of its children have ended."""
+_NEVER = datetime.min.replace(tzinfo=UTC)
 MAX_KEPT = 1000
 CONCURRENT_LOOKS = 4
 """At one parent, in this process."""
@@ -53,6 +55,50 @@ class Joins:
         """By parent: how many children it waits for, as last seen."""
         self._noted: dict[str, datetime] = {}
         """By parent: when its record was last told how far it is."""
+        self._fences: dict[str, int] = {}
+        """By parent: its fencing token, as last seen."""
+        self._here: dict[str, set[str]] = {}
+        """By parent: the tasks that run here and look at its children when they have ended: those children,
+        and the parent itself."""
+        self._left: dict[str, TaskRecord] = {}
+        """By parent: a child that has left its look to these."""
+
+    async def around(
+        self, record: TaskRecord, run: Callable[[], Awaitable[list[TaskEvent]]]
+    ) -> list[TaskEvent]:
+        """Run a task. Of the children of one parent that run here at the same time the last looks for all."""
+        families = [each for each in (record.parent_id, record.task_id) if each is not None]
+        if record.fence > 1:
+            _keep(self._fences, record.task_id, record.fence)
+        for family in families:
+            self._here.setdefault(family, set()).add(record.task_id)
+        left: list[TaskRecord | None] = []
+        try:
+            events = await run()
+        finally:
+            left += [self._leave(family, record.task_id) for family in families]
+        for child in left:
+            if child is not None:  # This run has not looked: another host took its task over.
+                events = events + await self.child_ended(child)
+        return events
+
+    def _leave(self, family: str, task_id: str) -> TaskRecord | None:
+        """Count no longer on a task that runs here. If it was the last, the child that has left its look."""
+        here = self._here.get(family, set())
+        here.discard(task_id)
+        if here:
+            return None
+        self._here.pop(family, None)
+        return self._left.pop(family, None)
+
+    def _may_leave(self, parent_id: str) -> bool:
+        """Whether a task that still runs here will look at the children of that parent, so that nobody need
+        look now. Nobody waits for children that only an earlier run submitted: they are not relied on."""
+        here = self._here.get(parent_id)
+        if here is None or self._fences.get(parent_id) != 1:
+            return False
+        # A parent that waits is to tell how far it is, once a second.
+        return parent_id not in self._totals or self._noted.get(parent_id, _NEVER) > self._now() - NOTE_PAUSE
 
     async def check_parent(self, message: TaskMessage) -> None:
         """:raises InvalidArgumentError: its parent has not submitted it: another time is in its id, or it is
@@ -74,15 +120,25 @@ class Joins:
                 limit=f"{parent.fence}",
             )
 
-    async def parent_is_gone(self, child: TaskRecord) -> bool:
+    def look_ahead(self, message: TaskMessage) -> asyncio.Task[TaskRecord] | None:
+        """Begin to read the parent of a task that is about to run, for `parent_is_gone`."""
+        parent_id = message.parent_id
+        return None if parent_id is None else self._reads.begin(parent_id, partial(self._parent, parent_id))
+
+    async def parent_is_gone(self, child: TaskRecord, ahead: asyncio.Task[TaskRecord] | None = None) -> bool:
         """Whether a child need not run, because a task above it was cancelled or asked to stop, or
-        because its parent has ended in another way, unless the child itself was requeued since."""
+        because its parent has ended in another way, unless the child itself was requeued since.
+
+        :param ahead: what reads its parent already.
+        """
         above = child
         seen = {child.task_id}
         while above.parent_id is not None and above.parent_id not in seen:  # as a damaged record may be
             seen.add(above.parent_id)
             try:
-                parent, _ = await self._reads.call(above.parent_id, partial(self._parent, above.parent_id))
+                if above is not child or ahead is None:
+                    ahead = self._reads.begin(above.parent_id, partial(self._parent, above.parent_id))
+                parent = await asyncio.shield(ahead)
             except KeyNotFoundError:
                 return False
             if parent.cancel_requested or parent.status is TaskStatus.CANCELLED:
@@ -104,6 +160,10 @@ class Joins:
         """
         parent_id = child.parent_id
         if parent_id is None or child.child_index is None or child.task_id in below:
+            return []
+        self._leave(parent_id, child.task_id)
+        if not again and self._may_leave(parent_id):
+            self._left[parent_id] = child
             return []
         try:
             (parent, ended), ours = await self._looks.call(
@@ -131,20 +191,23 @@ class Joins:
         The child that ends last sees that all others have ended, because each looks after its own end is
         written.
         """
+        parent = None
+        if parent_id not in self._totals:
+            parent = await asyncio.shield(self._reads.begin(parent_id, partial(self._parent, parent_id)))
+            if not parent.is_waiting:
+                return parent, False  # It looks itself when it begins to wait.
         if await self._records.has_open_child(parent_id, child.task_id, self._totals.get(parent_id)):
             now = self._now()
-            if self._noted.get(parent_id, now - NOTE_PAUSE) > now - NOTE_PAUSE:
+            if self._noted.get(parent_id, _NEVER) > now - NOTE_PAUSE:
                 return None, False
             _keep(self._noted, parent_id, now)
-        parent = await self._parent(parent_id)
-        if not parent.is_waiting and parent.fence > 1:
-            # What is open may be of an earlier run that submitted more: it must not hide the last end.
-            self._noted.pop(parent_id, None)
+        parent = parent or await self._parent(parent_id)
         ended = await self._ended(parent, patient=patient)
         return ended or parent, ended is not None
 
     async def _parent(self, parent_id: str) -> TaskRecord:
         parent = await self._records.get(parent_id, contents=False)
+        _keep(self._fences, parent_id, parent.fence)
         if parent.children is not None and parent.children.total:
             _keep(self._totals, parent_id, parent.children.total)
         else:
@@ -153,6 +216,7 @@ class Joins:
 
     async def complete(self, parent: TaskRecord) -> list[TaskEvent]:
         """End a waiting task if all its children have ended. Its event, and those of its own parents."""
+        self._leave(parent.task_id, parent.task_id)
         ended = await self._ended(parent)
         return [] if ended is None else [TaskEvent.of(ended), *await self.child_ended(ended)]
 
@@ -168,20 +232,21 @@ class Joins:
             if not children.all_done:
                 await self._note(parent, children)
                 return None
-            if parent.children is None or not parent.children.all_done:
-                # Of several who notice at the same time one goes on.
-                try:
-                    parent = await self._records.change(parent, children=children, updated_at=self._now())
-                except PreconditionFailedError:
-                    await conflicts.pause()
-                    parent = await self._parent(parent.task_id)
-                    continue
-            elif patient and parent.updated_at > self._now() - self._patience:
-                return None
-            # Only now is its own result needed, which may be an object to load.
-            found = await self._records.get(parent.task_id)
-            if not found.is_waiting or found.fence != parent.fence:
-                return None  # Another child's end was faster, or it was cancelled.
+            found = parent
+            if "result" in parent.omitted:
+                # Of several who notice at the same time one goes on, and loads it.
+                if parent.children is None or not parent.children.all_done:
+                    try:
+                        parent = await self._records.change(parent, children=children, updated_at=self._now())
+                    except PreconditionFailedError:
+                        await conflicts.pause()
+                        parent = await self._parent(parent.task_id)
+                        continue
+                elif patient and parent.updated_at > self._now() - self._patience:
+                    return None
+                found = await self._records.get(parent.task_id)
+                if not found.is_waiting or found.fence != parent.fence:
+                    return None  # Another child's end was faster, or it was cancelled.
             now = self._now()
             try:
                 return await self._records.change(

@@ -24,6 +24,13 @@ class Shared[T]:
         joined = self._next.get(key)
         if joined is not None:
             return await asyncio.shield(joined), False
+        return await asyncio.shield(self.begin(key, function)), True
+
+    def begin(self, key: str, function: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+        """A call that begins from now on. Its error need not be seen; whoever awaits it shields it."""
+        joined = self._next.get(key)
+        if joined is not None:
+            return joined
         turn = self._turns.setdefault(key, asyncio.Semaphore(self._concurrent))
 
         async def run() -> T:
@@ -33,7 +40,7 @@ class Shared[T]:
 
         running = self._next[key] = asyncio.create_task(run())
         running.add_done_callback(_seen)
-        return await asyncio.shield(running), True
+        return running
 
 
 def _seen[T](task: asyncio.Task[T]) -> None:

@@ -135,6 +135,8 @@ class Worker:
         """
         try:
             message = TaskMessage.parse(text)
+            # Meanwhile; a task that was delivered before may have ended, and need no look.
+            ahead = self._joins.look_ahead(message) if dequeue_count == 1 else None
             claimed = await self._claim_new(message)
             record = await self._record_of(message) if claimed is None else claimed
         except (TransientStorageError, BackendClosedError):
@@ -154,7 +156,7 @@ class Worker:
 
         async def run() -> list[TaskEvent]:
             with watch.holding(lease, self._place), _acting_for(claimed):
-                return await self._run(lease, text, queue)
+                return await self._joins.around(claimed, lambda: self._run(lease, text, queue, ahead))
 
         observed: Callable[[], Awaitable[list[TaskEvent]]] = run
         for observer in self._observers:
@@ -302,12 +304,14 @@ class Worker:
 
     # -- one run
 
-    async def _run(self, lease: Lease, text: str, queue: str) -> list[TaskEvent]:
+    async def _run(
+        self, lease: Lease, text: str, queue: str, ahead: asyncio.Task[TaskRecord] | None
+    ) -> list[TaskEvent]:
         record = lease.record
         registered: RegisteredAction | None = None
         context: TaskContext | None = None
         try:
-            if record.cancel_requested or await self._joins.parent_is_gone(record):
+            if record.cancel_requested or await self._joins.parent_is_gone(record, ahead):
                 raise TaskCancelledError
             registered = self._registry.get(record.action)
             if record.attempts - record.first_attempt > registered.retry.max_attempts:
