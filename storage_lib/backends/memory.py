@@ -23,6 +23,7 @@ from storage_lib.ports.drivers import (
     GetOptions,
     ListOptions,
     NamePage,
+    ObjectCapabilities,
     ObjectDriver,
     PutOptions,
     QueryOptions,
@@ -65,6 +66,8 @@ class MemoryBackend(StorageBackend):
 
 
 class MemoryObjects(ObjectDriver):
+    capabilities = ObjectCapabilities(lists_ends=True)
+
     def __init__(self, clock: Clock = time.time) -> None:
         self.clock = clock
         self._objects: dict[str, StoredObject] = {}
@@ -136,7 +139,8 @@ class MemoryObjects(ObjectDriver):
                     yield common
                 folded = common
             elif is_after(key, after) and (found := self._objects.get(key)) is not None:
-                yield hidden.entry(found.info) if options.details else ListEntry(key)
+                until = expiry.end_in(found.info.metadata) if options.ends else None
+                yield hidden.entry(found.info) if options.details else ListEntry(key, until=until)
 
     def _found(self, key: str) -> StoredObject:
         try:

@@ -93,14 +93,17 @@ class GetOptions(msgspec.Struct, frozen=True, gc=False):
 
 class ListOptions(msgspec.Struct, frozen=True, gc=False):
     """What a listing returns: names greater than ``after``, and nothing below it if it is a common prefix.
-    ``count`` is a hint of how many will be read. ``continued``: it is the rest of a listing, which is no
-    operation of its own to the layers."""
+    ``count`` is a hint of how many will be read. ``ends``: each entry is to tell the end of its life
+    (`ListEntry.until`), of a driver that can (`ObjectCapabilities.lists_ends`). What is below ``skip`` may be
+    left out. ``continued``: it is the rest of a listing, which is no operation of its own to the layers."""
 
     delimiter: str | None = None
     after: str | None = None
     count: int | None = None
     details: bool = False
     continued: bool = False
+    ends: bool = False
+    skip: str | None = None
 
 
 PLAIN_GET = GetOptions()
@@ -116,6 +119,8 @@ class ObjectCapabilities:
     """Whether a listing may return a common prefix that has only invalid keys below it."""
     ends_objects: bool = False
     """Whether the store itself hides objects whose time to live is over, and removes them."""
+    lists_ends: bool = False
+    """Whether a listing tells at no other cost when the life of each object ends (`ListOptions.ends`)."""
     lists_sizes: bool = False
     """Whether a listing has sizes even without details."""
     decrypts: bool = False

@@ -1,9 +1,10 @@
 """Time to live: when an object expires, and how that is recorded in stores without expiry.
 
 The expiry of an object is in its metadata (``aos-expires``, milliseconds since the epoch) and is checked
-on every read. A listing does not read metadata, so each such save first writes a small marker, named by
-the time of expiry: listings hide, and sweeps remove, the objects named by the few markers of the past.
-ETags of such objects include their expiry, so a condition on an expired object fails without a request.
+on every read. Each such save first writes a small marker, named by the time of expiry: sweeps remove the
+objects named by the markers of the past, and listings hide them where a store's own listing has no metadata
+(`living`). ETags of such objects include their expiry, so a condition on an expired object fails without a
+request.
 
 An upload can take longer than the life of its object, which then appears after a sweep. The writer marks
 it again; in case the writer died, a sweep that finds no object leaves a late marker, which tells a sweep
@@ -78,7 +79,7 @@ def _named(name: str, hashed: str, key: str) -> tuple[str, bytes]:
     try:
         validate_key(name)
     except InvalidKeyError:
-        name = f"{hashed}{hashlib.sha256(key.encode()).hexdigest()}"
+        name = hashed + hash_of(key)
     return name, key.encode()
 
 
@@ -92,10 +93,20 @@ def late_marker(name: str, key: str) -> tuple[str, bytes] | None:
 
 
 def is_due(name: str, now: str) -> bool:
-    return name[len(MARKERS) :].partition("/")[0] <= now
+    return told_end(name) <= now
+
+
+def told_end(name: str) -> str:
+    """The end in a marker's name, as `end_of` writes it."""
+    return name[len(MARKERS) :].partition("/")[0]
 
 
 def marked_key(name: str) -> str | None:
     """The key that a marker's name tells; None if its content has to."""
     key = name[len(MARKERS) :].partition("/")[2].removeprefix(_LATE)
     return None if key.startswith(SYSTEM_PREFIX) else key
+
+
+def hash_of(key: str) -> str:
+    """How the name of a marker ends that does not tell its key."""
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -124,6 +124,8 @@ class ListEntry:
     last_modified: datetime | None = None
     info: ObjectInfo | None = None
     source: str | None = field(default=None, repr=False, compare=False)
+    until: float | None = field(default=None, repr=False, compare=False)
+    """The end of its life in seconds since the epoch, where a driver was asked for that alone."""
 
 
 @dataclass(frozen=True, slots=True)

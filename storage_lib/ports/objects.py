@@ -33,7 +33,6 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.keys import (
-    SYSTEM_PREFIX,
     validate_content_type,
     validate_key,
     validate_metadata,
@@ -43,6 +42,7 @@ from storage_lib.ports import attempts, cursors, expiry, hidden, unlisted
 from storage_lib.ports.drivers import PLAIN_GET, GetOptions, ListOptions, ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing, unmet
 from storage_lib.ports.listed import Listed
+from storage_lib.ports.living import Living
 from storage_lib.ports.object_model import (
     ANY_VERSION,
     DEFAULT_CONTENT_TYPE,
@@ -61,7 +61,6 @@ from storage_lib.ports.object_model import (
 )
 from storage_lib.ports.older import told
 from storage_lib.ports.portable import Stationary
-from storage_lib.ports.prefixes import without_empty
 from storage_lib.ports.streaming import ByteSource, ObjectReader, Parts, sha256_of, verify
 from storage_lib.ports.writer import ObjectWriter, open_writer
 
@@ -699,58 +698,11 @@ class ObjectStore(Stationary):
 
     async def _visible(
         self, prefix: str, options: ListOptions, skip: str | None
-    ) -> AsyncIterator[ListEntry | str]:
-        """What a listing shows: nothing that has expired, no common prefix without a key below it."""
-        after = options.after
-        if after is not None and after.endswith("/"):
-            # For a driver that includes all that is below it.
-            if prefix.startswith(after):
-                options = with_options(options, after=None)
-            elif options.delimiter is None and after.startswith(prefix):
-                async for found in self._visible(after, with_options(options, after=None), skip):
-                    yield found
-                options = with_options(options, continued=True)
-        expired: set[str] = set()
-        if not prefix.startswith(SYSTEM_PREFIX) and not self._ends_objects:
-            expired = {key async for _, key in self._expired_markers(None) if key.startswith(prefix)}
-        async for found in self._folded(prefix, options, skip):
-            name = found if isinstance(found, str) else found.key
-            if skip is not None and name.startswith(skip):
-                break
-            if not expired or await self._is_visible(found, expired):
+    ) -> AsyncGenerator[ListEntry | str]:
+        """What a listing shows, as callers see it."""
+        async with aclosing(Living(self.driver).scan(prefix, options, skip)) as listing:
+            async for found in listing:
                 yield found if isinstance(found, str) else hidden.listed(found)
-        else:
-            return
-        # The first name below `skip` was met: go on behind all of them instead of reading them.
-        rest = with_options(options, after=skip, continued=True)
-        async for found in self._folded(prefix, rest, None):
-            if not expired or await self._is_visible(found, expired):
-                yield found if isinstance(found, str) else hidden.listed(found)
-
-    def _folded(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncIterator[ListEntry | str]:
-        found = self.driver.scan(prefix, options)
-        if options.delimiter is None or not self.driver.capabilities.folds_foreign_names:
-            return found
-
-        def names(below: str, behind: str | None, size: int) -> AsyncIterator[ListEntry | str]:
-            return self._core.scan(below, ListOptions(after=behind, count=size))
-
-        return without_empty(found, names, prefix, options.after, options.count, skip)
-
-    async def _is_visible(self, found: ListEntry | str, expired: set[str]) -> bool:
-        if isinstance(found, str):
-            if not any(key.startswith(found) for key in expired):
-                return True
-            async for entry in self._core.scan(found, ListOptions()):
-                if await self._is_visible(entry, expired):
-                    return True
-            return False
-        if found.key not in expired:
-            return True
-        try:
-            return not self._is_expired(await self._core.head(found.key))
-        except KeyNotFoundError:
-            return False
 
     # -- time to live
 

@@ -35,11 +35,14 @@ async def without_empty(
 ) -> AsyncIterator[Found]:
     """What was found, without the common prefixes below which there is no key.
 
-    :param skip: the caller will not go on behind the first name below this prefix, and is given it unseen.
+    :param skip: a common prefix that is left out, with all that is below it. The caller will not go on behind
+        the first name below it, and is given that unseen.
     """
-    look = _Look(names, prefix, after, NAMES if count is None else min(NAMES, 10 * count))
+    look = _Look(names, prefix, after, NAMES if count is None else min(NAMES, 10 * count), skip)
     waiting: list[Found] = []
     async for one in found:
+        if one == skip:
+            continue
         if skip is not None and isinstance(one, str) and one.startswith(skip):
             for shown in await look.filter(waiting):
                 yield shown
@@ -56,8 +59,10 @@ async def without_empty(
 
 
 class _Look:
-    def __init__(self, names: Names, prefix: str, after: str | None, size: int) -> None:
+    def __init__(self, names: Names, prefix: str, after: str | None, size: int, skip: str | None) -> None:
         self._names = names
+        self._skip = skip
+        self._from = ""
         self._prefix = prefix
         self._after = after
         self._size = size
@@ -66,17 +71,20 @@ class _Look:
 
     async def filter(self, found: list[Found]) -> list[Found]:
         if self._keys is None and any(isinstance(one, str) for one in found):
+            if self._skip is not None and (self._after or "") < self._skip < _name(found[-1]):
+                self._after = self._from = self._skip  # It may hold more than all else.
             self._keys = await self._read(self._prefix, self._after, self._size)
             self._complete = len(self._keys) < self._size
         shown = await asyncio.gather(*(self._is_shown(one) for one in found))
         if found:
-            last = found[-1]
-            self._after = last if isinstance(last, str) else last.key
+            self._after = _name(found[-1])
         return [one for one, is_shown in zip(found, shown, strict=True) if is_shown]
 
     async def _is_shown(self, one: Found) -> bool:
         if not isinstance(one, str):
             return True
+        if one < self._from:
+            return bool(await self._read(one, None, 1))
         keys = self._keys or []
         at = bisect_left(keys, one)
         if at < len(keys):
@@ -92,3 +100,7 @@ class _Look:
                 if len(keys) == size:
                     break
         return keys
+
+
+def _name(found: Found) -> str:
+    return found if isinstance(found, str) else found.key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
-from storage_lib.ports import expiry
+from storage_lib.ports import endings, expiry
 from storage_lib.ports.backend import ListEntry, ObjectStore, PutResult
 
 
@@ -123,6 +124,47 @@ class SweepContract:
         due = [marker async for marker in objects._expired_markers(None)]  # pyright: ignore[reportPrivateUsage]
         assert due == []
         assert await _delete_all(objects, unique) == [f"{unique}/heartbeat"]
+
+    async def test_a_listing_shows_what_lives_and_nothing_else(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever was saved again, with another life or none, and however many markers are due."""
+        monkeypatch.setattr(endings, "_FIRST", 3)
+        monkeypatch.setattr(endings, "_HELD", 12)
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        chance = random.Random(7)  # noqa: S311 - the same each time
+        # One is so long that its marker does not tell it.
+        names = [f"{unique}/{n % 4}/{n}" for n in range(12)] + [f"{unique}/{'k' * 100}/{'l' * 880}"]
+        ends: dict[str, float | None] = {}
+        for step in range(8):
+            for key in chance.sample(names, 5):
+                ttl = chance.choice([None, 1, 2, 4, 30])
+                if key in ends and chance.random() < 0.2 and _lives(ends[key], now):
+                    await objects.delete(key)
+                    del ends[key]
+                    continue
+                await objects.put(key, b"same", ttl=ttl)
+                ends[key] = None if ttl is None else now + ttl
+            now += chance.choice([0, 1, 2])
+            alive = sorted(key for key, end in ends.items() if _lives(end, now))
+            folded = sorted({f"{key.rpartition('/')[0]}/" for key in alive})
+            for details in (False, True):
+                found = [entry async for entry in objects.iterate(f"{unique}/", details=details)]
+                assert [entry.key for entry in found if isinstance(entry, ListEntry)] == alive, step
+            found = [one async for one in objects.iterate(f"{unique}/", delimiter="/")]
+            assert found == folded, step
+            page = await objects.list_page(f"{unique}/", limit=2)
+            assert [entry.key for entry in page.entries] == alive[:2], step
+            if step == 5:
+                await objects.sweep_expired()
+        now += 31
+        await objects.sweep_expired()
+        assert await _delete_all(objects, unique) == sorted(key for key, end in ends.items() if end is None)
+
+
+def _lives(end: float | None, now: float) -> bool:
+    return end is None or end > now
 
 
 async def _delete_all(objects: ObjectStore, unique: str) -> list[str]:

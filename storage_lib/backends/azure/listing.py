@@ -25,7 +25,7 @@ from storage_lib.backends.azure.attributes import listed_info
 from storage_lib.backends.azure.errors import hierarchical
 from storage_lib.backends.cloud.objects import Found, name_of
 from storage_lib.errors import ConfigurationError
-from storage_lib.ports import hidden
+from storage_lib.ports import expiry, hidden
 from storage_lib.ports.object_model import ListEntry
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ async def in_key_order(fetch: Fetch, prefix: str, after: str | None) -> AsyncGen
     start = None
     blocks: list[str] = []
     if after is not None and after > prefix:
-        # '0' follows '/': the first name that is not below the common prefix.
-        start = after[:-1] + "0" if after.endswith("/") else after
+        start = behind(after) if after.endswith("/") else after
         blocks = [after[:at] for at in _places(_HIGH, after, len(prefix))]
     order = _Order(fetch, after or "")
     async with aclosing(order.read(start, len(prefix), blocks)) as stream:
@@ -60,6 +59,16 @@ async def in_key_order(fetch: Fetch, prefix: str, after: str | None) -> AsyncGen
             if name > order.floor and not (after and after.endswith("/") and name.startswith(after)):
                 order.floor = name
                 yield found
+
+
+def behind(folder: str) -> str:
+    """The first name that is not below a common prefix: '0' follows '/'."""
+    return folder[:-1] + "0"
+
+
+def without(found: list[Found], folder: str) -> list[Found]:
+    """What is not below a common prefix."""
+    return [one for one in found if not name_of(one).startswith(folder)]
 
 
 _HIGH = re.compile("[\ue000-\uffff]")
@@ -128,8 +137,13 @@ def _places(kind: re.Pattern[str], name: str, fixed: int) -> list[int]:
     return [found.start() for found in kind.finditer(name, fixed)]
 
 
-def parse(body: bytes, *, details: bool) -> list[Found]:
+_END = f"Metadata/{expiry.METADATA.replace('-', '_')}"
+
+
+def parse(body: bytes, *, details: bool, ends: bool = False) -> list[Found]:
     """The entries and common prefixes of an answer to List Blobs, in its order.
+
+    :param ends: without ``details``, the end of each life.
 
     :raises ConfigurationError: the account has a hierarchical namespace, or an order in which names would
         get lost.
@@ -151,7 +165,12 @@ def parse(body: bytes, *, details: bool) -> list[Found]:
             prefixes.append(name)
             page.append(name)
         else:
-            entries.append(_entry(name, node) if details else ListEntry(name))
+            if details:
+                entries.append(_entry(name, node))
+            elif ends and (end := node.findtext(_END)) is not None:
+                entries.append(ListEntry(name, until=expiry.end_in({expiry.METADATA: end})))
+            else:
+                entries.append(ListEntry(name))
             page.append(entries[-1])
     if _is_sorted(page):
         return page

@@ -24,7 +24,7 @@ from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob, set_metadata
 from storage_lib.backends.azure.errors import SNAPSHOTS, read
-from storage_lib.backends.azure.listing import Page, in_key_order, parse
+from storage_lib.backends.azure.listing import Page, behind, in_key_order, parse, without
 from storage_lib.backends.azure.streams import is_ordered, put_blocks, staged
 from storage_lib.backends.cloud.byte_stores import Use, use_of_put
 from storage_lib.backends.cloud.objects import (
@@ -32,6 +32,7 @@ from storage_lib.backends.cloud.objects import (
     check_length,
     chunks_of,
     is_key,
+    name_of,
     request_range,
     restless,
 )
@@ -69,7 +70,9 @@ class AzureObjects(ObjectDriver):
     """A container. It is made by `open`, or when the first operation finds that it is not there; once it
     has been seen, its absence is an error of its own and never reads as "key not found"."""
 
-    capabilities = ObjectCapabilities(reports_created=False, folds_foreign_names=True, resumes_streams=True)
+    capabilities = ObjectCapabilities(
+        reports_created=False, folds_foreign_names=True, lists_ends=True, resumes_streams=True
+    )
 
     def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self._container = Container(clients, kept)
@@ -227,26 +230,39 @@ class AzureObjects(ObjectDriver):
             nonlocal body
             body = response.http_response.body()
 
-        options: dict[str, Any] = {"raw_response_hook": keep, "results_per_page": size}
+        options: dict[str, Any] = {"raw_response_hook": keep}
         if prefix:
             options["name_starts_with"] = prefix
         if start is not None:
             options["start_from"] = start
-        # The end of a life, which belongs to the ETag, is metadata.
-        parameters = {"delimiter": wanted.delimiter, "include": "metadata" if wanted.details else None}
+        # The end of a life is metadata, and belongs to the ETag.
+        include = "metadata" if wanted.details or wanted.ends else None
+        parameters = {"delimiter": wanted.delimiter, "include": include}
         options["params"] = {name: value for name, value in parameters.items() if value is not None}
+        marker, skip = None, wanted.skip
         while True:
             container = await self._container.clients.container()
             # The names-only listing is the one call whose answer the SDK does not turn into slow objects;
             # the hook keeps it to be parsed once, with size, ETag and time.
-            pages: Any = container.list_blob_names(**options).by_page()
+            pages: Any = container.list_blob_names(results_per_page=size, **options).by_page(marker)
             try:
-                while await self._container.send(partial(anext, pages, None)) is not None:
-                    self._container.seen = True
-                    yield Page(parse(body, details=wanted.details), not pages.continuation_token)
-                return
+                if await self._container.send(partial(anext, pages, None)) is None:
+                    return
             except Exception as error:
                 await self._container.failed(error, f"list {prefix!r}")
+                continue
+            self._container.seen = True
+            marker = pages.continuation_token
+            found = parse(body, details=wanted.details, ends=wanted.ends)
+            is_inside = skip is not None and bool(found) and name_of(found[-1]).startswith(skip)
+            yield Page(found if skip is None else without(found, skip), not marker)
+            if not marker:
+                return
+            if skip is not None and is_inside and "start_from" not in options:
+                # Go on behind all of it. A service that begins anew is not asked again.
+                options["start_from"], marker = behind(skip), None
+            else:
+                size = MAX_PAGE  # What was asked for was not enough.
 
     # -- requests
 

@@ -54,7 +54,8 @@ from storage_lib.ports.object_model import (
 from storage_lib.ports.streaming import Parts
 
 MAX_COPY_BYTES = 5_000_000_000
-_HEADS_AT_ONCE = 32
+_HEADS_AT_ONCE = 250
+"""That are handed in together; `Requests` bounds how many are under way."""
 _ATTEMPTS = 8
 _ATTEMPTS_AT_ANY = 64
 """How often an object may be replaced by others between a look and the save that replaces any version."""

@@ -10,7 +10,7 @@ import msgspec
 from storage_lib.layers.fallback.entries import Entry, presented
 from storage_lib.layers.fallback.marks import OWN
 from storage_lib.layers.fallback.secondary import SecondStore
-from storage_lib.ports import hidden
+from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import ListOptions
 from storage_lib.ports.object_model import ListEntry, is_after
 
@@ -106,7 +106,8 @@ async def _changes(secondary: SecondStore, prefix: str, options: ListOptions) ->
                 yield folded
                 folded = None
             if not common:
-                shown = hidden.entry(presented(info)) if options.details else ListEntry(key)
+                until = expiry.end_in(info.metadata) if options.ends else None
+                shown = hidden.entry(presented(info)) if options.details else ListEntry(key, until=until)
                 yield _Change(key, None if entry.deleted else shown)
             elif is_after(common, options.after):
                 folded = folded or _Change(common, deleted=set())
@@ -121,7 +122,7 @@ async def _changes(secondary: SecondStore, prefix: str, options: ListOptions) ->
 
 async def of_secondary(secondary: SecondStore, prefix: str, options: ListOptions) -> AsyncGenerator[Found]:
     """The second store's own listing, as callers see it; what is journaled is for `merged` to add."""
-    plain = ListOptions(options.delimiter, options.after, options.count)
+    plain = ListOptions(options.delimiter, options.after, options.count, ends=options.ends)
     async with aclosing(secondary.driver.scan(prefix, plain)) as listing:
         async for found in listing:
             if isinstance(found, str) or not options.details:

@@ -70,6 +70,7 @@ class FallbackObjects(ObjectLayer):
             one,
             reports_created=one.reports_created and other.reports_created,
             folds_foreign_names=one.folds_foreign_names or other.folds_foreign_names,
+            lists_ends=one.lists_ends and other.lists_ends,
             lists_sizes=one.lists_sizes and other.lists_sizes,
             max_object_bytes=min(one.max_object_bytes, other.max_object_bytes),
             part_bytes=max(one.part_bytes, other.part_bytes),
