@@ -275,6 +275,36 @@ async def test_a_block_that_fails_is_sent_again(
     assert failures == {"stage_block": 0, "commit_block_list": 0}
 
 
+@pytest.mark.parametrize("damaged", [0, 3, 5])
+async def test_a_block_that_is_damaged_on_its_way_is_refused_and_sent_again(
+    objects: ObjectStore, key: str, monkeypatch: pytest.MonkeyPatch, damaged: int
+) -> None:
+    real, sent = BlobClient.stage_block, 0
+
+    async def stage_block(self: BlobClient, block: str, data: Any, **options: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        if sent == damaged + 1:
+            body = bytearray([byte async for piece in data for byte in bytes(piece)])
+            body[len(body) // 2] ^= 1
+            data = bytes(body)
+        return await real(self, block, data, **options)
+
+    monkeypatch.setattr(BlobClient, "stage_block", stage_block)
+    with pytest.raises(TransientStorageError, match="Md5Mismatch"):
+        await objects.put_stream(key, [b"x" * PART] * 6)
+    with pytest.raises(KeyNotFoundError):
+        await objects.head(key)
+    sent = 0
+    layered = ObjectStore(RetryingObjects(objects.driver, Retrier(RetryOptions(base_seconds=0))))
+    monkeypatch.setattr(layered, "part_bytes", PART)
+    await layered.put_stream(key, [b"x" * PART] * 6)
+    found = await objects.get(key)
+    assert found is not None
+    assert found.data == b"x" * PART * 6
+    assert sent == 7
+
+
 async def test_a_stream_that_may_not_replace_leaves_nothing_behind(objects: ObjectStore, key: str) -> None:
     for etag in ("other", (await objects.put(f"{key}-2", b"x")).etag):
         with pytest.raises(PreconditionFailedError):

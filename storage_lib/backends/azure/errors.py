@@ -117,6 +117,7 @@ class Answer(answers.Answer):
             "another program's unfinished upload is in the way for up to a week; save the object whole (put)"
             " once, which drops it",
         )
+        | on("Md5Mismatch", TransientStorageError, "try again", words=", on its way there", refused=True)
         | on("PendingCopyOperation", TransientStorageError, "a copy to it is under way; try again later")
         | on(
             "EntityTooLarge MessageTooLarge MetadataTooLarge PropertyValueTooLarge RequestBodyTooLarge"

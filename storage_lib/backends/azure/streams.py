@@ -6,17 +6,19 @@ uncommitted blocks when anything is committed to it: of uploads that race for a 
 find theirs gone and fail, and none can be made of the blocks of two, since every upload names its own.
 
 obstore moves no metadata and no condition with its multipart uploads, so blocks go through the SDK, at about
-a millisecond of processor time for a MiB, three times that of obstore.
+two or three milliseconds of processor time for a MiB, the checksums included.
 """
 
 from __future__ import annotations
 
 import secrets
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from hashlib import sha256
+from hashlib import md5, sha256
 from typing import Any, cast
 
+from storage_lib import threads
 from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.cloud.parts import send_all
@@ -60,15 +62,20 @@ async def put_blocks(
 
     async def stage(index: int, part: bytes) -> str:
         block = _block(upload, parts.before + index)
-        await repeat(f"{doing}, a block", lambda: stage_once(block, part))
+        # The service refuses what has been damaged on its way. (The emulator, not given an MD5, computes a
+        # CRC-64, in JavaScript, for three times as long as it takes for all the rest.)
+        headers = {"Content-MD5": await threads.working.run(_md5, part)}
+        await repeat(f"{doing}, a block", lambda: stage_once(block, part, headers))
         return block
 
-    async def stage_once(block: str, part: bytes) -> None:
+    async def stage_once(block: str, part: bytes, headers: dict[str, str]) -> None:
         while True:
             try:
                 # Not a write of the key: what is never committed is never seen.
                 await container.send(
-                    lambda: blob.stage_block(block, cast("Any", _Pieces(part)), length=len(part))
+                    lambda: blob.stage_block(
+                        block, cast("Any", _Pieces(part)), length=len(part), headers=headers
+                    )
                 )
                 break
             except Exception as error:
@@ -119,6 +126,10 @@ async def staged(container: Container, key: str, upload: str, part_bytes: int) -
     while sizes.get(_block(_named(upload), count)) == part_bytes:
         count += 1
     return count
+
+
+def _md5(part: bytes) -> str:
+    return b64encode(md5(part, usedforsecurity=False).digest()).decode()
 
 
 def _named(upload: str) -> str:
