@@ -20,6 +20,7 @@ from functions.ranges import byte_range
 from functions.repeats import repeated_call
 from functions.state import state
 from storage_lib.errors import InvalidArgumentError, RangeNotSatisfiableError
+from storage_lib.ports.created import wanted
 from storage_lib.spelling import refuse_unknown
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
     metadata, ttl = metadata_of(req), ttl_of(req)
 
     async def write(pin: Pin) -> tuple[PutResult, bool | None]:
-        existed = None
-        if pin == Pin() and not app.storage.backend.objects.reports_created:
+        objects, existed = app.storage.backend.objects, None
+        if pin == Pin() and not (objects.reports_created or objects.tells_created):
             existed = await app.storage.exists(key, fresh=True)
         put = await app.storage.write(
             key,
@@ -162,7 +163,7 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
         return put, put.created if existed is None else not existed
 
     try:
-        with repeated_call(req, key):
+        with repeated_call(req, key), wanted():
             put, created = await conditional.create_or_replace(req, app.storage, key, write)
     except InvalidArgumentError as error:
         if "x-expires-at" in req.headers:

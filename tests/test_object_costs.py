@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +17,27 @@ from storage_lib.ports import endings
 from storage_lib.ports.backend import ListEntry, ObjectStore, StorageBackend
 from storage_lib.s3_backend import S3StorageBackend
 from tests.counting_proxy import Passed, counted
+from tests.http_app import PlatformApp, config_of, serve
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
+
+
+@asynccontextmanager
+async def proxied(server: Any) -> AsyncGenerator[tuple[Any, Passed]]:
+    """The server behind a proxy that counts what objects are asked for."""
+    if not hasattr(server, "connection_string"):
+        async with counted(server.endpoint) as (url, passed):
+            yield SimpleNamespace(endpoint=url), passed
+        return
+    parts = dict(part.split("=", 1) for part in server.connection_string.split(";") if part)
+    async with counted(parts["BlobEndpoint"]) as (url, passed):
+        yield (
+            SimpleNamespace(
+                connection_string=";".join(
+                    f"{name}={value}" for name, value in (parts | {"BlobEndpoint": url}).items()
+                )
+            ),
+            passed,
+        )
 
 
 class Place(NamedTuple):
@@ -34,30 +58,36 @@ def server(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 async def place(server: Any) -> AsyncIterator[Place]:
     unique = f"c-{uuid.uuid4().hex[:12]}"
-    if hasattr(server, "connection_string"):
-        parts = dict(part.split("=", 1) for part in server.connection_string.split(";") if part)
-        async with (
-            counted(parts["BlobEndpoint"]) as (url, passed),
-            AzureStorageBackend(server.connection_string, blob_endpoint=url, container=unique) as azure,
-        ):
-            await azure.objects.put("warm", b"")
+    async with proxied(server) as (behind, passed):
+        name = "azure" if hasattr(behind, "connection_string") else "moto"
+        backend = (
+            AzureStorageBackend(behind.connection_string, container=unique)
+            if name == "azure"
+            else S3StorageBackend(
+                unique,
+                endpoint=behind.endpoint,
+                region=REGION,
+                access_key_id=ACCESS_KEY_ID,
+                secret_access_key=SECRET_ACCESS_KEY,
+                create_bucket=True,
+            )
+        )
+        async with backend:
+            await backend.objects.put("warm", b"")
             passed.seen.clear()
-            yield Place("azure", azure, passed)
-        return
-    async with (
-        counted(server.endpoint) as (url, passed),
-        S3StorageBackend(
-            unique,
-            endpoint=url,
-            region=REGION,
-            access_key_id=ACCESS_KEY_ID,
-            secret_access_key=SECRET_ACCESS_KEY,
-            create_bucket=True,
-        ) as s3,
-    ):
-        await s3.objects.put("warm", b"")
-        passed.seen.clear()
-        yield Place("moto", s3, passed)
+            yield Place(name, backend, passed)
+
+
+@pytest.fixture
+async def app(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[PlatformApp, Passed]]:
+    async with proxied(server) as (behind, passed):
+        kind = "azurite" if hasattr(behind, "connection_string") else "moto"
+        async with serve(monkeypatch, await config_of(kind, behind, tmp_path)) as app:
+            await app.storage.save("warm", 1)
+            passed.seen.clear()
+            yield app, passed
 
 
 async def keys(objects: ObjectStore, prefix: str, **options: Any) -> list[str]:
@@ -159,3 +189,45 @@ async def test_what_is_skipped_costs_one_request_at_most(place: Place) -> None:
     place.passed.taken()
     assert await keys(objects, "", skip=".system/") == [*names, "warm"]
     assert place.passed.taken() == {"GET": 1 if place.name == "azure" else 3}
+
+
+async def test_a_new_object_is_one_request_over_http(app: tuple[PlatformApp, Passed]) -> None:
+    client, passed = app
+    put = await client("PUT", "/api/objects/k", b"x")
+    assert (put.status, passed.taken()) == (201, {"PUT": 1})
+    put = await client("PUT", "/api/objects/k", b"y")
+    assert (put.status, passed.taken()) == (200, {"HEAD": 1, "PUT": 1})
+    for condition, status in (("*", 412), (put.headers["etag"], 412)):
+        again = await client("PUT", "/api/objects/k", b"z", {"If-None-Match": condition})
+        assert again.status == status
+    passed.taken()
+    large = b"x" * (8 * 1024 * 1024 + 1)
+    assert (await client("PUT", "/api/objects/large", large)).status == 201
+    assert passed.taken() == {"HEAD": 1, "PUT": 1}
+    assert (await client("PUT", "/api/objects/new", b"", {"If-None-Match": "*"})).status == 201
+    assert passed.taken() == {"PUT": 1}
+
+
+async def test_what_another_made_is_replaced_over_http(
+    app: tuple[PlatformApp, Passed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, passed = app
+    objects = client.storage.backend.objects
+    await client.storage.write("k", b"x")
+    passed.taken()
+    put = await client("PUT", "/api/objects/k", b"y")
+    assert (put.status, (await client("GET", "/api/objects/k")).body) == (200, b"y")
+    now = objects_clock(objects, monkeypatch)
+    await client.storage.write("ended", b"x", ttl=1)
+    await client("PUT", "/api/objects/known", b"x", {"x-ttl-seconds": "1"})
+    now[0] += 2
+    for key in ("ended", "known"):
+        put = await client("PUT", f"/api/objects/{key}", b"y")
+        assert (put.status, (await client("GET", f"/api/objects/{key}")).body) == (201, b"y")
+        assert (await client("PUT", f"/api/objects/{key}", b"z")).status == 200
+    await client("DELETE", "/api/objects/k")
+    assert (await client("PUT", "/api/objects/k", b"again")).status == 201
+    # Of many at once, one creates.
+    puts = [client("PUT", "/api/objects/raced", b"%d" % n) for n in range(8)]
+    statuses = sorted(put.status for put in await asyncio.gather(*puts))
+    assert statuses == [*[200] * 7, 201]

@@ -58,6 +58,8 @@ class PutOptions(msgspec.Struct, frozen=True, gc=False):
 
     ``metadata`` includes the reserved names (``aos-…``) and now belongs to the driver. ``if_match`` may be
     `ANY_VERSION`. ``upload`` names a stream that another process may continue; see `ObjectDriver.uploaded`.
+    ``tell_created``: the result of a save in one piece is to tell whether it created the object, of a driver
+    that can (`ObjectCapabilities.tells_created`).
     """
 
     content_type: str
@@ -66,6 +68,7 @@ class PutOptions(msgspec.Struct, frozen=True, gc=False):
     if_match: str | None = None
     if_absent: bool = False
     upload: str | None = None
+    tell_created: bool = False
 
     @property
     def is_conditional(self) -> bool:
@@ -115,6 +118,8 @@ class ObjectCapabilities:
 
     reports_created: bool = True
     """Whether an unconditional put can tell a created object from a replaced one."""
+    tells_created: bool = False
+    """Whether it can, where asked to (`PutOptions.tell_created`), as long as no answer gets lost."""
     folds_foreign_names: bool = False
     """Whether a listing may return a common prefix that has only invalid keys below it."""
     ends_objects: bool = False

@@ -38,7 +38,7 @@ from storage_lib.keys import (
     validate_metadata,
     validate_prefix,
 )
-from storage_lib.ports import attempts, cursors, expiry, hidden, unlisted
+from storage_lib.ports import attempts, created, cursors, expiry, hidden, unlisted
 from storage_lib.ports.drivers import PLAIN_GET, GetOptions, ListOptions, ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing, unmet
 from storage_lib.ports.listed import Listed
@@ -102,6 +102,7 @@ class ObjectStore(Stationary):
         self._core = driver.core
         can = driver.capabilities
         self.reports_created = can.reports_created
+        self.tells_created = can.tells_created
         self._ends_objects = can.ends_objects
         self.max_object_bytes = can.max_object_bytes
         self.part_bytes = can.part_bytes
@@ -164,6 +165,8 @@ class ObjectStore(Stationary):
         if (if_match is not None or if_absent) and (call := attempts.call_with(digest)) is not None:
             metadata[hidden.CALL] = call
         options = PutOptions(content_type, metadata, digest, if_match, if_absent)
+        if self.tells_created and created.WANTED.get() and not options.is_conditional:
+            options = with_options(options, tell_created=True)
         try:
             options = with_options(options, if_match=await self._replaceable(key, if_match))
         except PreconditionFailedError:

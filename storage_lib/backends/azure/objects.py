@@ -27,6 +27,7 @@ from storage_lib.backends.azure.errors import SNAPSHOTS, read
 from storage_lib.backends.azure.listing import Page, behind, in_key_order, parse, without
 from storage_lib.backends.azure.streams import is_ordered, put_blocks, staged
 from storage_lib.backends.cloud.byte_stores import Use, use_of_put
+from storage_lib.backends.cloud.creating import Creating
 from storage_lib.backends.cloud.objects import (
     attributes_of,
     check_length,
@@ -71,11 +72,16 @@ class AzureObjects(ObjectDriver):
     has been seen, its absence is an error of its own and never reads as "key not found"."""
 
     capabilities = ObjectCapabilities(
-        reports_created=False, folds_foreign_names=True, lists_ends=True, resumes_streams=True
+        reports_created=False,
+        tells_created=True,
+        folds_foreign_names=True,
+        lists_ends=True,
+        resumes_streams=True,
     )
 
     def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self._container = Container(clients, kept)
+        self._creating = Creating(self, self._look)
 
     async def open(self) -> None:
         """Make the container if it is not there, and see that the service answers and lets us in."""
@@ -87,6 +93,8 @@ class AzureObjects(ObjectDriver):
             return  # the container answered for a blob that it has not
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        if options.tell_created:
+            return await self._creating.put(key, data, options)
         from obstore import put_async
 
         attributes = attributes_of(options, blob_metadata(options.metadata, options.sha256))
@@ -129,18 +137,24 @@ class AzureObjects(ObjectDriver):
         return object_info(key, result), result.range[0], chunks_of(key, result, read)
 
     async def head(self, key: str) -> ObjectInfo:
-        doing = f"head {key!r}"
+        info = await self._look(key)
+        if info is None:
+            # The answer to HEAD has no body: only GET tells a missing blob from a missing container. Its
+            # body is not read.
+            opened = await self._container.open(key, {}, f"head {key!r}")
+            assert opened is not None  # noqa: S101 - there was no condition
+            info = object_info(key, opened[0])
+        return info
+
+    async def _look(self, key: str) -> ObjectInfo | None:
+        """`head`; None if it, or the container, is not there."""
         try:
             store = self._container.bytes.get()
             result = await self._container.send(lambda: store.get_async(key, options={"head": True}))
         except FileNotFoundError:
-            # The answer to HEAD has no body: only GET tells a missing blob from a missing container. Its
-            # body is not read.
-            opened = await self._container.open(key, {}, doing)
-            assert opened is not None  # noqa: S101 - there was no condition
-            result, _ = opened
+            return None
         except Exception as error:
-            await self._container.failed(error, doing, key)
+            await self._container.failed(error, f"head {key!r}", key)
             raise
         return object_info(key, result)
 

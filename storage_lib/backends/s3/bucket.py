@@ -35,6 +35,7 @@ class Bucket:
         self._create = create
         self._seen = False
         self._stores: Recent[Use, S3Store] = Recent(3)
+        self._is_by_folder = False if is_aws(client.url) else None
         self._deletes_conditionally = True if is_aws(client.url) else None
         self._copies_conditionally = self._deletes_conditionally
 
@@ -159,8 +160,12 @@ class Bucket:
     async def is_folder(self, key: str) -> bool:
         """Whether the server took a mere folder for the object when it refused to make it, as SeaweedFS does
         with ``a`` once there is or was an ``a/b``. `FOLDER` is the condition that holds then."""
+        if self._is_by_folder is False:
+            return False
         response = await self.client.request("HEAD", key)
-        return response.status == 404 and BY_FOLDER in response.headers.get("Server", "")
+        if (server := response.headers.get("Server")) is not None:
+            self._is_by_folder = BY_FOLDER in server
+        return response.status == 404 and BY_FOLDER in (server or "")
 
     async def _answered(
         self, answer: Answer, key: str, doing: str, cause: Exception | None, seen: bool

@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from storage_lib.backends.cloud.creating import Creating
 from storage_lib.backends.cloud.objects import Found, attributes_of, check_length, chunks_of, is_key, restless
 from storage_lib.backends.s3 import continuing, wire
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
@@ -66,6 +67,7 @@ class S3Objects(ObjectDriver):
 
     capabilities = ObjectCapabilities(
         reports_created=False,
+        tells_created=True,
         folds_foreign_names=True,
         lists_sizes=True,
         max_parts=10_000,  # "Amazon S3 multipart upload limits"
@@ -76,8 +78,11 @@ class S3Objects(ObjectDriver):
         self._bucket = bucket
         self._reading = Reading(bucket)
         self._listing = Listing(self._page)
+        self._creating = Creating(self, self._look)
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
+        if options.tell_created:
+            return await self._creating.put(key, data, options)
         if_match, if_absent = options.if_match, options.if_absent
         if if_match == ANY_VERSION:
             # S3 compares with one ETag: the one that is there is insisted on, and anew if it was replaced.
@@ -235,6 +240,10 @@ class S3Objects(ObjectDriver):
         return PutResult(key, etag, source.size, created=False)
 
     # -- writing
+
+    async def _look(self, key: str) -> ObjectInfo | None:
+        found = await self._reading.look(key)
+        return None if found is None else found[0]
 
     async def _expect(self, key: str, if_match: str) -> tuple[str, str | None]:
         """See that the object has this ETag, its mark included. Its ETag, and the name of its sidecar, to be

@@ -65,16 +65,22 @@ class Reading:
 
     async def raw_head(self, key: str, claims: Sequence[Claim] = ()) -> tuple[ObjectInfo, str | None]:
         """What is known of the object without its sidecar, and the name of that if it has one."""
-        doing = f"head {key!r}"
+        if (found := await self.look(key, claims)) is None:
+            # The answer to HEAD has no body: only GET tells a missing object from a missing bucket, and an
+            # expired token from a request that is wrong. Its body is not read.
+            result, _ = await self._bucket.get(key, {}, f"head {key!r}")
+            found = wire.to_info(key, result)
+        return found
+
+    async def look(self, key: str, claims: Sequence[Claim] = ()) -> tuple[ObjectInfo, str | None] | None:
+        """`raw_head`; None if the service refuses without a word, as where there is no such object."""
         try:
-            result, _ = await self._bucket.get(key, {"head": True}, doing, claims=claims)
+            result, _ = await self._bucket.get(key, {"head": True}, f"head {key!r}", claims=claims)
         except StorageError as error:
             answer = read(error.__cause__)
             if answer is None or not answer.is_wordless:
                 raise
-            # The answer to HEAD has no body: only GET tells a missing object from a missing bucket, and an
-            # expired token from a request that is wrong. Its body is not read.
-            result, _ = await self._bucket.get(key, {}, doing)
+            return None
         return wire.to_info(key, result)
 
     async def completed(self, info: ObjectInfo, sidecar: str | None) -> ObjectInfo | None:

@@ -69,6 +69,7 @@ class FallbackObjects(ObjectLayer):
         self.capabilities = replace(
             one,
             reports_created=one.reports_created and other.reports_created,
+            tells_created=False,  # What the second store replaces may not be what the primary has.
             folds_foreign_names=one.folds_foreign_names or other.folds_foreign_names,
             lists_ends=one.lists_ends and other.lists_ends,
             lists_sizes=one.lists_sizes and other.lists_sizes,
