@@ -141,6 +141,9 @@ class Retrying[Driver: StorageBackend](StorageBackend):
     def system(self, port: str) -> str:
         return self._layers.system(port)
 
+    def place(self, port: str) -> str:
+        return self._layers.place(port)
+
     async def open(self) -> None:
         await self._layers.open()
 

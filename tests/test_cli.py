@@ -573,11 +573,17 @@ def test_every_command_runs_on_a_terminal(cli: Cli) -> None:
     assert shows("tasks list").split()[:5] == ["ID", "STATUS", "ACTION", "AGENT", "CREATED"]
     assert "status: queued\n" in shows("tasks show", task)
     assert "has not ended within 0" in shows("tasks watch", task, "--timeout", "0", code=5)
+    assert [line.split() for line in shows("tables list").splitlines()] == [
+        ["TABLE", "OF"],
+        ["taskkeys", "tasks"],
+        ["tasks", "tasks"],
+    ]
     assert "RowKey" in shows("tables query", "tasks", "-s", "status")
     found = cli("tables", "query", "tasks").lines[0].split("\t")
     assert '"status": "queued"' in shows("tables get", "tasks", *found[:2])
     assert len(shows("queues send", "letters", "hello").strip()) == 36
     assert shows("queues peek", "letters").split()[:4] == ["ID", "DELIVERED", "SENT", "BODY"]
+    assert shows("queues list", "l").split() == ["QUEUE", "OF", "letters"]
     assert shows("queues length", "letters") == "1\n"
     assert shows("queues clear", "letters", "--yes") == "Removed 1 message.\n"
     assert "ok       connectivity: the store answers" in shows("doctor")

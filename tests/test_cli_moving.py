@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from storage_lib import StorageConfig, StorageManager
 from tests.cli_runs import Cli
 
 
@@ -47,6 +48,62 @@ def test_a_migration_is_resumed_checked_and_mirrored(cli: Cli) -> None:
     assert not (cli.folder / "none").exists()
     cli("migrate", here, there, "--prefix", "models/", "--target-prefix", "m/", "--exclude", "v*", "-j", "2")
     assert cli("ls", "-r", "m/", "--store", there).lines == ["m/ceo/current"]
+
+
+async def test_tables_and_queues_go_along(cli: Cli) -> None:
+    here, there = "file:./data", "file:./copy"
+    async with StorageManager(StorageConfig(base_path=str(cli.folder / "data"))) as storage:
+        for table in ("People", "agent_metrics", "tasks"):
+            await storage.backend.tables.insert(table, "eu", "r1", {"n": 1})
+        await storage.backend.queues.send("agent_letters", "hello")
+        await storage.backend.queues.send("agent-tasks", "no task")
+    assert cli("tables", "list").lines == ["People", "agent_metrics", "tasks\ttasks"]
+    assert cli("tables", "list", "agent").lines == ["agent_metrics"]
+    listed = [json.loads(line) for line in cli("queues", "list", "--json").lines]
+    assert listed == [{"name": "agent-tasks", "owner": "tasks"}, {"name": "agent_letters", "owner": None}]
+
+    entities = [f"copied\ttable {name}, entity 'eu' 'r1'" for name in ("People", "agent_metrics")]
+    planned = cli("migrate", here, there, "--dry-run")
+    assert sorted(planned.lines) == sorted([*(f"copied\t{key}" for key in KEYS), *entities])
+    assert (
+        not (cli.folder / "copy/system/store.db").exists()
+        or cli("tables", "list", "--store", there).out == b""
+    )
+    only = cli("migrate", here, there, "--no-objects", "--table", "agent_*")
+    assert only.lines == entities[1:]
+    done = cli("migrate", here, there)
+    assert "1 entities copied, 1 entities skipped" in done.err
+    assert "Not copied, as they are the library's: tasks" in done.err
+    assert "5 equal, 0 differences" in cli("check", here, there).err
+    assert "3 equal, 0 differences" in cli("check", here, there, "--no-tables").err
+    async with StorageManager(StorageConfig(base_path=str(cli.folder / "copy"))) as storage:
+        await storage.backend.tables.update("People", "eu", "r1", {"n": 2})
+        await storage.backend.tables.insert("People", "eu", "r2", {})
+    assert cli("check", here, there, "--table", "People", "--no-objects", code=1).lines == [
+        "differs\ttable People, entity 'eu' 'r1'\tn",
+        "only_in_second\ttable People, entity 'eu' 'r2'\t",
+    ]
+    failed = cli("migrate", here, there, code=1)
+    assert "error: table People, entity 'eu' 'r1': " in failed.err
+    mirrored = cli("migrate", here, there, "--update", "--delete", "--yes", "--json")
+    report = json.loads(mirrored.lines[-1])["report"]
+    assert (report["entities_updated"], report["entities_deleted"]) == (1, 1)
+    cli("migrate", here, there, "--table", "nobody", code=3)
+    cli("migrate", here, there, "--table", "People", "--no-tables", code=2)
+    assert "records of tasks" in cli("migrate", here, there, "--table", "tasks", code=2).err
+
+    # Messages leave the source only where they are named, and after a confirmation.
+    cli("migrate", here, there, "--queue", "agent_letters", code=4)
+    assert cli("queues", "length", "agent_letters").text == "1\n"
+    moved = cli.shown("migrate", here, there, "--queue", "agent_letters", "--yes")
+    assert "1 message moved" in moved
+    assert cli("queues", "length", "agent_letters").text == "0\n"
+    assert cli("queues", "list", "--store", there).lines == ["agent_letters"]
+    assert (
+        json.loads(cli("queues", "peek", "agent_letters", "--json", "--store", there).out)["body"] == "hello"
+    )
+    cli("migrate", here, there, "--queue", "agent-tasks", "--yes", code=2)
+    cli("migrate", here, there, "--queue", "nobody", "--yes", code=3)
 
 
 def test_what_another_program_stored_is_imported(cli: Cli) -> None:

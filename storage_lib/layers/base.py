@@ -109,6 +109,9 @@ class Layer(StorageBackend):
     def system(self, port: str) -> str:
         return self.inner.system(port)
 
+    def place(self, port: str) -> str:
+        return self.inner.place(port)
+
     def also(self, objects: ObjectDriver) -> ObjectDriver:
         return self.object_layer(self.inner.also(objects))
 

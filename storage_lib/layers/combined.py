@@ -32,6 +32,10 @@ class CombinedBackend(StorageBackend):
         objects, tables_and_queues = self._parts
         return (objects if port == "objects" else tables_and_queues).system(port)
 
+    def place(self, port: str) -> str:
+        objects, tables_and_queues = self._parts
+        return (objects if port == "objects" else tables_and_queues).place(port)
+
     async def open(self) -> None:
         for part in self._parts:
             await part.open()

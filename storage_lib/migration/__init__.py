@@ -9,7 +9,8 @@ docs/migration.md tells what is copied, what happens to what is there already, a
 stopped goes on.
 """
 
-from storage_lib.migration.checking import CheckReport, Difference, check
+from storage_lib.migration.check_report import CheckReport, Difference
+from storage_lib.migration.checking import check
 from storage_lib.migration.migration import Migration
 from storage_lib.migration.options import MigrationOptions
 from storage_lib.migration.report import Failure, MigrationReport

@@ -4,57 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from storage_lib.errors import KeyNotFoundError, StorageError
+from storage_lib.migration.check_report import CheckReport, Difference
 from storage_lib.migration.copying import differences, digest_of, has_same_bytes
 from storage_lib.migration.listing import listed
 from storage_lib.migration.options import MigrationOptions
 from storage_lib.migration.pairing import Pair, paired
-from storage_lib.migration.report import MOST_NAMED, Failure
+from storage_lib.migration.table_checking import TableCheck
+from storage_lib.migration.tables import tables_of
 from storage_lib.migration.views import Open, Sealed, View
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
-
-
-class Difference(msgspec.Struct, frozen=True):
-    """A key that is not the same on both sides.
-
-    ``kind``: ``only_in_first``, ``only_in_second`` or ``differs``; then ``fields`` says in what: ``size``,
-    ``content``, ``content_type``, ``metadata``, ``expires_at``, or a header that other programs set.
-    """
-
-    name: str
-    kind: Literal["only_in_first", "only_in_second", "differs"]
-    fields: tuple[str, ...] = ()
-
-
-class CheckReport(msgspec.Struct, kw_only=True):
-    """What a comparison has found. Keys are those of the first store, without exceeding a thousand in each
-    list; all are counted."""
-
-    same: int = 0
-    different: int = 0
-    only_in_first: int = 0
-    only_in_second: int = 0
-    failures: int = 0
-    differences: list[Difference] = []
-    failed: list[Failure] = []
-
-    @property
-    def equal(self) -> bool:
-        """Whether both hold the same, and all of it could be compared."""
-        return not (self.different or self.only_in_first or self.only_in_second or self.failures)
-
-    def add(self, found: Difference) -> None:
-        """Count a difference, and name it if there are not too many yet."""
-        counted = "different" if found.kind == "differs" else found.kind
-        setattr(self, counted, getattr(self, counted) + 1)
-        if len(self.differences) < MOST_NAMED:
-            self.differences.append(found)
 
 
 async def check(
@@ -64,8 +27,9 @@ async def check(
     *,
     content: bool = False,
 ) -> CheckReport:
-    """Compare two stores, key by key: size, checksum, content type, metadata, end of life and headers.
-    Nothing is changed. Times and ETags are each store's own and are not compared.
+    """Compare two stores, key by key: size, checksum, content type, metadata, end of life and headers; and
+    the entities of tables, property by property. Nothing is changed. Times and ETags are each store's own and
+    are not compared. A table without entities is as good as none.
 
     :param options: which keys, as for the migration from ``first`` to ``second``.
     :param content: read all bytes of both, and take their checksums anew. Without, the checksums are compared
@@ -73,9 +37,12 @@ async def check(
     """
     options = options or MigrationOptions()
     view = Sealed if options.layers == "sealed" else Open
-    return await _Check(
-        view(first.backend.objects), view(second.backend.objects), options, content=content
-    ).run()
+    shared = first.backend.place("tables") == second.backend.place("tables")
+    tables = [] if shared else (await tables_of(options, first, second)).names
+    checking = _Check(view(first.backend.objects), view(second.backend.objects), options, content=content)
+    report = await checking.run() if options.objects else CheckReport()
+    await TableCheck(first, second, report, options.concurrency).compare(tables)
+    return report
 
 
 class _Check:
@@ -115,9 +82,7 @@ class _Check:
         try:
             found = await self._difference(pair, name)
         except StorageError as error:
-            self._report.failures += 1
-            if len(self._report.failed) < MOST_NAMED:
-                self._report.failed.append(Failure(name, error.code, error.explained()))
+            self._report.fail(name, error)
         else:
             if found is None:
                 self._report.same += 1

@@ -19,14 +19,15 @@ from storage_lib.migration.copying import ObjectCopier, Outcome
 from storage_lib.migration.listing import listed
 from storage_lib.migration.options import MigrationOptions
 from storage_lib.migration.pairing import Pair, paired
+from storage_lib.migration.queues import QueueMover, check_queues
 from storage_lib.migration.report import MigrationReport
+from storage_lib.migration.tables import TableCopier, tables_of
 from storage_lib.migration.versions import is_pointer, pointed_at
 from storage_lib.migration.views import Open, Sealed, View
 from storage_lib.ports.object_model import ListEntry
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
-    from storage_lib.ports.backend import StorageBackend
 
 _AWAY = 20
 """After so many objects in a row that failed because a store was away, the run ends: the others would too."""
@@ -37,11 +38,12 @@ class Migration:
     same migration again, from any machine: what has been copied is skipped, and a large object is continued
     where it was cut off.
 
-    :param source: what is read; nothing is changed in it.
+    :param source: what is read; nothing is changed in it, but that messages leave queues that are named.
     :param target: what is written.
-    :param options: what to copy, and how; by default all objects.
+    :param options: what to copy, and how; by default all objects and all tables.
     :param on_object: told the key and the outcome of each object, as a word of `MigrationReport`: ``copied``,
-        ``updated``, ``skipped``, ``vanished``, ``deleted`` or ``failed``.
+        ``updated``, ``skipped``, ``vanished``, ``deleted`` or ``failed``; and likewise of each entity
+        (``table people, entity 'eu' '1'``) and of the messages of a queue, which are ``moved``.
     :raises InvalidArgumentError: both are the same store, and what is copied would be its own source.
     """
 
@@ -75,13 +77,53 @@ class Migration:
         """
         began = time.monotonic()
         try:
-            await self._objects()
+            tables = await self._chosen_tables()
+            await check_queues(self.options, self.source)
+            if self.options.objects:
+                await self._objects()
+            await self._tables(tables)
+            mover = QueueMover(self.source, self.target, self.options, self.report, self._on_object)
+            for queue in self.options.queues:
+                await mover.move(queue)
         finally:
             self.report.seconds += time.monotonic() - began
         return self.report
 
+    # -- tables and queues
+
+    async def _chosen_tables(self) -> list[str]:
+        """
+        :raises InvalidArgumentError: source and target are the same.
+        """
+        chosen = await tables_of(self.options, self.source)
+        self.report.tables_left_out = chosen.left_out
+        wanted = (
+            ("tables", chosen.names if self.options.tables is not None else []),
+            ("queues", self.options.queues),
+        )
+        for field, names in wanted:
+            if names and self._shares(field):
+                raise InvalidArgumentError(
+                    f"source and target have the same {field}", field=field, remedy=f"copy none: {field}=()"
+                )
+        return [] if self._shares("tables") else chosen.names
+
+    async def _tables(self, names: list[str]) -> None:
+        copier = TableCopier(self.source, self.target, self.options, self.report, self._on_object)
+        for name in names:
+            await copier.copy(name)
+            self.report.tables += 1
+        if self.options.delete and self.report.ok:
+            for name in names:
+                await copier.mirror(name)
+
+    def _shares(self, port: str) -> bool:
+        return self.source.backend.place(port) == self.target.backend.place(port)
+
     def _check_apart(self) -> None:
-        if _where(self.source.backend) != _where(self.target.backend):
+        if not self.options.objects:
+            return
+        if not self._shares("objects"):
             return
         prefix, onto = self.options.prefix, self.options.onto
         if prefix.startswith(onto) or onto.startswith(prefix):
@@ -207,10 +249,3 @@ class Migration:
                     raise
                 await store.delete(theirs.key)
         return "deleted"
-
-
-def _where(backend: StorageBackend) -> str:
-    """What stores the objects, inside all layers."""
-    while inside := backend.inside():
-        backend = next(iter(inside.values()))
-    return repr(backend) if type(backend).__repr__ is not object.__repr__ else str(id(backend))

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from storage_lib.arguments import seconds, whole
+from storage_lib.arguments import seconds, several, whole
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError
 from storage_lib.keys import is_system_key, validate_prefix
 from storage_lib.migration.patterns import KeyFilter
@@ -38,6 +38,15 @@ class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
     copies the stored bytes as they are: the target needs the same keys, and its rules and its audit trail see
     nothing of it.
 
+    ``objects``: whether objects are copied.
+
+    ``tables``: the tables to copy, by their names or by patterns with ``*``, ``?`` and ``[a-z]``; None means
+    all if the whole store is copied (`is_whole`), and none otherwise. The tables of an audit log are copied
+    only if they are named, those of tasks never.
+
+    ``queues``: the queues whose messages are moved, by name. A message is removed from the source when the
+    target has it.
+
     ``after`` and ``until``: only objects whose keys are greater than the one and not greater than the other.
 
     ``concurrency``: how many objects at a time. ``bytes_per_second``: an upper limit; None means none.
@@ -55,6 +64,9 @@ class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     verify: bool = False
     layers: Literal["open", "sealed"] = "open"
+    objects: bool = True
+    tables: Sequence[str] | None = None
+    queues: Sequence[str] = ()
     after: str | None = None
     until: str | None = None
     concurrency: int = 32
@@ -73,6 +85,16 @@ class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.layers not in ("open", "sealed"):
             raise InvalidArgumentError(f"layers is {self.layers!r}", field="layers", limit="open or sealed")
         KeyFilter(self.include, self.exclude)
+        for field, names in (("tables", self.tables or ()), ("queues", self.queues)):
+            given: list[object] = several(field, names)
+            if not all(isinstance(each, str) and each for each in given):
+                raise InvalidArgumentError(f"{field} is {names!r}", field=field, limit="a list of names")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no object of the store is left out."""
+        some = self.prefix, self.onto, self.include, self.exclude, self.after, self.until
+        return not any(some)
 
     @property
     def onto(self) -> str:

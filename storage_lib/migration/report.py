@@ -11,8 +11,8 @@ MOST_NAMED = 1000
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What could not be copied or deleted, and why. ``name`` is the key of the object in the source;
-    ``code`` is that of `storage_lib.errors`."""
+    """What could not be copied or deleted, and why. ``name`` is the key of the object in the source, or says
+    which entity or message it is; ``code`` is that of `storage_lib.errors`."""
 
     name: str
     code: str
@@ -27,6 +27,10 @@ class MigrationReport(msgspec.Struct, kw_only=True):
     ``skipped`` objects were in the target already. ``vanished`` ones were deleted or expired in the source
     before they could be copied. ``retried`` counts the times that an object had changed since it was listed,
     and was read again. With ``dry_run`` it is what would be done.
+
+    The entities of tables are counted likewise, and apart from the objects. ``tables`` were looked at;
+    ``tables_left_out`` belong to the library, and were not. ``messages_moved`` are in queues of the target
+    now, and no longer in the source.
     """
 
     copied: int = 0
@@ -35,6 +39,13 @@ class MigrationReport(msgspec.Struct, kw_only=True):
     deleted: int = 0
     vanished: int = 0
     retried: int = 0
+    tables: int = 0
+    tables_left_out: list[str] = []
+    entities_copied: int = 0
+    entities_updated: int = 0
+    entities_skipped: int = 0
+    entities_deleted: int = 0
+    messages_moved: int = 0
     bytes_copied: int = 0
     bytes_resumed: int = 0
     failures: int = 0
@@ -67,6 +78,12 @@ _COUNTED = (
     "deleted",
     "vanished",
     "retried",
+    "tables",
+    "entities_copied",
+    "entities_updated",
+    "entities_skipped",
+    "entities_deleted",
+    "messages_moved",
     "bytes_copied",
     "bytes_resumed",
     "failures",

@@ -122,6 +122,10 @@ class StorageBackend(Portable, TableAndQueueMethods):
         """What stores its ``objects``, ``tables`` or ``queues``: ``azure``, ``s3``, ``file``, ``memory``."""
         return type(self).__name__.removesuffix("Backend").removesuffix("Storage").lower()
 
+    def place(self, port: str) -> str:
+        """Where its ``objects``, ``tables`` or ``queues`` are: the same text for backends that share them."""
+        return repr(self) if type(self).__repr__ is not object.__repr__ else f"{id(self):#x}"
+
     def also(self, objects: ObjectDriver) -> ObjectDriver:
         """Another object driver in the same place, inside the layers around that of `objects`."""
         return objects

@@ -83,22 +83,19 @@ class QueueStore(Stationary):
         :raises ObjectTooLargeError: more than 64 KiB on the wire (with base64: 48 KiB of body).
         """
         text = self.encode(body)
-        seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
-        if ttl is not None:
-            seconds("ttl", ttl, 0, MAX_TTL_SECONDS)
-            if ttl <= delay:
-                raise InvalidArgumentError(f"ttl {ttl} must be longer than the delay {delay}", field="ttl")
+        _check_times(delay, ttl)
         return await self.driver.send(queue_name(queue), text, delay, ttl)
 
-    async def send_text(self, queue: str, text: str, *, delay: float = 0) -> str:
+    async def send_text(self, queue: str, text: str, *, delay: float = 0, ttl: float | None = None) -> str:
         """Send ``text`` unencoded, as in `QueueMessage.text`, to move a message as it is.
 
+        :param delay: and ``ttl`` as in `send`.
         :raises InvalidArgumentError: it has a character that no message can carry; see `encode`.
         :raises ObjectTooLargeError: more than 64 KiB of UTF-8.
         """
         _check_text(text)
-        seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
-        return await self.driver.send(queue_name(queue), text, delay, None)
+        _check_times(delay, ttl)
+        return await self.driver.send(queue_name(queue), text, delay, ttl)
 
     async def receive(
         self, queue: str, *, max_messages: int = 1, visibility_timeout: float = 30
@@ -179,6 +176,14 @@ class QueueStore(Stationary):
                     "a binary message needs the message encoding base64", field="body"
                 ) from error
         return _check_text(text)
+
+
+def _check_times(delay: float, ttl: float | None) -> None:
+    seconds("delay", delay, 0, MAX_VISIBILITY_SECONDS)
+    if ttl is not None:
+        seconds("ttl", ttl, 0, MAX_TTL_SECONDS)
+        if ttl <= delay:
+            raise InvalidArgumentError(f"ttl {ttl} must be longer than the delay {delay}", field="ttl")
 
 
 def _check_message(message: object) -> None:

@@ -91,6 +91,10 @@ class AzureStorageBackend(Containers, StorageBackend):
     def __repr__(self) -> str:
         return f"AzureStorageBackend({self.endpoints.blob}/{self._clients.container_name})"
 
+    def place(self, port: str) -> str:
+        # Tables and queues are the account's, whatever the container.
+        return {"tables": self.endpoints.table, "queues": self.endpoints.queue}.get(port) or repr(self)
+
     async def open(self) -> None:
         await self._objects.open()
 

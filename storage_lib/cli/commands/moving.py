@@ -26,6 +26,12 @@ Include = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Not such keys; repeatable.")
 ]
+TableNames = Annotated[
+    list[str] | None,
+    typer.Option("--table", metavar="NAME", help="This table: a name, or a pattern; repeatable."),
+]
+NoTables = Annotated[bool, typer.Option("--no-tables", help="No tables.")]
+NoObjects = Annotated[bool, typer.Option("--no-objects", help="No objects.")]
 Sealed = Annotated[
     bool, typer.Option("--sealed", help="The stored bytes as they are, encrypted and compressed.")
 ]
@@ -42,6 +48,13 @@ async def migrate(
     target_prefix: Onto = None,
     include: Include = None,
     exclude: Exclude = None,
+    table: TableNames = None,
+    no_tables: NoTables = False,
+    no_objects: NoObjects = False,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="NAME", help="Move the messages of this queue; repeatable."),
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="Replace what differs in TARGET.")] = False,
     delete: Annotated[
         bool, typer.Option("--delete", help="Make TARGET a mirror: delete what SOURCE does not have.")
@@ -54,9 +67,10 @@ async def migrate(
     ] = None,
     jobs: Jobs = JOBS,
 ) -> None:
-    """Copy everything from one store to another.
+    """Copy all objects and tables from one store to another.
 
-    Objects keep type, metadata, end of life and versions.
+    Objects keep type, metadata, end of life and versions. With --prefix, --include or --exclude, tables are
+    copied only if they are named. Messages are moved, and only out of queues that are named.
 
     Interrupted, it is run again and goes on, inside a large object too. What is in TARGET already, just the
     same, is skipped. Each key that something was done to is written, with what was done.
@@ -69,6 +83,9 @@ async def migrate(
         target_prefix=target_prefix,
         include=include or (),
         exclude=exclude or (),
+        objects=not no_objects,
+        tables=_tables(table, none=no_tables),
+        queues=queue or (),
         update=update,
         delete=delete,
         dry_run=dry_run,
@@ -82,7 +99,9 @@ async def migrate(
         if delete and not dry_run:
             where = options.onto or "the whole store"
             run.confirm(f"Delete what {source} does not have from {target}, below {where}?")
-        with Progress(f"Migrating {prefix}", unit="objects") as progress:
+        if queue and not dry_run:
+            run.confirm(f"Move the messages of {', '.join(queue)} out of {source}?")
+        with Progress(f"Migrating {prefix}", unit="items") as progress:
 
             def told(key: str, outcome: str) -> None:
                 progress.advance()
@@ -96,6 +115,8 @@ async def migrate(
             report = await Migration(first, second, options, on_object=told).run()
     for failure in report.failed:
         say(f"error: {printable(f'{failure.name}: {failure.message}')}")
+    if report.tables_left_out and table is None and not run.out.as_json:
+        say(f"Not copied, as they are the library's: {printable(', '.join(report.tables_left_out))}")
     if run.out.as_json:
         run.out.item({"report": report})
     else:
@@ -108,10 +129,16 @@ async def migrate(
         for count, text in (
             (report.deleted, "deleted"),
             (report.vanished, "vanished"),
+            (report.entities_copied, f"entities {would}copied"),
+            (report.entities_updated, "entities updated"),
+            (report.entities_skipped, "entities skipped"),
+            (report.entities_deleted, "entities deleted"),
             (report.failures, "failed"),
         ):
             if count:
                 parts.append(f"{count:,} {text}")
+        if report.messages_moved:
+            parts.append(f"{count_text(report.messages_moved, 'message')} {would}moved")
         resumed = f", {size_text(report.bytes_resumed)} resumed" if report.bytes_resumed else ""
         say(f"{', '.join(parts)}; {size_text(report.bytes_copied)}{resumed} in {report.seconds:.1f} s")
     if not report.ok:
@@ -128,14 +155,17 @@ async def check(
     target_prefix: Onto = None,
     include: Include = None,
     exclude: Exclude = None,
+    table: TableNames = None,
+    no_tables: NoTables = False,
+    no_objects: NoObjects = False,
     content: Annotated[bool, typer.Option("--content", help="Read all bytes, and compare those.")] = False,
     sealed: Sealed = False,
     jobs: Jobs = JOBS,
 ) -> None:
-    """Compare two stores, key by key: size, checksum, type, metadata, end of life. Nothing is changed.
+    """Compare two stores, key by key: size, checksum, type, metadata, end of life; and tables.
 
-    Each difference is written: what it is, the key, and in what both differ. The exit code is 1 if there is
-    one.
+    Nothing is changed. Each difference is written: what it is, the key, and in what both differ. The exit
+    code is 1 if there is one.
     """
     from storage_lib.migration import MigrationOptions
     from storage_lib.migration import check as compare
@@ -146,6 +176,8 @@ async def check(
         target_prefix=target_prefix,
         include=include or (),
         exclude=exclude or (),
+        objects=not no_objects,
+        tables=_tables(table, none=no_tables),
         layers=_layers(sealed),
         concurrency=jobs,
     )
@@ -168,6 +200,12 @@ async def check(
     if not report.equal:
         run.out.flush()
         raise EndError(Exit.FAILED)
+
+
+def _tables(names: list[str] | None, *, none: bool) -> list[str] | None:
+    if names and none:
+        raise typer.BadParameter("it does not go with --table", param_hint="--no-tables")
+    return [] if none else names
 
 
 def _layers(sealed: bool) -> Literal["open", "sealed"]:

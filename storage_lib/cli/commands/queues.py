@@ -14,6 +14,25 @@ app = group("queues", "Queues of messages.")
 Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="Such as agent-tasks or agent-tasks-poison.")]
 
 
+@command(app, "list", json=True)
+async def list_queues(
+    run: Run,
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only names that begin so.")] = "",
+) -> None:
+    """Write the names of queues, and what of the library those belong to that are not its users'."""
+    from storage_lib.own_names import owner_of_queue
+
+    async with run.open() as storage:
+        names = await storage.list_queues(prefix)
+    if run.out.as_json:
+        for name in names:
+            run.out.item({"name": name, "owner": owner_of_queue(name)})
+    else:
+        run.out.table(
+            ("QUEUE", "OF"), [(name, owner) if (owner := owner_of_queue(name)) else (name,) for name in names]
+        )
+
+
 @command(app, "peek", json=True)
 async def peek(
     run: Run,

@@ -1,4 +1,4 @@
-"""``tables``: entities, found by a filter."""
+"""``tables``: their names, and entities, found by a filter."""
 
 from typing import Annotated, Any
 
@@ -8,6 +8,27 @@ from storage_lib.cli.amounts import pairs
 from storage_lib.cli.command import Run, command, group
 
 app = group("tables", "Tables of entities.")
+
+
+@command(app, "list", json=True)
+async def list_tables(
+    run: Run,
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only names that begin so.")] = "",
+) -> None:
+    """Write the names of tables, and what of the library those belong to that are not its users'."""
+    from storage_lib.own_names import owners_of_tables
+
+    async with run.open() as storage:
+        names = await storage.list_tables(prefix)
+        owners = owners_of_tables(storage)
+    if run.out.as_json:
+        for name in names:
+            run.out.item({"name": name, "owner": owners.get(name.lower())})
+    else:
+        run.out.table(
+            ("TABLE", "OF"),
+            [(name, owner) if (owner := owners.get(name.lower())) else (name,) for name in names],
+        )
 
 
 @command(app, "query", json=True)

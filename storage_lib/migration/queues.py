@@ -1,0 +1,145 @@
+"""Messages from a queue of one store to that of another.
+
+A queue can be read only by receiving from it, which hides messages and counts as a delivery. So messages are
+moved, not copied: each is removed from the source once the target has it. One whose removal is cut off is in
+both, as any queue may deliver a message twice; none is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from storage_lib.errors import (
+    InvalidArgumentError,
+    KeyNotFoundError,
+    StorageError,
+    StorageUnavailableError,
+    TransientStorageError,
+)
+from storage_lib.manager import StorageManager
+from storage_lib.migration.options import MigrationOptions
+from storage_lib.migration.report import MigrationReport
+from storage_lib.own_names import TASKS, owner_of_queue
+from storage_lib.ports.queue_model import QueueMessage
+from storage_lib.ports.queues import MAX_RECEIVE
+
+_HELD_SECONDS = 300
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""What does not expire has a later date."""
+
+
+async def check_queues(options: MigrationOptions, source: StorageManager) -> None:
+    """
+    :raises KeyNotFoundError: the source does not have a queue.
+    :raises InvalidArgumentError: a queue is one of the tasks.
+    """
+    for queue in options.queues:
+        if owner_of_queue(queue) == TASKS:
+            raise InvalidArgumentError(
+                f"the messages of the queue {queue!r} name tasks, whose records stay in the source",
+                field="queues",
+                remedy="let the tasks end, and submit what is still to be done to the other app",
+            )
+        await source.backend.queues.length(queue)
+
+
+class QueueMover:
+    """Moves messages, and says in ``report`` what it did."""
+
+    def __init__(
+        self,
+        source: StorageManager,
+        target: StorageManager,
+        options: MigrationOptions,
+        report: MigrationReport,
+        tell: Callable[[str, str], object] | None,
+    ) -> None:
+        self._from = source.backend.queues
+        self._to = target.backend.queues
+        self._dry_run = options.dry_run
+        self._report = report
+        self._tell = tell
+
+    async def move(self, queue: str) -> None:
+        """Move all messages that are visible. Those that are not are reported as failed: they are being
+        worked on, or delayed.
+
+        :raises StorageUnavailableError: a store is away; what has not been moved is in the source.
+        """
+        try:
+            if self._dry_run:
+                await self._to.list_queues()  # Whether it has queues at all.
+                self._moved(queue, await self._from.length(queue))
+                return
+            await self._to.create_queue(queue)
+            await self._move(queue)
+        except StorageUnavailableError:
+            raise
+        except StorageError as error:
+            self._failed(f"queue {queue}", error)
+
+    async def _move(self, queue: str) -> None:
+        kept: list[QueueMessage] = []
+        try:
+            while found := await self._from.receive(
+                queue, max_messages=MAX_RECEIVE, visibility_timeout=_HELD_SECONDS
+            ):
+                done = await asyncio.gather(
+                    *(self._one(queue, each) for each in found), return_exceptions=True
+                )
+                moved = 0
+                for message, outcome in zip(found, done, strict=True):
+                    if outcome is True:
+                        moved += 1
+                    else:
+                        kept.append(message)
+                self._moved(queue, moved)
+                for outcome in done:
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+        finally:
+            await self._give_back(queue, kept)
+        if (left := await self._from.length(queue) - len(kept)) > 0:
+            raise TransientStorageError(
+                f"{left} messages of queue {queue!r} are hidden: they are being worked on, or delayed",
+                remedy="move the queue again when they can be received",
+            )
+
+    async def _one(self, queue: str, message: QueueMessage) -> bool:
+        """Whether a message was moved; it is in the source otherwise."""
+        try:
+            left = None
+            if message.expires_at < _NEVER:
+                left = (message.expires_at - datetime.now(UTC)).total_seconds()
+            if left is None or left > 0:
+                if self._from.message_encoding == self._to.message_encoding or message.body is None:
+                    await self._to.send_text(queue, message.text, ttl=left)
+                else:
+                    await self._to.send(queue, message.body, ttl=left)
+            await self._from.delete(queue, message)
+        except StorageUnavailableError:
+            raise
+        except StorageError as error:
+            self._failed(f"queue {queue}, message {message.id}", error)
+            return False
+        return True
+
+    async def _give_back(self, queue: str, kept: list[QueueMessage]) -> None:
+        """What was not moved is visible at once, and not only when its time is over."""
+        for message in kept:
+            try:
+                await self._from.update(queue, message, visibility_timeout=0)
+            except (KeyNotFoundError, StorageUnavailableError):
+                continue  # Visible already, or soon.
+
+    def _moved(self, queue: str, count: int) -> None:
+        self._report.messages_moved += count
+        if count and self._tell is not None:
+            self._tell(f"queue {queue}, {count} message{'s' if count > 1 else ''}", "moved")
+
+    def _failed(self, name: str, error: StorageError) -> None:
+        self._report.fail(name, error)
+        if self._tell is not None:
+            self._tell(name, "failed")

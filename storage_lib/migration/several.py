@@ -1,0 +1,41 @@
+"""Several coroutines at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Several:
+    """Runs coroutines, so many at a time; the first error ends all."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Several:
+        return self
+
+    async def start(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await self._until(self._most - 1)
+        except BaseException:
+            work.close()
+            raise
+        self._running.add(asyncio.create_task(work))
+
+    async def _until(self, most: int) -> None:
+        while len(self._running) > most:
+            done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                await self._until(0)
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,0 +1,90 @@
+"""The tables and queues that belong to the library, and not to those who use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from storage_lib.arguments import several
+from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
+from storage_lib.names import table_name
+from storage_lib.ports.backend import layers_of
+from storage_lib.tasks.model import (
+    EVENT_QUEUE,
+    HIGH_POISON_QUEUE,
+    HIGH_QUEUE,
+    KEY_TABLE,
+    POISON_QUEUE,
+    TASK_QUEUE,
+    TASK_TABLE,
+)
+
+if TYPE_CHECKING:
+    from storage_lib.manager import StorageManager
+
+TASKS = "tasks"
+AUDIT = "audit log"
+EVENTS = "events"
+_QUEUES = {
+    **dict.fromkeys((TASK_QUEUE, HIGH_QUEUE, POISON_QUEUE, HIGH_POISON_QUEUE), TASKS),
+    EVENT_QUEUE: EVENTS,
+}
+
+
+def owner_of_queue(name: str) -> str | None:
+    """What of the library a queue belongs to; None if to its users."""
+    return _QUEUES.get(name)
+
+
+def owners_of_tables(*stores: StorageManager) -> dict[str, str]:
+    """What of the library tables belong to, by their names in lower case. Those of an audit log are known by
+    the configuration of the stores, and by their default names."""
+    from storage_lib.config import AuditOptions
+    from storage_lib.layers.audit.layer import AuditLayer
+    from storage_lib.layers.audit.tables import head_table
+
+    audited = {AuditOptions().table}
+    for storage in stores:
+        for layer in layers_of(storage.backend):
+            if isinstance(layer, AuditLayer):
+                audited.add(layer.options.table)
+    logs = {name.lower(): AUDIT for table in audited for name in (table, head_table(table))}
+    return {TASK_TABLE: TASKS, KEY_TABLE: TASKS} | logs
+
+
+def chosen_tables(
+    wanted: Sequence[str] | None, there: Sequence[str], owners: dict[str, str], *, tasks: bool = False
+) -> list[str]:
+    """The tables that are wanted of those that are there, in order.
+
+    :param wanted: names, and patterns with ``*``, ``?`` and ``[a-z]``; None means all. What belongs to the
+        library is meant only by its name.
+    :param tasks: whether the records of tasks can be wanted.
+    :raises KeyNotFoundError: there is no table with a name.
+    :raises InvalidArgumentError: a name is that of task records, or none.
+    """
+    free = [name for name in there if name.lower() not in owners]
+    if wanted is None:
+        return free
+    by_stored = {table_name(name).lower(): name for name in there}
+    found: set[str] = set()
+    for each in several("tables", wanted):
+        exact = by_stored.get(table_name(each).lower())
+        if exact is not None:
+            if owners.get(exact.lower()) == TASKS and not tasks:
+                raise InvalidArgumentError(
+                    f"the table {each!r} has the records of tasks, which mean nothing without their messages",
+                    field="tables",
+                    remedy="let the tasks end, and submit what is still to be done to the other app",
+                )
+            found.add(exact)
+        elif is_pattern(each):
+            found.update(name for name in free if fnmatchcase(name, each))
+        else:
+            raise KeyNotFoundError(f"table {each!r} does not exist", field="tables")
+    return sorted(found)
+
+
+def is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
