@@ -42,6 +42,7 @@ async def check(
     checking = _Check(view(first.backend.objects), view(second.backend.objects), options, content=content)
     report = await checking.run() if options.objects else CheckReport()
     await TableCheck(first, second, report, options.concurrency).compare(tables)
+    report.differences.sort(key=lambda found: found.name)
     return report
 
 
@@ -74,7 +75,6 @@ class _Check:
                 if wants(pair.name):
                     await free.acquire()
                     group.create_task(compare(pair))
-        self._report.differences.sort(key=lambda found: found.name)
         return self._report
 
     async def _compare(self, pair: Pair) -> None:
