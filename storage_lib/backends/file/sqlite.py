@@ -22,6 +22,7 @@ from queue import Empty, LifoQueue, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage_lib import threads as own_threads
+from storage_lib.backends.file import space
 from storage_lib.backends.file.jobs import Job, check_process, resolve, thread_errors
 from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.backends.file.rights import OWNER, of_group
@@ -301,7 +302,8 @@ def _look(path: str) -> None:
 
 def _configure(connection: Connection) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-    if mode != "wal":
+    if mode != "wal":  # it is new
+        space.prepare(connection)
         # Changing the mode needs the file alone, and does not wait for it as other statements do:
         # an exclusive transaction first waits for the others, who are doing the same.
         connection.execute("BEGIN EXCLUSIVE")
@@ -356,6 +358,9 @@ class _Writer:
         self._connect = connect
         self._jobs = jobs
         self._opened: _Opened | None = None
+        self._unused = space.UnusedSpace()
+        self._next_step: float | None = None
+        """In how many seconds without a job unused space is given back; None if there is none."""
 
     def run(self) -> None:
         while self._work_off():
@@ -369,11 +374,12 @@ class _Writer:
         if batch:
             self._run(batch)
             resolve(batch)
+            self._next_step = space.IDLE_SECONDS
         return more
 
     def _take(self) -> tuple[list[_Job], bool]:
         batch: list[_Job] = []
-        job = self._jobs.get()
+        job = self._wait()
         while job is not None:
             # One that was cancelled while it waited has no effect.
             if not job.cancelled:
@@ -385,6 +391,19 @@ class _Writer:
             except Empty:
                 return batch, True
         return batch, False
+
+    def _wait(self) -> _Job | None:
+        """The next job. While there is none, unused space is given back."""
+        while self._next_step is not None:
+            try:
+                return self._jobs.get(timeout=self._next_step)
+            except Empty:
+                self._next_step = None
+            # It is nobody's job, so nobody is told why it failed; the next job is.
+            with contextlib.suppress(Exception):
+                if self._opened is not None and self._opened.is_current():
+                    self._next_step = self._unused.give_back(self._opened.connection)
+        return self._jobs.get()
 
     def _run(self, batch: list[_Job]) -> None:
         waiting = batch
