@@ -33,7 +33,7 @@ def measure(runs: int) -> list[tuple[str, str, str]]:
 
 
 async def _measure(runs: int, folder: str) -> list[tuple[str, str, str]]:
-    await _fill(folder)
+    await fill(folder)
 
     async def ours(details: bool) -> None:
         async with FileStorageBackend(folder) as backend:
@@ -60,16 +60,16 @@ async def _measure(runs: int, folder: str) -> list[tuple[str, str, str]]:
     ]
 
 
-async def _fill(folder: str) -> None:
+async def fill(folder: str, folders: int = FOLDERS, keys: int = KEYS) -> None:
     """Files exactly as saves make them, which would take minutes, each waiting for the disk."""
     data = b"{}"
     sha256 = hashlib.sha256(data).hexdigest()
 
     def write() -> None:
-        for n in range(FOLDERS):
+        for n in range(folders):
             os.makedirs(f"{folder}/objects/agents/{n:03}")
-        for n in range(KEYS):
-            key = f"agents/{n % FOLDERS:03}/{n // FOLDERS:05}"
+        for n in range(keys):
+            key = f"agents/{n % folders:03}/{n // folders:05}"
             header = Header(key, "application/json", {}, sha256, f"{n:032x}", len(data))
             with open(f"{folder}/objects/{key}.obj", "xb") as file:
                 file.write(encode_header(header) + data)

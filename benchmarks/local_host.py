@@ -86,10 +86,16 @@ def _request(
     assert response.status < 300, (method, path, response.status)
 
 
-def start(data: str, settings: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[bytes], int]:
-    """The local host on a free port, ready, with these app settings; the process and the port."""
+def start(
+    data: str, settings: Mapping[str, str] | None = None, *, backend: str | None = "file"
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The local host on a free port, ready, with these app settings; the process and the port.
+
+    :param backend: None stores where the settings say.
+    """
+    where = [] if backend is None else ["--backend", backend]
     process = subprocess.Popen(
-        [sys.executable, "-m", "devhost", "--backend", "file", "--port", "0", "--data", data, "--quiet"],
+        [sys.executable, "-m", "devhost", *where, "--port", "0", "--data", data, "--quiet"],
         cwd=PROJECT,
         env=os.environ | dict(settings or {}),
         stdout=subprocess.PIPE,
