@@ -288,6 +288,7 @@ def _normal_content_type(content_type: str) -> str:
 
 
 @lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def readable_content_type(content_type: str) -> str:
     """Return the content type of a stored object, which another program may have set: normalised, without
     invalid parameters, and ``application/octet-stream`` if it is not a content type at all."""

@@ -67,15 +67,21 @@ def presented(info: ObjectInfo) -> ObjectInfo:
         return info
     until = expiry.end_in(metadata)
     shown: dict[str, Any] = {
-        field: metadata[name] for name, field in kept_headers.FIELDS.items() if name in metadata
+        field: metadata.get(name, getattr(info, field)) for name, field in kept_headers.FIELDS.items()
     }
     if (size := _size(metadata)) is not None:
         shown |= {"size": size, "sha256": metadata.get(CHECKSUM)}
-    return replace(
-        info,
-        etag=expiry.join_etag(info.etag, metadata),
-        metadata=visible,
-        expires_at=None if until is None else datetime.fromtimestamp(until, UTC),
+    # By hand: `replace` takes five times as long, and listings do this for each object.
+    return ObjectInfo(
+        info.key,
+        shown.pop("size", info.size),
+        expiry.join_etag(info.etag, metadata),
+        info.last_modified,
+        info.content_type,
+        visible,
+        shown.pop("sha256", info.sha256),
+        None if until is None else datetime.fromtimestamp(until, UTC),
+        authenticated=info.authenticated,
         **shown,
     )
 

@@ -6,6 +6,8 @@ checksum is ``aos_sha256``.
 
 from __future__ import annotations
 
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from storage_lib.backends.cloud import attributes
@@ -45,13 +47,18 @@ def object_info(key: str, result: Any) -> ObjectInfo:
 
 def listed_info(key: str, properties: dict[str, str], metadata: dict[str, str]) -> ObjectInfo:
     """The info in the answer to List Blobs; ``properties`` are those that are not empty."""
-    from email.utils import parsedate_to_datetime
-
-    headers = {name: text for name, text in properties.items() if name in _HEADERS}
+    headers = {name: properties[name] for name in _HEADERS if name in properties}
     content_type, own, kept = attributes.read(headers | metadata, _OWN, CHECKSUM)
     size, etag = int(properties.get("Content-Length", 0)), bare(properties.get("Etag"))
-    modified = parsedate_to_datetime(properties.get("Last-Modified", _NO_TIME))
+    modified = _moment(properties.get("Last-Modified", _NO_TIME))
     return ObjectInfo(key, size, etag, modified, content_type, kept, own.get(CHECKSUM))
+
+
+@lru_cache(maxsize=256)  # Neighbours were often saved in the same second.
+def _moment(text: str) -> datetime:
+    from email.utils import parsedate_to_datetime
+
+    return parsedate_to_datetime(text)
 
 
 def quoted(if_match: str) -> str:

@@ -17,7 +17,6 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -137,28 +136,34 @@ def _places(kind: re.Pattern[str], name: str, fixed: int) -> list[int]:
     return [found.start() for found in kind.finditer(name, fixed)]
 
 
-_END = f"Metadata/{expiry.METADATA.replace('-', '_')}"
+_END = expiry.METADATA.replace("-", "_")
 
 
-def parse(body: bytes, *, details: bool, ends: bool = False) -> list[Found]:
+def entries_of(answer: Element, *, details: bool, ends: bool = False) -> list[Found]:
     """The entries and common prefixes of an answer to List Blobs, in its order.
 
+    :param answer: its XML, parsed.
     :param ends: without ``details``, the end of each life.
 
     :raises ConfigurationError: the account has a hierarchical namespace, or an order in which names would
         get lost.
     """
-    from xml.etree import ElementTree
-
     entries: list[Found] = []
     prefixes: list[Found] = []
     page: list[Found] = []
-    for node in ElementTree.fromstring(body).iterfind("Blobs/*"):  # noqa: S314 - the service's own answer
-        name_node = node.find("Name")
-        name = (name_node is not None and name_node.text) or ""
-        if name_node is not None and name_node.get("Encoded") == "true":
-            name = unquote(name)
-        if node.find("Properties/ResourceType") is not None:
+    blobs = answer.find("Blobs")
+    for node in () if blobs is None else blobs:
+        name, properties, metadata = "", None, None
+        for part in node:
+            if (tag := part.tag) == "Name":
+                name = part.text or ""
+                if part.get("Encoded") == "true":
+                    name = unquote(name)
+            elif tag == "Properties":
+                properties = part
+            elif tag == "Metadata":
+                metadata = part
+        if properties is not None and properties.find("ResourceType") is not None:
             # Only such accounts have it, for every name.
             raise hierarchical(f"list {name!r}")
         if node.tag == "BlobPrefix":
@@ -166,8 +171,8 @@ def parse(body: bytes, *, details: bool, ends: bool = False) -> list[Found]:
             page.append(name)
         else:
             if details:
-                entries.append(_entry(name, node))
-            elif ends and (end := node.findtext(_END)) is not None:
+                entries.append(_entry(name, properties, metadata))
+            elif ends and metadata is not None and (end := metadata.findtext(_END)) is not None:
                 entries.append(ListEntry(name, until=expiry.end_in({expiry.METADATA: end})))
             else:
                 entries.append(ListEntry(name))
@@ -191,16 +196,13 @@ def _units(found: Found) -> bytes:
 
 def _is_sorted(page: list[Found], *orders: Callable[[Found], Any]) -> bool:
     """Whether the page is in one of the orders; without any named, in either that a service may have."""
-    return any(
-        all(before <= after for before, after in pairwise(map(order, page)))
-        for order in orders or (name_of, _units)
-    )
+    every = ([order(found) for found in page] for order in orders or (name_of, _units))
+    return any(names == sorted(names) for names in every)
 
 
-def _entry(name: str, node: Element) -> ListEntry:
-    properties = node.find("Properties")
+def _entry(name: str, properties: Element | None, metadata: Element | None) -> ListEntry:
     if properties is None:
         return ListEntry(name)
-    told = {each.tag: each.text for each in properties if each.text}
-    metadata = {each.tag: each.text or "" for each in node.iterfind("Metadata/*")}
-    return hidden.entry(listed_info(name, told, metadata))
+    told = {each.tag: text for each in properties if (text := each.text)}
+    own = {} if metadata is None else {each.tag: each.text or "" for each in metadata}
+    return hidden.entry(listed_info(name, told, own))

@@ -24,7 +24,7 @@ from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob, set_metadata
 from storage_lib.backends.azure.errors import SNAPSHOTS, read
-from storage_lib.backends.azure.listing import Page, behind, in_key_order, parse, without
+from storage_lib.backends.azure.listing import Page, behind, entries_of, in_key_order, without
 from storage_lib.backends.azure.streams import is_ordered, put_blocks, staged
 from storage_lib.backends.cloud.byte_stores import Use, use_of_put
 from storage_lib.backends.cloud.creating import Creating
@@ -238,11 +238,11 @@ class AzureObjects(ObjectDriver):
 
     async def _pages(self, prefix: str, wanted: ListOptions, start: str | None) -> AsyncIterator[Page]:
         size = MAX_PAGE if wanted.count is None else min(wanted.count + 1, MAX_PAGE)
-        body = b""
+        context: Any = None
 
         def keep(response: Any) -> None:
-            nonlocal body
-            body = response.http_response.body()
+            nonlocal context
+            context = response.context
 
         options: dict[str, Any] = {"raw_response_hook": keep}
         if prefix:
@@ -257,7 +257,7 @@ class AzureObjects(ObjectDriver):
         while True:
             container = await self._container.clients.container()
             # The names-only listing is the one call whose answer the SDK does not turn into slow objects;
-            # the hook keeps it to be parsed once, with size, ETag and time.
+            # what it has parsed is in the context that the hook keeps, with size, ETag and time.
             pages: Any = container.list_blob_names(results_per_page=size, **options).by_page(marker)
             try:
                 if await self._container.send(partial(anext, pages, None)) is None:
@@ -267,7 +267,7 @@ class AzureObjects(ObjectDriver):
                 continue
             self._container.seen = True
             marker = pages.continuation_token
-            found = parse(body, details=wanted.details, ends=wanted.ends)
+            found = entries_of(context["deserialized_data"], details=wanted.details, ends=wanted.ends)
             is_inside = skip is not None and bool(found) and name_of(found[-1]).startswith(skip)
             yield Page(found if skip is None else without(found, skip), not marker)
             if not marker:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from storage_lib.keys import encode_metadata_value, stored_metadata_value
@@ -48,11 +49,15 @@ def read(
             kept[name] = value
         elif name in METADATA:
             metadata[METADATA[name]] = value
-        elif name != "Storage-Class":
-            ours = name.lower().replace("_", "-").removeprefix(escape)
-            if _METADATA_NAME.fullmatch(ours):
-                metadata[ours] = decode(value)
+        elif name != "Storage-Class" and (ours := _our_name(name, escape)) is not None:
+            metadata[ours] = decode(value)
     return content_type, kept, metadata
+
+
+@lru_cache(maxsize=1024)
+def _our_name(name: str, escape: str) -> str | None:
+    ours = name.lower().replace("_", "-").removeprefix(escape)
+    return ours if _METADATA_NAME.fullmatch(ours) else None
 
 
 def bare(etag: str | None) -> str:

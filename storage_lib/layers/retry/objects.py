@@ -128,17 +128,23 @@ class RetryingObjects(ObjectLayer):
         tries = Tries(self._retrier, f"list {prefix!r}")
         while True:
             await tries.begin()
+            last, given = None, 0
             try:
                 async with aclosing(self.inner.scan(prefix, options)) as listing:
                     async for found in listing:
                         yield found
-                        options = with_options(
-                            options,
-                            after=found if isinstance(found, str) else found.key,
-                            count=None if options.count is None else max(options.count - 1, 1),
-                        )
-                        tries.progressed()
+                        last = found
+                        given += 1
+                        if given == 1:
+                            tries.progressed()
             except TransientStorageError as error:
+                if last is not None:
+                    tries.progressed()
+                    options = with_options(
+                        options,
+                        after=last if isinstance(last, str) else last.key,
+                        count=None if options.count is None else max(options.count - given, 1),
+                    )
                 await tries.failed(error)
             except StorageError:
                 tries.answered()
