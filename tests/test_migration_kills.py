@@ -1,14 +1,18 @@
-"""A migration that is killed at any moment goes on where it was: nothing is sent twice from its beginning,
+"""A migration that is killed at any moment goes on where it was: nothing that the target has is sent again,
 and nothing is seen in part."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,88 +21,178 @@ import pytest
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.migration import Migration, MigrationOptions, check
 from tests.conftest import PROJECT
+from tests.request_log import RequestLog
 from tests.test_migration import config_of, opened
 
-PART = 8 * 1024 * 1024
-SIZES = {"large/a": 6 * PART + 17, "large/b": 5 * PART}
-SMALL = 150
 SOAK = bool(os.environ.get("SOAK"))
+PART = 8 * 1024 * 1024
+SIZES = {"large/a": (6 if SOAK else 4) * PART + 17, "large/b": (5 if SOAK else 3) * PART}
+SMALL = 300 if SOAK else 60
+KILLS = 10 if SOAK else 2
 
 RUN = """
 import asyncio, json, sys
-from pathlib import Path
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.migration import Migration, MigrationOptions
 from storage_lib.ports.streaming import Parts
 
-async def main(source, target, log):
+async def main(source, target, log, options):
     with open(log, "a", buffering=1) as told:
         here, there = StorageConfig(**source), StorageConfig(**target)
         async with StorageManager(here) as one, StorageManager(there) as two:
-            print("ready", flush=True)
             store = two.backend.objects
             real = store.adopt
-            async def adopt(key, data, *arguments, **options):
-                if isinstance(data, Parts):
-                    told.write(f"{key} {data.start}\\n")
-                return await real(key, data, *arguments, **options)
+            async def adopt(key, data, *arguments, **given):
+                told.write(f"{key} {data.start if isinstance(data, Parts) else 0}\\n")
+                return await real(key, data, *arguments, **given)
             store.adopt = adopt
-            migration = Migration(one, two, MigrationOptions(bytes_per_second=int(sys.argv[4])))
-            report = await migration.run()
+            print("ready", flush=True)
+            report = await Migration(one, two, MigrationOptions(**options)).run()
             assert report.ok, report
     print("done")
 
-asyncio.run(main(json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]))
+asyncio.run(main(*map(json.loads, sys.argv[1:])))
 """
 
 
-def arguments_of(config: StorageConfig) -> str:
+def arguments_of(config: StorageConfig) -> dict[str, str]:
     names = ("storage_type", "base_path", "connection_string", "container", "s3_bucket", "s3_endpoint")
     names += ("s3_access_key_id", "s3_secret_access_key", "tables_and_queues")
     given = {name: getattr(config, name) for name in names}
-    return json.dumps({name: str(value) for name, value in given.items() if value is not None})
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(("kind", "many"), [("file", 10), ("azurite", 10 if SOAK else 4)])
-async def test_killed_and_continued(kind: str, many: int, any_target: dict[str, Any], tmp_path: Path) -> None:
+class Killed:
+    """Runs of one migration in processes of their own, which are killed."""
+
+    def __init__(self, source: StorageConfig, target: StorageConfig, log: Path, **options: Any) -> None:
+        self._arguments = [arguments_of(source), arguments_of(target), str(log), options]
+        self._log = log
+        log.touch()
+
+    async def start(self, **options: Any) -> asyncio.subprocess.Process:
+        *others, given = self._arguments
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", RUN, *map(json.dumps, [*others, given | options])),
+            cwd=PROJECT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+        return process
+
+    async def end(self) -> None:
+        """One more, which is let go."""
+        process = await self.start()
+        out, _ = await process.communicate()
+        assert (process.returncode, out) == (0, b"done\n")
+
+    def begun(self) -> list[tuple[str, int]]:
+        """The objects that were begun to be stored, and from which byte on."""
+        lines = (line.split() for line in self._log.read_text().splitlines())
+        return [(key, int(start)) for key, start in lines]
+
+
+async def proxied(config: StorageConfig, stack: AsyncExitStack) -> tuple[StorageConfig, RequestLog | None]:
+    """The same store behind a proxy; files have none."""
+    match config.storage_type:
+        case "azure":
+            text = config.connection_string or ""
+            port = int(text.partition("BlobEndpoint=http://127.0.0.1:")[2].partition("/")[0])
+            log = await stack.enter_async_context(RequestLog(port))
+            return replace(config, connection_string=text.replace(f":{port}/", f":{log.port}/")), log
+        case "s3":
+            endpoint = config.s3_endpoint or ""
+            port = endpoint.rpartition(":")[2]
+            log = await stack.enter_async_context(RequestLog(int(port)))
+            return replace(config, s3_endpoint=endpoint.replace(port, str(log.port))), log
+        case _:
+            return config, None
+
+
+def sent(log: RequestLog) -> Counter[tuple[str, str]]:
+    """How often the service was sent each object, each part of one, and what completes it."""
+    found: Counter[tuple[str, str]] = Counter()
+    for request in log.seen:
+        key, query = "/".join(request.path.rsplit("/", 2)[1:]), request.query
+        if "/.system/" in request.path:
+            continue
+        is_begin = "uploads" in query  # Once more if its id was not kept yet: it has no part.
+        if request.method in ("PUT", "POST") and key.startswith(("small/", "large/")) and not is_begin:
+            found[key, query.get("partNumber") or query.get("blockid") or query.get("comp") or "all"] += 1
+    return found
+
+
+def parts_sent(log: RequestLog) -> int:
+    return sum(what not in ("all", "blocklist") for _, what in sent(log))
+
+
+def kept_of(folder: Path, key: str) -> int:
+    """From where on the upload of an object goes on that is kept in files."""
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    for file in folder.rglob(f"{name}-*.part"):
+        there = file.stat().st_size - int(file.stem.rpartition("-")[2])
+        return max(min(there, SIZES[key] - 1), 0) // PART * PART
+    return 0
+
+
+PAIRS = [("file", "file"), ("file", "azurite"), ("file", "moto"), ("azurite", "moto"), ("moto", "file")]
+
+
+@pytest.mark.timeout(400 if SOAK else 120)
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+async def test_killed_and_continued(
+    pair: tuple[str, str], any_target: dict[str, Any], tmp_path: Path, record_property: Any
+) -> None:
     chance = random.Random(7)
-    source, target = StorageConfig(base_path=tmp_path / "source"), config_of(kind, any_target, tmp_path)
-    log = tmp_path / "log"
-    async with opened(source) as one, opened(target) as two:
+    source, target = config_of(pair[0], any_target, tmp_path), config_of(pair[1], any_target, tmp_path)
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(opened(source))
+        two = await stack.enter_async_context(opened(target))
         await fill(one, chance)
-        ended = kills = 0
-        while not ended:
-            assert kills <= many, "it does not come to its end"
-            # The first has time to send some parts, the last one is let go; the others die at any moment.
-            patience = 5.0 if not kills else chance.uniform(0.05, 2.0) if kills < many else 60
-            rate = PART if kills < many else 10**12
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", RUN, arguments_of(source), arguments_of(target), str(log), str(rate)),
-                cwd=PROJECT,
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert process.stdout is not None
-            assert await process.stdout.readline() == b"ready\n"
-            try:
-                async with asyncio.timeout(patience):
-                    out, _ = await process.communicate()
-                assert process.returncode == 0
-                assert out == b"done\n"
-                ended = 1
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-                kills += 1
-            await nothing_in_part(two)
+        read, source_log = await proxied(source, stack)
+        written, target_log = await proxied(target, stack)
+        runs = Killed(read, written, tmp_path / "log")
+        log, seen, kept = target_log or source_log, set[str](), dict.fromkeys(SIZES, 0)
+        for kill in range(KILLS):
+            began = len(runs.begun())
+            process = await runs.start(**({} if target_log else {"bytes_per_second": 4 * PART}))
+            if not kill:  # when there is something to be continued
+                if target_log is not None:
+                    await target_log.until(lambda: parts_sent(target_log) > 1)
+                while target_log is None and not any(kept_of(tmp_path, key) for key in SIZES):
+                    await asyncio.sleep(0.01)
+            elif log is not None:
+                await log.reached(chance.randint(1, 20 if SOAK else 8), answered=chance.random() < 0.5)
+            else:
+                await asyncio.sleep(chance.uniform(0.05, 0.5))  # the instant is meant to be any
+            assert process.returncode is None, "it came to its end before it was killed"
+            process.kill()
+            await process.communicate()
+            if target_log is not None:
+                await target_log.settled()
+            for key, start in runs.begun()[began:]:
+                assert key not in seen, "what is there was sent again"
+                if target_log is None and key in SIZES:
+                    assert start == kept[key], (key, start, kept)
+            seen |= await nothing_in_part(two)
+            kept = {key: kept_of(tmp_path, key) for key in SIZES}
+        began, parts = len(runs.begun()), 0 if target_log is None else parts_sent(target_log)
+        await runs.end()
+        starts = runs.begun()
+        assert not {key for key, _ in starts[began:]} & seen
         compared = await check(one, two, content=True)
         assert (compared.equal, compared.same) == (True, SMALL + len(SIZES)), compared
-        for key, size in SIZES.items():
-            begun = [int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith(key)]
-            assert begun == sorted(begun), (key, begun)
-            assert begun[-1] < size
-        starts = [int(line.split()[1]) for line in log.read_text().splitlines()]
-        assert kills == 0 or any(starts), "nothing was continued, so nothing was tested"
+        assert parts or any(start for _, start in starts), "nothing was continued, so nothing was tested"
+        if target_log is not None:
+            again = [what for what, count in sent(target_log).items() if count > 1]
+            assert not again, [each for each in target_log.seen if each.path.endswith(again[0][0])]
+            assert parts_sent(target_log) == sum(-(-size // PART) for size in SIZES.values())
+        begun_again = len(starts) - compared.same
+        told = (
+            f"{KILLS} kills; {parts} parts were there before the last run; {begun_again} objects begun again"
+        )
+        record_property("measured", told)
 
 
 async def fill(storage: StorageManager, chance: random.Random) -> None:
@@ -114,13 +208,16 @@ async def fill(storage: StorageManager, chance: random.Random) -> None:
         await storage.write_stream(key, chunks(), metadata={"owner": "ops"}, ttl=3600)
 
 
-async def nothing_in_part(storage: StorageManager) -> None:
-    """What can be listed can be read, whole."""
+async def nothing_in_part(storage: StorageManager) -> set[str]:
+    """What can be listed, and can be read, whole."""
+    found: set[str] = set()
     async for key in storage.list_keys():
+        found.add(key)
         info = await storage.info(key)
         assert info.size == SIZES.get(key, info.size)
         if key.startswith("small/"):
             assert (await storage.load(key))["n"] == int(key[-4:])
+    return found
 
 
 async def test_one_that_is_cancelled_is_continued(any_target: dict[str, Any], tmp_path: Path) -> None:

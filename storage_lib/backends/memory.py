@@ -66,7 +66,7 @@ class MemoryBackend(StorageBackend):
 
 
 class MemoryObjects(ObjectDriver):
-    capabilities = ObjectCapabilities(lists_ends=True)
+    capabilities = ObjectCapabilities(lists_ends=True, is_local=True)
 
     def __init__(self, clock: Clock = time.time) -> None:
         self.clock = clock

@@ -29,6 +29,7 @@ from storage_lib.ports.drivers import (
 )
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.statistics import Statistic
 from storage_lib.ports.streaming import Parts
 from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
@@ -215,8 +216,11 @@ class ObjectLayer(ObjectDriver):
             async for found in listing:
                 yield found
 
-    async def uploaded(self, key: str, upload: str) -> int:
+    async def uploaded(self, key: str, upload: str) -> Mapping[int, SentPart]:
         return await self.inner.uploaded(key, upload)
+
+    async def give_up(self, key: str, upload: str) -> None:
+        await self.inner.give_up(key, upload)
 
     async def remove_stale(self) -> None:
         await self.inner.remove_stale()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import AsyncExitStack, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from contextlib import AsyncExitStack, contextmanager, nullcontext, suppress
 from enum import Enum
 from typing import Any
 
@@ -14,6 +14,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectExistsError,
     PreconditionFailedError,
+    StorageError,
     TransientStorageError,
     UnsupportedOperationError,
 )
@@ -24,6 +25,7 @@ from storage_lib.migration.report import MigrationReport
 from storage_lib.migration.views import Seen, View
 from storage_lib.ports import expiry, hidden, kept_headers
 from storage_lib.ports.object_model import ListEntry
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Digest, Parts, sha256_of
 
 _ATTEMPTS = 5
@@ -149,21 +151,42 @@ class ObjectCopier:
     async def _send_stream(
         self, key: str, onto: str, etag: str, size: int, condition: dict[str, Any]
     ) -> tuple[Seen, str]:
-        store = self._target.store
+        driver = self._target.store.driver
         # Whoever continues it has the same version of the same object: its parts are these.
         upload = hashlib.sha256(f"{self._options.layers}/{etag}/{size}/{onto}".encode()).hexdigest()
-        start = 0
-        if store.driver.capabilities.resumes_streams:
-            start = await store.driver.uploaded(onto, upload)
-            start = min(start, (size - 1) // store.part_bytes * store.part_bytes)
+        known: Mapping[int, SentPart] = {}
+        try:
+            if driver.capabilities.resumes_streams:
+                known = await driver.uploaded(onto, upload)
+            return await self._send_parts(key, onto, etag, size, upload, known, condition)
+        except IntegrityError:
+            if not known:
+                raise
+            # It is told whether the fault is in what was sent before by sending all of it.
+            self._report.retried += 1
+            return await self._send_parts(key, onto, etag, size, upload, {}, condition)
+        except (_ChangedError, _VanishedError):
+            with suppress(StorageError):  # What stays is not to be seen, and goes some time.
+                await driver.give_up(onto, upload)
+            raise
+
+    async def _send_parts(
+        self,
+        key: str,
+        onto: str,
+        etag: str,
+        size: int,
+        upload: str,
+        known: Mapping[int, SentPart],
+        condition: dict[str, Any],
+    ) -> tuple[Seen, str]:
+        store = self._target.store
+        start, digest = await self._start(key, etag, size, known)
         async with AsyncExitStack() as opened:
             with _of_source():
                 stream = await opened.enter_async_context(self._source.stream(key, etag, start))
             seen = stream.seen
             self._check_binding(key, seen)
-            digest = None
-            if start and seen.sha256 is None:
-                digest = await self._digest(key, etag, start)
             self._report.bytes_resumed += start
             chunks = self._bandwidth.metered(_whole(stream.chunks, key, seen.size - start))
             parts = Parts(
@@ -173,25 +196,49 @@ class ObjectCopier:
                 start=start,
                 sha256=seen.sha256,
                 digest=digest,
+                known=known,
             )
-            parts.on_part = self._count
+            parts.on_part, parts.on_sent = self._count, self._count_resumed
             await store.adopt(onto, parts, seen.content_type, _marked(seen), upload=upload, **condition)
         return seen, parts.sha256
 
     def _count(self, size: int) -> None:
         self._report.bytes_copied += size
 
-    async def _digest(self, key: str, etag: str, end: int) -> Digest:
-        """Of the first bytes of an object that has no checksum: they were sent by an earlier run."""
-        digest = hashlib.sha256()
-        async with AsyncExitStack() as opened:
-            with _of_source():
-                stream = await opened.enter_async_context(self._source.stream(key, etag, 0))
-            async for chunk in stream.chunks:
-                await threads.working.run(digest.update, memoryview(chunk)[:end])
-                if (end := end - len(chunk)) <= 0:
-                    break
-        return digest
+    def _count_resumed(self, size: int) -> None:
+        self._report.bytes_copied -= size
+        self._report.bytes_resumed += size
+
+    async def _start(
+        self, key: str, etag: str, size: int, known: Mapping[int, SentPart]
+    ) -> tuple[int, Digest | None]:
+        """How many bytes need not be read to be sent: those of the parts from the first one on that the
+        target has. The last part is always read.
+
+        A source that is near is read again all the same, and so is an object without a checksum: what was
+        sent is compared with it, and their hash is returned. The ETag vouches for others.
+        """
+        part = self._target.store.part_bytes
+        count = 0
+        while (count + 1) * part < size and (there := known.get(count)) and there.size == part:
+            count += 1
+        if not count:
+            return 0, None
+        with _of_source():
+            if not self._source.store.driver.capabilities.is_local:
+                seen = await self._source.head(key)
+                if seen.etag != etag:
+                    raise _ChangedError
+                if seen.sha256 is not None:
+                    return count * part, None
+            digest, same = hashlib.sha256(), 0
+            async with self._source.stream(key, etag, 0) as stream:
+                earlier = Parts(stream.chunks, part, size)
+                async for piece in earlier:
+                    if same == count or not await known[same].agrees(piece, earlier.prefix(same)):
+                        break
+                    digest, same = earlier.digest, same + 1
+        return same * part, digest if same else None
 
     async def _verify(self, onto: str, seen: Seen, sha256: str) -> None:
         """:raises IntegrityError: what can be read in the target is not what was copied."""

@@ -26,6 +26,7 @@ from storage_lib.ports.object_model import (
 )
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage, decoded
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import ObjectReader, Parts, one_chunk, sha256_of
 from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
 
@@ -138,6 +139,8 @@ class ObjectCapabilities:
     """The number of parts of a stream (Azure: 50,000 blocks)."""
     resumes_streams: bool = False
     """Whether a stream with a name (`PutOptions.upload`) can be continued after a crash."""
+    is_local: bool = False
+    """Whether its bytes are on this machine, and reading them again costs no transfer."""
 
 
 class ObjectDriver(Stationary, ABC):
@@ -215,12 +218,16 @@ class ObjectDriver(Stationary, ABC):
             key, data, msgspec.structs.replace(options, metadata=metadata, sha256=parts.sha256)
         )
 
-    async def uploaded(self, key: str, upload: str) -> int:
-        """How many bytes of the stream of this name are there already, in whole parts from its beginning:
-        `put_stream` is to be given the parts behind them (`Parts` with ``start``). One that is cut off
-        leaves its parts for the next; so the name says exactly which bytes they are of.
+    async def uploaded(self, key: str, upload: str) -> Mapping[int, SentPart]:
+        """The parts of the stream of this name that are there already, by their index: `put_stream` is to be
+        given them (`Parts` with ``known``), and sends the others. One that is cut off leaves its parts for
+        the next; so the name says exactly which bytes they are of. A new stream with another name for the
+        same key drops them.
         """
-        return 0
+        return {}
+
+    async def give_up(self, key: str, upload: str) -> None:
+        """Remove what can be removed of a stream that nobody will continue."""
 
     async def read_stream(
         self, key: str, options: GetOptions

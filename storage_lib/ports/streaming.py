@@ -20,6 +20,7 @@ from storage_lib import threads
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError, StorageError
 from storage_lib.ports.object_model import ObjectInfo, StoredObject
+from storage_lib.ports.sent import SentPart
 
 ByteSource = AsyncIterable[Buffer] | Iterable[Buffer] | BinaryIO
 
@@ -36,7 +37,9 @@ class Digest(Protocol):
     """A hash that is being computed, as hashlib's are."""
 
     def update(self, data: Buffer, /) -> None: ...
+    def digest(self) -> bytes: ...
     def hexdigest(self) -> str: ...
+    def copy(self) -> Digest: ...
 
 
 async def sha256_of(data: bytes) -> str:
@@ -75,6 +78,8 @@ class Parts:
         is needed, unless ``digest`` has taken them in.
     :param sha256: the checksum of the whole. If the bytes, from the first one on, do not have it, the parts
         end with an `IntegrityError`.
+    :param known: parts that an earlier run has sent, by their index; all that precede ``start`` are among
+        them.
     """
 
     def __init__(
@@ -87,7 +92,10 @@ class Parts:
         start: int = 0,
         sha256: str | None = None,
         digest: Digest | None = None,
+        known: Mapping[int, SentPart] | None = None,
     ) -> None:
+        self.known = {} if known is None else known
+        """What the store has of the stream already, whether it agrees with it or not."""
         self._late = late
         self._start = start
         self._known = sha256
@@ -101,10 +109,13 @@ class Parts:
         self._ended = False
         self._given = False
         self._watch: Callable[[int], Awaitable[None]] | None = None
+        self._prefixes: dict[int, bytes] = {}
         self.size = start
         """How many bytes of the object have been given, those before the source's included."""
         self.on_part: Callable[[int], None] | None = None
         """Told the size of each part that is given."""
+        self.on_sent: Callable[[int], None] | None = None
+        """Told the size of each of them that need not be sent: an earlier run has."""
 
     @property
     def sha256(self) -> str:
@@ -122,6 +133,36 @@ class Parts:
     def before(self) -> int:
         """How many parts precede the first one."""
         return self._start // self._size
+
+    @property
+    def digest(self) -> Digest:
+        """The hash of what has been given, to be gone on with."""
+        return self._hash.copy()
+
+    def prefix(self, index: int) -> bytes | None:
+        """The SHA-256 of the stream from its first byte to the last one of a part that has been given; None
+        if the bytes before the first one that was given are not known."""
+        return self._prefixes.get(index)
+
+    async def sent(self, index: int, part: bytes) -> SentPart | None:
+        """The part of this index, if an earlier run has sent it as it is."""
+        known = self.known.get(index)
+        if known is None or not await known.agrees(part, self.prefix(index)):
+            return None
+        if self.on_sent is not None:
+            self.on_sent(len(part))
+        return known
+
+    def precede(self, digest: Digest) -> None:
+        """Take in what the store has before the first part.
+
+        :raises IntegrityError: it is not what the source had there.
+        """
+        if self._seen_from_start and digest.digest() != self._hash.digest():
+            raise IntegrityError(
+                "the parts of the stream that were sent before are not those of its source", field="source"
+            )
+        self._hash, self._seen_from_start = digest, True
 
     @property
     def is_late(self) -> bool:
@@ -177,6 +218,8 @@ class Parts:
             if self.on_part is not None:
                 self.on_part(len(part))
             await threads.working.run(self._hash.update, part)
+            if self._seen_from_start:
+                self._prefixes[(self.size - 1) // self._size] = self._hash.digest()
             if self._ended and not self._left:
                 self._check(self._hash.hexdigest())
             yield part

@@ -59,6 +59,7 @@ from storage_lib.ports.object_model import (
     StoredObject,
     agrees,
 )
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
 
 MAX_PAGE = 5000
@@ -166,9 +167,9 @@ class AzureObjects(ObjectDriver):
         etag = await put_blocks(self._container, key, parts, options, repeat)
         return PutResult(key, etag, parts.size, options.has_created)
 
-    async def uploaded(self, key: str, upload: str) -> int:
-        size = self.capabilities.part_bytes
-        return size * await staged(self._container, key, upload, size)
+    async def uploaded(self, key: str, upload: str) -> dict[int, SentPart]:
+        # What is given up cannot be removed: it goes when another is committed, or after a week.
+        return await staged(self._container, key, upload)
 
     async def _expect(self, key: str, if_match: str) -> None:
         """See that the object has this ETag before all is sent for nothing. What is sent and not committed

@@ -3,7 +3,8 @@
 A blob of blocks appears by Put Block List, whole, with the type and metadata that are known only then.
 Blocks that were never committed are not to be seen and go after a week. The service drops all of a blob's
 uncommitted blocks when anything is committed to it: of uploads that race for a key, the ones that end later
-find theirs gone and fail, and none can be made of the blocks of two, since every upload names its own.
+find theirs gone and fail, and none can be made of the blocks of two, since every upload names its own. The
+name of a block tells its upload, its place, and what the bytes up to its end are.
 
 obstore moves no metadata and no condition with its multipart uploads, so blocks go through the SDK, at about
 two or three milliseconds of processor time for a MiB, the checksums included.
@@ -11,6 +12,8 @@ two or three milliseconds of processor time for a MiB, the checksums included.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import secrets
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -26,9 +29,12 @@ from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import ANY_VERSION
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
 
 _PIECE_BYTES = 256 * 1024
+_UPLOAD_BYTES, _INDEX_BYTES, _PREFIX_BYTES = 9, 3, 12
+_UNKNOWN = bytes(_PREFIX_BYTES)
 
 
 async def put_blocks(
@@ -58,13 +64,17 @@ async def put_blocks(
     blob = await container.blob(key)
     doing = f"put {key!r}"
 
-    upload = secrets.token_hex(12) if options.upload is None else _named(options.upload)
+    upload = secrets.token_bytes(_UPLOAD_BYTES) if options.upload is None else _named(options.upload)
 
     async def stage(index: int, part: bytes) -> str:
-        block = _block(upload, parts.before + index)
+        index += parts.before
+        if (sent := await parts.sent(index, part)) is not None:
+            return sent.name
+        digest = await threads.working.run(_md5, part)
+        block = _block(upload, index, digest)
         # The service refuses what has been damaged on its way. (The emulator, not given an MD5, computes a
         # CRC-64, in JavaScript, for three times as long as it takes for all the rest.)
-        headers = {"Content-MD5": await threads.working.run(_md5, part)}
+        headers = {"Content-MD5": base64.b64encode(digest).decode()}
         await repeat(f"{doing}, a block", lambda: stage_once(block, part, headers))
         return block
 
@@ -83,7 +93,7 @@ async def put_blocks(
         container.seen = True
 
     # The first one finds out whether there is a container.
-    blocks = [_block(upload, index) for index in range(parts.before)]
+    blocks = [parts.known[index].name for index in range(parts.before)]
     blocks += await send_all(aiter(parts), stage, first_alone=not container.seen)
 
     async def commit() -> Any:
@@ -112,33 +122,39 @@ async def put_blocks(
     return bare(answer["etag"])
 
 
-async def staged(container: Container, key: str, upload: str, part_bytes: int) -> int:
-    """How many blocks of an upload are there, all from the first one on, of ``part_bytes`` each."""
+async def staged(container: Container, key: str, upload: str) -> dict[int, SentPart]:
+    """The blocks of an upload that are there."""
     blob = await container.blob(key)
     try:
         _, found = await container.send(lambda: blob.get_block_list("uncommitted"))
     except Exception as error:
         with suppress(KeyNotFoundError):
             await container.failed(error, f"list the blocks of {key!r}", key)
-        return 0
-    sizes = {str(block.id): block.size for block in found}
-    count = 0
-    while sizes.get(_block(_named(upload), count)) == part_bytes:
-        count += 1
-    return count
+        return {}
+    name, parts = _named(upload), dict[int, SentPart]()
+    for block in found:
+        with suppress(binascii.Error, UnicodeEncodeError):
+            told = base64.urlsafe_b64decode(str(block.id))
+            if told[:_UPLOAD_BYTES] == name:
+                prefix = told[_UPLOAD_BYTES + _INDEX_BYTES :]
+                index = int.from_bytes(told[_UPLOAD_BYTES : -len(prefix)])
+                known = None if prefix == _UNKNOWN else prefix
+                parts[index] = SentPart(str(block.id), block.size, prefix=known)
+    return parts
 
 
-def _md5(part: bytes) -> str:
-    return b64encode(md5(part, usedforsecurity=False).digest()).decode()
+def _md5(part: bytes) -> bytes:
+    return md5(part, usedforsecurity=False).digest()
 
 
-def _named(upload: str) -> str:
-    return sha256(upload.encode()).hexdigest()[:24]
+def _named(upload: str) -> bytes:
+    return sha256(upload.encode()).digest()[:_UPLOAD_BYTES]
 
 
-def _block(upload: str, index: int) -> str:
+def _block(upload: bytes, index: int, prefix: bytes | None) -> str:
     # All ids of a blob have one length; that of obstore's, should one of its uploads be open.
-    return f"{upload}{index:08x}"
+    told = upload + index.to_bytes(_INDEX_BYTES) + (prefix or _UNKNOWN)[:_PREFIX_BYTES]
+    return base64.urlsafe_b64encode(told).decode()
 
 
 def is_ordered(options: PutOptions) -> bool:

@@ -52,10 +52,10 @@ class TemporaryFiles:
         return fd, path
 
     def continued(self, name: str) -> tuple[int, str] | None:
-        """A file that outlives its process, open for writing where an earlier one was ended; None if another
-        process writes it at this moment. `remove_stale` spares it for a week."""
+        """A file that outlives its process, open as an earlier one left it; None if another process writes it
+        at this moment. `remove_stale` spares it for a week."""
         path = f"{self._directory}/{name}{_KEPT_SUFFIX}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, self._rights.file)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, self._rights.file)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it locked may have renamed it just now.
@@ -80,6 +80,14 @@ class TemporaryFiles:
                         size = entry.stat(follow_symlinks=False).st_size
                         found.append((entry.name[len(name) : -len(_KEPT_SUFFIX)], size))
         return found
+
+    def drop(self, name: str, spared: str | None = None) -> None:
+        """Remove the `continued` files whose names begin with ``name``, but none that begins with ``spared``,
+        and none that a process writes at this moment."""
+        for rest, _ in self.kept(name):
+            if spared is None or not (name + rest).startswith(spared):
+                with contextlib.suppress(OSError):
+                    _unlink_unlocked(f"{self._directory}/{name}{rest}{_KEPT_SUFFIX}")
 
     @contextlib.contextmanager
     def written(self, data: bytes) -> Generator[str]:

@@ -41,6 +41,7 @@ from storage_lib.ports.drivers import (
     once,
 )
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
 
 THREADS = 16
@@ -58,7 +59,7 @@ class FileObjects(ObjectDriver):
     """Objects as files. ``prepare`` makes or checks the folder; it runs before the first operation.
     ``clock`` (seconds since the epoch) decides what has expired."""
 
-    capabilities = ObjectCapabilities(resumes_streams=True)
+    capabilities = ObjectCapabilities(resumes_streams=True, is_local=True)
 
     def __init__(self, prepare: Callable[[], Layout], clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
@@ -191,6 +192,8 @@ class FileObjects(ObjectDriver):
         put = PutParts(key, options, is_late=parts.is_late)
         try:
             await self._in_thread(lambda: writer.begin(put, parts.start))
+            if parts.start:
+                parts.precede(await self._in_thread(put.digest))
             appended: asyncio.Future[None] | None = None
             async for part in parts:  # The next part is fetched while this one is written.
                 if appended is not None:
@@ -209,11 +212,18 @@ class FileObjects(ObjectDriver):
             raise
         return await self._save(put)
 
-    async def uploaded(self, key: str, upload: str) -> int:
+    async def uploaded(self, key: str, upload: str) -> dict[int, SentPart]:
+        # What they are is seen when they are read again, by `put_stream`.
+        _, writer = await self._open()
+        size = self.capabilities.part_bytes
+        with os_errors(key):
+            count = await self._in_thread(lambda: writer.uploaded(key, upload, size))
+        return {index: SentPart("", size) for index in range(count)}
+
+    async def give_up(self, key: str, upload: str) -> None:
         _, writer = await self._open()
         with os_errors(key):
-            size = await self._in_thread(lambda: writer.uploaded(upload, self.capabilities.part_bytes))
-        return max(size, 0)
+            await self._in_thread(lambda: writer.give_up(key, upload))
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         return await self._save(PutCopy(await self._open_version(source), target, None, if_absent=if_absent))

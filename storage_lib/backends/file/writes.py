@@ -21,7 +21,7 @@ from storage_lib.backends.file.oserrors import MISSING, os_errors
 from storage_lib.errors import StorageError, TransientStorageError
 from storage_lib.ports.drivers import PutOptions
 from storage_lib.ports.object_model import PutResult
-from storage_lib.ports.streaming import LATE_BYTES, Parts
+from storage_lib.ports.streaming import LATE_BYTES, Digest, Parts
 
 _COPY_BYTES = 64 * 1024 * 1024
 """How much is copied between two looks whether anyone still wants the copy."""
@@ -138,8 +138,10 @@ class PutParts(Put):
                 raise AbandonedError
             found = None
             if self._upload is not None:
+                name = upload_name(self.key, self._upload)
                 # The room belongs to the name: a header of another length would shift the data.
-                found = files.continued(f"{upload_name(self._upload)}{self._room}")
+                found = files.continued(f"{name}{self._room}")
+                files.drop(upload_name(self.key), spared=name)
             self.fd, self.temporary = found or files.create()
             if os.fstat(self.fd).st_size < self._room + start and start:
                 self.is_kept = found is not None
@@ -148,6 +150,17 @@ class PutParts(Put):
                 )
             os.ftruncate(self.fd, self._room + start)
             self._size = start
+
+    def digest(self) -> Digest:
+        """The SHA-256 of what was there when it was begun, read from the disk."""
+        digest = hashlib.sha256()
+        for done in range(0, self._size, _READ_BYTES):
+            with self._lock, os_errors(self.key):
+                if self._discarded:
+                    raise AbandonedError
+                data = os.pread(self.fd, min(_READ_BYTES, self._size - done), self._room + done)
+            digest.update(data)
+        return digest
 
     def append(self, part: bytes) -> None:
         """Never raises: the first failure is kept in ``error`` and undoes what is appended after it."""
@@ -244,9 +257,10 @@ class PutCopy(Put):
         super().discard()
 
 
-def upload_name(upload: str) -> str:
-    """How the name of the file of an upload begins."""
-    return f"{hashlib.sha256(upload.encode()).hexdigest()}-"
+def upload_name(key: str, upload: str | None = None) -> str:
+    """How the name of the file of an upload begins; or those of all uploads for a key."""
+    texts = [key] if upload is None else [key, upload]
+    return "".join(f"{hashlib.sha256(text.encode()).hexdigest()[:32]}-" for text in texts)
 
 
 def unlink_if_there(path: str) -> bool:

@@ -82,12 +82,15 @@ class ObjectWriter:
         finally:
             _discard(write)
 
-    def uploaded(self, upload: str, part_bytes: int) -> int:
-        """How many bytes of whole parts there are of an upload."""
-        sizes = [
-            size - int(room) for room, size in self._temporary.kept(upload_name(upload)) if room.isdecimal()
-        ]
-        return max(sizes, default=0) // part_bytes * part_bytes if sizes else 0
+    def uploaded(self, key: str, upload: str, part_bytes: int) -> int:
+        """How many whole parts there are of an upload."""
+        kept = self._temporary.kept(upload_name(key, upload))
+        sizes = [size - int(room) for room, size in kept if room.isdecimal()]
+        return max(*sizes, 0) // part_bytes if sizes else 0
+
+    def give_up(self, key: str, upload: str) -> None:
+        """Remove what there is of an upload, unless another process goes on with it."""
+        self._temporary.drop(upload_name(key, upload))
 
     def begin(self, put: PutParts, start: int = 0) -> None:
         """Make the file that parts are appended to before it is `run`.

@@ -1,12 +1,13 @@
 """Multipart uploads that another process may continue.
 
-S3 knows an upload by an id that it gives. A small object of the library's own keeps it, with the mark that
-the upload was begun with, under the name that the caller has for the upload.
+S3 knows an upload by an id that it gives. A small object of the library's own, one for each key, keeps it, the
+mark that the upload was begun with, and the name that the caller has for it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
 
 import msgspec
@@ -15,58 +16,65 @@ from storage_lib.backends.s3.answers import children_of
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.errors import KeyNotFoundError, StorageError
 from storage_lib.keys import SYSTEM_PREFIX
+from storage_lib.ports.sent import SentPart
+
+_IS_MD5 = re.compile(r"[0-9a-f]{32}").fullmatch
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """An upload that was begun; ``mark`` is in the metadata of the object to be."""
+    """An upload that was begun; ``mark`` is in the metadata of the object to be. ``by_md5``: the ETags of its
+    parts are their MD5 (with keys of AWS KMS they are not)."""
 
     upload_id: str
     mark: str
+    upload: str = ""
+    by_md5: bool = False
 
     @property
     def query(self) -> dict[str, str]:
         return {"uploadId": self.upload_id}
 
 
-def _record(upload: str) -> str:
-    return f"{SYSTEM_PREFIX}uploads/{hashlib.sha256(upload.encode()).hexdigest()}"
+def _record(key: str) -> str:
+    return f"{SYSTEM_PREFIX}uploads/{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-async def keep(bucket: Bucket, upload: str, begun: Begun) -> None:
+async def keep(bucket: Bucket, key: str, begun: Begun) -> None:
     """Keep what is needed to continue an upload."""
     doing = "keep the id of an upload"
-    await bucket.put(_record(upload), msgspec.json.encode(begun), {"Content-Type": "text/plain"}, doing=doing)
+    await bucket.put(_record(key), msgspec.json.encode(begun), {"Content-Type": "text/plain"}, doing=doing)
 
 
-async def forget(bucket: Bucket, upload: str) -> None:
+async def forget(bucket: Bucket, key: str) -> None:
     """Remove what was kept; what stays does no harm."""
     with suppress(StorageError):
-        await bucket.send("DELETE", _record(upload), doing="forget an upload")
+        await bucket.send("DELETE", _record(key), doing="forget an upload")
 
 
-async def find(bucket: Bucket, upload: str) -> Begun | None:
-    """An upload that was begun and may be there still."""
+async def find(bucket: Bucket, key: str) -> Begun | None:
+    """The upload for a key that was begun last, and may be there still."""
     doing = "look for the id of an upload"
     try:
-        _, content = await bucket.get(_record(upload), {}, doing, whole=True)
+        _, content = await bucket.get(_record(key), {}, doing, whole=True)
         return msgspec.json.decode(content, type=Begun)
     except (KeyNotFoundError, msgspec.DecodeError):
         return None
 
 
-async def etags(bucket: Bucket, key: str, begun: Begun, part_bytes: int) -> list[str]:
-    """Those of the parts that are there, all from the first one on, of ``part_bytes`` each."""
-    found: list[str] = []
+async def sent(bucket: Bucket, key: str, begun: Begun) -> dict[int, SentPart] | None:
+    """The parts of an upload that are there; None if it was completed or given up."""
+    found, last = dict[int, SentPart](), "0"
     while True:
-        query = {**begun.query, "part-number-marker": str(len(found))}
+        query = {**begun.query, "part-number-marker": last}
         try:
             answer = await bucket.send("GET", key, query=query, doing=f"list the parts of {key!r}")
         except KeyNotFoundError:
-            return []  # It was completed or given up.
+            return None
         parts = children_of(answer.body, "Part")
         for part in parts:
-            if part.get("PartNumber") != str(len(found) + 1) or part.get("Size") != str(part_bytes):
-                return found
-            found.append(part.get("ETag", ""))
+            last, etag = part["PartNumber"], part["ETag"]
+            md5 = etag.strip('"')
+            known = md5 if begun.by_md5 and _IS_MD5(md5) else None
+            found[int(last) - 1] = SentPart(etag, int(part["Size"]), md5=known)
         if not parts:
             return found

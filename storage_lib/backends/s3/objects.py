@@ -24,7 +24,7 @@ from storage_lib.backends.s3.errors import has_unreadable_metadata, read
 from storage_lib.backends.s3.listing import MAX_PAGE, Listing, Page, Query, parse
 from storage_lib.backends.s3.reading import Reading
 from storage_lib.backends.s3.sidecars import described
-from storage_lib.backends.s3.upload import upload
+from storage_lib.backends.s3.upload import clean_up, upload
 from storage_lib.errors import (
     IntegrityError,
     KeyNotFoundError,
@@ -52,6 +52,7 @@ from storage_lib.ports.object_model import (
     StoredObject,
     agrees,
 )
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
 
 MAX_COPY_BYTES = 5_000_000_000
@@ -202,11 +203,17 @@ class S3Objects(ObjectDriver):
         await self._forget(sidecar)
         return PutResult(key, etag, parts.size, options.has_created)
 
-    async def uploaded(self, key: str, upload: str) -> int:
-        if (begun := await continuing.find(self._bucket, upload)) is None:
-            return 0
-        size = self.capabilities.part_bytes
-        return size * len(await continuing.etags(self._bucket, key, begun, size))
+    async def uploaded(self, key: str, upload: str) -> dict[int, SentPart]:
+        begun = await continuing.find(self._bucket, key)
+        if begun is None or begun.upload != upload:
+            return {}
+        return await continuing.sent(self._bucket, key, begun) or {}
+
+    async def give_up(self, key: str, upload: str) -> None:
+        begun = await continuing.find(self._bucket, key)
+        if begun is not None and begun.upload == upload:
+            await clean_up(self._bucket, key, begun.query, None)
+            await continuing.forget(self._bucket, key)
 
     async def read_stream(
         self, key: str, options: GetOptions

@@ -48,12 +48,8 @@ async def upload(
     """
     doing = f"put {key!r}"
     begun = None
-    known: list[str] = []
-    if options.upload is not None and parts.start:
-        if (begun := await continuing.find(bucket, options.upload)) is not None:
-            known = await continuing.etags(bucket, key, begun, parts.start // parts.before)
-        if begun is None or len(known) < parts.before:
-            raise TransientStorageError(f"{doing}: its upload was given up or completed", remedy="try again")
+    if options.upload is not None:
+        begun = await _begun(bucket, key, parts, options.upload)
     mark = wire.new_mark() if begun is None else begun.mark
     metadata, moved = wire.divided(options.metadata)
     sidecar = wire.sidecar_name(mark, full=parts.is_late or bool(moved))
@@ -61,17 +57,19 @@ async def upload(
     headers |= headers_in(metadata)
     # Begun twice, one of the uploads stays empty and is none of anybody's.
     if begun is None:
-        query = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
+        query, by_md5 = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
         if options.upload is not None:
-            kept = continuing.Begun(query["uploadId"], mark)
-            name = options.upload
-            await repeat(f"{doing}, keep", lambda: continuing.keep(bucket, name, kept))
+            kept = continuing.Begun(query["uploadId"], mark, options.upload, by_md5)
+            await repeat(f"{doing}, keep", lambda: continuing.keep(bucket, key, kept))
     else:
         query = begun.query
     completing = False
 
     async def send(index: int, part: bytes) -> str:
-        number = parts.before + index + 1
+        index += parts.before
+        if (sent := await parts.sent(index, part)) is not None:
+            return sent.name
+        number = index + 1
         numbered = {**query, "partNumber": str(number)}
         response = await repeat(
             f"{doing}, part {number}",
@@ -80,7 +78,8 @@ async def upload(
         return response.headers.get("ETag", "")
 
     try:
-        etags = known[: parts.before] + await send_all(aiter(parts), send)
+        etags = [parts.known[index].name for index in range(parts.before)]
+        etags += await send_all(aiter(parts), send)
         await before_the_end()
         checksum = wire.to_sidecar(sidecar, parts.sha256, parts.complete(moved))
         plain = {"Content-Type": "text/plain"}
@@ -105,30 +104,49 @@ async def upload(
             ) from error
     except BaseException as error:
         is_cut_off = isinstance(error, asyncio.CancelledError | TransientStorageError)
-        if options.upload is not None and is_cut_off and not completing:
-            raise  # Another process is to continue it.
+        if options.upload is not None and is_cut_off:
+            raise  # Another process is to continue it, or to see that it was completed.
         # A refusal is an answer: nothing was made. Otherwise the object may be there, and needs its sidecar.
         is_refused = isinstance(error, StorageError) and not isinstance(error, StorageUnavailableError)
-        await _clean_up(bucket, key, query, sidecar if is_refused or not completing else None)
+        await clean_up(bucket, key, query, sidecar if is_refused or not completing else None)
+        if options.upload is not None:
+            await continuing.forget(bucket, key)
         raise
-    finally:
-        if options.upload is not None and completing:
-            await continuing.forget(bucket, options.upload)
+    if options.upload is not None:
+        await continuing.forget(bucket, key)
     return wire.join(wire.bare(text_of(answer.body, "ETag")), mark)
 
 
-async def _begin(bucket: Bucket, key: str, headers: Mapping[str, str], doing: str) -> dict[str, str]:
+async def _begun(bucket: Bucket, key: str, parts: Parts, upload: str) -> continuing.Begun | None:
+    """The upload to be continued. One of another stream for this key, which nobody will continue, is given
+    up."""
+    begun = await continuing.find(bucket, key)
+    if begun is not None and begun.upload != upload:
+        await clean_up(bucket, key, begun.query, None)
+        begun = None
+    elif begun is not None and not parts.known and await continuing.sent(bucket, key, begun) is None:
+        begun = None
+    if begun is None and parts.start:
+        raise TransientStorageError(f"put {key!r}: its upload was given up or completed", remedy="try again")
+    return begun
+
+
+async def _begin(
+    bucket: Bucket, key: str, headers: Mapping[str, str], doing: str
+) -> tuple[dict[str, str], bool]:
+    """The query that names a new upload, and whether the ETags of its parts will be their MD5."""
     begin = asyncio.create_task(bucket.send("POST", key, query={"uploads": ""}, headers=headers, doing=doing))
     try:
         begun = await asyncio.shield(begin)
     except asyncio.CancelledError:
         # Only the answer tells which upload is to be given up.
-        await _clean_up(bucket, key, {"uploadId": text_of((await begin).body, "UploadId")}, None)
+        await clean_up(bucket, key, {"uploadId": text_of((await begin).body, "UploadId")}, None)
         raise
-    return {"uploadId": text_of(begun.body, "UploadId")}
+    by_md5 = not begun.headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
+    return {"uploadId": text_of(begun.body, "UploadId")}, by_md5
 
 
-async def _clean_up(bucket: Bucket, key: str, query: Mapping[str, str], sidecar: str | None) -> None:
+async def clean_up(bucket: Bucket, key: str, query: Mapping[str, str], sidecar: str | None) -> None:
     """Give up the upload; what stays is removed by the bucket's lifecycle rule for incomplete uploads, if
     any. While a part that was cut off still arrives this can fail (AbortMultipartUpload): it is tried again.
     """

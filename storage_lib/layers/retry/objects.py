@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -23,6 +23,7 @@ from storage_lib.ports import expiry
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.hidden import ATTEMPT
 from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
 
 _CREATED = "c"
@@ -158,10 +159,13 @@ class RetryingObjects(ObjectLayer):
     ) -> PutResult:
         return await self.inner.put_stream(key, parts, options, self._retrier.step)
 
-    async def uploaded(self, key: str, upload: str) -> int:
+    async def uploaded(self, key: str, upload: str) -> Mapping[int, SentPart]:
         return await self._retrier.step(
             f"look for parts of {key!r}", lambda: self.inner.uploaded(key, upload)
         )
+
+    async def give_up(self, key: str, upload: str) -> None:
+        await self._retrier.step(f"give up parts of {key!r}", lambda: self.inner.give_up(key, upload))
 
     async def read_stream(
         self, key: str, options: GetOptions

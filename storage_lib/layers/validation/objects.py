@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.records import IS_RECORD
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts, one_chunk, verify
 
 
@@ -85,9 +86,9 @@ class ValidatingObjects(ObjectLayer):
             write.wrote(result)
             return result
 
-    async def uploaded(self, key: str, upload: str) -> int:
+    async def uploaded(self, key: str, upload: str) -> Mapping[int, SentPart]:
         # A rule is checked against the whole of an object.
-        return 0 if self._rules_for(key) else await self.inner.uploaded(key, upload)
+        return {} if self._rules_for(key) else await self.inner.uploaded(key, upload)
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         if not (rules := self._rules_for(target)):
