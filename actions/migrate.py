@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -25,12 +27,16 @@ from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
-    from storage_lib.migration import MigrationOptions
+    from storage_lib.migration import Migration, MigrationOptions
 
 ALLOWED = "AGENT_MIGRATION_STORES"
 RANGE_KEYS = 1000
 RANGE_BYTES = 512 * 1024 * 1024
 _MOST_RANGES = MAX_CHILDREN // 2
+RANGE_SECONDS = 480.0
+"""After this time another task goes on with a range, and after half of it with keys that are still to be cut
+into ranges. The rest of the time limit is for what is under way."""
+_CHECK_SECONDS = 5.0
 _PATIENT = RetryPolicy(max_attempts=10)
 _PASSING = frozenset({TransientStorageError.code, StorageUnavailableError.code})
 
@@ -40,7 +46,7 @@ class Migrate:
     """:param source: the URL of a store; None is the app's own.
     :param target: likewise. A URL must be one of the setting ``AGENT_MIGRATION_STORES``.
 
-    The others are those of `storage_lib.migration.MigrationOptions`.
+    The others are those of `storage_lib.migration.MigrationOptions`; ``resumed`` is for the action's own use.
     """
 
     source: str | None = None
@@ -56,6 +62,7 @@ class Migrate:
     after: str | None = None
     until: str | None = None
     bytes_per_second: float | None = None
+    resumed: int | None = None
 
     def __post_init__(self) -> None:
         self.options()
@@ -79,6 +86,13 @@ class Migrate:
         )
 
 
+class _Plan(msgspec.Struct, frozen=True):
+    """The last key of each range but the last. ``is_cut``: the keys behind them are still to be cut."""
+
+    ends: list[str]
+    is_cut: bool = False
+
+
 class MigrationFailedError(StorageError):
     """Some objects could not be copied; the others were."""
 
@@ -87,7 +101,8 @@ class MigrationFailedError(StorageError):
 
 @task("migrate", payload=Migrate, retry=_PATIENT)
 async def migrate(context: TaskContext, payload: Migrate) -> dict[str, Any]:
-    """Cut the keys of the source into ranges, and submit a task for each. It ends when they all have.
+    """Cut the keys of the source into ranges, and submit a task for each. It ends when they all have. What
+    cannot be listed in its time is cut by another task.
 
     A run after a retry submits the same ranges: they are kept in an object when they are first cut.
 
@@ -97,25 +112,39 @@ async def migrate(context: TaskContext, payload: Migrate) -> dict[str, Any]:
 
     async with _stores(context, payload) as (source, target):
         Migration(source, target, payload.options())  # Refuses a store that would be its own source.
-        ends = await _ends(context, source, payload)
+        plan = await _plan(context, source, payload)
     after = payload.after
-    for until in [*ends, payload.until]:
+    for until in plan.ends:
         await context.submit("migrate_range", asdict(replace(payload, after=after, until=until)))
         after = until
-    return {"ranges": len(ends) + 1}
+    rest = "migrate" if plan.is_cut else "migrate_range"
+    await context.submit(rest, asdict(replace(payload, after=after)))
+    return {"ranges": len(plan.ends) + (not plan.is_cut)}
 
 
 @task("migrate_range", payload=Migrate, retry=_PATIENT, timeout=540)
 async def migrate_range(context: TaskContext, payload: Migrate) -> dict[str, Any]:
-    """Copy the objects of one range, a part of `migrate`. Run again, it goes on where it was.
+    """Copy the objects of one range, a part of `migrate`. Run again, it goes on where it was; one that takes
+    longer is gone on with by another task.
 
-    :raises MigrationFailedError: some could not be copied; its text names the first of them.
+    :raises MigrationFailedError: some could not be copied; its text names the first of them. Or one takes
+        longer than a task may, and cannot be continued.
     """
     from storage_lib.migration import Migration
 
     async with _stores(context, payload) as (source, target):
-        report = await Migration(source, target, payload.options()).run()
-    if not report.ok:
+        migration = Migration(source, target, payload.options())
+        has_ended = await _run(context, migration)
+    report = migration.report
+    if not has_ended:
+        resumed = None if report.copied or report.updated or report.deleted else report.bytes_resumed
+        if resumed is not None and payload.resumed is not None and resumed <= payload.resumed:
+            raise MigrationFailedError(
+                f"no object of the range was copied within {RANGE_SECONDS:g} s, and none can be continued",
+                remedy="run the migration from the command line, which has no such limit",
+            )
+        await context.submit("migrate_range", asdict(replace(payload, resumed=resumed)))
+    elif not report.ok:
         first = "; ".join(f"{each.name}: {each.message}" for each in report.failed[:10])
         told = f"{report.failures} objects failed: {first}"
         if any(each.code in _PASSING for each in report.failed):
@@ -124,12 +153,41 @@ async def migrate_range(context: TaskContext, payload: Migrate) -> dict[str, Any
     return msgspec.to_builtins(report)
 
 
-async def _ends(context: TaskContext, source: StorageManager, payload: Migrate) -> list[str]:
-    """The last key of each range but the last."""
-    plan, objects = f"{content_prefix(context.task.task_id)}ranges", context.storage.backend.objects
+async def _run(context: TaskContext, migration: Migration) -> bool:
+    """Whether it came to its end in its time."""
+    running = asyncio.ensure_future(migration.run())
+    end, report = time.monotonic() + RANGE_SECONDS, migration.report
+    try:
+        while (left := end - time.monotonic()) > 0:
+            if (await asyncio.wait({running}, timeout=min(left, _CHECK_SECONDS)))[0]:
+                running.result()
+                return True
+            done = {"copied": report.copied + report.updated, "skipped": report.skipped}
+            await context.progress(done | {"bytes": report.bytes_copied})
+        return False
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _plan(context: TaskContext, source: StorageManager, payload: Migrate) -> _Plan:
+    key, objects = f"{content_prefix(context.task.task_id)}ranges", context.storage.backend.objects
+    plan = await _cut(context, source, payload)
+    try:
+        await objects.put(key, msgspec.json.encode(plan), content_type="application/json", if_absent=True)
+    except PreconditionFailedError:
+        kept = await objects.get(key)
+        assert kept is not None  # noqa: S101 - only a get with if_none_match answers None
+        found = msgspec.json.decode(kept.data, type=_Plan | list[str])
+        return _Plan(found) if isinstance(found, list) else found
+    return plan
+
+
+async def _cut(context: TaskContext, source: StorageManager, payload: Migrate) -> _Plan:
     ends: list[str] = []
     keys = size = 0
     most_keys, most_bytes = RANGE_KEYS, RANGE_BYTES
+    until = time.monotonic() + RANGE_SECONDS / 2
     listing = source.backend.objects.iterate(
         payload.prefix, start_after=payload.after, details=True, skip=SYSTEM_PREFIX
     )
@@ -140,17 +198,13 @@ async def _ends(context: TaskContext, source: StorageManager, payload: Migrate) 
         if keys >= most_keys or size >= most_bytes:
             ends.append(entry.key)
             keys = size = 0
+            await context.checkpoint()
+            if time.monotonic() > until:
+                return _Plan(ends, is_cut=True)
             if len(ends) > _MOST_RANGES:
                 # Fewer and larger ones: a task has so many children at most.
                 ends, most_keys, most_bytes = ends[1::2], most_keys * 2, most_bytes * 2
-                await context.checkpoint()
-    try:
-        await objects.put(plan, msgspec.json.encode(ends), content_type="application/json", if_absent=True)
-    except PreconditionFailedError:
-        kept = await objects.get(plan)
-        assert kept is not None  # noqa: S101 - only a get with if_none_match answers None
-        return msgspec.json.decode(kept.data, type=list[str])
-    return ends
+    return _Plan(ends)
 
 
 @asynccontextmanager

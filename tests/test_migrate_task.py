@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 import actions.migrate
 from storage_lib import StorageManager
+from storage_lib.backends.file.objects import FileObjects
 from storage_lib.config import StorageConfig
 from storage_lib.migration import check
 from storage_lib.tasks.model import TaskRecord
@@ -47,6 +50,65 @@ async def test_it_is_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert len(children) == 4
         assert sum(child.result["copied"] for child in children if child.result) == 37
         assert (await check(storage, copy)).equal
+
+
+PART = 1024 * 1024
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_what_takes_longer_is_gone_on_with(
+    resumes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A range may have more than a task can copy in its time, even an object; it fails if it gets nowhere."""
+    monkeypatch.setattr(actions.migrate, "RANGE_SECONDS", 1.0)
+    can = replace(FileObjects.capabilities, part_bytes=PART, resumes_streams=resumes)
+    monkeypatch.setattr(FileObjects, "capabilities", can)
+    source, target = f"file:{tmp_path}/source", f"file:{tmp_path}/copy"
+    monkeypatch.setenv("AGENT_MIGRATION_STORES", f"{source} {target}")
+    worker = Worker()
+    async with (
+        StorageManager(StorageConfig(base_path=tmp_path / "source")) as storage,
+        StorageManager(StorageConfig(base_path=tmp_path / "copy")) as copy,
+    ):
+        await storage.write_stream("k/large", [random.Random(1).randbytes(24 * PART + 17)])
+        await storage.save_many({f"k/{n:02}": n for n in range(5)})
+        payload = {"source": source, "target": target, "bytes_per_second": 10 * PART, "delete": True}
+        record, _ = await ended(worker, payload)
+        ranges = (await worker.engine.records.list(action="migrate_range")).records
+        assert await copy.list_keys(prefix="k/0") == [f"k/{n:02}" for n in range(5)]
+        if resumes:
+            assert record.status == "succeeded", record
+            assert 2 < len(ranges) < 10
+            assert (await check(storage, copy, content=True)).equal
+        else:
+            assert record.status == "failed", record
+            assert len(ranges) == 3
+            told = [each.error.message for each in ranges if each.error]
+            assert any("no object of the range was copied within" in text for text in told), told
+
+
+async def test_keys_that_take_long_to_list_are_cut_by_another_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions.migrate, "RANGE_KEYS", 10)
+    monkeypatch.setattr(actions.migrate, "RANGE_SECONDS", 0)
+    url = f"file:{tmp_path}/copy"
+    monkeypatch.setenv("AGENT_MIGRATION_STORES", url)
+    worker = Worker()
+    plan = NewTask(action="migrate", agent_id="ceo", payload={"target": url, "until": "k/33"})
+    await worker.engine.storage.save_many({f"k/{n:02}": n for n in range(35)})
+    (submitted,) = await worker.engine.submission.submit_many([plan])
+    assert isinstance(submitted, TaskRecord)
+    await worker.run(await worker.take())
+    monkeypatch.undo()
+    monkeypatch.setattr(actions.migrate, "RANGE_KEYS", 10)
+    monkeypatch.setenv("AGENT_MIGRATION_STORES", url)
+    await worker.settle()
+    assert (await worker.get(submitted.task_id)).status == "succeeded"
+    plans = (await worker.engine.records.list(action="migrate")).records
+    assert sorted(each.payload.get("after") or "" for each in plans) == ["", "k/09"]
+    async with StorageManager(StorageConfig(base_path=tmp_path / "copy")) as copy:
+        assert await copy.list_keys() == [f"k/{n:02}" for n in range(34)]
 
 
 async def test_within_the_store_of_the_app() -> None:
