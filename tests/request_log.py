@@ -27,7 +27,7 @@ class RequestLog(FaultProxy):
     def __init__(self, port: int) -> None:
         super().__init__(port, Faults(0, 0))
         self.seen: list[Request] = []
-        self._begun = 0
+        self._begun: list[tuple[str, str]] = []
         self._open = 0
         self._changed = asyncio.Condition()
 
@@ -36,10 +36,19 @@ class RequestLog(FaultProxy):
         async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(holds)
 
-    async def reached(self, count: int, *, answered: bool) -> None:
-        """Until so many more requests have begun to arrive, or were answered by the service."""
-        begun, answers = self._begun + count, len(self.seen) + count
-        await self.until(lambda: len(self.seen) >= answers if answered else self._begun >= begun)
+    async def reached(self, count: int, of: Callable[[str, str], bool], *, answered: bool) -> None:
+        """Until so many more requests have begun to arrive, or were answered by the service.
+
+        :param of: whether a request of this method and path counts.
+        """
+        begun, answers = len(self._begun), len(self.seen)
+
+        def is_reached() -> bool:
+            if answered:
+                return sum(of(each.method, each.path) for each in self.seen[answers:]) >= count
+            return sum(of(*each) for each in self._begun[begun:]) >= count
+
+        await self.until(is_reached)
 
     async def settled(self) -> None:
         """Until the service has answered all that it was given, though nobody may wait for it any more."""
@@ -47,8 +56,9 @@ class RequestLog(FaultProxy):
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
-        await self._tell(begun=1)
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        self._begun.append((method, unquote(target.partition("?")[0])))
+        await self._tell()
         if b"100-continue" in head.lower():
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request = head + await _body(reader, head)
@@ -74,7 +84,6 @@ class RequestLog(FaultProxy):
             await self._tell()
         return answer
 
-    async def _tell(self, begun: int = 0) -> None:
+    async def _tell(self) -> None:
         async with self._changed:
-            self._begun += begun
             self._changed.notify_all()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from storage_lib import StorageConfig, StorageManager
-from storage_lib.migration import Migration, MigrationOptions, check
+from storage_lib.migration import check
 from tests.conftest import PROJECT
 from tests.request_log import RequestLog
 from tests.test_migration import config_of, opened
@@ -218,28 +218,6 @@ async def nothing_in_part(storage: StorageManager) -> set[str]:
         if key.startswith("small/"):
             assert (await storage.load(key))["n"] == int(key[-4:])
     return found
-
-
-async def test_one_that_is_cancelled_is_continued(any_target: dict[str, Any], tmp_path: Path) -> None:
-    """On each kind of store: the parts that were sent are not sent again, and not read again."""
-    for kind in ("file", "azurite", "moto"):
-        source = StorageConfig(base_path=tmp_path / f"from-{kind}")
-        async with opened(source) as one, opened(config_of(kind, any_target, tmp_path)) as two:
-            await fill(one, random.Random(1))
-            options = MigrationOptions(prefix="large/a", bytes_per_second=3 * PART)
-            migration = Migration(one, two, options)
-            running = asyncio.create_task(migration.run())
-            async with asyncio.timeout(30):
-                while migration.report.bytes_copied < 6 * PART and not running.done():
-                    await asyncio.sleep(0.01)
-            running.cancel()
-            await asyncio.wait({running})
-            assert await two.list_keys() == []
-            report = await Migration(one, two, MigrationOptions(prefix="large/a", verify=True)).run()
-            assert report.ok, report
-            assert report.bytes_resumed >= PART, (kind, report)
-            assert report.bytes_resumed + report.bytes_copied == SIZES["large/a"]
-            assert (await check(one, two, MigrationOptions(prefix="large/a"), content=True)).equal
 
 
 @pytest.fixture

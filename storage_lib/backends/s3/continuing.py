@@ -1,7 +1,7 @@
 """Multipart uploads that another process may continue.
 
-S3 knows an upload by an id that it gives. A small object of the library's own, one for each key, keeps it, the
-mark that the upload was begun with, and the name that the caller has for it.
+S3 knows an upload by an id that it gives. A small object of the library's own, one for each key, keeps it,
+the mark that the upload was begun with, and the name that the caller has for it.
 """
 
 from __future__ import annotations
