@@ -10,8 +10,8 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from tests.test_migration import config_of, opened
 
 SOAK = bool(os.environ.get("SOAK"))
 PART = 8 * 1024 * 1024
-SIZES = {"large/a": (6 if SOAK else 4) * PART + 17, "large/b": (5 if SOAK else 3) * PART}
-SMALL = 300 if SOAK else 60
+SIZES = {"large/a": (12 if SOAK else 4) * PART + 17, "large/b": (9 if SOAK else 3) * PART}
+SMALL = 600 if SOAK else 60
 KILLS = 10 if SOAK else 2
 
 RUN = """
@@ -123,6 +123,25 @@ def sent(log: RequestLog) -> Counter[tuple[str, str]]:
     return found
 
 
+async def or_its_end(process: asyncio.subprocess.Process, moment: Coroutine[Any, Any, None]) -> None:
+    """Wait for the moment, but no longer than the process runs."""
+    waiting = {asyncio.create_task(moment), asyncio.create_task(process.wait())}
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def is_write(method: str, path: str) -> bool:
+    return method in ("PUT", "POST") and "/.system/" not in path
+
+
+def is_read(method: str, path: str) -> bool:
+    return method == "GET" and ("/small/" in path or "/large/" in path)
+
+
 def parts_sent(log: RequestLog) -> int:
     return sum(what not in ("all", "blocklist") for _, what in sent(log))
 
@@ -157,17 +176,20 @@ async def test_killed_and_continued(
         for kill in range(KILLS):
             began = len(runs.begun())
             process = await runs.start(**({} if target_log else {"bytes_per_second": 4 * PART}))
-            if not kill:  # when there is something to be continued
+            if not kill and not SOAK:  # when there is something to be continued
                 if target_log is not None:
-                    await target_log.until(lambda: parts_sent(target_log) > 1)
+                    await or_its_end(process, target_log.until(lambda: parts_sent(target_log) > 1))
                 while target_log is None and not any(kept_of(tmp_path, key) for key in SIZES):
                     await asyncio.sleep(0.01)
             elif log is not None:
-                await log.reached(chance.randint(1, 20 if SOAK else 8), answered=chance.random() < 0.5)
+                count, answered = chance.randint(1, 25 if SOAK else 4), chance.random() < 0.5
+                counted = is_write if target_log else is_read
+                await or_its_end(process, log.reached(count, counted, answered=answered))
             else:
                 await asyncio.sleep(chance.uniform(0.05, 0.5))  # the instant is meant to be any
-            assert process.returncode is None, "it came to its end before it was killed"
-            process.kill()
+            assert process.returncode is None or not SOAK, "it came to its end before it was killed"
+            with suppress(ProcessLookupError):
+                process.kill()
             await process.communicate()
             if target_log is not None:
                 await target_log.settled()

@@ -135,6 +135,8 @@ async def test_what_is_given_up_meanwhile_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is deleted, or replaced by a small one, between the listing and the moment at which it is read."""
+    if not gone and "Azure" in repr(target.backend):
+        pytest.skip("Azurite takes blocks that were not committed for an object, and lets none be created")
     await source.write_stream(KEY, [BYTES])
     await cut_off(source, target)
     driver = target.backend.objects.driver

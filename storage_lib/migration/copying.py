@@ -235,7 +235,7 @@ class ObjectCopier:
             async with self._source.stream(key, etag, 0) as stream:
                 earlier = Parts(stream.chunks, part, size)
                 async for piece in earlier:
-                    if same == count or not await known[same].agrees(piece, earlier.prefix(same)):
+                    if same == count or not await known[same].agrees(piece):
                         break
                     digest, same = earlier.digest, same + 1
         return same * part, digest if same else None

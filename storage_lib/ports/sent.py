@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 from typing import NamedTuple
 
 from storage_lib import threads
-
-_md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
 class SentPart(NamedTuple):
     """A part that the store has, as a driver tells of it.
 
-    ``name`` is what the driver knows it by. ``prefix`` is the beginning of the SHA-256 of the stream from its
-    first byte to the last one of this part; ``md5`` is the hex digest of the part alone. Both may be unknown.
+    ``name`` is what the driver knows it by; ``md5`` is its digest, or how that begins, if the store tells it.
     """
 
     name: str
     size: int
-    prefix: bytes | None = None
-    md5: str | None = None
+    md5: bytes | None = None
 
-    async def agrees(self, part: bytes, prefix: bytes | None) -> bool:
-        """Whether it is this part, as far as that can be told.
-
-        :param prefix: the SHA-256 of the stream from its first byte to the last one of ``part``, if known.
-        """
+    async def agrees(self, part: bytes) -> bool:
+        """Whether it is this part, as far as that can be told."""
         if len(part) != self.size:
             return False
-        if self.prefix is not None and prefix is not None:
-            return prefix.startswith(self.prefix)
-        return self.md5 is None or (await threads.working.run(_md5, part)).hexdigest() == self.md5
+        return self.md5 is None or (await threads.working.run(md5_of, part)).startswith(self.md5)
+
+
+def md5_of(part: bytes) -> bytes:
+    return hashlib.md5(part, usedforsecurity=False).digest()

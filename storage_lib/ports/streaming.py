@@ -109,7 +109,6 @@ class Parts:
         self._ended = False
         self._given = False
         self._watch: Callable[[int], Awaitable[None]] | None = None
-        self._prefixes: dict[int, bytes] = {}
         self.size = start
         """How many bytes of the object have been given, those before the source's included."""
         self.on_part: Callable[[int], None] | None = None
@@ -139,15 +138,10 @@ class Parts:
         """The hash of what has been given, to be gone on with."""
         return self._hash.copy()
 
-    def prefix(self, index: int) -> bytes | None:
-        """The SHA-256 of the stream from its first byte to the last one of a part that has been given; None
-        if the bytes before the first one that was given are not known."""
-        return self._prefixes.get(index)
-
     async def sent(self, index: int, part: bytes) -> SentPart | None:
         """The part of this index, if an earlier run has sent it as it is."""
         known = self.known.get(index)
-        if known is None or not await known.agrees(part, self.prefix(index)):
+        if known is None or not await known.agrees(part):
             return None
         if self.on_sent is not None:
             self.on_sent(len(part))
@@ -218,8 +212,6 @@ class Parts:
             if self.on_part is not None:
                 self.on_part(len(part))
             await threads.working.run(self._hash.update, part)
-            if self._seen_from_start:
-                self._prefixes[(self.size - 1) // self._size] = self._hash.digest()
             if self._ended and not self._left:
                 self._check(self._hash.hexdigest())
             yield part

@@ -4,7 +4,7 @@ A blob of blocks appears by Put Block List, whole, with the type and metadata th
 Blocks that were never committed are not to be seen and go after a week. The service drops all of a blob's
 uncommitted blocks when anything is committed to it: of uploads that race for a key, the ones that end later
 find theirs gone and fail, and none can be made of the blocks of two, since every upload names its own. The
-name of a block tells its upload, its place, and what the bytes up to its end are.
+name of a block tells its upload, its place, and how its MD5 begins.
 
 obstore moves no metadata and no condition with its multipart uploads, so blocks go through the SDK, at about
 two or three milliseconds of processor time for a MiB, the checksums included.
@@ -15,10 +15,9 @@ from __future__ import annotations
 import base64
 import binascii
 import secrets
-from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from hashlib import md5, sha256
+from hashlib import sha256
 from typing import Any, cast
 
 from storage_lib import threads
@@ -29,12 +28,11 @@ from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import ANY_VERSION
-from storage_lib.ports.sent import SentPart
+from storage_lib.ports.sent import SentPart, md5_of
 from storage_lib.ports.streaming import Parts
 
 _PIECE_BYTES = 256 * 1024
-_UPLOAD_BYTES, _INDEX_BYTES, _PREFIX_BYTES = 9, 3, 12
-_UNKNOWN = bytes(_PREFIX_BYTES)
+_UPLOAD_BYTES, _INDEX_BYTES, _MD5_BYTES = 9, 3, 12
 
 
 async def put_blocks(
@@ -70,7 +68,7 @@ async def put_blocks(
         index += parts.before
         if (sent := await parts.sent(index, part)) is not None:
             return sent.name
-        digest = await threads.working.run(_md5, part)
+        digest = await threads.working.run(md5_of, part)
         block = _block(upload, index, digest)
         # The service refuses what has been damaged on its way. (The emulator, not given an MD5, computes a
         # CRC-64, in JavaScript, for three times as long as it takes for all the rest.)
@@ -136,24 +134,18 @@ async def staged(container: Container, key: str, upload: str) -> dict[int, SentP
         with suppress(binascii.Error, UnicodeEncodeError):
             told = base64.urlsafe_b64decode(str(block.id))
             if told[:_UPLOAD_BYTES] == name:
-                prefix = told[_UPLOAD_BYTES + _INDEX_BYTES :]
-                index = int.from_bytes(told[_UPLOAD_BYTES : -len(prefix)])
-                known = None if prefix == _UNKNOWN else prefix
-                parts[index] = SentPart(str(block.id), block.size, prefix=known)
+                index = int.from_bytes(told[_UPLOAD_BYTES:-_MD5_BYTES])
+                parts[index] = SentPart(str(block.id), block.size, told[-_MD5_BYTES:])
     return parts
-
-
-def _md5(part: bytes) -> bytes:
-    return md5(part, usedforsecurity=False).digest()
 
 
 def _named(upload: str) -> bytes:
     return sha256(upload.encode()).digest()[:_UPLOAD_BYTES]
 
 
-def _block(upload: bytes, index: int, prefix: bytes | None) -> str:
+def _block(upload: bytes, index: int, digest: bytes) -> str:
     # All ids of a blob have one length; that of obstore's, should one of its uploads be open.
-    told = upload + index.to_bytes(_INDEX_BYTES) + (prefix or _UNKNOWN)[:_PREFIX_BYTES]
+    told = upload + index.to_bytes(_INDEX_BYTES) + digest[:_MD5_BYTES]
     return base64.urlsafe_b64encode(told).decode()
 
 

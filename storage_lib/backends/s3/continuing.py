@@ -74,7 +74,7 @@ async def sent(bucket: Bucket, key: str, begun: Begun) -> dict[int, SentPart] | 
         for part in parts:
             last, etag = part["PartNumber"], part["ETag"]
             md5 = etag.strip('"')
-            known = md5 if begun.by_md5 and _IS_MD5(md5) else None
-            found[int(last) - 1] = SentPart(etag, int(part["Size"]), md5=known)
+            known = bytes.fromhex(md5) if begun.by_md5 and _IS_MD5(md5) else None
+            found[int(last) - 1] = SentPart(etag, int(part["Size"]), known)
         if not parts:
             return found
