@@ -7,7 +7,7 @@ respond, so it is paused while a call has not been sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 
 
@@ -48,6 +48,30 @@ class Deadline:
         if self.limit is not None and self._left is not None:
             self.limit.reschedule(asyncio.get_running_loop().time() + self._left)
             self._left = None
+
+
+class Deadlines(Deadline):
+    """Those of several operations that share a request, which wait together."""
+
+    __slots__ = ("_all",)
+
+    def __init__(self, deadlines: list[Deadline]) -> None:
+        self._all = deadlines
+        self.check = deadlines[0].check
+
+    @staticmethod
+    def of(deadlines: Iterable[Deadline | None]) -> Deadlines | None:
+        """None where there are none."""
+        given = [deadline for deadline in deadlines if deadline is not None]
+        return Deadlines(given) if given else None
+
+    def begin_wait(self) -> None:
+        for deadline in self._all:
+            deadline.begin_wait()
+
+    def end_wait(self) -> None:
+        for deadline in self._all:
+            deadline.end_wait()
 
 
 DEADLINE: ContextVar[Deadline | None] = ContextVar("storage_deadline", default=None)

@@ -7,6 +7,7 @@ share one session (one pool of connections). The SDK's own retries are off: retr
 from __future__ import annotations
 
 import copy
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Requests
 
 if TYPE_CHECKING:
+    import aiohttp
     from azure.core.credentials import AccessToken
     from azure.data.tables.aio import TableClient, TableServiceClient
     from azure.storage.blob.aio import ContainerClient
@@ -50,6 +52,7 @@ class Clients:
         self.endpoints = endpoints
         self.container_name = container
         self.verify = verify
+        self._trusted: ssl.SSLContext | None = None
         self.needs_token = endpoints.account_key is None and endpoints.sas is None
         self._given_credential = credential
         self._client_id = client_id
@@ -101,6 +104,18 @@ class Clients:
 
         return ContainerClient(self.endpoints.blob, self.container_name, **self._options(here))
 
+    async def session(self) -> aiohttp.ClientSession:
+        """For requests of our own."""
+        return (await self.loops.get()).session
+
+    def trust(self) -> Any:
+        """What a session is to trust."""
+        if self.verify is None:
+            return True
+        if self._trusted is None:
+            self._trusted = ssl.create_default_context(cafile=self.verify)
+        return self._trusted
+
     async def token(self) -> AccessToken:
         """A token for Azure Storage, of the given credential or of the identity there is."""
         return await (await self.loops.get()).credential.get_token(SCOPE)
@@ -109,22 +124,28 @@ class Clients:
         await self.loops.close()
 
     def _make(self) -> tuple[_LoopClients, Callable[[], Awaitable[None]]]:
-        from azure.core.pipeline.transport import AioHttpTransport
-
         session = new_session()
-        options: dict[str, Any] = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
-        if self.verify is not None:
-            options["connection_verify"] = self.verify
-        transport = AioHttpTransport(session=session, session_owner=False, **options)
+        # The SDK is imported only where it is used.
+        transport = self._transport(session) if self.needs_token else None
         credential = Credential(self._given_credential, self._client_id, transport)
 
         async def close() -> None:
             await credential.close()
             await session.close()
 
-        return _LoopClients(transport, credential), close
+        return _LoopClients(session, credential, transport), close
+
+    def _transport(self, session: aiohttp.ClientSession) -> Any:
+        from azure.core.pipeline.transport import AioHttpTransport
+
+        options: dict[str, Any] = {"connection_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}
+        if self.verify is not None:
+            options["connection_verify"] = self.verify
+        return AioHttpTransport(session=session, session_owner=False, **options)
 
     def _options(self, here: _LoopClients) -> dict[str, Any]:
+        if here.transport is None:
+            here.transport = self._transport(here.session)
         options = {"transport": here.transport, "retry_total": 0, "credential": self._key(here)}
         if self.verify is not None:
             options["connection_verify"] = self.verify
@@ -142,8 +163,9 @@ class Clients:
 
 @dataclass(slots=True)
 class _LoopClients:
-    transport: Any
+    session: aiohttp.ClientSession
     credential: Credential
+    transport: Any
     queue_service: QueueServiceClient | None = None
     table_service: TableServiceClient | None = None
     containers: Recent[str, ContainerClient] = field(default_factory=lambda: Recent(_MAX_CACHED))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.attributes import bare
@@ -35,13 +35,17 @@ class Container:
         """What ``call``, a single request, returns."""
         return await self.clients.blob_requests.send(call)
 
-    async def write[T](self, key: str, call: Callable[[], Awaitable[T]], *, conditional: bool = False) -> T:
-        """What ``call`` returns, a single request that changes ``key``.
+    async def write[T](
+        self, key: str | Sequence[str], call: Callable[[], Awaitable[T]], *, conditional: bool = False
+    ) -> T:
+        """What ``call`` returns, a single request that changes ``key``, or several.
 
         :param conditional: it changes nothing once the object has another ETag than one, or is there.
         """
-        name = (self.clients.endpoints.blob, self.clients.container_name, key)
-        return await self.clients.blob_requests.send(call, [(name, BESIDE if conditional else ALONE)])
+        where = self.clients.endpoints.blob, self.clients.container_name
+        want = BESIDE if conditional else ALONE
+        keys = [key] if isinstance(key, str) else key
+        return await self.clients.blob_requests.send(call, [((*where, each), want) for each in keys])
 
     async def open(
         self, key: str, options: Any, doing: str, use: Use = "request", *, whole: bool = False

@@ -33,7 +33,6 @@ CONTAINER_MISSING = "ContainerNotFound"
 QUEUE_MISSING = "QueueNotFound"
 TABLE_MISSING = "TableNotFound"
 ENTITY_EXISTS = "EntityAlreadyExists"
-SNAPSHOTS = "SnapshotsPresent"
 HIERARCHICAL = "HierarchicalNamespace"
 """No code of the service: what only an account with a hierarchical namespace answers."""
 # The status of a refused copy is what reading the source said.
@@ -129,8 +128,7 @@ class Answer(answers.Answer):
     @classmethod
     def of_words(cls, status: int | None, text: str) -> Self | None:
         if status is not None:
-            reason = _BATCH_REASON.search(text)
-            return reason and cls(status, _BATCH_CODES.get(reason[1].partition("\n")[0]), reason[1])
+            return None
         if "got x-ms-resource-type: " in text:
             return cls(200, HIERARCHICAL, text)  # obstore's own words for a directory
         if "Wanted range starting at" in text or "bytes 0--1/0" in text:
@@ -184,6 +182,8 @@ def read(error: Exception) -> Answer | None:
     """What a vendor's error says, or None if ``error`` is not a vendor's."""
     if isinstance(error, StorageError):
         return None
+    if isinstance(error, RefusedError):
+        return error.answer
     if (answer := Answer.of_obstore(error)) is not None:
         return answer
     if isinstance(error, AttributeError | Warning) and isinstance(error.__context__, Exception):
@@ -200,6 +200,32 @@ def read_response(response: Any) -> Answer:
     return Answer(response.status_code, code or None, response.reason or "", _retry_after(response.headers))
 
 
+def read_signed(status: int, headers: Any, body: bytes) -> Answer:
+    """What an answer to a request of our own says, that tells of a failure."""
+    answer = Answer.of_body(status, body.decode(errors="replace"), _retry_after(headers))
+    code = headers.get("x-ms-error-code")
+    return Answer(status, code, answer.message, answer.retry_after) if code else answer
+
+
+def read_part(text: bytes) -> Answer | None:
+    """What a part of the answer to a batch says; None if it tells of success."""
+    part = text.decode(errors="replace")
+    if (line := _PART.search(part)) is None:
+        return Answer(None, None, "this is no answer to a batch")
+    if (status := int(line[1])) < 300:
+        return None
+    code = _PART_CODE.search(part)
+    return Answer(status, code[1] if code else _BATCH_CODES.get(line[2].strip()), without_secrets(line[2]))
+
+
+class RefusedError(Exception):
+    """The ``answer`` to a request of our own that failed."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"{answer.status} {answer.code or ''}: {answer.message}")
+        self.answer = answer
+
+
 @contextmanager
 def translated(doing: str, known: Known | None = None) -> Generator[None]:
     """Raise what a vendor's error in the block means; others pass through. What is ``known`` has the words of
@@ -213,8 +239,9 @@ def translated(doing: str, known: Known | None = None) -> Generator[None]:
         raise (known and known(answer)) or answer.as_error(doing) from error
 
 
-_BATCH_REASON = re.compile(r"failed for key .*: (.*?) \(code: \d{3}\)\Z", re.DOTALL)
-# In the answer to a bulk delete the parts have no error code, only the status and these sentences.
+_PART = re.compile(r"^HTTP/1\.1 (\d{3}) ?(.*?)\r?$", re.MULTILINE)
+_PART_CODE = re.compile(r"^x-ms-error-code: *(\w+)", re.IGNORECASE | re.MULTILINE)
+# In the answer to a batch some parts have no error code, only the status and these sentences.
 _BATCH_CODES = {
     "The specified blob does not exist.": "BlobNotFound",
     "The specified container does not exist.": CONTAINER_MISSING,
@@ -222,8 +249,6 @@ _BATCH_CODES = {
     "This operation is not permitted as the blob is immutable due to one or more legal holds.": (
         "BlobImmutableDueToLegalHold"
     ),
-    "This operation is not permitted because the blob has snapshots.": SNAPSHOTS,
-    "This operation is not permitted while the blob has snapshots.": SNAPSHOTS,  # Azurite
     "There is currently a lease on the blob and no lease ID was specified in the request.": "LeaseIdMissing",
 }
 

@@ -1,9 +1,9 @@
 """Objects as blobs: bytes by obstore, what it cannot do by azure-storage-blob.
 
-obstore costs a fraction of the SDK's CPU per request and of its import, so get, put, head and the
-unconditional delete go through it. The SDK is imported for the first listing (obstore's prefixes are whole
+obstore costs a fraction of the SDK's CPU per request and of its import, so get, put and head go through it;
+deletes are requests of our own. The SDK is imported for the first listing (obstore's prefixes are whole
 segments, one foreign blob named ``a//b`` breaks its listing, and its service version has no ``startFrom``),
-the first delete with a condition or a SAS, the first stream up or copy, and to make the container.
+the first stream up or copy, and to make the container.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from storage_lib.backends.azure.byte_clients import KeptClients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob, set_metadata
-from storage_lib.backends.azure.errors import SNAPSHOTS, read
+from storage_lib.backends.azure.deleting import Deleting
+from storage_lib.backends.azure.errors import read
 from storage_lib.backends.azure.listing import Page, behind, entries_of, in_key_order, without
 from storage_lib.backends.azure.streams import is_ordered, put_blocks, staged
 from storage_lib.backends.cloud.byte_stores import Use, use_of_put
@@ -82,6 +83,7 @@ class AzureObjects(ObjectDriver):
 
     def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self._container = Container(clients, kept)
+        self._deleting = Deleting(self._container)
         self._creating = Creating(self, self._look)
 
     async def open(self) -> None:
@@ -193,41 +195,12 @@ class AzureObjects(ObjectDriver):
         return PutResult(source.key, etag, source.size, created=False)
 
     async def delete(self, key: str, if_match: str | None) -> None:
-        doing = f"delete {key!r}"
-        while True:
-            try:
-                if if_match is None and self._container.clients.endpoints.sas is None:
-                    await self._delete_by_batch(key)
-                else:
-                    # obstore knows no condition, and deletes by a batch, for which a SAS may not be made.
-                    await self._delete_by_sdk(key, if_match)
-                break
-            except Exception as error:
-                try:
-                    await self._container.failed(error, doing, key, if_match)
-                except PreconditionFailedError:
-                    # The emulator gives this answer for a missing blob too.
-                    await self.head(key)
-                    raise
-        self._container.seen = True
-
-    async def _delete_by_batch(self, key: str) -> None:
         try:
-            await self._container.write(key, lambda: self._container.bytes.get().delete_async(key))
-        except Exception as error:
-            answer = read(error)
-            if answer is None or answer.code != SNAPSHOTS:
-                raise
-            await self._delete_by_sdk(key, None)
-
-    async def _delete_by_sdk(self, key: str, if_match: str | None) -> None:
-        condition: dict[str, Any] = {}
-        if if_match is not None:
-            from azure.core import MatchConditions
-
-            condition = {"etag": quoted(if_match), "match_condition": MatchConditions.IfNotModified}
-        blob = await self._container.blob(key)
-        await self._container.write(key, lambda: blob.delete_blob(delete_snapshots="include", **condition))
+            await self._deleting.delete(key, if_match)
+        except PreconditionFailedError:
+            # The emulator gives this answer for a missing blob too.
+            await self.head(key)
+            raise
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         def fetch(start: str | None) -> AsyncIterator[Page]:

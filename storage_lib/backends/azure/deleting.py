@@ -1,0 +1,170 @@
+"""Deletes of blobs: one by itself costs nothing, and those that come together go in batches of 256.
+
+A batch (Blob Batch) is many deletes in one request, each of which succeeds or fails by itself. Deletes that
+are asked for in one turn of the event loop share one; nobody waits for others to come. It goes on as long as
+any who asked still waits for it.
+
+Source: "Blob Batch", "Delete Blob" (Azure Storage REST).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Sequence
+from copy import copy
+from typing import NamedTuple
+
+from storage_lib.backends.azure.attributes import quoted
+from storage_lib.backends.azure.container import Container
+from storage_lib.backends.azure.errors import Answer, RefusedError, read_part, read_signed
+from storage_lib.backends.azure.signed import SignedRequests
+from storage_lib.errors import StorageError, StorageUnavailableError
+from storage_lib.ports.deadline import DEADLINE, Deadline, Deadlines
+
+BATCH = 256
+_PART = re.compile(rb"^Content-ID: *(\d+)", re.IGNORECASE | re.MULTILINE)
+
+
+class _Asked(NamedTuple):
+    key: str
+    if_match: str | None
+    answer: asyncio.Future[Answer | None]
+    deadline: Deadline | None
+
+
+class Deleting:
+    """The deletes of a container."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._signed = SignedRequests(container.clients)
+        self._asked: dict[asyncio.AbstractEventLoop, list[_Asked]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def delete(self, key: str, if_match: str | None) -> None:
+        """:raises StorageError: what the service, or the lack of an answer, means."""
+        doing = f"delete {key!r}"
+        while (answer := await self._answer(key, if_match)) is not None:
+            await self._container.failed(RefusedError(answer), doing, key, if_match)
+        self._container.seen = True
+
+    async def _answer(self, key: str, if_match: str | None) -> Answer | None:
+        """What the service says of the delete; None if it is done."""
+        if self._container.clients.endpoints.sas is not None:
+            return await self._alone(key, if_match)  # A SAS opens no batch.
+        loop = asyncio.get_running_loop()
+        asked = self._asked.get(loop)
+        if asked is None:
+            asked = self._asked[loop] = []
+            loop.call_soon(self._begin, loop)
+        one = _Asked(key, if_match, loop.create_future(), DEADLINE.get())
+        asked.append(one)
+        try:
+            if len(asked) == 1:
+                await asyncio.sleep(0)  # Whoever comes in this turn is there now.
+                if len(asked) == 1:
+                    return await self._alone(key, if_match)
+            return await one.answer
+        finally:
+            one.answer.cancel()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        asked = self._asked.pop(loop)
+        if len(asked) == 1:
+            return
+        batch: dict[str, _Asked] = {}
+        for one in asked:
+            # Two of one key would wait for each other.
+            if len(batch) == BATCH or one.key in batch:
+                self._start(list(batch.values()))
+                batch = {}
+            if not one.answer.cancelled():
+                batch[one.key] = one
+        self._start(list(batch.values()))
+
+    def _start(self, batch: list[_Asked]) -> None:
+        if not batch:
+            return
+        task = asyncio.ensure_future(self._together(batch))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        left = len(batch)
+
+        def gave_up(answer: asyncio.Future[Answer | None]) -> None:
+            nonlocal left
+            left -= answer.cancelled()
+            if not left:
+                task.cancel()
+
+        for one in batch:
+            one.answer.add_done_callback(gave_up)
+
+    async def _together(self, batch: Sequence[_Asked]) -> None:
+        DEADLINE.set(Deadlines.of(one.deadline for one in batch))
+        try:
+            answers = await self._send(batch)
+        except asyncio.CancelledError:
+            for one in batch:
+                one.answer.cancel()
+            raise
+        except BaseException as error:
+            for one in batch:
+                if not one.answer.done():
+                    one.answer.set_exception(copy(error) if isinstance(error, StorageError) else error)
+        else:
+            for one, answer in zip(batch, answers, strict=True):
+                if not one.answer.done():
+                    one.answer.set_result(answer)
+
+    async def _alone(self, key: str, if_match: str | None) -> Answer | None:
+        path, headers = self._signed.path_of(key), _headers(if_match)
+        response = await self._container.write([key], lambda: self._signed.send("DELETE", path, headers))
+        if response.status == 202:
+            return None
+        return read_signed(response.status, response.headers, response.body)
+
+    async def _send(self, batch: Sequence[_Asked]) -> list[Answer | None]:
+        signed, boundary = self._signed, f"batch_{secrets.token_hex(16)}"
+        bearer = await signed.authorization()
+
+        def part(number: int, one: _Asked) -> str:
+            path = signed.path_of(one.key)
+            headers = signed.headers("DELETE", path, _headers(one.if_match), bearer)
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            return (
+                f"--{boundary}\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n"
+                f"Content-ID: {number}\r\n\r\nDELETE {path} HTTP/1.1\r\n{lines}Content-Length: 0\r\n\r\n\r\n"
+            )
+
+        parts = [part(number, one) for number, one in enumerate(batch)]
+        body = f"{''.join(parts)}--{boundary}--\r\n".encode()
+        response = await self._container.write(
+            [one.key for one in batch],
+            lambda: signed.send(
+                "POST",
+                signed.path_of(),
+                {"Content-Type": f"multipart/mixed; boundary={boundary}"},
+                query={"comp": "batch", "restype": "container"},
+                body=body,
+            ),
+        )
+        if response.status != 202:
+            refused = read_signed(response.status, response.headers, response.body)
+            return [refused] * len(batch)
+        answers: dict[int, Answer | None] = {}
+        given = response.headers.get("Content-Type", "").partition("boundary=")[2].strip('" ')
+        for text in response.body.split(f"--{given}".encode()):
+            if (number := _PART.search(text)) is not None:
+                answers[int(number[1])] = read_part(text)
+        if len(answers) != len(batch):
+            raise StorageUnavailableError(
+                f"delete {len(batch)} objects: the service answered for {len(answers)} of them"
+            )
+        return [answers[number] for number in range(len(batch))]
+
+
+def _headers(if_match: str | None) -> dict[str, str]:
+    headers = {"x-ms-delete-snapshots": "include"}
+    return headers if if_match is None else headers | {"If-Match": quoted(if_match)}
