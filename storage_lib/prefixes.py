@@ -67,7 +67,7 @@ async def delete(objects: ObjectStore, prefix: str, *, dry_run: bool, bounds: Bo
 
     async def work(key: str) -> bool:
         if not dry_run:
-            await objects.delete(key)
+            await objects.delete_listed(key)
         return True
 
     return await _each(objects, _checked(prefix, "prefix"), None, work, bounds)

@@ -789,12 +789,13 @@ class SyncStorageManager:
         *,
         missing_ok: bool = False,
         raise_errors: bool = False,
-        concurrency: int = 16,
+        concurrency: int = 256,
     ) -> dict[str, StorageError | None]:
         """`delete` each key; return None or the `StorageError` of each.
 
-        :param missing_ok: as for `delete`.
+        :param missing_ok: as for `delete`; no object is looked at first then.
         :param raise_errors: as for `save_many`.
+        :param concurrency: how many to delete at a time: to Azure they go in one request, 256 at most.
         """
         return self._blocking.call(
             self._storage.delete_many(

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from storage_lib.azure_backend import AzureStorageBackend
+from storage_lib.errors import KeyNotFoundError
+from storage_lib.manager import StorageManager
 from storage_lib.ports import endings
 from storage_lib.ports.backend import ListEntry, ObjectStore, StorageBackend
 from storage_lib.s3_backend import S3StorageBackend
@@ -231,3 +233,56 @@ async def test_what_another_made_is_replaced_over_http(
     puts = [client("PUT", "/api/objects/raced", b"%d" % n) for n in range(8)]
     statuses = sorted(put.status for put in await asyncio.gather(*puts))
     assert statuses == [*[200] * 7, 201]
+
+
+async def test_a_sweep_is_two_requests_an_object_at_most(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, now = place.objects, objects_clock(place.objects, monkeypatch)
+    count = 120
+    for n in range(count):
+        await objects.put(f"over/{n:03}", b"x", ttl=n / 100)
+    await objects.put("again/1", b"x", ttl=1)
+    await objects.put("again/1", b"x", ttl=50)
+    await objects.put("again/2", b"x", ttl=1)
+    await objects.put("again/2", b"x")
+    now[0] += 2
+    place.passed.taken()
+    assert await objects.sweep_expired() == count
+    taken = place.passed.taken()
+    if place.name == "azure":
+        assert taken == {"GET": 1, "HEAD": count + 2, "POST": 2}
+    else:
+        assert taken.total() - taken["HEAD"] - taken["DELETE"] <= 4
+        assert (taken["HEAD"], taken["DELETE"]) <= (count + 2, count + 2)
+    assert len([entry async for entry in objects.iterate(".system/ttl/")]) == 1
+    assert await keys(objects, "", skip=".system/") == ["again/1", "again/2", "warm"]
+    now[0] += 50
+    assert await objects.sweep_expired() == 1
+    assert [entry async for entry in objects.iterate(".system/ttl/")] == []
+
+
+async def test_a_delete_is_a_plain_one_and_many_share_a_batch(place: Place) -> None:
+    objects, storage = place.objects, StorageManager(backend=place.backend)
+    names = [f"k{n:03}" for n in range(300)]
+    await asyncio.gather(*(objects.put(name, b"x") for name in (*names, "alone")))
+    place.passed.taken()
+    await objects.driver.delete("alone", None)
+    assert "POST" not in (taken := place.passed.taken())
+    if place.name == "azure":
+        assert taken == {"DELETE": 1}
+    missing = ["no1", "no2"]
+    done = await storage.delete_many([*names, *missing])
+    assert [key for key, error in done.items() if error is not None] == missing
+    assert all(isinstance(done[key], KeyNotFoundError) for key in missing)
+    if place.name == "azure":
+        taken = place.passed.taken()
+        assert (taken["POST"], taken["DELETE"]) == (2, 0)
+        assert taken["HEAD"] == 302
+    await asyncio.gather(*(objects.put(name, b"x") for name in names))
+    place.passed.taken()
+    done = await storage.delete_many([*names, *missing], missing_ok=True)
+    assert not any(done.values())
+    if place.name == "azure":
+        assert place.passed.taken() == {"POST": 2}
+    assert await keys(objects, "k") == []

@@ -6,16 +6,18 @@ layer is a driver around another driver (`storage_lib.layers.base`).
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
+from storage_lib.errors import KeyNotFoundError
 from storage_lib.patterns import pattern
 from storage_lib.ports.object_model import (
     ByteRange,
@@ -254,6 +256,17 @@ class ObjectDriver(Stationary, ABC):
         :raises PreconditionFailedError: the object has been replaced or deleted.
         """
         return await rewritten(self, source, source.key, metadata=metadata, if_match=source.etag)
+
+    async def remove(self, info: ObjectInfo) -> None:
+        """Delete exactly the version that `head` has told just now. The errors are those of `delete`."""
+        await self.delete(info.key, info.etag)
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        """Delete objects of the library's own, those of them that are there."""
+        deleted = await asyncio.gather(*(self.delete(key, None) for key in keys), return_exceptions=True)
+        for error in deleted:
+            if error is not None and not isinstance(error, KeyNotFoundError):
+                raise error
 
     async def remove_stale(self) -> None:
         """Remove what crashed processes have left behind; part of each sweep."""

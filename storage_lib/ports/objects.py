@@ -12,11 +12,13 @@ import binascii
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Buffer, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Buffer, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from itertools import batched
+from typing import cast
 
 from msgspec.structs import replace as with_options
 
@@ -29,6 +31,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectTooLargeError,
     PreconditionFailedError,
+    StorageError,
     StorageUnavailableError,
     TransientStorageError,
 )
@@ -38,7 +41,7 @@ from storage_lib.keys import (
     validate_metadata,
     validate_prefix,
 )
-from storage_lib.ports import attempts, created, cursors, expiry, hidden, unlisted
+from storage_lib.ports import attempts, created, cursors, expiry, hidden, sweeping, unlisted
 from storage_lib.ports.drivers import PLAIN_GET, GetOptions, ListOptions, ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing, unmet
 from storage_lib.ports.listed import Listed
@@ -59,7 +62,6 @@ from storage_lib.ports.object_model import (
     is_after,
     read_etag,
 )
-from storage_lib.ports.older import told
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.streaming import ByteSource, ObjectReader, Parts, sha256_of, verify
 from storage_lib.ports.writer import ObjectWriter, open_writer
@@ -84,11 +86,12 @@ __all__ = [
     "unmet",
 ]
 
-_SWEEP_CONCURRENCY = 16
+DELETED_TOGETHER = 256
+"""What Azure deletes in one request (Blob Batch)."""
+_SWEEP_FAILURES = 16
 _SWEEP_MARKERS = 1000
 """How many markers are listed at a time; each listing starts again."""
 _ATTEMPTS = 8
-_MARKER_TYPE = "text/plain; charset=utf-8"
 
 
 class ObjectStore(Stationary):
@@ -426,31 +429,63 @@ class ObjectStore(Stationary):
         :raises PreconditionFailedError: there is one with another ETag than ``if_match``.
         """
         try:
-            await self._delete(key, if_match)
+            await self._delete(key, if_match, look=not missing_ok)
         except KeyNotFoundError:
             if not missing_ok:
                 raise
 
-    async def _delete(self, key: str, if_match: str | None) -> None:
+    async def delete_listed(self, key: str) -> None:
+        """Delete an object that a listing has just shown: it is not looked at again.
+
+        :raises KeyNotFoundError: it has been deleted since.
+        """
+        await self._delete(key, None, look=False)
+
+    async def delete_many(
+        self, keys: Iterable[str], *, missing_ok: bool = False, together: int = DELETED_TOGETHER
+    ) -> dict[str, StorageError | None]:
+        """`delete` each key; None or the error of each.
+
+        :param together: how many at a time, which go to the store in one request where it can do that.
+        """
+        results: dict[str, StorageError | None] = dict.fromkeys(keys)
+        for some in batched(results, together, strict=False):
+            if not missing_ok:
+                results |= await _errors(some, self._lives)
+            left = [key for key in some if results[key] is None]
+            deleted = await _errors(left, lambda key: self._delete(key, None, look=False))
+            for key, error in deleted.items():
+                if not (missing_ok and isinstance(error, KeyNotFoundError)):
+                    results[key] = error
+        return results
+
+    async def _delete(self, key: str, if_match: str | None, *, look: bool = True) -> None:
         validate_key(key)
         raw, until = expiry.split_etag(await self._present(key, if_match))
         if until is not None and until <= self.clock():
             raise expiry.gone(key)
-        if raw is None:
-            # What is damaged can be removed. What is missing may yet be made by a save that was cancelled:
-            # the driver's `delete` waits for that.
-            with suppress(IntegrityError):
-                try:
-                    info = await self._core.head(key)
-                except KeyNotFoundError:
-                    pass
-                else:
-                    self._presented(info)
+        if raw is None and look:
+            await self._lives(key)
         try:
             await self.driver.delete(key, raw)
         except PreconditionFailedError:
             await self._exists(key)
             raise
+
+    async def _lives(self, key: str) -> None:
+        """See that an object that is to be deleted is not over.
+
+        :raises KeyNotFoundError: it is.
+        """
+        validate_key(key)
+        # What is damaged can be removed. What is missing may yet be made by a save that was cancelled: the
+        # driver's `delete` waits for that.
+        with suppress(IntegrityError):
+            try:
+                info = await self._core.head(key)
+            except KeyNotFoundError:
+                return
+            self._presented(info)
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         """Copy an object with its type, metadata and expiry, on the server side where the store supports it.
@@ -586,48 +621,26 @@ class ObjectStore(Stationary):
             time.monotonic() + (math.inf if seconds is None else seconds),
         )
         due: deque[tuple[str, str]] = deque()
-        after = None
+        after, more = None, True
         while removed < limit and time.monotonic() < until:
             if not due:
+                if not more:
+                    break
                 due.extend([found async for found in self._expired_markers(_SWEEP_MARKERS, after, now)])
-            if not due:
-                break
-            batch = [due.popleft() for _ in range(min(len(due), _SWEEP_CONCURRENCY, limit - removed))]
+                more = len(due) == _SWEEP_MARKERS
+                if not due:
+                    break
+            batch = [due.popleft() for _ in range(min(len(due), sweeping.TOGETHER, limit - removed))]
             after = batch[-1][0]
-            swept = await asyncio.gather(
-                *(self._remove_expired(*found) for found in batch), return_exceptions=True
-            )
-            removed += swept.count(True)
-            failures += [result for result in swept if isinstance(result, BaseException)]
-            if any(isinstance(failure, StorageUnavailableError) for failure in failures):
+            count, failed = await sweeping.remove(self._core, batch)
+            removed += count
+            failures += failed
+            if any(isinstance(failure, StorageUnavailableError) for failure in failed):
                 break  # The others would fail alike.
-            if len(failures) >= max(limit, _SWEEP_CONCURRENCY):
+            if len(failures) >= max(limit, _SWEEP_FAILURES):
                 break  # What cannot be removed must not make one sweep endless.
         if failures:
             raise failures[0]
-        return removed
-
-    async def _remove_expired(self, marker: str, key: str) -> bool:
-        removed = False
-        older: list[bool] = []
-        try:
-            with told(lambda: older.append(True)):
-                info = await self._core.head(key)
-            if older:
-                return False  # It may have been saved anew: the next sweep looks again.
-            if self._is_expired(info):
-                await self._core.delete(key, info.etag)
-                removed = True
-        except PreconditionFailedError:
-            pass  # Saved anew; a newer marker tells of the new one's end.
-        except KeyNotFoundError:
-            if older:
-                return False
-            # Deleted, or still on its way.
-            if (late := expiry.late_marker(marker, key)) is not None:
-                await self._put_marker(*late)
-        with suppress(KeyNotFoundError):
-            await self._core.delete(marker, None)
         return removed
 
     async def list_page(
@@ -824,7 +837,7 @@ class ObjectStore(Stationary):
     async def _put_marker(self, name: str, content: bytes) -> None:
         if self._ends_objects:
             return
-        await self._core.put(name, content, PutOptions(_MARKER_TYPE, {}, await sha256_of(content)))
+        await sweeping.put_marker(self._core, name, content)
 
     async def _expired_markers(
         self, limit: int | None, after: str | None = None, now: str | None = None
@@ -849,6 +862,18 @@ class ObjectStore(Stationary):
                 assert stored is not None  # noqa: S101 - only a get with if_none_match answers None
                 key = stored.data.decode()
             yield found.key, key
+
+
+async def _errors(
+    keys: Iterable[str], work: Callable[[str], Awaitable[None]]
+) -> dict[str, StorageError | None]:
+    """Do ``work`` with all of them at once; the error of each."""
+    keys = list(keys)
+    done = await asyncio.gather(*(work(key) for key in keys), return_exceptions=True)
+    for error in done:
+        if error is not None and not isinstance(error, StorageError):
+            raise error
+    return dict(zip(keys, cast("list[StorageError | None]", done), strict=True))
 
 
 def _checked_range(byte_range: ByteRange | None) -> ByteRange | None:

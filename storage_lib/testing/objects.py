@@ -914,12 +914,17 @@ class ObjectStoreContract(
                 raise TransientStorageError("another program holds a lease")
             await delete(key, if_match)
 
+        async def refusing_version(info: ObjectInfo) -> None:
+            await refusing(info.key, info.etag)
+
         monkeypatch.setattr(driver, "delete", refusing)
+        monkeypatch.setattr(driver, "remove", refusing_version)
         for _ in range(8):
             with pytest.raises(TransientStorageError, match="lease"):
                 await objects.sweep_expired(5)
         assert await _keys(objects, unique) == []
-        monkeypatch.setattr(driver, "delete", delete)
+        monkeypatch.undo()
+        monkeypatch.setattr(objects, "clock", lambda: now)
         assert await objects.sweep_expired() == 6
         now -= 20
         assert await _keys(objects, unique) == []

@@ -26,6 +26,10 @@ class Recent[Key: Hashable, Value]:
                 self._kept.popitem(last=False)
         return value
 
+    def pop(self, key: Key) -> Value | None:
+        """The one of this key, which is let go; None if there is none."""
+        return self._kept.pop(key, None)
+
     def clear(self) -> None:
         self._kept.clear()
 

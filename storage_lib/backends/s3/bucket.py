@@ -3,6 +3,7 @@ leaves here as an error of this library."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -35,6 +36,7 @@ class Bucket:
         self._create = create
         self._seen = False
         self._stores: Recent[Use, S3Store] = Recent(3)
+        self._asking: dict[asyncio.AbstractEventLoop, asyncio.Future[bool]] = {}
         self._is_by_folder = False if is_aws(client.url) else None
         self._deletes_conditionally = True if is_aws(client.url) else None
         self._copies_conditionally = self._deletes_conditionally
@@ -128,6 +130,16 @@ class Bucket:
     async def deletes_conditionally(self) -> bool:
         """Whether the server heeds If-Match on DELETE, as AWS does. Others are asked once, with an object
         that may go: who does not know the header would delete what has changed meanwhile."""
+        if self._deletes_conditionally is None:
+            # Of many who want to know at once, one asks.
+            loop = asyncio.get_running_loop()
+            if (asking := self._asking.get(loop)) is None:
+                asking = self._asking[loop] = asyncio.ensure_future(self._ask_for_deletes())
+                asking.add_done_callback(lambda _: self._asking.pop(loop, None))
+            return await asyncio.shield(asking)
+        return self._deletes_conditionally
+
+    async def _ask_for_deletes(self) -> bool:
         if self._deletes_conditionally is None:
             key = f".system/probe/{uuid.uuid4().hex}"
             await self.put(key, b"", {}, doing="probe conditional deletes")

@@ -11,15 +11,18 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace as with_fields
+from itertools import batched
 from typing import Any
 
 from msgspec.structs import replace
 
 from storage_lib.backends.cloud.creating import Creating
 from storage_lib.backends.cloud.objects import Found, attributes_of, check_length, chunks_of, is_key, restless
+from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.s3 import continuing, wire
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
 from storage_lib.backends.s3.copying import copy
+from storage_lib.backends.s3.discarding import MAX_DISCARDED, discard
 from storage_lib.backends.s3.errors import has_unreadable_metadata, read
 from storage_lib.backends.s3.listing import MAX_PAGE, Listing, Page, Query, parse
 from storage_lib.backends.s3.reading import Reading
@@ -58,6 +61,8 @@ from storage_lib.ports.streaming import Parts
 MAX_COPY_BYTES = 5_000_000_000
 _HEADS_AT_ONCE = 250
 """That are handed in together; `Requests` bounds how many are under way."""
+_KEPT_SIDECARS = 1024
+"""Names, by the ETags of objects that were looked at: who looks at one may be about to remove it."""
 _ATTEMPTS = 8
 _ATTEMPTS_AT_ANY = 64
 """How often an object may be replaced by others between a look and the save that replaces any version."""
@@ -79,6 +84,7 @@ class S3Objects(ObjectDriver):
         self._bucket = bucket
         self._reading = Reading(bucket)
         self._listing = Listing(self._page)
+        self._sidecars: Recent[str, str] = Recent(_KEPT_SIDECARS)
         self._creating = Creating(self, self._look)
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
@@ -129,7 +135,10 @@ class S3Objects(ObjectDriver):
 
     async def head(self, key: str) -> ObjectInfo:
         for _ in range(_ATTEMPTS):
-            complete = await self._reading.completed(*await self._reading.raw_head(key))
+            info, sidecar = await self._reading.raw_head(key)
+            if sidecar is not None:
+                self._sidecars.get(info.etag, lambda name=sidecar: name)
+            complete = await self._reading.completed(info, sidecar)
             if complete is not None:
                 return complete
         raise restless(f"head {key!r}")
@@ -157,6 +166,22 @@ class S3Objects(ObjectDriver):
             await self._forget(sidecar)
             return
         raise restless(doing)
+
+    async def remove(self, info: ObjectInfo) -> None:
+        key, doing = info.key, f"delete {info.key!r}"
+        if not await self._bucket.deletes_conditionally():
+            await self.delete(key, info.etag)
+            return
+        headers, claims = {"if-match": wire.quoted(info.etag)}, [self._bucket.client.claim(key)]
+        try:
+            await self._bucket.send("DELETE", key, headers=headers, doing=doing, claims=claims)
+        except PreconditionFailedError as error:
+            raise unmet(key, info.etag) from error
+        await self._forget(self._sidecars.pop(info.etag))
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        for some in batched(keys, MAX_DISCARDED, strict=False):
+            await discard(self._bucket, some)
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         size = MAX_PAGE if options.count is None else options.count + 1

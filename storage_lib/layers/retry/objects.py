@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -82,9 +82,18 @@ class RetryingObjects(ObjectLayer):
         return await self._retrier.small(f"head {key!r}", lambda: self.inner.head(key))
 
     async def delete(self, key: str, if_match: str | None) -> None:
+        await self._delete(key, if_match, lambda: self.inner.delete(key, if_match))
+
+    async def remove(self, info: ObjectInfo) -> None:
+        await self._delete(info.key, info.etag, lambda: self.inner.remove(info))
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        await self._retrier.step(f"remove {len(keys)} markers", lambda: self.inner.discard(keys))
+
+    async def _delete(self, key: str, if_match: str | None, call: Callable[[], Awaitable[None]]) -> None:
         async def delete(unsure: bool) -> None:
             try:
-                await self.inner.delete(key, if_match)
+                await call()
             except (KeyNotFoundError, PreconditionFailedError) as error:
                 if not unsure:
                     raise
