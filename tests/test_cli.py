@@ -575,7 +575,6 @@ def test_every_command_runs_on_a_terminal(cli: Cli) -> None:
     assert "has not ended within 0" in shows("tasks watch", task, "--timeout", "0", code=5)
     assert [line.split() for line in shows("tables list").splitlines()] == [
         ["TABLE", "OF"],
-        ["taskkeys", "tasks"],
         ["tasks", "tasks"],
     ]
     assert "RowKey" in shows("tables query", "tasks", "-s", "status")

@@ -122,6 +122,35 @@ def test_what_another_program_stored_is_imported(cli: Cli) -> None:
     assert cli("load", "old/agents/ceo", "--json").text == '{"b":2}\n'
 
 
+async def test_an_archive_has_tables_and_messages(cli: Cli) -> None:
+    async with StorageManager(StorageConfig(base_path=str(cli.folder / "data"))) as storage:
+        for table in ("people", "agent_metrics", "tasks"):
+            await storage.backend.tables.insert(table, "eu", "r1", {"n": 1})
+        await storage.backend.queues.send("letters", "hello")
+    done = cli("backup", "all.tar.zst", "--queue", "letters")
+    assert "3 objects" in done.err
+    assert "2 entities, 1 message; " in done.err
+    assert cli("queues", "peek", "letters", "--json").lines[0].count("hello") == 1
+    there = ("--store", "file:./copy")
+    restored = cli("restore", "all.tar.zst", *there)
+    assert "5 restored" in restored.err
+    assert "Not sent, without --queue: letters" in restored.err
+    assert cli("tables", "list", *there).lines == ["agent_metrics", "people"]
+    assert "5 equal, 0 differences" in cli("check", "file:./data", "file:./copy").err
+    assert "1 restored" in cli.shown("restore", "all.tar.zst", "--queue", "letters", *there)
+    assert cli("queues", "length", "letters", *there).text == "1\n"
+    assert (
+        "it has messages already" in cli("restore", "all.tar.zst", "--queue", "letters", *there, code=1).err
+    )
+    assert json.loads(cli("restore", "all.tar.zst", "--verify", "--json").out)["messages"] == 1
+    assert "entities" not in cli("backup", "some.tar.zst", "--no-tables").err
+    assert "1 entities" in cli("backup", "one.tar.zst", "--prefix", "x/", "--table", "agent_*").err
+    cli("backup", "no.tar.zst", "--table", "people", "--no-tables", code=2)
+    cli("backup", "no.tar.zst", "--table", "nobody", code=3)
+    only = cli("restore", "all.tar.zst", "--no-tables", "--store", "file:./third")
+    assert "3 restored" in only.err
+
+
 def test_an_archive_brings_a_store_back(cli: Cli) -> None:
     assert "3 objects" in cli("backup", "all.tar.zst").err
     cli("backup", "all.tar.zst", code=4)  # It is not replaced unasked.

@@ -1,4 +1,4 @@
-"""Backup: objects and tables into one archive, streamed with constant memory."""
+"""Backup: objects, tables and messages into one archive, streamed with constant memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ from typing import NamedTuple
 import msgspec
 
 from storage_lib.archive.cutting import Cut
-from storage_lib.archive.entries import END_OF_TAR, FORMAT, About, Paths, table_path, tar_header
+from storage_lib.archive.entries import (
+    END_OF_TAR,
+    FORMAT,
+    FORMAT_WITH_QUEUES,
+    About,
+    Paths,
+    queue_path,
+    table_path,
+    tar_header,
+)
 from storage_lib.archive.frames import FRAME_BYTES, FrameWriter
 from storage_lib.archive.places import Place, StoredArchive, check_target, write_to
+from storage_lib.archive.queues import messages_of, queues_of
 from storage_lib.archive.reports import BackupReport
 from storage_lib.archive.stores import Layers, Objects
 from storage_lib.archive.tables import lines_of, tables_of
@@ -44,7 +54,8 @@ async def backup(
     target: Place,
     *,
     prefix: str = "",
-    tables: Iterable[str] = (),
+    tables: Iterable[str] | None = None,
+    queues: Iterable[str] = (),
     layers: Layers = "open",
     overwrite: bool = False,
     level: int = 3,
@@ -60,7 +71,11 @@ async def backup(
     :param target: a path, a binary file object such as ``sys.stdout.buffer``, or a `StoredArchive`. A file or
         an object appears only when it is complete.
     :param prefix: only objects whose keys start with it.
-    :param tables: the names of tables that are to be in it.
+    :param tables: the tables that are to be in it, by their names or by patterns with ``*``, ``?`` and
+        ``[a-z]``. None means all if there is no prefix, and none otherwise. Those of tasks and of an audit
+        log have to be named.
+    :param queues: the names of queues whose messages are to be in it. To be read, they are received, which
+        counts as a delivery, and are hidden for others meanwhile; hidden ones are reported as failed.
     :param layers: ``open`` puts objects into the archive as callers see them: decrypted, for whoever has the
         archive. ``sealed`` leaves them encrypted and compressed as they are stored; who restores them needs
         the same keys. Tables are not encrypted in either.
@@ -76,13 +91,15 @@ async def backup(
     whole("level", level, 1, 19)
     whole("concurrency", concurrency, 1)
     check_target(target, overwrite)
-    names = await tables_of(storage, tables)
+    chosen = await tables_of(storage, tables, prefix)
+    named = await queues_of(storage, queues)
     run = _Backup(storage, Objects(storage, layers), FrameWriter(level), concurrency, progress)
     if isinstance(target, StoredArchive) and target.storage.backend is storage.backend:
         run.own = target.key
     with unlisted.collected() as left_out:
         run.left_out = left_out
-        await write_to(target, run.archive(prefix, names), overwrite)
+        run.report.tables_left_out = chosen.left_out
+        await write_to(target, run.archive(prefix, chosen.names, named), overwrite)
     return run.report
 
 
@@ -112,14 +129,15 @@ class _Backup:
         """Names that no key can address, filled in by listings."""
         self.report = BackupReport()
 
-    async def archive(self, prefix: str, tables: list[str]) -> AsyncGenerator[bytes]:
+    async def archive(self, prefix: str, tables: list[str], queues: list[str]) -> AsyncGenerator[bytes]:
         """The bytes of the archive."""
+        version = FORMAT_WITH_QUEUES if queues else FORMAT
         about = About(
-            "archive", prefix, 0, modified=int(time.time()), format=FORMAT, sealed=self._objects.is_sealed
+            "archive", prefix, 0, modified=int(time.time()), format=version, sealed=self._objects.is_sealed
         )
         async for frame in self._member(about, "archive", b""):
             yield self._counted(frame)
-        async with aclosing(self._entries(prefix, tables)) as made:
+        async with aclosing(self._entries(prefix, tables, queues)) as made:
             async for frame in made:
                 yield self._counted(frame)
         self.report.unlisted = list(self.left_out)
@@ -144,7 +162,7 @@ class _Backup:
             yield await self._frames.part(data, about.label)
         yield await self._frames.last(cut.rest() + behind, about.label, cut.digest.hexdigest())
 
-    async def _entries(self, prefix: str, tables: list[str]) -> AsyncGenerator[bytes]:
+    async def _entries(self, prefix: str, tables: list[str], queues: list[str]) -> AsyncGenerator[bytes]:
         paths = Paths()
         async with aclosing(self._ahead(prefix)) as listed:
             async for entry, read in listed:
@@ -167,6 +185,16 @@ class _Backup:
                         yield frame
                     self.report.entities += count
             self.report.tables += 1
+        for queue in queues:
+            part = 0
+            async with aclosing(messages_of(self._storage, queue, self.report)) as parts:
+                async for lines, count in parts:
+                    part += 1
+                    about = About("queue", queue, len(lines), modified=int(time.time()))
+                    async for frame in self._member(about, queue_path(queue, part), lines):
+                        yield frame
+                    self.report.messages += count
+            self.report.queues += 1
 
     def _got(self, about: About) -> None:
         self.report.objects += 1

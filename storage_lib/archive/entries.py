@@ -16,6 +16,7 @@ import msgspec
 from storage_lib.patterns import pattern
 
 FORMAT = 1
+FORMAT_WITH_QUEUES = 2
 MAX_ENTRY_BYTES = 2**43
 _BLOCK = 512
 _MAX_RECORDS_BYTES = 64 * 1024
@@ -27,12 +28,12 @@ _RESERVED_ON_WINDOWS = pattern(r"(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²
 class About(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an archive knows of an entry.
 
-    ``name`` is the key of an object, or the name of a table. ``metadata`` includes the reserved names. An
-    archive's first entry, of kind ``archive``, has its ``format`` and is ``sealed`` if objects are as their
-    store has them, encrypted or compressed.
+    ``name`` is the key of an object, or the name of a table or a queue. ``metadata`` includes the reserved
+    names. An archive's first entry, of kind ``archive``, has its ``format`` and is ``sealed`` if objects are
+    as their store has them, encrypted or compressed.
     """
 
-    kind: Literal["archive", "object", "table", "report"]
+    kind: Literal["archive", "object", "table", "queue", "report"]
     name: str
     size: int
     type: str = ""
@@ -124,6 +125,11 @@ class Paths:
 def table_path(table: str, part: int) -> str:
     """The path of a part of a table."""
     return f"tables/{_segment(table)}/{part:06}.jsonl"
+
+
+def queue_path(queue: str, part: int) -> str:
+    """The path of a part of a queue."""
+    return f"queues/{_segment(queue)}/{part:06}.jsonl"
 
 
 def _segment(text: str, suffix: str = "") -> str:

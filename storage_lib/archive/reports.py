@@ -30,14 +30,18 @@ class BackupReport(msgspec.Struct, kw_only=True):
 
     Each object is in it as it was at one moment of the backup. ``changed`` were saved anew after they had
     been listed, and the archive has the newer ones; ``deleted`` were gone before they were read, and are not
-    in it. ``failed`` could not be read, for the reasons given. ``unlisted`` has the first hundred names of
-    other programs that no key can address, and that are therefore not in it.
+    in it. ``failed`` could not be read, for the reasons given. ``tables_left_out`` belong to the library.
+    ``unlisted`` has the first hundred names of other programs that no key can address, and that are therefore
+    not in it.
     """
 
     objects: int = 0
     bytes: int = 0
     tables: int = 0
+    tables_left_out: list[str] = []
     entities: int = 0
+    queues: int = 0
+    messages: int = 0
     archive_bytes: int = 0
     changed: Named = msgspec.field(default_factory=Named)
     deleted: Named = msgspec.field(default_factory=Named)
@@ -51,11 +55,11 @@ class BackupReport(msgspec.Struct, kw_only=True):
 
 
 class RestoreReport(msgspec.Struct, kw_only=True):
-    """What has become of what is in an archive, each object and each entity of a table counted once.
+    """What has become of what is in an archive, each object, entity of a table and message counted once.
 
     ``restored`` were stored; ``unchanged`` were there already, just the same; ``kept`` were there, differ and
     were not replaced, as ``overwrite`` was not set; ``expired`` have passed the end of their life. ``failed``
-    could not be stored, for the reasons given.
+    could not be stored, for the reasons given. ``queues_left_out`` are in the archive and were not chosen.
 
     ``damage`` is what is wrong with the archive: the entries that it names are not restored, unless it
     says that only a head is damaged. ``missing`` are what the backup itself could not read. ``complete`` is
@@ -69,6 +73,7 @@ class RestoreReport(msgspec.Struct, kw_only=True):
     kept: Named = msgspec.field(default_factory=Named)
     failed: Named = msgspec.field(default_factory=Named)
     missing: Named = msgspec.field(default_factory=Named)
+    queues_left_out: list[str] = []
     damage: list[Damage] = []
     damages: int = 0
     complete: bool = False
@@ -90,6 +95,7 @@ class VerifyReport(msgspec.Struct, kw_only=True):
     objects: int = 0
     bytes: int = 0
     entities: int = 0
+    messages: int = 0
     sealed: bool = False
     damage: list[Damage] = []
     damages: int = 0

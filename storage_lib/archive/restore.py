@@ -1,4 +1,4 @@
-"""Restore: the objects and tables of an archive into a store; and what is in an archive."""
+"""Restore: the objects, tables and messages of an archive into a store; and what is in an archive."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from contextlib import aclosing
 
 import msgspec
 
-from storage_lib.archive.entries import FORMAT, About
+from storage_lib.archive.entries import FORMAT, FORMAT_WITH_QUEUES, About
 from storage_lib.archive.frames import Damage
 from storage_lib.archive.places import Place, read_from
+from storage_lib.archive.queues import RestoredQueues
 from storage_lib.archive.reading import ArchiveReader, Entry, VoidEntryError
 from storage_lib.archive.reports import BackupReport, RestoreReport, VerifyReport
 from storage_lib.archive.stores import Layers, Objects
@@ -30,8 +31,8 @@ from storage_lib.names import table_name
 from storage_lib.ports import expiry
 from storage_lib.ports.streaming import Parts
 
-_MAX_TABLE_BYTES = 64 * 1024 * 1024
-"""No part of a table is so long."""
+_MAX_PART_BYTES = 64 * 1024 * 1024
+"""No part of a table or a queue is so long."""
 _MAX_REPORT_BYTES = 16 * 1024 * 1024
 
 Progress = Callable[[RestoreReport], None]
@@ -44,6 +45,7 @@ async def restore(
     prefix: str = "",
     into: str | None = None,
     tables: bool | Iterable[str] = True,
+    queues: bool | Iterable[str] = False,
     layers: Layers = "open",
     overwrite: bool = False,
     dry_run: bool = False,
@@ -56,13 +58,16 @@ async def restore(
     What is there already, just the same, is left alone: a restore that was cut off is run again, and goes on.
     What is damaged in the archive is named in the report, and everything else is restored; no object is
     stored before all of it is verified. The archive may come from anybody: keys, metadata and sizes are
-    checked like those of any other caller, and nothing is written but objects and tables of this store.
+    checked like those of any other caller, and nothing is written but objects and tables of this store,
+    and messages where they are asked for.
 
     :param storage: the store.
     :param source: as for `backup`.
     :param prefix: only objects whose keys start with it.
     :param into: what their keys start with instead.
     :param tables: also restore the tables of the archive: all, none, or those with these names.
+    :param queues: likewise also send the messages of queues; by default none, as they make work. To a queue
+        that has messages already they are sent only with ``overwrite``, beside those.
     :param layers: as for `backup`: a sealed archive needs ``sealed``, and an open one ``open``.
     :param overwrite: replace objects and entities that are there and differ. Without it they are ``kept``.
     :param dry_run: store nothing, and report what would be done.
@@ -87,8 +92,12 @@ async def restore(
                 field="into",
                 remedy="restore them where they were, and move them through the layers",
             )
-    chosen = tables if isinstance(tables, bool) else set(several("tables", tables))
+    chosen = tables
+    if not isinstance(chosen, bool):
+        chosen = {table_name(name).lower() for name in several("tables", chosen)}
     run = _Restore(storage, objects, prefix, into, chosen, overwrite, dry_run, max_bytes, progress)
+    named = queues if isinstance(queues, bool) else set(several("queues", queues))
+    run.queues = RestoredQueues(storage, named, run.report, overwrite=overwrite, dry_run=dry_run)
     await run.all(read_from(source), concurrency)
     return run.report
 
@@ -118,6 +127,7 @@ class _Restore:
         self._running: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self.report = RestoreReport()
+        self.queues: RestoredQueues
 
     async def all(self, chunks: AsyncGenerator[bytes], concurrency: int) -> None:
         async with aclosing(chunks):
@@ -162,8 +172,11 @@ class _Restore:
             if (said := await report_in(entry)) is not None:
                 self.report.missing = said.failed
         elif about.kind == "table":
-            if about.name in self._tables if isinstance(self._tables, set) else self._tables:
+            if self._wants(about.name):
                 await self._table(entry)
+        elif about.kind == "queue":
+            if await self.queues.wants(about.name) and (lines := await self._lines(entry)) is not None:
+                await self.queues.send(about.name, lines)
         elif about.name.startswith(self._prefix):
             await self._object(entry)
 
@@ -171,17 +184,33 @@ class _Restore:
         name = entry.about.name
         try:
             table_name(name)
-            if entry.about.size > _MAX_TABLE_BYTES:
-                raise ObjectTooLargeError(f"table {name!r} has a part of {entry.about.size} bytes")
-            lines = await entry.read()
-        except IntegrityError:
-            return  # The reader tells of it.
         except StorageError as error:
             self.report.failed.add(entry.about.label, error)
             return
-        await restore_lines(
-            self._storage, name, lines, self.report, overwrite=self._overwrite, dry_run=self._dry_run
-        )
+        if (lines := await self._lines(entry)) is not None:
+            await restore_lines(
+                self._storage, name, lines, self.report, overwrite=self._overwrite, dry_run=self._dry_run
+            )
+
+    async def _lines(self, entry: Entry) -> bytes | None:
+        """A part of a table or a queue; None if it cannot be read, which is told."""
+        try:
+            if entry.about.size > _MAX_PART_BYTES:
+                raise ObjectTooLargeError(f"{entry.about.label} has a part of {entry.about.size} bytes")
+            return await entry.read()
+        except IntegrityError:
+            return None  # The reader tells of it.
+        except StorageError as error:
+            self.report.failed.add(entry.about.label, error)
+            return None
+
+    def _wants(self, table: str) -> bool:
+        if isinstance(self._tables, bool):
+            return self._tables
+        try:
+            return table_name(table).lower() in self._tables
+        except StorageError:
+            return False
 
     async def _object(self, entry: Entry) -> None:
         about = entry.about
@@ -283,9 +312,9 @@ class _Restore:
 
 def check_format(about: About) -> None:
     """:raises IntegrityError: a later version of this library has written the archive."""
-    if about.format != FORMAT:
+    if about.format not in (FORMAT, FORMAT_WITH_QUEUES):
         raise IntegrityError(
-            f"the archive has the format {about.format}, and this library reads {FORMAT}",
+            f"the archive has the format {about.format}, and this library reads {FORMAT_WITH_QUEUES}",
             field="source",
             remedy="use the version of this library that has written it, or a later one",
         )
@@ -329,6 +358,8 @@ async def verify(source: Place) -> VerifyReport:
                     continue
                 if about.kind == "table":
                     report.entities += lines
+                elif about.kind == "queue":
+                    report.messages += lines
                 else:
                     report.objects += 1
                     report.bytes += about.size

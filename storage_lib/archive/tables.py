@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from datetime import datetime
-from typing import Any, cast
-from uuid import UUID
+from typing import Any, NamedTuple
 
 import msgspec
 
 from storage_lib.archive.reports import RestoreReport
 from storage_lib.arguments import several
+from storage_lib.entity_json import is_same, read, written
 from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
+    UnsupportedOperationError,
 )
 from storage_lib.manager import StorageManager
-from storage_lib.names import table_name
+from storage_lib.own_names import chosen_tables, owners_of_tables
 
 _PART_BYTES = 128 * 1024
 """A part of a table is lost with any of its bytes, so it is small. An entity may have 1 MiB."""
@@ -35,13 +34,32 @@ class _Line(msgspec.Struct):
     properties: dict[str, Any]
 
 
-async def tables_of(storage: StorageManager, tables: Iterable[str]) -> list[str]:
-    """The names of the tables that are wanted. :raises KeyNotFoundError: there is no such table."""
-    names = [str(name) for name in several("tables", tables)]
-    for name in names:
-        table_name(name)
-        await storage.backend.tables.query(name, limit=1)
-    return names
+class Tables(NamedTuple):
+    """The tables of a backup; ``left_out`` are those of the library that were not named."""
+
+    names: list[str]
+    left_out: list[str]
+
+
+async def tables_of(storage: StorageManager, wanted: Iterable[str] | None, prefix: str) -> Tables:
+    """The tables that are wanted; None means all, if the whole store is.
+
+    :raises KeyNotFoundError: there is no such table.
+    """
+    if wanted is None and prefix:
+        return Tables([], [])
+    patterns = None if wanted is None else several("tables", wanted)
+    if patterns is not None and not patterns:
+        return Tables([], [])
+    try:
+        there = await storage.list_tables()
+    except UnsupportedOperationError:
+        if patterns is None:
+            return Tables([], [])
+        raise
+    owners = owners_of_tables(storage)
+    names = chosen_tables(patterns, there, owners, tasks=True)
+    return Tables(names, [name for name in there if name.lower() in owners and name not in names])
 
 
 async def lines_of(storage: StorageManager, table: str) -> AsyncGenerator[tuple[bytes, int]]:
@@ -51,7 +69,7 @@ async def lines_of(storage: StorageManager, table: str) -> AsyncGenerator[tuple[
     is_empty = True
     async for entity in storage.backend.tables.iterate(table):
         is_empty = False
-        properties = {name: _written(value) for name, value in entity.properties.items()}
+        properties = {name: written(value) for name, value in entity.properties.items()}
         lines.append(msgspec.json.encode(_Line(entity.partition_key, entity.row_key, properties)) + b"\n")
         size += len(lines[-1])
         if size >= _PART_BYTES:
@@ -59,44 +77,6 @@ async def lines_of(storage: StorageManager, table: str) -> AsyncGenerator[tuple[
             lines, size = [], 0
     if lines or is_empty:
         yield b"".join(lines), len(lines)
-
-
-def _written(value: Any) -> Any:
-    match value:
-        case datetime():
-            return {"datetime": value.isoformat()}
-        case UUID():
-            return {"uuid": str(value)}
-        case bytes():
-            return {"bytes": base64.b64encode(value).decode()}
-        case dict() | list():
-            return {"json": value}
-        case _:
-            return value
-
-
-def _read(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    (kind, content), *more = cast("dict[str, Any]", value).items()
-    match kind:
-        case "json" if not more:
-            return content
-        case "datetime" if not more:
-            return datetime.fromisoformat(content)
-        case "uuid" if not more:
-            return UUID(content)
-        case "bytes" if not more:
-            return base64.b64decode(content, validate=True)
-        case _:
-            raise ValueError(f"a property of the type {kind!r}")
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether they have the same values of the same types: 1 is not True, and not 1.0."""
-    written = [{name: _written(value) for name, value in each.items()} for each in (one, other)]
-    first, second = (msgspec.json.encode(each, order="sorted") for each in written)
-    return first == second
 
 
 async def restore_lines(
@@ -116,7 +96,7 @@ async def restore_lines(
         try:
             line = _decode(text)
             name = f"table {table}, entity {line.pk!r} {line.rk!r}"
-            properties = {key: _read(value) for key, value in line.properties.items()}
+            properties = {key: read(value) for key, value in line.properties.items()}
             await entity(name, line.pk, line.rk, properties)
         except StorageUnavailableError:
             raise
@@ -135,7 +115,7 @@ async def restore_lines(
             there = (await tables.get(table, pk, rk)).properties
         except KeyNotFoundError:
             there = None
-        if there is not None and _same(there, properties):
+        if there is not None and is_same(there, properties):
             report.unchanged += 1
         elif there is not None and not overwrite:
             report.kept.add(name)

@@ -20,6 +20,7 @@ Prefix = Annotated[str, typer.Option("--prefix", help="Only objects whose keys b
 Sealed = Annotated[
     bool, typer.Option("--sealed", help="The stored bytes as they are, encrypted and compressed.")
 ]
+NoTables = Annotated[bool, typer.Option("--no-tables", help="No tables.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 
 
@@ -29,7 +30,13 @@ async def backup(
     archive: Archive,
     prefix: Prefix = "",
     tables: Annotated[
-        list[str] | None, typer.Option("--table", metavar="NAME", help="Also this table; repeatable.")
+        list[str] | None,
+        typer.Option("--table", metavar="NAME", help="This table: a name, or a pattern; repeatable."),
+    ] = None,
+    no_tables: NoTables = False,
+    queues: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="NAME", help="Also the messages of this queue; repeatable."),
     ] = None,
     sealed: Sealed = False,
     overwrite: Overwrite = False,
@@ -37,10 +44,13 @@ async def backup(
 ) -> None:
     """Write the objects of the store into one archive, with type, metadata, end of life and versions.
 
+    Without --prefix all tables go with them. Messages are received to be read, and become visible again.
     Without --sealed they are in it as callers see them: who has the archive can read them.
     """
     from storage_lib.archive import backup as write
 
+    if tables and no_tables:
+        raise typer.BadParameter("it does not go with --table", param_hint="--no-tables")
     to_stdout = archive == "-"
     if to_stdout and run.out.is_terminal:
         raise typer.BadParameter("stdout is a terminal: name a file, or use a pipe", param_hint="FILE")
@@ -51,7 +61,8 @@ async def backup(
                 storage,
                 target,
                 prefix=prefix,
-                tables=tables or (),
+                tables=() if no_tables else tables,
+                queues=queues or (),
                 layers="sealed" if sealed else "open",
                 overwrite=overwrite,
                 level=level,
@@ -66,6 +77,7 @@ async def backup(
         say(
             f"{count_text(report.objects, 'object')} of {size_text(report.bytes)}"
             + (f", {report.entities:,} entities" if report.entities else "")
+            + (f", {count_text(report.messages, 'message')}" if report.messages else "")
             + f"; the archive has {size_text(report.archive_bytes)}"
         )
     _end(run, ok=report.ok)
@@ -80,6 +92,11 @@ async def restore(
         str | None, typer.Option("--into", metavar="PREFIX", help="What the keys begin with instead.")
     ] = None,
     overwrite: Overwrite = False,
+    no_tables: NoTables = False,
+    queues: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="NAME", help="Also send the messages of this queue; repeatable."),
+    ] = None,
     sealed: Sealed = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Store nothing.")] = False,
     verify: Annotated[
@@ -116,6 +133,8 @@ async def restore(
                 source,
                 prefix=prefix,
                 into=into,
+                tables=not no_tables,
+                queues=queues or (),
                 layers="sealed" if sealed else "open",
                 overwrite=overwrite,
                 dry_run=dry_run,
@@ -125,6 +144,8 @@ async def restore(
     _tell_named("error", report.failed)
     _tell_named("error", report.kept, "is there and differs; --overwrite replaces it")
     _tell_named("warning", report.missing)
+    if report.queues_left_out:
+        say(f"Not sent, without --queue: {printable(', '.join(report.queues_left_out))}")
     if run.out.as_json:
         run.out.document(report)
     else:
