@@ -1,4 +1,4 @@
-"""`migrate`: copies objects between stores or prefixes, shared out over all instances of the app."""
+"""`migrate`: copies objects and tables between stores, shared out over all instances of the app."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
-    from storage_lib.migration import Migration, MigrationOptions
+    from storage_lib.migration import Migration, MigrationOptions, MigrationReport
 
 ALLOWED = "AGENT_MIGRATION_STORES"
 RANGE_KEYS = 1000
 RANGE_BYTES = 512 * 1024 * 1024
 _MOST_RANGES = MAX_CHILDREN // 2
+_MOST_TABLE_TASKS = 100
 RANGE_SECONDS = 480.0
 """After this time another task goes on with a range, and after half of it with keys that are still to be cut
 into ranges. The rest of the time limit is for what is under way."""
@@ -55,6 +56,7 @@ class Migrate:
     target_prefix: str | None = None
     include: list[str] = field(default_factory=list[str])
     exclude: list[str] = field(default_factory=list[str])
+    tables: list[str] | None = None
     update: bool = False
     delete: bool = False
     verify: bool = False
@@ -67,7 +69,7 @@ class Migrate:
     def __post_init__(self) -> None:
         self.options()
 
-    def options(self) -> MigrationOptions:
+    def options(self, *, objects: bool = True) -> MigrationOptions:
         """What each part of it does. :raises InvalidArgumentError: an option is out of range."""
         from storage_lib.migration import MigrationOptions
 
@@ -76,6 +78,8 @@ class Migrate:
             target_prefix=self.target_prefix,
             include=self.include,
             exclude=self.exclude,
+            objects=objects,
+            tables=self.tables,
             update=self.update,
             delete=self.delete,
             verify=self.verify,
@@ -87,10 +91,12 @@ class Migrate:
 
 
 class _Plan(msgspec.Struct, frozen=True):
-    """The last key of each range but the last. ``is_cut``: the keys behind them are still to be cut."""
+    """The last key of each range but the last. ``is_cut``: the keys behind them are still to be cut. And the
+    tables."""
 
     ends: list[str]
     is_cut: bool = False
+    tables: list[str] = []
 
 
 class MigrationFailedError(StorageError):
@@ -101,8 +107,8 @@ class MigrationFailedError(StorageError):
 
 @task("migrate", payload=Migrate, retry=_PATIENT)
 async def migrate(context: TaskContext, payload: Migrate) -> dict[str, Any]:
-    """Cut the keys of the source into ranges, and submit a task for each. It ends when they all have. What
-    cannot be listed in its time is cut by another task.
+    """Cut the keys of the source into ranges, and submit a task for each, and for tables. It ends when they
+    all have. What cannot be listed in its time is cut by another task.
 
     A run after a retry submits the same ranges: they are kept in an object when they are first cut.
 
@@ -111,15 +117,18 @@ async def migrate(context: TaskContext, payload: Migrate) -> dict[str, Any]:
     from storage_lib.migration import Migration
 
     async with _stores(context, payload) as (source, target):
-        Migration(source, target, payload.options())  # Refuses a store that would be its own source.
-        plan = await _plan(context, source, payload)
+        whole = Migration(source, target, payload.options())  # Refuses a store that would be its own source.
+        plan = await _plan(context, source, payload, await whole.chosen_tables())
     after = payload.after
+    part = replace(payload, tables=[])
     for until in plan.ends:
-        await context.submit("migrate_range", asdict(replace(payload, after=after, until=until)))
+        await context.submit("migrate_range", asdict(replace(part, after=after, until=until)))
         after = until
     rest = "migrate" if plan.is_cut else "migrate_range"
-    await context.submit(rest, asdict(replace(payload, after=after)))
-    return {"ranges": len(plan.ends) + (not plan.is_cut)}
+    await context.submit(rest, asdict(replace(part, after=after)))
+    for some in _shared_out(plan.tables):
+        await context.submit("migrate_tables", asdict(replace(payload, tables=some)))
+    return {"ranges": len(plan.ends) + (not plan.is_cut), "tables": len(plan.tables)}
 
 
 @task("migrate_range", payload=Migrate, retry=_PATIENT, timeout=540)
@@ -130,12 +139,7 @@ async def migrate_range(context: TaskContext, payload: Migrate) -> dict[str, Any
     :raises MigrationFailedError: some could not be copied; its text names the first of them. Or one takes
         longer than a task may, and cannot be continued.
     """
-    from storage_lib.migration import Migration
-
-    async with _stores(context, payload) as (source, target):
-        migration = Migration(source, target, payload.options())
-        has_ended = await _run(context, migration)
-    report = migration.report
+    has_ended, report = await _part(context, payload, objects=True)
     if not has_ended:
         resumed = None if report.copied or report.updated or report.deleted else report.bytes_resumed
         if resumed is not None and payload.resumed is not None and resumed <= payload.resumed:
@@ -145,12 +149,50 @@ async def migrate_range(context: TaskContext, payload: Migrate) -> dict[str, Any
             )
         await context.submit("migrate_range", asdict(replace(payload, resumed=resumed)))
     elif not report.ok:
-        first = "; ".join(f"{each.name}: {each.message}" for each in report.failed[:10])
-        told = f"{report.failures} objects failed: {first}"
-        if any(each.code in _PASSING for each in report.failed):
-            raise RetryTaskError(told)
-        raise MigrationFailedError(told)
+        raise _failed(report)
     return msgspec.to_builtins(report)
+
+
+@task("migrate_tables", payload=Migrate, retry=_PATIENT, timeout=540)
+async def migrate_tables(context: TaskContext, payload: Migrate) -> dict[str, Any]:
+    """Copy some tables, a part of `migrate`; likewise.
+
+    :raises MigrationFailedError: some entities could not be copied; or there are more than a task can look
+        at, and all of those were there.
+    """
+    has_ended, report = await _part(context, payload, objects=False)
+    if not has_ended:
+        if not (report.entities_copied or report.entities_updated or report.entities_deleted):
+            raise MigrationFailedError(
+                f"no entity was copied within {RANGE_SECONDS:g} s",
+                remedy="run the migration from the command line, which has no such limit",
+            )
+        await context.submit("migrate_tables", asdict(payload))
+    elif not report.ok:
+        raise _failed(report)
+    return msgspec.to_builtins(report)
+
+
+async def _part(context: TaskContext, payload: Migrate, *, objects: bool) -> tuple[bool, MigrationReport]:
+    """Whether it came to its end in its time, and what it did."""
+    from storage_lib.migration import Migration
+
+    async with _stores(context, payload) as (source, target):
+        migration = Migration(source, target, payload.options(objects=objects))
+        return await _run(context, migration), migration.report
+
+
+def _failed(report: MigrationReport) -> StorageError:
+    first = "; ".join(f"{each.name}: {each.message}" for each in report.failed[:10])
+    told = f"{report.failures} failed: {first}"
+    if any(each.code in _PASSING for each in report.failed):
+        return RetryTaskError(told)
+    return MigrationFailedError(told)
+
+
+def _shared_out(tables: list[str]) -> list[list[str]]:
+    """Tables by the task that copies them."""
+    return [tables[n::_MOST_TABLE_TASKS] for n in range(min(len(tables), _MOST_TABLE_TASKS))]
 
 
 async def _run(context: TaskContext, migration: Migration) -> bool:
@@ -162,7 +204,10 @@ async def _run(context: TaskContext, migration: Migration) -> bool:
             if (await asyncio.wait({running}, timeout=min(left, _CHECK_SECONDS)))[0]:
                 running.result()
                 return True
-            done = {"copied": report.copied + report.updated, "skipped": report.skipped}
+            done = {
+                "copied": report.copied + report.updated + report.entities_copied + report.entities_updated,
+                "skipped": report.skipped + report.entities_skipped,
+            }
             await context.progress(done | {"bytes": report.bytes_copied})
         return False
     finally:
@@ -170,9 +215,9 @@ async def _run(context: TaskContext, migration: Migration) -> bool:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def _plan(context: TaskContext, source: StorageManager, payload: Migrate) -> _Plan:
+async def _plan(context: TaskContext, source: StorageManager, payload: Migrate, tables: list[str]) -> _Plan:
     key, objects = f"{content_prefix(context.task.task_id)}ranges", context.storage.backend.objects
-    plan = await _cut(context, source, payload)
+    plan = msgspec.structs.replace(await _cut(context, source, payload), tables=tables)
     try:
         await objects.put(key, msgspec.json.encode(plan), content_type="application/json", if_absent=True)
     except PreconditionFailedError:

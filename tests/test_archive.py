@@ -36,7 +36,7 @@ from storage_lib.errors import (
     StorageUnavailableError,
 )
 from storage_lib.manager import StorageManager
-from storage_lib.migration import check
+from storage_lib.migration import MigrationOptions, check
 from storage_lib.ports.object_model import ObjectInfo
 from storage_lib.ports.objects import ObjectReader
 from storage_lib.zstandard import zstd
@@ -57,14 +57,14 @@ async def test_a_backup_restored_into_another_kind_of_store_is_equal(storage: St
     """There and back: objects with type, metadata and end of life, versions and their labels."""
     await fill(storage)
     before = await content(storage)
-    archive, report = await archive_of(storage)
+    archive, report = await archive_of(storage, tables=())  # an account may have those of others
     assert report.ok
     assert (report.objects, report.bytes) == (len(before), sum(len(data) for data, *_ in before.values()))
     other, done = await restored(archive)
     assert done.ok
     assert done.restored == report.objects
     assert await content(other) == before
-    assert (await check(storage, other, content=True)).equal
+    assert (await check(storage, other, MigrationOptions(tables=()), content=True)).equal
     assert await other.load_version("models/ceo") == {"rank": 16}
     assert await other.load_version("models/ceo", "production") == {"rank": 16}
     assert await other.save_versioned("models/ceo", {"rank": 64}) == 4

@@ -138,3 +138,65 @@ async def test_what_fails_is_named() -> None:
     assert child.error is not None
     assert child.error.code == "migration-failed"
     assert "a/1" in child.error.message
+
+
+async def test_tables_have_tasks_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions.migrate, "_MOST_TABLE_TASKS", 2)
+    url = f"file:{tmp_path}/copy"
+    monkeypatch.setenv("AGENT_MIGRATION_STORES", url)
+    worker = Worker()
+    storage = worker.engine.storage
+    await storage.save("a", 1)
+    for table in ("people", "agent_metrics", "third"):
+        for n in range(3):
+            await storage.backend.tables.insert(table, "p", f"r{n}", {"n": n})
+    async with StorageManager(StorageConfig(base_path=tmp_path / "copy")) as copy:
+        await copy.backend.tables.insert("people", "p", "extra", {})
+        record, children = await ended(worker, {"target": url, "delete": True})
+        assert record.status == "succeeded", record
+        assert record.result is not None
+        assert record.result["result"] == {"ranges": 1, "tables": 3}
+        assert sorted(child.action for child in children) == ["migrate_range", *["migrate_tables"] * 2]
+        results = [child.result for child in children if child.result]
+        sums = {name: sum(each[name] for each in results) for name in ("copied", "tables", "entities_copied")}
+        assert sums == {"copied": 1, "tables": 3, "entities_copied": 9}
+        # Those of the tasks are not copied, though all are asked for.
+        assert await copy.list_tables() == ["agent_metrics", "people", "third"]
+        found = await check(storage, copy)
+        assert (found.equal, found.same) == (True, 10)
+
+        # What differs fails, named, unless it is updated; a part of the tables or none may be meant.
+        await copy.backend.tables.update("people", "p", "r1", {"n": 5})
+        record, children = await ended(worker, {"target": url, "tables": ["peo*"]})
+        assert record.status == "failed"
+        (failed,) = [child for child in children if child.status == "failed"]
+        assert failed.error is not None
+        assert "table people, entity 'p' 'r1'" in failed.error.message
+        record, children = await ended(worker, {"target": url, "tables": []})
+        assert record.result is not None
+        assert record.result["result"] == {"ranges": 1, "tables": 0}
+        record, _ = await ended(worker, {"target": url, "tables": ["people"], "update": True})
+        assert record.status == "succeeded"
+        assert (await check(storage, copy)).equal
+        record, _ = await ended(worker, {"target": url, "tables": ["tasks"]})
+        assert record.status == "failed"
+        assert record.error is not None
+        assert "records of tasks" in record.error.message
+
+
+async def test_a_table_that_takes_longer_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions.migrate, "RANGE_SECONDS", 1.0)
+    url = f"file:{tmp_path}/copy"
+    monkeypatch.setenv("AGENT_MIGRATION_STORES", url)
+    worker = Worker()
+    storage = worker.engine.storage
+    for n in range(40):
+        await storage.backend.tables.insert("people", f"p{n}", "r", {"text": "x" * 1000})
+    async with StorageManager(StorageConfig(base_path=tmp_path / "copy")) as copy:
+        record, _ = await ended(worker, {"target": url, "bytes_per_second": 16_000})
+        assert record.status == "succeeded", record
+        parts = (await worker.engine.records.list(action="migrate_tables")).records
+        assert 2 <= len(parts) < 10
+        assert (await check(storage, copy)).same == 40

@@ -10,7 +10,7 @@ from sysconfig import get_path
 from typing import Any
 
 from storage_lib import StorageConfig, StorageManager
-from storage_lib.migration import Migration, check
+from storage_lib.migration import Migration, MigrationOptions, check
 from tests.test_migration import config_of
 
 RCLONE = which("rclone", path=get_path("scripts")) or "rclone"
@@ -44,11 +44,12 @@ async def test_rclone_agrees_with_check(azurite: Any, tmp_path: Path) -> None:
         (plain / name).write_bytes(data)
     async with StorageManager(StorageConfig(base_path=tmp_path)) as one, StorageManager(target) as two:
         assert (await Migration(one, two).run()).copied == 3
-        assert (await check(one, two)).equal
+        assert (await check(one, two, MigrationOptions(tables=()))).equal
         assert rclone_finds(plain, target.container, azurite) == set()
 
         await two.write("a.txt", b"hallo", content_type="text/plain")
         await two.write("new.bin", b"1")
         await two.delete("d/ü x.csv")
-        found = {each.name for each in (await check(one, two)).differences}
+        compared = await check(one, two, MigrationOptions(tables=()))
+        found = {each.name for each in compared.differences}
         assert found == rclone_finds(plain, target.container, azurite) == {"a.txt", "new.bin", "d/ü x.csv"}

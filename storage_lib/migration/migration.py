@@ -77,7 +77,7 @@ class Migration:
         """
         began = time.monotonic()
         try:
-            tables = await self._chosen_tables()
+            tables = await self.chosen_tables()
             await check_queues(self.options, self.source)
             if self.options.objects:
                 await self._objects()
@@ -91,9 +91,11 @@ class Migration:
 
     # -- tables and queues
 
-    async def _chosen_tables(self) -> list[str]:
-        """
-        :raises InvalidArgumentError: source and target are the same.
+    async def chosen_tables(self) -> list[str]:
+        """The tables that it copies.
+
+        :raises InvalidArgumentError: source and target have the same.
+        :raises KeyNotFoundError: the source does not have one that is named.
         """
         chosen = await tables_of(self.options, self.source)
         self.report.tables_left_out = chosen.left_out
