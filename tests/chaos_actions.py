@@ -21,6 +21,8 @@ CHILDREN = 3
 HOST = os.getppid()
 """The process of the host, whose worker this is."""
 RATE = float(os.environ.get("CHAOS_RATE", "0"))
+if keys := os.environ.get("CHAOS_RANGE_KEYS"):
+    importlib.import_module("actions.migrate").RANGE_KEYS = int(keys)
 
 
 async def effect(context: TaskContext) -> None:
