@@ -123,10 +123,12 @@ def sent(log: RequestLog) -> Counter[tuple[str, str]]:
     return found
 
 
-async def or_its_end(process: asyncio.subprocess.Process, moment: Coroutine[Any, Any, None]) -> None:
-    """Wait for the moment, but no longer than the process runs."""
+async def or_its_end(
+    process: asyncio.subprocess.Process, moment: Coroutine[Any, Any, None], patience: float = 60
+) -> None:
+    """Wait for the moment, but no longer than the process runs, or so many seconds."""
     waiting = {asyncio.create_task(moment), asyncio.create_task(process.wait())}
-    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
@@ -175,7 +177,9 @@ async def test_killed_and_continued(
         log, seen, kept = target_log or source_log, set[str](), dict.fromkeys(SIZES, 0)
         for kill in range(KILLS):
             began = len(runs.begun())
-            process = await runs.start(**({} if target_log else {"bytes_per_second": 4 * PART}))
+            process = await runs.start(
+                **({} if target_log else {"bytes_per_second": (2 if SOAK else 4) * PART})
+            )
             if not kill and not SOAK:  # when there is something to be continued
                 if target_log is not None:
                     await or_its_end(process, target_log.until(lambda: parts_sent(target_log) > 1))
@@ -183,10 +187,11 @@ async def test_killed_and_continued(
                     await asyncio.sleep(0.01)
             elif log is not None:
                 count, answered = chance.randint(1, 25 if SOAK else 4), chance.random() < 0.5
-                counted = is_write if target_log else is_read
-                await or_its_end(process, log.reached(count, counted, answered=answered))
+                counted, patience = (is_write, 60) if target_log else (is_read, chance.uniform(0.3, 1.5))
+                await or_its_end(process, log.reached(count, counted, answered=answered), patience)
             else:
-                await asyncio.sleep(chance.uniform(0.05, 0.5))  # the instant is meant to be any
+                # The instant is meant to be any.
+                await asyncio.sleep(chance.uniform(0.05, 1.5 if SOAK else 0.5))
             assert process.returncode is None or not SOAK, "it came to its end before it was killed"
             with suppress(ProcessLookupError):
                 process.kill()
