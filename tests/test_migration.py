@@ -460,3 +460,20 @@ async def test_expired_objects_are_not_there(source: StorageManager, target: Sto
     expires = (await target.info("b")).expires_at
     assert expires is not None
     assert abs(expires - soon) < timedelta(seconds=5)
+
+
+async def test_the_mark_of_another_store_is_not_trusted(moto: Any, tmp_path: Path) -> None:
+    """An ETag of S3 tells the bytes alone: that of another bucket may be that of another object."""
+    one, two = config_of("moto", {"moto": moto}, tmp_path), config_of("moto", {"moto": moto}, tmp_path)
+    async with opened(one) as first, opened(two) as second, memory() as target:
+        for store, kind in ((first, "text/plain"), (second, "text/markdown")):
+            bucket: Any = store.backend.objects.driver
+            while hasattr(bucket, "inner"):
+                bucket = bucket.inner
+            await bucket._bucket.put("notes", b"the same", {"Content-Type": kind}, doing="put")
+        assert (await migrate(first, target)).copied == 1
+        assert (await migrate(first, target)).skipped == 1
+        refused = await migrate(second, target)
+        assert [failure.name for failure in refused.failed] == ["notes"], refused
+        assert (await migrate(second, target, update=True)).updated == 1
+        assert (await target.info("notes")).content_type == "text/markdown"

@@ -140,6 +140,10 @@ def is_write(method: str, path: str) -> bool:
     return method in ("PUT", "POST") and "/.system/" not in path
 
 
+def is_delete(method: str, path: str) -> bool:
+    return method == "DELETE" and "/.system/" not in path
+
+
 def is_read(method: str, path: str) -> bool:
     return method == "GET" and ("/small/" in path or "/large/" in path)
 
@@ -220,6 +224,50 @@ async def test_killed_and_continued(
             f"{KILLS} kills; {parts} parts were there before the last run; {begun_again} objects begun again"
         )
         record_property("measured", told)
+
+
+@pytest.mark.timeout(300 if SOAK else 120)
+async def test_a_mirror_of_versions_that_is_killed(
+    any_target: dict[str, Any], tmp_path: Path, record_property: Any
+) -> None:
+    """No version is named that is not there, and nothing is removed before all has been copied."""
+    chance = random.Random(9)
+    source, target = StorageConfig(base_path=tmp_path / "source"), config_of("azurite", any_target, tmp_path)
+    keys, versions, more = (12, 10, 60) if SOAK else (4, 5, 20)
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(opened(source))
+        two = await stack.enter_async_context(opened(target))
+        for n in range(keys):
+            for version in range(versions):
+                await one.save_versioned(f"plan/{n}", {"version": version + 1})
+            await one.label_version(f"plan/{n}", chance.randint(1, versions), "tested")
+        await two.save_many({f"old/{n:02}": n for n in range(more)})
+        written, log = await proxied(target, stack)
+        assert log is not None
+        runs = Killed(source, written, tmp_path / "log", delete=True, concurrency=4)
+        wanted = {*await one.list_keys()}
+        moments = [chance.randint(1, 2 * len(wanted) // 12) for _ in range(KILLS - 1)]
+        deletes = 0
+        for count in [*moments, -3]:
+            process = await runs.start()
+            counted = is_write if count > 0 else is_delete
+            await or_its_end(process, log.reached(abs(count), counted, answered=chance.random() < 0.5))
+            assert process.returncode is None, "it came to its end before it was killed"
+            process.kill()
+            await process.communicate()
+            await log.settled()
+            there = {*await two.list_keys()}
+            for key in there:
+                if key.endswith("/current"):
+                    for version in (None, "tested"):
+                        assert await two.load_version(key.removesuffix("/current"), version)
+            deletes = more - len(there - wanted)
+            assert not deletes or wanted <= there, "removed before all was there"
+        assert 0 < deletes < more, "it was not killed while it removed what is not in the source"
+        await runs.end()
+        compared = await check(one, two, MigrationOptions(tables=()), content=True)
+        assert (compared.equal, compared.same) == (True, keys * (versions + 1)), compared
+        record_property("measured", f"{KILLS} kills, the last after {deletes} of {more} deletions")
 
 
 async def fill(storage: StorageManager, chance: random.Random) -> None:

@@ -44,11 +44,15 @@ class Outcome(Enum):
 
 
 class ObjectCopier:
-    """Copies objects from one view to another."""
+    """Copies objects from one view to another.
+
+    :param origin: what stores the source.
+    """
 
     def __init__(
-        self, source: View, target: View, options: MigrationOptions, report: MigrationReport
+        self, source: View, target: View, options: MigrationOptions, report: MigrationReport, origin: str
     ) -> None:
+        self._origin = f"{options.layers} {origin}"
         self._source = source
         self._target = target
         self._options = options
@@ -70,7 +74,7 @@ class ObjectCopier:
         for _ in range(_ATTEMPTS):
             try:
                 if there is not None:
-                    if etag is not None and there.source == etag:
+                    if etag is not None and there.source == self.mark(key, etag):
                         return Outcome.SKIPPED
                     if self._is_listed_equal(entry, there) or await self._is_equal(key, onto):
                         return Outcome.SKIPPED
@@ -94,6 +98,14 @@ class ObjectCopier:
         raise TransientStorageError(
             f"object {key!r} is being replaced all the time", remedy="run the migration again later"
         )
+
+    def mark(self, key: str, etag: str) -> str:
+        """What a copy keeps of the version that it was made of. Some ETags tell only the bytes: in another
+        store, for another key or below a layer, another object may have the same."""
+        return hashlib.sha256(f"{self._origin} {key} {etag}".encode()).hexdigest()[:32]
+
+    def _marked(self, key: str, seen: Seen) -> dict[str, str]:
+        return {**seen.metadata, hidden.SOURCE: self.mark(key, seen.etag)}
 
     def _is_listed_equal(self, entry: ListEntry, there: ListEntry) -> bool:
         ours, theirs = self._source.listed(entry), self._target.listed(there)
@@ -144,7 +156,7 @@ class ObjectCopier:
             seen, data = await self._source.get(key, etag)
         self._check_binding(key, seen)
         await self._bandwidth.use(len(data))
-        await self._target.store.adopt(onto, data, seen.content_type, _marked(seen), **condition)
+        await self._target.store.adopt(onto, data, seen.content_type, self._marked(key, seen), **condition)
         self._report.bytes_copied += len(data)
         return seen, seen.sha256 or await sha256_of(data)
 
@@ -199,7 +211,9 @@ class ObjectCopier:
                 known=known,
             )
             parts.on_part, parts.on_sent = self._count, self._count_resumed
-            await store.adopt(onto, parts, seen.content_type, _marked(seen), upload=upload, **condition)
+            await store.adopt(
+                onto, parts, seen.content_type, self._marked(key, seen), upload=upload, **condition
+            )
         return seen, parts.sha256
 
     def _count(self, size: int) -> None:
@@ -285,10 +299,6 @@ async def _whole(chunks: AsyncIterator[bytes], key: str, size: int) -> AsyncGene
         yield chunk
     if size:
         raise IntegrityError(f"object {key!r} was not read to its end: {size} bytes are missing")
-
-
-def _marked(seen: Seen) -> dict[str, str]:
-    return {**seen.metadata, hidden.SOURCE: seen.etag}
 
 
 def _exists(onto: str) -> ObjectExistsError:

@@ -68,7 +68,8 @@ class Migration:
         self._wants = self.options.keys
         self._away = 0
         self._has_pointers = False
-        self._copier = ObjectCopier(self._from, self._to, self.options, self.report)
+        origin = source.backend.place("objects")
+        self._copier = ObjectCopier(self._from, self._to, self.options, self.report, origin)
 
     async def run(self) -> MigrationReport:
         """Copy, and return what was done. What fails is named in the report, and the others go on.
@@ -212,7 +213,7 @@ class Migration:
         assert pair.source is not None  # noqa: S101 - only these are meant
         key, onto = pair.source.key, self.options.onto + pair.name
         entry = pair.source
-        if pair.target is None or pair.target.source != entry.etag:
+        if pair.target is None or pair.target.source != self._copier.mark(key, entry.etag or ""):
             try:
                 seen, content = await self._from.get(key, None)
             except KeyNotFoundError:

@@ -37,7 +37,7 @@ REPAIRED = f"{RESERVED}repaired"
 """The journal entry that a repair has made this object of."""
 
 SOURCE = f"{RESERVED}source"
-"""The ETag of the version in another store that a migration has made this object of."""
+"""Tells the version in another store that a migration has made this object of."""
 
 OF_SECONDARY = "secondary."
 """How the ETag of an object begins that is in a second store and no copy of a version of the primary. No
