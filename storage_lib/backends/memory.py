@@ -294,7 +294,10 @@ class MemoryTables(TableDriver):
         if rows is None:
             raise missing_table(table)
         page: list[Entity] = []
-        for pk, rk in sorted(rows, key=lambda keys: (keys[0].encode(), keys[1].encode())):
+        bounds = options.filter.key_bounds
+        partitions = {value for name, how, value in bounds if (name, how) == ("PartitionKey", "=")}
+        keys = [key for key in rows if not partitions or key[0] in partitions]
+        for pk, rk in sorted(keys, key=lambda keys: (keys[0].encode(), keys[1].encode())):
             if after is not None and (pk.encode(), rk.encode()) <= after:
                 continue
             entity = _entity(pk, rk, rows[pk, rk])

@@ -113,12 +113,22 @@ class TableStore(Stationary):
         return Listed(names)
 
     async def insert(
-        self, table: str, partition_key: str, row_key: str, properties: Mapping[str, EntityValue]
+        self,
+        table: str,
+        partition_key: str,
+        row_key: str,
+        properties: Mapping[str, EntityValue],
+        *,
+        also: Sequence[TableOperation] = (),
     ) -> str:
         """Add an entity and return its ETag. The table is created if it does not exist.
 
+        :param also: done in the same transaction, in the same partition; see `batch` for the limits and for
+            how an operation that fails is named: this one is number 0, these follow.
         :raises PreconditionFailedError: an entity with these keys exists.
         """
+        if also:
+            return await self._first(table, partition_key, [Insert(row_key, properties), *also])
         name, _ = table_name(table), check_keys(partition_key, row_key)
         return await self._write(name, partition_key, Insert(row_key, to_stored(properties)))
 
@@ -145,13 +155,18 @@ class TableStore(Stationary):
         *,
         etag: str | None = None,
         mode: UpdateMode = "merge",
+        also: Sequence[TableOperation] = (),
     ) -> str:
         """Change an existing entity and return its new ETag.
 
         :param etag: change it only if it has this `Entity.etag`; None and ``"*"`` mean any.
+        :param also: as in `insert`.
         :raises KeyNotFoundError: there is no such entity.
         :raises PreconditionFailedError: it has another ETag.
         """
+        if also:
+            change = Update(row_key, properties, etag, mode)
+            return await self._first(table, partition_key, [change, *also])
         name, keys, stored = table_name(table), check_keys(partition_key, row_key), to_stored(properties)
         expected = await self._expected(name, *keys, etag)
         return await self._write(name, partition_key, Update(row_key, stored, expected, _mode(mode)))
@@ -202,6 +217,9 @@ class TableStore(Stationary):
 
     async def _write(self, table: str, pk: str, operation: Insert | Upsert | Update) -> str:
         return cast("str", await self.driver.write(table, pk, operation))
+
+    async def _first(self, table: str, pk: str, operations: Sequence[TableOperation]) -> str:
+        return cast("str", (await self.batch(table, pk, operations))[0])
 
     async def batch(
         self, table: str, partition_key: str, operations: Sequence[TableOperation]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import hashlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import AsyncIterator
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
-from itertools import batched
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, Unpack
 
 import msgspec
 
@@ -23,14 +19,30 @@ from storage_lib.errors import (
     PreconditionFailedError,
     StorageError,
 )
-from storage_lib.patterns import pattern
 from storage_lib.ports.backend import Entity, StorageBackend
-from storage_lib.ports.tables import MAX_QUERY_PAGE
+from storage_lib.ports.tables import Delete, TableOperation
+from storage_lib.tasks.expiry import LARGE, Expiry
 from storage_lib.tasks.jsonvalues import told
+from storage_lib.tasks.layout import (
+    OPEN,
+    OTHERS,
+    RECORDS_END,
+    Facts,
+    Spans,
+    end_of,
+    first_at,
+    id_of,
+    index_changes,
+    key_of,
+    partition_of,
+    record_keys,
+    siblings_of,
+    time_of,
+)
+from storage_lib.tasks.lists import EXPIRED, Lists, RecordPage, TaskFilters, UnreadableRecord, task_id_of
 from storage_lib.tasks.model import (
     FINAL,
     TASK_TABLE,
-    TIME_CHARACTERS,
     Attempt,
     Children,
     Priority,
@@ -40,7 +52,18 @@ from storage_lib.tasks.model import (
     child_task_id,
     content_prefix,
 )
-from storage_lib.tasks.removal import delete_unchanged, mark_unchanged
+from storage_lib.tasks.older import Older
+from storage_lib.tasks.ranges import Condition, all_partitions, page_of, rows_of
+from storage_lib.tasks.removal import index_of_blamed
+
+__all__ = [
+    "INLINE_BYTES",
+    "RecordPage",
+    "TaskFilters",
+    "TaskRecords",
+    "UnreadableRecord",
+    "record_keys",
+]
 
 _log = logging.getLogger("AOS.Tasks")
 
@@ -48,85 +71,8 @@ INLINE_BYTES = 16 * 1024
 """Longer payloads and results are stored as objects: a table property holds 32 Ki characters, an entity
 1 MiB."""
 
-CONCURRENT_READS = 16
-
-_TIME_ORDERED = pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-_INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
-_OTHERS = "x"
-_EXPIRED = "expired"
-"""Set in a record whose contents are about to be removed, and which nobody may see any longer."""
-_LARGE: Final = ("payload", "result", "raw_message")
-_OF_REMOVAL: Final = ("task_id", "status", "parent_id", "fence", *(f"{name}_key" for name in _LARGE))
-
-
-def record_keys(task_id: str) -> tuple[str, str]:
-    """Partition and row key of a task's record.
-
-    Both are computed from the id alone. For version 7 UUIDs they are inverted times, one partition per
-    day, so that a plain scan of the table returns the newest first; other ids come after them, spread
-    over 256 partitions.
-    """
-    if _TIME_ORDERED.fullmatch(task_id):
-        day = int(task_id[:8] + task_id[9:13], 16) // 86_400_000
-        return f"{9_999_999 - day:07}", task_id.translate(_INVERTED)
-    return f"{_OTHERS}{hashlib.sha256(task_id.encode()).hexdigest()[:2]}", task_id
-
-
-def _siblings(parent_id: str, child_id: str) -> tuple[str, dict[str, Any]]:
-    """A filter for the children of a task: their ids begin with the time of its record."""
-    partition, row = record_keys(child_id)
-    prefix = row[:TIME_CHARACTERS]
-    return (
-        "PartitionKey eq @partition and RowKey ge @first and RowKey lt @last and parent_id eq @parent",
-        {"partition": partition, "first": prefix, "last": f"{prefix}~", "parent": parent_id},
-    )
-
-
-def _first_day(moment: datetime) -> str:
-    """The first partition that may hold tasks created at that moment or before. The clock that made an id may
-    have been up to a day ahead; `TaskRecords.insert` refuses more."""
-    return _day_of(moment + timedelta(days=1))
-
-
-def _day_of(moment: datetime) -> str:
-    return f"{9_999_999 - int(moment.timestamp() // 86_400):07}"
-
-
-def _may_have_contents(properties: Mapping[str, Any]) -> bool:
-    """Whether the object store may hold contents of the task: those that its record names, or that an
-    interrupted run left behind. Most tasks need no search, which costs as much as a write."""
-    named = any(properties.get(f"{name}_key") for name in _LARGE)
-    return named or properties.get("fence", 2) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class UnreadableRecord:
-    """A record that is damaged or has a later version: what is known about it."""
-
-    task_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecordPage:
-    """A page of task records, newest first. ``cursor`` is None if there is no next page. ``unreadable`` lists
-    damaged records, which are left out of ``records``."""
-
-    records: list[TaskRecord]
-    cursor: str | None
-    unreadable: list[UnreadableRecord] = field(default_factory=list[UnreadableRecord])
-
-
-class TaskFilters(TypedDict, total=False):
-    """Which records a list holds: those for which all of these hold; None holds for every one."""
-
-    status: str | None
-    agent_id: str | None
-    action: str | None
-    parent_id: str | None
-    created_after: datetime | None
-    """At or after it."""
-    created_before: datetime | None
+_AHEAD = timedelta(days=1)
+"""How far the clock that made an id may be ahead."""
 
 
 class TaskRecords:
@@ -150,6 +96,10 @@ class TaskRecords:
         self.events = events
         self._remembered = remembered
         self._new: dict[str, tuple[TaskRecord, bytes]] = {}
+        self._spans = Spans()
+        self.older = Older(backend.tables)
+        self._lists = Lists(backend.tables, self.older, lambda entity: self._from_entity(entity, False))
+        self._expiry = Expiry(backend, self._exists)
 
     def remember(self, record: TaskRecord, payload: bytes) -> None:
         """Keep a record that was just made, for a worker of this process.
@@ -173,7 +123,8 @@ class TaskRecords:
         """:raises PreconditionFailedError: there is a task of this id.
         :raises InvalidArgumentError: the time in the id is in the future.
         """
-        if record_keys(record.task_id)[0] < _first_day(record.created_at):
+        at = time_of(key_of(record.task_id))
+        if at is not None and at >= (record.created_at + _AHEAD).timestamp() * 1000:
             # It would come first in every list, and no search by time would find it.
             raise InvalidArgumentError(
                 f"task_id {record.task_id!r} is a UUID of version 7 of a time to come",
@@ -184,11 +135,16 @@ class TaskRecords:
         if record.event_due:
             record = replace(record, event_due=self.events)
         properties, stored = await self._to_properties(record.task_id, _fields(record))
+        facts = Facts.of(record)
+        also = [*index_changes(None, facts), *self._spans.missing(facts)]
         try:
-            etag = await self._backend.tables.insert(TASK_TABLE, *record_keys(record.task_id), properties)
+            etag = await self._backend.tables.insert(
+                TASK_TABLE, *record_keys(record.task_id), properties, also=also
+            )
         except PreconditionFailedError:
             await self._discard(stored)
             raise
+        self._spans.written(facts)
         return replace(record, etag=etag)
 
     async def change(self, record: TaskRecord, **changes: Any) -> TaskRecord:
@@ -199,15 +155,34 @@ class TaskRecords:
         if changes.get("event_due"):
             changes["event_due"] = self.events
         properties, stored = await self._to_properties(record.task_id, changes)
+        changed = replace(record, **changes)
+        before, after = Facts.of(record), Facts.of(changed)
+        also = index_changes(before, after)
+        if after.spans != before.spans:
+            also += self._spans.missing(after)
         try:
-            etag = await self._backend.tables.update(
-                TASK_TABLE, *record_keys(record.task_id), properties, etag=record.etag
-            )
+            etag = await self._update(record.task_id, properties, record.etag, also)
         except (PreconditionFailedError, KeyNotFoundError):
             await self._discard(stored)
             raise
-        changed = replace(record, **changes, etag=etag)
+        self._spans.written(after)
+        changed = replace(changed, etag=etag)
         return changed if changed.is_final else replace(changed, finished_at=None)
+
+    async def _update(
+        self, task_id: str, properties: dict[str, Any], etag: str, also: list[TableOperation]
+    ) -> str:
+        """Change a record and its rows of the index in one transaction."""
+        keys = record_keys(task_id)
+        while True:
+            try:
+                return await self._backend.tables.update(TASK_TABLE, *keys, properties, etag=etag, also=also)
+            except KeyNotFoundError as error:
+                blamed = index_of_blamed(error)
+                if not blamed:
+                    raise
+                # A row that was to be deleted is gone: who removed it by hand is not to stop the task.
+                also = [each for n, each in enumerate(also, 1) if n != blamed]
 
     async def get(self, task_id: str, *, contents: bool = True) -> TaskRecord:
         """:raises KeyNotFoundError: there is no task of this id.
@@ -215,11 +190,14 @@ class TaskRecords:
 
         :param contents: also load the payload and the result where they are objects of their own.
         """
+        keys = record_keys(task_id)
         try:
-            entity = await self._backend.tables.get(TASK_TABLE, *record_keys(task_id))
+            entity = await self._backend.tables.get(TASK_TABLE, *keys)
         except KeyNotFoundError as error:
-            raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id") from error
-        if entity.properties.get(_EXPIRED):
+            if not await self.older.fetch(task_id):
+                raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id") from error
+            entity = await self._backend.tables.get(TASK_TABLE, *keys)
+        if entity.properties.get(EXPIRED):
             raise KeyNotFoundError(f"task {task_id!r} does not exist any more", field="task_id")
         return await self._from_entity(entity, contents)
 
@@ -229,26 +207,45 @@ class TaskRecords:
         :param child_id: any of its children; the records of all stand side by side.
         :param total: of the children that count; None if that is unknown.
         """
-        condition, parameters = _siblings(parent_id, child_id)
-        condition += " and (status eq @queued or status eq @running)"
-        parameters |= {"queued": str(TaskStatus.QUEUED), "running": str(TaskStatus.RUNNING)}
+        await self.older.fetch_family(child_id)
+        text = "parent_id eq @parent and (status eq @queued or status eq @running)"
+        values = {
+            "parent": parent_id,
+            "queued": str(TaskStatus.QUEUED),
+            "running": str(TaskStatus.RUNNING),
+        }
         if total is not None:
-            condition, parameters = f"{condition} and child_index lt @total", {**parameters, "total": total}
-        cursor = None
-        while True:
-            page = await self._backend.tables.query(
-                TASK_TABLE, condition, parameters=parameters, select=["status"], limit=1, cursor=cursor
+            text, values = f"{text} and child_index lt @total", {**values, "total": total}
+        partition, prefix = siblings_of(child_id)
+        page = None
+        while page is None or (not page.entities and page.cursor is not None):
+            page = await page_of(
+                self._backend.tables,
+                partition,
+                OPEN + prefix,
+                OPEN + end_of(prefix),
+                Condition(text, values),
+                select=[],
+                limit=1,
+                cursor=None if page is None else page.cursor,
             )
-            if page.entities or (cursor := page.cursor) is None:
-                return bool(page.entities)
+        return bool(page.entities)
 
     async def children_of(self, parent: TaskRecord) -> tuple[Children, int]:
         """The children of a task that waits, as their own records say, and which have one, as a bit set by
         index. What became of one without a record is what the parent's says."""
         ends, found = parent.children or Children(0), 0
-        condition, parameters = _siblings(parent.task_id, child_task_id(parent.task_id, parent.created_at, 0))
-        select = ("child_index", "status", "parent_fence")
-        async for entity in self._matching(condition, parameters, select):
+        first = child_task_id(parent.task_id, parent.created_at, 0)
+        await self.older.fetch_family(first)
+        partition, prefix = siblings_of(first)
+        async for entity in rows_of(
+            self._backend.tables,
+            partition,
+            prefix,
+            end_of(prefix),
+            Condition("parent_id eq @parent", {"parent": parent.task_id}),
+            select=("child_index", "status", "parent_fence"),
+        ):
             index, status = entity.properties.get("child_index"), entity.properties.get("status")
             if type(index) is not int or not 0 <= index < ends.total:
                 continue
@@ -266,7 +263,7 @@ class TaskRecords:
         :raises PreconditionFailedError: it has been changed since.
         :raises KeyNotFoundError: it is gone.
         """
-        await self._backend.tables.update(TASK_TABLE, *record_keys(task_id), {"event_due": False}, etag=etag)
+        await self._update(task_id, {"event_due": False}, etag, [Delete(OPEN + key_of(task_id))])
 
     async def list(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]
@@ -275,184 +272,81 @@ class TaskRecords:
 
         :raises InvalidArgumentError: there is no such status.
         """
-        status = filters.get("status")
-        if status is not None and status not in list(TaskStatus):
-            raise InvalidArgumentError(
-                f"status {status!r} is not valid", field="status", limit=" or ".join(TaskStatus)
-            )
-        created_after, created_before = (
-            filters.pop("created_after", None),
-            filters.pop("created_before", None),
-        )
-        parameters: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
-        conditions = [f"{name} eq @{name}" for name in parameters]
-        if created_after is not None:
-            # No bound on the partitions: the id of a child is of the time of its parent, however late it is
-            # made, and that of a message is of when it was sent.
-            parameters["after"] = created_after
-            conditions.append("created_at ge @after")
-        if created_before is not None:
-            # Whole days of the index first, so that newer ones are not even looked at.
-            parameters |= {"before": created_before, "day": _first_day(created_before)}
-            conditions.append("created_at lt @before and PartitionKey ge @day")
-        try:
-            page = await self._backend.tables.query(
-                TASK_TABLE,
-                " and ".join(conditions) or None,
-                parameters=parameters,
-                limit=limit,
-                cursor=cursor,
-            )
-        except KeyNotFoundError:
-            return RecordPage([], None)  # The table is made by the first task: there is none yet.
-        found = RecordPage([], page.cursor)
-        for entity in page.entities:
-            if entity.properties.get(_EXPIRED):
-                continue
-            try:
-                found.records.append(await self._from_entity(entity, False))
-            except IntegrityError as error:  # The others must still be visible.
-                found.unreadable.append(UnreadableRecord(_task_id_of(entity), error.message))
-        return found
+        return await self._lists.page(limit, cursor, filters)
 
     async def overdue(self, before: datetime) -> AsyncIterator[TaskRecord]:
         """Records, without large contents, of tasks that are still open although they were due, or their
         lease ended, before that moment, or whose event has been due since then, and that nobody has
         changed since."""
-        async for entity in self._until(
-            before,
-            # "not … ge" and not "lt": it holds where there is no such property as well.
+        # "not … ge" and not "lt": it holds where there is no such property as well.
+        condition = Condition(
             "updated_at lt @before and (status eq @queued and not (due_at ge @before)"
             " or status eq @running and not (lease_until ge @before) or event_due eq true)",
-            queued=str(TaskStatus.QUEUED),
-            running=str(TaskStatus.RUNNING),
-        ):
-            try:
-                yield await self._from_entity(entity, False)
-            except IntegrityError as error:
-                _log.error("task %s is passed over: %s", _task_id_of(entity), error)
+            {"before": before, "queued": str(TaskStatus.QUEUED), "running": str(TaskStatus.RUNNING)},
+        )
+        async for each in self._open(condition):
+            record = await self.read_open(each)
+            if record is not None:
+                yield record
 
     async def abandoned(
         self, lapsed: datetime, waiting: datetime, *, created_after: datetime | None = None
-    ) -> AsyncIterator[TaskRecord]:
-        """Records, without large contents, of tasks whose lease ended before ``lapsed`` and that do not
-        wait for children, and of tasks that were due before ``waiting`` and have not started, or that wait
-        for children, or whose event is due, and that were not changed since.
+    ) -> AsyncIterator[Facts]:
+        """Tasks whose lease ended before ``lapsed`` and that do not wait for children, and tasks that were
+        due before ``waiting`` and have not started, or that wait for children, or whose event is due, and
+        that were not changed since.
 
         :param created_after: leave out whole days before it, but not ids that others chose.
         """
-        condition = (
+        text = (
             "(status eq @running and lease_until lt @lapsed and not (children gt 0)"
             " or status eq @running and children gt 0 and updated_at lt @waiting"
             " or status eq @queued and created_at lt @waiting and updated_at lt @waiting"
             " and not (due_at ge @waiting) or event_due eq true and updated_at lt @waiting)"
         )
-        parameters = {"lapsed": lapsed, "waiting": waiting}
-        states = {"running": str(TaskStatus.RUNNING), "queued": str(TaskStatus.QUEUED)}
-        ranges = ["PartitionKey ge @day"]
+        values: dict[str, Any] = {
+            "lapsed": lapsed,
+            "waiting": waiting,
+            "running": str(TaskStatus.RUNNING),
+            "queued": str(TaskStatus.QUEUED),
+        }
         if created_after is not None:
-            ranges = ["PartitionKey ge @day and PartitionKey le @last", "PartitionKey ge @others"]
-        last = {} if created_after is None else {"last": _day_of(created_after), "others": _OTHERS}
-        for rule in ranges:
-            names = {name: value for name, value in last.items() if f"@{name}" in rule}
-            day = {"day": _first_day(lapsed)} if "@day" in rule else {}
-            async for entity in self._matching(f"{rule} and {condition}", names | day | parameters | states):
-                try:
-                    yield await self._from_entity(entity, False)
-                except IntegrityError as error:
-                    _log.error("task %s is passed over: %s", _task_id_of(entity), error)
+            day = created_after.replace(hour=0, minute=0, second=0, microsecond=0)
+            text += " and (RowKey lt @last or RowKey ge @others)"
+            values |= {"last": OPEN + first_at(day) + RECORDS_END, "others": OPEN + OTHERS}
+        async for each in self._open(Condition(text, values)):
+            yield each
+
+    async def _open(self, condition: Condition) -> AsyncIterator[Facts]:
+        """The rows of open tasks for which that holds."""
+        async for row in all_partitions(self._backend.tables, OPEN, end_of(OPEN), condition):
+            yield Facts.stored(row.row_key.removeprefix(OPEN), row.properties)
+
+    async def read_open(self, facts: Facts) -> TaskRecord | None:
+        """The record of an open task, without large contents; None if it has changed since, or cannot be
+        read."""
+        try:
+            entity = await self._backend.tables.get(TASK_TABLE, partition_of(facts.key), facts.key)
+            record = await self._from_entity(entity, False)
+        except KeyNotFoundError:
+            return None
+        except IntegrityError as error:
+            _log.error("task %s is passed over: %s", id_of(facts.key), error)
+            return None
+        return record if record.updated_at == facts.updated_at else None
 
     async def expire(self, before: datetime, limit: int) -> int:
         """Remove up to ``limit`` records of tasks that ended before that moment, with their contents,
         and return how many. A child's record stays as long as its parent's, or a requeue of the parent
         would run the child again."""
-        if limit < 1:
-            return 0
-        removed = 0
-        some: list[Entity] = []
-        needed: dict[str, bool] = {}
-        # One that is about to be requeued was changed since (`Control.requeue`).
-        ended = self._until(before, "finished_at lt @before and updated_at lt @before", select=_OF_REMOVAL)
-        async for entity in ended:
-            if entity.properties.get("status") not in FINAL:
-                continue  # It has been requeued since, or that is unknown.
-            some.append(entity)
-            if len(some) == min(limit - removed, MAX_QUERY_PAGE):
-                removed += await self._remove(some, needed)
-                some = []
-                if removed >= limit:
-                    break
-        return removed + (await self._remove(some, needed) if some else 0)
-
-    async def _remove(self, entities: list[Entity], needed: dict[str, bool]) -> int:
-        """Remove those whose parents are gone, parents before their children, and return how many.
-
-        :param needed: which parents are there, as far as it is known.
-        """
-        left = {_task_id_of(entity): entity for entity in entities}
-        parents = {id_: str(entity.properties.get("parent_id") or "") for id_, entity in left.items()}
-        await self._look_for({each for each in parents.values() if each and each not in left}, needed)
-        removed = 0
-        while left:
-            free = {id_: entity for id_, entity in left.items() if parents[id_] not in left}
-            if not free:
-                break  # Damaged: each has another for its ancestor.
-            for id_ in free:
-                del left[id_]
-            gone = await self._removed([each for id_, each in free.items() if not needed.get(parents[id_])])
-            needed |= dict.fromkeys(free, True) | dict.fromkeys(map(_task_id_of, gone), False)
-            removed += len(gone)
-        return removed
-
-    async def _look_for(self, parents: set[str], needed: dict[str, bool]) -> None:
-        for some in batched(sorted(parents - needed.keys()), CONCURRENT_READS, strict=False):
-            needed |= zip(some, await asyncio.gather(*map(self._exists, some)), strict=True)
-
-    async def _removed(self, entities: list[Entity]) -> list[Entity]:
-        """Remove the contents before the records, so that a later run can finish if this one is cut off; set
-        a mark before both, so that a task that has just been requeued keeps its contents."""
-        tables = self._backend.tables
-        full = [entity for entity in entities if _may_have_contents(entity.properties)]
-        plain = [entity for entity in entities if not _may_have_contents(entity.properties)]
-        emptied = await mark_unchanged(tables, TASK_TABLE, full, _EXPIRED)
-        for some in batched(map(_task_id_of, emptied), CONCURRENT_READS, strict=False):
-            await asyncio.gather(*map(self._remove_contents, some))
-        return await delete_unchanged(tables, TASK_TABLE, [*plain, *emptied])
+        return await self._expiry.run(before, limit)
 
     async def _exists(self, task_id: str) -> bool:
         try:
             await self._backend.tables.get(TASK_TABLE, *record_keys(task_id))
         except KeyNotFoundError:
-            return False
+            return await self.older.get(task_id) is not None
         return True
-
-    async def _until(
-        self,
-        before: datetime,
-        condition: str,
-        *,
-        select: Sequence[str] | None = None,
-        **parameters: str,
-    ) -> AsyncIterator[Entity]:
-        """Tasks created before that moment that match an OData filter."""
-        values = {"day": _first_day(before), "before": before, **parameters}
-        async for entity in self._matching(f"PartitionKey ge @day and {condition}", values, select):
-            yield entity
-
-    async def _matching(
-        self, condition: str, parameters: Mapping[str, Any], select: Sequence[str] | None = None
-    ) -> AsyncIterator[Entity]:
-        tables = self._backend.tables
-        try:
-            async for entity in tables.iterate(TASK_TABLE, condition, parameters=parameters, select=select):
-                yield entity
-        except KeyNotFoundError:
-            return  # The table is made by the first task: there is none yet.
-
-    async def _remove_contents(self, task_id: str) -> None:
-        async for found in self._backend.objects.iterate(content_prefix(task_id)):
-            with contextlib.suppress(KeyNotFoundError):
-                await self._backend.objects.delete(found if isinstance(found, str) else found.key)
 
     async def _to_properties(self, task_id: str, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The properties for some fields, and the keys of the objects that were written for them."""
@@ -476,7 +370,7 @@ class TaskRecords:
                         "children_done": f"{value.done:x}",
                         "children_failed": f"{value.failed:x}",
                     }
-            elif name not in _LARGE:
+            elif name not in LARGE:
                 if value is not None or name not in properties:  # or it is the key of a content just stored
                     properties[name] = value
             elif value is None:
@@ -520,7 +414,7 @@ class TaskRecords:
             raise
         except Exception as error:
             raise IntegrityError(
-                f"the record of task {_task_id_of(entity)!r} cannot be read: {told(error)}",
+                f"the record of task {task_id_of(entity)!r} cannot be read: {told(error)}",
                 remedy="repair or remove the entity in the task table, or run the version that wrote it",
             ) from error
 
@@ -528,7 +422,7 @@ class TaskRecords:
         found = entity.properties
         large: dict[str, Any] = {}
         omitted: dict[str, str] = {}
-        for name in _LARGE:
+        for name in LARGE:
             if found.get(name):
                 large[name] = msgspec.json.decode(found[name])
             elif key := found.get(name + "_key"):
@@ -565,20 +459,12 @@ class TaskRecords:
         )
 
 
-def _task_id_of(entity: Entity) -> str:
-    found = entity.properties.get("task_id")
-    if isinstance(found, str) and found:
-        return found
-    ours = entity.row_key.translate(_INVERTED)
-    return ours if _TIME_ORDERED.fullmatch(ours) else entity.row_key
-
-
 _history = msgspec.json.Decoder(tuple[Attempt, ...])
 _NOT_STORED: Final = ("etag", "omitted")
 _PLAIN: Final = frozenset(item.name for item in fields(TaskRecord)) - {
     *("status", "priority", "error", "children", "progress", "history"),
     *_NOT_STORED,
-    *_LARGE,
+    *LARGE,
 }
 
 

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import batched
 
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.ports.backend import Entity
 from storage_lib.ports.tables import MAX_BATCH_OPERATIONS, Delete, TableOperation, TableStore, Update
 
 CONCURRENT_BATCHES = 8
 
+type _Group = tuple[Entity, list[TableOperation]]
+"""An entity, and what happens to it and, at the same time, to rows that belong to it."""
 
-async def delete_unchanged(tables: TableStore, table: str, entities: Iterable[Entity]) -> list[Entity]:
-    """Delete entities that were not changed since they were read, and return those that are gone now."""
-    return await _in_batches(tables, table, entities, lambda each: Delete(each.row_key, each.etag))
+
+async def delete_unchanged(
+    tables: TableStore,
+    table: str,
+    entities: Iterable[Entity],
+    rows_of: Callable[[Entity], Iterable[str]] = lambda _: (),
+) -> list[Entity]:
+    """Delete entities that were not changed since they were read, and return those that are gone now.
+
+    :param rows_of: the row keys of what belongs to one, in its partition, and is deleted with it.
+    """
+    groups: list[_Group] = [
+        (each, [Delete(each.row_key, each.etag), *map(Delete, rows_of(each))]) for each in entities
+    ]
+    return await _in_batches(tables, table, groups)
 
 
 async def mark_unchanged(
@@ -26,45 +39,50 @@ async def mark_unchanged(
     """Set a property to true in entities that were not changed since they were read, and return those that
     have it now, with their new ETags."""
     return await _in_batches(
-        tables, table, entities, lambda each: Update(each.row_key, {mark: True}, each.etag)
+        tables, table, [(each, [Update(each.row_key, {mark: True}, each.etag)]) for each in entities]
     )
 
 
-async def _in_batches(
-    tables: TableStore, table: str, entities: Iterable[Entity], operation: Callable[[Entity], TableOperation]
-) -> list[Entity]:
-    partitions: defaultdict[str, list[Entity]] = defaultdict(list)
-    for entity in entities:
-        partitions[entity.partition_key].append(entity)
+def index_of_blamed(error: StorageError) -> int | None:
+    """The index of the operation of a batch that an error is about."""
+    name = error.field or ""
+    digits = name.removeprefix("operations[").removesuffix("]")
+    return int(digits) if name == f"operations[{digits}]" and digits.isdecimal() else None
+
+
+async def _in_batches(tables: TableStore, table: str, groups: Iterable[_Group]) -> list[Entity]:
+    partitions: defaultdict[str, list[_Group]] = defaultdict(list)
+    for group in groups:
+        partitions[group[0].partition_key].append(group)
     places = asyncio.Semaphore(CONCURRENT_BATCHES)
 
-    async def batch(partition: str, some: tuple[Entity, ...]) -> list[Entity]:
+    async def batch(partition: str, some: list[_Group]) -> list[Entity]:
         async with places:
             try:
-                etags = await tables.batch(table, partition, [operation(each) for each in some])
+                etags = await tables.batch(table, partition, [each for _, group in some for each in group])
             except (KeyNotFoundError, PreconditionFailedError):
                 # Of one of them, or the response to what was done has been lost.
-                return [each for one in some for each in await alone(partition, one)]
-        return [_now(each, etag) for each, etag in zip(some, etags, strict=True)]
+                return [each for group in some for each in await alone(partition, *group)]
+        return list(_now(some, etags))
 
-    async def alone(partition: str, one: Entity) -> list[Entity]:
-        change = operation(one)
-        try:
-            (etag,) = await tables.batch(table, partition, [change])
-        except PreconditionFailedError:
-            return []
-        except KeyNotFoundError:
-            return [one] if isinstance(change, Delete) else []
-        return [_now(one, etag)]
+    async def alone(partition: str, one: Entity, operations: list[TableOperation]) -> list[Entity]:
+        left = list(operations)
+        while True:
+            try:
+                etags = await tables.batch(table, partition, left)
+            except PreconditionFailedError:
+                return []
+            except KeyNotFoundError as error:
+                if blamed := index_of_blamed(error):
+                    del left[blamed]  # What belongs to it is gone already.
+                    continue
+                return [one] if isinstance(left[0], Delete) else []
+            return list(_now([(one, left)], etags))
 
     done: list[Entity] = []
     failed: BaseException | None = None
     for result in await asyncio.gather(
-        *(
-            batch(partition, some)
-            for partition, each in partitions.items()
-            for some in batched(each, MAX_BATCH_OPERATIONS, strict=False)
-        ),
+        *(batch(partition, some) for partition, each in partitions.items() for some in _batched(each)),
         return_exceptions=True,
     ):
         if isinstance(result, BaseException):
@@ -76,5 +94,21 @@ async def _in_batches(
     return done
 
 
-def _now(entity: Entity, etag: str | None) -> Entity:
-    return entity if etag is None else replace(entity, etag=etag)
+def _batched(groups: list[_Group]) -> Iterator[list[_Group]]:
+    """As many groups at a time as have room in one batch."""
+    some, size = list[_Group](), 0
+    for group in groups:
+        if some and size + len(group[1]) > MAX_BATCH_OPERATIONS:
+            yield some
+            some, size = [], 0
+        some.append(group)
+        size += len(group[1])
+    if some:
+        yield some
+
+
+def _now(groups: Sequence[_Group], etags: Sequence[str | None]) -> Iterator[Entity]:
+    at = 0
+    for entity, operations in groups:
+        etag, at = etags[at], at + len(operations)
+        yield entity if etag is None else replace(entity, etag=etag)

@@ -22,7 +22,8 @@ from storage_lib.ports.queues import MAX_RECEIVE
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.history import noted
 from storage_lib.tasks.joins import Joins
-from storage_lib.tasks.model import TaskMessage, TaskRecord, TaskStatus
+from storage_lib.tasks.layout import Facts, id_of
+from storage_lib.tasks.model import Priority, TaskMessage, TaskRecord, TaskStatus
 from storage_lib.tasks.outbox import Outbox
 from storage_lib.tasks.records import TaskRecords
 
@@ -47,11 +48,13 @@ class _Front:
     waiting: set[str]
     until: datetime | None
 
-    def lacks(self, record: TaskRecord) -> bool:
+    def lacks(self, task: Facts) -> bool:
         """Whether the message of a task that has not started cannot be received now."""
-        if record.task_id in self.waiting:
+        if id_of(task.key) in self.waiting:
             return False
-        return self.until is None or max(record.updated_at, record.due_at or record.updated_at) < self.until
+        if self.until is None or task.updated_at is None:
+            return True
+        return max(task.updated_at, task.due_at or task.updated_at) < self.until
 
 
 class Repair:
@@ -109,30 +112,35 @@ class Repair:
         )
         return await self._send(self._unseen(found), self._lease, limit)
 
-    async def _unseen(self, found: AsyncIterator[TaskRecord]) -> AsyncIterator[TaskRecord]:
-        """Those that do not simply wait their turn in a long queue."""
+    async def _unseen(self, found: AsyncIterator[Facts]) -> AsyncIterator[TaskRecord]:
+        """The records of those that do not simply wait their turn in a long queue."""
         fronts: dict[str, _Front] = {}
-        async for record in found:
-            if record.is_waiting:
-                await self._joined(record)
+        async for task in found:
+            if task.status == TaskStatus.RUNNING and task.children:
+                await self._joined(task)
                 continue
-            if record.status is not TaskStatus.RUNNING:
-                queue = record.priority.queue
+            if task.status != TaskStatus.RUNNING:
+                queue = Priority(task.priority or Priority.NORMAL).queue
                 if queue not in fronts:
                     fronts[queue] = await self._front(queue)
-                if not fronts[queue].lacks(record):
+                if not fronts[queue].lacks(task):
                     continue
-            yield record
+            record = await self._records.read_open(task)
+            if record is not None:
+                yield record
 
-    async def _joined(self, parent: TaskRecord) -> None:
+    async def _joined(self, task: Facts) -> None:
         """End it if its last child has ended and the worker died before it could look. The longer nothing
         has happened to it, the more rarely it is looked at."""
         now = self._now()
-        if self._waiting.get(parent.task_id, now) > now:
+        if self._waiting.get(task.key, now) > now:
+            return
+        parent = await self._records.read_open(task)
+        if parent is None:
             return
         if len(self._waiting) > MAX_REPAIRS:
             self._waiting.clear()
-        self._waiting[parent.task_id] = now + max(self._lease / 2, (now - parent.updated_at) / 4)
+        self._waiting[task.key] = now + max(self._lease / 2, (now - parent.updated_at) / 4)
         try:
             await self._outbox.publish(await self._joins.complete(parent))
         except StorageError as error:  # The others must not wait for this one.
