@@ -38,11 +38,11 @@ class SlowTables(MemoryTables):
         await asyncio.sleep(0.001)
         return found
 
-    async def write(self, table: str, pk: str, operation: Any) -> Any:
-        if isinstance(operation, Update):
+    async def batch(self, table: str, pk: str, operations: Any) -> Any:
+        if isinstance(operations[0], Update):
             self.calls["update"] += 1
             await asyncio.sleep(0.001)
-        return await super().write(table, pk, operation)
+        return await super().batch(table, pk, operations)
 
 
 class CountedObjects(MemoryObjects):

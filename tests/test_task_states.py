@@ -66,18 +66,19 @@ class FaultyTables(MemoryTables):
     async def get(self, *arguments: Any) -> Any:
         return await self.faults.around("tables", super().get(*arguments))
 
-    async def write(self, table: str, pk: str, operation: Any) -> Any:
-        if not isinstance(operation, Insert | Update):
-            return await super().write(table, pk, operation)
-        return await self.faults.around("tables", self._written(table, pk, operation))
+    async def batch(self, table: str, pk: str, operations: list[Any]) -> Any:
+        """Of a record, which is the first, and its rows of the index."""
+        return await self.faults.around("tables", self._written(table, pk, operations))
 
-    async def _written(self, table: str, pk: str, operation: Insert | Update) -> Any:
+    async def _written(self, table: str, pk: str, operations: list[Any]) -> Any:
+        operation = operations[0]
+        assert isinstance(operation, Insert | Update)
         keys, before = (table, pk, operation.row_key), None
         if isinstance(operation, Update):
             before = (await super().get(*keys)).properties
-        etag = await super().write(table, pk, operation)
+        etags = await super().batch(table, pk, operations)
         self.watch(before, (await super().get(*keys)).properties)
-        return etag
+        return etags
 
 
 class Tasks(RuleBasedStateMachine):
