@@ -30,6 +30,7 @@ SWEEP_SECONDS = 50
 EXPIRE_SECONDS = 400
 LOOK_SECONDS = 400
 """How long a scan of all task records may take; the newest come first."""
+CARRY_SECONDS = 100
 WATCHED_QUEUES = tuple(queue for priority in Priority for queue in (priority.queue, priority.poison_queue))
 
 
@@ -87,7 +88,10 @@ async def expire_tasks(timer: func.TimerRequest) -> None:
 @blueprint.timer_trigger(arg_name="timer", schedule="0 33 * * * *", run_on_startup=False)
 @timed
 async def repair_tasks(timer: func.TimerRequest) -> None:
-    """Send the messages of long overdue tasks again, as the queue may have lost them."""
+    """Send the messages of long overdue tasks again, as the queue may have lost them. First carry over
+    records that the version before wrote."""
+    if carried := await state().engine.carry_over(CARRY_SECONDS):
+        _log.info("%d task records of the version before were carried over", carried)
     if sent := await _within(state().engine.redeliver()):
         _log.warning("the messages of %d overdue tasks were sent again", sent)
 

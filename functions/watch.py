@@ -1,4 +1,5 @@
-"""What every running instance looks for: tasks of killed hosts, and messages that reach no function.
+"""What every running instance looks for: tasks of killed hosts, messages that reach no function, and records
+of the version before.
 
 The platform hides the messages of a killed host for up to ten minutes, and runs timers on one instance only,
 whose lease outlives it by a minute. So each instance looks for such tasks itself.
@@ -31,6 +32,8 @@ FIRST_SECONDS = 5.0
 EVERY_SECONDS = 15.0
 SHARE = 20
 """Looking may take at most a twentieth of the time; with very many records, looks are rarer."""
+CARRY_SECONDS = 10.0
+NEVER_SECONDS = 7 * 24 * 3600.0
 STUCK_LOOKS = 2
 """After how many looks at a poison queue that is not empty its messages are received here; its function takes
 what it can at once."""
@@ -60,6 +63,8 @@ async def _watch() -> None:
 
     async with asyncio.TaskGroup() as group:
         group.create_task(_repeatedly("tasks whose host is gone could not be looked for", _take_over))
+        carried = "records of the version before could not be carried over"
+        group.create_task(_repeatedly(carried, _carry_over))
         stuck = dict.fromkeys(Priority, 0)
         group.create_task(_repeatedly("poison queues could not be looked at", lambda: _unstick(stuck)))
 
@@ -85,6 +90,14 @@ async def _take_over() -> float:
     if sent := await state().engine.take_over():
         _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
     return (time.monotonic() - started) * SHARE
+
+
+async def _carry_over() -> float:
+    """A little at a time; once there is nothing left, only the timer looks (functions/maintenance.py)."""
+    started = time.monotonic()
+    if await state().engine.carry_over(CARRY_SECONDS):
+        return time.monotonic() - started
+    return NEVER_SECONDS
 
 
 async def _unstick(stuck: dict[Priority, int]) -> float:

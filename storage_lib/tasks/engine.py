@@ -272,6 +272,16 @@ class TaskEngine:
         `Repair.run`."""
         return await self.repair.run()
 
+    async def carry_over(self, seconds: float) -> int:
+        """Carry over records that the version before wrote, for about so many seconds, and return how many
+        there were; 0 means that there are none any more. See older.py."""
+        until, carried = time.monotonic() + seconds, 0
+        while some := await self.records.older.step():
+            carried += some
+            if time.monotonic() >= until:
+                break
+        return carried
+
     async def take_over(self, *, older: bool = False) -> int:
         """Send the messages of tasks whose host is gone again. See `Repair.take_over`."""
         return await self.repair.take_over(older=older)
