@@ -17,6 +17,7 @@ import pytest
 
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.index_check import check_index
 from storage_lib.tasks.model import TaskMessage, TaskRecord
 from storage_lib.tasks.submission import NewTask
 from tests import chaos_actions
@@ -207,6 +208,7 @@ async def check(engine: TaskEngine, submitted: list[TaskRecord]) -> None:
         troubles.update(attempt.outcome for attempt in record.history)
         troubles["injected"] += sum("injected" in (a.error_message or "") for a in record.history)
     assert sum(ends.values()) == len(submitted) + len(children)
+    assert await check_index(engine.storage.backend.tables) == []
     print(f"{len(submitted)} tasks and {len(children)} children: {dict(troubles)}")
     troubled = troubles["injected"] + troubles["lost"] + troubles["undeliverable"]
     assert troubled, "nothing went wrong, so nothing was tested"

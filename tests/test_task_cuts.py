@@ -29,6 +29,7 @@ from storage_lib.tasks import worker as worker_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.control import TaskStateError
 from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.index_check import check_index
 from storage_lib.tasks.model import (
     EVENT_QUEUE,
     KEY_TABLE,
@@ -307,6 +308,7 @@ async def ended(process: Process, expected: Counter[str]) -> None:
     """Each task has ended as its action demands, had its effect once, and its end was told."""
     records = (await process.engine.records.list(limit=1000)).records
     assert Counter(record.action for record in records) == expected
+    assert await check_index(process.storage.backend.tables) == []
     told = set[str]()
     queues = process.storage.backend.queues
     while events := await queues.receive(EVENT_QUEUE, max_messages=32):

@@ -17,6 +17,7 @@ import pytest
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.errors import StorageError
 from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.index_check import check_index
 from storage_lib.tasks.model import TaskRecord
 from storage_lib.tasks.repair import REDELIVERED
 from storage_lib.tasks.submission import NewTask
@@ -177,6 +178,7 @@ async def check(engine: TaskEngine, submitted: list[str], hosts: Killed, law: fl
         joins.append(
             (parent.finished_at - max(c.finished_at for c in children if c.finished_at)).total_seconds()
         )
+    assert await check_index(engine.storage.backend.tables) == []
     assert lost or law == math.inf, "no host had a task when it was killed, so nothing was tested"
     slowest = max(takeovers, default=0)
     measured = (

@@ -25,6 +25,7 @@ from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.control import TaskStateError
 from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.index_check import check_index
 from storage_lib.tasks.model import FINAL, POISON_QUEUE, TASK_QUEUE, TaskRecord, TaskStatus
 from storage_lib.tasks.registry import Registry, task
 from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
@@ -329,6 +330,7 @@ class Tasks(RuleBasedStateMachine):
         unfinished = [self.record(task_id) for task_id in self.ids]
         assert [record for record in unfinished if not record.is_final] == []
         self.nothing_went_wrong()
+        assert self.run(check_index(self.backend.tables)) == []
         for work in [*(entry[0] for entry in self.running), *self.abandoned]:
             work.cancel()
         self.run(self.settle())

@@ -44,6 +44,8 @@ from storage_lib.tasks.older import Older
 from storage_lib.tasks.ranges import Condition, page_of, rows_of
 
 CONCURRENT_READS = 32
+SPANS_READ = 64
+"""In one query."""
 EXPIRED = "expired"
 """Set in a record whose contents are about to be removed, and which nobody may see any longer."""
 _AHEAD = timedelta(days=1)
@@ -271,6 +273,7 @@ class Lists:
             for interval in allowed:
                 yield interval
             return
+        # `allowed` is within the rest, which a span may begin before.
         async for span in self._spans(partition, plan.spans, rest):
             for interval in allowed:
                 if (both := interval.within(span)) is not None:
@@ -291,22 +294,21 @@ class Lists:
         return [both for each in found if (both := each.within(rest)) is not None]
 
     async def _spans(self, partition: str, prefix: str, rest: _Interval) -> AsyncIterator[_Interval]:
-        """The intervals of the spans that have such a row; neighbours are joined."""
-        joined: _Interval | None = None
+        """The intervals of the spans that have such a row; neighbours are joined, more and more of them."""
         start = prefix
         if rest.behind:  # The span that it is in counts, too.
             span = span_of(rest.behind)
             start += span[:-1] + chr(ord(span[-1]) - 1) + RECORDS_END
-        async for row in rows_of(self._tables, partition, start, end_of(prefix), select=[], limit=200):
+        joined: list[str] = []
+        most = 1
+        async for row in rows_of(self._tables, partition, start, end_of(prefix), select=[], limit=SPANS_READ):
             span = row.row_key[len(prefix) :]
-            if joined is not None and _are_neighbours(joined.end[:-1], span):
-                joined = _Interval(joined.behind, span + RECORDS_END)
-                continue
-            if joined is not None and (both := joined.within(rest)) is not None:
-                yield both
-            joined = _Interval(span, span + RECORDS_END)
-        if joined is not None and (both := joined.within(rest)) is not None:
-            yield both
+            if joined and (len(joined) == most or not _are_neighbours(joined[-1], span)):
+                yield _Interval(joined[0], joined[-1] + RECORDS_END)
+                joined, most = [], 2 * most
+            joined.append(span)
+        if joined:
+            yield _Interval(joined[0], joined[-1] + RECORDS_END)
 
     async def _looked_up(self, keys: Iterable[str]) -> dict[str, Entity]:
         """The records with these keys that there are."""

@@ -594,6 +594,35 @@ class TableStoreContract(ListedTables, CancelledTableWrites):
         assert all(many)
         await tables.batch(table, "p's ü", [Delete(f"r{n:02} %") for n in range(100)])
 
+    async def test_an_entity_is_written_with_others(self, tables: TableStore, table: str) -> None:
+        other = await tables.insert(table, "p", "other", {"n": 1})
+        etag = await tables.insert(
+            table, "p", "r", {"n": 1}, also=[Insert("index", {}), Delete("other", other)]
+        )
+        assert (await tables.get(table, "p", "r")).etag == etag
+        changed = await tables.update(
+            table, "p", "r", {"m": 2}, etag=etag, also=[Upsert("index", {"m": 2}, "replace")]
+        )
+        found = await tables.get(table, "p", "r")
+        assert (dict(found.properties), found.etag) == ({"n": 1, "m": 2}, changed)
+        assert [each.row_key for each in await tables.iterate(table)] == ["index", "r"]
+
+    @pytest.mark.parametrize("blamed", [0, 2])
+    async def test_nothing_is_written_if_one_of_the_others_fails(
+        self, tables: TableStore, table: str, blamed: int
+    ) -> None:
+        etag = await tables.insert(table, "p", "r", {"n": 1})
+        also = [Insert("index"), Delete("missing") if blamed else Insert("another")]
+        calls = [
+            lambda: tables.update(table, "p", "r", {"n": 2}, etag=etag if blamed else '"old"', also=also),
+            lambda: tables.insert(table, "p", "s" if blamed else "r", {}, also=also),
+        ]
+        for call in calls:
+            with pytest.raises(KeyNotFoundError if blamed else PreconditionFailedError) as caught:
+                await call()
+            assert not blamed or caught.value.field == "operations[2]"
+        assert [(each.row_key, each.etag) for each in await tables.iterate(table)] == [("r", etag)]
+
     async def test_a_batch_does_nothing_if_one_operation_fails(self, tables: TableStore, table: str) -> None:
         etag = await tables.insert(table, "p", "there", {"n": 1})
         other = await tables.update(table, "p", "there", {"n": 1})
