@@ -347,7 +347,8 @@ async def test_ended_tasks_expire_in_batches(engine: TaskEngine) -> None:
     print(f"{requests.total() / removed:.4f} requests a record")
     assert requests.total() <= 0.07 * removed, requests
     assert await left(engine) == {young}
-    assert await engine.records.expire(datetime.now(UTC) + timedelta(hours=1), 1000) == 0
+    for _ in range(16):  # Spans are tidied in one partition at a time.
+        assert await engine.records.expire(datetime.now(UTC) + timedelta(hours=1), 1000) == 0
     assert await check_index(engine.storage.backend.tables) == []
 
 

@@ -27,7 +27,7 @@ from tests.counting import Requests
 from tests.test_task_records import SparseTables
 
 START = datetime(2027, 1, 15, 12, tzinfo=UTC)
-MINUTES = st.sampled_from([0, 0, 1, 17, 18, 35, 600, 60 * 24 * 3])
+MINUTES = st.sampled_from([0, 0, 1, 60, 279, 280, 700, 60 * 24 * 3])
 AGENTS, ACTIONS = ("a", "b", "ü/c"), ("note", "note_2", "other")
 
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.backend import Entity, StorageBackend
 from storage_lib.ports.tables import MAX_QUERY_PAGE
-from storage_lib.tasks.layout import PARTITIONS, RECORDS_END, SPANS, Facts, end_of, first_at
+from storage_lib.tasks.layout import PARTITIONS, RECORDS_END, SPANS, Facts, end_of, first_at, span_of
 from storage_lib.tasks.lists import EXPIRED, task_id_of
 from storage_lib.tasks.model import FINAL, TASK_TABLE, content_prefix
-from storage_lib.tasks.ranges import Condition, all_partitions, page_of, rows_of
+from storage_lib.tasks.ranges import Condition, rows_of
 from storage_lib.tasks.removal import delete_unchanged, mark_unchanged
 
 CONCURRENT_READS = 16
@@ -38,8 +38,9 @@ class Expiry:
     def __init__(self, backend: StorageBackend, exists: Callable[[str], Awaitable[bool]]) -> None:
         self._backend = backend
         self._exists = exists
-        self._first = random.randrange(len(PARTITIONS))  # noqa: S311 - spreads load
-        """The partition to begin with: where the last run ended, as it may be full of records to remove."""
+        self._left: list[str] = []
+        """The partitions that this sweep of all has not come to the end of, which a limit has cut off."""
+        self._tidied = random.randrange(len(PARTITIONS))  # noqa: S311 - spreads load, hides nothing
 
     async def run(self, before: datetime, limit: int) -> int:
         """Remove up to ``limit`` records of tasks that ended before that moment, with their contents,
@@ -49,12 +50,13 @@ class Expiry:
             return 0
         removed = 0
         needed: dict[str, bool] = {}
-        for n in range(len(PARTITIONS)):
-            partition = PARTITIONS[(self._first + n) % len(PARTITIONS)]
-            removed += await self._of(partition, before, limit - removed, needed)
+        # Not always the same first, as a sweep may be cut off in another way, too.
+        self._left = self._left or random.sample(PARTITIONS, len(PARTITIONS))
+        while self._left:
+            removed += await self._of(self._left[-1], before, limit - removed, needed)
             if removed >= limit:
-                self._first = PARTITIONS.index(partition)
                 return removed
+            self._left.pop()
         await self._remove_spans(before)
         return removed
 
@@ -123,20 +125,19 @@ class Expiry:
                 await self._backend.objects.delete(found if isinstance(found, str) else found.key)
 
     async def _remove_spans(self, before: datetime) -> None:
-        """Remove the rows of spans in which no record is left. One that was written lately is left alone: a
-        process that knows of it may be about to make a record."""
+        """Remove the rows of spans in which no record is left, in another partition each time. One that was
+        written lately is left alone: a process that knows of it may be about to make a record."""
         tables = self._backend.tables
-        old = Condition("Timestamp lt @before", {"before": before})
-        left: dict[tuple[str, str], bool] = {}
-        empty: list[Entity] = []
-        async for row in all_partitions(tables, SPANS, end_of(SPANS), old, select=[]):
-            span = row.row_key.rpartition(":")[2]
-            place = row.partition_key, span
-            if place not in left:
-                page = await page_of(tables, row.partition_key, span, span + RECORDS_END, select=[], limit=1)
-                left[place] = bool(page.entities) or page.cursor is not None
-            if not left[place]:
-                empty.append(row)
+        self._tidied = (self._tidied + 1) % len(PARTITIONS)
+        partition, old = PARTITIONS[self._tidied], Condition("Timestamp lt @before", {"before": before})
+        rows = [row async for row in rows_of(tables, partition, SPANS, end_of(SPANS), old, select=[])]
+        if not rows:
+            return
+        # After the rows: who makes a record in an old span writes its row anew, which then is not deleted.
+        first = min(row.row_key.rpartition(":")[2] for row in rows)
+        records = rows_of(tables, partition, first, RECORDS_END, select=[])
+        spans = {span_of(record.row_key) async for record in records}
+        empty = [row for row in rows if row.row_key.rpartition(":")[2] not in spans]
         await delete_unchanged(tables, TASK_TABLE, empty)
 
 

@@ -7,7 +7,7 @@ stand the rows of the index, which are written in the same transaction as the re
 - ``~open:KEY`` of a task that has not ended, or whose event is due, with all that repair has to know;
 - ``~agent:HASH:KEY`` of each task;
 - ``~failed:KEY``, ``~cancelled:KEY`` and ``~dead:KEY`` of one that ended so;
-- ``~span:…:SPAN``, one for all records of a quarter of an hour, by action, of those that succeeded, and of
+- ``~span:…:SPAN``, one for all records of 4.7 hours, by action, of those that succeeded, and of
   those that were made later than their ids say, with the latest time at which one was.
 """
 
@@ -42,7 +42,7 @@ SUCCEEDED: Final = f"{SPANS}succeeded:"
 _TIME_ORDERED = pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _INVERTED = str.maketrans("0123456789abcdef", "fedcba9876543210")
 _MOMENT = len("00000000-0000")
-_SPAN = len("0000000")
+_SPAN = len("000000")
 _LATEST = (1 << 48) - 1
 """The greatest time of an id, in milliseconds."""
 SLOT: Final = timedelta(minutes=10)
@@ -104,7 +104,7 @@ def _milliseconds(moment: datetime) -> int:
 
 
 def span_of(key: str) -> str:
-    """The beginning of the keys of a span: 17.5 minutes, or a 256th of the others."""
+    """The beginning of the keys of a span: 4.7 hours, or a 256th of the others."""
     return key[: len("x00")] if key.startswith(OTHERS) else key[:_SPAN]
 
 
