@@ -4,10 +4,10 @@ version is looked at, and read or replaced only if it is still the current one."
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
+from msgspec import Struct
 
 from functions.conditions import ANY, Preconditions, single
 from functions.ranges import range_holds
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(Struct, frozen=True):
     """What the store is asked to compare when it writes."""
 
     if_match: str | None = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import azure.functions as func
+from msgspec import Struct
 
 from functions import dates
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
@@ -30,8 +30,7 @@ _OURS = pattern(r"(?!\*\Z)[\x21\x23-\x7e]+")
 """The form of an object's ETag; no other is ever passed to a store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Preconditions:
+class Preconditions(Struct, frozen=True):
     """What a request requires of the current object; None where it requires nothing."""
 
     match: EntityTags | None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Set
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self, cast
 
 import azure.functions as func
+from msgspec import Struct
 
 from storage_lib.patterns import pattern
 
@@ -18,8 +18,7 @@ _OWN = pattern(rf"\b(?:{'|'.join(sorted(_DECIDING))})\b|\\", re.IGNORECASE)
 """A name, or a character that may be part of one in another form."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """One delivery of a message.
 
     The host lets the top-level properties of a JSON message override the message's own: a message with an

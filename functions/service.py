@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 from msgspec import to_builtins
@@ -14,8 +14,10 @@ from functions.answers import json_response
 from functions.endpoint import endpoint
 from functions.state import state
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
-from storage_lib.ports.backend import StorageBackend, layers_of
 from storage_lib.tasks.model import TASK_QUEUE
+
+if TYPE_CHECKING:
+    from storage_lib.ports.backend import StorageBackend
 
 blueprint = func.Blueprint()
 
@@ -88,6 +90,7 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
 async def _need_key(backend: StorageBackend) -> None:
     """:raises StorageError: the key that encrypts cannot be had, perhaps from the vault that wraps it."""
     from storage_lib.layers.encryption import EncryptionLayer  # Only where it is on.
+    from storage_lib.ports.backend import layers_of
 
     for layer in layers_of(backend):
         if isinstance(layer, EncryptionLayer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -48,11 +47,11 @@ ACTIONS = "actions"
 """The package of the app's own actions. The engine knows none of them."""
 
 
-@dataclass
 class AppState:
     """Created at the first invocation from the app settings; connections stay open between invocations."""
 
-    config: StorageConfig
+    def __init__(self, config: StorageConfig) -> None:
+        self.config = config
 
     @cached_property
     def storage(self) -> StorageManager:
