@@ -139,9 +139,13 @@ class ObjectCopier:
                     seen, sha256 = await self._send_stream(key, onto, etag, size, condition)
                 else:
                     seen, sha256 = await self._send_whole(key, onto, etag, condition)
-            except PreconditionFailedError as error:
-                if there is None and await self._is_equal(key, onto):
-                    return  # Another run of the same migration was here at this moment.
+            except (PreconditionFailedError, TransientStorageError) as error:
+                if there is None:
+                    with suppress(StorageError):
+                        if await self._is_equal(key, onto):
+                            return  # Another run of the same migration was here at this moment.
+                if not isinstance(error, PreconditionFailedError):
+                    raise
                 raise PreconditionFailedError(
                     f"object {onto!r} of the target was changed at this moment",
                     remedy="run the migration again",
