@@ -126,7 +126,7 @@ async def _begun(bucket: Bucket, key: str, parts: Parts, upload: str) -> continu
         begun = None
     elif begun is not None and not parts.known and await continuing.sent(bucket, key, begun) is None:
         begun = None
-    if begun is None and parts.start:
+    if begun is None and parts.known:
         raise TransientStorageError(f"put {key!r}: its upload was given up or completed", remedy="try again")
     return begun
 
