@@ -60,7 +60,7 @@ def no_op(size: float) -> list[Row]:
 
 def partitions(size: float) -> list[Row]:
     """Tasks a second by the published limits and by what a task was seen to ask."""
-    return asyncio.run(_partitions(int(2_000 * size)))
+    return asyncio.run(_partitions(2_000))
 
 
 def fan_out(size: float) -> list[Row]:
