@@ -262,16 +262,16 @@ async def test_a_large_file_of_an_earlier_version_is_made_anew_by_command(
     monkeypatch.setattr(space, "MAX_SMALL_PAGES", 10)
     size = database.stat().st_size
     looked: list[None] = []
-    make_anew = space._make_anew
-    monkeypatch.setattr(space, "_make_anew", lambda _: looked.append(None))
+    make_anew = space.make_anew
+    monkeypatch.setattr(space, "make_anew", lambda _: looked.append(None))
     await backend.queues.send("gone", "one more")
     assert await _kept(backend) == earlier
-    command = [sys.executable, "-m", "storage_lib.backends.file.space", str(database)]
+    command = [sys.executable, "-m", "storage_lib.backends.file.anew", str(database)]
     run = await asyncio.to_thread(
         subprocess.run, command, cwd=PROJECT, check=True, capture_output=True, text=True
     )
     assert looked == []
-    monkeypatch.setattr(space, "_make_anew", make_anew)
+    monkeypatch.setattr(space, "make_anew", make_anew)
     assert f"{size / 1e6:.1f} MB before" in run.stdout
     assert database.stat().st_size < 200 * PAGE
     assert await _kept(backend) == earlier
@@ -284,7 +284,7 @@ def test_the_command_says_what_it_cannot_do(tmp_path: Path, content: bytes | Non
     path = tmp_path / "store.db"
     if content is not None:
         path.write_bytes(content)
-    command = [sys.executable, "-m", "storage_lib.backends.file.space", str(path)]
+    command = [sys.executable, "-m", "storage_lib.backends.file.anew", str(path)]
     run = subprocess.run(command, cwd=PROJECT, check=False, capture_output=True, text=True)
     assert run.returncode == 1
     assert words in run.stderr
@@ -293,4 +293,4 @@ def test_the_command_says_what_it_cannot_do(tmp_path: Path, content: bytes | Non
 
 def test_the_documentation_has_the_command() -> None:
     text = (PROJECT / "docs" / "operations.md").read_text()
-    assert "python -m storage_lib.backends.file.space" in text
+    assert "python -m storage_lib.backends.file.anew" in text

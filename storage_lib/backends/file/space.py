@@ -5,14 +5,12 @@ pause follows in which others get the file: SQLite's own wait for a lock is shor
 undoes a step or keeps it whole (SQLite's "incremental vacuum").
 
 A file has to be made for it. One that was not is made anew, once and in one transaction, if that takes no
-longer than a few steps; else `python -m storage_lib.backends.file.space FILE` does it.
+longer than a few steps; else `python -m storage_lib.backends.file.anew FILE` does it.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ class UnusedSpace:
             if pages - unused > MAX_SMALL_PAGES:
                 self._under_way = False
                 return None
-            _make_anew(connection)
+            make_anew(connection)
         elif unused:
             started = time.monotonic()
             connection.execute(f"PRAGMA incremental_vacuum({self._step})").fetchall()
@@ -92,34 +90,10 @@ def _can_shrink(connection: Connection) -> bool:
     return _number(connection, "auto_vacuum") == 2
 
 
-def _make_anew(connection: Connection) -> None:
+def make_anew(connection: Connection) -> None:
     prepare(connection)
     connection.execute("VACUUM")
 
 
 def _number(connection: Connection, pragma: str) -> int:
     return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
-
-
-def main(path: str) -> None:
-    """Make the database at ``path`` anew. Whoever writes to it meanwhile waits, or is told to try again."""
-    import sqlite3
-
-    if not Path(path).is_file():
-        raise SystemExit(f"{path} is not there: give the path of a data folder's system/store.db")
-    before = Path(path).stat().st_size
-    connection = sqlite3.connect(path, timeout=60, isolation_level=None)
-    try:
-        _make_anew(connection)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    except sqlite3.Error as error:
-        raise SystemExit(f"{path} could not be made anew, and is as it was: {error}") from error
-    finally:
-        connection.close()
-    print(f"{path}: {before / 1e6:.1f} MB before, {Path(path).stat().st_size / 1e6:.1f} MB now")
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m storage_lib.backends.file.space DATA/system/store.db")
-    main(sys.argv[1])
