@@ -1,4 +1,4 @@
-"""``python -m storage_lib.backends.file.anew FILE``: a database of an earlier version shrinks from then on."""
+"""``python -m storage_lib.backends.file.anew FILE``: so that a database of an earlier version can shrink."""
 
 from __future__ import annotations
 
