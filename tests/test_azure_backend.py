@@ -40,6 +40,7 @@ from storage_lib.errors import (
     StorageUnavailableError,
     TransientStorageError,
 )
+from storage_lib.names import given_name
 from storage_lib.ports.objects import ListEntry, ObjectStore
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 from tests.layers import PassThrough
@@ -86,6 +87,8 @@ OTHER_CALLS: dict[str, Call] = {
     "get entity": lambda backend: backend.tables.get("table1", "p", "r"),
     "delete entity": lambda backend: backend.tables.delete("table1", "p", "r"),
     "query": lambda backend: backend.tables.query("table1"),
+    "list tables": lambda backend: backend.list_tables(),
+    "list queues": lambda backend: backend.list_queues(),
 }
 Pages = AsyncIterator[Page]
 ALL_CALLS = OBJECT_CALLS | OTHER_CALLS
@@ -757,3 +760,34 @@ async def test_a_touch_moves_no_bytes(fresh: AzureStorageBackend, monkeypatch: p
     monkeypatch.delattr(type(fresh.objects.driver), "get")
     await fresh.objects.touch("k", metadata={"m": "2"})
     assert dict((await fresh.objects.head("k")).metadata) == {"m": "2"}
+
+
+async def test_names_come_in_pages_and_by_prefix(
+    backend: AzureStorageBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage_lib.backends.azure.tables.NAMES_A_PAGE", 2)
+    monkeypatch.setattr("storage_lib.backends.azure.queues.NAMES_A_PAGE", 2)
+    tail = uuid.uuid4().hex[:8]
+    tables = sorted(f"{name}{tail}" for name in ("a", "B", "c", "other_", "Zz"))
+    queues = sorted(f"{name}{tail}" for name in ("a", "b", "c", "other_", "zz"))
+    for table in tables:
+        await backend.tables.create_table(table)
+    for queue in queues:
+        await backend.queues.create_queue(queue)
+    assert [name for name in await backend.list_tables() if tail in name] == tables
+    assert [name for name in await backend.list_queues() if tail in name] == queues
+
+    async def below(pages: Any, prefix: str) -> list[str]:
+        found: list[str] = []
+        cursor = None
+        for _ in range(100):
+            page = await pages(prefix, cursor)
+            found += [given_name(name) for name in page.names]
+            if (cursor := page.cursor) is None:
+                return sorted(found)
+        raise AssertionError("the pages do not end")
+
+    assert await below(backend.tables.driver.list_tables, f"B{tail}") == [f"B{tail}"]
+    assert await below(backend.tables.driver.list_tables, f"other{tail}") == [f"other_{tail}"]
+    assert await below(backend.queues.driver.list_queues, f"other-{tail}") == [f"other_{tail}"]
+    assert await below(backend.queues.driver.list_queues, f"none{tail}") == []

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueClient
 
 NEVER_EXPIRES = -1
+NAMES_A_PAGE = 5000
+"""The service gives no more."""
 _GIVEN = "aosname"
 """The metadata of a queue that has its name as it was given, percent-encoded."""
 
@@ -51,7 +53,9 @@ class AzureQueues(QueueDriver):
     async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
         with translated("list queues"):
             service = await self._clients.queues()
-            found = service.list_queues(name_starts_with=prefix or None, include_metadata=True)
+            found = service.list_queues(
+                name_starts_with=prefix or None, include_metadata=True, results_per_page=NAMES_A_PAGE
+            )
             pages: Any = found.by_page(continuation_token=cursor)
             page: Any = await self._clients.queue_requests.send(lambda: anext(pages, None))
             if page is None:

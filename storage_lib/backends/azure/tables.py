@@ -55,6 +55,8 @@ _KEYS = ("PartitionKey", "RowKey")
 _GIVEN_NAMES = "agentstoragetablenames"
 """The table of the names that tables were given, where they are mapped. A table has no metadata."""
 _LONGEST_NAME = 63
+NAMES_A_PAGE = 1000
+"""The service gives no more."""
 
 
 class AzureTables(TableDriver):
@@ -86,7 +88,11 @@ class AzureTables(TableDriver):
             service = await self._clients.tables()
             # Whether or not the service tells cases apart here.
             within = f"TableName ge '{prefix}' and TableName le '{prefix.ljust(_LONGEST_NAME, 'z')}'"
-            found = service.query_tables(within) if prefix else service.list_tables()
+            found = (
+                service.query_tables(within, results_per_page=NAMES_A_PAGE)
+                if prefix
+                else service.list_tables(results_per_page=NAMES_A_PAGE)
+            )
             pages: Any = found.by_page(continuation_token=cast("Any", cursor))
             page: Any = await self._clients.table_requests.send(lambda: anext(pages, None))
             if page is None:
