@@ -3,11 +3,11 @@ changed, and one of 2 GiB; time, processor time and peak memory of whole process
 
 rclone copies a folder of plain files with the best of several ``--transfers``; ours copies the same bytes as
 the objects of a data folder, with their checksums. Each has an Azurite to itself, empty at the first run, for
-one that is full is slow. They take turns to begin, and the ratios are medians of the rounds. Processor time is
-that of the client. Python's byte code is written before, as an installer does.
+one that is full is slow. They take turns to begin, and the ratios are medians of the rounds. Processor time
+is that of the client. Python's byte code is written before, as an installer does.
 
-``MIGRATION_COUNT`` (10000), ``MIGRATION_LARGE_MIB`` (2048), ``MIGRATION_ROUNDS`` (3) and ``MIGRATION_SECONDS``
-(240, after which no other round begins) make it smaller.
+``MIGRATION_COUNT`` (10000), ``MIGRATION_LARGE_MIB`` (2048), ``MIGRATION_ROUNDS`` (3) and
+``MIGRATION_SECONDS`` (240, after which no other round begins) make it smaller.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -72,6 +75,40 @@ async def test_a_listing_in_no_known_order_is_refused() -> None:
         backend = backend_of(service)
         with pytest.raises(ConfigurationError, match="left out"):
             await backend.objects.list_page()
+        await backend.close()
+
+
+async def test_the_next_page_is_on_its_way_while_one_is_used() -> None:
+    asked = asyncio.Event()
+
+    def answer(request: Request) -> Answer:
+        if "prefix=" in request.target:
+            return listing()  # what the library keeps for itself
+        if "marker=" not in request.target:
+            first = listing("a", "b")
+            return replace(first, body=first.body.replace(b"<NextMarker/>", b"<NextMarker>m</NextMarker>"))
+        asked.set()
+        return listing("c")
+
+    async with StubService(answer) as service:
+        backend = backend_of(service)
+        before = asyncio.all_tasks()
+        found: list[str] = []
+        async for entry in backend.objects.iterate(details=True):
+            found.append(str(getattr(entry, "key", entry)))
+            async with asyncio.timeout(20):
+                await asked.wait()
+        assert found == ["a", "b", "c"]
+        assert len(service.seen) == 2
+        # A page that is asked for by its length is one request, and one left early leaves nothing behind.
+        assert len((await backend.objects.list_page(limit=1, details=True)).entries) == 1
+        assert len(service.seen) == 3
+        async with aclosing(aiter(backend.objects.iterate(details=True))) as entries:
+            async for _ in entries:
+                break
+        async with asyncio.timeout(20):
+            while left := asyncio.all_tasks() - before:
+                await asyncio.wait(left)
         await backend.close()
 
 

@@ -21,6 +21,7 @@ from storage_lib.errors import (
 from storage_lib.keys import validate_user_key
 from storage_lib.migration.limits import Bandwidth, Memory
 from storage_lib.migration.options import MigrationOptions
+from storage_lib.migration.pairing import Pair
 from storage_lib.migration.report import MigrationReport
 from storage_lib.migration.views import Seen, View
 from storage_lib.ports import expiry, hidden, kept_headers
@@ -60,6 +61,13 @@ class ObjectCopier:
         self._bandwidth = Bandwidth(options.bytes_per_second)
         self._memory = Memory()
         self._moved = options.onto != options.prefix
+
+    def is_done(self, pair: Pair) -> bool:
+        """Whether the target has a copy of exactly this version, by what the listings say."""
+        ours, theirs = pair.source, pair.target
+        if ours is None or ours.etag is None or theirs is None or theirs.source is None:
+            return False
+        return theirs.source == self.mark(ours.key, ours.etag)
 
     async def copy(self, key: str, onto: str, entry: ListEntry, there: ListEntry | None) -> Outcome:
         """Make ``onto`` in the target what ``key`` is in the source.
@@ -160,7 +168,8 @@ class ObjectCopier:
             seen, data = await self._source.get(key, etag)
         self._check_binding(key, seen)
         await self._bandwidth.use(len(data))
-        await self._target.store.adopt(onto, data, seen.content_type, self._marked(key, seen), **condition)
+        kept = self._marked(key, seen)
+        await self._target.store.adopt(onto, data, seen.content_type, kept, sha256=seen.sha256, **condition)
         self._report.bytes_copied += len(data)
         return seen, seen.sha256 or await sha256_of(data)
 

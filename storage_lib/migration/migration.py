@@ -165,7 +165,11 @@ class Migration:
         async def list_all() -> None:
             async with aclosing(self._pairs()) as pairs:
                 async for pair in pairs:
-                    if self._wants(pair.name) and is_meant(pair):
+                    if not (self._wants(pair.name) and is_meant(pair)):
+                        continue
+                    if self._copier.is_done(pair):
+                        self._count(self.options.prefix + pair.name, Outcome.SKIPPED.value)
+                    else:
                         await waiting.put(pair)
             for _ in range(self.options.concurrency):
                 await waiting.put(None)
@@ -189,9 +193,14 @@ class Migration:
             self._away = self._away + 1 if isinstance(error, StorageUnavailableError) else 0
             if self._away >= _AWAY:
                 raise
+            if self._on_object is not None:
+                self._on_object(name, outcome)
         else:
             self._away = 0
-            setattr(self.report, outcome, getattr(self.report, outcome) + 1)
+            self._count(name, outcome)
+
+    def _count(self, name: str, outcome: str) -> None:
+        setattr(self.report, outcome, getattr(self.report, outcome) + 1)
         if self._on_object is not None:
             self._on_object(name, outcome)
 

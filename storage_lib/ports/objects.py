@@ -156,6 +156,7 @@ class ObjectStore(Stationary):
         metadata: dict[str, str],
         if_match: str | None,
         if_absent: bool,
+        sha256: str | None = None,
     ) -> PutResult:
         if len(data) > self.max_object_bytes:
             raise ObjectTooLargeError(
@@ -164,7 +165,7 @@ class ObjectStore(Stationary):
                 limit=f"{self.max_object_bytes} bytes",
                 remedy="use put_stream",
             )
-        digest = await sha256_of(data)
+        digest = sha256 or await sha256_of(data)
         if (if_match is not None or if_absent) and (call := attempts.call_with(digest)) is not None:
             metadata[hidden.CALL] = call
         options = PutOptions(content_type, metadata, digest, if_match, if_absent)
@@ -267,12 +268,14 @@ class ObjectStore(Stationary):
         if_match: str | None = None,
         if_absent: bool = False,
         upload: str | None = None,
+        sha256: str | None = None,
     ) -> PutResult:
         """Store an object as it was elsewhere: like `put` and `put_stream`, but with all of its metadata,
         the end of its life and others with reserved names included. For copies from another store.
 
         :param data: its bytes, or parts of `part_bytes` each.
         :param upload: the name of an upload that can be continued; see `ObjectDriver.uploaded`.
+        :param sha256: the checksum of the bytes, if it has been verified already.
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold.
         """
         own = {name: text for name, text in metadata.items() if not name.startswith(hidden.RESERVED)}
@@ -282,7 +285,7 @@ class ObjectStore(Stationary):
             if not self.driver.capabilities.resumes_streams:
                 upload = None
             return await self._save_stream(key, data, content_type, kept, if_match, if_absent, upload)
-        return await self._save(key, data, content_type, kept, if_match, if_absent)
+        return await self._save(key, data, content_type, kept, if_match, if_absent, sha256)
 
     async def get(
         self,

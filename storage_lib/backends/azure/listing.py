@@ -14,7 +14,7 @@ the beginning: that is noticed, costs reading, and leaves only the order describ
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,6 @@ from storage_lib.ports import expiry, hidden
 from storage_lib.ports.object_model import ListEntry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
     from xml.etree.ElementTree import Element
 
 
@@ -40,7 +39,7 @@ class Page:
     last: bool
 
 
-Fetch = Callable[[str | None], AsyncIterator[Page]]
+Fetch = Callable[[str | None], AsyncGenerator[Page]]
 """The pages from a name on (inclusive; None: from the beginning)."""
 
 
@@ -88,20 +87,21 @@ class _Order:
         :param blocks: beginnings, each the beginning of the next, whose high block holds ``start``: the
             supplementary block belongs behind it, where a service sorting by UTF-16 has it before.
         """
-        async for page in self._fetch(start):
-            for index, found in enumerate(page.found):
-                name = name_of(found)
-                if _precedes(name, start):
-                    continue
-                while blocks and not _in_block(name, blocks[-1], _HIGH):
-                    async for other in self._block(blocks.pop(), _SUPPLEMENTARY):
-                        yield other
-                if not name.isascii():
-                    for at in _places(_SUPPLEMENTARY, name, fixed):
-                        if self._needs_high_block(name[:at], page, index):
-                            async for other in self._block(name[:at], _HIGH):
-                                yield other
-                yield found
+        async with aclosing(self._fetch(start)) as pages:
+            async for page in pages:
+                for index, found in enumerate(page.found):
+                    name = name_of(found)
+                    if _precedes(name, start):
+                        continue
+                    while blocks and not _in_block(name, blocks[-1], _HIGH):
+                        async for other in self._block(blocks.pop(), _SUPPLEMENTARY):
+                            yield other
+                    if not name.isascii():
+                        for at in _places(_SUPPLEMENTARY, name, fixed):
+                            if self._needs_high_block(name[:at], page, index):
+                                async for other in self._block(name[:at], _HIGH):
+                                    yield other
+                    yield found
         while blocks:
             async for other in self._block(blocks.pop(), _SUPPLEMENTARY):
                 yield other

@@ -8,7 +8,8 @@ the first stream up or copy, and to make the container.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ from storage_lib.backends.cloud.objects import (
     chunks_of,
     is_key,
     name_of,
+    read_ahead,
     request_range,
     restless,
 )
@@ -203,14 +205,16 @@ class AzureObjects(ObjectDriver):
             raise
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
-        def fetch(start: str | None) -> AsyncIterator[Page]:
-            return self._pages(prefix, options, start)
+        def fetch(start: str | None) -> AsyncGenerator[Page]:
+            pages = self._pages(prefix, options, start)
+            return read_ahead(pages) if options.count is None else pages
 
-        async for found in in_key_order(fetch, prefix, options.after):
-            if is_key(found):
-                yield found
+        async with aclosing(in_key_order(fetch, prefix, options.after)) as listing:
+            async for found in listing:
+                if is_key(found):
+                    yield found
 
-    async def _pages(self, prefix: str, wanted: ListOptions, start: str | None) -> AsyncIterator[Page]:
+    async def _pages(self, prefix: str, wanted: ListOptions, start: str | None) -> AsyncGenerator[Page]:
         size = MAX_PAGE if wanted.count is None else min(wanted.count + 1, MAX_PAGE)
         context: Any = None
 

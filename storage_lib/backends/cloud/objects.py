@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -61,7 +61,7 @@ async def chunks_of(
 ) -> AsyncGenerator[bytes]:
     """The body of obstore's ``result``, a chunk ahead of its reader. ``read`` tells what an error says."""
     length = 0
-    async with aclosing(_read_ahead(result.stream(min_chunk_size=CHUNK_BYTES))) as chunks:
+    async with aclosing(read_ahead(result.stream(min_chunk_size=CHUNK_BYTES))) as chunks:
         while True:
             try:
                 chunk = await anext(chunks, None)
@@ -72,22 +72,24 @@ async def chunks_of(
             if chunk is None:
                 break
             length += len(chunk)
-            yield chunk
+            yield bytes(chunk)
     check_length(key, length, result)
 
 
-async def _read_ahead(chunks: Any) -> AsyncGenerator[bytes]:
-    async def read() -> bytes | None:
+async def read_ahead[T](items: AsyncIterator[T]) -> AsyncGenerator[T]:
+    """The items, of which the next is fetched while one is used."""
+
+    async def read() -> T | None:
         try:
-            return bytes(await anext(chunks))
+            return await anext(items)
         except StopAsyncIteration:
             return None
 
     reading = asyncio.create_task(read())
     try:
-        while (chunk := await reading) is not None:
+        while (item := await reading) is not None:
             reading = asyncio.create_task(read())
-            yield chunk
+            yield item
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -53,7 +54,7 @@ class RetryingObjects(ObjectLayer):
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         mark, if_absent = "", options.if_absent
         if options.is_conditional:
-            mark = f"{_CREATED if if_absent else _REPLACED}{uuid.uuid4().hex}"
+            mark = f"{_CREATED if if_absent else _REPLACED}{os.urandom(16).hex()}"
             options = with_options(options, metadata={**options.metadata, ATTEMPT: mark})
 
         async def put(unsure: bool) -> PutResult:
