@@ -6,6 +6,7 @@ from typing import Any
 
 import azure.functions as func
 
+from functions.headers import header
 from functions.state import AppState
 from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, SerializationError
 from storage_lib.patterns import pattern
@@ -112,7 +113,7 @@ def refuse_encoded(req: func.HttpRequest) -> None:
     """Refuse an encoded body.
 
     :raises UnsupportedMediaTypeError: the body has a ``Content-Encoding`` other than ``identity``."""
-    codings = [coding.strip().lower() for coding in req.headers.get("Content-Encoding", "").split(",")]
+    codings = [coding.strip().lower() for coding in (header(req, "Content-Encoding") or "").split(",")]
     if encoded := [coding for coding in codings if coding not in ("", "identity")]:
         raise UnsupportedMediaTypeError(
             f"the body is encoded as {encoded[0][:40]!r}",
@@ -124,7 +125,7 @@ def refuse_encoded(req: func.HttpRequest) -> None:
 
 async def check_digest(req: func.HttpRequest, body: bytes) -> None:
     """:raises DigestError: the body does not agree with the SHA-256 of ``Repr-Digest`` (RFC 9530)."""
-    found = _DIGEST.search(req.headers.get("Repr-Digest", ""))
+    found = _DIGEST.search(header(req, "Repr-Digest") or "")
     if found is None:
         return
     import base64

@@ -8,6 +8,7 @@ from typing import Any
 
 import azure.functions as func
 
+from functions.headers import header
 from storage_lib.patterns import pattern
 
 FUNCTION_KEY = "function-key"
@@ -34,11 +35,11 @@ def actor_of(req: func.HttpRequest) -> str:
 def correlation_of(req: func.HttpRequest, context: Any) -> str:
     """What the operations of this request have in common: the client's ``x-correlation-id``, the trace of
     its ``traceparent``, its ``x-request-id``, or the id of the invocation."""
-    if given := req.headers.get("x-correlation-id"):
+    if given := header(req, "x-correlation-id"):
         return _short(given)
-    if traced := _TRACE.fullmatch(req.headers.get("traceparent") or ""):
+    if traced := _TRACE.fullmatch(header(req, "traceparent") or ""):
         return traced[1]
-    if given := req.headers.get("x-request-id"):
+    if given := header(req, "x-request-id"):
         return _short(given)
     return getattr(context, "invocation_id", None) or uuid.uuid4().hex
 

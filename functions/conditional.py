@@ -10,6 +10,7 @@ import azure.functions as func
 from msgspec import Struct
 
 from functions.conditions import ANY, Preconditions, single
+from functions.headers import header
 from functions.ranges import range_holds
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
 
@@ -126,7 +127,7 @@ async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> No
 
 def wants_fresh(req: func.HttpRequest) -> bool:
     """Whether the client refuses what a cache has kept (RFC 9111, 5.2.1): browsers do on a reload."""
-    directives = (req.headers.get("Cache-Control") or "").lower().replace(" ", "").split(",")
+    directives = (header(req, "Cache-Control") or "").lower().replace(" ", "").split(",")
     return "no-cache" in directives or "max-age=0" in directives
 
 

@@ -10,6 +10,7 @@ import azure.functions as func
 from msgspec import Struct
 
 from functions import dates
+from functions.headers import header
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
 from storage_lib.patterns import pattern
 
@@ -49,8 +50,8 @@ class Preconditions(Struct, frozen=True):
         return cls(
             _etags(req, "If-Match"),
             _etags(req, "If-None-Match"),
-            dates.parsed(req.headers.get("If-Modified-Since")) if reads else None,
-            dates.parsed(req.headers.get("If-Unmodified-Since")),
+            dates.parsed(header(req, "If-Modified-Since")) if reads else None,
+            dates.parsed(header(req, "If-Unmodified-Since")),
         )
 
     @property
@@ -109,11 +110,11 @@ def single(tags: EntityTags | None) -> str | None:
     return tags[0] if isinstance(tags, list) and len(tags) == 1 and _OURS.fullmatch(tags[0]) else None
 
 
-def _etags(req: func.HttpRequest, header: str) -> EntityTags | None:
+def _etags(req: func.HttpRequest, name: str) -> EntityTags | None:
     """None without the header, `ANY` for ``*``. A weak tag cannot match in the strong comparison of
     ``If-Match``; ``If-None-Match`` compares weakly (RFC 9110, 13.1). Empty members of the list are left out
     (RFC 9110, 5.6.1.2)."""
-    text = req.headers.get(header)
+    text = header(req, name)
     if text is None:
         return None
     if text.strip(" \t") == "*":
@@ -124,9 +125,9 @@ def _etags(req: func.HttpRequest, header: str) -> EntityTags | None:
         match = _ETAG.match(text, position)
         if match is None:
             raise InvalidArgumentError(
-                f"{header} is not a list of entity tags", field=header, limit='"tag", … or *'
+                f"{name} is not a list of entity tags", field=name, limit='"tag", … or *'
             )
-        if match[2] is not None and (not match[1] or header == "If-None-Match"):
+        if match[2] is not None and (not match[1] or name == "If-None-Match"):
             tags.append(match[2])
         position = match.end()
     return tags

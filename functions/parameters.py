@@ -9,6 +9,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import azure.functions as func
 
+from functions.headers import header
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import decode_metadata_value
 from storage_lib.ports.expiry import MAX_TTL_SECONDS
@@ -26,6 +27,8 @@ def check_query(req: func.HttpRequest, known: Collection[str]) -> None:
     :raises InvalidArgumentError: the query is not UTF-8, or has a parameter twice, which the host would join.
     """
     query = req.url.partition("?")[2]
+    if not query and not req.params:
+        return
     # Read from the URL, too: the host passes on no parameter without a value.
     named = [name for pair in query.split("&") if (name := unquote(pair.partition("=")[0].replace("+", " ")))]
     _refuse_repeated(named)
@@ -111,7 +114,7 @@ def metadata_of(req: func.HttpRequest) -> dict[str, str]:
 
 def ttl_of(req: func.HttpRequest) -> float | datetime | None:
     """The time to live of ``x-ttl-seconds``, or its end in ``x-expires-at``; None without these headers."""
-    text, end = req.headers.get("x-ttl-seconds"), req.headers.get("x-expires-at")
+    text, end = header(req, "x-ttl-seconds"), header(req, "x-expires-at")
     if end is not None:
         if text is not None:
             raise InvalidArgumentError(

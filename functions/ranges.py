@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 
+from functions.headers import header
 from storage_lib.patterns import pattern
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _BEYOND = 2**50
 def byte_range(req: func.HttpRequest) -> ByteRange | None:
     """The range of the ``Range`` header. Several ranges, another unit or a malformed one are ignored, and the
     whole object is returned (RFC 9110, 14.2)."""
-    ranges = _RANGES.fullmatch(req.headers.get("Range", "").strip(" \t"))
+    ranges = _RANGES.fullmatch((header(req, "Range") or "").strip(" \t"))
     members = [] if ranges is None else [each for part in ranges[1].split(",") if (each := part.strip(" \t"))]
     found = _RANGE.fullmatch(members[0]) if len(members) == 1 else None
     if found is None or found[0] == "-":
@@ -53,7 +54,7 @@ def _is_less(one: str, other: str) -> bool:
 def range_holds(req: func.HttpRequest, info: ObjectInfo) -> bool:
     """Whether ``If-Range`` allows a range of this version. A weak tag or a date never does: weakly equal
     objects may differ in their bytes, and an object can change twice within the second of a date."""
-    wanted = req.headers.get("If-Range")
+    wanted = header(req, "If-Range")
     if wanted is None:
         return True
     tag = re.fullmatch(r'[ \t]*"([^"]*)"[ \t]*', wanted)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import azure.functions as func
 
 from functions.callers import actor_of
+from functions.headers import header
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.attempts import CALL
 
@@ -27,7 +28,7 @@ def repeated_call(req: func.HttpRequest, key: str, change: bytes = b"") -> Gener
     :param change: what the request does to it, except for the bytes that are saved, which the store compares.
     :raises InvalidArgumentError: the key is not text.
     """
-    text = req.headers.get(HEADER)
+    text = header(req, HEADER)
     if text is None:
         yield
         return
@@ -37,7 +38,7 @@ def repeated_call(req: func.HttpRequest, key: str, change: bytes = b"") -> Gener
             f"{HEADER} is {name[:40]!a}", field=HEADER, limit="1 to 255 printable ASCII characters"
         )
     bare = name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
-    said = sorted((header, value) for header, value in req.headers.items() if header.startswith(_DESCRIBING))
+    said = sorted(item for item in req.headers.items() if item[0].startswith(_DESCRIBING))
     call = repr((bare, actor_of(req), req.method, key, said, change))
     token = CALL.set(hashlib.sha256(call.encode()).hexdigest()[:32])
     try:

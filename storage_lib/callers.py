@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 import msgspec
 
@@ -33,20 +31,26 @@ def caller() -> Caller:
     return _caller.get()
 
 
-@contextmanager
-def acting_as(actor: str, correlation: str | None = None) -> Generator[None]:
-    """Make ``actor`` the caller of what is done inside, in the tasks that it starts, too.
+class acting_as:  # noqa: N801 - used as a statement, like contextlib's
+    """``with acting_as(actor, correlation):`` makes ``actor`` the caller of what is done inside, in the tasks
+    that it starts, too.
 
     :raises InvalidArgumentError: one of them is not a text of 1 to 512 characters.
     """
-    _check("actor", actor)
-    if correlation is not None:
-        _check("correlation", correlation)
-    before = _caller.set(Caller(actor, correlation))
-    try:
-        yield
-    finally:
-        _caller.reset(before)
+
+    __slots__ = ("_before", "_caller")
+
+    def __init__(self, actor: str, correlation: str | None = None) -> None:
+        _check("actor", actor)
+        if correlation is not None:
+            _check("correlation", correlation)
+        self._caller = Caller(actor, correlation)
+
+    def __enter__(self) -> None:
+        self._before: Token[Caller] = _caller.set(self._caller)
+
+    def __exit__(self, *_: object) -> None:
+        _caller.reset(self._before)
 
 
 def _check(name: str, text: object) -> None:

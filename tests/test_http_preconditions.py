@@ -12,9 +12,13 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import azure.functions as func
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from functions.dates import http_date, parsed
+from functions.headers import header as header_of
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.manager import StorageManager
 from tests.http_app import PlatformApp, config_of, serve
@@ -331,3 +335,18 @@ async def test_dates_have_whole_seconds(memory: Bench, monkeypatch: pytest.Monke
     now[0] += 0.5
     await app.storage.write("a", b"4")
     assert (await app("PUT", "/api/objects/a", b"5", {"If-Unmodified-Since": date})).status == 412
+
+
+@given(
+    st.datetimes(timezones=st.timezones(), min_value=datetime(1900, 1, 2), max_value=datetime(9999, 12, 30))
+)
+def test_dates_in_headers_are_those_of_the_standard_library_and_read_back(moment: datetime) -> None:
+    text = http_date(moment)
+    assert text == format_datetime(moment.astimezone(UTC), usegmt=True)
+    assert parsed(text) == moment.astimezone(UTC).replace(microsecond=0)
+
+
+@pytest.mark.parametrize("sent", ["If-Match", "if-match", "IF-MATCH"])
+def test_a_header_is_found_in_any_case(sent: str) -> None:
+    request = func.HttpRequest("GET", "http://app/api/objects/a", headers={sent: '"x"'}, body=b"")
+    assert (header_of(request, "If-Match"), header_of(request, "If-None-Match")) == ('"x"', None)

@@ -304,7 +304,7 @@ def _info(fd: int, status: os.stat_result, key: str, own: bool, ahead: int) -> t
     modified = datetime.fromtimestamp(status.st_mtime, UTC)
     if not own:
         return ObjectInfo(key, status.st_size, foreign_etag(status), modified, content_type_of(key)), 0, b""
-    start = os.pread(fd, max(ahead, READ_AHEAD_BYTES), 0)
+    start = os.pread(fd, min(max(ahead, READ_AHEAD_BYTES), status.st_size), 0)
     offset = data_offset(start, key)
     if offset > len(start):
         start = _read_at(fd, 0, offset)

@@ -20,7 +20,7 @@ IDLE_SECONDS = 1.0
 """Without a write, before the first step."""
 PAUSE_SECONDS = 0.05
 STEP_SECONDS = 0.01
-_MIN_STEP, _MAX_STEP = 16, 512
+_MIN_STEP, _MAX_STEP = 64, 512
 MIN_PAGES = 256
 """Unused pages (of 4 KiB) that are worth it, if they are also an eighth of the file: what is written soon
 takes them again."""
@@ -32,7 +32,7 @@ class UnusedSpace:
     """Of one connection, which is in no transaction and belongs to the caller."""
 
     def __init__(self) -> None:
-        self._step = 64
+        self._step = 128
         self._under_way = False
 
     def give_back(self, connection: Connection) -> float | None:
