@@ -149,6 +149,7 @@ class Host:
         from devhost.invoker import Invoker
         from devhost.outputs import QueueOutputs, queue_name
         from devhost.timers import FOLDER, TimerLease, TimerRunner, Timers
+        from storage_lib.namespaces import namespace_of
 
         triggers = [function for function in functions if function.kind == "queue"]
         encoding = settings.queues.message_encoding
@@ -171,7 +172,8 @@ class Host:
                 )
                 for function in triggers
             ]
-        folder = self.config.data / FOLDER
+        # Apps with namespaces of their own share a folder, and each has its timers.
+        folder = self.config.data / FOLDER / namespace_of()
         self.timers = [
             TimerRunner(function, invoker, folder) for function in functions if function.kind == "timer"
         ]
@@ -210,8 +212,8 @@ class Host:
             if config.storage_type == "memory":
                 raise DevhostError(MEMORY_REFUSED)
             # A listener tries again by itself, and is not to be kept from stopping.
-            # The layers are the app's: the host's own store has none.
-            once = replace(config, retry_attempts=1, **dict.fromkeys(LAYERS))
+            # The layers and the namespace are the app's: its triggers name queues as they are stored.
+            once = replace(config, retry_attempts=1, namespace="", **dict.fromkeys(LAYERS))
             backend: StorageBackend = build(once, message_encoding="none")
             self._cleanup.push_async_callback(backend.close)
             await backend.open()

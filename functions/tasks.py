@@ -19,7 +19,8 @@ from functions.paths import location_below
 from functions.problems import problem_document
 from functions.state import state
 from storage_lib.config import CONNECTION
-from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.errors import ConfigurationError, InvalidArgumentError, StorageError
+from storage_lib.namespaces import namespace_of, queue_in
 from storage_lib.spelling import refuse_unknown
 from storage_lib.tasks.model import (
     HIGH_POISON_QUEUE,
@@ -172,29 +173,42 @@ async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
     return json_response(_shown(record), status=202, headers={"Retry-After": "1"})
 
 
+def _on_queue(queue: str) -> Callable[..., Any]:
+    """The trigger of a queue, by its name in the store: the platform knows nothing of namespaces.
+
+    :raises ConfigurationError: the namespace cannot be one. Then there is no app, whose functions would take
+        the messages of another.
+    """
+    try:
+        name = queue_in(namespace_of(), queue)
+    except ConfigurationError as error:
+        raise ConfigurationError(error.explained(), field=error.field) from error
+    return blueprint.queue_trigger(arg_name="message", queue_name=name, connection=CONNECTION)
+
+
 @blueprint.function_name("process_task")
-@blueprint.queue_trigger(arg_name="message", queue_name=TASK_QUEUE, connection=CONNECTION)
+@_on_queue(TASK_QUEUE)
 async def process_task(message: func.QueueMessage, context: func.Context) -> None:
     """Handle one delivery of the task queue; after an error the message is delivered again."""
     await _process(message, TASK_QUEUE, context)
 
 
 @blueprint.function_name("process_high_task")
-@blueprint.queue_trigger(arg_name="message", queue_name=HIGH_QUEUE, connection=CONNECTION)
+@_on_queue(HIGH_QUEUE)
 async def process_high_task(message: func.QueueMessage, context: func.Context) -> None:
     """Like `process_task`, for tasks of high priority, which a backlog of others does not delay."""
     await _process(message, HIGH_QUEUE, context)
 
 
 @blueprint.function_name("process_poison_task")
-@blueprint.queue_trigger(arg_name="message", queue_name=POISON_QUEUE, connection=CONNECTION)
+@_on_queue(POISON_QUEUE)
 async def process_poison_task(message: func.QueueMessage, context: func.Context) -> None:
     """Turn a message that could not be handled into an inspectable dead record."""
     await _process_poison(message, TASK_QUEUE, context)
 
 
 @blueprint.function_name("process_high_poison_task")
-@blueprint.queue_trigger(arg_name="message", queue_name=HIGH_POISON_QUEUE, connection=CONNECTION)
+@_on_queue(HIGH_POISON_QUEUE)
 async def process_high_poison_task(message: func.QueueMessage, context: func.Context) -> None:
     """Like `process_poison_task`, for tasks of high priority."""
     await _process_poison(message, HIGH_QUEUE, context)

@@ -48,12 +48,16 @@ def build(config: StorageConfig, *, message_encoding: MessageEncoding | None = N
 
 
 def _stored(config: StorageConfig, encoding: MessageEncoding) -> StorageBackend:
-    """Where the bytes are, with retries, and with a second store if there is one."""
+    """Where the bytes are, with retries, in a namespace, and with a second store, if there is one."""
     backend = _build_one(config.storage_type, config, encoding)
     if config.tables_and_queues not in (None, config.storage_type):
         from storage_lib.layers.combined import CombinedBackend
 
         backend = CombinedBackend(backend, _build_one(config.tables_and_queues, config, encoding))
+    if config.namespace:
+        from storage_lib.layers.namespace import NamespaceLayer
+
+        backend = NamespaceLayer(backend, config.namespace)
     if config.fallback is not None:
         from storage_lib.layers.fallback import FallbackLayer
 

@@ -32,9 +32,10 @@ from storage_lib.patterns import pattern
 
 MAX_NAME_CHARACTERS = 255
 """Of the name that a user gives a queue, table or container; the mapped name has at most 63."""
+MAX_STORED_CHARACTERS = 63
+"""Of the name in the store, on every backend, as on Azure."""
 
 _DIGITS = 10
-_AZURE_CHARACTERS = 63
 _DASHED = pattern(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
 _CONTAINER = pattern(rf"{_DASHED.pattern}|\$(?:root|web)")
 _TABLE = pattern(r"(?![Tt][Aa][Bb][Ll][Ee][Ss]\Z)[A-Za-z][A-Za-z0-9]{2,62}")
@@ -136,4 +137,4 @@ def _mapped(kind: str, name: str, valid: re.Pattern[str], mapped: re.Pattern[str
     slug = re.sub(r"[^a-z0-9]+", hyphen, plain).strip("-")
     if not slug or (kind == "table" and slug[0].isdigit()):
         slug = f"{kind}{slug}"
-    return MappedName(slug[: _AZURE_CHARACTERS - len(tail)].rstrip("-") + tail, name)
+    return MappedName(slug[: MAX_STORED_CHARACTERS - len(tail)].rstrip("-") + tail, name)

@@ -21,6 +21,7 @@ from storage_lib.layers.compression import CompressionLayer
 from storage_lib.layers.encryption import EncryptionLayer
 from storage_lib.layers.fallback import FallbackLayer
 from storage_lib.layers.metrics import MetricsLayer
+from storage_lib.layers.namespace import NamespaceLayer
 from storage_lib.layers.tracing import TracingLayer
 from storage_lib.layers.validation import ValidationLayer
 from storage_lib.ports.backend import StorageBackend
@@ -47,6 +48,7 @@ def traced(inner: StorageBackend) -> StorageBackend:
 
 
 LAYERS: dict[str, Callable[[StorageBackend], StorageBackend]] = {
+    "namespace": lambda inner: NamespaceLayer(inner, "team2"),
     "fallback": lambda inner: FallbackLayer(inner, MemoryBackend(), FALLBACK),
     "encryption": lambda inner: EncryptionLayer(
         inner, EncryptionOptions(keys={"now": bytes(range(32))}, allow_plaintext_reads=True)

@@ -13,6 +13,7 @@ from storage_lib.config.http import check_http_key, check_http_url
 from storage_lib.config.layers import LAYERS, check_options, options_from_env
 from storage_lib.config.spelling import warn_of_misspelt
 from storage_lib.errors import ConfigurationError
+from storage_lib.namespaces import check_namespace, namespace_of
 
 if TYPE_CHECKING:
     from storage_lib.config.audit import AuditOptions
@@ -59,6 +60,8 @@ class StorageConfig:
     :param table_endpoint: likewise.
     :param client_id: of the user-assigned managed identity; None uses the default identity.
     :param container: the blob container of the objects.
+    :param namespace: of the tables and queues, as ``container`` is of the objects: apps and environments
+        with different ones share an account or a folder and see nothing of each other's (namespaces.py).
     :param s3_bucket: the bucket of the objects.
     :param s3_endpoint: URL of a server other than AWS; None uses ``AWS_ENDPOINT_URL_S3`` or
         ``AWS_ENDPOINT_URL``, or the endpoint of the region.
@@ -96,6 +99,7 @@ class StorageConfig:
     table_endpoint: str | None = None
     client_id: str | None = None
     container: str = DEFAULT_CONTAINER
+    namespace: str = ""
     s3_bucket: str | None = None
     s3_endpoint: str | None = None
     s3_region: str | None = None
@@ -124,6 +128,7 @@ class StorageConfig:
             _choice("tables_and_queues", self.tables_and_queues, ("file", "azure"))
         check_retry_attempts(self.retry_attempts)
         check_concurrent_requests(self.concurrent_requests)
+        check_namespace(self.namespace)
         self._check_pickle()
         for layer in LAYERS:
             check_options(layer, getattr(self, layer))
@@ -235,6 +240,7 @@ class StorageConfig:
         ):
             if env.get(setting):
                 values[name] = env[setting]
+        values["namespace"] = namespace_of(env)
         if shared := env.get("AGENT_STORAGE_SHARED_GROUP"):
             values["shared_group"] = _boolean("AGENT_STORAGE_SHARED_GROUP", shared)
         if attempts := env.get("AGENT_STORAGE_RETRY_ATTEMPTS"):
