@@ -3,6 +3,7 @@ included."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import string
 import subprocess
@@ -241,9 +242,9 @@ async def gone(host: Devhost, config: StorageConfig) -> dict[str, Any]:
     """Send what no worker can handle, and return the record that the poison function makes of it."""
     async with StorageManager(config) as storage:
         await storage.backend.queues.send(TASK_QUEUE, "no task")
-    while True:
-        if dead := (await host.json("tasks?status=dead"))["tasks"]:
-            return dead[0]
+    while not (dead := (await host.json("tasks?status=dead"))["tasks"]):
+        await asyncio.sleep(0.05)
+    return dead[0]
 
 
 @pytest.mark.timeout(180)
@@ -267,7 +268,10 @@ async def test_apps_with_namespaces_work_side_by_side(backend: str, tmp_path: Pa
             assert dead["status"] == "dead"
             assert (await one.json("tasks?status=dead"))["tasks"] == []
             async with StorageManager(ours) as storage:
-                assert await storage.backend.queues.length(POISON_QUEUE) == 0
+                while await storage.backend.queues.length(
+                    POISON_QUEUE
+                ):  # Deleted after the function has ended.
+                    await asyncio.sleep(0.05)
             async with StorageManager(replace(ours, namespace="")) as storage:
                 assert await storage.list_tables("task") == []
                 assert await storage.list_queues("agent-") == []
