@@ -120,6 +120,10 @@ RULES: Mapping[str, Rule] = {
         r"[a-z0-9]{3,24}", "the name of an account: 3 to 24 small letters and digits"
     ),
     "existingDataAccountResourceGroup": _GROUP,
+    "storageNamespace": _form(
+        r"(?!(agent|azure)\Z)[a-z][a-z0-9]{0,19}",
+        "a small letter, then small letters and digits, at most 20, and neither agent nor azure",
+    ),
     "networkIsolation": BOOLEAN,
     "networkAddressPrefix": Rule(_is_network, "a network of IPv4, /20 or larger, such as 10.20.0.0/20"),
     "appPrivateEndpoint": BOOLEAN,

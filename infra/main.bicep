@@ -121,6 +121,10 @@ param existingDataAccountName string = ''
 @description('Optional. Resource group of that account; empty for the one of everything else.')
 param existingDataAccountResourceGroup string = ''
 
+@description('Optional. Sets the app apart from others on the same account, such as an existing one: the names of its container, queues and tables begin with this. A small letter, then small letters and digits. What is stored stays where it is when this changes.')
+@maxLength(20)
+param storageNamespace string = ''
+
 @description('Optional. Puts storage and vault behind private endpoints in a virtual network, and closes their public ones.')
 param networkIsolation bool = false
 
@@ -189,15 +193,18 @@ var tags = {
 
 // The names that the code uses, of which it has constants, and no others: tests/test_infra.py compares them with
 // storage_lib/resources.py.
-var objectContainer = 'agent-storage'
-var queues = [
+// As storage_lib/namespaces.py makes them.
+var queuePrefix = empty(storageNamespace) ? '' : '${storageNamespace}-'
+var tablePrefix = empty(storageNamespace) ? '' : 'n${padLeft(length(storageNamespace), 2, '0')}${storageNamespace}'
+var objectContainer = '${queuePrefix}agent-storage'
+var queueNames = [
   'agent-tasks'
   'agent-tasks-poison'
   'agent-tasks-high'
   'agent-tasks-high-poison'
   'agent-events'
 ]
-var tables = [
+var tableNames = [
   'tasks'
   'taskkeys'
 ]
@@ -216,8 +223,8 @@ var dataAccount = {
   name: dataAccountName
   skuName: dataStorageSku
   containers: hostIsSeparate ? [objectContainer] : [objectContainer, deploymentContainer]
-  queues: queues
-  tables: tables
+  queues: map(queueNames, queue => '${queuePrefix}${queue}')
+  tables: map(tableNames, table => '${tablePrefix}${table}')
   coolAfterDays: coolAfterDays
   logged: storageLogs
   // Of the names of kinds of redundancy, those over regions have a G.
@@ -519,7 +526,7 @@ module functionApp 'modules/function-app.bicep' = {
     corsOrigins: corsOrigins
     keyUris: keyVaultEnabled ? [keyVault!.outputs.keyUri] : []
     openTelemetry: openTelemetry
-    appSettings: appSettings
+    appSettings: union(empty(storageNamespace) ? {} : { AGENT_STORAGE_NAMESPACE: storageNamespace }, appSettings)
   }
   // Before its first start the app has to be allowed what it does then, and to reach its storage.
   dependsOn: [

@@ -1,6 +1,7 @@
 """URLs that name stores, for command lines and migrations: ``file:./data``, ``s3://bucket``.
 
-A URL says where a store is and nothing else. Secrets come from the environment, and so do layers and limits;
+A URL says where a store is and nothing else, with the namespace of its tables and queues if it has one:
+``azure://account/container?namespace=dev``. Secrets come from the environment, and so do layers and limits;
 a prefix of keys is not part of a URL.
 """
 
@@ -9,12 +10,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from storage_lib.config import CONNECTION, DEFAULT_CONTAINER, NOT_OVER_HTTP, StorageConfig, without_secrets
 from storage_lib.errors import ConfigurationError
+from storage_lib.namespaces import SETTING as NAMESPACE
+from storage_lib.namespaces import check_namespace
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
@@ -24,7 +28,8 @@ FORMS = (
 )
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_OF_ONE_STORE = ("AGENT_STORAGE_FALLBACK", "AGENT_STORAGE_TABLES_AND_QUEUES")
+_NAMESPACED = re.compile(r"((?:file|azure):.*)\?namespace=([^?&#]*)", re.IGNORECASE | re.DOTALL)
+_OF_ONE_STORE = ("AGENT_STORAGE_FALLBACK", "AGENT_STORAGE_TABLES_AND_QUEUES", NAMESPACE)
 """Settings of what belongs to the store of the environment alone."""
 _NOT_OVER_HTTP = tuple(f"AGENT_STORAGE_{layer.upper()}" for layer in NOT_OVER_HTTP)
 
@@ -42,8 +47,11 @@ def config_of(url: str, environ: Mapping[str, str] | None = None) -> StorageConf
       the key to another address. Layers that only the app can have are its own.
     - ``s3://BUCKET``: at the environment's endpoint, with its credentials.
 
-    Layers and limits are those of the environment. Its second store, and what it says about tables and
-    queues, are used only if the URL names the environment's own store.
+    ``?namespace=NAME`` after a folder, account or container says whose tables and queues are meant; with no
+    ``NAME``, those of no namespace.
+
+    Layers and limits are those of the environment. Its second store, its namespace, and what it says about
+    tables and queues, are used only if the URL names the environment's own store.
 
     :param environ: the environment; None means ``os.environ``.
     :raises ConfigurationError: the URL names no store, or holds a secret or a prefix; the field is ``url``.
@@ -51,6 +59,8 @@ def config_of(url: str, environ: Mapping[str, str] | None = None) -> StorageConf
     env = os.environ if environ is None else environ
     if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _refused(f"the store is a {type(url).__name__}", "write a text")
+    if (namespaced := _NAMESPACED.fullmatch(url)) is not None:
+        return replace(config_of(namespaced[1], env), namespace=_namespace(url, namespaced[2]))
     scheme = _SCHEME.match(url)
     if scheme is None or len(scheme[1]) == 1:  # A drive of Windows.
         folder = without_secrets(url)[:200] or "./data"
@@ -79,6 +89,18 @@ def config_of(url: str, environ: Mapping[str, str] | None = None) -> StorageConf
             return _http(url, env)
         case _:
             raise _refused(f"{_shown(url)} begins with {scheme[1][:40]}:, which is no kind of store", None)
+
+
+def _namespace(url: str, name: str) -> str:
+    try:
+        return check_namespace(name)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"the namespace in {_shown(url)} is {name[:40]!r}",
+            field="url",
+            limit=error.limit,
+            remedy=error.remedy,
+        ) from None
 
 
 def open_store(url: str, environ: Mapping[str, str] | None = None) -> StorageManager:

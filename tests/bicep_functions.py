@@ -150,6 +150,11 @@ def _length(value: Any) -> int:
     return len(text(value).encode("utf-16-le")) // 2
 
 
+def _pad_left(value: Any, width: Any, character: Any = " ") -> str:
+    known(value, width, character)
+    return (str(value) if isinstance(value, int) else text(value)).rjust(width, text(character))
+
+
 def _index_of(container: Any, wanted: Any) -> int:
     if isinstance(container, list):
         known(container, wanted)
@@ -367,6 +372,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "length": _length,
     "map": _map,
     "max": _max,
+    "padLeft": _pad_left,
     "replace": _replace,
     "skip": _skip,
     "string": string,

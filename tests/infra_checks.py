@@ -13,6 +13,7 @@ from typing import Any
 
 from storage_lib.config import CONNECTION, StorageConfig
 from storage_lib.errors import ConfigurationError
+from storage_lib.namespaces import queue_in, table_in
 from storage_lib.resources import CONTAINERS, QUEUES, TABLES
 from tests.bicep import GROUP, SUBSCRIPTION, BicepError, Deployment, Files, Resource, deploy, resource_id
 from tests.infra_alerts import alerts, budget, workbook
@@ -93,6 +94,11 @@ def problems(files: Files, app: App) -> list[str]:
     return found
 
 
+def _container(scenario: Scenario) -> str:
+    """That of the objects, whose name begins as those of queues do."""
+    return queue_in(scenario["storageNamespace"], *CONTAINERS)
+
+
 def data_resources(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str]:
     """The names in the templates are the names in the code, on the account that the code opens."""
     account = account_behind(deployment, CONNECTION)
@@ -102,9 +108,9 @@ def data_resources(deployment: Deployment, scenario: Scenario, app: App) -> Iter
     package = at(one(deployment, SITE), "properties.functionAppConfig.deployment.storage.value") or ""
     packages = package.removeprefix(endpoint(host, "blob"))
     expected: dict[str, Counter[str]] = {
-        "blobServices/containers": Counter(CONTAINERS),
-        "queueServices/queues": Counter(QUEUES),
-        "tableServices/tables": Counter(TABLES),
+        "blobServices/containers": Counter([_container(scenario)]),
+        "queueServices/queues": Counter(queue_in(scenario["storageNamespace"], queue) for queue in QUEUES),
+        "tableServices/tables": Counter(table_in(scenario["storageNamespace"], table) for table in TABLES),
     }
     if account.existing:
         expected = {kind: Counter() for kind in expected}
@@ -128,13 +134,15 @@ def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
     client = f"{{{IDENTITY}/{one(deployment, IDENTITY).name}}}.properties.clientId"
     expected: dict[str, str] = {
         "AGENT_STORAGE_TYPE": "azure",
-        "AGENT_STORAGE_CONTAINER": CONTAINERS[0],
+        "AGENT_STORAGE_CONTAINER": _container(scenario),
         "APPLICATIONINSIGHTS_CONNECTION_STRING": (
             f"{{{COMPONENT}/{one(deployment, COMPONENT).name}}}.properties.ConnectionString"
         ),
         "APPLICATIONINSIGHTS_AUTHENTICATION_STRING": f"ClientId={client};Authorization=AAD",
         **scenario["appSettings"],
     }
+    if scenario["storageNamespace"]:
+        expected["AGENT_STORAGE_NAMESPACE"] = scenario["storageNamespace"]
     if scenario["openTelemetry"]:
         expected["AzureFunctionsJobHost__telemetryMode"] = "OpenTelemetry"
         traced = (
@@ -174,7 +182,7 @@ def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
     except ConfigurationError as error:
         yield f"the code refuses the settings: {error}"
         return
-    if (config.storage_type, config.container, config.client_id) != ("azure", CONTAINERS[0], client):
+    if (config.storage_type, config.container, config.client_id) != ("azure", _container(scenario), client):
         yield f"the code reads the settings as {config}"
     host, data = account_behind(deployment, HOST), account_behind(deployment, CONNECTION)
     there = scenario["existingDataAccountName"]

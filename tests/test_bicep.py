@@ -188,6 +188,8 @@ def evaluate(expression: str, before: str = "", kind: str = "object", **files: s
         ("replace('aBa', 'b', '-')", BicepError),
         ("replace('a', '', '-')", BicepError),
         ("toLower('AbC')", "abc"),
+        ("padLeft(3, 2, '0')", "03"),
+        ("padLeft('abc', 2)", "abc"),
         ("toLower('ΑΣ')", BicepError),
         ("skip('abc', 2)", "c"),
         ("skip('abc', 5)", ""),

@@ -116,6 +116,13 @@ def test_a_namespace_is_a_setting() -> None:
     assert namespace_of({}) == StorageConfig.from_env({"AGENT_STORAGE_TYPE": "memory"}).namespace == ""
 
 
+def test_the_doctor_tells_the_namespace() -> None:
+    from storage_lib.cli.diagnosis import described
+
+    assert "in the namespace dev" in described(StorageConfig(namespace="dev"))
+    assert "namespace" not in described(StorageConfig())
+
+
 # -- stores
 
 

@@ -153,6 +153,8 @@ def described(config: "StorageConfig") -> str:
             where = f"the app at {without_secrets(config.http_url or '')}"
         case _:
             where = "memory of this process"
+    if config.namespace:
+        where += f"; tables and queues in the namespace {config.namespace}"
     layers = [
         name
         for name in ("metrics", "audit", "validation", "caching", "compression", "encryption", "fallback")
