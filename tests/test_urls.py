@@ -129,7 +129,6 @@ def test_layers_are_of_the_environment_and_a_second_store_of_its_own_store(tmp_p
         ("s3://b-1/a/b", "write s3://b-1"),
         ("s3://b-1?region=x", "a query"),
         ("s3://b-1?namespace=dev", "a query"),
-        ("file:./data?namespace=My-App", "'My-App'"),
         ("https:///api", "names no host"),
         ("https://mine.blob.core.windows.net/c-1/x", "write azure://mine/c-1"),
         (None, "NoneType"),
@@ -141,6 +140,17 @@ def test_what_names_no_store_is_refused_with_a_remedy(url: Any, says: str) -> No
     assert refused.value.field == "url"
     assert says in refused.value.explained()
     assert "s3://bucket" in refused.value.explained()
+
+
+@pytest.mark.parametrize("url", ["file:./data?namespace=My-App", "azure://mine/c-1?namespace=My-App"])
+def test_what_is_no_namespace_is_refused_with_its_limit(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"the namespace in .* is 'My-App'") as refused:
+        config_of(url, {})
+    assert (refused.value.field, refused.value.limit is None, refused.value.remedy is None) == (
+        "url",
+        False,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
