@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage_lib.config import StorageConfig
-from storage_lib.errors import ConfigurationError, KeyNotFoundError
+from storage_lib.errors import ConfigurationError, InvalidArgumentError, KeyNotFoundError
 from storage_lib.factory import build
 from storage_lib.manager import StorageManager
+from storage_lib.migration import Migration, MigrationOptions
 from storage_lib.names import queue_name, table_name, validate_queue_name
 from storage_lib.namespaces import (
     MAX_NAMESPACE_CHARACTERS,
@@ -33,10 +34,12 @@ from storage_lib.namespaces import (
 )
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.tasks.model import HIGH_POISON_QUEUE, HIGH_QUEUE, POISON_QUEUE, TASK_QUEUE, TASK_TABLE
+from storage_lib.urls import open_store
 from tests.conftest import PROJECT
 from tests.http_app import config_of
 from tests.test_end_to_end import BACKENDS, WEATHER, Devhost, devhost
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMESPACES = st.from_regex(rf"[a-z][a-z0-9]{{0,{MAX_NAMESPACE_CHARACTERS - 1}}}", fullmatch=True)
 QUEUES = st.one_of(st.from_regex(r"[a-z0-9]{1,3}(-[a-z0-9]{1,20}){1,2}", fullmatch=True), st.text(min_size=1))
 TABLES = st.one_of(st.from_regex(r"[A-Za-z][A-Za-z0-9]{2,62}", fullmatch=True), st.text(min_size=1))
@@ -66,6 +69,7 @@ def mapped(kind: str, name: str) -> str:
         return queue_name("other") if kind == "queue" else table_name("other")
 
 
+@UNHURRIED
 @given(NAMESPACES, NAMESPACES, QUEUES, QUEUES)
 def test_two_queues_never_share_a_name(one: str, two: str, first: str, second: str) -> None:
     a, b = mapped("queue", first), mapped("queue", second)
@@ -78,6 +82,7 @@ def test_two_queues_never_share_a_name(one: str, two: str, first: str, second: s
         assert queues_of(one, [queue_in(two, b)]) == []
 
 
+@UNHURRIED
 @given(NAMESPACES, NAMESPACES, TABLES, TABLES)
 def test_two_tables_never_share_a_name(one: str, two: str, first: str, second: str) -> None:
     a, b = mapped("table", first), mapped("table", second)
@@ -195,6 +200,25 @@ async def test_names_that_were_not_given_by_this_library_are_listed_and_reached(
     for table in await dev.tables.list_tables():
         await dev.tables.insert(table, "p", "r", {})
     assert len((await everything.tables.query(f"n09{name}older")).entities) == 1
+
+
+async def test_tables_and_messages_are_copied_from_one_namespace_to_another(tmp_path: Path) -> None:
+    place = f"file:{tmp_path / 'data'}"
+    async with open_store(place) as old, open_store(f"{place}?namespace=dev") as new:
+        assert old.backend.place("objects") == new.backend.place("objects")
+        for table in ("people", "My_Table"):
+            await old.backend.tables.insert(table, "p", "r", {"n": 1})
+        await old.backend.queues.send("jobs", "x")
+        await old.save("k", 1)
+        options = MigrationOptions(objects=False, tables=("people",), queues=("jobs",))
+        report = await Migration(old, new, options).run()
+        assert report.ok
+        assert await new.list_tables() == ["people"]
+        assert (await new.backend.tables.get("people", "p", "r")).properties == {"n": 1}
+        (message,) = await new.backend.queues.receive("jobs")
+        assert message.body == b"x"
+        with pytest.raises(InvalidArgumentError, match="the same store"):
+            await Migration(old, new).run()
 
 
 def test_objects_of_a_namespace_are_those_of_the_store() -> None:

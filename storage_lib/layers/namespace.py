@@ -41,6 +41,10 @@ class NamespaceLayer(Layer):
     def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
         return inner
 
+    def place(self, port: str) -> str:
+        place = self.inner.place(port)
+        return place if port == "objects" else f"{place}, namespace {self.namespace}"
+
 
 class _Tables(TableDriver):
     def __init__(self, inner: TableDriver, namespace: str) -> None:
