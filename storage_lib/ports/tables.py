@@ -357,7 +357,8 @@ class TableStore(Stationary):
 
 
 def _read(entity: Entity) -> Entity:
-    return replace(entity, properties=from_stored(entity.properties))
+    properties = from_stored(entity.properties)
+    return Entity(entity.partition_key, entity.row_key, properties, entity.etag, entity.timestamp)
 
 
 def _mode(mode: UpdateMode) -> UpdateMode:
