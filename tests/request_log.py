@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.fault_proxy import FaultProxy, Faults, _body
+
+_PIECE = 256 * 1024
 
 
 class Request(NamedTuple):
@@ -27,6 +30,8 @@ class RequestLog(FaultProxy):
     def __init__(self, port: int) -> None:
         super().__init__(port, Faults(0, 0))
         self.seen: list[Request] = []
+        self.received = 0
+        """The bytes of all requests so far, of those as well that did not come whole."""
         self._begun: list[tuple[str, str]] = []
         self._open = 0
         self._changed = asyncio.Condition()
@@ -35,6 +40,11 @@ class RequestLog(FaultProxy):
         """Until this holds of what was seen."""
         async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(holds)
+
+    async def takes(self, count: int) -> None:
+        """Until so many more bytes have arrived."""
+        enough = self.received + count
+        await self.until(lambda: self.received >= enough)
 
     async def reached(self, count: int, of: Callable[[str, str], bool], *, answered: bool) -> None:
         """Until so many more requests have begun to arrive, or were answered by the service.
@@ -61,7 +71,7 @@ class RequestLog(FaultProxy):
         await self._tell()
         if b"100-continue" in head.lower():
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request = head + await _body(reader, head)
+        request = head + await self._received(reader, head)
         self._open += 1
         # It goes on when its client dies: the service has it.
         forwarding = asyncio.create_task(self._forward_and_tell(request, method, target))
@@ -70,6 +80,19 @@ class RequestLog(FaultProxy):
         writer.write(await forwarding)
         await writer.drain()
         return True
+
+    async def _received(self, reader: asyncio.StreamReader, head: bytes) -> bytes:
+        found = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+        if found is None:
+            return await _body(reader, head)
+        pieces: list[bytes] = []
+        left = int(found[1])
+        while left:
+            pieces.append(await reader.readexactly(min(left, _PIECE)))
+            left -= len(pieces[-1])
+            self.received += len(pieces[-1])
+            await self._tell()
+        return b"".join(pieces)
 
     async def _forward_and_tell(self, request: bytes, method: str, target: str) -> bytes:
         parts = urlsplit(target)

@@ -189,8 +189,10 @@ async def test_killed_and_continued(
                     await or_its_end(process, target_log.until(lambda: parts_sent(target_log) > 1))
                 while target_log is None and not any(kept_of(tmp_path, key) for key in SIZES):
                     await asyncio.sleep(0.01)
+            elif target_log is not None and (len(seen) >= SMALL or chance.random() < 0.5):
+                await or_its_end(process, target_log.takes(chance.randint(1, 3 * PART)))
             elif log is not None:
-                count, answered = chance.randint(1, 25 if SOAK else 4), chance.random() < 0.5
+                count, answered = chance.randint(1, 25), chance.random() < 0.5
                 counted, patience = (is_write, 60) if target_log else (is_read, chance.uniform(0.3, 1.5))
                 await or_its_end(process, log.reached(count, counted, answered=answered), patience)
             else:
