@@ -69,12 +69,12 @@ def listed_name(stored: str, mapping: Callable[[str], str]) -> str:
 
     :param mapping: `table_name` or `queue_name`.
     """
-    given = given_name(stored)
-    try:
-        if mapping(given).lower() == stored.lower():
-            return given
-    except InvalidKeyError:
-        pass
+    for name in (given_name(stored), str(stored)):
+        try:
+            if mapping(name).lower() == stored.lower():
+                return name
+        except InvalidKeyError:
+            continue
     return f"={stored}"
 
 

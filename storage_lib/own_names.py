@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -33,13 +33,13 @@ _QUEUES = {
 
 
 def owner_of_queue(name: str) -> str | None:
-    """What of the library a queue belongs to; None if to its users."""
-    return _QUEUES.get(name)
+    """What of the library a queue belongs to, in any namespace; None if to its users."""
+    return _QUEUES.get(name) or _QUEUES.get(name.partition("-")[2])
 
 
-def owners_of_tables(*stores: StorageManager) -> dict[str, str]:
-    """What of the library tables belong to, by their names in lower case. Those of an audit log are known by
-    the configuration of the stores, and by their default names."""
+def owners_of_tables(names: Iterable[str], *stores: StorageManager) -> dict[str, str]:
+    """What of the library tables belong to; those of users are left out. Those of an audit log are known by
+    the configuration of the stores, and by their default names, those of tasks in any namespace."""
     from storage_lib.config import AuditOptions
     from storage_lib.layers.audit.layer import AuditLayer
     from storage_lib.layers.audit.tables import head_table
@@ -49,8 +49,20 @@ def owners_of_tables(*stores: StorageManager) -> dict[str, str]:
         for layer in layers_of(storage.backend):
             if isinstance(layer, AuditLayer):
                 audited.add(layer.options.table)
-    logs = {name.lower(): AUDIT for table in audited for name in (table, head_table(table))}
-    return {TASK_TABLE: TASKS, KEY_TABLE: TASKS} | logs
+    logs = {name.lower() for table in audited for name in (table, head_table(table))}
+    owners: dict[str, str] = {}
+    for name in names:
+        if name.lower() in logs:
+            owners[name] = AUDIT
+        elif {name.lower(), _without_namespace(name.lower())} & {TASK_TABLE, KEY_TABLE}:
+            owners[name] = TASKS
+    return owners
+
+
+def _without_namespace(table: str) -> str:
+    """The name of a table in its namespace; see namespaces.py."""
+    length = table[1:3]
+    return table[3 + int(length) :] if table[:1] == "n" and length.isdecimal() else table
 
 
 def chosen_tables(
@@ -64,7 +76,7 @@ def chosen_tables(
     :raises KeyNotFoundError: there is no table with a name.
     :raises InvalidArgumentError: a name is that of task records, or none.
     """
-    free = [name for name in there if name.lower() not in owners]
+    free = [name for name in there if name not in owners]
     if wanted is None:
         return free
     by_stored = {table_name(name).lower(): name for name in there}
@@ -72,7 +84,7 @@ def chosen_tables(
     for each in several("tables", wanted):
         exact = by_stored.get(table_name(each).lower())
         if exact is not None:
-            if owners.get(exact.lower()) == TASKS and not tasks:
+            if owners.get(exact) == TASKS and not tasks:
                 raise InvalidArgumentError(
                     f"the table {each!r} has the records of tasks, which mean nothing without their messages",
                     field="tables",

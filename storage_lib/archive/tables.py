@@ -57,9 +57,9 @@ async def tables_of(storage: StorageManager, wanted: Iterable[str] | None, prefi
         if patterns is None:
             return Tables([], [])
         raise
-    owners = owners_of_tables(storage)
+    owners = owners_of_tables(there, storage)
     names = chosen_tables(patterns, there, owners, tasks=True)
-    return Tables(names, [name for name in there if name.lower() in owners and name not in names])
+    return Tables(names, [name for name in there if name in owners and name not in names])
 
 
 async def lines_of(storage: StorageManager, table: str) -> AsyncGenerator[tuple[bytes, int]]:

@@ -67,9 +67,9 @@ async def tables_of(options: MigrationOptions, *stores: StorageManager) -> Table
             refusal = error
     if options.tables and not there and refusal is not None:
         raise refusal
-    owners = owners_of_tables(*stores)
+    owners = owners_of_tables(there, *stores)
     chosen = chosen_tables(options.tables, sorted(there), owners)
-    left_out = {name for name in there if name.lower() in owners}.difference(chosen)
+    left_out = {name for name in there if name in owners}.difference(chosen)
     return Tables(chosen, sorted(left_out))
 
 
