@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from storage_lib.azure_backend import AzureStorageBackend
+from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.manager import StorageManager
 from storage_lib.ports import endings
@@ -260,6 +261,43 @@ async def test_a_sweep_is_two_requests_an_object_at_most(
     now[0] += 50
     assert await objects.sweep_expired() == 1
     assert [entry async for entry in objects.iterate(".system/ttl/")] == []
+
+
+async def test_a_page_is_one_request_also_where_some_of_it_is_over(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects, now = place.objects, objects_clock(place.objects, monkeypatch)
+    for n in range(96):
+        await objects.put(f"a/{n:02}", b"x", ttl=1 if n % 6 == 0 else 100)
+    now[0] += 2
+    place.passed.taken()
+    page = await objects.list_page("a/", limit=79)
+    assert len(page.entries) == 79
+    assert page.cursor is not None
+    if place.name == "azure":
+        assert place.passed.taken() == {"GET": 1}
+
+
+@pytest.mark.parametrize("operation", ["head", "delete"])
+async def test_a_sweep_does_many_at_a_time(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many that the requests under way are bounded by the backend alone."""
+    objects = MemoryBackend().objects
+    call, most, under_way = getattr(objects.driver, operation), 0, 0
+
+    async def counting(*arguments: Any) -> Any:
+        nonlocal most, under_way
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return await call(*arguments)
+
+    for n in range(600):
+        await objects.put(f"k{n}", b"x", ttl=0)
+    monkeypatch.setattr(objects.driver, operation, counting)
+    assert await objects.sweep_expired(600) == 600
+    assert most >= 256
+    assert [entry async for entry in objects.iterate()] == []
 
 
 async def test_a_delete_is_a_plain_one_and_many_share_a_batch(place: Place) -> None:

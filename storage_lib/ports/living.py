@@ -58,7 +58,9 @@ class Living:
         if self._can.ends_objects or prefix.startswith(SYSTEM_PREFIX):
             return self._listed(prefix, options, skip)
         if self._can.lists_ends:
-            return self._unended(self._listed(prefix, replace(options, ends=True), skip))
+            # Some of what is read may be over, and a second request costs more than a quarter of the first.
+            count = None if options.count is None else options.count + options.count // 4
+            return self._unended(self._listed(prefix, replace(options, ends=True, count=count), skip))
         if options.details and options.delimiter is None:
             return self._unended(self._listed(prefix, options, skip))
         return self._by_markers(prefix, options, skip)

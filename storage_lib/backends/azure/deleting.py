@@ -19,7 +19,7 @@ from typing import NamedTuple
 from storage_lib.backends.azure.attributes import quoted
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.errors import Answer, RefusedError, read_part, read_signed
-from storage_lib.backends.azure.signed import SignedRequests
+from storage_lib.backends.azure.signed import SignedRequests, now
 from storage_lib.errors import StorageError, StorageUnavailableError
 from storage_lib.ports.deadline import DEADLINE, Deadline, Deadlines
 
@@ -127,11 +127,11 @@ class Deleting:
 
     async def _send(self, batch: Sequence[_Asked]) -> list[Answer | None]:
         signed, boundary = self._signed, f"batch_{secrets.token_hex(16)}"
-        bearer = await signed.authorization()
+        bearer, date = await signed.authorization(), now()
 
         def part(number: int, one: _Asked) -> str:
             path = signed.path_of(one.key)
-            headers = signed.headers("DELETE", path, _headers(one.if_match), bearer)
+            headers = signed.headers("DELETE", path, _headers(one.if_match), bearer, date=date)
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             return (
                 f"--{boundary}\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n"

@@ -22,6 +22,11 @@ _SIGNED = ("Content-Type", "", "", "If-Match", "", "", "")
 range."""
 
 
+def now() -> str:
+    """The date of a request."""
+    return formatdate(usegmt=True)
+
+
 class Response(NamedTuple):
     status: int
     headers: Mapping[str, str]
@@ -57,11 +62,12 @@ class SignedRequests:
         headers: Mapping[str, str],
         bearer: str | None,
         *,
+        date: str | None = None,
         query: Mapping[str, str] | None = None,
         length: int = 0,
     ) -> dict[str, str]:
-        """``headers`` with the date and what authorizes the request."""
-        signed = {**headers, "x-ms-date": formatdate(usegmt=True)}
+        """``headers`` with the date, which is now if it is not given, and what authorizes the request."""
+        signed = {**headers, "x-ms-date": date or now()}
         if bearer is not None:
             signed["Authorization"] = bearer
         elif self._key is not None:
