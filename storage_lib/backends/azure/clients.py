@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from azure.storage.queue.aio import QueueClient, QueueServiceClient
 
 SCOPE = "https://storage.azure.com/.default"
+_TOKEN_LEFT_SECONDS = 300
+"""A token that has them left is valid while its request is under way."""
 _MAX_CACHED = 256
 
 
@@ -118,7 +121,10 @@ class Clients:
 
     async def token(self) -> AccessToken:
         """A token for Azure Storage, of the given credential or of the identity there is."""
-        return await (await self.loops.get()).credential.get_token(SCOPE)
+        here = await self.loops.get()
+        if here.token is None or here.token.expires_on - time.time() < _TOKEN_LEFT_SECONDS:
+            here.token = await here.credential.get_token(SCOPE)
+        return here.token
 
     async def close(self) -> None:
         await self.loops.close()
@@ -166,6 +172,7 @@ class _LoopClients:
     session: aiohttp.ClientSession
     credential: Credential
     transport: Any
+    token: AccessToken | None = None
     queue_service: QueueServiceClient | None = None
     table_service: TableServiceClient | None = None
     containers: Recent[str, ContainerClient] = field(default_factory=lambda: Recent(_MAX_CACHED))

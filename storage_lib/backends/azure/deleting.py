@@ -46,8 +46,13 @@ class Deleting:
     async def delete(self, key: str, if_match: str | None) -> None:
         """:raises StorageError: what the service, or the lack of an answer, means."""
         doing = f"delete {key!r}"
-        while (answer := await self._answer(key, if_match)) is not None:
-            await self._container.failed(RefusedError(answer), doing, key, if_match)
+        while True:
+            try:
+                if (answer := await self._answer(key, if_match)) is None:
+                    break
+                raise RefusedError(answer)
+            except Exception as error:  # Of a credential, too.
+                await self._container.failed(error, doing, key, if_match)
         self._container.seen = True
 
     async def _answer(self, key: str, if_match: str | None) -> Answer | None:
