@@ -62,4 +62,5 @@ def _version(library: str) -> str:
     return ""
 
 
-main()
+if __name__ == "__main__":  # and not in a process that one of them starts
+    main()
