@@ -129,7 +129,7 @@ async def _deleted(store: Store) -> list[Row]:
     batches = store.proxy.requests["POST"] - posts
     many, _ = await store.asked(lambda: store.storage.delete_many(keys, missing_ok=True))
     return [
-        Row(f"delete on {store.name}: requests", requests, most=1),
+        Row(f"delete on {store.name}: requests", requests, most=2),
         Row(f"delete on {store.name}: batches, which cost as a write", batches, most=0),
         Row(f"delete_many of {DELETED} on {store.name}: requests", many, most=DELETED / BATCH),
     ]
