@@ -184,11 +184,13 @@ async def test_killed_and_continued(
             process = await runs.start(
                 **({} if target_log else {"bytes_per_second": (2 if SOAK else 4) * PART})
             )
-            if not kill and not SOAK:  # when there is something to be continued
-                if target_log is not None:
-                    await or_its_end(process, target_log.until(lambda: parts_sent(target_log) > 1))
-                while target_log is None and not any(kept_of(tmp_path, key) for key in SIZES):
+            if target_log is None and kill % 4 == 0:  # when there is more to be continued
+                while process.returncode is None and not any(
+                    kept_of(tmp_path, key) > there for key, there in kept.items()
+                ):
                     await asyncio.sleep(0.01)
+            elif target_log is not None and not kill and not SOAK:
+                await or_its_end(process, target_log.until(lambda: parts_sent(target_log) > 1))
             elif target_log is not None and (len(seen) >= SMALL or chance.random() < 0.5):
                 await or_its_end(process, target_log.takes(chance.randint(1, 3 * PART)))
             elif log is not None:
@@ -248,7 +250,7 @@ async def test_a_mirror_of_versions_that_is_killed(
         assert log is not None
         runs = Killed(source, written, tmp_path / "log", delete=True, concurrency=4)
         wanted = {*await one.list_keys()}
-        moments = [chance.randint(1, 2 * len(wanted) // 12) for _ in range(KILLS - 1)]
+        moments = [chance.randint(1, len(wanted) // (KILLS + 2)) for _ in range(KILLS - 1)]
         deletes = 0
         for count in [*moments, -3]:
             process = await runs.start()
