@@ -10,6 +10,7 @@ from functions.answers import json_response
 from functions.bodies import LengthRequiredError, UnsupportedMediaTypeError
 from storage_lib.errors import (
     BackendClosedError,
+    ForbiddenError,
     InvalidArgumentError,
     InvalidKeyError,
     KeyNotFoundError,
@@ -31,6 +32,7 @@ PROBLEM_TYPE = "urn:agent-storage:problem:"
 _STATUS: tuple[tuple[type[StorageError], int], ...] = (
     (LengthRequiredError, 411),
     (UnsupportedMediaTypeError, 415),
+    (ForbiddenError, 403),
     (KeyNotFoundError, 404),
     (PreconditionFailedError, 412),
     (ObjectTooLargeError, 413),
@@ -51,6 +53,7 @@ _STATUS_OF_REQUIREMENT = {"content_types": 415, "max_bytes": 413, "max_value_byt
 """Of rules about what HTTP has a status of its own for."""
 _TITLES = {
     400: "Bad Request",
+    403: "Forbidden",
     404: "Not Found",
     409: "Conflict",
     411: "Length Required",

@@ -14,6 +14,7 @@
     ├── IntegrityError                         stored bytes are not the bytes that were saved
     │   └── EncryptionError                    they are not encrypted, or with a key that is not there
     ├── AccessDeniedError (PermissionError)    the store refused the credentials or the permission
+    │   └── ForbiddenError                     the access policy does not allow it to this caller
     ├── UnsupportedOperationError              this backend has no such operation
     │   └── NotPortableError (TypeError)       this manager or backend can be neither pickled nor copied
     ├── ConfigurationError (ValueError)        the configuration cannot work; retrying does not help
@@ -191,6 +192,12 @@ class AccessDeniedError(StorageError, PermissionError):
         self, message: str, *, field: str | None = None, limit: str | None = None, remedy: str | None = None
     ) -> None:
         StorageError.__init__(self, message, field=field, limit=limit, remedy=remedy)
+
+
+class ForbiddenError(AccessDeniedError):
+    """The access policy does not allow the caller this; nothing was touched."""
+
+    code = "forbidden"
 
 
 class UnsupportedOperationError(StorageError):
