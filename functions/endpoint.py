@@ -6,10 +6,12 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, Concatenate
 
 import azure.functions as func
 
+from functions.access import on_behalf_of
 from functions.answers import completed
 from functions.callers import actor_of, correlation_of
 from functions.parameters import check_query
@@ -24,15 +26,20 @@ _log = logging.getLogger("AOS.Http")
 type Handler[**P] = Callable[Concatenate[func.HttpRequest, P], Awaitable[func.HttpResponse]]
 
 
-def endpoint[**P](*parameters: str) -> Callable[[Handler[P]], Handler[P]]:
-    """Refuse unknown query parameters, turn errors into problems, and complete every response. Only this
-    library's errors show their details. With traces on, each request is a span (functions/tracing.py)."""
+def endpoint[**P](*parameters: str, is_open: bool = False) -> Callable[[Handler[P]], Handler[P]]:
+    """Find out who asks, refuse unknown query parameters, turn errors into problems, and complete every
+    response. Only this library's errors show their details. With traces on, each request is a span
+    (functions/tracing.py).
+
+    :param is_open: whether it does not matter who asks.
+    """
 
     def around(handler: Handler[P]) -> Handler[P]:
         async def answered(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
             try:
-                check_query(req, parameters)
-                response = await handler(req, *others, **outputs)
+                with nullcontext() if is_open else await on_behalf_of(req):
+                    check_query(req, parameters)
+                    response = await handler(req, *others, **outputs)
             except StorageError as error:
                 response = problem(error)
                 if response.status_code >= 500:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
-from functions import conditional
+from functions import access, conditional
 from functions.answers import json_response, object_headers
 from functions.bodies import body_of, check_digest, json_body, refuse_encoded, refuse_parts
 from functions.conditional import Pin
@@ -93,7 +93,7 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
                 f"key names one object, {mixed} is of a listing", field=mixed, remedy="leave one of them out"
             )
         return await (_head if req.method == "HEAD" else _load)(req)
-    page = await state().storage.list_page(
+    page = await access.storage().list_page(
         req.params.get("prefix", ""),
         delimiter=req.params.get("delimiter") or None,
         limit=integer_parameter(req, "limit", 100, 1, 1000),
@@ -146,12 +146,13 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
     await check_digest(req, body)
     content_type = req.headers.get("Content-Type") or "application/octet-stream"
     metadata, ttl = metadata_of(req), ttl_of(req)
+    storage = access.storage(writing=True)
 
     async def write(pin: Pin) -> tuple[PutResult, bool | None]:
-        objects, existed = app.storage.backend.objects, None
+        objects, existed = storage.backend.objects, None
         if pin == Pin() and not (objects.reports_created or objects.tells_created):
-            existed = await app.storage.exists(key, fresh=True)
-        put = await app.storage.write(
+            existed = await storage.exists(key, fresh=True)
+        put = await storage.write(
             key,
             body,
             content_type=content_type,
@@ -164,7 +165,7 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
 
     try:
         with repeated_call(req, key), wanted():
-            put, created = await conditional.create_or_replace(req, app.storage, key, write)
+            put, created = await conditional.create_or_replace(req, storage, key, write)
     except InvalidArgumentError as error:
         if "x-expires-at" in req.headers:
             _name(error, "ttl", "x-expires-at")
@@ -179,7 +180,7 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
 
 async def _load(req: func.HttpRequest) -> func.HttpResponse:
     key = object_key(req)
-    storage = state().storage
+    storage = access.storage()
     try:
         found, part = await conditional.read(req, storage, key, byte_range(req))
     except RangeNotSatisfiableError:
@@ -197,7 +198,7 @@ async def _load(req: func.HttpRequest) -> func.HttpResponse:
 
 async def _head(req: func.HttpRequest) -> func.HttpResponse:
     key, conditions = object_key(req), Preconditions.of(req)
-    info = await state().storage.info(key, fresh=conditional.wants_fresh(req) or not conditions.none)
+    info = await access.storage().info(key, fresh=conditional.wants_fresh(req) or not conditions.none)
     headers = object_headers(info)
     if not conditions.is_modified(info):
         return func.HttpResponse(status_code=304, headers=headers)
@@ -222,7 +223,8 @@ async def _touch(req: func.HttpRequest) -> func.HttpResponse:
         options["ttl"] = change["ttl_seconds"]
     try:
         with repeated_call(req, key, req.get_body()):
-            touched = await conditional.touch(req, app.storage, key, options)
+            storage = access.storage(writing=True)
+            touched = await conditional.touch(req, storage, key, options)
     except InvalidArgumentError as error:
         _name(error, "ttl", "expires_at" if "expires_at" in change else "ttl_seconds")
         _name(error, "metadata", "body.metadata")
@@ -239,5 +241,5 @@ def _name(error: InvalidArgumentError, argument: str, sent: str) -> None:
 
 
 async def _delete(req: func.HttpRequest) -> func.HttpResponse:
-    await conditional.delete(req, state().storage, object_key(req))
+    await conditional.delete(req, access.storage(writing=True), object_key(req))
     return func.HttpResponse(status_code=204)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import azure.functions as func
 from msgspec import to_builtins
 
+from functions.access import need_to_operate
 from functions.answers import json_response
 from functions.endpoint import endpoint
 from functions.state import state
@@ -27,7 +28,7 @@ READY_SECONDS = 5.0
 
 @blueprint.function_name("health_live")
 @blueprint.route(route="health/live", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS)
-@endpoint()
+@endpoint(is_open=True)
 async def health_live(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/health/live``: 200 as long as the process answers; does not touch the storage."""
     return json_response({"status": "live"})
@@ -46,6 +47,7 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     """
     app = state()
     app.check_settings()
+    await need_to_operate()
 
     async def peek() -> None:
         with suppress(KeyNotFoundError):  # the first task creates the queue
@@ -107,6 +109,7 @@ def _text(moment: datetime | None) -> str | None:
 async def metrics(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/metrics``: the metrics of this process in Prometheus' text format, or in OpenMetrics if
     ``Accept`` says so; 501 if metrics are off."""
+    await need_to_operate()
     from functions.metrics import metrics_response
 
     return await metrics_response(req, state())

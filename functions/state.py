@@ -14,6 +14,7 @@ from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from functions.access import Access
     from functions.gauges import Gauges
 
     # Imported by the first invocation that needs it: a cold start with another does not wait for it.
@@ -73,6 +74,12 @@ class AppState:
             event_seconds=LOCAL_EVENT_SECONDS if is_local() else None,
             max_waiters=self.max_waiters,
         )
+
+    @cached_property
+    def access(self) -> Access:
+        from functions.access import SETTING, Access
+
+        return Access(self, os.environ.get(SETTING, ""))
 
     @cached_property
     def gauges(self) -> Gauges | None:

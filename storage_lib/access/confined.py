@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, Awaitable, Buffer, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Buffer, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -49,14 +49,21 @@ type Denied = Callable[[str, str], Awaitable[None]]
 async def _unnoticed(action: str, resource: str) -> None: ...
 
 
-def confined(storage: StorageManager, grant: Grant, *, denied: Denied = _unnoticed) -> StorageManager:
+def confined(
+    storage: StorageManager,
+    grant: Grant,
+    *,
+    denied: Denied = _unnoticed,
+    looks: Sequence[str] = ("load",),
+) -> StorageManager:
     """``storage`` for a caller who has ``grant``. It shares its connections, and need not be closed.
 
     Whatever the grant does not allow raises `ForbiddenError`; listings leave it out.
 
     :param denied: awaited before the error is raised; what it raises is raised instead.
+    :param looks: the rights of which any lets the caller see an object's properties.
     """
-    own = StorageManager(backend=ConfinedBackend(storage.backend, grant, denied))
+    own = StorageManager(backend=ConfinedBackend(storage.backend, grant, denied, looks))
     own._pickling = storage._pickling  # pyright: ignore[reportPrivateUsage]
     return own
 
@@ -64,11 +71,13 @@ def confined(storage: StorageManager, grant: Grant, *, denied: Denied = _unnotic
 class ConfinedBackend(StorageBackend):
     """A backend for one caller. What is inside it is out of reach: there are no layers to be found."""
 
-    def __init__(self, inner: StorageBackend, grant: Grant, denied: Denied) -> None:
+    def __init__(
+        self, inner: StorageBackend, grant: Grant, denied: Denied, looks: Sequence[str] = ("load",)
+    ) -> None:
         self.traced = inner.traced
         self.metrics = inner.metrics
         self._inner, self._grant, self._denied = inner, grant, denied
-        self.objects = ConfinedObjects(inner.objects, grant, denied)
+        self.objects = ConfinedObjects(inner.objects, grant, denied, looks)
         self.tables = TableStore(TableLayer(inner.tables.driver, self._named))
         self.queues = QueueStore(QueueLayer(inner.queues.driver, self._named))
 
@@ -121,8 +130,10 @@ class ConfinedObjects(ObjectStore):
     """The objects that one caller may use, by the names that it knows: those in the store without the
     root."""
 
-    def __init__(self, inner: ObjectStore, grant: Grant, denied: Denied) -> None:
-        self._inner, self._grant, self._denied = inner, grant, denied
+    def __init__(
+        self, inner: ObjectStore, grant: Grant, denied: Denied, looks: Sequence[str] = ("load",)
+    ) -> None:
+        self._inner, self._grant, self._denied, self._looks = inner, grant, denied, looks
         self._root = grant.root
         self.reports_created = inner.reports_created
         self.max_object_bytes = inner.max_object_bytes
@@ -352,7 +363,8 @@ class ConfinedObjects(ObjectStore):
                 yield reader
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
-        name = await self._may(key, "load")
+        by = next((each for each in self._looks if self._grant.allows(each, key)), self._looks[0])
+        name = await self._may(key, by)
         with self._told():
             return self._info(await self._inner.head(name, fresh=fresh))
 

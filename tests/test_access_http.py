@@ -1,0 +1,346 @@
+"""The access policy over HTTP: who may do what to which objects, on every route."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage_lib.access import source
+from storage_lib.access.source import POLICY_KEY
+from storage_lib.config import StorageConfig
+from tests.http_app import PlatformApp, serve
+from tests.test_access import KEYS, RULES, means
+
+ALL = {action: [""] for action in ("load", "list", "save", "delete")}
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+POLICY: dict[str, Any] = {
+    "keys": {
+        "ceo": digest("k-ceo"),
+        "cto": digest("k-cto"),
+        "acme": [digest("k-acme")],
+        "ops": digest("k-ops"),
+    },
+    "principals": {
+        "key:ceo": {
+            "may": {
+                "load": ["agents/ceo", "shared/"],
+                "list": ["agents/ceo", "shared/"],
+                "save": ["agents/ceo"],
+                "delete": ["agents/ceo"],
+            }
+        },
+        "key:cto": {"may": {"save": ["agents/cto"]}},
+        "key:acme": {"root": "tenants/acme/", "may": {"*": [""]}},
+        "key:ops": {"may": {"operate": ["*"]}},
+        "aad:1": {"may": {"load": ["agents/aad"]}},
+        "role:Reader": {"may": {"load": [""], "list": [""]}},
+        "anonymous": {"may": {"load": ["public/"]}},
+    },
+}
+
+
+@pytest.fixture
+def policy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps(POLICY))
+    monkeypatch.setenv("AGENT_ACCESS_POLICY", str(path))
+    monkeypatch.delenv("WEBSITE_AUTH_ENABLED", raising=False)
+    return path
+
+
+@pytest.fixture
+async def app(policy_file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PlatformApp]:
+    async with serve(monkeypatch, StorageConfig(storage_type="memory")) as app:
+        for key in (
+            "agents/ceo/a",
+            "agents/ceo2/a",
+            "agents/cto/a",
+            "shared/a",
+            "public/a",
+            "tenants/acme/a",
+        ):
+            await app.storage.save(key, {"key": key})
+        yield app
+
+
+async def ask(app: PlatformApp, key: str | None, method: str, target: str, body: bytes = b"") -> Any:
+    headers = {} if key is None else {"x-functions-key": key}
+    return await app(method, target, body, headers | {"Content-Type": "application/json"})
+
+
+async def test_a_caller_does_what_it_may_and_nothing_else(app: PlatformApp) -> None:
+    found = await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo/a")
+    assert found.json == {"key": "agents/ceo/a"}
+    refused = await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo2/a")
+    assert refused.problem["code"] == "forbidden"
+    assert refused.status == 403
+    assert (await ask(app, "k-ceo", "HEAD", "/api/objects/agents/ceo2/a")).status == 403
+    assert (
+        await ask(app, "k-ceo", "GET", "/api/objects/agents/nobody/a")
+    ).status == 403  # Nor whether it exists.
+    assert (await ask(app, "k-ceo", "GET", "/api/objects?key=agents/cto/a")).status == 403
+    assert (await ask(app, "k-ceo", "PUT", "/api/objects/shared/a", b"1")).status == 403
+    assert (await ask(app, "k-ceo", "DELETE", "/api/objects/shared/a")).status == 403
+    assert (await ask(app, "k-ceo", "PATCH", "/api/objects/shared/a", b"{}")).status == 403
+    assert (await ask(app, "k-ceo", "PUT", "/api/objects?key=shared/a", b"1")).status == 403
+    assert (await ask(app, "k-ceo", "PUT", "/api/objects/agents/ceo/b", b"1")).status == 201
+    assert (await ask(app, "k-ceo", "DELETE", "/api/objects/agents/ceo/b")).status == 204
+    assert await app.storage.load("shared/a") == {"key": "shared/a"}
+
+
+async def test_listings_show_what_the_caller_may_see(app: PlatformApp) -> None:
+    def keys(found: Any) -> list[str]:
+        return [each["key"] for each in found.json["objects"]]
+
+    assert keys(await ask(app, "k-ceo", "GET", "/api/objects")) == ["agents/ceo/a", "shared/a"]
+    assert keys(await ask(app, "k-ceo", "GET", "/api/objects?prefix=agents/")) == ["agents/ceo/a"]
+    assert keys(await ask(app, "k-ceo", "GET", "/api/objects?prefix=agents/ceo")) == ["agents/ceo/a"]
+    folded = await ask(app, "k-ceo", "GET", "/api/objects?delimiter=/")
+    assert folded.json["prefixes"] == ["agents/", "shared/"]
+    assert (await ask(app, "k-ceo", "GET", "/api/objects?prefix=tenants/")).status == 403
+    assert (await ask(app, "k-cto", "GET", "/api/objects")).status == 403
+    first = await ask(app, "k-ceo", "GET", "/api/objects?limit=1")
+    assert keys(first) == ["agents/ceo/a"]
+    second = await ask(app, "k-ceo", "GET", f"/api/objects?limit=1&cursor={quote(first.json['cursor'])}")
+    assert keys(second) == ["shared/a"]
+    assert second.json["cursor"] is None
+
+
+async def test_who_may_only_save_needs_no_other_right_for_it(app: PlatformApp) -> None:
+    assert (await ask(app, "k-cto", "GET", "/api/objects/agents/cto/a")).status == 403
+    assert (await ask(app, "k-cto", "HEAD", "/api/objects/agents/cto/a")).status == 403
+    saved = await ask(app, "k-cto", "PUT", "/api/objects/agents/cto/a", b"2")
+    assert saved.status == 200
+    conditional = {"x-functions-key": "k-cto", "Content-Type": "application/json"}
+    etag = saved.headers["etag"]
+    for condition in ({"If-Match": etag}, {"If-None-Match": '"other"'}, {"If-Match": f'{etag}, "x"'}):
+        found = await app("PUT", "/api/objects/agents/cto/a", b"3", conditional | condition)
+        assert found.status == (200 if "If-None-Match" in condition or condition["If-Match"] == etag else 412)
+
+
+async def test_a_tenant_sees_its_root_as_the_store(app: PlatformApp) -> None:
+    saved = await ask(app, "k-acme", "PUT", "/api/objects/x/y", b"1")
+    assert saved.json["key"] == "x/y"
+    assert saved.headers["location"] == "/api/objects/x/y"
+    listed = await ask(app, "k-acme", "GET", "/api/objects")
+    assert [each["key"] for each in listed.json["objects"]] == ["a", "x/y"]
+    for target in (
+        "../other",
+        "%2e%2e/ceo/a",
+        "..%2f..%2fagents/ceo/a",
+        "agents/ceo/a",
+        ".system/x",
+        "/agents/ceo/a",
+    ):
+        assert (await ask(app, "k-acme", "GET", f"/api/objects/{target}")).status in (400, 404)
+    gone = await ask(app, "k-acme", "GET", "/api/objects/gone")
+    assert "tenants" not in gone.body.decode()
+    assert await app.storage.load("tenants/acme/x/y") == 1
+
+
+async def test_those_without_a_name_have_the_rights_of_anonymous(app: PlatformApp) -> None:
+    for key in (None, "unknown", "K-CEO"):
+        assert (await ask(app, key, "GET", "/api/objects/public/a")).status == 200
+        assert (await ask(app, key, "GET", "/api/objects/agents/ceo/a")).status == 403
+    assert (await ask(app, None, "GET", "/api/objects/agents/ceo/a?code=k-ceo")).status == 200
+    # The header counts before the parameter, even if it is empty.
+    assert (await ask(app, "", "GET", "/api/objects/agents/ceo/a?code=k-ceo")).status == 403
+
+
+async def test_what_is_the_apps_own_needs_the_right_to_operate(app: PlatformApp) -> None:
+    for target in ("/api/health/ready", "/api/metrics"):
+        assert (await ask(app, "k-ceo", "GET", target)).status == 403
+        assert (await ask(app, "k-ops", "GET", target)).status != 403
+    assert (await ask(app, None, "GET", "/api/health/live")).status == 200
+    assert (await ask(app, "k-ops", "GET", "/api/objects/public/a")).status == 403
+
+
+def principal(**claims: Any) -> dict[str, str]:
+    found = {
+        "auth_typ": "aad",
+        "role_typ": "roles",
+        "claims": [{"typ": k, "val": v} for k, v in claims.items()],
+    }
+    return {
+        "X-MS-CLIENT-PRINCIPAL-ID": "1",
+        "X-MS-CLIENT-PRINCIPAL-IDP": "aad",
+        "X-MS-CLIENT-PRINCIPAL": base64.b64encode(json.dumps(found).encode()).decode(),
+    }
+
+
+async def test_the_platforms_principal_counts_only_where_its_authentication_is_on(
+    app: PlatformApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = principal(roles="Reader")
+    assert (await app("GET", "/api/objects/agents/cto/a", b"", reader)).status == 403
+    monkeypatch.setenv("WEBSITE_AUTH_ENABLED", "True")
+    assert (await app("GET", "/api/objects/agents/cto/a", b"", reader)).status == 200
+    assert (await app("GET", "/api/objects/agents/cto/a", b"", principal(name="x"))).status == 403
+    assert (await app("GET", "/api/objects/agents/aad", b"", principal())).status == 404
+    broken = principal() | {"X-MS-CLIENT-PRINCIPAL": "%%%"}
+    assert (await app("GET", "/api/objects/agents/cto/a", b"", broken)).status == 403
+    # Its own name wins over a key.
+    both = reader | {"x-functions-key": "k-cto"}
+    assert (await app("PUT", "/api/objects/agents/cto/a", b"1", both)).status == 403
+
+
+async def test_every_refusal_is_in_the_audit_log(
+    policy_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from storage_lib.config.audit import AuditOptions
+
+    log = tmp_path / "audit"
+    config = StorageConfig(storage_type="memory", audit=AuditOptions(sink="file", path=str(log)))
+    async with serve(monkeypatch, config) as app:
+        assert (await ask(app, "k-ceo", "GET", "/api/objects/agents/cto/a")).status == 403
+        assert (await ask(app, "k-acme", "GET", "/api/objects/x")).status == 404
+        assert (await ask(app, "k-ceo", "PUT", "/api/objects/agents/ceo/z", b"1")).status == 201
+    lines = [
+        json.loads(line)
+        for path in log.rglob("*")
+        if path.is_file()
+        for line in path.read_text().splitlines()
+    ]
+    found = {
+        (each.get("actor"), each.get("action"), each.get("resource"), each.get("outcome")) for each in lines
+    }
+    assert ("key:ceo", "access.load", "objects/agents/cto/a", "forbidden") in found
+    assert ("key:ceo", "objects.put", "objects/agents/ceo/z", "success") in found
+
+
+async def test_a_changed_policy_comes_into_force_and_a_broken_one_does_not(
+    app: PlatformApp, policy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await ask(app, "k-cto", "GET", "/api/objects/agents/cto/a")).status == 403
+    monkeypatch.setattr(source, "RELOAD_SECONDS", 0.0)
+    principals = POLICY["principals"] | {"key:cto": {"may": {"load": ["agents/cto"]}}}
+    changed = POLICY | {"principals": principals}
+    policy_file.write_text(json.dumps(changed))
+    assert (await ask(app, "k-cto", "GET", "/api/objects/agents/cto/a")).status == 200
+    policy_file.write_text("{")
+    assert (await ask(app, "k-cto", "GET", "/api/objects/agents/cto/a")).status == 200
+    policy_file.unlink()
+    assert (await ask(app, "k-cto", "GET", "/api/objects/agents/cto/a")).status == 200
+    policy_file.write_text(json.dumps(POLICY))
+    assert (await ask(app, "k-cto", "GET", "/api/objects/agents/cto/a")).status == 403
+
+
+async def test_without_a_valid_policy_nothing_is_let_through(
+    app: PlatformApp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for text in ("{", '{"principals": {"key:ceo": {"may": {"lode": [""]}}}}', None):
+        path = tmp_path / "other.json"
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+        monkeypatch.setenv("AGENT_ACCESS_POLICY", str(path))
+        vars(app.state).pop("access", None)
+        found = await ask(app, "k-ceo", "GET", "/api/objects/public/a")
+        assert found.status == 500
+        assert found.problem["code"] == "configuration-error"
+        assert (await ask(app, None, "GET", "/api/health/live")).status == 200
+
+
+async def test_the_policy_may_be_kept_in_the_store(app: PlatformApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "RELOAD_SECONDS", 0.0)
+    monkeypatch.setenv("AGENT_ACCESS_POLICY", "store")
+    vars(app.state).pop("access", None)
+    found = await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo/a")
+    assert found.status == 500
+    assert "agent-storage access set" in found.body.decode()
+    objects = app.storage.backend.objects
+    await objects.put(POLICY_KEY, json.dumps(POLICY).encode(), content_type="application/json")
+    assert (await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo/a")).status == 200
+    await objects.put(POLICY_KEY, b'{"principals": {}}', content_type="application/json")
+    assert (await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo/a")).status == 403
+    assert (await ask(app, "k-acme", "GET", f"/api/objects/{POLICY_KEY}")).status in (400, 403)
+
+
+@settings(
+    deadline=None,
+    max_examples=(int(os.environ.get("SOAK", "0")) and 2000) or 100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    rules=st.fixed_dictionaries({action: st.sets(RULES, max_size=2) for action in ALL}),
+    key=KEYS,
+    form=st.sampled_from(["{}", "?key={}", "{}/", "./{}", "{}/.", "x/../{}", "/{}", "{}%2f", "{}?x"]),
+    method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "PATCH"]),
+    root=st.sampled_from(["", "tenants/t/"]),
+    case=st.booleans(),
+)
+def test_no_way_to_write_a_key_goes_round_the_policy(
+    policy_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rules: dict[str, set[str]],
+    key: str,
+    form: str,
+    method: str,
+    root: str,
+    case: bool,
+) -> None:
+    """Each key of the store is there, with itself as its value. Whatever is answered, it is of a key that the
+    caller may load; whatever has changed, it may save or delete."""
+    may = {action: sorted(found) for action, found in rules.items()}
+    policy = {"keys": {"k": digest("k")}, "principals": {"key:k": {"root": root, "may": may}}}
+    policy_file.write_text(json.dumps(policy))
+
+    async def check() -> None:
+        async with serve(monkeypatch, StorageConfig(storage_type="memory")) as app:
+            keys = {key, f"{key}/x", "a/b", "b", "ab"}
+            for each in keys:
+                await app.storage.save(f"{root}{each}", {"secret": each})
+                await app.storage.save(f"elsewhere/{each}", {"secret": f"elsewhere/{each}"})
+            before = {each.key: each.etag async for each in app.storage.list_objects()}
+            target = form.format(quote(key.upper() if case else key))
+            path = f"/api/objects{target}" if target.startswith("?") else f"/api/objects/{target}"
+            body = b'{"metadata": {"a": "b"}}' if method in ("PUT", "PATCH") else b""
+            found = await ask(app, "k", method, path, body)
+            if found.body and method == "GET" and found.status == 200 and "secret" in found.json:
+                shown = found.json["secret"]
+                assert any(means(rule, shown) for rule in rules["load"]), shown
+            after = {each.key: each.etag async for each in app.storage.list_objects()}
+            right = "delete" if method == "DELETE" else "save"
+            for name in before.keys() | after.keys():
+                if before.get(name) != after.get(name):
+                    assert name.startswith(root)
+                    assert any(means(rule, name.removeprefix(root)) for rule in rules[right]), name
+
+    asyncio.run(check())
+
+
+async def test_the_policy_costs_a_request_little(app: PlatformApp, record_property: Any) -> None:
+    from functions import access
+
+    class Request:
+        headers = {"x-functions-key": "k-ceo"}  # noqa: RUF012
+        params: dict[str, str] = {}  # noqa: RUF012
+
+    await app.state.access.sender(Request())  # type: ignore[arg-type]
+    best = 1.0
+    for _ in range(20):
+        began = time.perf_counter()
+        for _ in range(100):
+            sender = await app.state.access.sender(Request())  # type: ignore[arg-type]
+            sender.grant.allows("load", "agents/ceo/conversations/2026/11/1.json")
+        best = min(best, (time.perf_counter() - began) / 100)
+    record_property("measured", f"policy check of a request: {best * 1e6:.1f} µs")
+    assert best < 10e-6 * 3
+    assert access.grant() is None
