@@ -14,8 +14,8 @@ from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from functions.access import Access
     from functions.gauges import Gauges
+    from functions.senders import Access
 
     # Imported by the first invocation that needs it: a cold start with another does not wait for it.
     from storage_lib.manager import StorageManager
@@ -77,9 +77,9 @@ class AppState:
 
     @cached_property
     def access(self) -> Access:
-        from functions.access import SETTING, Access
+        from functions.senders import Access
 
-        return Access(self, os.environ.get(SETTING, ""))
+        return Access(os.environ.get("AGENT_STORAGE_ACCESS_POLICY", ""), self.storage)
 
     @cached_property
     def gauges(self) -> Gauges | None:

@@ -423,3 +423,18 @@ def test_two_roots_for_one_caller_are_an_error() -> None:
 
     with pytest.raises(StorageError, match="different roots"):
         found.grant(["a", "b"])
+
+
+def test_what_anyone_may_counts_only_where_the_root_is_the_same() -> None:
+    found = Policy.parse(
+        policy(
+            a={"may": {"load": ["x"]}},
+            b={"root": "tenants/{principal}/", "may": {"load": ["y"]}},
+            **{"*": {"root": "tenants/{principal}/", "may": {"list": [""]}}},
+        )
+    )
+
+    a, b, c = (found.grant([each]) for each in "abc")
+    assert (a.root, a.allows("load", "x"), a.covers("list", "")) == ("", True, False)
+    assert (b.root, b.allows("load", "y"), b.covers("list", "")) == ("tenants/b/", True, True)
+    assert (c.root, c.allows("load", "y"), c.covers("list", "")) == ("tenants/c/", False, True)

@@ -60,7 +60,7 @@ POLICY: dict[str, Any] = {
 def policy_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "policy.json"
     path.write_text(json.dumps(POLICY))
-    monkeypatch.setenv("AGENT_ACCESS_POLICY", str(path))
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_POLICY", str(path))
     monkeypatch.delenv("WEBSITE_AUTH_ENABLED", raising=False)
     return path
 
@@ -250,7 +250,7 @@ async def test_without_a_valid_policy_nothing_is_let_through(
         path.unlink(missing_ok=True)
         if text is not None:
             path.write_text(text)
-        monkeypatch.setenv("AGENT_ACCESS_POLICY", str(path))
+        monkeypatch.setenv("AGENT_STORAGE_ACCESS_POLICY", str(path))
         vars(app.state).pop("access", None)
         found = await ask(app, "k-ceo", "GET", "/api/objects/public/a")
         assert found.status == 500
@@ -260,7 +260,7 @@ async def test_without_a_valid_policy_nothing_is_let_through(
 
 async def test_the_policy_may_be_kept_in_the_store(app: PlatformApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "RELOAD_SECONDS", 0.0)
-    monkeypatch.setenv("AGENT_ACCESS_POLICY", "store")
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_POLICY", "store")
     vars(app.state).pop("access", None)
     found = await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo/a")
     assert found.status == 500

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -567,6 +568,13 @@ def test_every_command_runs_on_a_terminal(cli: Cli) -> None:
     (cli.folder / "aos").mkdir()
     (cli.folder / "aos" / "x.json").write_text("1")
     assert shows("import", "aos").split() == ["imported", "x.json", "x"]
+    (cli.folder / "policy.json").write_text('{"principals": {}}')
+    assert shows("access check", "policy.json") == "The policy is valid.\n"
+    assert shows("access set", "policy.json") == "Saved the policy.\n"
+    assert shows("access set", "policy.json", "--yes") == "Saved the policy.\n"
+    assert shows("access show") == '{"principals": {}}\n'
+    run.add("access digest")
+    assert cli("access", "digest", stdin="secret\n").out == f"{sha256(b'secret').hexdigest()}\n".encode()
     task = shows("tasks submit", "analyze_report", '{"report": "x"}').strip()
     assert shows("tasks cancel", task) == f"Task {task} is cancelled.\n"
     assert shows("tasks requeue", task) == f"Task {task} is queued.\n"

@@ -8,22 +8,32 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, Awaitable, Buffer, Callable, Generator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Buffer,
+    Callable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from storage_lib.access.policy import Grant
 from storage_lib.arguments import whole
+from storage_lib.config.audit import AuditOptions
 from storage_lib.errors import ForbiddenError, InvalidArgumentError, StorageError, UnsupportedOperationError
 from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_prefix
 from storage_lib.layers.base import Operation, QueueLayer, TableLayer
 from storage_lib.manager import StorageManager
 from storage_lib.names import queue_name, table_name
 from storage_lib.ports import cursors
-from storage_lib.ports.backend import QuotaUsage, StorageBackend
-from storage_lib.ports.drivers import ObjectDriver
+from storage_lib.ports.backend import QuotaUsage, StorageBackend, layers_of
+from storage_lib.ports.drivers import NamePage, ObjectDriver
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import (
     DEFAULT_CONTENT_TYPE,
@@ -41,6 +51,15 @@ from storage_lib.ports.objects import ObjectReader, ObjectStore, ObjectWriter
 from storage_lib.ports.queues import QueueStore
 from storage_lib.ports.streaming import ByteSource, Parts
 from storage_lib.ports.tables import TableStore
+from storage_lib.tasks.model import (
+    EVENT_QUEUE,
+    HIGH_POISON_QUEUE,
+    HIGH_QUEUE,
+    KEY_TABLE,
+    POISON_QUEUE,
+    TASK_QUEUE,
+    TASK_TABLE,
+)
 
 type Denied = Callable[[str, str], Awaitable[None]]
 """Told of each refusal: the action, and the resource by its name in the store."""
@@ -80,6 +99,11 @@ class ConfinedBackend(StorageBackend):
         self.objects = ConfinedObjects(inner.objects, grant, denied, looks)
         self.tables = TableStore(TableLayer(inner.tables.driver, self._named))
         self.queues = QueueStore(QueueLayer(inner.queues.driver, self._named))
+        self._own = _of_the_app(inner)
+        self._allowed = {
+            port: None if (names := grant.listed(port)) is None else _stored(port, names)
+            for port in ("tables", "queues")
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._grant.principal!r})"
@@ -98,13 +122,42 @@ class ConfinedBackend(StorageBackend):
 
     async def _named[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
         port, name = operation.port, operation.target
-        if (allowed := self._grant.listed(port)) is not None:
-            of_store = table_name if port == "tables" else queue_name
-            # Names of tables are the same in any case.
-            if name.lower() not in {of_store(each).lower() for each in allowed}:
-                await self._denied(port, f"{port}/{name}")
-                raise _forbidden(port, name)
+        if operation.name in ("list_tables", "list_queues"):
+            page = await call()
+            assert isinstance(page, NamePage)  # noqa: S101 - that is what both return
+            shown = [each for each in page.names if self._may(port, each, is_read=True)]
+            return cast("T", NamePage(shown, page.cursor))
+        if not self._may(port, name, is_read=operation.name in _READS):
+            await self._denied(port, f"{port}/{name}")
+            raise _forbidden(port, name)
         return await call()
+
+    def _may(self, port: str, name: str, *, is_read: bool) -> bool:
+        name = name.lower()  # Names of tables are the same in any case.
+        if name in self._own[port]:
+            return is_read and self._grant.operates
+        allowed = self._allowed[port]
+        return allowed is None or name in allowed
+
+
+_READS = ("get", "query", "peek", "length")
+
+
+def _stored(port: str, names: Iterable[str]) -> frozenset[str]:
+    """The names by which tables or queues are stored."""
+    of_store = table_name if port == "tables" else queue_name
+    return frozenset(of_store(each).lower() for each in names)
+
+
+def _of_the_app(backend: StorageBackend) -> dict[str, frozenset[str]]:
+    """The tables and queues of the tasks and of the audit log, which callers do not change."""
+    tables = {TASK_TABLE, KEY_TABLE}
+    for layer in layers_of(backend):
+        options = getattr(layer, "options", None)
+        if isinstance(options, AuditOptions):
+            tables |= {options.table, f"{options.table}heads"}
+    queues = {TASK_QUEUE, HIGH_QUEUE, POISON_QUEUE, HIGH_POISON_QUEUE, EVENT_QUEUE}
+    return {"tables": _stored("tables", tables), "queues": _stored("queues", queues)}
 
 
 def _forbidden(action: str, what: str) -> ForbiddenError:

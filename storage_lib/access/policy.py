@@ -166,8 +166,11 @@ class Policy:
 
     def _joined(self, principals: tuple[str, ...]) -> Grant:
         name = principals[0] if principals else ANONYMOUS
-        asked = dict.fromkeys((*principals, ANYONE) if principals else (ANONYMOUS,))
-        own = [(each, rights) for each in asked if (rights := self._principals.get(each)) is not None]
+        found = self._principals
+        own = [(each, found[each]) for each in dict.fromkeys(principals or (ANONYMOUS,)) if each in found]
+        if principals and (rights := found.get(ANYONE)) is not None:
+            if not own or own[0][1].root == rights.root:
+                own.append((ANYONE, rights))
         roots = {rights.root.replace(_NAME, to_segment(name)) for _, rights in own}
         if len(roots) > 1:
             raise _refused(

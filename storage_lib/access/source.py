@@ -59,7 +59,7 @@ class PolicySource:
 
     async def _load(self) -> None:
         try:
-            found, version = await (self._of_store() if self._where == IN_STORE else self._of_file())
+            found, version = await self._of_store() if self._where == IN_STORE else self._of_file()
             if found is not None:
                 self._policy, self._version = Policy.parse(found), version
         except (StorageError, OSError) as error:
@@ -74,13 +74,13 @@ class PolicySource:
             found = await self._storage.backend.objects.get(POLICY_KEY, if_none_match=known, fresh=True)
         except KeyNotFoundError as error:
             raise ConfigurationError(
-                "AGENT_ACCESS_POLICY is 'store', and the store has no policy",
-                field="AGENT_ACCESS_POLICY",
+                "AGENT_STORAGE_ACCESS_POLICY is 'store', and the store has no policy",
+                field="AGENT_STORAGE_ACCESS_POLICY",
                 remedy="put one there: agent-storage access set POLICY.json",
             ) from error
         return (None, known) if found is None else (found.data, found.info.etag)
 
-    async def _of_file(self) -> tuple[bytes | None, object]:
+    def _of_file(self) -> tuple[bytes | None, object]:
         path = Path(self._where)
         try:
             status = path.stat()
@@ -89,6 +89,6 @@ class PolicySource:
         except OSError as error:
             raise ConfigurationError(
                 f"the access policy {self._where!r} cannot be read: {error.strerror}",
-                field="AGENT_ACCESS_POLICY",
+                field="AGENT_STORAGE_ACCESS_POLICY",
                 limit="the path of a file that the app may read, or 'store'",
             ) from error

@@ -43,6 +43,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Operation": {
         "doctor": ("doctor", "Find out what is wrong, and what mends it."),
         "sweep": ("doctor", "Remove expired objects."),
+        "access": ("access", "Check, keep and show the access policy."),
         "audit": ("audit", "Look for tampering in an audit log."),
         "keys": ("keys", "Make encryption keys, and encrypt anew with the newest."),
         "completion": ("completion", "Print the completion script of a shell."),

@@ -1,0 +1,133 @@
+"""Who sends a request, by the names that the access policy knows, and the storage of each."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import azure.functions as func
+
+from functions.callers import actor_of
+from storage_lib.callers import caller
+from storage_lib.errors import ForbiddenError
+
+if TYPE_CHECKING:
+    from storage_lib.access import Grant
+    from storage_lib.access.policy import Policy
+    from storage_lib.manager import StorageManager
+
+_log = logging.getLogger("AOS.Access")
+_KEY_HEADER = "x-functions-key"
+_MOST_CONFINED = 1000
+"""How many callers' storages are kept."""
+_WRITES = ("load", "save", "delete")
+"""Each of these rights lets a condition of a write look at what is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sends a request under a policy: what it may do, and its storages to read and to write with."""
+
+    grant: Grant
+    reading: StorageManager
+    writing: StorageManager
+
+
+class Access:
+    """The policy of an app, and the storages of those who send requests to it."""
+
+    def __init__(self, where: str, storage: StorageManager) -> None:
+        from storage_lib.access.source import PolicySource
+
+        self._storage = storage
+        self._source = PolicySource(where, storage)
+        self._senders: dict[tuple[str, ...], Sender] = {}
+        self._policy: Policy | None = None
+
+    async def sender(self, req: func.HttpRequest) -> Sender:
+        policy = await self._source.current()
+        if policy is not self._policy:
+            self._policy, self._senders = policy, {}
+        principals = _principals(req, policy)
+        found = self._senders.get(principals)
+        if found is None:
+            found = self._made(policy, principals)
+            if len(self._senders) >= _MOST_CONFINED:
+                self._senders.clear()
+            self._senders[principals] = found
+        return found
+
+    def _made(self, policy: Policy, principals: tuple[str, ...]) -> Sender:
+        from storage_lib.access import confined
+
+        own = policy.grant(principals)
+        return Sender(
+            own,
+            confined(self._storage, own, denied=self.denied),
+            confined(self._storage, own, denied=self.denied, looks=_WRITES),
+        )
+
+    async def denied(self, action: str, resource: str) -> None:
+        """Record a refusal, in the audit log if there is one."""
+        from storage_lib.layers.audit.entries import Entry
+        from storage_lib.layers.audit.layer import AuditLayer
+        from storage_lib.ports.backend import layers_of
+
+        who = caller()
+        _log.warning("%s may not %s %s", who.actor, action, resource)
+        for layer in layers_of(self._storage.backend):
+            if isinstance(layer, AuditLayer):
+                await layer.log(
+                    Entry(
+                        time=datetime.now(UTC),
+                        actor=who.actor,
+                        action=f"access.{action}",
+                        resource=resource,
+                        outcome=ForbiddenError.code,
+                        correlation=who.correlation,
+                    )
+                )
+
+
+def _principals(req: func.HttpRequest, policy: Policy) -> tuple[str, ...]:
+    """The names of whoever sends a request, its own first: of the platform's authentication, where that is on
+    and has found one, or of its function key."""
+    actor = actor_of(req)
+    if ":" in actor:
+        return (actor, *_claims(req))
+    # The host has checked this key; as there, the header counts, even if it is empty, before the parameter.
+    key = req.headers.get(_KEY_HEADER)
+    if key is None:
+        key = req.params.get("code")
+    name = policy.key_name(key) if key else None
+    return () if name is None else (f"key:{name}",)
+
+
+def _claims(req: func.HttpRequest) -> tuple[str, ...]:
+    """The roles and groups that the platform's authentication has found."""
+    import msgspec
+
+    try:
+        text = base64.b64decode(req.headers.get("X-MS-CLIENT-PRINCIPAL") or "", validate=True)
+        found: Any = msgspec.json.decode(text) if text else {}
+    except (binascii.Error, ValueError, msgspec.DecodeError):
+        _log.warning("the claims of a principal cannot be read; it has no roles")
+        return ()
+    if not isinstance(found, dict):
+        return ()
+    document = cast("dict[str, Any]", found)
+    role_type = document.get("role_typ")
+    names: list[str] = []
+    claims: Any = document.get("claims")
+    for claim in cast("list[Any]", claims) if isinstance(claims, list) else []:
+        kind, value = (claim.get("typ"), claim.get("val")) if isinstance(claim, dict) else (None, None)
+        if isinstance(value, str):
+            if kind in ("roles", role_type):
+                names.append(f"role:{value}")
+            elif kind == "groups":
+                names.append(f"group:{value}")
+    return tuple(dict.fromkeys(names))
