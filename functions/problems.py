@@ -47,12 +47,13 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
     # Refused credentials, broken data and a wrong configuration are for the server's operator to fix.
     (StorageError, 500),
 )
-_STATUS_OF_CODE = {"task-state": 409, "idempotency-conflict": 409}
-"""Of errors of the task engine, which is not imported for their sake."""
+_STATUS_OF_CODE = {"task-state": 409, "idempotency-conflict": 409, "invalid-token": 401}
+"""Of errors of the task engine and of tokens, which are not imported for their sake."""
 _STATUS_OF_REQUIREMENT = {"content_types": 415, "max_bytes": 413, "max_value_bytes": 413}
 """Of rules about what HTTP has a status of its own for."""
 _TITLES = {
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     409: "Conflict",
@@ -104,6 +105,8 @@ def problem(error: StorageError) -> func.HttpResponse:
     headers: dict[str, str] = {}
     if isinstance(error, TransientStorageError):
         headers["Retry-After"] = str(max(1, round(min(error.retry_after or 1, _LONGEST_WAIT_SECONDS))))
+    if document["status"] == 401:
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'  # RFC 6750, 3.1
     return problem_response(document, headers)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -18,9 +19,11 @@ from storage_lib.errors import ForbiddenError
 if TYPE_CHECKING:
     from storage_lib.access import Grant
     from storage_lib.access.policy import Policy
+    from storage_lib.access.tokens import Tokens
     from storage_lib.manager import StorageManager
 
 _log = logging.getLogger("AOS.Access")
+ISSUER, AUDIENCE = "AGENT_STORAGE_ACCESS_ISSUER", "AGENT_STORAGE_ACCESS_AUDIENCE"
 _KEY_HEADER = "x-functions-key"
 _MOST_CONFINED = 1000
 """How many callers' storages are kept."""
@@ -45,6 +48,12 @@ class Access:
 
         self._storage = storage
         self._source = PolicySource(where, storage)
+        self._tokens: Tokens | None = None
+        if issuer := os.environ.get(ISSUER):
+            from storage_lib.access.tokens import Tokens
+
+            given = os.environ.get(AUDIENCE, "").split(",")
+            self._tokens = Tokens(issuer, [each.strip() for each in given if each.strip()])
         self._senders: dict[tuple[str, ...], Sender] = {}
         self._policy: Policy | None = None
 
@@ -52,7 +61,7 @@ class Access:
         policy = await self._source.current()
         if policy is not self._policy:
             self._policy, self._senders = policy, {}
-        principals = _principals(req, policy)
+        principals = await self._principals(req, policy)
         found = self._senders.get(principals)
         if found is None:
             found = self._made(policy, principals)
@@ -60,6 +69,23 @@ class Access:
                 self._senders.clear()
             self._senders[principals] = found
         return found
+
+    async def _principals(self, req: func.HttpRequest, policy: Policy) -> tuple[str, ...]:
+        """The names of whoever sends a request, its own first: of the platform's authentication, where that
+        is on and has found one; of a token, where there is an issuer of tokens; or of its function key."""
+        actor = actor_of(req)
+        if ":" in actor:
+            return (actor, *_claims(req))
+        scheme, _, token = req.headers.get("Authorization", "").partition(" ")
+        if self._tokens is not None and scheme.lower() == "bearer":
+            return await self._tokens.principals(token.strip())
+        # The host has checked this key; as there, the header counts, even if it is empty, before the
+        # parameter.
+        key = req.headers.get(_KEY_HEADER)
+        if key is None:
+            key = req.params.get("code")
+        name = policy.key_name(key) if key else None
+        return () if name is None else (f"key:{name}",)
 
     def _made(self, policy: Policy, principals: tuple[str, ...]) -> Sender:
         from storage_lib.access import confined
@@ -91,20 +117,6 @@ class Access:
                         correlation=who.correlation,
                     )
                 )
-
-
-def _principals(req: func.HttpRequest, policy: Policy) -> tuple[str, ...]:
-    """The names of whoever sends a request, its own first: of the platform's authentication, where that is on
-    and has found one, or of its function key."""
-    actor = actor_of(req)
-    if ":" in actor:
-        return (actor, *_claims(req))
-    # The host has checked this key; as there, the header counts, even if it is empty, before the parameter.
-    key = req.headers.get(_KEY_HEADER)
-    if key is None:
-        key = req.params.get("code")
-    name = policy.key_name(key) if key else None
-    return () if name is None else (f"key:{name}",)
 
 
 def _claims(req: func.HttpRequest) -> tuple[str, ...]:

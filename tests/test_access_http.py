@@ -17,11 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage_lib.access import source
+from storage_lib.access import source, tokens
 from storage_lib.access.source import POLICY_KEY
 from storage_lib.config import StorageConfig
 from tests.http_app import PlatformApp, serve
 from tests.test_access import KEYS, RULES, means
+from tests.test_access_tokens import ISSUER, Issuer, token
 
 ALL = {action: [""] for action in ("load", "list", "save", "delete")}
 
@@ -344,3 +345,28 @@ async def test_the_policy_costs_a_request_little(app: PlatformApp, record_proper
     record_property("measured", f"policy check of a request: {best * 1e6:.1f} µs")
     assert best < 10e-6 * 3
     assert access.grant() is None
+
+
+async def test_a_token_counts_before_a_key_and_a_false_one_is_a_401(
+    app: PlatformApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = Issuer()
+    monkeypatch.setattr(tokens, "_fetched", issuer.fetch)
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_ISSUER", ISSUER)
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_AUDIENCE", "x, api://app")
+    vars(app.state).pop("access", None)
+
+    async def get(target: str, sent: str) -> Any:
+        headers = {"Authorization": f"Bearer {sent}", "x-functions-key": "k-ceo"}
+        return await app("GET", f"/api/objects/{target}", b"", headers)
+
+    assert (await get("agents/aad", token(oid="1"))).status == 404
+    assert (await get("agents/cto/a", token(roles=["Reader"]))).status == 200
+    assert (await get("agents/ceo/a", token())).status == 403
+    refused = await get("agents/ceo/a", "false")
+    assert refused.problem["code"] == "invalid-token"
+    assert refused.status == 401
+    assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+    issuer.broken = True
+    vars(app.state).pop("access", None)
+    assert (await get("agents/cto/a", token(roles=["Reader"]))).status == 503

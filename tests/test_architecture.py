@@ -59,6 +59,7 @@ VENDOR_HOMES = {
         "functions.monitor",
     ),
     "jsonschema": ("storage_lib.layers.validation",),
+    "jwt": ("storage_lib.access",),
     "referencing": ("storage_lib.layers.validation",),
     "sqlite3": ("storage_lib.backends.file",),
     "pytest": ("storage_lib.testing",),

@@ -168,9 +168,9 @@ class Policy:
         name = principals[0] if principals else ANONYMOUS
         found = self._principals
         own = [(each, found[each]) for each in dict.fromkeys(principals or (ANONYMOUS,)) if each in found]
-        if principals and (rights := found.get(ANYONE)) is not None:
-            if not own or own[0][1].root == rights.root:
-                own.append((ANYONE, rights))
+        anyone = found.get(ANYONE) if principals else None
+        if anyone is not None and (not own or own[0][1].root == anyone.root):
+            own.append((ANYONE, anyone))
         roots = {rights.root.replace(_NAME, to_segment(name)) for _, rights in own}
         if len(roots) > 1:
             raise _refused(

@@ -1,0 +1,192 @@
+"""Tokens: only genuine ones, of the issuer, for this app and in time, are believed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from storage_lib.access import tokens as module
+from storage_lib.access.tokens import InvalidTokenError, Tokens
+from storage_lib.errors import ConfigurationError, StorageUnavailableError
+
+ISSUER = "https://login.microsoftonline.com/tenant/v2.0"
+KEY = rsa.generate_private_key(65537, 2048)
+OTHER = rsa.generate_private_key(65537, 2048)
+CURVE = ec.generate_private_key(ec.SECP256R1())
+
+
+def public(key: Any, kid: str, **more: Any) -> dict[str, Any]:
+    algorithm = jwt.algorithms.ECAlgorithm if isinstance(key, ec.EllipticCurvePrivateKey) else None
+    found = (algorithm or jwt.algorithms.RSAAlgorithm).to_jwk(key.public_key(), as_dict=True)  # type: ignore[attr-defined]
+    return {**found, "kid": kid, "use": "sig", **more}
+
+
+class Issuer:
+    """Publishes keys, and counts how often they are read."""
+
+    def __init__(self, issuer: str = ISSUER) -> None:
+        self.issuer = issuer
+        self.keys = [public(KEY, "1"), public(CURVE, "2"), {"kty": "oct", "kid": "3", "k": "c2VjcmV0"}]
+        self.reads = 0
+        self.broken = False
+
+    async def fetch(self, address: str) -> bytes:
+        if self.broken:
+            raise OSError("unreachable")
+        if address.endswith("/.well-known/openid-configuration"):
+            return json.dumps({"issuer": self.issuer, "jwks_uri": "https://keys.example/keys"}).encode()
+        assert address == "https://keys.example/keys"
+        self.reads += 1
+        return json.dumps({"keys": self.keys}).encode()
+
+    def tokens(self) -> Tokens:
+        return Tokens(ISSUER, ["api://app"], self.fetch)
+
+
+def token(key: Any = KEY, kid: str = "1", algorithm: str = "RS256", **claims: Any) -> str:
+    given = {"iss": ISSUER, "aud": "api://app", "exp": time.time() + 300, "oid": "me", "sub": "sub"} | claims
+    given = {name: value for name, value in given.items() if value is not None}
+    return jwt.encode(given, key, algorithm, {"kid": kid})
+
+
+async def test_a_genuine_token_names_its_principals() -> None:
+    tokens = Issuer().tokens()
+
+    assert await tokens.principals(token()) == ("aad:me",)
+    assert await tokens.principals(token(CURVE, "2", "ES256")) == ("aad:me",)
+    assert await tokens.principals(token(algorithm="PS256")) == ("aad:me",)
+    found = await tokens.principals(token(aud=["x", "api://app"], roles=["Reader", "R"], groups=["g"]))
+    assert found == ("aad:me", "role:Reader", "role:R", "group:g")
+    assert await tokens.principals(token(oid="a b\u00e9%")) == ("aad:a%20b%C3%A9%25",)
+
+
+async def test_other_issuers_name_the_subject() -> None:
+    issuer = Issuer("https://id.example")
+    tokens = Tokens("https://id.example", ["api://app"], issuer.fetch)
+    assert await tokens.principals(token(iss="https://id.example", sub="auth0|1")) == ("oidc:auth0|1",)
+
+
+def unsigned() -> str:
+    _head, body, _ = token().split(".")
+    none = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT","kid":"1"}').decode().rstrip("=")
+    return f"{none}.{body}."
+
+
+def by_public_key() -> str:
+    """Signed with the published key as a shared secret, as if that were the algorithm."""
+    import hashlib
+    import hmac
+
+    secret = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    _, body, _ = token().split(".")
+    head = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT","kid":"1"}').decode().rstrip("=")
+    mark = hmac.digest(secret, f"{head}.{body}".encode(), hashlib.sha256)
+    return f"{head}.{body}.{base64.urlsafe_b64encode(mark).decode().rstrip('=')}"
+
+
+def changed() -> str:
+    head, body, mark = token().split(".")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
+    other = base64.urlsafe_b64encode(json.dumps(claims | {"oid": "boss"}).encode()).decode().rstrip("=")
+    return f"{head}.{other}.{mark}"
+
+
+FALSE = {
+    "nonsense": lambda: "nonsense",
+    "empty": lambda: "",
+    "unsigned": unsigned,
+    "signed with the published key": by_public_key,
+    "changed": changed,
+    "another's key": lambda: token(OTHER),
+    "an unknown key": lambda: token(OTHER, "9"),
+    "a shared secret": lambda: token("secret" * 8, "3", "HS256"),
+    "another issuer": lambda: token(iss="https://login.microsoftonline.com/other/v2.0"),
+    "no issuer": lambda: token(iss=None),
+    "another app": lambda: token(aud="api://other"),
+    "no audience": lambda: token(aud=None),
+    "expired": lambda: token(exp=time.time() - 120),
+    "no end": lambda: token(exp=None),
+    "not yet": lambda: token(nbf=time.time() + 600),
+    "nobody": lambda: token(oid=None),
+    "no text": lambda: token(oid=7),
+    "too long": lambda: token(x="x" * 20_000),
+}
+
+
+@pytest.mark.parametrize("case", FALSE)
+async def test_any_other_is_refused(case: str) -> None:
+    with pytest.raises(InvalidTokenError) as told:
+        await Issuer().tokens().principals(FALSE[case]())
+    assert told.value.remedy
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    now = [1000.0]
+
+    class Time:
+        @staticmethod
+        def monotonic() -> float:
+            return now[0]
+
+    monkeypatch.setattr(module, "time", Time)
+    return now
+
+
+async def test_keys_are_kept_and_a_new_one_is_found(clock: list[float]) -> None:
+    issuer = Issuer()
+    tokens = issuer.tokens()
+    for _ in range(3):
+        await tokens.principals(token())
+    assert issuer.reads == 1
+    issuer.keys.append(public(OTHER, "4"))
+    for _ in range(3):  # Whoever sends tokens with keys that nobody knows makes no requests.
+        with pytest.raises(InvalidTokenError):
+            await tokens.principals(token(OTHER, "4"))
+    assert issuer.reads == 1
+    clock[0] += 61
+    assert await tokens.principals(token(OTHER, "4")) == ("aad:me",)
+    assert issuer.reads == 2
+    issuer.keys.pop()
+    clock[0] += 25 * 3600
+    await tokens.principals(token())
+    with pytest.raises(InvalidTokenError):
+        await tokens.principals(token(OTHER, "4"))  # It was withdrawn.
+
+
+async def test_an_issuer_that_cannot_be_reached_is_no_false_token(clock: list[float]) -> None:
+    issuer = Issuer()
+    tokens = issuer.tokens()
+    issuer.broken = True
+    for _ in range(2):
+        with pytest.raises(StorageUnavailableError):
+            await tokens.principals(token())
+    issuer.broken = False
+    clock[0] += 6
+    assert await tokens.principals(token()) == ("aad:me",)
+    issuer.broken = True
+    clock[0] += 25 * 3600
+    assert await tokens.principals(token()) == ("aad:me",)  # The keys it had are still good.
+
+
+async def test_a_document_of_another_issuer_is_not_believed() -> None:
+    issuer = Issuer("https://elsewhere.example")
+    with pytest.raises(StorageUnavailableError, match="another issuer"):
+        await Tokens(ISSUER, ["api://app"], issuer.fetch).principals(token())
+
+
+@pytest.mark.parametrize("issuer", ["http://id.example", "id.example", "file:///etc", ""])
+def test_an_issuer_is_asked_over_https(issuer: str) -> None:
+    with pytest.raises(ConfigurationError) as told:
+        Tokens(issuer, ["a"])
+    assert told.value.field == "AGENT_STORAGE_ACCESS_ISSUER"
+    with pytest.raises(ConfigurationError):
+        Tokens(ISSUER, [])
