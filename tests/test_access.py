@@ -90,10 +90,16 @@ class TestRootedObjects(TestConfinedObjects):
     root = "tenants/acme/"
 
 
+async def _ignored(action: str, resource: str) -> None: ...
+
+
 def test_every_method_of_the_objects_is_confined() -> None:
     """A method that is added to the store must not be a way round the checks."""
     public = {name for name, _ in inspect.getmembers(ObjectStore) if not name.startswith("_")}
     assert {name for name in public if name not in vars(ConfinedObjects)} == set()
+    inner = MemoryBackend().objects
+    told = {name for name in vars(inner) if not name.startswith("_")} - {"driver"}
+    assert told <= vars(ConfinedObjects(inner, Grant("p"), _ignored)).keys()
 
 
 SEGMENTS = st.sampled_from(["a", "b", "ab", "a.json", "a-b", "ä"])

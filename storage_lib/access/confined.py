@@ -189,6 +189,7 @@ class ConfinedObjects(ObjectStore):
         self._inner, self._grant, self._denied, self._looks = inner, grant, denied, looks
         self._root = grant.root
         self.reports_created = inner.reports_created
+        self.tells_created = inner.tells_created
         self.max_object_bytes = inner.max_object_bytes
         self.part_bytes = inner.part_bytes
         self.max_stream_bytes = inner.max_stream_bytes
