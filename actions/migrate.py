@@ -14,6 +14,7 @@ import msgspec
 
 from storage_lib.errors import (
     AccessDeniedError,
+    ForbiddenError,
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
@@ -256,6 +257,11 @@ async def _cut(context: TaskContext, source: StorageManager, payload: Migrate) -
 async def _stores(
     context: TaskContext, payload: Migrate
 ) -> AsyncGenerator[tuple[StorageManager, StorageManager]]:
+    if context.is_confined:
+        raise ForbiddenError(
+            "you may not migrate: that works below the surface of whole stores",
+            remedy="use copy_prefix, or submit it as one whom the access policy allows everything",
+        )
     async with (
         _store(context, payload.source, "source") as source,
         _store(context, payload.target, "target") as target,

@@ -15,7 +15,7 @@ import azure.functions as func
 
 from functions.state import state
 from storage_lib.callers import acting_as, caller
-from storage_lib.errors import ForbiddenError
+from storage_lib.errors import ForbiddenError, KeyNotFoundError
 
 if TYPE_CHECKING:
     from functions.senders import Sender
@@ -72,3 +72,43 @@ async def need_to_operate() -> None:
             "you may not see or do what is the app's own",
             remedy="ask those who keep the access policy for the right 'operate'",
         )
+
+
+def submitter() -> str | None:
+    """What a task remembers of the sender of the request that submits it."""
+    found = grant()
+    return None if found is None else " ".join(found.principals)
+
+
+async def need_agent(agent_id: object, *, task_id: str | None = None) -> None:
+    """
+    :param task_id: the task that was asked for; a sender who may not see it is told that it does not exist.
+    :raises ForbiddenError: the sender may not submit tasks of this agent.
+    :raises KeyNotFoundError: it may not see this task.
+    """
+    found = grant()
+    if found is None or not isinstance(agent_id, str) or found.names("tasks", agent_id):
+        return
+    await state().access.denied("tasks", f"tasks/{task_id or agent_id}")
+    if task_id is not None:
+        raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id")
+    raise ForbiddenError(
+        f"you may not use tasks of the agent {agent_id[:80]!r}",
+        field="agent_id",
+        remedy="ask those who keep the access policy for the right 'tasks'",
+    )
+
+
+async def agents() -> frozenset[str] | None:
+    """The agents whose tasks the sender may see; None for all.
+
+    :raises ForbiddenError: there are none.
+    """
+    found = grant()
+    allowed = None if found is None else found.listed("tasks")
+    if allowed is not None and not allowed:
+        await state().access.denied("tasks", "tasks")
+        raise ForbiddenError(
+            "you may not see any tasks", remedy="ask those who keep the access policy for the right 'tasks'"
+        )
+    return allowed

@@ -14,7 +14,7 @@ import azure.functions as func
 
 from functions.callers import actor_of
 from storage_lib.callers import caller
-from storage_lib.errors import ForbiddenError
+from storage_lib.errors import ConfigurationError, ForbiddenError, TransientStorageError
 
 if TYPE_CHECKING:
     from storage_lib.access import Grant
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("AOS.Access")
 ISSUER, AUDIENCE = "AGENT_STORAGE_ACCESS_ISSUER", "AGENT_STORAGE_ACCESS_AUDIENCE"
+OF_QUEUE = ["queue"]
+"""Whose rights a task has that says nothing of its submitter."""
 _KEY_HEADER = "x-functions-key"
 _MOST_CONFINED = 1000
 """How many callers' storages are kept."""
@@ -86,6 +88,23 @@ class Access:
             key = req.params.get("code")
         name = policy.key_name(key) if key else None
         return () if name is None else (f"key:{name}",)
+
+    async def storage_of(self, submitter: str | None) -> StorageManager:
+        """What a task may use: what whoever submitted it may now. One that has everything gets the whole.
+
+        :raises TransientStorageError: there is no valid policy at the moment.
+        """
+        try:
+            policy = await self._source.current()
+        except ConfigurationError as error:
+            raise TransientStorageError(f"no task can run: {error}", remedy=error.remedy) from error
+        names = OF_QUEUE if submitter is None else submitter.split(" ")
+        own = policy.grant(() if names == ["anonymous"] else names)
+        if own.is_everything:
+            return self._storage
+        from storage_lib.access import confined
+
+        return confined(self._storage, own, denied=self.denied)
 
     def _made(self, policy: Policy, principals: tuple[str, ...]) -> Sender:
         from storage_lib.access import confined

@@ -73,6 +73,7 @@ class AppState:
             remembered=REMEMBERED_TASKS,
             event_seconds=LOCAL_EVENT_SECONDS if is_local() else None,
             max_waiters=self.max_waiters,
+            storage_of=self.access.storage_of if os.environ.get("AGENT_STORAGE_ACCESS_POLICY") else None,
         )
 
     @cached_property

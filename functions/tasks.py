@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
+from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
 from functions.deliveries import Delivery
@@ -35,6 +36,8 @@ from storage_lib.tasks.model import (
 )
 
 if TYPE_CHECKING:
+    from storage_lib.tasks.engine import TaskEngine
+    from storage_lib.tasks.records import RecordPage
     from storage_lib.tasks.submission import NewTask
 
 blueprint = func.Blueprint()
@@ -45,6 +48,8 @@ _FIELDS = frozenset(
 )
 _FILTERS = ("status", "agent_id", "action", "parent_id", "created_after", "created_before")
 MAX_WAIT_SECONDS = 30
+_MOST_PAGES = 10
+"""How many pages are read for one of a sender who may see the tasks of some agents."""
 
 
 @blueprint.function_name("submit_task")
@@ -59,7 +64,9 @@ async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
     trace_parent = req.headers.get("traceparent")
     if "tasks" in body:
         return await _submit_many(body, trace_parent)
-    record = await app.engine.submit_new(_new_task(body, trace_parent))
+    task = _new_task(body, trace_parent)
+    await access.need_agent(task.agent_id)
+    record = await app.engine.submit_new(task)
     headers = {"Location": location_below(req, record.task_id), "Retry-After": "1"}
     return json_response(_shown(record), status=202, headers=headers)
 
@@ -71,7 +78,8 @@ async def _submit_many(body: dict[str, Any], trace_parent: str | None) -> func.H
     tasks: list[NewTask] = []
     for n, item in enumerate(items):
         try:
-            tasks.append(_new_task(item, trace_parent))
+            tasks.append(task := _new_task(item, trace_parent))
+            await access.need_agent(task.agent_id)
         except StorageError as error:
             error.field = f"tasks[{n}].{error.field}" if error.field else f"tasks[{n}]"
             raise
@@ -105,6 +113,7 @@ def _new_task(item: Any, trace_parent: str | None) -> NewTask:
         delay_seconds=delay,
         priority=check_priority(body.get("priority")),
         trace_parent=trace_parent,
+        submitter=access.submitter(),
     )
 
 
@@ -116,7 +125,14 @@ async def get_task(req: func.HttpRequest) -> func.HttpResponse:
     ``wait`` the response comes when the task has ended, or after that many seconds (at most 30)."""
     task_id = check_task_id(req.route_params.get("task_id"))
     wait = integer_parameter(req, "wait", 0, 0, MAX_WAIT_SECONDS)
-    record = await state().engine.wait_for(task_id, wait)
+    engine = state().engine
+    if access.grant() is not None:
+        record = await engine.get(task_id)
+        await access.need_agent(record.agent_id, task_id=task_id)
+        if wait and not record.is_final:
+            record = await engine.wait_for(task_id, wait)
+    else:
+        record = await engine.wait_for(task_id, wait)
     return json_response(_shown(record), headers=None if record.is_final else {"Retry-After": "1"})
 
 
@@ -127,20 +143,47 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tasks?status=&agent_id=&action=&parent_id=&created_after=&created_before=&limit=&cursor=``:
     a page of records, newest first, without large payloads and results. ``unreadable`` names damaged records
     of the page, if there are any."""
-    page = await state().engine.list(
-        status=req.params.get("status"),
-        agent_id=_filter(req, "agent_id", check_agent_id),
-        action=_filter(req, "action", check_action),
-        parent_id=_filter(req, "parent_id", check_task_id),
-        created_after=time_parameter(req, "created_after"),
-        created_before=time_parameter(req, "created_before"),
-        limit=integer_parameter(req, "limit", 50, 1, 1000),
-        cursor=req.params.get("cursor") or None,
-    )
+    filters: dict[str, Any] = {
+        "status": req.params.get("status"),
+        "agent_id": _filter(req, "agent_id", check_agent_id),
+        "action": _filter(req, "action", check_action),
+        "parent_id": _filter(req, "parent_id", check_task_id),
+        "created_after": time_parameter(req, "created_after"),
+        "created_before": time_parameter(req, "created_before"),
+    }
+    limit = integer_parameter(req, "limit", 50, 1, 1000)
+    page = await _page(filters, limit, req.params.get("cursor") or None)
     answer: dict[str, Any] = {"tasks": [_shown(record) for record in page.records], "cursor": page.cursor}
     if page.unreadable:
         answer["unreadable"] = page.unreadable
     return json_response(answer)
+
+
+async def _page(filters: dict[str, Any], limit: int, cursor: str | None) -> RecordPage:
+    """A page of what the sender may see. It can be short of records that are on the next one."""
+    engine, allowed = state().engine, await access.agents()
+    if allowed is not None and filters["agent_id"] is not None:
+        await access.need_agent(filters["agent_id"])
+    elif allowed is not None and len(allowed) == 1:
+        filters["agent_id"] = next(iter(allowed))
+    elif allowed is not None:
+        return await _of_several(engine, allowed, filters, limit, cursor)
+    return await engine.list(limit=limit, cursor=cursor, **filters)
+
+
+async def _of_several(
+    engine: TaskEngine, allowed: frozenset[str], filters: dict[str, Any], limit: int, cursor: str | None
+) -> RecordPage:
+    found: list[TaskRecord] = []
+    for _ in range(_MOST_PAGES):
+        page = await engine.list(limit=limit - len(found), cursor=cursor, **filters)
+        found += [record for record in page.records if record.agent_id in allowed]
+        cursor = page.cursor
+        if cursor is None or len(found) == limit:
+            break
+    from storage_lib.tasks.records import RecordPage
+
+    return RecordPage(found, cursor)
 
 
 def _filter(req: func.HttpRequest, name: str, check: Callable[[Any], str]) -> str | None:
@@ -159,8 +202,17 @@ def _filter(req: func.HttpRequest, name: str, check: Callable[[Any], str]) -> st
 async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that has not started never will; a
     running one is asked to stop; 409 for one that has ended in another way."""
-    record = await state().engine.cancel(check_task_id(req.route_params.get("task_id")))
+    task_id = await _own_task(req)
+    record = await state().engine.cancel(task_id)
     return json_response(_shown(record))
+
+
+async def _own_task(req: func.HttpRequest) -> str:
+    """The id of the task that is asked for, if it is one that the sender may see."""
+    task_id = check_task_id(req.route_params.get("task_id"))
+    if access.grant() is not None:
+        await access.need_agent((await state().engine.get(task_id)).agent_id, task_id=task_id)
+    return task_id
 
 
 @blueprint.function_name("requeue_task")
@@ -169,7 +221,8 @@ async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
 async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/requeue``: 202 with the record. A failed, cancelled or dead task runs
     again, keeping its history; 409 for any other."""
-    record = await state().engine.requeue(check_task_id(req.route_params.get("task_id")))
+    task_id = await _own_task(req)
+    record = await state().engine.requeue(task_id)
     return json_response(_shown(record), status=202, headers={"Retry-After": "1"})
 
 
@@ -263,6 +316,7 @@ def _shown(record: TaskRecord) -> Mapping[str, Any]:
         "idempotency_key": record.idempotency_key,
         "traceparent": record.trace_parent,
         "parent_id": record.parent_id,
+        "submitter": record.submitter,
         "raw_message": record.raw_message,
         "omitted": record.omitted or None,
         "cancel_requested": record.cancel_requested or None,

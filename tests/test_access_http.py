@@ -20,6 +20,10 @@ from hypothesis import strategies as st
 from storage_lib.access import source, tokens
 from storage_lib.access.source import POLICY_KEY
 from storage_lib.config import StorageConfig
+from storage_lib.tasks import registry as registry_module
+from storage_lib.tasks.context import TaskContext
+from storage_lib.tasks.model import TASK_QUEUE
+from storage_lib.tasks.registry import task
 from tests.http_app import PlatformApp, serve
 from tests.test_access import KEYS, RULES, means
 from tests.test_access_tokens import ISSUER, Issuer, token
@@ -370,3 +374,165 @@ async def test_a_token_counts_before_a_key_and_a_false_one_is_a_401(
     issuer.broken = True
     vars(app.state).pop("access", None)
     assert (await get("agents/cto/a", token(roles=["Reader"]))).status == 503
+
+
+# -- tasks
+
+
+@pytest.fixture
+async def tasks(policy_file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PlatformApp]:
+    of_agents = {
+        "keys": {name: digest(f"k-{name}") for name in ("ceo", "two", "all", "root")},
+        "principals": {
+            "key:ceo": {"may": {"load": ["agents/ceo"], "save": ["agents/ceo"], "tasks": ["ceo"]}},
+            "key:two": {"root": "tenants/two/", "may": {"*": [""], "tasks": ["ceo", "cto"]}},
+            "key:all": {"may": {"tasks": ["*"]}},
+            "key:root": {
+                "may": {"*": [""], "tasks": ["*"], "tables": ["*"], "queues": ["*"], "operate": ["*"]}
+            },
+        },
+    }
+    policy_file.write_text(json.dumps(of_agents))
+    registry_module.Registry().names()  # The built-in ones are registered once.
+    before = dict(registry_module._actions)
+
+    @task("copy_it")
+    async def copy_it(context: TaskContext, payload: dict[str, str]) -> Any:
+        value = await context.storage.load(payload["from"])
+        if payload.get("children"):
+            await context.submit("copy_it", {"from": payload["from"], "to": payload["children"]})
+        await context.storage.save(payload["to"], value)
+        return context.is_confined
+
+    async with serve(monkeypatch, StorageConfig(storage_type="memory")) as app:
+        await app.storage.save("agents/ceo/a", 1)
+        await app.storage.save("agents/cto/a", 2)
+        await app.storage.save("tenants/two/a", 3)
+        yield app
+    registry_module._actions.clear()
+    registry_module._actions.update(before)
+
+
+async def submitted(app: PlatformApp, key: str | None, agent: str, **payload: str) -> Any:
+    body = json.dumps({"action": "copy_it", "agent_id": agent, "payload": payload}).encode()
+    return await ask(app, key, "POST", "/api/tasks", body)
+
+
+async def run(app: PlatformApp) -> None:
+    queues, engine = app.storage.backend.queues, app.state.engine
+    while messages := await queues.receive(TASK_QUEUE, max_messages=32):
+        for message in messages:
+            await engine.deliver(message.text, queue=TASK_QUEUE, dequeue_count=message.dequeue_count)
+            await queues.delete(TASK_QUEUE, message)
+
+
+async def test_a_task_has_the_rights_of_whoever_submitted_it(tasks: PlatformApp) -> None:
+    async def outcome(key: str | None, **payload: str) -> tuple[str, str | None]:
+        found = (await submitted(tasks, key, "ceo", **payload)).json
+        await run(tasks)
+        record = await tasks.state.engine.get(found["task_id"])
+        return record.status, None if record.error is None else record.error.code
+
+    assert await outcome("k-ceo", **{"from": "agents/ceo/a", "to": "agents/ceo/b"}) == ("succeeded", None)
+    assert await outcome("k-ceo", **{"from": "agents/cto/a", "to": "agents/ceo/c"}) == ("failed", "forbidden")
+    assert await outcome("k-ceo", **{"from": "agents/ceo/a", "to": "agents/cto/c"}) == ("failed", "forbidden")
+    assert await outcome("k-all", **{"from": "agents/ceo/a", "to": "agents/ceo/d"}) == ("failed", "forbidden")
+    assert await outcome("k-two", **{"from": "a", "to": "b"}) == ("succeeded", None)
+    assert await tasks.storage.load("tenants/two/b") == 3
+    found = (await submitted(tasks, "k-root", "cto", **{"from": "agents/cto/a", "to": "agents/ceo/e"})).json
+    await run(tasks)
+    assert (await tasks.state.engine.get(found["task_id"])).result is False
+    keys = await tasks.storage.list_keys("agents/")
+    assert keys == ["agents/ceo/a", "agents/ceo/b", "agents/ceo/e", "agents/cto/a"]
+
+
+async def test_children_and_requeued_tasks_keep_the_rights(tasks: PlatformApp) -> None:
+    parent = {"from": "agents/ceo/a", "to": "agents/ceo/p", "children": "agents/cto/c"}
+    found = (await submitted(tasks, "k-ceo", "ceo", **parent)).json
+    await run(tasks)
+    child = (await tasks.state.engine.list(parent_id=found["task_id"])).records[0]
+    assert (child.status, child.submitter) == ("failed", "key:ceo")
+    await ask(tasks, "k-root", "POST", f"/api/tasks/{child.task_id}/requeue")
+    await run(tasks)
+    assert (await tasks.state.engine.get(child.task_id)).status == "failed"
+    assert not await tasks.storage.exists("agents/cto/c")
+
+
+async def test_a_message_of_another_program_has_the_rights_of_the_queue(
+    tasks: PlatformApp, policy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RELOAD_SECONDS", 0.0)
+
+    async def sent(task_id: str, **more: Any) -> str:
+        payload = {"from": "agents/ceo/a", "to": "agents/ceo/q"}
+        message = {"task_id": task_id, "agent_id": "ceo", "action": "copy_it", "payload": payload} | more
+        await tasks.storage.backend.queues.send(TASK_QUEUE, json.dumps(message).encode())
+        await run(tasks)
+        return (await tasks.state.engine.get(task_id)).status
+
+    assert await sent("foreign-1") == "failed"
+    assert await sent("foreign-2", submitter="key:root") == "failed"
+    policy = json.loads(policy_file.read_text())
+    policy["principals"]["queue"] = {"may": {"*": ["agents/ceo"]}}
+    policy_file.write_text(json.dumps(policy))
+    assert await sent("foreign-3") == "succeeded"
+
+
+async def test_tasks_are_seen_and_controlled_by_those_who_may(tasks: PlatformApp) -> None:
+    copy = {"from": "agents/ceo/a", "to": "agents/ceo/b"}
+    ids = {
+        agent: (await submitted(tasks, "k-root", agent, **copy)).json["task_id"]
+        for agent in ("ceo", "cto", "coo")
+    }
+    for agent, task_id in ids.items():
+        for method, target in (
+            ("GET", ""),
+            ("HEAD", ""),
+            ("GET", "?wait=1"),
+            ("POST", "/cancel"),
+            ("POST", "/requeue"),
+        ):
+            found = await ask(tasks, "k-ceo", method, f"/api/tasks/{task_id}{target}")
+            if agent == "ceo":
+                assert found.status != 404
+            else:
+                missing = await ask(tasks, "k-ceo", method, f"/api/tasks/no-such-task{target}")
+                assert found.status == missing.status == 404
+                assert found.body.replace(task_id.encode(), b"no-such-task") == missing.body
+    assert (await submitted(tasks, "k-ceo", "cto", **copy)).status == 403
+    several = {"tasks": [{"action": "copy_it", "agent_id": agent} for agent in ("ceo", "cto")]}
+    refused = await ask(tasks, "k-ceo", "POST", "/api/tasks", json.dumps(several).encode())
+    assert (refused.status, refused.problem["field"]) == (403, "tasks[1].agent_id")
+
+    async def agents(key: str | None, query: str = "") -> Any:
+        found: list[str] = []
+        cursor = ""
+        while True:
+            page = await ask(tasks, key, "GET", f"/api/tasks?limit=1{query}{cursor}")
+            if page.status != 200:
+                return page.status
+            found += [each["agent_id"] for each in page.json["tasks"]]
+            if page.json["cursor"] is None:
+                return sorted(found)
+            cursor = f"&cursor={quote(page.json['cursor'])}"
+
+    assert await agents("k-ceo") == ["ceo"]
+    assert await agents("k-two") == ["ceo", "cto"]
+    assert await agents("k-all") == ["ceo", "coo", "cto"]
+    assert await agents("k-two", "&agent_id=cto") == ["cto"]
+    assert await agents("k-two", "&agent_id=coo") == 403
+    assert await agents(None) == 403
+
+
+async def test_a_task_waits_for_a_policy_that_cannot_be_had(
+    tasks: PlatformApp, policy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (await submitted(tasks, "k-ceo", "ceo", **{"from": "agents/ceo/a", "to": "agents/ceo/b"})).json
+    policy_file.unlink()
+    vars(tasks.state).pop("access", None)
+    vars(tasks.state).pop("engine", None)
+    await run(tasks)
+    record = await tasks.state.engine.get(found["task_id"])
+    assert record.status == "queued"
+    assert record.error is not None
+    assert "no task can run" in record.error.message

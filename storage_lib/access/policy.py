@@ -53,12 +53,18 @@ class Grant:
     :param may: prefixes or names by action.
     """
 
-    __slots__ = ("_may", "principal", "root")
+    __slots__ = ("_may", "principal", "principals", "root")
 
     def __init__(
-        self, principal: str, root: str = "", may: Mapping[str, Iterable[str]] | None = None
+        self,
+        principal: str,
+        root: str = "",
+        may: Mapping[str, Iterable[str]] | None = None,
+        principals: Iterable[str] = (),
     ) -> None:
         self.principal = principal
+        self.principals = tuple(dict.fromkeys((principal, *principals)))
+        """The caller's own name, and those of its others that the policy knows."""
         self.root = root
         self._may = {action: frozenset(found) for action, found in (may or {}).items()}
 
@@ -108,7 +114,18 @@ class Grant:
 
     @property
     def operates(self) -> bool:
+        """Whether it may see and do what is the app's own."""
         return bool(self._may.get("operate"))
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is denied."""
+        return (
+            not self.root
+            and self.operates
+            and all(self.covers(action, "") for action in OBJECT_ACTIONS)
+            and all(self.listed(action) is None for action in NAMED_ACTIONS)
+        )
 
 
 class _Principal(msgspec.Struct, forbid_unknown_fields=True):
@@ -183,7 +200,8 @@ class Policy:
             for action, rules in rights.may.items():
                 for each in _MEANT.get(action, (action,)):
                     may.setdefault(each, set()).update(rules)
-        return Grant(name, roots.pop() if roots else "", may)
+        known = [each for each, _ in own if each not in (ANYONE, ANONYMOUS)]
+        return Grant(name, roots.pop() if roots else "", may, known)
 
 
 _NAME = "{principal}"

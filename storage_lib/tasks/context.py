@@ -48,7 +48,8 @@ class TaskContext:
     """What an action gets.
 
     ``storage`` reads and writes objects; ``task`` is the record as it was when the run began; ``log`` is a
-    logger; ``deadline`` is the time (in UTC) at which this run is ended.
+    logger; ``deadline`` is the time (in UTC) at which this run is ended. ``is_confined``: under an access
+    policy, ``storage`` can do only what whoever submitted the task may, and no other store is to be used.
     """
 
     def __init__(
@@ -58,8 +59,11 @@ class TaskContext:
         log: TaskLog,
         deadline: datetime,
         submission: Submission,
+        *,
+        is_confined: bool = False,
     ) -> None:
         self.storage = storage
+        self.is_confined = is_confined
         self.task: TaskRecord = lease.record
         self.log = log
         self.deadline = deadline

@@ -25,7 +25,7 @@ from storage_lib.tasks.registry import Registry
 from storage_lib.tasks.repair import Repair
 from storage_lib.tasks.submission import KEY_WINDOW_SECONDS, NewTask, Submission
 from storage_lib.tasks.waiting import Waiting
-from storage_lib.tasks.worker import Worker
+from storage_lib.tasks.worker import StorageOf, Worker
 
 LEASE_SECONDS = 60.0
 _LEASE_BOUNDS = (0.01, 24 * 3600.0)
@@ -55,6 +55,8 @@ class TaskEngine:
     :param remembered: how many records of new tasks are kept in memory, with up to 16 KiB of payload each: a
         task that runs in the process that submitted it is not read before.
     :param max_waiters: how many `wait_for` may wait at the same time; others return at once.
+    :param storage_of: the storage that an action gets, by the `TaskRecord.submitter` of its task, which is
+        None for a task that other programs have put into the queue; without it, each gets the whole.
     :param clock: seconds since the epoch; tests inject their own.
     :raises InvalidArgumentError: one of them is out of range.
     """
@@ -71,6 +73,7 @@ class TaskEngine:
         event_seconds: float | None = None,
         remembered: int = 0,
         max_waiters: float = math.inf,
+        storage_of: StorageOf | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         lease = timedelta(seconds=seconds("lease_seconds", lease_seconds, *_LEASE_BOUNDS))
@@ -119,6 +122,7 @@ class TaskEngine:
             now,
             lease,
             observers=[each for each in (measures, spans) if each is not None],
+            storage_of=storage_of,
         )
 
     # -- for clients

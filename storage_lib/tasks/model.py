@@ -143,6 +143,7 @@ class TaskRecord:
     - ``children``: set once it waits for its children.
     - ``history``: its latest attempts.
     - ``event_due``: it has ended and the event may not have been sent (`Outbox`).
+    - ``submitter``: under an access policy, the principals of whoever submitted it, separated by spaces.
     - ``omitted``: why a large content was not read.
     """
 
@@ -177,6 +178,7 @@ class TaskRecord:
     lease_until: datetime | None = None
     history: tuple[Attempt, ...] = ()
     raw_message: str | None = None
+    submitter: str | None = None
     event_due: bool = False
     omitted: dict[str, str] = field(default_factory=dict[str, str], compare=False)
     etag: str = field(default="", compare=False)
@@ -226,6 +228,7 @@ class TaskMessage:
     """The fence of the parent's run that submitted it."""
     requeue: int | None = None
     """The fence of the record that this message requeues."""
+    submitter: str | None = None
 
     @classmethod
     def of(cls, record: TaskRecord, *, requeue: int | None = None) -> TaskMessage:
@@ -244,6 +247,7 @@ class TaskMessage:
             child_index=record.child_index,
             parent_fence=record.parent_fence or None,
             requeue=requeue,
+            submitter=record.submitter,
         )
 
     def to_bytes(self) -> bytes:
@@ -312,10 +316,21 @@ class TaskMessage:
             child_index=index,
             parent_fence=parent_fence,
             requeue=_fence(message, "requeue"),
+            submitter=check_submitter(message.get("submitter")),
         )
 
 
-_OURS = frozenset({"requeue", "parent_id", "child_index", "parent_fence", "payload_key", "idempotency_key"})
+_OURS = frozenset(
+    {
+        "requeue",
+        "parent_id",
+        "child_index",
+        "parent_fence",
+        "payload_key",
+        "idempotency_key",
+        "submitter",
+    }
+)
 _NAMES = _OURS | {
     "v",
     "task_id",
@@ -328,6 +343,8 @@ _NAMES = _OURS | {
     "due_at",
 }
 MAX_FENCE = 2**31 - 1
+MAX_SUBMITTER_CHARACTERS = 8192
+_SUBMITTER = pattern(rf"(?=.{{1,{MAX_SUBMITTER_CHARACTERS}}}\Z)[!-~]+(?: [!-~]+)*")
 
 
 def _check_names(message: dict[str, Any]) -> None:
@@ -462,6 +479,17 @@ def check_priority(value: Any) -> Priority:
 
 
 _TRACE_PARENT = pattern(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def check_submitter(value: Any) -> str | None:
+    """:raises InvalidArgumentError: it is no list of principals, separated by spaces."""
+    if value is None or (isinstance(value, str) and _SUBMITTER.fullmatch(value)):
+        return value
+    raise InvalidArgumentError(
+        f"submitter is {_shown(value)}",
+        field="submitter",
+        limit=f"names of printable ASCII, separated by spaces, {MAX_SUBMITTER_CHARACTERS} characters",
+    )
 
 
 def check_trace_parent(value: Any) -> str | None:

@@ -37,6 +37,7 @@ from storage_lib.tasks.model import (
     check_agent_id,
     check_correlation_id,
     check_idempotency_key,
+    check_submitter,
     check_trace_parent,
     child_task_id,
     child_trace_parent,
@@ -81,6 +82,8 @@ class NewTask:
     delay_seconds: float = 0
     priority: Priority = Priority.NORMAL
     trace_parent: str | None = None
+    submitter: str | None = None
+    """Whose rights it has; see `TaskRecord`."""
 
 
 class Submission:
@@ -184,6 +187,7 @@ class Submission:
             delay_seconds=delay_seconds,
             priority=priority or parent.priority,
             trace_parent=child_trace_parent(parent.trace_parent),
+            submitter=parent.submitter,
         )
         self.check(task)
         return task
@@ -221,6 +225,7 @@ class Submission:
         check_agent_id(task.agent_id)
         check_correlation_id(task.correlation_id)
         check_idempotency_key(task.idempotency_key)
+        check_submitter(task.submitter)
         if not 0 <= task.delay_seconds <= MAX_DELAY_SECONDS:
             raise InvalidArgumentError(
                 f"delay_seconds {task.delay_seconds} is out of range",
@@ -270,6 +275,7 @@ class Submission:
             parent_id=None if parent is None else parent.task_id,
             child_index=child_index,
             parent_fence=None if parent is None else parent.fence,
+            submitter=task.submitter,
         )
         # The message first, and whole: it is all that a task needs to run. A record first could be left
         # behind without a message by a crash in between, and would wait for ever.
@@ -364,6 +370,7 @@ def new_record(message: TaskMessage, now: datetime, payload: Any) -> TaskRecord:
         child_index=message.child_index,
         parent_fence=message.parent_fence or 0,
         due_at=message.due_at,
+        submitter=message.submitter,
     )
 
 

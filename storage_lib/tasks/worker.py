@@ -89,11 +89,16 @@ class Observer(Protocol):
         ...
 
 
+type StorageOf = Callable[[str | None], Awaitable[StorageManager]]
+"""What a task may use, by its submitter (`TaskRecord.submitter`)."""
+
+
 class Worker:
     """Handles the messages of one storage's tasks.
 
     :param lease: how long a silent worker keeps its task.
     :param observers: see each run, the first of them the innermost.
+    :param storage_of: the storage that an action gets, by the submitter of its task; None for the whole.
     """
 
     def __init__(
@@ -108,8 +113,10 @@ class Worker:
         lease: timedelta,
         *,
         observers: Sequence[Observer] = (),
+        storage_of: StorageOf | None = None,
     ) -> None:
         self._storage = storage
+        self._storage_of = storage_of
         self._registry = registry
         self._records = records
         self._control = control
@@ -322,7 +329,9 @@ class Worker:
             payload = validated(registered, record.payload)[1]
             deadline = self._now() + timedelta(seconds=registered.timeout)
             log = TaskLog(record.action, record.task_id)
-            context = TaskContext(self._storage, lease, log, deadline, self._submission)
+            storage = self._storage if self._storage_of is None else await self._storage_of(record.submitter)
+            is_confined = storage is not self._storage
+            context = TaskContext(storage, lease, log, deadline, self._submission, is_confined=is_confined)
             await lease.confirm()
             result = await lease.hold(_limited(registered, context, payload), registered.timeout)
             if context.unsubmitted is not None:
