@@ -308,6 +308,24 @@ async def test_a_caller_sees_its_root_as_the_whole_store() -> None:
     assert "tenants" not in repr(told.value)
 
 
+async def test_of_several_each_is_deleted_or_refused_by_itself() -> None:
+    whole = StorageManager(backend=MemoryBackend())
+    for key in ("tenants/t/mine/a", "tenants/t/other/a"):
+        await whole.save(key, 1)
+    mine = confined(whole, Grant("p", "tenants/t/", {"delete": ["mine"], "list": [""]}))
+
+    found = await mine.delete_many(["mine/a", "mine/b", "other/a"])
+    assert {key: type(error) for key, error in found.items()} == {
+        "mine/a": type(None),
+        "mine/b": KeyNotFoundError,
+        "other/a": ForbiddenError,
+    }
+    assert "tenants" not in str(found["mine/b"])
+    result = await mine.delete_prefix("")
+    assert (result.done, list(result.failed)) == (0, ["other/a"])
+    assert await whole.list_keys() == ["tenants/t/other/a"]
+
+
 async def test_what_works_below_the_surface_is_out_of_reach() -> None:
     mine = confined(StorageManager(backend=MemoryBackend()), Grant("p", "", ALL))
 

@@ -26,7 +26,13 @@ from typing import Any, NoReturn, cast
 from storage_lib.access.policy import Grant
 from storage_lib.arguments import whole
 from storage_lib.config.audit import AuditOptions
-from storage_lib.errors import ForbiddenError, InvalidArgumentError, StorageError, UnsupportedOperationError
+from storage_lib.errors import (
+    ForbiddenError,
+    InvalidArgumentError,
+    InvalidKeyError,
+    StorageError,
+    UnsupportedOperationError,
+)
 from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_prefix
 from storage_lib.layers.base import Operation, QueueLayer, TableLayer
 from storage_lib.manager import StorageManager
@@ -47,7 +53,7 @@ from storage_lib.ports.object_model import (
     PutResult,
     StoredObject,
 )
-from storage_lib.ports.objects import ObjectReader, ObjectStore, ObjectWriter
+from storage_lib.ports.objects import DELETED_TOGETHER, ObjectReader, ObjectStore, ObjectWriter
 from storage_lib.ports.queues import QueueStore
 from storage_lib.ports.streaming import ByteSource, Parts
 from storage_lib.ports.tables import TableStore
@@ -338,6 +344,28 @@ class ConfinedObjects(ObjectStore):
         name = await self._may(key, "delete")
         with self._told():
             await self._inner.delete(name, if_match=if_match, missing_ok=missing_ok)
+
+    async def delete_listed(self, key: str) -> None:
+        name = await self._may(key, "delete")
+        with self._told():
+            await self._inner.delete_listed(name)
+
+    async def delete_many(
+        self, keys: Iterable[str], *, missing_ok: bool = False, together: int = DELETED_TOGETHER
+    ) -> dict[str, StorageError | None]:
+        results: dict[str, StorageError | None] = dict.fromkeys(keys)
+        names: dict[str, str] = {}
+        for key in results:
+            try:
+                names[await self._may(key, "delete")] = key
+            except (ForbiddenError, InvalidKeyError) as error:
+                results[key] = error
+        done = await self._inner.delete_many(names, missing_ok=missing_ok, together=together)
+        for name, error in done.items():
+            if error is not None and self._root:
+                _without(self._root, error)
+            results[names[name]] = error
+        return results
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         names = await self._may(source, "load"), await self._may(target, "save")
