@@ -357,13 +357,18 @@ async def test_expiry_is_as_fast_as_its_batches(tmp_path: Path) -> None:
     machine computes."""
     async with opened(("memory", None), tmp_path) as storage:
         engine = TaskEngine(storage)
-        await ended(engine, 1000, apart=20)
-        requests = Requests(storage.backend, seconds=0.008)
-        computed, began = time.process_time(), time.perf_counter()
-        assert await engine.records.expire(NOW, 1000) == 1000
-        took = time.perf_counter() - began
-        assert requests.total() <= 50
-        assert took - (time.process_time() - computed) < 0.5
+        requests = Requests(storage.backend)
+        waited: list[float] = []
+        while min(waited, default=1) >= 0.5 and len(waited) < 4:  # Others may keep the machine busy.
+            requests.seconds = 0
+            await ended(engine, 1000, apart=20)
+            requests.clear()
+            requests.seconds = 0.008
+            computed, began = time.process_time(), time.perf_counter()
+            assert await engine.records.expire(NOW, 1000) == 1000
+            waited.append(time.perf_counter() - began - (time.process_time() - computed))
+            assert requests.total() <= 50
+        assert min(waited) < 0.5
 
 
 async def test_many_records_expire_in_few_requests(tmp_path: Path) -> None:
