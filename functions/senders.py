@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import azure.functions as func
 
 from functions.callers import actor_of
+from functions.headers import header
 from storage_lib.callers import caller
 from storage_lib.errors import ConfigurationError, ForbiddenError, TransientStorageError
 
@@ -78,12 +79,12 @@ class Access:
         actor = actor_of(req)
         if ":" in actor:
             return (actor, *_claims(req))
-        scheme, _, token = req.headers.get("Authorization", "").partition(" ")
+        scheme, _, token = (header(req, "authorization") or "").partition(" ")
         if self._tokens is not None and scheme.lower() == "bearer":
             return await self._tokens.principals(token.strip())
         # The host has checked this key; as there, the header counts, even if it is empty, before the
         # parameter.
-        key = req.headers.get(_KEY_HEADER)
+        key = header(req, _KEY_HEADER)
         if key is None:
             key = req.params.get("code")
         name = policy.key_name(key) if key else None
@@ -143,7 +144,7 @@ def _claims(req: func.HttpRequest) -> tuple[str, ...]:
     import msgspec
 
     try:
-        text = base64.b64decode(req.headers.get("X-MS-CLIENT-PRINCIPAL") or "", validate=True)
+        text = base64.b64decode(header(req, "x-ms-client-principal") or "", validate=True)
         found: Any = msgspec.json.decode(text) if text else {}
     except (binascii.Error, ValueError, msgspec.DecodeError):
         _log.warning("the claims of a principal cannot be read; it has no roles")

@@ -316,17 +316,13 @@ class ConfinedObjects(ObjectStore):
         content_type: str,
         metadata: Mapping[str, str],
         *,
+        sha256: str | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
         upload: str | None = None,
     ) -> PutResult:
-        name = await self._may(key, "save")
-        with self._told():
-            return self._result(
-                await self._inner.adopt(
-                    name, data, content_type, metadata, if_match=if_match, if_absent=if_absent
-                )
-            )
+        """:raises UnsupportedOperationError: always: what it stores is not what callers see."""
+        raise UnsupportedOperationError("objects are copied from another store below the surface of this one")
 
     async def touch(
         self,
