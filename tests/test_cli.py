@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +27,8 @@ from storage_lib.cli.program import COMMANDS
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.s3_backend import S3StorageBackend
 from storage_lib.tasks.engine import TaskEngine
-from storage_lib.tasks.model import EVENT_QUEUE, TASK_QUEUE
+from storage_lib.tasks.model import EVENT_QUEUE, TASK_QUEUE, TASK_TABLE, TaskRecord, TaskStatus, new_task_id
+from storage_lib.tasks.records import record_keys
 from storage_lib.tasks.registry import Registry
 from tests.cli_runs import PROGRAM, Cli, environment
 from tests.conftest import PROJECT
@@ -476,6 +478,26 @@ async def test_doctor_and_sweep(cli: Cli, data: StorageConfig) -> None:
     assert cli("sweep").text == "1\n"
     assert "ok       time to live: 0 objects to remove\n" in plain(cli.terminal("doctor", "--read-only"))
     assert "AGENT_STORAGE_S3_BUCKET" in cli("doctor", code=1, AGENT_STORAGE_TYPE="s3").text
+
+
+async def test_a_thorough_doctor_compares_task_records_with_their_index(
+    cli: Cli, data: StorageConfig
+) -> None:
+    def said() -> str:
+        checks: list[dict[str, Any]] = json.loads(cli("doctor", "--thorough", "--json").out)
+        (found,) = [f"{each['verdict']} {each['message']}" for each in checks if each["name"] == "tasks"]
+        return found
+
+    async with StorageManager(data) as storage:
+        await storage.save("x", 1)
+        assert said() == "ok all records are in the index"
+        engine, now = TaskEngine(storage), datetime.now(UTC)
+        new = TaskRecord(new_task_id(), "a", "note", TaskStatus.QUEUED, created_at=now, updated_at=now)
+        await engine.records.insert(new)
+        assert said() == "ok all records are in the index"
+        partition, key = record_keys(new.task_id)
+        await storage.backend.tables.delete(TASK_TABLE, partition, f"~open:{key}")
+        assert said() == f"warning 1 wrong row of the index of tasks: row ~open:{key} is missing"
 
 
 def test_completion(cli: Cli) -> None:

@@ -119,6 +119,8 @@ async def diagnose(
         if not is_app:  # An app looks after these itself.
             async for found in _tables_and_queues(storage):
                 yield found
+            if thorough and (wrong := await _task_index(storage)) is not None:
+                yield wrong
             for found in _disk(chosen):
                 yield found
             yield await _backlog(storage)
@@ -251,6 +253,25 @@ def _clock(theirs: datetime, ours: datetime) -> Check:
         f"this clock and the store's differ by {skew:.0f} s; time to live and leases depend on them",
         "set this clock: sudo timedatectl set-ntp true",
     )
+
+
+async def _task_index(storage: "StorageManager") -> Check | None:
+    """Whether the records of tasks and the rows by which lists find them agree. None where the store has no
+    tables, or does not answer, which others say."""
+    from storage_lib.errors import StorageError
+    from storage_lib.tasks.index_check import check_index
+
+    with suppress(StorageError):
+        wrong = await check_index(storage.backend.tables)
+        if not wrong:
+            return Check("tasks", "ok", "all records are in the index")
+        return Check(
+            "tasks",
+            "warning",
+            f"{count_text(len(wrong), "wrong row")} of the index of tasks: {wrong[0]}",
+            "look again while no task runs; restore the table from a backup if it stays so",
+        )
+    return None
 
 
 async def _tables_and_queues(storage: "StorageManager") -> AsyncIterator[Check]:

@@ -259,12 +259,15 @@ class TableStore(Stationary):
                     )
                 if isinstance(operation, Update | Delete) and operation.etag is not None:
                     etag = await self._expected(name, partition_key, operation.row_key, operation.etag)
-                    operation = replace(operation, etag=etag)
+                    if etag != operation.etag:
+                        operation = replace(operation, etag=etag)
             except StorageError as error:
                 raise at_operation(index, error) from error
             rows.add(operation.row_key)
             checked.append(operation)
-            total += _wire_size(partition_key, operation)
+            total += _most_bytes(operation)
+        if total > MAX_BATCH_BYTES:
+            total = sum(_wire_size(partition_key, operation) for operation in checked)
         if total > MAX_BATCH_BYTES:
             raise ObjectTooLargeError(
                 f"the batch is {total} bytes", field="operations", limit=f"{MAX_BATCH_BYTES} bytes"
@@ -372,16 +375,37 @@ def _stored_operation(partition_key: str, operation: TableOperation) -> TableOpe
         raise InvalidArgumentError(
             f"a {type(operation).__name__} is no operation", limit="Insert, Upsert, Update or Delete"
         )
-    check_keys(partition_key, operation.row_key)
-    if isinstance(operation, Upsert | Update):
-        _mode(operation.mode)
-    if isinstance(operation, Delete):
-        return operation
-    return replace(operation, properties=to_stored(operation.properties))
+    rk = operation.row_key
+    check_keys(partition_key, rk)
+    # Made anew and not by `replace`, which takes longer than all else here.
+    match operation:
+        case Insert():
+            return Insert(rk, to_stored(operation.properties))
+        case Upsert():
+            return Upsert(rk, to_stored(operation.properties), _mode(operation.mode))
+        case Update():
+            return Update(rk, to_stored(operation.properties), operation.etag, _mode(operation.mode))
+        case Delete():
+            return operation
 
 
 _OPERATION_BYTES = 1024
 """Headers of one operation in the request, without its keys."""
+
+
+_KEY_BYTES = 2 * MAX_TABLE_KEY_CHARACTERS * (2 * 6 + 3 * 3)
+"""The longest keys, twice as escaped JSON and three times as UTF-8."""
+
+
+def _most_bytes(operation: TableOperation) -> int:
+    """What is easily counted, and never less than `_wire_size`."""
+    size = _OPERATION_BYTES + _KEY_BYTES
+    if isinstance(operation, Delete):
+        return size
+    for name, value in operation.properties.items():
+        # An escaped character is six, one of two UTF-16 units twelve.
+        size += 2 * len(name) + 100 + (12 * len(value) if isinstance(value, str | bytes) else 0)
+    return size
 
 
 def _wire_size(partition_key: str, operation: TableOperation) -> int:

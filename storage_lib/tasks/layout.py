@@ -128,7 +128,10 @@ def of_status(status: TaskStatus) -> str:
     return f"~{status}:"
 
 
-@dataclass(frozen=True, slots=True)
+NOTHING: Final[Mapping[str, Any]] = {}
+
+
+@dataclass(slots=True)
 class Facts:
     """What the index knows of a task. Of a damaged record some of it is missing."""
 
@@ -147,21 +150,27 @@ class Facts:
     event_due: bool = False
 
     @classmethod
-    def of(cls, record: TaskRecord) -> Facts:
+    def of(cls, record: TaskRecord, changes: Mapping[str, Any] = NOTHING) -> Facts:
+        """Those of a record, with some changes that are about to be made."""
+
+        def now(name: str) -> Any:
+            return changes[name] if name in changes else getattr(record, name)
+
+        children = now("children")
         return cls(
             key_of(record.task_id),
             record.agent_id,
             record.action,
-            str(record.status),
+            str(now("status")),
             record.created_at,
-            record.updated_at,
-            str(record.priority),
+            now("updated_at"),
+            str(now("priority")),
             record.parent_id,
             record.child_index,
-            None if record.children is None else record.children.total,
-            record.due_at,
-            record.lease_until,
-            record.event_due,
+            None if children is None else children.total,
+            now("due_at"),
+            now("lease_until"),
+            now("event_due"),
         )
 
     @classmethod
@@ -200,7 +209,7 @@ class Facts:
             # Of an agent, too, those that succeeded are had without the others.
             known["status"] = self.status
         if self.event_due or (self.status is not None and self.status not in FINAL):
-            rows[OPEN + self.key] = {
+            every = {
                 "agent_id": self.agent_id,
                 "action": self.action,
                 "created_at": self.created_at,
@@ -214,6 +223,7 @@ class Facts:
                 "lease_until": self.lease_until,
                 "event_due": self.event_due or None,
             }
+            rows[OPEN + self.key] = {name: value for name, value in every.items() if value is not None}
         return rows
 
     @property

@@ -155,18 +155,19 @@ class TaskRecords:
         if changes.get("event_due"):
             changes["event_due"] = self.events
         properties, stored = await self._to_properties(record.task_id, changes)
-        changed = replace(record, **changes)
-        before, after = Facts.of(record), Facts.of(changed)
+        before, after = Facts.of(record), Facts.of(record, changes)
         also = index_changes(before, after)
-        if after.spans != before.spans:
+        succeeds = after.status != before.status and after.status == TaskStatus.SUCCEEDED
+        if succeeds:  # That alone may make it one of another span.
             also += self._spans.missing(after)
         try:
             etag = await self._update(record.task_id, properties, record.etag, also)
         except (PreconditionFailedError, KeyNotFoundError):
             await self._discard(stored)
             raise
-        self._spans.written(after)
-        changed = replace(changed, etag=etag)
+        if succeeds:
+            self._spans.written(after)
+        changed = replace(record, **changes, etag=etag)
         return changed if changed.is_final else replace(changed, finished_at=None)
 
     async def _update(
