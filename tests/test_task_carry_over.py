@@ -238,6 +238,8 @@ async def test_the_old_ones_can_be_cancelled_requeued_and_removed(
     clock.now += 40 * 86_400
     before = datetime.fromtimestamp(clock.now, again.created_at.tzinfo) - timedelta(days=30)
     assert await engine.expire(before, 1000) != (0, 0)
+    for _ in range(16):  # Spans are tidied in one partition at a time.
+        await engine.expire(before, 1000)
     assert await check_index(files.backend.tables) == []
     for each in said(status="succeeded"):
         with pytest.raises(KeyNotFoundError):
