@@ -268,7 +268,7 @@ async def _task_index(storage: "StorageManager") -> Check | None:
         return Check(
             "tasks",
             "warning",
-            f"{count_text(len(wrong), "wrong row")} of the index of tasks: {wrong[0]}",
+            f"{count_text(len(wrong), 'wrong row')} of the index of tasks: {wrong[0]}",
             "look again while no task runs; restore the table from a backup if it stays so",
         )
     return None
