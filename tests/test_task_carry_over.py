@@ -29,7 +29,7 @@ from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.index_check import check_index
 from storage_lib.tasks.layout import key_of
 from storage_lib.tasks.model import TASK_QUEUE, TASK_TABLE, TaskStatus
-from storage_lib.tasks.older import FIRST, MARK
+from storage_lib.tasks.older import FIRST, LAST, MARK
 from storage_lib.tasks.registry import task
 from tests.conftest import PROJECT
 from tests.counting import Requests
@@ -135,7 +135,10 @@ def said(**wanted: Any) -> list[str]:
 
 async def old_ones(engine: TaskEngine) -> int:
     rows = engine.storage.backend.tables.iterate(
-        TASK_TABLE, "PartitionKey gt @first", parameters={"first": FIRST}, select=[]
+        TASK_TABLE,
+        "PartitionKey gt @first and PartitionKey lt @last",
+        parameters={"first": FIRST, "last": LAST},
+        select=[],
     )
     return len(await rows)
 

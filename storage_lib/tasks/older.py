@@ -41,10 +41,12 @@ from storage_lib.tasks.model import TASK_TABLE, TIME_CHARACTERS, TaskStatus
 from storage_lib.tasks.ranges import ALWAYS, Condition
 from storage_lib.tasks.removal import delete_unchanged
 
-MARK = ("0", "carried-over")
+MARK = ("~", "carried-over")
 """The entity that says that no record has the old layout."""
 FIRST = "9"
 """Before all old partitions, and behind all of this layout."""
+LAST = "y"
+"""Behind all old partitions."""
 CONCURRENT_BATCHES = 16
 _LOOK_SECONDS = 5.0
 """How often a process looks whether another has found the last one."""
@@ -153,6 +155,7 @@ class Older:
             # A time only: all of its day is looked at.
             keys = "PartitionKey ge @partition and (PartitionKey ge @others or RowKey gt @row)"
             values |= {"partition": old_keys(behind)[0], "others": OTHERS, "row": behind}
+        keys, values = f"{keys} and PartitionKey lt @last", {**values, "last": LAST}
         text = f"{keys} and {condition.text}" if condition.text else keys
         cursor = ""
         while cursor is not None:
