@@ -250,7 +250,7 @@ async def test_a_mirror_of_versions_that_is_killed(
         assert log is not None
         runs = Killed(source, written, tmp_path / "log", delete=True, concurrency=4)
         wanted = {*await one.list_keys()}
-        moments = [chance.randint(1, len(wanted) // (KILLS + 2)) for _ in range(KILLS - 1)]
+        moments = [chance.randint(1, 4) for _ in range(KILLS - 1)]
         deletes = 0
         for count in [*moments, -3]:
             process = await runs.start()
