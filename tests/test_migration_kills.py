@@ -124,10 +124,12 @@ def sent(log: RequestLog) -> Counter[tuple[str, str]]:
 
 
 async def or_its_end(
-    process: asyncio.subprocess.Process, moment: Coroutine[Any, Any, None], patience: float = 60
+    process: asyncio.subprocess.Process,
+    moment: Coroutine[Any, Any, None] | asyncio.Future[None],
+    patience: float = 60,
 ) -> None:
     """Wait for the moment, but no longer than the process runs, or so many seconds."""
-    waiting = {asyncio.create_task(moment), asyncio.create_task(process.wait())}
+    waiting = {asyncio.ensure_future(moment), asyncio.create_task(process.wait())}
     done, _ = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:
         task.cancel()
@@ -253,9 +255,11 @@ async def test_a_mirror_of_versions_that_is_killed(
         moments = [chance.randint(1, 4) for _ in range(1)]
         deletes = 0
         for count in [*moments, -3]:
-            process = await runs.start()
             counted = is_write if count > 0 else is_delete
-            await or_its_end(process, log.reached(abs(count), counted, answered=chance.random() < 0.5))
+            # From now on: it may be fast.
+            moment = asyncio.ensure_future(log.reached(abs(count), counted, answered=chance.random() < 0.5))
+            process = await runs.start()
+            await or_its_end(process, moment)
             assert process.returncode is None, "it came to its end before it was killed"
             process.kill()
             await process.communicate()
