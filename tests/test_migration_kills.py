@@ -239,7 +239,7 @@ async def test_a_mirror_of_versions_that_is_killed(
     """No version is named that is not there, and nothing is removed before all has been copied."""
     chance = random.Random(9)
     source, target = StorageConfig(base_path=tmp_path / "source"), config_of("azurite", any_target, tmp_path)
-    keys, versions, more = 4, 5, 20
+    keys, versions, more = 6, 6, 150
     async with AsyncExitStack() as stack:
         one = await stack.enter_async_context(opened(source))
         two = await stack.enter_async_context(opened(target))
@@ -250,7 +250,7 @@ async def test_a_mirror_of_versions_that_is_killed(
         await two.save_many({f"old/{n:02}": n for n in range(more)})
         written, log = await proxied(target, stack)
         assert log is not None
-        runs = Killed(source, written, tmp_path / "log", delete=True, concurrency=4)
+        runs = Killed(source, written, tmp_path / "log", delete=True, concurrency=1)
         wanted = {*await one.list_keys()}
         moments = [chance.randint(1, 4) for _ in range(1)]
         deletes = 0
