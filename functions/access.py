@@ -16,6 +16,7 @@ import azure.functions as func
 from functions.state import state
 from storage_lib.callers import acting_as, caller
 from storage_lib.errors import ForbiddenError, KeyNotFoundError
+from storage_lib.tasks.model import check_agent_id
 
 if TYPE_CHECKING:
     from functions.senders import Sender
@@ -83,12 +84,15 @@ def submitter() -> str | None:
 async def need_agent(agent_id: object, *, task_id: str | None = None) -> None:
     """
     :param task_id: the task that was asked for; a sender who may not see it is told that it does not exist.
+    :raises InvalidArgumentError: no agent can have this id.
     :raises ForbiddenError: the sender may not submit tasks of this agent.
     :raises KeyNotFoundError: it may not see this task.
     """
     found = grant()
     if found is None or not isinstance(agent_id, str) or found.names("tasks", agent_id):
         return
+    if task_id is None:
+        check_agent_id(agent_id)  # It goes into logs.
     await state().access.denied("tasks", f"tasks/{task_id or agent_id}")
     if task_id is not None:
         raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import azure.functions as func
 
-from functions.callers import actor_of
 from functions.headers import header
+from storage_lib.callers import caller
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.attempts import CALL
 
@@ -39,7 +39,7 @@ def repeated_call(req: func.HttpRequest, key: str, change: bytes = b"") -> Gener
         )
     bare = name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
     said = sorted(item for item in req.headers.items() if item[0].startswith(_DESCRIBING))
-    call = repr((bare, actor_of(req), req.method, key, said, change))
+    call = repr((bare, caller().actor, req.method, key, said, change))
     token = CALL.set(hashlib.sha256(call.encode()).hexdigest()[:32])
     try:
         yield

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import azure.functions as func
 
-from functions.callers import actor_of
+from functions.callers import principal_of
 from functions.headers import header
 from storage_lib.callers import caller
 from storage_lib.errors import ConfigurationError, ForbiddenError, TransientStorageError
+from storage_lib.patterns import pattern
 
 if TYPE_CHECKING:
     from storage_lib.access import Grant
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("AOS.Access")
 ISSUER, AUDIENCE = "AGENT_STORAGE_ACCESS_ISSUER", "AGENT_STORAGE_ACCESS_AUDIENCE"
+_PROVIDER = pattern(r"[A-Za-z0-9_.-]{1,64}")
 OF_QUEUE = ["queue"]
 """Whose rights a task has that says nothing of its submitter."""
 _KEY_HEADER = "x-functions-key"
 _MOST_CONFINED = 1000
 """How many callers' storages are kept."""
+_OTHERS = ("key", "role", "group", "oidc")
+"""Kinds of principals that no provider can vouch for, even if it is named so."""
 _WRITES = ("load", "save", "delete")
 """Each of these rights lets a condition of a write look at what is there."""
 
@@ -64,21 +68,22 @@ class Access:
         policy = await self._source.current()
         if policy is not self._policy:
             self._policy, self._senders = policy, {}
+        # Those of this policy: while a token is checked, the next one may come into force.
+        senders = self._senders
         principals = await self._principals(req, policy)
-        found = self._senders.get(principals)
+        found = senders.get(principals)
         if found is None:
             found = self._made(policy, principals)
-            if len(self._senders) >= _MOST_CONFINED:
-                self._senders.clear()
-            self._senders[principals] = found
+            if len(senders) >= _MOST_CONFINED:
+                senders.clear()
+            senders[principals] = found
         return found
 
     async def _principals(self, req: func.HttpRequest, policy: Policy) -> tuple[str, ...]:
         """The names of whoever sends a request, its own first: of the platform's authentication, where that
         is on and has found one; of a token, where there is an issuer of tokens; or of its function key."""
-        actor = actor_of(req)
-        if ":" in actor:
-            return (actor, *_claims(req))
+        if (own := _of_platform(req)) is not None:
+            return (own, *_claims(req))
         scheme, _, token = (header(req, "authorization") or "").partition(" ")
         if self._tokens is not None and scheme.lower() == "bearer":
             return await self._tokens.principals(token.strip())
@@ -95,12 +100,11 @@ class Access:
 
         :raises TransientStorageError: there is no valid policy at the moment.
         """
+        names = OF_QUEUE if submitter is None else submitter.split(" ")
         try:
-            policy = await self._source.current()
+            own = (await self._source.current()).grant(() if names == ["anonymous"] else names)
         except ConfigurationError as error:
             raise TransientStorageError(f"no task can run: {error}", remedy=error.remedy) from error
-        names = OF_QUEUE if submitter is None else submitter.split(" ")
-        own = policy.grant(() if names == ["anonymous"] else names)
         if own.is_everything:
             return self._storage
         from storage_lib.access import confined
@@ -139,27 +143,47 @@ class Access:
                 )
 
 
+def _of_platform(req: func.HttpRequest) -> str | None:
+    """The name of the principal of the platform's authentication.
+
+    :raises ForbiddenError: no policy could name it.
+    """
+    if (found := principal_of(req)) is None:
+        return None
+    from storage_lib.access.policy import principal_name
+
+    provider, who = found
+    if provider.lower() in _OTHERS or not _PROVIDER.fullmatch(provider):
+        _log.warning("a principal of the provider %.80r is nobody: a policy means others by it", provider)
+        return None
+    if (name := principal_name(provider, who)) is None:
+        raise ForbiddenError("your id is too long", limit="256 characters, with the name of the provider")
+    return name
+
+
 def _claims(req: func.HttpRequest) -> tuple[str, ...]:
     """The roles and groups that the platform's authentication has found."""
     import msgspec
 
+    from storage_lib.access.policy import principal_name
+
     try:
         text = base64.b64decode(header(req, "x-ms-client-principal") or "", validate=True)
         found: Any = msgspec.json.decode(text) if text else {}
-    except (binascii.Error, ValueError, msgspec.DecodeError):
+    except (binascii.Error, ValueError, RecursionError):
         _log.warning("the claims of a principal cannot be read; it has no roles")
         return ()
     if not isinstance(found, dict):
         return ()
     document = cast("dict[str, Any]", found)
     role_type = document.get("role_typ")
-    names: list[str] = []
+    names: list[str | None] = []
     claims: Any = document.get("claims")
     for claim in cast("list[Any]", claims) if isinstance(claims, list) else []:
         kind, value = (claim.get("typ"), claim.get("val")) if isinstance(claim, dict) else (None, None)
         if isinstance(value, str):
             if kind in ("roles", role_type):
-                names.append(f"role:{value}")
+                names.append(principal_name("role", value))
             elif kind == "groups":
-                names.append(f"group:{value}")
-    return tuple(dict.fromkeys(names))
+                names.append(principal_name("group", value))
+    return tuple(dict.fromkeys(name for name in names if name is not None))

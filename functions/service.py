@@ -45,9 +45,9 @@ async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     With a second store the answer says which one answers. While that is the second, the status is
     ``degraded``, and ``tasks`` says whether tables and queues, which do not fall back, are there.
     """
+    await need_to_operate()
     app = state()
     app.check_settings()
-    await need_to_operate()
 
     async def peek() -> None:
         with suppress(KeyNotFoundError):  # the first task creates the queue

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from storage_lib.arguments import several
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
 from storage_lib.names import table_name
-from storage_lib.ports.backend import layers_of
+from storage_lib.ports.backend import StorageBackend, layers_of
 from storage_lib.tasks.model import (
     EVENT_QUEUE,
     HIGH_POISON_QUEUE,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TASKS = "tasks"
 AUDIT = "audit log"
 EVENTS = "events"
+_TABLES = frozenset({TASK_TABLE, KEY_TABLE})
 _QUEUES = {
     **dict.fromkeys((TASK_QUEUE, HIGH_QUEUE, POISON_QUEUE, HIGH_POISON_QUEUE), TASKS),
     EVENT_QUEUE: EVENTS,
@@ -38,25 +39,34 @@ def owner_of_queue(name: str) -> str | None:
 
 
 def owners_of_tables(names: Iterable[str], *stores: StorageManager) -> dict[str, str]:
-    """What of the library tables belong to; those of users are left out. Those of an audit log are known by
-    the configuration of the stores, and by their default names, those of tasks in any namespace."""
+    """What of the library tables belong to, in any namespace; those of users are left out. Those of an audit
+    log are known by the configuration of the stores, and by their default names."""
+    logs = audit_tables(*(storage.backend for storage in stores))
+    return {name: owner for name in names if (owner := owner_of_table(name, logs)) is not None}
+
+
+def owner_of_table(name: str, logs: Container[str]) -> str | None:
+    """What of the library a table belongs to, in any namespace; None if to its users.
+
+    :param logs: see `audit_tables`.
+    """
+    found = name.lower()
+    of_namespace = _without_namespace(found)
+    if found in logs or of_namespace in logs:
+        return AUDIT
+    return TASKS if found in _TABLES or of_namespace in _TABLES else None
+
+
+def audit_tables(*backends: StorageBackend) -> frozenset[str]:
+    """The tables of audit logs, in small letters: those of these stores, and those with default names."""
     from storage_lib.config import AuditOptions
     from storage_lib.layers.audit.layer import AuditLayer
     from storage_lib.layers.audit.tables import head_table
 
     audited = {AuditOptions().table}
-    for storage in stores:
-        for layer in layers_of(storage.backend):
-            if isinstance(layer, AuditLayer):
-                audited.add(layer.options.table)
-    logs = {name.lower() for table in audited for name in (table, head_table(table))}
-    owners: dict[str, str] = {}
-    for name in names:
-        if name.lower() in logs:
-            owners[name] = AUDIT
-        elif {name.lower(), _without_namespace(name.lower())} & {TASK_TABLE, KEY_TABLE}:
-            owners[name] = TASKS
-    return owners
+    for backend in backends:
+        audited.update(layer.options.table for layer in layers_of(backend) if isinstance(layer, AuditLayer))
+    return frozenset(table_name(name).lower() for table in audited for name in (table, head_table(table)))
 
 
 def _without_namespace(table: str) -> str:

@@ -362,6 +362,45 @@ async def test_tables_and_queues_are_used_by_name() -> None:
             await attempt
 
 
+OWN_TABLES = (
+    "tasks",
+    "taskKeys",
+    "n03devtasks",
+    "N03DEVtaskkeys",
+    "audit",
+    "auditheads",
+    "n03devaudit",
+)
+OWN_QUEUES = (
+    "agent-tasks",
+    "agent-tasks-high-poison",
+    "agent-events",
+    "dev-agent-tasks",
+    "dev-agent-events",
+    "team2-agent-tasks-poison",
+)
+
+
+@pytest.mark.parametrize("rules", [["*"], None])
+async def test_no_right_to_names_is_one_to_what_is_the_librarys_own(rules: list[str] | None) -> None:
+    """Nor to that of another app, whose namespace is in the same store."""
+    whole = StorageManager(backend=MemoryBackend())
+    may = {"tables": rules or OWN_TABLES, "queues": rules or OWN_QUEUES}
+    mine = confined(whole, Grant("p", "", may)).backend
+
+    for name in OWN_TABLES:
+        with pytest.raises(ForbiddenError):
+            await mine.tables.insert(name, "p", "r", {})
+        with pytest.raises(ForbiddenError):
+            await mine.tables.get(name, "p", "r")
+    for name in OWN_QUEUES:
+        with pytest.raises(ForbiddenError):
+            await mine.queues.send(name, b"x")
+        with pytest.raises(ForbiddenError):
+            await mine.queues.receive(name)
+    assert [each async for each in mine.tables.list_tables()] == []
+
+
 # -- policies
 
 
@@ -428,6 +467,16 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "policy.keys.b",
     ),
     "a space": ({"principals": {"a b": {"may": {}}}}, "policy.principals"),
+    "a member twice": ('{"principals": {"p": {"may": {}}, "p": {"may": {"*": [""]}}}}', "policy"),
+    "a right twice": ('{"principals": {"p": {"may": {"load": ["x"], "load": [""]}}}}', "policy"),
+    "a part twice": ('{"principals": {}, "principals": {"p": {"may": {}}}}', "policy"),
+    "no table": ({"principals": {"p": {"may": {"tables": ["a/b"]}}}}, "policy.principals.p.may.tables"),
+    "no queue": ({"principals": {"p": {"may": {"queues": ["a\n"]}}}}, "policy.principals.p.may.queues"),
+    "no agent": ({"principals": {"p": {"may": {"tasks": ["x" * 200]}}}}, "policy.principals.p.may.tasks"),
+    "true for a text": ({"principals": {"p": {"may": {"load": [True]}}}}, "policy.principals.p"),
+    "null for a root": ({"principals": {"p": {"may": {}, "root": None}}}, "policy.principals.p"),
+    "deep": ("[" * 100_000, "policy"),
+    "a number of many digits": ('{"principals": ' + "1" * 5000 + "}", "policy"),
     "operate what": ({"principals": {"p": {"may": {"operate": ["x"]}}}}, "policy.principals.p.may.operate"),
 }
 

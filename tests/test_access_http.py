@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from storage_lib.access import source, tokens
 from storage_lib.access.source import POLICY_KEY
 from storage_lib.config import StorageConfig
+from storage_lib.errors import StorageUnavailableError, TransientStorageError
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.model import TASK_QUEUE
@@ -206,6 +207,49 @@ async def test_the_platforms_principal_counts_only_where_its_authentication_is_o
     assert (await app("PUT", "/api/objects/agents/cto/a", b"1", both)).status == 403
 
 
+@pytest.mark.parametrize("provider", ["key", "KEY", "role", "group", "oidc", "a:b", "a b"])
+async def test_no_provider_vouches_for_principals_of_another_kind(
+    app: PlatformApp, policy_file: Path, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    monkeypatch.setenv("WEBSITE_AUTH_ENABLED", "True")
+    may = {"may": {"load": [""]}}
+    names = (
+        "key:ceo",
+        "KEY:ceo",
+        "role:ceo",
+        "group:ceo",
+        "oidc:ceo",
+        "a:b:ceo",
+        "a?b:ceo",
+        "a%20b:ceo",
+        "*",
+    )
+    policy_file.write_text(json.dumps({"principals": dict.fromkeys(names, may)}))
+    headers = {"X-MS-CLIENT-PRINCIPAL-ID": "ceo", "X-MS-CLIENT-PRINCIPAL-IDP": provider}
+    assert (await app("GET", "/api/objects/agents/ceo/a", b"", headers)).status == 403
+
+
+async def test_principals_of_the_platform_are_told_apart(
+    app: PlatformApp, policy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEBSITE_AUTH_ENABLED", "True")
+    may = {"may": {"save": [""]}}
+    everyone = {"root": "of/{principal}/", "may": {"*": [""]}}
+    policy_file.write_text(json.dumps({"principals": {"aad:ceo": may, "aad:a?b": may, "*": everyone}}))
+
+    async def status(who: str, **more: str) -> Any:
+        headers = {"X-MS-CLIENT-PRINCIPAL-ID": who, "X-MS-CLIENT-PRINCIPAL-IDP": "aad"} | more
+        return (await app("PUT", "/api/objects/x", who.encode(), headers)).status
+
+    assert await status("ceo") == 201
+    # Each has a store of its own, however alike their ids are.
+    for who in ("a b", "a\u00e9b", "a\u00e8b", "a%20b", "m" * 200 + "1", "m" * 200 + "2"):
+        assert await status(who) == 201
+    assert await status("m" * 300) == 403
+    # A name is not an id: whoever calls themselves so is nobody.
+    assert await status("", **{"X-MS-CLIENT-PRINCIPAL-NAME": "ceo"}) == 403
+
+
 async def test_every_refusal_is_in_the_audit_log(
     policy_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -245,6 +289,72 @@ async def test_a_changed_policy_comes_into_force_and_a_broken_one_does_not(
     assert (await ask(app, "k-cto", "GET", "/api/objects/agents/cto/a")).status == 200
     policy_file.write_text(json.dumps(POLICY))
     assert (await ask(app, "k-cto", "GET", "/api/objects/agents/cto/a")).status == 403
+
+
+async def test_a_right_that_is_taken_while_a_token_is_checked_is_gone(
+    app: PlatformApp, policy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_ISSUER", ISSUER)
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_AUDIENCE", "api://app")
+    issuer, begun, go_on = Issuer(), asyncio.Event(), asyncio.Event()
+
+    async def fetch(address: str) -> bytes:
+        begun.set()
+        await go_on.wait()
+        return await issuer.fetch(address)
+
+    monkeypatch.setattr(tokens, "_fetched", fetch)
+    vars(app.state).pop("access", None)
+    policy_file.write_text(json.dumps({"principals": {"aad:me": {"may": {"load": [""]}}}}))
+    headers = {"Authorization": f"Bearer {token()}"}
+    first = asyncio.create_task(app("GET", "/api/objects/shared/a", b"", headers))
+    await asyncio.wait_for(begun.wait(), 10)
+    policy_file.write_text(json.dumps({"principals": {}}))
+    with monkeypatch.context() as soon:
+        soon.setattr(source, "RELOAD_SECONDS", 0.0)
+        assert (await ask(app, None, "GET", "/api/objects/shared/a")).status == 403
+    go_on.set()
+    assert (await first).status == 200  # It came before the change.
+    assert (await app("GET", "/api/objects/shared/a", b"", headers)).status == 403
+
+
+async def test_a_crowd_waits_once_for_a_policy_that_cannot_be_read(
+    app: PlatformApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_POLICY", "store")
+    vars(app.state).pop("access", None)
+    reads = 0
+    objects = app.storage.backend.objects
+    get = objects.get
+
+    async def failing(key: str, **options: Any) -> Any:
+        nonlocal reads
+        if key != POLICY_KEY:
+            return await get(key, **options)
+        reads += 1
+        await asyncio.sleep(0)
+        raise StorageUnavailableError("no store")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(objects, "get", failing)
+        crowd = [ask(app, "k-ceo", "GET", "/api/objects/agents/ceo/a") for _ in range(50)]
+        assert {found.status for found in await asyncio.gather(*crowd)} == {503}
+    assert reads < 5
+    await app.storage.backend.objects.put(POLICY_KEY, json.dumps(POLICY).encode())
+    assert (await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo/a")).status == 200
+
+
+async def test_a_repeated_call_is_one_of_the_same_caller(app: PlatformApp, policy_file: Path) -> None:
+    both = {f"key:{name}": {"may": {"save": ["shared/"]}} for name in ("ceo", "cto")}
+    policy_file.write_text(json.dumps(POLICY | {"principals": both}))
+
+    async def put(key: str) -> Any:
+        headers = {"x-functions-key": key, "If-None-Match": "*", "Idempotency-Key": "1"}
+        return (await app("PUT", "/api/objects/shared/new", b"1", headers)).status
+
+    assert await put("k-ceo") == 201
+    assert await put("k-ceo") in (200, 201)
+    assert await put("k-cto") == 412
 
 
 async def test_without_a_valid_policy_nothing_is_let_through(
@@ -522,6 +632,41 @@ async def test_tasks_are_seen_and_controlled_by_those_who_may(tasks: PlatformApp
     assert await agents("k-two", "&agent_id=cto") == ["cto"]
     assert await agents("k-two", "&agent_id=coo") == 403
     assert await agents(None) == 403
+
+
+async def test_each_submitter_has_its_own_idempotency_keys(tasks: PlatformApp) -> None:
+    async def submit(key: str, agent: str, to: str = "agents/ceo/b") -> Any:
+        payload = {"from": "agents/ceo/a", "to": to}
+        body = {"action": "copy_it", "agent_id": agent, "payload": payload, "idempotency_key": "1"}
+        return await ask(tasks, key, "POST", "/api/tasks", json.dumps(body).encode())
+
+    first = (await submit("k-ceo", "ceo")).json["task_id"]
+    assert (await submit("k-ceo", "ceo")).json["task_id"] == first
+    # Others learn nothing of it, even if they may see the tasks of the agent, and do not get one that runs
+    # with its rights in place of theirs.
+    for key, agent in (("k-two", "ceo"), ("k-all", "cto"), ("k-root", "ceo")):
+        other = await submit(key, agent)
+        assert other.status == 202
+        assert other.json["task_id"] != first
+    conflict = await submit("k-ceo", "ceo", "agents/ceo/c")
+    assert conflict.problem["code"] == "idempotency-conflict"
+
+
+async def test_an_agent_that_there_cannot_be_is_refused_before_it_is_logged(
+    tasks: PlatformApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    for agent in ("a\nforged line", "x" * 100_000, ""):
+        found = await submitted(tasks, "k-ceo", agent, **{"from": "a", "to": "b"})
+        assert (found.status, found.problem["field"]) == (400, "agent_id")
+    assert "forged" not in caplog.text
+
+
+async def test_a_task_waits_while_its_submitter_has_two_roots(tasks: PlatformApp, policy_file: Path) -> None:
+    access = tasks.state.access
+    roots = {"a": {"root": "x/", "may": {}}, "b": {"root": "y/", "may": {}}}
+    policy_file.write_text(json.dumps({"principals": roots}))
+    with pytest.raises(TransientStorageError, match="different roots"):
+        await access.storage_of("a b")
 
 
 async def test_a_task_waits_for_a_policy_that_cannot_be_had(

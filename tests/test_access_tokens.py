@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import http.client
 import json
 import time
 from collections.abc import Iterator
@@ -54,7 +56,12 @@ class Issuer:
 def token(key: Any = KEY, kid: str = "1", algorithm: str = "RS256", **claims: Any) -> str:
     given = {"iss": ISSUER, "aud": "api://app", "exp": time.time() + 300, "oid": "me", "sub": "sub"} | claims
     given = {name: value for name, value in given.items() if value is not None}
-    return jwt.encode(given, key, algorithm, {"kid": kid})
+    return signed(given, key, algorithm, kid=kid)
+
+
+def signed(claims: Any, key: Any = KEY, algorithm: str = "RS256", **head: Any) -> str:
+    """`jwt.encode` refuses claims that make no sense."""
+    return jwt.api_jws.encode(json.dumps(claims).encode(), key, algorithm, head)
 
 
 async def test_a_genuine_token_names_its_principals() -> None:
@@ -190,3 +197,129 @@ def test_an_issuer_is_asked_over_https(issuer: str) -> None:
     assert told.value.field == "AGENT_STORAGE_ACCESS_ISSUER"
     with pytest.raises(ConfigurationError):
         Tokens(ISSUER, [])
+
+
+def with_head(head: bytes) -> str:
+    _, body, signature = token().split(".")
+    return f"{base64.urlsafe_b64encode(head).decode().rstrip('=')}.{body}.{signature}"
+
+
+ODD = {
+    "deep": with_head(b'{"alg":"RS256","kid":"1","x":' + b"[" * 6000 + b"]" * 6000 + b"}"),
+    "many digits": with_head(b'{"alg":"RS256","kid":"1","x":' + b"1" * 5000 + b"}"),
+    "no object": with_head(b"[]"),
+    "not UTF-8": with_head(b"\xff"),
+    "claims that are no object": signed([1], kid="1"),
+    "a number as kid": with_head(b'{"alg":"RS256","kid":1}'),
+    "a list as kid": with_head(b'{"alg":"RS256","kid":["1"]}'),
+    "a list as alg": with_head(b'{"alg":["RS256"],"kid":"1"}'),
+    "critical": signed({}, kid="1", crit=["x"], x=1),
+    "a surrogate": "\ud800.a.b",
+    "not ASCII": "\u20ac.a.b",
+    "a time that never comes": token(exp=float("inf")),
+    "no number": token(exp=float("nan")),
+    "a list as time": token(exp=[1]),
+    "an object as issuer": token(iss={"a": 1}),
+    "a list as issuer": token(iss=[ISSUER]),
+    "an object as audience": token(aud={"api://app": 1}),
+    "a subject that is a list": token(oid=["me"]),
+    "a subject of many characters": token(oid="m" * 300),
+    "a key in it": signed({}, OTHER, kid="x", jwk=public(OTHER, "x")),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+async def test_an_odd_token_is_refused_and_no_error_of_the_app(case: str) -> None:
+    with pytest.raises(InvalidTokenError):
+        await Issuer().tokens().principals(ODD[case])
+
+
+async def test_a_role_cannot_be_another_kind_of_principal() -> None:
+    found = await Issuer().tokens().principals(token(oid="key:ceo", roles=["a key:ceo", 1, None], groups="g"))
+    assert found == ("aad:key:ceo", "role:a%20key:ceo", "group:g")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        1,
+        [],
+        {"kty": ["RSA"]},
+        {"kty": "RSA"},
+        {"kty": "RSA", "n": 1, "e": None},
+        {"kty": "EC", "crv": "x"},
+    ],
+    ids=str,
+)
+async def test_a_broken_key_of_the_issuer_does_not_spoil_the_others(broken: Any) -> None:
+    issuer = Issuer()
+    issuer.keys.insert(0, broken)
+    assert await issuer.tokens().principals(token()) == ("aad:me",)
+
+
+@pytest.mark.parametrize("error", [http.client.IncompleteRead(b""), RecursionError(), EOFError()], ids=repr)
+async def test_an_issuer_that_fails_in_any_way_is_not_asked_by_each_request(
+    error: Exception, clock: list[float]
+) -> None:
+    asked: list[str] = []
+
+    async def fetch(address: str) -> bytes:
+        asked.append(address)
+        raise error
+
+    tokens = Tokens(ISSUER, ["api://app"], fetch)
+    for _ in range(3):
+        with pytest.raises(StorageUnavailableError):
+            await tokens.principals(token())
+    assert len(asked) == 1
+
+
+async def test_keys_at_an_address_that_is_not_https_are_not_read(clock: list[float]) -> None:
+    asked: list[str] = []
+
+    async def fetch(address: str) -> bytes:
+        asked.append(address)
+        return json.dumps({"issuer": ISSUER, "jwks_uri": "file:///etc/passwd"}).encode()
+
+    tokens = Tokens(ISSUER, ["api://app"], fetch)
+    for _ in range(3):
+        with pytest.raises(StorageUnavailableError):
+            await tokens.principals(token())
+    assert len(asked) == 1
+
+
+async def test_while_old_keys_are_read_again_requests_go_on(clock: list[float]) -> None:
+    issuer = Issuer()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def fetch(address: str) -> bytes:
+        begun.set()
+        await go_on.wait()
+        return await issuer.fetch(address)
+
+    tokens = Tokens(ISSUER, ["api://app"], fetch)
+    go_on.set()
+    await tokens.principals(token())
+    begun.clear()
+    go_on.clear()
+    clock[0] += 25 * 3600
+    first = asyncio.create_task(tokens.principals(token()))
+    await asyncio.wait_for(begun.wait(), 10)
+    assert await asyncio.wait_for(tokens.principals(token()), 10) == ("aad:me",)
+    go_on.set()
+    assert await first == ("aad:me",)
+
+
+async def test_no_redirect_leads_to_an_address_that_is_not_https() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: http://keys.invalid/\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        issuer = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(StorageUnavailableError, match="not https"):
+            await Tokens(issuer, ["api://app"]).principals(token())

@@ -25,7 +25,6 @@ from typing import Any, NoReturn, cast
 
 from storage_lib.access.policy import Grant
 from storage_lib.arguments import whole
-from storage_lib.config.audit import AuditOptions
 from storage_lib.errors import (
     ForbiddenError,
     InvalidArgumentError,
@@ -37,8 +36,9 @@ from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_prefix
 from storage_lib.layers.base import Operation, QueueLayer, TableLayer
 from storage_lib.manager import StorageManager
 from storage_lib.names import queue_name, table_name
+from storage_lib.own_names import audit_tables, owner_of_queue, owner_of_table
 from storage_lib.ports import cursors
-from storage_lib.ports.backend import QuotaUsage, StorageBackend, layers_of
+from storage_lib.ports.backend import QuotaUsage, StorageBackend
 from storage_lib.ports.drivers import NamePage, ObjectDriver
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import (
@@ -57,15 +57,6 @@ from storage_lib.ports.objects import DELETED_TOGETHER, ObjectReader, ObjectStor
 from storage_lib.ports.queues import QueueStore
 from storage_lib.ports.streaming import ByteSource, Parts
 from storage_lib.ports.tables import TableStore
-from storage_lib.tasks.model import (
-    EVENT_QUEUE,
-    HIGH_POISON_QUEUE,
-    HIGH_QUEUE,
-    KEY_TABLE,
-    POISON_QUEUE,
-    TASK_QUEUE,
-    TASK_TABLE,
-)
 
 type Denied = Callable[[str, str], Awaitable[None]]
 """Told of each refusal: the action, and the resource by its name in the store."""
@@ -105,7 +96,7 @@ class ConfinedBackend(StorageBackend):
         self.objects = ConfinedObjects(inner.objects, grant, denied, looks)
         self.tables = TableStore(TableLayer(inner.tables.driver, self._named))
         self.queues = QueueStore(QueueLayer(inner.queues.driver, self._named))
-        self._own = _of_the_app(inner)
+        self._logs = audit_tables(inner)
         self._allowed = {
             port: None if (names := grant.listed(port)) is None else _stored(port, names)
             for port in ("tables", "queues")
@@ -140,7 +131,7 @@ class ConfinedBackend(StorageBackend):
 
     def _may(self, port: str, name: str, *, is_read: bool) -> bool:
         name = name.lower()  # Names of tables are the same in any case.
-        if name in self._own[port]:
+        if (owner_of_table(name, self._logs) if port == "tables" else owner_of_queue(name)) is not None:
             return is_read and self._grant.operates
         allowed = self._allowed[port]
         return allowed is None or name in allowed
@@ -153,17 +144,6 @@ def _stored(port: str, names: Iterable[str]) -> frozenset[str]:
     """The names by which tables or queues are stored."""
     of_store = table_name if port == "tables" else queue_name
     return frozenset(of_store(each).lower() for each in names)
-
-
-def _of_the_app(backend: StorageBackend) -> dict[str, frozenset[str]]:
-    """The tables and queues of the tasks and of the audit log, which callers do not change."""
-    tables = {TASK_TABLE, KEY_TABLE}
-    for layer in layers_of(backend):
-        options = getattr(layer, "options", None)
-        if isinstance(options, AuditOptions):
-            tables |= {options.table, f"{options.table}heads"}
-    queues = {TASK_QUEUE, HIGH_QUEUE, POISON_QUEUE, HIGH_POISON_QUEUE, EVENT_QUEUE}
-    return {"tables": _stored("tables", tables), "queues": _stored("queues", queues)}
 
 
 def _forbidden(action: str, what: str) -> ForbiddenError:

@@ -16,16 +16,20 @@ one is everything.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import quote
 
 import msgspec
 
-from storage_lib.errors import ConfigurationError, InvalidKeyError
+from storage_lib.errors import ConfigurationError, InvalidKeyError, StorageError
 from storage_lib.keys import validate_user_key
+from storage_lib.names import queue_name, table_name
 from storage_lib.patterns import pattern
 from storage_lib.segments import to_segment
 from storage_lib.spelling import UnknownNameError, refuse_unknown
+from storage_lib.tasks.model import check_agent_id
 
 OBJECT_ACTIONS = ("load", "list", "save", "delete")
 """``load`` reads an object and its properties, ``list`` shows that it is there, ``save`` creates, replaces
@@ -43,7 +47,17 @@ ANONYMOUS = "anonymous"
 
 _MOST_BYTES = 1024 * 1024
 _DIGEST = pattern(r"[0-9a-f]{64}")
-_PRINCIPAL = pattern(r"[!-~]{1,256}")
+_MOST_CHARACTERS = 256
+_PRINCIPAL = pattern(rf"[!-~]{{1,{_MOST_CHARACTERS}}}")
+_PRINTED = "!#$&'()*+,/:;=?@[]|~"
+"""What stands for itself in the name of a principal, besides letters, digits and ``-._``."""
+
+
+def principal_name(kind: str, who: str) -> str | None:
+    """The name of a principal, in which all but printable ASCII is percent-encoded, so that no two are alike;
+    None if it is longer than that of any in a policy."""
+    name = f"{kind}:{quote(who, safe=_PRINTED)}"
+    return name if len(name) <= _MOST_CHARACTERS else None
 
 
 class Grant:
@@ -152,7 +166,8 @@ class Policy:
             raise _refused(f"the policy has {size} bytes", "policy", f"{_MOST_BYTES} bytes")
         try:
             found: Any = msgspec.json.decode(document)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            json.loads(document, object_pairs_hook=_each_once)
+        except (ValueError, RecursionError) as error:
             raise _refused(f"the policy is not JSON: {error}", "policy") from error
         if not isinstance(found, dict):
             raise _refused("the policy is no JSON object", "policy", '{"principals": {…}}')
@@ -273,6 +288,9 @@ def _check_root(root: str, field: str) -> None:
             raise _refused(f"the root {root!r} is none: {error}", field, error.limit) from error
 
 
+_NAMED = {"tasks": check_agent_id, "tables": table_name, "queues": queue_name}
+
+
 def _check_rule(action: str, rule: str, field: str) -> None:
     if action == "operate":
         if rule != "*":
@@ -280,11 +298,25 @@ def _check_rule(action: str, rule: str, field: str) -> None:
     elif action in NAMED_ACTIONS:
         if not rule or (rule != "*" and "*" in rule):
             raise _refused(f"{rule[:80]!r} is no name", field, "a whole name, or '*' for every one")
+        try:
+            if rule != "*":
+                _NAMED[action](rule)
+        except StorageError as error:
+            raise _refused(f"{rule[:80]!r} is no name: {error}", field, error.limit) from error
     elif rule:
         try:
             validate_user_key(rule.removesuffix("/"))
         except InvalidKeyError as error:
             raise _refused(f"{rule[:80]!r} is no prefix: {error}", field, error.limit) from error
+
+
+def _each_once(members: list[tuple[str, Any]]) -> None:
+    """The decoder keeps the last of several members with one name: then nobody knows which one was meant."""
+    seen: set[str] = set()
+    for name, _ in members:
+        if name in seen:
+            raise _refused(f"the policy has {name[:80]!r} twice in one object", "policy", "each name once")
+        seen.add(name)
 
 
 def _known(found: Mapping[str, object], names: Sequence[str], field: str) -> None:

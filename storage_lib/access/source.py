@@ -37,7 +37,8 @@ class PolicySource:
         self._storage = storage
         self._policy: Policy | None = None
         self._version: object = None
-        self._checked = 0.0
+        self._checked = self._failed = 0.0
+        self._failure: Exception | None = None
         self._turn = asyncio.Lock()
 
     async def current(self) -> Policy:
@@ -51,7 +52,11 @@ class PolicySource:
             time.monotonic() - self._checked < RELOAD_SECONDS or self._turn.locked()
         ):
             return self._policy
+        asked = time.monotonic()
         async with self._turn:
+            if self._policy is None and self._failure is not None and self._failed >= asked:
+                # It was tried meanwhile: a crowd does not wait for one attempt after the other.
+                raise self._failure.with_traceback(None)
             if self._policy is None or time.monotonic() - self._checked >= RELOAD_SECONDS:
                 await self._load()
         assert self._policy is not None  # noqa: S101 - `_load` has raised otherwise
@@ -64,9 +69,10 @@ class PolicySource:
                 self._policy, self._version = Policy.parse(found), version
         except (StorageError, OSError) as error:
             if self._policy is None:
+                self._failure, self._failed = error, time.monotonic()
                 raise
             _log.error("the access policy cannot be renewed, and stays as it was: %s", error)
-        self._checked = time.monotonic()
+        self._checked, self._failure = time.monotonic(), None
 
     async def _of_store(self) -> tuple[bytes | None, object]:
         try:

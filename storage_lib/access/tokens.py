@@ -12,11 +12,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import jwt
 import msgspec
 
+from storage_lib.access.policy import principal_name
 from storage_lib.errors import ConfigurationError, StorageError, StorageUnavailableError
 
 _ALGORITHMS = {
@@ -33,8 +34,6 @@ _TIMEOUT_SECONDS = 10.0
 _MOST_BYTES = 1024 * 1024
 _MOST_TOKEN_CHARACTERS = 16 * 1024
 _ENTRA = ("login.microsoftonline.com", "login.microsoftonline.us", "login.partner.microsoftonline.cn")
-_PRINTED = "!#$&'()*+,/:;=?@[]|~"
-"""What stands for itself in the name of a principal, besides letters, digits and ``-._``."""
 
 
 class InvalidTokenError(StorageError):
@@ -92,24 +91,30 @@ class Tokens:
             )
         except jwt.PyJWTError as error:
             raise _invalid(str(error)) from error
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            # What the library lets through: of a lone surrogate, of endless numbers.
+            raise _invalid(f"it cannot be read: {type(error).__name__}") from error
         return self._names(claims)
 
     def _names(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
         who = claims.get("oid") if self._kind == "aad" else claims.get("sub")
         if not isinstance(who, str) or not who:
             raise _invalid("it does not say whose it is")
-        names = [f"{self._kind}:{quote(who, safe=_PRINTED)}"]
+        if (own := principal_name(self._kind, who)) is None:
+            raise _invalid("its subject is too long")
+        names: list[str | None] = [own]
         for claim, kind in (("roles", "role"), ("groups", "group")):
             found: Any = claims.get(claim)
             values = cast("list[Any]", found) if isinstance(found, list) else [found]
-            names += [f"{kind}:{quote(each, safe=_PRINTED)}" for each in values if isinstance(each, str)]
-        return tuple(dict.fromkeys(names))
+            names += [principal_name(kind, each) for each in values if isinstance(each, str)]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
     async def _key(self, kid: str) -> tuple[jwt.PyJWK, list[str]]:
         """A key of the issuer, and the algorithms that it may be used with."""
         now = time.monotonic()
         known = self._keys.get(kid)
-        if known is None or now - self._read >= _AGE_SECONDS:
+        is_old = now - self._read >= _AGE_SECONDS and not self._turn.locked()  # One reads; others go on.
+        if known is None or is_old:
             async with self._turn:
                 if time.monotonic() >= self._again:
                     await self._renew()
@@ -130,7 +135,7 @@ class Tokens:
                 raise ValueError("it names another issuer")
             keys = (await self._document(found["jwks_uri"]))["keys"]
             self._keys = dict(usable for each in keys if (usable := _usable(each)) is not None)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # Whatever it is, it must not be asked again by each request.
             self._failure = error
             self._again = time.monotonic() + _AGAIN_AFTER_FAILURE_SECONDS
             return
@@ -142,16 +147,19 @@ class Tokens:
         return msgspec.json.decode(await self._fetch(address))
 
 
-def _usable(key: dict[str, Any]) -> tuple[str, tuple[jwt.PyJWK, list[str]]] | None:
+def _usable(found: Any) -> tuple[str, tuple[jwt.PyJWK, list[str]]] | None:
     """A published key by its name; None if it is not for signatures, or of a kind that is not known here."""
-    algorithms = _ALGORITHMS.get(key.get("kty", ""), [])
+    if not isinstance(found, dict):
+        return None
+    key = cast("dict[str, Any]", found)
+    algorithms = _ALGORITHMS.get(str(key.get("kty")), [])
     if (only := key.get("alg")) is not None:
         algorithms = [each for each in algorithms if each == only]
     if not algorithms or key.get("use", "sig") != "sig":
         return None
     try:
         return str(key.get("kid", "")), (jwt.PyJWK(key), algorithms)
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, ValueError, TypeError):  # It is broken; the others may not be.
         return None
 
 
@@ -163,11 +171,15 @@ def _invalid(why: str) -> InvalidTokenError:
     )
 
 
-def _check_address(address: str) -> None:
+def _is_safe(address: str) -> bool:
     parts = urlsplit(address)
-    if parts.scheme == "https" and parts.hostname:
-        return
-    if parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost"):
+    if parts.scheme == "http":
+        return parts.hostname in ("127.0.0.1", "localhost")
+    return parts.scheme == "https" and bool(parts.hostname)
+
+
+def _check_address(address: str) -> None:
+    if _is_safe(address):
         return
     raise ConfigurationError(
         f"the issuer is {address[:80]!r}",
@@ -177,14 +189,24 @@ def _check_address(address: str) -> None:
 
 
 async def _fetched(address: str) -> bytes:
-    return await asyncio.to_thread(_read, address)
+    async with asyncio.timeout(2 * _TIMEOUT_SECONDS):  # Each read of the socket has its own limit.
+        return await asyncio.to_thread(_read, address)
 
 
 def _read(address: str) -> bytes:
-    from urllib.request import Request, urlopen
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class Redirects(HTTPRedirectHandler):
+        def redirect_request(
+            self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+        ) -> Any:
+            if not _is_safe(newurl):
+                fp.close()
+                raise ValueError(f"a redirect to {newurl[:80]!r} is not https")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     request = Request(address, headers={"Accept": "application/json"})  # noqa: S310 - `_check_address`
-    with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310
+    with build_opener(Redirects).open(request, timeout=_TIMEOUT_SECONDS) as response:
         found = response.read(_MOST_BYTES + 1)
     if len(found) > _MOST_BYTES:
         raise ValueError(f"it has more than {_MOST_BYTES} bytes")

@@ -111,9 +111,9 @@ class Submission:
         """Queue a task; when this returns, it will run.
 
         ``payload`` is any JSON value, checked against the action's payload type. With an
-        ``idempotency_key``, the first task with this key and action within the window is returned
-        instead of a second one. The task does not run before ``delay_seconds`` have passed (at most a
-        year).
+        ``idempotency_key``, the first task with this key, action and submitter within the window is
+        returned instead of a second one. The task does not run before ``delay_seconds`` have passed (at most
+        a year).
 
         :raises UnknownActionError: there is no such action.
         :raises InvalidArgumentError: a field or the payload is invalid; ``field`` names it.
@@ -298,7 +298,7 @@ class Submission:
     async def _first_with_key(self, task: NewTask, task_id: str, now: datetime) -> str:
         """The id of the first task with this key, which is ``task_id`` if this is the first."""
         tables = self._backend.tables
-        row = hashlib.sha256(f"{task.action}\0{task.idempotency_key}".encode()).hexdigest()
+        row = hashlib.sha256(f"{task.action}\0{task.idempotency_key}{_whose(task)}".encode()).hexdigest()
         same = msgspec.json.encode(task.payload, order="deterministic")
         digest = hashlib.sha256(task.agent_id.encode() + b"\0" + same).hexdigest()
         entry = {"task_id": task_id, "digest": digest, "expires_at": now + self._window}
@@ -336,6 +336,11 @@ class Submission:
                 used.append(entity)
         # One that has just been used again stays.
         return len(await delete_unchanged(tables, KEY_TABLE, used))
+
+
+def _whose(task: NewTask) -> str:
+    """Under an access policy each submitter has its own keys: one learns and blocks nothing of another's."""
+    return "" if task.submitter is None else f"\0{task.submitter.partition(' ')[0]}"
 
 
 def check_due(message: TaskMessage, now: datetime) -> None:
