@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import os
 import random
 import tarfile
@@ -71,6 +72,48 @@ async def test_other_damage_costs_what_it_touches() -> None:
         await check(archive[:at] + archive[at + noise.choice((1, 8, 100)) :], storage, 2)
         await check(archive[:at] + noise.randbytes(noise.choice((1, 36, 500))) + archive[at:], storage, 2)
         await check(archive[:at] + bytes(200) + archive[at + 200 :], storage, 3)
+
+
+MARK = b"\x57\x2a\x4d\x18"
+"""How heads begin."""
+
+
+def heads(archive: bytes) -> list[int]:
+    """Where they are; the archive that is an object of the other has heads too, and another number."""
+    at = archive.index(b"AGENTSTO")
+    number = archive[at : at + 24]
+    starts = [n for n in range(len(archive)) if archive.startswith(MARK, n)]
+    return [n for n in starts if archive[n + 8 : n + 32] == number]
+
+
+@pytest.mark.parametrize("over", [1, 4, 7, 12, 60], ids="{}-bytes-of-a-head".format)
+async def test_damage_over_the_end_of_a_frame_and_the_head_behind_it(over: int) -> None:
+    """Both entries are named or restored, whichever two it hits."""
+    storage, archive = await sample()
+    at_heads = heads(archive)
+    assert len(at_heads) > 15
+    for at in at_heads[1:]:
+        start, end = at - 9, at + over
+        report = await check(archive[:start] + archive[end:], storage, 2)
+        assert not any("cannot be told" in each.what for each in report.damage), (at, report.damage)
+        await check(archive[:start] + bytes(end - start) + archive[end:], storage, 2)
+        await check(archive[:start] + b"\xff" * 30 + archive[end:], storage, 2)
+
+
+async def test_a_missing_frame_names_its_entry_also_if_it_is_the_first() -> None:
+    storage, archive = await sample()
+    at_heads = heads(archive)
+    [damage] = (await check(archive[: at_heads[0]] + archive[at_heads[1] :], storage, 1)).damage
+    assert (damage.what, damage.name) == ("a frame is damaged or missing", "brief.txt")
+
+
+async def test_a_frame_that_is_there_again_with_a_damaged_head_costs_nothing() -> None:
+    storage, archive = await sample()
+    at_heads = heads(archive)
+    for at, behind in itertools.pairwise(at_heads[:7]):
+        again = bytearray(archive[at:behind])
+        again[20] ^= 1
+        await check(archive[:behind] + bytes(again) + archive[behind:], storage, 0)
 
 
 async def test_a_hole_of_many_entries_is_told_with_what_is_around_it() -> None:

@@ -15,8 +15,10 @@ from storage_lib import StorageConfig, StorageManager
 from storage_lib.archive import RestoreReport, restore, verify
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import (
+    AccessDeniedError,
     InvalidArgumentError,
     KeyNotFoundError,
+    StorageError,
     StorageUnavailableError,
     UnsupportedOperationError,
 )
@@ -24,6 +26,7 @@ from storage_lib.migration import MigrationOptions, check
 from storage_lib.names import table_name
 from storage_lib.ports.absent import no_queues, no_tables
 from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.errors import missing_queue, missing_table
 from storage_lib.testing.tables import PROPERTIES
 from tests.archives import archive_of, memory, restored
 
@@ -201,3 +204,46 @@ async def test_messages_that_come_again_are_in_the_archive_once(monkeypatch: pyt
     assert report.messages == 70
     _, done = await restored(archive, queues=True)
     assert done.restored == 70
+
+
+@pytest.mark.parametrize("error", [None, AccessDeniedError("no")], ids=["deleted", "denied"])
+async def test_a_table_or_queue_that_cannot_be_read_costs_no_other(error: StorageError | None) -> None:
+    storage = memory()
+    await fill(storage, "cars", "people")
+    for queue in ("cards", "letters"):
+        await storage.backend.queues.send(queue, queue)
+    tables, queues = storage.backend.tables.driver, storage.backend.queues.driver
+    querying, receiving = tables.query, queues.receive
+
+    async def query(table: str, options: Any) -> Any:
+        if table == "cars":
+            raise error or missing_table(table)
+        return await querying(table, options)
+
+    async def receive(queue: str, *args: Any) -> Any:
+        if queue == "cards":
+            raise error or missing_queue(queue)
+        return await receiving(queue, *args)
+
+    tables.query, queues.receive = query, receive  # pyright: ignore[reportAttributeAccessIssue]
+    archive, report = await archive_of(storage, queues=["cards", "letters"])
+    told = report.deleted if error is None else report.failed
+    assert set(told.reasons) == {"table cars", "queue cards"}
+    assert report.ok is (error is None)
+    assert (report.objects, report.tables, report.queues) == (1, 1, 1)
+    other, restored_report = await restored(archive, queues=True)
+    assert restored_report.restored == 1 + 31 + 1
+    assert await other.list_tables() == ["people"]
+
+
+async def test_a_table_or_queue_that_is_named_and_not_in_the_archive_has_failed() -> None:
+    storage = memory()
+    await fill(storage, "people")
+    await storage.backend.queues.send("letters", "x")
+    archive, _ = await archive_of(storage, queues=["letters"])
+    other, report = await restored(archive, tables=["People", "agent_typo"], queues=["letters", "leters"])
+    assert set(report.failed.reasons) == {"table agent_typo", "queue leters"}
+    assert not report.ok
+    assert report.restored == 1 + 31 + 1
+    assert await other.list_queues() == ["letters"]
+    assert (await restored(archive, tables=["people"], queues=["letters"]))[1].ok

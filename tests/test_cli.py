@@ -48,8 +48,10 @@ def data(cli: Cli) -> StorageConfig:
 
 
 def plain(text: str) -> str:
-    """Without the styles that the program itself gives."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    """Without the styles that the program itself gives, and as it is in the end: what takes long, as all does
+    on a busy machine, has had a line of progress, which has been erased."""
+    text = re.sub(r"\x1b\[(\?25[lh]|[0-9;]*m)", "", text)
+    return re.sub(r"[^\n]*(\n\r\x1b\[1A|\r)\x1b\[2K", "", text)
 
 
 # -- objects

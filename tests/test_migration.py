@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -467,13 +468,68 @@ async def test_the_mark_of_another_store_is_not_trusted(moto: Any, tmp_path: Pat
     one, two = config_of("moto", {"moto": moto}, tmp_path), config_of("moto", {"moto": moto}, tmp_path)
     async with opened(one) as first, opened(two) as second, memory() as target:
         for store, kind in ((first, "text/plain"), (second, "text/markdown")):
-            bucket: Any = store.backend.objects.driver
-            while hasattr(bucket, "inner"):
-                bucket = bucket.inner
-            await bucket._bucket.put("notes", b"the same", {"Content-Type": kind}, doing="put")
+            await innermost(store)._bucket.put("notes", b"the same", {"Content-Type": kind}, doing="put")
         assert (await migrate(first, target)).copied == 1
         assert (await migrate(first, target)).skipped == 1
         refused = await migrate(second, target)
         assert [failure.name for failure in refused.failed] == ["notes"], refused
         assert (await migrate(second, target, update=True)).updated == 1
         assert (await target.info("notes")).content_type == "text/markdown"
+
+
+async def test_properties_that_other_programs_change_are_seen(
+    two_kinds: tuple[StorageConfig, StorageConfig],
+) -> None:
+    """Those of the source, whose ETag may tell the bytes alone, and of a copy, which keeps its mark."""
+    async with opened(two_kinds[0]) as source, opened(two_kinds[1]) as target:
+
+        async def put(storage: StorageManager, kind: str, data: bytes, **metadata: str) -> None:
+            options = PutOptions(kind, metadata, hashlib.sha256(data).hexdigest())
+            await innermost(storage).put("notes", data, options)
+
+        await put(source, "text/plain", b"the same", team="a")
+        assert (await migrate(source, target, tables=())).copied == 1
+        assert (await migrate(source, target, tables=())).skipped == 1
+        mark = (await innermost(target).head("notes")).metadata[hidden.SOURCE]
+        for side, kind, data, metadata in (
+            (source, "text/markdown", b"the same", {"team": "a"}),
+            (source, "text/markdown", b"the same", {"team": "b"}),
+            (source, "text/markdown", b"the same", {"team": "b", "aos-cache-control": "no-store"}),
+            (target, "text/html", b"the same", {"team": "b", "aos-cache-control": "no-store"}),
+            (target, "text/markdown", b"the same", {"team": "c", "aos-cache-control": "no-store"}),
+            (target, "text/markdown", b"other bytes", {"team": "b", "aos-cache-control": "no-store"}),
+        ):
+            if side is target:
+                mark = (await innermost(target).head("notes")).metadata[hidden.SOURCE]
+            marked = {hidden.SOURCE: mark} if side is target else {}
+            await put(side, kind, data, **metadata, **marked)
+            refused = await migrate(source, target, tables=())
+            assert [each.name for each in refused.failed] == ["notes"], (kind, data, metadata)
+            assert (await migrate(source, target, tables=(), update=True)).updated == 1
+            assert (await check(source, target, MigrationOptions(tables=()))).equal
+            assert (await migrate(source, target, tables=())).skipped == 1
+
+
+async def test_a_foreign_object_of_s3_that_has_only_another_type(moto: Any, tmp_path: Path) -> None:
+    async with opened(config_of("moto", {"moto": moto}, tmp_path)) as source, memory() as target:
+        for kind in ("text/plain", "text/markdown"):
+            bucket = innermost(source)._bucket
+            await bucket.put("notes", b"the same", {"Content-Type": kind}, doing="put")
+            assert (await migrate(source, target, update=True)).skipped == 0
+            assert (await target.info("notes")).content_type == kind
+            assert (await migrate(source, target)).skipped == 1
+
+
+async def test_a_dry_run_counts_each_version_once(source: StorageManager, target: StorageManager) -> None:
+    for n in range(3):
+        await source.save_versioned("plan", {"n": n})
+    expected = await migrate(source, target, dry_run=True)
+    done = await migrate(source, target)
+    assert (expected.copied, expected.bytes_copied) == (done.copied, done.bytes_copied)
+
+
+def innermost(storage: StorageManager) -> Any:
+    driver: Any = storage.backend.objects.driver
+    while hasattr(driver, "inner"):
+        driver = driver.inner
+    return driver

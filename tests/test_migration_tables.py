@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from storage_lib import StorageConfig, StorageManager
+from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import AuditOptions
 from storage_lib.errors import (
     InvalidArgumentError,
@@ -335,6 +336,21 @@ async def test_what_changes_in_the_target_at_this_moment_is_not_overwritten(
     assert (await getting("people", "p", "r")).properties == {"n": 0, "races": 3}
 
 
+async def test_entities_in_another_order_are_read_back(two_kinds: list[StorageConfig]) -> None:
+    """Rows of one batch whose order as UTF-16 is not that of their characters."""
+    table = f"people{os.urandom(4).hex()}"
+    rows = ["\ue000", "\uff01", "\U0001f600", "\U0010fffd", "a", "A", "'", "%41", "x y", "", "\u00e9"]
+    async with opened(two_kinds) as (source, target):
+        for row in rows:
+            await source.backend.tables.insert(table, "o'q \U0001f600", row, PROPERTIES)
+        report = await migrate(source, target, tables=[table], verify=True)
+        assert (report.entities_copied, report.failed) == (len(rows), [])
+        compared = await check(source, target, MigrationOptions(tables=[table]))
+        assert (compared.equal, compared.same) == (True, len(rows))
+        report = await migrate(source, target, tables=[table], verify=True, delete=True)
+        assert (report.entities_skipped, report.entities_deleted, report.failed) == (len(rows), 0, [])
+
+
 # -- queues
 
 
@@ -417,3 +433,19 @@ async def test_a_target_that_goes_away_loses_no_message(
     report = await migrate(source, target, queues=["q"])
     assert (report.messages_moved, report.failed) == (60, [])
     assert await target.backend.queues.length("q") == 100
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0], ids=["slow", "fast"])
+async def test_clocks_that_differ_lose_no_message_and_leave_it_its_time(ahead: float) -> None:
+    """Here the source's is behind ours, or ahead of it."""
+    now = datetime.now(UTC).timestamp() + ahead
+    source = StorageManager(backend=MemoryBackend(clock=lambda: now))
+    target = StorageManager(backend=MemoryBackend())
+    await source.backend.queues.send("q", b"ends", ttl=600)
+    await source.backend.queues.send("q", b"stays")
+    report = await migrate(source, target, queues=["q"])
+    assert (report.messages_moved, report.failed) == (2, [])
+    assert await source.backend.queues.length("q") == 0
+    found = {each.body: each for each in await target.backend.queues.receive("q", max_messages=9)}
+    assert 590 < (found[b"ends"].expires_at - datetime.now(UTC)).total_seconds() < 610
+    assert found[b"stays"].expires_at.year == 9999

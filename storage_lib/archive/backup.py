@@ -177,24 +177,32 @@ class _Backup:
                             yield frame
         for table in tables:
             part = 0
-            async with aclosing(lines_of(self._storage, table)) as parts:
-                async for lines, count in parts:
-                    part += 1
-                    about = About("table", table, len(lines), modified=int(time.time()))
-                    async for frame in self._member(about, table_path(table, part), lines):
-                        yield frame
-                    self.report.entities += count
-            self.report.tables += 1
+            try:
+                async with aclosing(lines_of(self._storage, table)) as parts:
+                    async for lines, count in parts:
+                        part += 1
+                        about = About("table", table, len(lines), modified=int(time.time()))
+                        async for frame in self._member(about, table_path(table, part), lines):
+                            yield frame
+                        self.report.entities += count
+            except StorageError as error:
+                self._lost(f"table {table}", error)
+            else:
+                self.report.tables += 1
         for queue in queues:
             part = 0
-            async with aclosing(messages_of(self._storage, queue, self.report)) as parts:
-                async for lines, count in parts:
-                    part += 1
-                    about = About("queue", queue, len(lines), modified=int(time.time()))
-                    async for frame in self._member(about, queue_path(queue, part), lines):
-                        yield frame
-                    self.report.messages += count
-            self.report.queues += 1
+            try:
+                async with aclosing(messages_of(self._storage, queue, self.report)) as parts:
+                    async for lines, count in parts:
+                        part += 1
+                        about = About("queue", queue, len(lines), modified=int(time.time()))
+                        async for frame in self._member(about, queue_path(queue, part), lines):
+                            yield frame
+                        self.report.messages += count
+            except StorageError as error:
+                self._lost(f"queue {queue}", error)
+            else:
+                self.report.queues += 1
 
     def _got(self, about: About) -> None:
         self.report.objects += 1
@@ -255,13 +263,13 @@ class _Backup:
         if entry.etag is not None and not info.has_etag(entry.etag):
             self.report.changed.add(entry.key)
 
-    def _lost(self, key: str, error: StorageError) -> None:
+    def _lost(self, name: str, error: StorageError) -> None:
         if isinstance(error, StorageUnavailableError):
             raise error  # The others would fail alike.
         if isinstance(error, KeyNotFoundError):
-            self.report.deleted.add(key)
+            self.report.deleted.add(name)
         else:
-            self.report.failed.add(key, error)
+            self.report.failed.add(name, error)
 
     async def _streamed(self, entry: ListEntry, path: str) -> AsyncGenerator[bytes]:
         """The frames of a large object. One that changes while it is read leaves an entry without content,

@@ -38,6 +38,8 @@ _WINDOW_BYTES = 2 * (_MAX_STORED_BYTES + _MAX_HEAD_BYTES)
 """How much of a damaged region is kept at a time."""
 _INLINE_BYTES = 16 * 1024
 _SALVAGES = 8
+_LAST_ENTRY = "report"
+"""What each archive ends with."""
 
 
 class Head(msgspec.Struct, frozen=True, omit_defaults=True, tag="frame"):
@@ -201,11 +203,18 @@ class FrameReader:
                 return
             if head is None:
                 rescued = await self._behind_a_bad_head()
+                following = await self._peek()
+                if following is not None and _index(following) <= self._next:
+                    rescued = None  # It is there again.
                 self._is_torn = rescued is None  # What the next head tells of it is told then.
                 if rescued is not None:
+                    head = self._before_head(following)
+                    if head is not None and (damage := self._out_of_order(head)) is not None:
+                        yield damage
+                    self._next = self._next if head is None else head.index
                     yield Damage(f"the head of frame {self._next} is damaged", self._after(), loses=False)
-                    yield Frame(None, rescued)
-                    self._next += 1
+                    self._next, self._before = self._next + 1, head or self._before
+                    yield Frame(head, rescued)
                 continue
             if (damage := self._out_of_order(head)) is not None:
                 yield damage
@@ -234,16 +243,33 @@ class FrameReader:
                 cut = is_short and not self._ahead
                 yield Damage(f"frame {head.index} is {'cut off' if cut else 'damaged'}", head.name)
 
+    def _before_head(self, following: Head | End | None) -> Head | None:
+        """What the head of the frame before ``following`` has said, as far as that tells; None if it cannot
+        be told which part of which entry it is."""
+        if following is None:
+            return None
+        index, last = _index(following) - 1, self._before
+        if isinstance(following, Head) and following.part:
+            return Head(index, following.entry, following.part - 1, following.name, 0, 0, 0)
+        if index != self._next or index != (0 if last is None else last.index) + 1:
+            return None  # It may be all of its entry or the end of it.
+        if isinstance(following, Head):
+            entry, name = following.entry - 1, following.before
+        else:
+            entry, name = following.entries - 1, _LAST_ENTRY
+        part = last.part + 1 if last is not None and last.entry == entry else 0
+        return Head(index, entry, part, name, 0, 0, 0)
+
     def _out_of_order(self, head: Head | End) -> Damage | None:
         """What is wrong before this head."""
-        count = (head.index if isinstance(head, Head) else head.frames) - self._next
+        count = _index(head) - self._next
         if count < 0:
             name = head.name if isinstance(head, Head) else ""
             return Damage("a frame is there again", name, loses=False)
         if count == 0:
             return Damage("bytes do not belong here", self._after(), loses=False) if self._is_torn else None
         lost = ("a frame is" if count == 1 else f"{count} frames are") + " damaged or missing"
-        before = -1 if self._before is None else self._before.entry
+        before = 0 if self._before is None else self._before.entry
         if isinstance(head, End):
             return Damage(lost, self._after())
         entries = head.entry - before - (head.part == 0)
@@ -294,14 +320,18 @@ class FrameReader:
 
     async def _head(self) -> Head | End | None:
         """The head that comes next, taken; None if it is damaged or there is none."""
+        head = await self._peek()
+        if head is not None:
+            self._take(8 + int.from_bytes(self._ahead[4:8], "little"))
+        return head
+
+    async def _peek(self) -> Head | End | None:
+        """The head that comes next, which stays; None if it is damaged or there is none."""
         await self._fill(_PREFIX_BYTES)
         size = int.from_bytes(self._ahead[4:8], "little")
         if size <= _MAX_HEAD_BYTES:
             await self._fill(8 + size)
-        head = self._decoded(0)
-        if head is not None:
-            self._take(8 + size)
-        return head
+        return self._decoded(0)
 
     def _decoded(self, at: int) -> Head | End | None:
         size = int.from_bytes(self._ahead[at + 4 : at + 8], "little")
@@ -364,6 +394,10 @@ class FrameReader:
         self._hash.update(taken)
         self._bytes += len(taken)
         return taken
+
+
+def _index(head: Head | End) -> int:
+    return head.index if isinstance(head, Head) else head.frames
 
 
 def _expanded(stored: bytes, most: int) -> bytes:

@@ -138,10 +138,13 @@ class RestoredQueues:
         self._overwrite = overwrite
         self._dry_run = dry_run
         self._open: dict[str, bool] = {}
+        self.seen: set[str] = set()
+        """The queues of the archive."""
 
     async def wants(self, queue: str) -> bool:
         """Whether the messages of a queue are to be sent. To one that has some already they are not: a
         restore that is run again would send them twice."""
+        self.seen.add(queue)
         if not (queue in self._chosen if isinstance(self._chosen, set) else self._chosen):
             if queue not in self._report.queues_left_out:
                 self._report.queues_left_out.append(queue)

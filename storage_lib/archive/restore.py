@@ -74,7 +74,8 @@ async def restore(
     :param max_bytes: the most that the objects may have together; None means no limit.
     :param concurrency: how many small objects to store at a time.
     :param progress: called with the report so far, again and again.
-    :return: what was done, what could not be, and what is damaged.
+    :return: what was done, what could not be, and what is damaged. A table or queue that is named and is not
+        in the archive has failed.
     :raises IntegrityError: this is not an archive of this library.
     :raises ObjectTooLargeError: there are more than ``max_bytes``; what was restored stays.
     :raises StorageUnavailableError: the store cannot be reached; what was restored stays.
@@ -92,13 +93,20 @@ async def restore(
                 field="into",
                 remedy="restore them where they were, and move them through the layers",
             )
-    chosen = tables
-    if not isinstance(chosen, bool):
-        chosen = {table_name(name).lower() for name in several("tables", chosen)}
+    given: dict[str, str] = {}
+    if not isinstance(tables, bool):
+        given = {table_name(name).lower(): name for name in several("tables", tables)}
+    chosen = tables if isinstance(tables, bool) else set(given)
     run = _Restore(storage, objects, prefix, into, chosen, overwrite, dry_run, max_bytes, progress)
     named = queues if isinstance(queues, bool) else set(several("queues", queues))
     run.queues = RestoredQueues(storage, named, run.report, overwrite=overwrite, dry_run=dry_run)
     await run.all(read_from(source), concurrency)
+    for kind, wanted, seen in (
+        ("table", given, run.seen_tables),
+        ("queue", {name: name for name in named} if isinstance(named, set) else {}, run.queues.seen),
+    ):
+        for name in wanted.keys() - seen:
+            run.report.failed.add(f"{kind} {wanted[name]}", "it is not in the archive")
     return run.report
 
 
@@ -127,6 +135,8 @@ class _Restore:
         self._running: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self.report = RestoreReport()
+        self.seen_tables: set[str] = set()
+        """The tables of the archive, as stores call them, if some are chosen by name."""
         self.queues: RestoredQueues
 
     async def all(self, chunks: AsyncGenerator[bytes], concurrency: int) -> None:
@@ -208,9 +218,11 @@ class _Restore:
         if isinstance(self._tables, bool):
             return self._tables
         try:
-            return table_name(table).lower() in self._tables
+            name = table_name(table).lower()
         except StorageError:
             return False
+        self.seen_tables.add(name)
+        return name in self._tables
 
     async def _object(self, entry: Entry) -> None:
         about = entry.about

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from contextlib import AsyncExitStack, contextmanager, nullcontext, suppress
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from storage_lib import threads
@@ -25,7 +26,7 @@ from storage_lib.migration.pairing import Pair
 from storage_lib.migration.report import MigrationReport
 from storage_lib.migration.views import Seen, View
 from storage_lib.ports import expiry, hidden, kept_headers
-from storage_lib.ports.object_model import ListEntry
+from storage_lib.ports.object_model import ListEntry, ObjectInfo
 from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Digest, Parts, sha256_of
 
@@ -63,9 +64,15 @@ class ObjectCopier:
         self._moved = options.onto != options.prefix
 
     def is_done(self, pair: Pair) -> bool:
-        """Whether the target has a copy of exactly this version, by what the listings say."""
+        """Whether the target has a copy of exactly this version, by what the listings say.
+
+        The mark alone does not tell: an ETag of S3 may be that of the bytes, and other programs change the
+        properties of a copy and leave its mark.
+        """
         ours, theirs = pair.source, pair.target
         if ours is None or ours.etag is None or theirs is None or theirs.source is None:
+            return False
+        if ours.info is None or theirs.info is None or not _agree(ours.info, theirs.info):
             return False
         return theirs.source == self.mark(ours.key, ours.etag)
 
@@ -82,8 +89,6 @@ class ObjectCopier:
         for _ in range(_ATTEMPTS):
             try:
                 if there is not None:
-                    if etag is not None and there.source == self.mark(key, etag):
-                        return Outcome.SKIPPED
                     if self._is_listed_equal(entry, there) or await self._is_equal(key, onto):
                         return Outcome.SKIPPED
                     if not self._options.update:
@@ -320,6 +325,21 @@ def _exists(onto: str) -> ObjectExistsError:
         field="update",
         remedy="set update to replace what differs, or remove the object",
     )
+
+
+def _agree(ours: ObjectInfo, theirs: ObjectInfo) -> bool:
+    """Whether listings tell the same of two objects. By hand: a second run does this for each object."""
+    return (
+        ours.size == theirs.size
+        and ours.content_type == theirs.content_type
+        and ours.metadata == theirs.metadata
+        and ours.expires_at == theirs.expires_at
+        and (ours.sha256 == theirs.sha256 or None in (ours.sha256, theirs.sha256))
+        and _headers_of(ours) == _headers_of(theirs)
+    )
+
+
+_headers_of = attrgetter(*kept_headers.FIELDS.values())
 
 
 def differences(ours: Seen, theirs: Seen) -> list[str]:

@@ -221,14 +221,13 @@ class Migration:
         """Copy ``KEY/current`` once the target has all versions that it names."""
         assert pair.source is not None  # noqa: S101 - only these are meant
         key, onto = pair.source.key, self.options.onto + pair.name
-        entry = pair.source
-        if pair.target is None or pair.target.source != self._copier.mark(key, entry.etag or ""):
-            try:
-                seen, content = await self._from.get(key, None)
-            except KeyNotFoundError:
-                return Outcome.VANISHED.value
-            entry = ListEntry(key, seen.size, seen.etag)
-            for version in [] if self.options.layers == "sealed" else pointed_at(key, content):
+        try:
+            seen, content = await self._from.get(key, None)
+        except KeyNotFoundError:
+            return Outcome.VANISHED.value
+        entry = ListEntry(key, seen.size, seen.etag)
+        if not (self.options.layers == "sealed" or self.options.dry_run):
+            for version in pointed_at(key, content):
                 await self._copy_version(version)
         return (await self._copier.copy(key, onto, entry, pair.target)).value
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from storage_lib.errors import (
     InvalidArgumentError,
@@ -110,14 +110,11 @@ class QueueMover:
     async def _one(self, queue: str, message: QueueMessage) -> bool:
         """Whether a message was moved; it is in the source otherwise."""
         try:
-            left = None
-            if message.expires_at < _NEVER:
-                left = (message.expires_at - datetime.now(UTC)).total_seconds()
-            if left is None or left > 0:
-                if self._from.message_encoding == self._to.message_encoding or message.body is None:
-                    await self._to.send_text(queue, message.text, ttl=left)
-                else:
-                    await self._to.send(queue, message.body, ttl=left)
+            left = _left(message)
+            if self._from.message_encoding == self._to.message_encoding or message.body is None:
+                await self._to.send_text(queue, message.text, ttl=left)
+            else:
+                await self._to.send(queue, message.body, ttl=left)
             await self._from.delete(queue, message)
         except StorageUnavailableError:
             raise
@@ -143,3 +140,12 @@ class QueueMover:
         self._report.fail(name, error)
         if self._tell is not None:
             self._tell(name, "failed")
+
+
+def _left(message: QueueMessage) -> float | None:
+    """How many seconds a message that was just received has to live; None if it does not expire. By the clock
+    of its store: to one that is fast, it may seem to have expired."""
+    if message.expires_at >= _NEVER:
+        return None
+    received = message.next_visible_at - timedelta(seconds=_HELD_SECONDS)
+    return max((message.expires_at - received).total_seconds(), 1.0)

@@ -173,15 +173,18 @@ class TableCopier:
                 self._count(table, entity, "copied")
             return
         rows = [each.row_key for each in batch]
-        found = await self._to.iterate(
+        listed = await self._to.iterate(
             table,
             "PartitionKey eq @p and RowKey ge @first and RowKey le @last",
             parameters={"p": batch[0].partition_key, "first": min(rows), "last": max(rows)},
         )
-        there = {each.row_key: each for each in found}
+        there = {each.row_key: each for each in listed}
         for entity in batch:
             try:
-                self._check(table, entity, there.get(entity.row_key))
+                found = there.get(entity.row_key)
+                if found is None:  # The store may have it elsewhere in its order.
+                    found = await self._to.get(table, entity.partition_key, entity.row_key, default=None)
+                self._check(table, entity, found)
             except IntegrityError as error:
                 self._failed(table, entity, error)
             else:
