@@ -30,9 +30,9 @@ class BackupReport(msgspec.Struct, kw_only=True):
 
     Each object is in it as it was at one moment of the backup. ``changed`` were saved anew after they had
     been listed, and the archive has the newer ones; ``deleted`` were gone before they were read, and are not
-    in it, or not all of a table. ``failed`` could not be read, for the reasons given. ``tables_left_out`` belong to the library.
-    ``unlisted`` has the first hundred names of other programs that no key can address, and that are therefore
-    not in it.
+    in it, or not all of a table. ``failed`` could not be read, for the reasons given. ``tables_left_out``
+    belong to the library. ``unlisted`` has the first hundred names of other programs that no key can address,
+    and that are therefore not in it.
     """
 
     objects: int = 0
