@@ -16,7 +16,14 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 
 from storage_lib.errors import ConfigurationError, InvalidKeyError
-from storage_lib.names import MAX_STORED_CHARACTERS, MappedName, given_name, queue_name, table_name
+from storage_lib.names import (
+    MAX_STORED_CHARACTERS,
+    MappedName,
+    given_name,
+    listed_name,
+    queue_name,
+    table_name,
+)
 from storage_lib.patterns import pattern
 
 SETTING = "AGENT_STORAGE_NAMESPACE"
@@ -59,7 +66,7 @@ def queue_in(namespace: str, queue: str) -> str:
 
     :param queue: as `names.queue_name` returns it.
     """
-    return _stored(before_queues(namespace), queue, "-x") if namespace else queue
+    return _stored(before_queues(namespace), queue, queue_name, "-x") if namespace else queue
 
 
 def table_in(namespace: str, table: str) -> str:
@@ -67,7 +74,7 @@ def table_in(namespace: str, table: str) -> str:
 
     :param table: as `names.table_name` returns it.
     """
-    return _stored(before_tables(namespace), table, "x") if namespace else table
+    return _stored(before_tables(namespace), table, table_name, "x") if namespace else table
 
 
 def queues_of(namespace: str, stored: Iterable[str]) -> list[str]:
@@ -90,7 +97,7 @@ def before_tables(namespace: str) -> str:
     return f"n{len(namespace):02}{namespace}"
 
 
-def _stored(prefix: str, name: str, mark: str) -> str:
+def _stored(prefix: str, name: str, mapping: Callable[[str], str], mark: str) -> str:
     room = MAX_STORED_CHARACTERS - len(prefix)
     stored = name
     if len(name) > room:
@@ -99,7 +106,7 @@ def _stored(prefix: str, name: str, mark: str) -> str:
         stored = name[: room - len(tail)].rstrip("-") + tail
     if stored is name and not isinstance(name, MappedName):
         return prefix + name
-    return MappedName(prefix + stored, given_name(name))
+    return MappedName(prefix + stored, listed_name(name, mapping))
 
 
 def _within(prefix: str, stored: Iterable[str], mapping: Callable[[str], str], mark: str) -> Generator[str]:
@@ -112,7 +119,7 @@ def _within(prefix: str, stored: Iterable[str], mapping: Callable[[str], str], m
             continue
         with suppress(InvalidKeyError):
             mapped = mapping(given)
-            if _stored(prefix, mapped, mark).lower() == name.lower():
+            if _stored(prefix, mapped, mapping, mark).lower() == name.lower():
                 yield mapped
                 continue
         yield name[len(prefix) :]

@@ -28,7 +28,7 @@ FORMS = (
 )
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_NAMESPACED = re.compile(r"((?:file|azure):.*)\?namespace=([^?&#]*)", re.IGNORECASE | re.DOTALL)
+_NAMESPACED = re.compile(r"((?:file|azure):.*?)\?namespace=(.*)", re.IGNORECASE | re.DOTALL)
 _OF_ONE_STORE = ("AGENT_STORAGE_FALLBACK", "AGENT_STORAGE_TABLES_AND_QUEUES", NAMESPACE)
 """Settings of what belongs to the store of the environment alone."""
 _NOT_OVER_HTTP = tuple(f"AGENT_STORAGE_{layer.upper()}" for layer in NOT_OVER_HTTP)

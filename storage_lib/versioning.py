@@ -123,7 +123,7 @@ class Versions:
         kept[SAVED_AT] = datetime.now(UTC).isoformat(timespec="milliseconds")
         turn = _turns.setdefault((id(asyncio.get_running_loop()), id(self._storage), key), asyncio.Lock())
         async with turn:
-            number, state, etag = await self._put(key, data, version, content_type, kept)
+            number, state, etag = await self._put(key, data, version, content_type, kept, label)
 
             def saved(state: _State, unsure: _State | None) -> None:
                 if number > state.highest or not state.version:
@@ -137,10 +137,18 @@ class Versions:
         return number
 
     async def _put(
-        self, key: str, data: Any, version: int | None, content_type: str | None, metadata: dict[str, str]
+        self,
+        key: str,
+        data: Any,
+        version: int | None,
+        content_type: str | None,
+        metadata: dict[str, str],
+        label: str | None,
     ) -> tuple[int, _State, str | None]:
         """Store the data under a number that nobody has; the number, and the state before."""
         state, etag = await self._state(key)
+        if label is not None:
+            _check_room(key, label, state)
         number = version or state.highest + 1
         if number in state.removing:
             raise PreconditionFailedError(
@@ -242,13 +250,14 @@ class Versions:
         """Make a version the current one, or give it a label."""
         if label is not None:
             _checked_label(label)
+        number = 0
         unsure: _State | None = None
         for attempt in range(_ATTEMPTS):
             # In this order: a version that a prune removes meanwhile has changed the state.
             state, etag = await self._state(key)
-            number = await self.number(key, version)
             if _set_by_another(state, unsure, label):
-                return number
+                return number  # A label may be another's by now, or gone.
+            number = await self.number(key, version)
             before = state.copied()
             if not await self._stays(key, number, state):
                 raise _no_version(key, number)
@@ -256,10 +265,7 @@ class Versions:
                 state.version = number
                 state.highest = max(state.highest, number)
             else:
-                if len(state.labels) >= MAX_LABELS and label not in state.labels:
-                    raise InvalidArgumentError(
-                        f"object {key!r} has {len(state.labels)} labels", field="label", limit=str(MAX_LABELS)
-                    )
+                _check_room(key, label, state)
                 state.version = state.version or number
                 state.labels[label] = number
             done = await self._set(key, state, etag, attempt)
@@ -510,6 +516,16 @@ def _checked_label(label: Any) -> str:
             limit="1 to 100 printable characters that do not look like a version's number, such as 3 or v3",
         )
     return label
+
+
+def _check_room(key: str, label: str, state: _State) -> None:
+    if len(state.labels) >= MAX_LABELS and label not in state.labels:
+        raise InvalidArgumentError(
+            f"object {key!r} has {len(state.labels)} labels",
+            field="label",
+            limit=f"{MAX_LABELS:,}",
+            remedy="move one of them, or remove one with unlabel_version",
+        )
 
 
 def _no_version(key: str, number: int) -> KeyNotFoundError:

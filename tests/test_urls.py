@@ -142,10 +142,12 @@ def test_what_names_no_store_is_refused_with_a_remedy(url: Any, says: str) -> No
     assert "s3://bucket" in refused.value.explained()
 
 
-@pytest.mark.parametrize("url", ["file:./data?namespace=My-App", "azure://mine/c-1?namespace=My-App"])
-def test_what_is_no_namespace_is_refused_with_its_limit(url: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"the namespace in .* is 'My-App'") as refused:
-        config_of(url, {})
+@pytest.mark.parametrize("name", ["My-App", "dev&x=1", "dev#x", "dev/k", "dev?namespace=two", "dev\n"])
+@pytest.mark.parametrize("place", ["file:./data", "azure://mine/c-1", "azure:"])
+def test_what_is_no_namespace_is_refused_with_its_limit(place: str, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"the namespace in .* is ") as refused:
+        config_of(f"{place}?namespace={name}", AZURITE)
+    assert repr(name) in refused.value.message
     assert (refused.value.field, refused.value.limit is None, refused.value.remedy is None) == (
         "url",
         False,

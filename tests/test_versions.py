@@ -312,6 +312,23 @@ async def test_a_new_version_that_is_pruned_before_it_gets_its_label_is_not_repo
     assert (await other.load("k/current")) == {"version": 6, "highest": 6}
 
 
+async def test_a_version_with_one_label_too_many_is_not_saved() -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    await storage.save_versioned("k", 1, label="first")
+    for n in range(999):
+        await storage.label_version("k", 1, f"label {n}")
+    for attempt in (
+        lambda: storage.save_versioned("k", 2, label="more"),
+        lambda: storage.label_version("k", 1, "more"),
+    ):
+        with pytest.raises(InvalidArgumentError, match="has 1000 labels") as refused:
+            await attempt()
+        assert (refused.value.field, refused.value.limit) == ("label", "1,000")
+        assert refused.value.remedy
+    assert await numbers(storage, "k") == [1]
+    assert await storage.save_versioned("k", 2, label="first") == 2
+
+
 class Losing(Layer):
     """Loses the answer to the next change of ``k/current``, which it makes or does not. Then somebody else
     makes a change."""
@@ -415,6 +432,24 @@ async def test_a_rollback_after_a_lost_answer_takes_back_no_other(is_made: bool)
     layer.then = lambda: other.rollback("k", 3)
     assert await storage.rollback("k", 1) == 1
     assert await other.current_version("k") == 3
+
+
+@made_or_not
+async def test_a_version_named_by_a_label_that_another_moves_or_removes_is_the_one_that_was_set(
+    is_made: bool,
+) -> None:
+    storage, other, layer = await losing(is_made)
+    layer.then = lambda: other.label_version("k", 3, "x")
+    number = await storage.rollback("k", "x")
+    assert number == await other.current_version("k") == (2 if is_made else 3)
+
+    layer.then = lambda: other.unlabel_version("k", "x")
+    if is_made:
+        assert await storage.label_version("k", "x", "y") == 3
+        assert (await other.load("k/current"))["labels"] == {"y": 3}
+    else:
+        with pytest.raises(KeyNotFoundError, match="no version with the label 'x'"):
+            await storage.label_version("k", "x", "y")
 
 
 @made_or_not

@@ -146,4 +146,5 @@ def _stored_as(stored: str, name: str) -> Generator[str]:
     except StorageError as error:
         for each in (stored, stored.lower()):  # A table's, on files.
             error.message = error.message.replace(repr(each), repr(name))
+        error.args = (error.message,)
         raise
