@@ -351,3 +351,63 @@ async def test_a_host_of_the_version_before_that_ran_once_more_is_forgiven(
     assert await TaskEngine(files, clock=clock).carry_over(1) == 1
     assert (await engine.get(late.properties["task_id"])).action == "hangs"
     assert await listed(engine) == [each["task_id"] for each in TASKS]
+
+
+@pytest.mark.parametrize("asked", ["get", "exists"])
+async def test_a_record_that_is_carried_over_while_it_is_read_is_found(
+    files: StorageManager, clock: Clock, asked: str
+) -> None:
+    """It is not at its new place yet, and then no longer at its old one."""
+    engine, other = TaskEngine(files, clock=clock), TaskEngine(files, clock=clock)
+    tables, wanted = files.backend.tables, TASKS[-1]["task_id"]
+    get, raced = tables.get, False
+
+    async def while_others_work(table: str, *keys: str, **named: Any) -> Any:
+        nonlocal raced
+        found = await get(table, *keys, **{"default": None, **named})
+        if not raced and key_of(wanted).endswith(keys[1]):
+            raced = True
+            while await other.records.older.step():
+                pass
+        if found is None and "default" not in named:
+            raise KeyNotFoundError("it is not there")
+        return found
+
+    tables.get = while_others_work  # type: ignore[method-assign]
+    if asked == "get":
+        assert (await engine.get(wanted)).task_id == wanted
+    else:  # as the expiry asks for the parents of what it may remove
+        assert await engine.records._exists(wanted)  # pyright: ignore[reportPrivateUsage]
+    assert raced
+
+
+@pytest.mark.parametrize("limit", [1, 1000])
+async def test_what_has_changed_since_it_was_carried_over_is_shown_as_it_is_now(
+    files: StorageManager, clock: Clock, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Who was cut off has left it at its old place, too."""
+
+    async def cut(*_: Any) -> None:
+        raise Cut
+
+    monkeypatch.setattr("storage_lib.tasks.older.delete_unchanged", cut)
+    with contextlib.suppress(Cut):
+        await TaskEngine(files, clock=clock).records.older.step()
+    engine, every = TaskEngine(files, clock=clock), [each["task_id"] for each in TASKS]
+    cancelled = said(status="queued")[0]
+    await engine.cancel(cancelled)
+    assert await listed(engine, limit, status="queued") == [
+        each for each in said(status="queued") if each != cancelled
+    ]
+    assert await listed(engine, limit, status="cancelled") == [
+        each for each in every if each in (cancelled, *said(status="cancelled"))
+    ]
+    assert await listed(engine, limit) == every
+    shown = {record.task_id: str(record.status) for record in (await engine.list(limit=1000)).records}
+    assert shown == {each["task_id"]: each["status"] for each in TASKS} | {cancelled: "cancelled"}
+    monkeypatch.undo()
+    while await engine.carry_over(1):
+        pass
+    assert (await engine.get(cancelled)).status is TaskStatus.CANCELLED
+    assert await listed(engine) == every
+    assert await check_index(files.backend.tables) == []

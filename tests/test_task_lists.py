@@ -239,3 +239,43 @@ async def test_a_list_that_finds_nothing_reads_nothing_that_grows() -> None:
         assert (await records.list(limit=100, **filters)).records == []
         assert requests.total() <= 48, filters
         assert read == 0
+
+
+NAIVE = START.replace(tzinfo=None)
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("moment", [FIRST, datetime(1600, 1, 1, tzinfo=UTC), LAST - timedelta(hours=1), LAST])
+@pytest.mark.parametrize("status", [None, "succeeded", "queued", "failed"])
+async def test_the_first_and_the_last_moments_are_bounds(moment: datetime, status: str | None) -> None:
+    records = TaskRecords(MemoryBackend())
+    base = {"kind": "own", "at": START, "late": timedelta(), "agent_id": "a", "action": "note"}
+    for n, each in enumerate(TaskStatus):
+        await records.insert(record(n, base | {"status": each}))
+    found = await every(records, 100, {} if status is None else {"status": status})
+    assert len(found) == (len(TaskStatus) if status is None else 1)
+    filters: dict[str, Any] = {} if status is None else {"status": status}
+    late = moment > START
+    assert await every(records, 100, {**filters, "created_before": moment}) == (found if late else [])
+    assert await every(records, 100, {**filters, "created_after": moment}) == ([] if late else found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, at) for name in ("created_after", "created_before") for at in (NAIVE, 5)),
+        *(("parent_id", text) for text in ("", "a/b", "x" * 2000, "\ud800", 5)),
+        *(("agent_id", text) for text in ("", "\x00", "\ud800", 5)),
+        *(("action", text) for text in ("", "a/b", "a:b", "\ud800", 5)),
+        *(("status", text) for text in ("", "ended", 5)),
+    ],
+    ids=ascii,
+)  # fmt: skip
+@pytest.mark.parametrize("others", [{}, {"status": "failed"}, {"agent_id": "a"}], ids=str)
+async def test_a_filter_that_no_task_can_meet_is_refused_by_its_name(
+    name: str, value: Any, others: dict[str, Any]
+) -> None:
+    filters: Any = others | {name: value}
+    with pytest.raises(InvalidArgumentError) as caught:
+        await TaskRecords(MemoryBackend()).list(**filters)
+    assert caught.value.field == name

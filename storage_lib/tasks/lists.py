@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import heapify, heappop, heapreplace
 from itertools import batched
 from typing import Any, TypedDict
@@ -39,7 +39,16 @@ from storage_lib.tasks.layout import (
     siblings_of,
     span_of,
 )
-from storage_lib.tasks.model import FINAL, TASK_TABLE, TaskRecord, TaskStatus, child_task_id
+from storage_lib.tasks.model import (
+    FINAL,
+    TASK_TABLE,
+    TaskRecord,
+    TaskStatus,
+    check_action,
+    check_agent_id,
+    check_task_id,
+    child_task_id,
+)
 from storage_lib.tasks.older import Older
 from storage_lib.tasks.ranges import Condition, page_of, rows_of
 
@@ -130,11 +139,8 @@ class Lists:
     async def page(self, limit: int, cursor: str | None, filters: TaskFilters) -> RecordPage:
         """:raises InvalidArgumentError: a filter, the limit or the cursor is not valid."""
         wanted: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
-        status = wanted.get("status")
-        if status is not None and status not in list(TaskStatus):
-            raise InvalidArgumentError(
-                f"status {status!r} is not valid", field="status", limit=" or ".join(TaskStatus)
-            )
+        for name, value in wanted.items():
+            _CHECKS[name](name, value)
         if type(limit) is not int or not 1 <= limit <= MAX_QUERY_PAGE:
             raise InvalidArgumentError(
                 f"limit {limit} is out of range", field="limit", limit=f"1 to {MAX_QUERY_PAGE}"
@@ -142,12 +148,13 @@ class Lists:
         listing = (TASK_TABLE, sorted(wanted.items()))
         behind = "" if cursor is None else cursors.unbound(cursor, *listing)
         plan = await self._plan(wanted)
-        keys, entities, more = await self._merged(plan, wanted, behind, limit)
-        if plan.prefix:
-            entities.update(await self._looked_up(key for key in keys if key not in entities))
+        keys, entities, older, more = await self._merged(plan, wanted, behind, limit)
+        # A record of the layout before may have been carried over and changed meanwhile, or before somebody
+        # was cut off.
+        entities |= await self._looked_up(key for key in keys if key not in entities)
         found = RecordPage([], cursors.bound(keys[-1], *listing) if more and keys else None)
         for key in keys:
-            entity = entities.get(key)
+            entity = entities.get(key) or older.get(key)
             if entity is None or entity.properties.get(EXPIRED) or not _holds(entity, wanted):
                 continue
             try:
@@ -158,7 +165,7 @@ class Lists:
 
     async def _plan(self, wanted: dict[str, Any]) -> _Plan:
         status, agent = wanted.get("status"), wanted.get("agent_id")
-        if parent := wanted.get("parent_id"):
+        if (parent := wanted.get("parent_id")) is not None:
             return _Plan(_condition(wanted, every=True), only=await self._family(parent))
         if status is not None and status not in FINAL:
             return _Plan(_condition(wanted, "status", "agent_id", "action"), OPEN)
@@ -171,16 +178,15 @@ class Lists:
                 rows = Condition(f"{rows.text} and {others}" if rows.text else others, rows.values)
             return _Plan(rows, of_agent(agent))
         rows = _condition(wanted, every=True)
-        if action := wanted.get("action"):
+        if (action := wanted.get("action")) is not None:
             return _Plan(rows, spans=of_action(action))
         return _Plan(rows, spans=None if status is None else SUCCEEDED)
 
     async def _family(self, parent_id: str) -> tuple[str, str]:
         """Where the children of a task stand. If its record is gone, its id may tell."""
-        try:
-            parent = await self._tables.get(TASK_TABLE, *record_keys(parent_id))
-        except KeyNotFoundError:
-            parent = await self._older.get(parent_id)
+        parent = await self._older.get(parent_id)
+        if parent is None:
+            parent = await self._tables.get(TASK_TABLE, *record_keys(parent_id), default=None)
         created_at = None if parent is None else parent.properties.get("created_at")
         if isinstance(created_at, datetime):
             return siblings_of(child_task_id(parent_id, created_at, 0))
@@ -188,15 +194,14 @@ class Lists:
 
     async def _merged(
         self, plan: _Plan, wanted: dict[str, Any], behind: str, limit: int
-    ) -> tuple[list[str], dict[str, Entity], bool]:
-        """The keys of a page, the records of those that were read with them, and whether there may be more.
-        Records of the layout before are read first: one that is carried over meanwhile is seen twice rather
-        than never."""
+    ) -> tuple[list[str], dict[str, Entity], dict[str, Entity], bool]:
+        """The keys of a page, the records of those that were read with them, those of the layout before, and
+        whether there may be more. The latter are read first: one that is carried over meanwhile is seen twice
+        rather than never."""
         entities: dict[str, Entity] = {}
         older: list[tuple[str, Entity]] = []
         if not await self._older.are_gone():
             older = await self._before(wanted, behind, limit)
-            entities |= older
         several = PARTITIONS if plan.only is None else (plan.only[0],)
         first = min(limit, 2 * limit // len(several) + 4)
         streams = [_Stream(_all(older))]
@@ -212,18 +217,16 @@ class Lists:
                 keys.append(key)
             if n and not plan.prefix:
                 entities[key] = stream.entity
-            elif n:
-                entities.pop(key, None)  # It was carried over, and may have been changed since.
             if await stream.advance():
                 heapreplace(heap, (stream.key or "", n))
             else:
                 heappop(heap)
-        return keys, entities, bool(heap) or len(older) == limit
+        return keys, entities, dict(older), bool(heap) or len(older) == limit
 
     async def _before(self, wanted: dict[str, Any], behind: str, limit: int) -> list[tuple[str, Entity]]:
         """The first records of the layout before."""
         created_before: datetime | None = wanted.get("created_before")
-        start = "" if created_before is None else first_at(created_before + _AHEAD)
+        start = "" if created_before is None else _first_before(created_before)
         found: list[tuple[str, Entity]] = []
         async for entity in self._older.rows(max(behind, start), _condition(wanted, every=True), limit):
             found.append((key_of(task_id_of(entity)), entity))
@@ -260,7 +263,7 @@ class Lists:
         """Where in a partition there may be records, in the order of the keys."""
         rest = _Interval(behind, RECORDS_END)
         if created_before := wanted.get("created_before"):
-            rest = _Interval(max(behind, first_at(created_before + _AHEAD)), RECORDS_END)
+            rest = _Interval(max(behind, _first_before(created_before)), RECORDS_END)
         if plan.only is not None:
             whole = _Interval(plan.only[1], end_of(plan.only[1])).within(rest)
             if whole is not None:
@@ -374,6 +377,49 @@ def _holds(entity: Entity, wanted: dict[str, Any]) -> bool:
 
 
 _PROPERTIES = ("status", "agent_id", "action", "parent_id")
+
+
+def _first_before(moment: datetime) -> str:
+    """What is before the keys of all records that were made before that moment."""
+    return first_at(min(moment, _LAST_MOMENT) + _AHEAD)
+
+
+_LAST_MOMENT = datetime.max.replace(tzinfo=UTC) - _AHEAD
+
+
+def _check_status(name: str, value: Any) -> None:
+    if value not in list(TaskStatus):
+        raise InvalidArgumentError(
+            f"{name} {value!r} is not valid", field=name, limit=" or ".join(TaskStatus)
+        )
+
+
+def _check_moment(name: str, value: Any) -> None:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise InvalidArgumentError(f"{name} is {value!r}", field=name, limit="a datetime with a time zone")
+
+
+def _check_text(check: Callable[[Any], str]) -> Callable[[str, Any], None]:
+    """Refuse what no task can have, as not every store could be asked for it."""
+
+    def checked(name: str, value: Any) -> None:
+        try:
+            check(value)
+        except InvalidArgumentError as error:
+            error.field = name
+            raise
+
+    return checked
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "status": _check_status,
+    "agent_id": _check_text(check_agent_id),
+    "action": _check_text(check_action),
+    "parent_id": _check_text(check_task_id),
+    "created_after": _check_moment,
+    "created_before": _check_moment,
+}
 
 
 def task_id_of(entity: Entity) -> str:

@@ -82,6 +82,11 @@ class Older:
         self._looked = 0.0
         self._open_gone = False
 
+    @property
+    def known_to_be_gone(self) -> bool:
+        """Whether this process has found out that there are none."""
+        return self._gone
+
     async def are_gone(self) -> bool:
         """Whether there are none, and will be none."""
         if self._gone:
@@ -110,17 +115,17 @@ class Older:
         return False
 
     async def get(self, task_id: str) -> Entity | None:
-        """The record of a task, if it is at its old place."""
+        """The record of a task, if it is at its old place. If not, it may have been carried over just now:
+        look at the new one afterwards."""
         if await self.are_gone():
             return None
         return await self._tables.get(TASK_TABLE, *old_keys(key_of(task_id)), default=None)
 
-    async def fetch(self, task_id: str) -> bool:
-        """Carry over the record of a task; whether there was one."""
+    async def fetch(self, task_id: str) -> None:
+        """Carry over the record of a task, if it is at its old place."""
         found = await self.get(task_id)
         if found is not None:
             await self._carry([found])
-        return found is not None
 
     async def fetch_family(self, child_id: str) -> None:
         """Carry over a child and its siblings, before anybody counts them."""

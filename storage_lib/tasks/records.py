@@ -191,13 +191,9 @@ class TaskRecords:
 
         :param contents: also load the payload and the result where they are objects of their own.
         """
-        keys = record_keys(task_id)
-        try:
-            entity = await self._backend.tables.get(TASK_TABLE, *keys)
-        except KeyNotFoundError as error:
-            if not await self.older.fetch(task_id):
-                raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id") from error
-            entity = await self._backend.tables.get(TASK_TABLE, *keys)
+        entity = await self._find(task_id)
+        if entity is None:
+            raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id")
         if entity.properties.get(EXPIRED):
             raise KeyNotFoundError(f"task {task_id!r} does not exist any more", field="task_id")
         return await self._from_entity(entity, contents)
@@ -342,12 +338,19 @@ class TaskRecords:
         would run the child again."""
         return await self._expiry.run(before, limit)
 
+    async def _find(self, task_id: str) -> Entity | None:
+        tables, keys, certain = self._backend.tables, record_keys(task_id), self.older.known_to_be_gone
+        found: Entity | None = await tables.get(TASK_TABLE, *keys, default=None)
+        if found is None and not certain:
+            await self.older.fetch(task_id)
+            # Also if it was not at its old place: another may just have carried it over, even as the last.
+            found = await tables.get(TASK_TABLE, *keys, default=None)
+        return found
+
     async def _exists(self, task_id: str) -> bool:
-        try:
-            await self._backend.tables.get(TASK_TABLE, *record_keys(task_id))
-        except KeyNotFoundError:
-            return await self.older.get(task_id) is not None
-        return True
+        if await self.older.get(task_id) is not None:
+            return True
+        return await self._backend.tables.get(TASK_TABLE, *record_keys(task_id), default=None) is not None
 
     async def _to_properties(self, task_id: str, fields: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The properties for some fields, and the keys of the objects that were written for them."""
