@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from storage_lib.errors import (
     StorageUnavailableError,
     TransientStorageError,
 )
+from storage_lib.factory import build
 from storage_lib.layers.base import Layer, Operation
 from storage_lib.layers.caching import CachingLayer
 from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import StorageBackend
 from tests.competing import at_once, told
 from tests.http_app import config_of
 
@@ -333,7 +336,7 @@ class Losing(Layer):
     """Loses the answer to the next change of ``k/current``, which it makes or does not. Then somebody else
     makes a change."""
 
-    def __init__(self, inner: MemoryBackend) -> None:
+    def __init__(self, inner: StorageBackend) -> None:
         super().__init__(inner)
         self.is_made = True
         self.then: Callable[[], Awaitable[Any]] | None = None
@@ -348,10 +351,12 @@ class Losing(Layer):
         raise StorageUnavailableError("the answer was lost")
 
 
-async def losing(is_made: bool) -> tuple[StorageManager, StorageManager, Losing]:
+async def losing(
+    is_made: bool, backend: StorageBackend | None = None
+) -> tuple[StorageManager, StorageManager, Losing]:
     """Four versions, ``x`` is the second; one who loses an answer, another, and what loses it."""
-    memory = MemoryBackend()
-    other, layer = StorageManager(backend=memory), Losing(memory)
+    backend = backend or MemoryBackend()
+    other, layer = StorageManager(backend=backend), Losing(backend)
     layer.is_made = is_made
     for n in range(1, 5):
         await other.save_versioned("k", n, label="x" if n == 2 else None)
@@ -413,6 +418,31 @@ async def test_a_change_whose_answer_was_lost_is_made_whatever_else_changes(
     await make(storage)
     labels = {**(sets.get("labels", {"x": 2}) or {}), "z": 4}
     assert await other.load("k/current") == said(**{**sets, "labels": labels})
+
+
+@made_or_not
+async def test_what_lost_answers_change_is_the_same_on_every_store(
+    is_made: bool, any_store: tuple[str, object], tmp_path: Path
+) -> None:
+    async with build(replace(await config_of(*any_store, tmp_path), retry_attempts=1)) as backend:
+        storage, other, layer = await losing(is_made, backend)
+        layer.then = lambda: other.save_versioned("k", "theirs")
+        assert await storage.save_versioned("k", "mine", label="y") == 5
+        layer.then = lambda: other.label_version("k", 1, "x")
+        assert await storage.label_version("k", 3, "x") == 3
+        layer.then = lambda: other.label_version("k", 4, "z")
+        assert await storage.rollback("k", 2) == 2
+        assert (await other.load("k/current")) == {
+            "version": 2,
+            "highest": 6,
+            "labels": {"x": 1, "y": 5, "z": 4},
+        }
+        layer.then = lambda: other.unlabel_version("k", "z")
+        assert await storage.prune_versions("k", keep_last=1) == [3, 4]
+        assert await numbers(other, "k") == [1, 2, 5, 6]
+        assert await other.load_version("k", 5) == "mine"
+        assert await other.load_version("k", 6) == "theirs"
+        assert (await other.load("k/current")).get("removing", []) == []
 
 
 @made_or_not
