@@ -64,10 +64,15 @@ def grant() -> Grant | None:
     return None if sender is None else sender.grant
 
 
+def sees_inside() -> bool:
+    """Whether the sender may see how the app works: a traceback has addresses, and keys with their root."""
+    found = grant()
+    return found is None or found.operates
+
+
 async def need_to_operate() -> None:
     """:raises ForbiddenError: the sender may not see or do what is the app's own."""
-    found = grant()
-    if found is not None and not found.operates:
+    if not sees_inside():
         await state().access.denied("operate", "app")
         raise ForbiddenError(
             "you may not see or do what is the app's own",

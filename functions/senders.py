@@ -181,7 +181,7 @@ def _claims(req: func.HttpRequest) -> tuple[str, ...]:
     claims: Any = document.get("claims")
     for claim in cast("list[Any]", claims) if isinstance(claims, list) else []:
         kind, value = (claim.get("typ"), claim.get("val")) if isinstance(claim, dict) else (None, None)
-        if isinstance(value, str):
+        if isinstance(kind, str) and isinstance(value, str):
             if kind in ("roles", role_type):
                 names.append(principal_name("role", value))
             elif kind == "groups":

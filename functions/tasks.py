@@ -301,7 +301,11 @@ def _shown(record: TaskRecord) -> Mapping[str, Any]:
         "result": record.result,
         "error": None
         if error is None
-        else {"code": error.code, "message": error.message, "traceback": error.traceback or None},
+        else {
+            "code": error.code,
+            "message": error.message,
+            "traceback": (access.sees_inside() and error.traceback) or None,
+        },
         "progress": record.progress,
         "attempts": record.attempts,
         "correlation_id": record.correlation_id,

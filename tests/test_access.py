@@ -308,6 +308,18 @@ async def test_a_caller_sees_its_root_as_the_whole_store() -> None:
     assert "tenants" not in repr(told.value)
 
 
+@pytest.mark.parametrize("key", [5, None, b"a", ["a"]], ids=repr)
+@pytest.mark.parametrize("rule", ["", "a"])
+async def test_what_is_no_key_is_said_to_be_none(key: Any, rule: str) -> None:
+    grant = Grant("p", "t/", {action: [rule] for action in ("load", "save", "delete")})
+    mine = confined(StorageManager(backend=MemoryBackend()), grant)
+    for use in (mine.load, mine.info, mine.delete, mine.exists, mine.read):
+        with pytest.raises(InvalidKeyError):
+            await use(key)
+    with pytest.raises(InvalidKeyError):
+        await mine.save(key, 1)
+
+
 async def test_of_several_each_is_deleted_or_refused_by_itself() -> None:
     whole = StorageManager(backend=MemoryBackend())
     for key in ("tenants/t/mine/a", "tenants/t/other/a"):

@@ -634,6 +634,19 @@ async def test_tasks_are_seen_and_controlled_by_those_who_may(tasks: PlatformApp
     assert await agents(None) == 403
 
 
+async def test_a_traceback_is_for_those_who_operate(tasks: PlatformApp) -> None:
+    """It has the addresses of the store, and keys with their root."""
+    found = await submitted(tasks, "k-two", "ceo", **{"from": "missing", "to": "b"})
+    await run(tasks)
+    for key, sees in (("k-two", False), ("k-all", False), ("k-root", True)):
+        one = (await ask(tasks, key, "GET", f"/api/tasks/{found.json['task_id']}")).json
+        listed = (await ask(tasks, key, "GET", "/api/tasks")).json["tasks"][0]
+        for error in (one["error"], listed["error"]):
+            assert error["message"] == "object 'missing' does not exist"
+            assert (error["traceback"] is not None) is sees
+            assert sees or "tenants" not in json.dumps(error)
+
+
 async def test_each_submitter_has_its_own_idempotency_keys(tasks: PlatformApp) -> None:
     async def submit(key: str, agent: str, to: str = "agents/ceo/b") -> Any:
         payload = {"from": "agents/ceo/a", "to": to}

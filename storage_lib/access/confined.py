@@ -32,7 +32,7 @@ from storage_lib.errors import (
     StorageError,
     UnsupportedOperationError,
 )
-from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_prefix
+from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_key, validate_prefix
 from storage_lib.layers.base import Operation, QueueLayer, TableLayer
 from storage_lib.manager import StorageManager
 from storage_lib.names import queue_name, table_name
@@ -199,7 +199,7 @@ class ConfinedObjects(ObjectStore):
 
     async def _may(self, key: str, *actions: str) -> str:
         """The name in the store of an object to which all of this is allowed."""
-        name = self._root + user_key(key)
+        name = self._root + user_key(_text(key))
         for action in actions:
             if not self._grant.allows(action, key):
                 await self._denied(action, f"objects/{name}")
@@ -421,7 +421,7 @@ class ConfinedObjects(ObjectStore):
                 yield reader
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
-        by = next((each for each in self._looks if self._grant.allows(each, key)), self._looks[0])
+        by = next((each for each in self._looks if self._grant.allows(each, _text(key))), self._looks[0])
         name = await self._may(key, by)
         with self._told():
             return self._info(await self._inner.head(name, fresh=fresh))
@@ -587,6 +587,11 @@ class ConfinedObjects(ObjectStore):
     def _skipped(self, skip: str | None) -> str | None:
         """The library's own objects are in the store's root, and in no other."""
         return None if self._root else skip or SYSTEM_PREFIX
+
+
+def _text(key: str) -> str:
+    """:raises InvalidKeyError: it is none. Other faults are found by the store."""
+    return key if isinstance(key, str) else validate_key(key)  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
 def _folded(area: str, prefix: str) -> str:
