@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, cast
@@ -12,7 +13,8 @@ import msgspec
 
 
 def written(value: Any) -> Any:
-    """A property as plain JSON. What is no str, int, float or bool is an object with the name of its type."""
+    """A property as plain JSON. What is no str, int, float or bool is an object with the name of its type; so
+    is a float that JSON does not have, which another program may have stored."""
     match value:
         case datetime():
             return {"datetime": value.isoformat()}
@@ -22,6 +24,8 @@ def written(value: Any) -> Any:
             return {"bytes": base64.b64encode(value).decode()}
         case dict() | list():
             return {"json": value}
+        case float() if not math.isfinite(value):
+            return {"float": str(value)}
         case _:
             return value
 
@@ -42,6 +46,8 @@ def read(value: Any) -> Any:
             return datetime.fromisoformat(content)
         case "uuid" if not more:
             return UUID(content)
+        case "float" if not more:
+            return float(content)
         case "bytes" if not more:
             return base64.b64decode(content, validate=True)
         case _:
@@ -67,7 +73,7 @@ def _is_same(one: Any, other: Any) -> bool:
         return False
     if type(one) in (dict, list):
         return _text(one) == _text(other)
-    return one == other
+    return one == other or (one != one and other != other)  # NaN is not equal to itself.
 
 
 def _text(value: Any) -> bytes:

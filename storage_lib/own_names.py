@@ -48,17 +48,20 @@ def owners_of_tables(names: Iterable[str], *stores: StorageManager) -> dict[str,
 def owner_of_table(name: str, logs: Container[str]) -> str | None:
     """What of the library a table belongs to, in any namespace; None if to its users.
 
+    :param name: as it was given, or as the store calls it.
     :param logs: see `audit_tables`.
     """
-    found = name.lower()
-    of_namespace = _without_namespace(found)
-    if found in logs or of_namespace in logs:
+    # A name in the form of a mapped one may be either.
+    names = {name.lower(), table_name(name).lower()}
+    names |= {_without_namespace(each) for each in names}
+    if any(each in logs for each in names):
         return AUDIT
-    return TASKS if found in _TABLES or of_namespace in _TABLES else None
+    return TASKS if names & _TABLES else None
 
 
 def audit_tables(*backends: StorageBackend) -> frozenset[str]:
-    """The tables of audit logs, in small letters: those of these stores, and those with default names."""
+    """The tables of audit logs as stores call them, in small letters: those of these stores, and those with
+    default names."""
     from storage_lib.config import AuditOptions
     from storage_lib.layers.audit.layer import AuditLayer
     from storage_lib.layers.audit.tables import head_table

@@ -14,6 +14,7 @@ import pytest
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.archive import RestoreReport, restore, verify
 from storage_lib.backends.memory import MemoryBackend
+from storage_lib.entity_json import is_same, read, written
 from storage_lib.errors import (
     AccessDeniedError,
     InvalidArgumentError,
@@ -27,6 +28,7 @@ from storage_lib.names import table_name
 from storage_lib.ports.absent import no_queues, no_tables
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.errors import missing_queue, missing_table
+from storage_lib.ports.table_model import Insert
 from storage_lib.testing.tables import PROPERTIES
 from tests.archives import archive_of, memory, restored
 
@@ -247,3 +249,17 @@ async def test_a_table_or_queue_that_is_named_and_not_in_the_archive_has_failed(
     assert report.restored == 1 + 31 + 1
     assert await other.list_queues() == ["letters"]
     assert (await restored(archive, tables=["people"], queues=["letters"]))[1].ok
+
+
+async def test_numbers_that_json_does_not_have_are_in_an_archive_as_they_are() -> None:
+    """Other programs can store them; no entity comes back without its property."""
+    storage = memory()
+    for name, number in (("a", float("nan")), ("b", float("inf")), ("c", float("-inf")), ("d", 1.5)):
+        await storage.backend.tables.driver.write("people", "p", Insert(name, {"x": number}))
+    other, report = await restored((await archive_of(storage))[0])
+    assert report.restored == 1
+    assert set(report.failed.reasons) == {f"table people, entity 'p' {name!r}" for name in "abc"}
+    assert all("not a finite number" in why for why in report.failed.reasons.values())
+    assert [each.properties for each in await other.backend.tables.iterate("people")] == [{"x": 1.5}]
+    for number in (float("nan"), float("-inf")):
+        assert is_same({"x": read(written(number))}, {"x": number})

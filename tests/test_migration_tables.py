@@ -22,8 +22,11 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.migration import Migration, MigrationOptions, MigrationReport, check
+from storage_lib.names import table_name
+from storage_lib.own_names import AUDIT, owners_of_tables
 from storage_lib.ports.absent import no_queues, no_tables
 from storage_lib.ports.backend import StorageBackend, Upsert
+from storage_lib.ports.errors import missing_table
 from storage_lib.testing.tables import PROPERTIES
 
 
@@ -350,6 +353,42 @@ async def test_entities_in_another_order_are_read_back(two_kinds: list[StorageCo
         assert (compared.equal, compared.same) == (True, len(rows))
         report = await migrate(source, target, tables=[table], verify=True, delete=True)
         assert (report.entities_skipped, report.entities_deleted, report.failed) == (len(rows), 0, [])
+
+
+@pytest.mark.parametrize("after", [0, 1], ids=["before-it-is-copied", "before-it-is-mirrored"])
+async def test_a_table_that_is_deleted_meanwhile_does_not_empty_that_of_the_target(
+    source: StorageManager, target: StorageManager, after: int
+) -> None:
+    for storage in (source, target):
+        for n in range(3):
+            await storage.backend.tables.insert("people", "p", f"{n}", {"n": n})
+    querying, calls = source.backend.tables.driver.query, 0
+
+    async def query(table: str, options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise missing_table(table)
+        return await querying(table, options)
+
+    source.backend.tables.driver.query = query  # pyright: ignore[reportAttributeAccessIssue]
+    report = await migrate(source, target, delete=True)
+    assert [(each.name, each.code) for each in report.failed] == [("table people", "key-not-found")]
+    assert report.entities_deleted == 0
+    assert len(await target.backend.tables.iterate("people")) == 3
+
+
+@pytest.mark.parametrize("table", ["log", "my_audit"])
+async def test_the_tables_of_an_audit_log_are_known_by_any_of_their_names(table: str) -> None:
+    """Also as stores call them, where an older version did not keep what they were given."""
+    async with memory(audit=AuditOptions(sink="table", table=table, sync_ms=0)) as source:
+        await source.save("a", 1)
+        names = [table, f"{table}heads"]
+        assert sorted(await source.list_tables()) == sorted(names)
+        unknown = [f"={stored}" for name in names if (stored := table_name(name)) != name]
+        stored = [table_name(name).lower() for name in names]
+        found = owners_of_tables([*names, *unknown, *stored, "users"], source)
+        assert found == dict.fromkeys([*names, *unknown, *stored], AUDIT)
 
 
 # -- queues

@@ -115,6 +115,10 @@ class TableCopier:
             self._report.fail(f"table {table}", error)
             self._said(f"table {table}", "failed")
 
+    def _joined(self, table: str) -> AsyncGenerator[tuple[Entity | None, Entity | None]]:
+        # A table that is deleted meanwhile is no reason to empty that of the target.
+        return joined(self._from, self._to, table, missing_ok=False)
+
     async def _copy(self, table: str) -> None:
         if not self._options.dry_run:
             await self._to.create_table(table)
@@ -129,7 +133,7 @@ class TableCopier:
                     await self._bandwidth.use(total)
                     await writers.start(self._insert(table, batch))
 
-            async with aclosing(joined(self._from, self._to, table)) as pairs:
+            async with aclosing(self._joined(table)) as pairs:
                 async for ours, theirs in pairs:
                     if ours is None:
                         continue
@@ -240,7 +244,7 @@ class TableCopier:
     async def _delete(self, table: str) -> None:
         async with (
             Several(min(self._options.concurrency, _WRITERS)) as writers,
-            aclosing(joined(self._from, self._to, table)) as pairs,
+            aclosing(self._joined(table)) as pairs,
         ):
             async for ours, theirs in pairs:
                 if ours is None and theirs is not None:
@@ -285,15 +289,20 @@ def size_of(entity: Entity) -> int:
     return total
 
 
-async def entities_of(tables: TableStore, table: str) -> AsyncGenerator[Entity]:
-    """All entities in the order of the store, a page ahead; none if there is no such table."""
+async def entities_of(tables: TableStore, table: str, *, missing_ok: bool = True) -> AsyncGenerator[Entity]:
+    """All entities in the order of the store, a page ahead; none if there is no such table.
+
+    :raises KeyNotFoundError: there is no such table, and that is not ``missing_ok``.
+    """
     asked: asyncio.Task[EntityPage] | None = asyncio.create_task(tables.query(table, limit=_FIRST_PAGE))
     try:
         while asked is not None:
             try:
                 page = await asked
             except KeyNotFoundError:
-                return
+                if missing_ok:
+                    return
+                raise
             limit = MAX_QUERY_PAGE
             if page.entities:
                 average = sum(map(size_of, page.entities)) // len(page.entities)
@@ -310,11 +319,17 @@ async def entities_of(tables: TableStore, table: str) -> AsyncGenerator[Entity]:
 
 
 async def joined(
-    first: TableStore, second: TableStore, table: str
+    first: TableStore, second: TableStore, table: str, *, missing_ok: bool = True
 ) -> AsyncGenerator[tuple[Entity | None, Entity | None]]:
     """The entities of both by their keys. Stores do not order all keys alike (Azure has UTF-16 units), so one
-    that is on one side only, according to this, may still be on the other."""
-    async with aclosing(entities_of(first, table)) as ours, aclosing(entities_of(second, table)) as theirs:
+    that is on one side only, according to this, may still be on the other.
+
+    :param missing_ok: whether ``first`` may have no such table.
+    """
+    async with (
+        aclosing(entities_of(first, table, missing_ok=missing_ok)) as ours,
+        aclosing(entities_of(second, table)) as theirs,
+    ):
         left, right = await anext(ours, None), await anext(theirs, None)
         while left is not None or right is not None:
             one = None if left is None else (left.partition_key, left.row_key)
