@@ -8,7 +8,8 @@ became current, and nothing else.
 
 Where many write, a lost answer is often followed by somebody else's change, and then nobody can tell whether
 the lost one was made. So every change can be made again: it sets what it sets a second time, unless somebody
-has set just that meanwhile; then it counts as made before theirs.
+has set just that meanwhile; then it counts as made before theirs. If they put back what had been there
+before, that is not seen, and it is set once more, as by a call that came after theirs.
 """
 
 from __future__ import annotations

@@ -465,6 +465,21 @@ async def test_a_rollback_after_a_lost_answer_takes_back_no_other(is_made: bool)
 
 
 @made_or_not
+async def test_a_rollback_whose_answer_was_lost_is_the_last_one_if_another_put_back_what_had_been(
+    is_made: bool,
+) -> None:
+    storage, other, layer = await losing(is_made)
+
+    async def undone() -> None:
+        await other.rollback("k", 1)
+        await other.rollback("k", 4)
+
+    layer.then = undone
+    assert await storage.rollback("k", 3) == 3
+    assert await other.current_version("k") == 3
+
+
+@made_or_not
 async def test_a_version_named_by_a_label_that_another_moves_or_removes_is_the_one_that_was_set(
     is_made: bool,
 ) -> None:
