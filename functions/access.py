@@ -15,7 +15,7 @@ import azure.functions as func
 
 from functions.state import state
 from storage_lib.callers import acting_as, caller
-from storage_lib.errors import ForbiddenError, KeyNotFoundError
+from storage_lib.errors import ConfigurationError, ForbiddenError, KeyNotFoundError
 from storage_lib.tasks.model import check_agent_id
 
 if TYPE_CHECKING:
@@ -35,7 +35,17 @@ async def on_behalf_of(req: func.HttpRequest) -> AbstractContextManager[None]:
     """
     if not os.environ.get(SETTING):
         return nullcontext()
-    return _acting(await state().access.sender(req))
+    try:
+        return _acting(await state().access.sender(req))
+    except ConfigurationError as error:
+        if not (error.field or "").startswith("policy"):
+            raise
+        # Whom it names is not for everybody to know; the log has it all.
+        raise ConfigurationError(
+            "the access policy makes no sense",
+            field=SETTING,
+            remedy="agent-storage access check says what is wrong with it, like the log of the app",
+        ) from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import azure.functions as func
 from functions.callers import principal_of
 from functions.headers import header
 from storage_lib.callers import caller
-from storage_lib.errors import ConfigurationError, ForbiddenError, TransientStorageError
+from storage_lib.errors import ConfigurationError, ForbiddenError, StorageError, TransientStorageError
 from storage_lib.patterns import pattern
 
 if TYPE_CHECKING:
@@ -70,7 +70,12 @@ class Access:
             self._policy, self._senders = policy, {}
         # Those of this policy: while a token is checked, the next one may come into force.
         senders = self._senders
-        principals = await self._principals(req, policy)
+        try:
+            principals = await self._principals(req, policy)
+        except StorageError as error:
+            if error.code in (ForbiddenError.code, "invalid-token"):
+                await self.denied("authenticate", "app", error.code)
+            raise
         found = senders.get(principals)
         if found is None:
             found = self._made(policy, principals)
@@ -121,7 +126,7 @@ class Access:
             confined(self._storage, own, denied=self.denied, looks=_WRITES),
         )
 
-    async def denied(self, action: str, resource: str) -> None:
+    async def denied(self, action: str, resource: str, outcome: str = ForbiddenError.code) -> None:
         """Record a refusal, in the audit log if there is one."""
         from storage_lib.layers.audit.entries import Entry
         from storage_lib.layers.audit.layer import AuditLayer
@@ -137,7 +142,7 @@ class Access:
                         actor=who.actor,
                         action=f"access.{action}",
                         resource=resource,
-                        outcome=ForbiddenError.code,
+                        outcome=outcome,
                         correlation=who.correlation,
                     )
                 )

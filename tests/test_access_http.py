@@ -255,11 +255,14 @@ async def test_every_refusal_is_in_the_audit_log(
 ) -> None:
     from storage_lib.config.audit import AuditOptions
 
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_ISSUER", ISSUER)
+    monkeypatch.setenv("AGENT_STORAGE_ACCESS_AUDIENCE", "api://app")
     log = tmp_path / "audit"
     config = StorageConfig(storage_type="memory", audit=AuditOptions(sink="file", path=str(log)))
     async with serve(monkeypatch, config) as app:
         assert (await ask(app, "k-ceo", "GET", "/api/objects/agents/cto/a")).status == 403
         assert (await ask(app, "k-acme", "GET", "/api/objects/x")).status == 404
+        assert (await app("GET", "/api/objects/x", b"", {"Authorization": "Bearer x"})).status == 401
         assert (await ask(app, "k-ceo", "PUT", "/api/objects/agents/ceo/z", b"1")).status == 201
     lines = [
         json.loads(line)
@@ -271,6 +274,7 @@ async def test_every_refusal_is_in_the_audit_log(
         (each.get("actor"), each.get("action"), each.get("resource"), each.get("outcome")) for each in lines
     }
     assert ("key:ceo", "access.load", "objects/agents/cto/a", "forbidden") in found
+    assert ("function-key", "access.authenticate", "app", "invalid-token") in found
     assert ("key:ceo", "objects.put", "objects/agents/ceo/z", "success") in found
 
 
@@ -370,6 +374,7 @@ async def test_without_a_valid_policy_nothing_is_let_through(
         found = await ask(app, "k-ceo", "GET", "/api/objects/public/a")
         assert found.status == 500
         assert found.problem["code"] == "configuration-error"
+        assert b"key:ceo" not in found.body  # Who is let in is not for everybody to know.
         assert (await ask(app, None, "GET", "/api/health/live")).status == 200
 
 

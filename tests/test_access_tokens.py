@@ -81,6 +81,22 @@ async def test_other_issuers_name_the_subject() -> None:
     assert await tokens.principals(token(iss="https://id.example", sub="auth0|1")) == ("oidc:auth0|1",)
 
 
+async def test_a_token_of_version_1_of_entra_names_the_object_id() -> None:
+    name = "https://sts.windows.net/tenant/"
+    found = await Tokens(name, ["api://app"], Issuer(name).fetch).principals(token(iss=name))
+    assert found == ("aad:me",)
+
+
+@pytest.mark.parametrize("published", ["https://id.example", "https://id.example/"])
+@pytest.mark.parametrize("given", ["https://id.example", "https://id.example/"])
+async def test_a_slash_at_the_end_of_an_issuer_may_be_forgotten(given: str, published: str) -> None:
+    tokens = Tokens(given, ["api://app"], Issuer(published).fetch)
+    assert await tokens.principals(token(iss=published)) == ("oidc:sub",)
+    for other in ("https://id.example//", "https://id.example.org", "https://id.exampl"):
+        with pytest.raises(InvalidTokenError):
+            await tokens.principals(token(iss=other))
+
+
 def unsigned() -> str:
     _head, body, _ = token().split(".")
     none = base64.urlsafe_b64encode(b'{"alg":"none","typ":"JWT","kid":"1"}').decode().rstrip("=")

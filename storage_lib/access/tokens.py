@@ -33,7 +33,12 @@ _AGAIN_AFTER_FAILURE_SECONDS = 5.0
 _TIMEOUT_SECONDS = 10.0
 _MOST_BYTES = 1024 * 1024
 _MOST_TOKEN_CHARACTERS = 16 * 1024
-_ENTRA = ("login.microsoftonline.com", "login.microsoftonline.us", "login.partner.microsoftonline.cn")
+_ENTRA = (
+    "login.microsoftonline.com",
+    "login.microsoftonline.us",
+    "login.partner.microsoftonline.cn",
+    "sts.windows.net",  # Of tokens of version 1.
+)
 
 
 class InvalidTokenError(StorageError):
@@ -45,7 +50,8 @@ class InvalidTokenError(StorageError):
 class Tokens:
     """Checks tokens of one issuer.
 
-    :param issuer: as in the claim ``iss``; its keys are found at ``ISSUER/.well-known/openid-configuration``.
+    :param issuer: as in the claim ``iss``, with or without a slash at its end; its keys are found at
+        ``ISSUER/.well-known/openid-configuration``.
     :param audiences: of which a token must name one in ``aud``.
     :param fetch: reads a JSON document of the issuer.
     """
@@ -61,6 +67,7 @@ class Tokens:
                 remedy="set it to the app's client id or application id URI",
             )
         self._issuer, self._audiences = issuer, audiences
+        self._published = issuer
         self._kind = "aad" if urlsplit(issuer).hostname in _ENTRA else "oidc"
         self._fetch = fetch or _fetched
         self._keys: dict[str, tuple[jwt.PyJWK, list[str]]] = {}
@@ -85,7 +92,7 @@ class Tokens:
                 key.key,
                 algorithms=algorithms,
                 audience=self._audiences,
-                issuer=self._issuer,
+                issuer=self._published,
                 leeway=_LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud"]},
             )
@@ -131,10 +138,13 @@ class Tokens:
     async def _renew(self) -> None:
         try:
             found = await self._document(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
-            if found["issuer"] != self._issuer:
-                raise ValueError("it names another issuer")
+            published = found["issuer"]
+            # Whether there is a slash at its end is easily mistaken, and makes no other issuer.
+            if not isinstance(published, str) or published.rstrip("/") != self._issuer.rstrip("/"):
+                raise ValueError(f"it names another issuer: {published!r:.200}")
             keys = (await self._document(found["jwks_uri"]))["keys"]
             self._keys = dict(usable for each in keys if (usable := _usable(each)) is not None)
+            self._published = published
         except Exception as error:  # Whatever it is, it must not be asked again by each request.
             self._failure = error
             self._again = time.monotonic() + _AGAIN_AFTER_FAILURE_SECONDS
