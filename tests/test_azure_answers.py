@@ -246,3 +246,22 @@ async def test_a_reader_of_xml_reads_the_text_that_was_sent() -> None:
 
 def _text_in(body: bytes) -> str | None:
     return ElementTree.fromstring(body).findtext("MessageText")  # noqa: S314 - our own
+
+
+# -- deletes that share a request
+
+
+async def test_a_batch_that_is_refused_as_a_whole_is_refused_to_each() -> None:
+    """The service answers with one part, which tells of no request in particular."""
+    part = (
+        "--b\r\nContent-Type: application/http\r\n\r\n"
+        "HTTP/1.1 403 This request is not authorized to perform this operation.\r\n"
+        "x-ms-error-code: AuthorizationFailure\r\n\r\n--b--"
+    )
+    answer = Answer(202, part.encode(), {"Content-Type": "multipart/mixed; boundary=b"})
+    async with StubService(lambda _: answer) as service:
+        backend = backend_of(service)
+        done = await backend.objects.delete_many(["a", "b"], missing_ok=True)
+        assert [type(error) for error in done.values()] == [AccessDeniedError] * 2
+        assert [request.method for request in service.seen] == ["POST"]
+        await backend.close()

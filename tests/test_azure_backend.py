@@ -754,6 +754,29 @@ asyncio.run(main())
     ], run.stderr
 
 
+async def test_a_delete_that_was_given_up_before_its_batch_began_does_not_come_later(
+    fresh: AzureStorageBackend,
+) -> None:
+    objects = fresh.objects
+    driver: Any = objects.driver.core
+    container = driver._container
+    for key in "abk":
+        await objects.put(key, b"old")
+    free = asyncio.Event()
+    writing = asyncio.ensure_future(container.write("a", free.wait))
+    await asyncio.sleep(0)
+    deletes = {key: asyncio.ensure_future(driver.delete(key, None)) for key in "abk"}
+    for _ in range(5):
+        await asyncio.sleep(0)
+    deletes["k"].cancel()
+    await asyncio.gather(deletes.pop("k"), return_exceptions=True)
+    await objects.put("k", b"new")
+    free.set()
+    await asyncio.gather(writing, *deletes.values())
+    assert (await objects.get("k")).data == b"new"
+    assert [entry.key async for entry in objects.iterate() if isinstance(entry, ListEntry)] == ["k"]
+
+
 async def test_a_touch_moves_no_bytes(fresh: AzureStorageBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     await fresh.objects.put("k", b"x", metadata={"m": "1"})
     monkeypatch.delattr(type(fresh.objects.driver), "read_stream")

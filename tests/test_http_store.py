@@ -76,6 +76,10 @@ class TestHttpObjects(ObjectStoreContract):
     test_a_sweep_goes_on_behind_objects_that_were_saved_anew_or_deleted = None  # type: ignore[assignment]
     test_an_object_that_appears_after_its_end_is_hidden_and_swept = None  # type: ignore[assignment]
     test_an_object_that_can_not_be_removed_does_not_hold_up_the_sweep = None  # type: ignore[assignment]
+    test_an_object_that_is_saved_again_while_others_are_removed_stays = None  # type: ignore[assignment]
+    test_a_clock_that_is_set_back_leaves_no_object_for_ever = None  # type: ignore[assignment]
+    # What it has answered cannot be taken back.
+    test_what_ends_while_a_listing_is_read_is_not_shown = None  # type: ignore[assignment]
     # No other program can put anything into memory.
     test_decomposed_names_are_listed_or_told = None  # type: ignore[assignment]
 

@@ -295,7 +295,7 @@ async def test_a_sweep_does_many_at_a_time(operation: str, monkeypatch: pytest.M
     for n in range(600):
         await objects.put(f"k{n}", b"x", ttl=0)
     monkeypatch.setattr(objects.driver, operation, counting)
-    assert await objects.sweep_expired(600) == 600
+    assert await objects.sweep_expired() == 600
     assert most >= 256
     assert [entry async for entry in objects.iterate()] == []
 

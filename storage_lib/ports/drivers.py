@@ -141,6 +141,8 @@ class ObjectCapabilities:
     """The number of parts of a stream (Azure: 50,000 blocks)."""
     resumes_streams: bool = False
     """Whether a stream with a name (`PutOptions.upload`) can be continued after a crash."""
+    tells_saves: bool = True
+    """Whether a condition on an ETag heeds each save since, also one of the same bytes (S3: not quite)."""
     is_local: bool = False
     """Whether its bytes are on this machine, and reading them again costs no transfer."""
 

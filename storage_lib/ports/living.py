@@ -66,24 +66,26 @@ class Living:
         return self._by_markers(prefix, options, skip)
 
     async def _listed(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncGenerator[Found]:
-        async for found in self._folded(prefix, replace(options, skip=skip), skip):
-            if skip is not None and _name(found).startswith(skip):
-                if found == skip:
-                    continue
-                break
-            yield found
-        else:
-            return
+        async with aclosing(self._folded(prefix, replace(options, skip=skip), skip)) as listing:
+            async for found in listing:
+                if skip is not None and _name(found).startswith(skip):
+                    if found == skip:
+                        continue
+                    break
+                yield found
+            else:
+                return
         # The first name below `skip` was met: go on behind all of them instead of reading them.
-        async for found in self._folded(prefix, replace(options, after=skip, continued=True), None):
-            yield found
+        async with aclosing(self._folded(prefix, replace(options, after=skip, continued=True), None)) as rest:
+            async for found in rest:
+                yield found
 
-    def _folded(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncIterator[Found]:
+    def _folded(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncGenerator[Found]:
         found = self._driver.scan(prefix, options)
         if options.delimiter is None or not (self._can.folds_foreign_names or options.ends):
             return found
 
-        def names(below: str, behind: str | None, size: int) -> AsyncIterator[Found]:
+        def names(below: str, behind: str | None, size: int) -> AsyncGenerator[Found]:
             listing = self._core.scan(below, ListOptions(after=behind, count=size, ends=options.ends))
             return self._unended(listing) if options.ends else listing
 
@@ -100,26 +102,28 @@ class Living:
 
     async def _by_markers(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncGenerator[Found]:
         endings = Endings(self._core)
-        listing = self._listed(prefix, options, skip)
-        looking = asyncio.ensure_future(endings.look())
-        try:
-            first = await anext(listing, None)
-            if first is None:
-                return
-            await looking
-        finally:
-            looking.cancel()
-        async with aclosing(listing):
+        async with aclosing(self._listed(prefix, options, skip)) as listing:
+            looking = asyncio.ensure_future(endings.look())
+            try:
+                first = await anext(listing, None)
+                if first is None:
+                    return
+                await looking
+            finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
             if endings.too_many and options.delimiter is None:
                 # The driver has its own way to look at all of them.
                 rest = replace(options, details=True, continued=True)
                 sized = self._can.lists_sizes
-                async for found in self._unended(self._listed(prefix, rest, skip)):
-                    if isinstance(found, ListEntry):
-                        yield ListEntry(found.key, found.size if sized else None)
+                async with aclosing(self._unended(self._listed(prefix, rest, skip))) as alive:
+                    async for found in alive:
+                        if isinstance(found, ListEntry):
+                            yield ListEntry(found.key, found.size if sized else None)
                 return
-            async for found in self._looked_at(_with(first, listing), endings, options.count):
-                yield found
+            async with aclosing(self._looked_at(_with(first, listing), endings, options.count)) as alive:
+                async for found in alive:
+                    yield found
 
     async def _looked_at(
         self, listing: AsyncIterator[Found], endings: Endings, count: int | None
@@ -139,32 +143,40 @@ class Living:
                     continue
             waiting.append(found)
             if len(waiting) >= min(AT_ONCE, left):
-                for one in await self._alive(waiting, endings):
+                async for one in self._alive(waiting, endings):
                     yield one
                     left -= count is not None
                 waiting.clear()
-        for one in await self._alive(waiting, endings):
+        async for one in self._alive(waiting, endings):
             yield one
 
-    async def _alive(self, found: list[Found], endings: Endings) -> list[Found]:
-        alive = await asyncio.gather(*(self._is_alive(one, endings) for one in found))
-        return [one for one, is_alive in zip(found, alive, strict=True) if is_alive]
+    async def _alive(self, found: list[Found], endings: Endings) -> AsyncGenerator[Found]:
+        """Those of them that are not over, now and when their turn comes."""
+        await endings.look()
+        marked = [endings.may_have(_name(one)) for one in found]
+        ends = await asyncio.gather(*(self._end(one, endings) for one in found))
+        for one, was_marked, looked in zip(found, marked, ends, strict=True):
+            await endings.look()
+            until = looked if was_marked else await self._end(one, endings)
+            if until is None or until > self._core.clock():
+                yield one
 
-    async def _is_alive(self, found: Found, endings: Endings) -> bool:
+    async def _end(self, found: Found, endings: Endings) -> float | None:
+        """When its life ends, in seconds since the epoch: 0 if it is not there; None if nothing tells that it
+        does, or if it is a common prefix and something below it lives."""
         if not endings.may_have(_name(found)):
-            return True
+            return None
         if isinstance(found, str):
             below = self._core.scan(found, ListOptions())
             async with aclosing(below), aclosing(self._looked_at(below, endings, None)) as alive:
-                return await anext(alive, None) is not None
+                return 0 if await anext(alive, None) is None else None
         try:
             info = found.info or await self._core.head(found.key)
         except KeyNotFoundError:
-            return False
+            return 0
         except IntegrityError:
-            return True  # One damaged object must not hide the others: loading it says what is wrong.
-        until = expiry.end_in(info.metadata)
-        return until is None or until > self._core.clock()
+            return None  # One damaged object must not hide the others: loading it says what is wrong.
+        return expiry.end_in(info.metadata)
 
 
 def _name(found: Found) -> str:

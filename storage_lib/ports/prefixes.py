@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import cast
 
 from storage_lib.ports.object_model import ListEntry
 
 type Found = ListEntry | str
-type Names = Callable[[str, str | None, int], AsyncIterator[Found]]
+type Names = Callable[[str, str | None, int], AsyncGenerator[Found]]
 """The keys that start with a prefix, behind a name, of which about so many will be read."""
 
 NAMES = 500
@@ -26,13 +25,13 @@ AT_ONCE = 16
 
 
 async def without_empty(
-    found: AsyncIterator[Found],
+    found: AsyncGenerator[Found],
     names: Names,
     prefix: str,
     after: str | None,
     count: int | None,
     skip: str | None,
-) -> AsyncIterator[Found]:
+) -> AsyncGenerator[Found]:
     """What was found, without the common prefixes below which there is no key.
 
     :param skip: a common prefix that is left out, with all that is below it. The caller will not go on behind
@@ -40,20 +39,21 @@ async def without_empty(
     """
     look = _Look(names, prefix, after, NAMES if count is None else min(NAMES, 10 * count), skip)
     waiting: list[Found] = []
-    async for one in found:
-        if one == skip:
-            continue
-        if skip is not None and isinstance(one, str) and one.startswith(skip):
+    async with aclosing(found):
+        async for one in found:
+            if one == skip:
+                continue
+            if skip is not None and isinstance(one, str) and one.startswith(skip):
+                for shown in await look.filter(waiting):
+                    yield shown
+                yield one
+                return
+            waiting.append(one)
+            if isinstance(waiting[0], str) and len(waiting) < AT_ONCE:
+                continue
             for shown in await look.filter(waiting):
                 yield shown
-            yield one
-            return
-        waiting.append(one)
-        if isinstance(waiting[0], str) and len(waiting) < AT_ONCE:
-            continue
-        for shown in await look.filter(waiting):
-            yield shown
-        waiting.clear()
+            waiting.clear()
     for shown in await look.filter(waiting):
         yield shown
 
@@ -93,7 +93,7 @@ class _Look:
 
     async def _read(self, prefix: str, after: str | None, size: int) -> list[str]:
         keys: list[str] = []
-        async with aclosing(cast("AsyncGenerator[Found]", self._names(prefix, after, size))) as names:
+        async with aclosing(self._names(prefix, after, size)) as names:
             async for found in names:
                 if isinstance(found, ListEntry):
                     keys.append(found.key)

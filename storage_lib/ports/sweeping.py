@@ -1,5 +1,7 @@
 """The removal of objects whose life is over, many together: a look at each, which tells the version to
 remove, then all of those, then their markers. A marker goes last, so that no object is ever left without one.
+
+Where a condition does not heed a save of the same bytes, each is removed right after its look.
 """
 
 from __future__ import annotations
@@ -7,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
 from storage_lib.ports import expiry
@@ -18,6 +21,8 @@ from storage_lib.ports.streaming import sha256_of
 
 TOGETHER = 512
 """Objects; how many requests are under way is the driver's to bound."""
+_ONE_BY_ONE = 64
+"""Objects that are looked at and not yet removed, where that is to be quick: none is to wait for its turn."""
 _MARKER_TYPE = "text/plain; charset=utf-8"
 
 
@@ -25,12 +30,18 @@ class _State(Enum):
     """What became of an object."""
 
     REMOVED = 1
-    ALIVE = 2  # Saved anew; a newer marker tells of its end, if there is one.
+    REPLACED = 2  # A newer marker tells of its end, if there is one.
     MISSING = 3  # Deleted, or still on its way.
     UNKNOWN = 4  # It may have been saved anew: the next sweep looks again.
 
 
-type _Outcome = _State | BaseException
+class _Alive(NamedTuple):
+    """It lives, until the ``end`` as it is stored."""
+
+    end: str | None
+
+
+type _Outcome = _State | _Alive | BaseException
 
 
 async def put_marker(core: ObjectDriver, name: str, content: bytes) -> None:
@@ -44,20 +55,9 @@ async def remove(core: ObjectDriver, found: Sequence[tuple[str, str]]) -> tuple[
     :return: how many were removed, and why others could not be.
     """
     keys = list(dict.fromkeys(key for _, key in found))
-    looks = await asyncio.gather(*(_look(core, key) for key in keys), return_exceptions=True)
-    over = [look for look in looks if isinstance(look, ObjectInfo)]
-    ends = await asyncio.gather(*(_remove(core, info) for info in over), return_exceptions=True)
-    removed = dict(zip((info.key for info in over), ends, strict=True))
-    outcomes: dict[str, _Outcome] = {
-        key: removed[key] if isinstance(look, ObjectInfo) else look
-        for key, look in zip(keys, looks, strict=True)
-    }
+    outcomes = await (_together if core.capabilities.tells_saves else _one_by_one)(core, keys)
     failures = [outcome for outcome in outcomes.values() if isinstance(outcome, BaseException)]
-    settled = [
-        (marker, key)
-        for marker, key in found
-        if isinstance(state := outcomes[key], _State) and state is not _State.UNKNOWN
-    ]
+    settled = [(marker, key) for marker, key in found if _is_settled(outcomes[key], marker)]
     late = [
         made
         for marker, key in settled
@@ -68,10 +68,41 @@ async def remove(core: ObjectDriver, found: Sequence[tuple[str, str]]) -> tuple[
         await core.discard([marker for marker, _ in settled])
     except Exception as error:
         failures.append(error)
-    return ends.count(_State.REMOVED), failures
+    return list(outcomes.values()).count(_State.REMOVED), failures
 
 
-async def _look(core: ObjectDriver, key: str) -> ObjectInfo | _State:
+async def _together(core: ObjectDriver, keys: Sequence[str]) -> dict[str, _Outcome]:
+    looks = await asyncio.gather(*(_look(core, key) for key in keys), return_exceptions=True)
+    over = [look for look in looks if isinstance(look, ObjectInfo)]
+    ends = await asyncio.gather(*(_remove(core, info) for info in over), return_exceptions=True)
+    removed = dict(zip((info.key for info in over), ends, strict=True))
+    return {
+        key: removed[key] if isinstance(look, ObjectInfo) else look
+        for key, look in zip(keys, looks, strict=True)
+    }
+
+
+async def _one_by_one(core: ObjectDriver, keys: Sequence[str]) -> dict[str, _Outcome]:
+    turns = asyncio.Semaphore(_ONE_BY_ONE)
+
+    async def settle(key: str) -> _State | _Alive:
+        async with turns:
+            look = await _look(core, key)
+            return await _remove(core, look) if isinstance(look, ObjectInfo) else look
+
+    outcomes = await asyncio.gather(*(settle(key) for key in keys), return_exceptions=True)
+    return dict(zip(keys, outcomes, strict=True))
+
+
+def _is_settled(outcome: _Outcome, marker: str) -> bool:
+    """Whether the marker is of no more use."""
+    if isinstance(outcome, _Alive):
+        # Of one that ends when the marker says, it is needed: clocks differ, and may be set back.
+        return outcome.end is None or outcome.end > expiry.told_end(marker)
+    return isinstance(outcome, _State) and outcome is not _State.UNKNOWN
+
+
+async def _look(core: ObjectDriver, key: str) -> ObjectInfo | _State | _Alive:
     older: list[bool] = []
     try:
         with told(lambda: older.append(True)):
@@ -81,14 +112,16 @@ async def _look(core: ObjectDriver, key: str) -> ObjectInfo | _State:
     if older:
         return _State.UNKNOWN
     until = expiry.end_in(info.metadata)
-    return info if until is not None and until <= core.clock() else _State.ALIVE
+    if until is not None and until <= core.clock():
+        return info
+    return _Alive(None if until is None else info.metadata[expiry.METADATA])
 
 
 async def _remove(core: ObjectDriver, info: ObjectInfo) -> _State:
     try:
         await core.remove(info)
     except PreconditionFailedError:
-        return _State.ALIVE
+        return _State.REPLACED
     except KeyNotFoundError:
         return _State.MISSING
     except UnknownOutcomeError:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
-from storage_lib.ports import endings, expiry
-from storage_lib.ports.backend import ListEntry, ObjectStore, PutResult
+from storage_lib.ports import endings, expiry, sweeping
+from storage_lib.ports.backend import ListEntry, ObjectInfo, ObjectStore, PutResult
 
 
 @contextmanager
@@ -124,6 +124,79 @@ class SweepContract:
         due = [marker async for marker in objects._expired_markers(None)]  # pyright: ignore[reportPrivateUsage]
         assert due == []
         assert await _delete_all(objects, unique) == [f"{unique}/heartbeat"]
+
+    async def test_an_object_that_is_saved_again_while_others_are_removed_stays(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With the same bytes, too."""
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        monkeypatch.setattr(sweeping, "_ONE_BY_ONE", 2, raising=False)
+        keys = [f"{unique}/{n}" for n in range(6)]
+        for key in keys:
+            await objects.put(key, b"same", ttl=1)
+            now += 0.01
+        now += 2
+        core, has_begun, is_saved = objects.driver.core, False, asyncio.Event()
+        remove = core.remove
+
+        async def removing(info: ObjectInfo) -> None:
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True
+                await objects.put(keys[-1], b"same", ttl=60)
+                is_saved.set()
+            await is_saved.wait()
+            await remove(info)
+
+        monkeypatch.setattr(core, "remove", removing)
+        assert await objects.sweep_expired() == 5
+        assert (await objects.get(keys[-1])).data == b"same"
+        now += 61
+        assert await objects.sweep_expired() == 1
+        assert await _delete_all(objects, unique) == []
+
+    async def test_a_clock_that_is_set_back_leaves_no_object_for_ever(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        await objects.put(f"{unique}/k", b"x", ttl=10)
+        now += 11
+        core = objects.driver.core
+        head = core.head
+
+        async def heading(key: str) -> ObjectInfo:
+            nonlocal now
+            now -= 5
+            return await head(key)
+
+        with monkeypatch.context() as during:
+            during.setattr(core, "head", heading)
+            assert await objects.sweep_expired() == 0
+        now += 10
+        assert [entry async for entry in objects.iterate(f"{unique}/")] == []
+        assert await objects.sweep_expired() == 1
+
+    async def test_what_ends_while_a_listing_is_read_is_not_shown(
+        self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = float(int(datetime.now(UTC).timestamp()))
+        monkeypatch.setattr(objects, "clock", lambda: now)
+        await objects.put(f"{unique}/0", b"x", ttl=1)  # Its marker is due, but it lives.
+        for n, ttl in enumerate([10, 10, 10, None, None, 10, 100]):
+            await objects.put(f"{unique}/{n}", b"x", ttl=ttl)
+        now += 2
+        for details in (False, True):
+            seen: list[str] = []
+            async for entry in objects.iterate(f"{unique}/", details=details):
+                assert isinstance(entry, ListEntry)
+                seen.append(entry.key.rpartition("/")[2])
+                if entry.key == f"{unique}/0":
+                    now += 9
+            assert seen == ["0", "3", "4", "6"], details
+            now -= 9
+        await _delete_all(objects, unique)
 
     async def test_a_listing_shows_what_lives_and_nothing_else(
         self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch

@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from copy import copy
 from typing import NamedTuple
 
 from storage_lib.backends.azure.attributes import quoted
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.errors import Answer, RefusedError, read_part, read_signed
-from storage_lib.backends.azure.signed import SignedRequests, now
+from storage_lib.backends.azure.signed import Response, SignedRequests, now
 from storage_lib.errors import StorageError, StorageUnavailableError
 from storage_lib.ports.deadline import DEADLINE, Deadline, Deadlines
 
@@ -131,6 +131,41 @@ class Deleting:
         return read_signed(response.status, response.headers, response.body)
 
     async def _send(self, batch: Sequence[_Asked]) -> list[Answer | None]:
+        """What the service says of each; None also where nobody waits for it."""
+        asked: list[_Asked] = []
+
+        def begin() -> Awaitable[Response | None]:
+            # What was given up while the batch waited for its turn is no part of it: its key may have been
+            # saved since.
+            asked.extend(one for one in batch if not one.answer.done())
+            return self._post(asked)
+
+        response = await self._container.write([one.key for one in batch], begin)
+        if response is None:
+            return [None] * len(batch)
+        if response.status != 202:
+            return [read_signed(response.status, response.headers, response.body)] * len(batch)
+        answers: dict[int, Answer | None] = {}
+        refused = None
+        given = response.headers.get("Content-Type", "").partition("boundary=")[2].strip('" ')
+        for text in response.body.split(f"--{given}".encode()):
+            if (number := _PART.search(text)) is not None:
+                answers[int(number[1])] = read_part(text)
+            elif b"HTTP/1.1" in text:
+                refused = read_part(text)
+        if not answers and refused is not None:
+            return [refused] * len(batch)  # A single part, without a number, is about all of them.
+        if answers.keys() != set(range(len(asked))):
+            raise StorageUnavailableError(
+                f"delete {len(asked)} objects: the service answered for {len(answers)} of them"
+            )
+        told = {one.key: answers[number] for number, one in enumerate(asked)}
+        return [told.get(one.key) for one in batch]
+
+    async def _post(self, batch: Sequence[_Asked]) -> Response | None:
+        """The answer to the batch; None if there is nothing in it."""
+        if not batch:
+            return None
         signed, boundary = self._signed, f"batch_{secrets.token_hex(16)}"
         bearer, date = await signed.authorization(), now()
 
@@ -144,30 +179,13 @@ class Deleting:
             )
 
         parts = [part(number, one) for number, one in enumerate(batch)]
-        body = f"{''.join(parts)}--{boundary}--\r\n".encode()
-        response = await self._container.write(
-            [one.key for one in batch],
-            lambda: signed.send(
-                "POST",
-                signed.path_of(),
-                {"Content-Type": f"multipart/mixed; boundary={boundary}"},
-                query={"comp": "batch", "restype": "container"},
-                body=body,
-            ),
+        return await signed.send(
+            "POST",
+            signed.path_of(),
+            {"Content-Type": f"multipart/mixed; boundary={boundary}"},
+            query={"comp": "batch", "restype": "container"},
+            body=f"{''.join(parts)}--{boundary}--\r\n".encode(),
         )
-        if response.status != 202:
-            refused = read_signed(response.status, response.headers, response.body)
-            return [refused] * len(batch)
-        answers: dict[int, Answer | None] = {}
-        given = response.headers.get("Content-Type", "").partition("boundary=")[2].strip('" ')
-        for text in response.body.split(f"--{given}".encode()):
-            if (number := _PART.search(text)) is not None:
-                answers[int(number[1])] = read_part(text)
-        if len(answers) != len(batch):
-            raise StorageUnavailableError(
-                f"delete {len(batch)} objects: the service answered for {len(answers)} of them"
-            )
-        return [answers[number] for number in range(len(batch))]
 
 
 def _headers(if_match: str | None) -> dict[str, str]:

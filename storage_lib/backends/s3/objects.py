@@ -78,6 +78,7 @@ class S3Objects(ObjectDriver):
         lists_sizes=True,
         max_parts=10_000,  # "Amazon S3 multipart upload limits"
         resumes_streams=True,
+        tells_saves=False,  # wire.py
     )
 
     def __init__(self, bucket: Bucket) -> None:
