@@ -236,6 +236,41 @@ async def test_what_another_made_is_replaced_over_http(
     assert statuses == [*[200] * 7, 201]
 
 
+async def test_a_save_whose_answer_was_lost_tells_what_it_did_over_http(
+    app: tuple[PlatformApp, Passed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, passed = app
+    lost: list[str] = []
+
+    def choose(method: str, target: str) -> str | None:
+        if method != "PUT" or not lost or not target.partition("?")[0].endswith(lost[0]):
+            return None
+        lost.pop()
+        return "reset after"
+
+    monkeypatch.setattr(passed, "choose", choose)
+    for status in (201, 200):
+        lost.append("/k")
+        put = await client("PUT", "/api/objects/k", b"%d" % status)
+        assert (put.status, lost) == (status, [])
+        assert (await client("GET", "/api/objects/k")).body == b"%d" % status
+    await client("DELETE", "/api/objects/k")
+    assert (await client("PUT", "/api/objects/k", b"")).status == 201
+
+
+async def test_what_has_metadata_that_are_no_text_is_replaced_over_http(
+    moto: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serve(monkeypatch, await config_of("moto", moto, tmp_path)) as client:
+        await client.storage.save("warm", 1)
+        driver: Any = client.storage.backend.objects.driver.core
+        headers = {"x-amz-meta-n": "\u00e9"}
+        answer = await driver.inner._bucket.client.request("PUT", "odd", headers=headers)
+        assert answer.status == 200
+        put = await client("PUT", "/api/objects/odd", b"y")
+        assert (put.status, (await client("GET", "/api/objects/odd")).body) == (200, b"y")
+
+
 async def test_a_sweep_is_two_requests_an_object_at_most(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ the first stream up or copy, and to make the container.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -86,7 +86,7 @@ class AzureObjects(ObjectDriver):
     def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self._container = Container(clients, kept)
         self._deleting = Deleting(self._container)
-        self._creating = Creating(self, self._look)
+        self._creating = Creating(self, self._metadata)
 
     async def open(self) -> None:
         """Make the container if it is not there, and see that the service answers and lets us in."""
@@ -162,6 +162,9 @@ class AzureObjects(ObjectDriver):
             await self._container.failed(error, f"head {key!r}", key)
             raise
         return object_info(key, result)
+
+    async def _metadata(self, key: str) -> Mapping[str, str] | None:
+        return None if (found := await self._look(key)) is None else found.metadata
 
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once

@@ -8,7 +8,7 @@ metadata it has not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace as with_fields
 from itertools import batched
@@ -86,7 +86,7 @@ class S3Objects(ObjectDriver):
         self._reading = Reading(bucket)
         self._listing = Listing(self._page)
         self._sidecars: Recent[str, str] = Recent(_KEPT_SIDECARS)
-        self._creating = Creating(self, self._look)
+        self._creating = Creating(self, self._metadata)
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         if options.tell_created:
@@ -274,9 +274,14 @@ class S3Objects(ObjectDriver):
 
     # -- writing
 
-    async def _look(self, key: str) -> ObjectInfo | None:
-        found = await self._reading.look(key)
-        return None if found is None else found[0]
+    async def _metadata(self, key: str) -> Mapping[str, str] | None:
+        try:
+            found = await self._reading.look(key)
+        except StorageError as error:
+            if not has_unreadable_metadata(error):
+                raise
+            return {}
+        return None if found is None else found[0].metadata
 
     async def _expect(self, key: str, if_match: str) -> tuple[str, str | None]:
         """See that the object has this ETag, its mark included. Its ETag, and the name of its sidecar, to be

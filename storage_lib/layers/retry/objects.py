@@ -53,15 +53,16 @@ class RetryingObjects(ObjectLayer):
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         mark, if_absent = "", options.if_absent
-        if options.is_conditional:
-            mark = f"{_CREATED if if_absent else _REPLACED}{os.urandom(16).hex()}"
+        if options.is_conditional or options.tell_created:
+            mark = f"{_CREATED if if_absent or options.tell_created else _REPLACED}{os.urandom(16).hex()}"
             options = with_options(options, metadata={**options.metadata, ATTEMPT: mark})
 
         async def put(unsure: bool) -> PutResult:
             try:
                 result = await self.inner.put(key, data, options)
-                # What an earlier try may have created, this one replaced.
-                return result if mark or not unsure else replace(result, created=None)
+                # What an earlier try may have created, this one replaced, or another since.
+                is_told = options.is_conditional or result.created or not unsure
+                return result if is_told else replace(result, created=None)
             except PreconditionFailedError as error:
                 if not unsure:
                     raise
