@@ -141,6 +141,8 @@ class ObjectCapabilities:
     """The number of parts of a stream (Azure: 50,000 blocks)."""
     resumes_streams: bool = False
     """Whether a stream with a name (`PutOptions.upload`) can be continued after a crash."""
+    discards_together: bool = False
+    """Whether `ObjectDriver.discard` is a request for many."""
     tells_saves: bool = True
     """Whether a condition on an ETag heeds each save since, also one of the same bytes (S3: not quite)."""
     is_local: bool = False

@@ -78,6 +78,7 @@ class S3Objects(ObjectDriver):
         lists_sizes=True,
         max_parts=10_000,  # "Amazon S3 multipart upload limits"
         resumes_streams=True,
+        discards_together=True,
         tells_saves=False,  # wire.py
     )
 

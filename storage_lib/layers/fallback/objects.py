@@ -77,6 +77,7 @@ class FallbackObjects(ObjectLayer):
             part_bytes=max(one.part_bytes, other.part_bytes),
             max_parts=min(one.max_parts, other.max_parts),
             resumes_streams=False,  # There are two stores to continue in.
+            discards_together=False,  # It deletes one by one.
             tells_saves=one.tells_saves and other.tells_saves,
             is_local=one.is_local and other.is_local,
         )

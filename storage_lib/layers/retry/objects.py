@@ -90,7 +90,10 @@ class RetryingObjects(ObjectLayer):
         await self._delete(info.key, info.etag, lambda: self.inner.remove(info))
 
     async def discard(self, keys: Sequence[str]) -> None:
-        await self._retrier.step(f"remove {len(keys)} markers", lambda: self.inner.discard(keys))
+        if self.inner.capabilities.discards_together:
+            await self._retrier.step(f"remove {len(keys)} markers", lambda: self.inner.discard(keys))
+        else:
+            await super().discard(keys)  # Each is tried by itself: all of many seldom succeed at once.
 
     async def _delete(self, key: str, if_match: str | None, call: Callable[[], Awaitable[None]]) -> None:
         async def delete(unsure: bool) -> None:
