@@ -16,6 +16,7 @@ from storage_lib import StorageConfig, StorageManager
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import AuditOptions
 from storage_lib.errors import (
+    AccessDeniedError,
     InvalidArgumentError,
     KeyNotFoundError,
     StorageUnavailableError,
@@ -489,3 +490,28 @@ async def test_clocks_that_differ_lose_no_message_and_leave_it_its_time(ahead: f
     found = {each.body: each for each in await target.backend.queues.receive("q", max_messages=9)}
     assert 590 < (found[b"ends"].expires_at - datetime.now(UTC)).total_seconds() < 610
     assert found[b"stays"].expires_at.year == 9999
+
+
+@pytest.mark.parametrize("side", ["target", "source"])
+async def test_where_access_is_denied_the_queue_is_left_to_those_who_work_on_it(
+    source: StorageManager, target: StorageManager, side: str
+) -> None:
+    """A target that takes none, and a source that gives none away."""
+    for n in range(200):
+        await source.backend.queues.send("q", f"{n}")
+
+    async def denied(*_: Any) -> Any:
+        raise AccessDeniedError("no")
+
+    if side == "target":
+        target.backend.queues.driver.send = denied  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        source.backend.queues.driver.delete = denied  # pyright: ignore[reportAttributeAccessIssue]
+    report = await migrate(source, target, queues=["q"])
+    assert [(each.name, each.code) for each in report.failed] == [("queue q", "access-denied")]
+    assert report.messages_moved == 0
+    assert await target.backend.queues.length("q") <= 32
+    visible = 0
+    while found := await source.backend.queues.receive("q", max_messages=32):
+        visible += len(found)
+    assert visible == 200

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from storage_lib.errors import (
+    AccessDeniedError,
     InvalidArgumentError,
     KeyNotFoundError,
     StorageError,
@@ -116,8 +118,8 @@ class QueueMover:
             else:
                 await self._to.send(queue, message.body, ttl=left)
             await self._from.delete(queue, message)
-        except StorageUnavailableError:
-            raise
+        except (StorageUnavailableError, AccessDeniedError):
+            raise  # The others would fail alike, hidden from those who work on them, or be there twice.
         except StorageError as error:
             self._failed(f"queue {queue}, message {message.id}", error)
             return False
@@ -125,11 +127,17 @@ class QueueMover:
 
     async def _give_back(self, queue: str, kept: list[QueueMessage]) -> None:
         """What was not moved is visible at once, and not only when its time is over."""
-        for message in kept:
-            try:
-                await self._from.update(queue, message, visibility_timeout=0)
-            except (KeyNotFoundError, StorageUnavailableError):
-                continue  # Visible already, or soon.
+        free = asyncio.Semaphore(MAX_RECEIVE)
+
+        async def one(message: QueueMessage) -> None:
+            # Visible already, or soon.
+            async with free:
+                with suppress(KeyNotFoundError, StorageUnavailableError):
+                    await self._from.update(queue, message, visibility_timeout=0)
+
+        for outcome in await asyncio.gather(*map(one, kept), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
 
     def _moved(self, queue: str, count: int) -> None:
         self._report.messages_moved += count
