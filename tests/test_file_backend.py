@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from storage_lib.backends.file import FileStorageBackend, directories, durable, sqlite, watches
 from storage_lib.backends.file import tables as file_tables
 from storage_lib.backends.file.files import ObjectFiles
+from storage_lib.backends.file.folder import Folder
 from storage_lib.backends.file.format import Header, data_offset, decode_header, encode_header
 from storage_lib.backends.file.locks import KeyLocks
 from storage_lib.backends.file.oserrors import os_errors
@@ -637,6 +638,28 @@ async def test_a_directory_whose_changes_are_not_known_is_read_again(
     assert read.count("flat") == (15 if loss == "no more watches" else 1)
     _plant(folder, "flat/newer", foreign=False)
     assert await _pages(backend) == {*keys, "flat/newer"}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fdinfo"), reason="looks at what the kernel watches")
+def test_nothing_is_kept_of_changes_that_nobody_takes(tmp_path: Path) -> None:
+    for name in ("busy", "other"):
+        (tmp_path / name).mkdir()
+    kept = watches.Watches()
+    folder = Folder(os.fsencode(tmp_path))
+    busy, other = kept.begin(folder, b"busy"), kept.begin(folder, b"other")
+    assert busy is not None
+    assert other is not None
+    for n in range(3):
+        for m in range(watches.MAX_CHANGES + 1):
+            (tmp_path / f"busy/{n}-{m}").touch()
+        (tmp_path / f"other/{n}").touch()
+        assert kept.take(other) == {b"%d" % n}
+        assert not busy.names
+    watched = Path(f"/proc/self/fdinfo/{kept._fd}").read_text().count("inotify wd:")
+    assert watched == 1, "the kernel tells no more of what is read again in any case"
+    assert kept.take(busy) is None
+    kept.end(busy)
+    kept.close()
 
 
 NAMES = st.sampled_from(

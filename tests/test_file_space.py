@@ -163,6 +163,39 @@ async def test_the_file_shrinks_once_nobody_reads_what_was_there_before(
         other.close()
 
 
+async def test_the_log_stays_short_as_long_as_somebody_reads_what_was_there_before(
+    backend: FileStorageBackend, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "MAX_MOVED_PAGES", 128)
+    looked: list[float | None] = []
+    give_back = space.UnusedSpace.give_back
+    for queue in ("gone", "kept"):  # All that is kept has to be moved.
+        await backend.queues.create_queue(queue)
+        for _ in range(8):
+            await asyncio.gather(*(backend.queues.send(queue, TEXT) for _ in range(50)))
+    other = sqlite3.connect(database, isolation_level=None)
+    try:
+        other.execute("BEGIN")
+        count = other.execute("SELECT count(*) FROM messages").fetchone()
+        await backend.queues.clear("gone")
+        log = os.stat(f"{database}-wal").st_size
+        monkeypatch.setattr(
+            space.UnusedSpace,
+            "give_back",
+            lambda self, connection: looked.append(give_back(self, connection)) or looked[-1],
+        )
+        await _until(lambda: looked.count(space.IDLE_SECONDS) > 3)
+        assert os.stat(f"{database}-wal").st_size < log + 2 * (128 + space._MAX_STEP) * PAGE
+        assert other.execute("SELECT count(*) FROM messages").fetchone() == count
+        other.execute("ROLLBACK")
+        await _until(lambda: _pragma(database, "freelist_count") == 0)
+        await _until(lambda: os.stat(f"{database}-wal").st_size == 0)
+    finally:
+        other.close()
+    assert await backend.queues.length("kept") == 400
+    assert _pragma(database, "integrity_check") == "ok"
+
+
 WORKER = """
 import asyncio, sys
 from storage_lib.backends.file import FileStorageBackend, space

@@ -24,6 +24,9 @@ _MIN_STEP, _MAX_STEP = 64, 512
 MIN_PAGES = 256
 """Unused pages (of 4 KiB) that are worth it, if they are also an eighth of the file: what is written soon
 takes them again."""
+MAX_MOVED_PAGES = 2048
+"""About so many, until all of the log is moved into the file: while somebody reads what was there before,
+that waits, and the log only grows."""
 MAX_SMALL_PAGES = 1000
 """Used pages of a file that is made anew by the way, in about 30 ms."""
 
@@ -34,6 +37,7 @@ class UnusedSpace:
     def __init__(self) -> None:
         self._step = 128
         self._under_way = False
+        self._moved = 0
 
     def give_back(self, connection: Connection) -> float | None:
         """Do a step. Returns the seconds until the next one; None where there is nothing more to do.
@@ -64,6 +68,12 @@ class UnusedSpace:
                 return None
             make_anew(connection)
         elif unused:
+            if self._moved >= MAX_MOVED_PAGES:
+                is_busy, pages, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if is_busy or done < pages:
+                    return IDLE_SECONDS
+                self._moved = 0
+            self._moved += self._step
             started = time.monotonic()
             connection.execute(f"PRAGMA incremental_vacuum({self._step})").fetchall()
             taken = time.monotonic() - started

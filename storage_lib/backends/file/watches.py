@@ -97,12 +97,7 @@ class Watches:
 
     def end(self, changes: Changes) -> None:
         with self._lock:
-            changes.lost = True
-            sharing = self._watched.get(changes.watch, [])
-            if changes in sharing:
-                sharing.remove(changes)
-                if not sharing:
-                    self._forget(changes.watch)
+            self._lose(changes)
 
     def close(self) -> None:
         """End all of them."""
@@ -115,6 +110,16 @@ class Watches:
                 self._fd = None
 
     __del__ = close
+
+    def _lose(self, changes: Changes) -> None:
+        """Keep nothing more of it: it may never be taken, while others are taken for ever."""
+        changes.lost = True
+        changes.names.clear()
+        sharing = self._watched.get(changes.watch, [])
+        if changes in sharing:
+            sharing.remove(changes)
+            if not sharing:
+                self._forget(changes.watch)
 
     def _forget(self, watch: int) -> None:
         del self._watched[watch]
@@ -135,7 +140,8 @@ class Watches:
                 sharing = self._watched.values() if mask & _OVERFLOW else [self._watched.get(watch, [])]
                 for changes in [changes for some in sharing for changes in some]:
                     changes.names.add(name)
-                    changes.lost |= bool(mask & _LOST) or len(changes.names) > MAX_CHANGES
+                    if mask & _LOST or len(changes.names) > MAX_CHANGES:
+                        self._lose(changes)
 
 
 class _Calls:
