@@ -24,7 +24,7 @@ _MIN_STEP, _MAX_STEP = 64, 512
 MIN_PAGES = 256
 """Unused pages (of 4 KiB) that are worth it, if they are also an eighth of the file: what is written soon
 takes them again."""
-MAX_MOVED_PAGES = 2048
+MAX_MOVED_PAGES = 4096
 """About so many, until all of the log is moved into the file: while somebody reads what was there before,
 that waits, and the log only grows."""
 MAX_SMALL_PAGES = 1000
