@@ -196,6 +196,28 @@ async def test_the_log_stays_short_as_long_as_somebody_reads_what_was_there_befo
     assert _pragma(database, "integrity_check") == "ok"
 
 
+def test_the_file_is_cut_off_though_whoever_emptied_its_end_was_killed_before(tmp_path: Path) -> None:
+    database = tmp_path / "store.db"
+    connection = sqlite3.connect(database, isolation_level=None)
+    try:
+        space.prepare(connection)
+        connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        connection.execute("CREATE TABLE messages (text TEXT)")
+        connection.execute("BEGIN")
+        connection.executemany("INSERT INTO messages VALUES (?)", [(TEXT,)] * 300)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute("DELETE FROM messages")
+        connection.execute("PRAGMA incremental_vacuum").fetchall()
+        assert database.stat().st_size > 300 * 5 * PAGE
+        assert space.UnusedSpace().give_back(connection) is None
+        assert database.stat().st_size < 10 * PAGE
+        assert space.UnusedSpace().give_back(connection) is None
+    finally:
+        connection.close()
+
+
 WORKER = """
 import asyncio, sys
 from storage_lib.backends.file import FileStorageBackend, space

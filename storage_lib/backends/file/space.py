@@ -10,6 +10,7 @@ longer than a few steps; else `python -m storage_lib.backends.file.anew FILE` do
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,8 @@ class UnusedSpace:
 
     def _give_back(self, connection: Connection) -> float | None:
         unused, pages = _number(connection, "freelist_count"), _number(connection, "page_count")
-        if not self._under_way and (unused < MIN_PAGES or unused < pages / 8):
+        is_worth_it = unused >= max(MIN_PAGES, pages / 8)
+        if not self._under_way and not is_worth_it and _pages_of_file(connection) - pages < MIN_PAGES:
             return None
         self._under_way = True
         if not _can_shrink(connection):
@@ -98,6 +100,12 @@ def prepare(connection: Connection) -> None:
 
 def _can_shrink(connection: Connection) -> bool:
     return _number(connection, "auto_vacuum") == 2
+
+
+def _pages_of_file(connection: Connection) -> int:
+    """More than by its log, where a process was killed before the file was cut off."""
+    (_, _, path) = connection.execute("PRAGMA database_list").fetchone()
+    return os.stat(path).st_size // _number(connection, "page_size")
 
 
 def make_anew(connection: Connection) -> None:
