@@ -170,6 +170,16 @@ async def test_those_without_a_name_have_the_rights_of_anonymous(app: PlatformAp
     assert (await ask(app, "", "GET", "/api/objects/agents/ceo/a?code=k-ceo")).status == 403
 
 
+async def test_a_key_that_there_cannot_be_is_refused_before_it_is_logged(
+    app: PlatformApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in ("a%0Aforged%20line", "a%0D%0Aforged", "a%1B%5B2Kforged", "x" * 5000 + "forged", "forged//x"):
+        for method, body in (("GET", b""), ("HEAD", b""), ("PUT", b"1"), ("PATCH", b"{}"), ("DELETE", b"")):
+            assert (await ask(app, "k-ceo", method, f"/api/objects?key={key}", body)).status == 400
+    assert (await ask(app, "k-ceo", "GET", "/api/objects?prefix=a%0Aforged")).status == 400
+    assert "forged" not in caplog.text
+
+
 async def test_what_is_the_apps_own_needs_the_right_to_operate(app: PlatformApp) -> None:
     for target in ("/api/health/ready", "/api/metrics"):
         assert (await ask(app, "k-ceo", "GET", target)).status == 403

@@ -202,6 +202,7 @@ class ConfinedObjects(ObjectStore):
         name = self._root + user_key(_text(key))
         for action in actions:
             if not self._grant.allows(action, key):
+                validate_key(key)  # It goes into logs.
                 await self._denied(action, f"objects/{name}")
                 raise _forbidden(action, key)
         return name
