@@ -19,8 +19,9 @@ from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.tables import TableStore
+from storage_lib.tasks import lists
 from storage_lib.tasks.index_check import check_index
-from storage_lib.tasks.layout import key_of
+from storage_lib.tasks.layout import key_of, record_keys
 from storage_lib.tasks.model import TaskRecord, TaskStatus, child_task_id, new_task_id
 from storage_lib.tasks.records import TaskRecords
 from tests.counting import Requests
@@ -279,3 +280,49 @@ async def test_a_filter_that_no_task_can_meet_is_refused_by_its_name(
     with pytest.raises(InvalidArgumentError) as caught:
         await TaskRecords(MemoryBackend()).list(**filters)
     assert caught.value.field == name
+
+
+def child(n: int, at: datetime, late: timedelta) -> TaskRecord:
+    base = {"kind": "child", "agent_id": "a", "action": "note", "status": TaskStatus.SUCCEEDED}
+    return record(n, base | {"at": at, "late": late})
+
+
+@pytest.mark.parametrize("minutes", [(180, 1), (1, 180), (60, 5, 30)], ids=str)
+async def test_a_clock_that_is_behind_hides_nothing_that_was_made_late(minutes: tuple[int, ...]) -> None:
+    """Of one family some children are made by a host whose clock is hours behind."""
+    backend = MemoryBackend()
+    for n, late in enumerate(minutes):
+        await TaskRecords(backend).insert(child(n, START, timedelta(minutes=late)))
+    for late in minutes:
+        for moment in (START + timedelta(minutes=late, seconds=offset) for offset in (-1, 0, 1)):
+            found = await every(TaskRecords(backend), 100, {"created_after": moment})
+            assert len(found) == sum(START + timedelta(minutes=each) >= moment for each in minutes)
+    assert await check_index(backend.tables) == []
+
+
+@pytest.mark.parametrize("hours", [0, 2, 4])
+async def test_of_what_was_made_late_only_that_of_the_last_minutes_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Of 1,500 children of the last five hours."""
+    now = START + timedelta(hours=hours)
+    backend = MemoryBackend()
+    records = TaskRecords(backend)
+    placed: list[tuple[str, str]] = []
+    for n in range(1500):
+        made = await records.insert(child(n % 100, now - timedelta(seconds=12 * n), timedelta(seconds=1)))
+        placed.append(record_keys(made.task_id))
+    looked_at: set[tuple[str, str]] = set()
+    page_of = lists.page_of
+
+    async def noted(tables: Any, partition: str, behind: str, end: str, *more: Any, **named: Any) -> Any:
+        looked_at.update(keys for keys in placed if keys[0] == partition and behind < keys[1] < end)
+        return await page_of(tables, partition, behind, end, *more, **named)
+
+    monkeypatch.setattr(lists, "page_of", noted)
+    wanted: list[dict[str, Any]] = [{}, {"action": "note"}, {"status": "succeeded"}]
+    for filters in (*wanted, {"action": "note", "status": "succeeded"}):
+        looked_at.clear()
+        found = await every(records, 100, {**filters, "created_after": now})
+        assert len(found) == 1
+        assert len(looked_at) <= 100, filters

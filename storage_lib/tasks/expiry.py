@@ -13,7 +13,16 @@ from typing import Any, Final
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.backend import Entity, StorageBackend
 from storage_lib.ports.tables import MAX_QUERY_PAGE
-from storage_lib.tasks.layout import PARTITIONS, RECORDS_END, SPANS, Facts, end_of, first_at, span_of
+from storage_lib.tasks.layout import (
+    PARTITIONS,
+    RECORDS_END,
+    SPANS,
+    Facts,
+    end_of,
+    first_at,
+    moment_of,
+    span_of,
+)
 from storage_lib.tasks.lists import EXPIRED, task_id_of
 from storage_lib.tasks.model import FINAL, TASK_TABLE, content_prefix
 from storage_lib.tasks.ranges import Condition, rows_of
@@ -134,11 +143,11 @@ class Expiry:
         if not rows:
             return
         # After the rows: who makes a record in an old span writes its row anew, which then is not deleted.
-        first = min(row.row_key.rpartition(":")[2] for row in rows)
-        records = rows_of(tables, partition, first, RECORDS_END, select=[])
-        spans = {span_of(record.row_key) async for record in records}
-        empty = [row for row in rows if row.row_key.rpartition(":")[2] not in spans]
-        await delete_unchanged(tables, TASK_TABLE, empty)
+        empty = {row.row_key.rpartition(":")[2] for row in rows}
+        async for record in rows_of(tables, partition, min(empty), RECORDS_END, select=[]):
+            empty -= {span_of(record.row_key), moment_of(record.row_key)}
+        unused = [row for row in rows if row.row_key.rpartition(":")[2] in empty]
+        await delete_unchanged(tables, TASK_TABLE, unused)
 
 
 def _rows_of(entity: Entity) -> dict[str, Any]:

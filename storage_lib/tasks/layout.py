@@ -7,8 +7,9 @@ stand the rows of the index, which are written in the same transaction as the re
 - ``~open:KEY`` of a task that has not ended, or whose event is due, with all that repair has to know;
 - ``~agent:HASH:KEY`` of each task;
 - ``~failed:KEY``, ``~cancelled:KEY`` and ``~dead:KEY`` of one that ended so;
-- ``~span:…:SPAN``, one for all records of 4.7 hours, by action, of those that succeeded, and of
-  those that were made later than their ids say, with the latest time at which one was.
+- ``~span:…:SPAN``, one for all records of 4.7 hours, by action, and of those that succeeded;
+- ``~span:late:UNTIL:TIME``, one for all records with that time in their ids, as those of a family, that were
+  made later than that, in the minutes before ``UNTIL``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ _SPAN = len("000000")
 _LATEST = (1 << 48) - 1
 """The greatest time of an id, in milliseconds."""
 SLOT: Final = timedelta(minutes=10)
-"""How exactly the spans of late records say how late they are."""
+"""How exactly the rows of late records say how late they are, and for how long a process knows that a row is
+there."""
 
 
 def end_of(prefix: str) -> str:
@@ -106,6 +108,11 @@ def _milliseconds(moment: datetime) -> int:
 def span_of(key: str) -> str:
     """The beginning of the keys of a span: 4.7 hours, or a 256th of the others."""
     return key[: len("x00")] if key.startswith(OTHERS) else key[:_SPAN]
+
+
+def moment_of(key: str) -> str:
+    """The beginning of the keys of all records with the same time in their ids."""
+    return key[:_MOMENT]
 
 
 def of_agent(agent_id: str) -> str:
@@ -237,7 +244,7 @@ class Facts:
             rows[SUCCEEDED + span] = {}
         at = time_of(self.key)
         if at is not None and self.created_at is not None and _milliseconds(self.created_at) > at:
-            rows[LATE + span] = {"until": _next_slot(self.created_at) + SLOT}
+            rows[f"{LATE}{first_at(_next_slot(self.created_at))}:{moment_of(self.key)}"] = {}
         return rows
 
 
@@ -272,7 +279,7 @@ class Spans:
         return [
             Upsert(row, values)
             for row, values in facts.spans.items()
-            if now is None or not self._is_there((partition, row), values.get("until") or now)
+            if now is None or not self._is_there((partition, row), now)
         ]
 
     def _is_there(self, row: tuple[str, str], moment: datetime) -> bool:
@@ -286,5 +293,5 @@ class Spans:
             return
         if len(self._written) > self._kept:
             self._written.clear()
-        for row, values in facts.spans.items():
-            self._written[partition_of(facts.key), row] = values.get("until") or _next_slot(now)
+        for row in facts.spans:
+            self._written[partition_of(facts.key), row] = _next_slot(now)

@@ -55,6 +55,8 @@ from storage_lib.tasks.ranges import Condition, page_of, rows_of
 CONCURRENT_READS = 32
 SPANS_READ = 64
 """In one query."""
+MOST_INTERVALS = 16
+"""Of records that were made late, in a partition."""
 EXPIRED = "expired"
 """Set in a record whose contents are about to be removed, and which nobody may see any longer."""
 _AHEAD = timedelta(days=1)
@@ -269,32 +271,38 @@ class Lists:
             if whole is not None:
                 yield whole
             return
-        allowed = [rest]
-        if created_after := wanted.get("created_after"):
-            allowed = await self._since(partition, created_after, rest)
-        if plan.spans is None:
-            for interval in allowed:
+        created_after: datetime | None = wanted.get("created_after")
+        if created_after is None:
+            async for interval in self._of_plan(plan, partition, rest):
                 yield interval
             return
-        # `allowed` is within the rest, which a span may begin before.
-        async for span in self._spans(partition, plan.spans, rest):
-            for interval in allowed:
-                if (both := interval.within(span)) is not None:
-                    yield both
+        async for some in self._since(partition, created_after, rest):
+            async for interval in self._of_plan(plan, partition, some):
+                yield interval
 
-    async def _since(self, partition: str, moment: datetime, rest: _Interval) -> list[_Interval]:
-        """Where records stand that were made at that moment or later: those whose ids say so, those of spans
+    async def _of_plan(self, plan: _Plan, partition: str, within: _Interval) -> AsyncIterator[_Interval]:
+        if plan.spans is None:
+            yield within
+            return
+        # A span may begin before.
+        async for span in self._spans(partition, plan.spans, within):
+            if (both := within.within(span)) is not None:
+                yield both
+
+    async def _since(self, partition: str, moment: datetime, rest: _Interval) -> AsyncIterator[_Interval]:
+        """Where records stand that were made at that moment or later: those whose ids say so, those of times
         with some that were made late, and those whose ids tell no time."""
         newest = _Interval("", first_at(moment) + RECORDS_END)
-        late = rows_of(
-            self._tables, partition, LATE, end_of(LATE), Condition("until ge @moment", {"moment": moment})
-        )
-        found = [newest]
-        async for row in late:
-            span = row.row_key[len(LATE) :]
-            found.append(_Interval(max(span, newest.end), span + RECORDS_END))
-        found.append(_OF_OTHERS)
-        return [both for each in found if (both := each.within(rest)) is not None]
+        if (both := newest.within(rest)) is not None:
+            yield both
+        late = rows_of(self._tables, partition, LATE, LATE + newest.end, select=[])
+        times = sorted({time async for row in late if (time := row.row_key.rpartition(":")[2]) > newest.end})
+        # As few as can be read one after the other; between two of one interval stand others, too.
+        for some in batched(times, len(times) // MOST_INTERVALS + 1, strict=False):
+            if (both := _Interval(some[0], some[-1] + RECORDS_END).within(rest)) is not None:
+                yield both
+        if (both := _OF_OTHERS.within(rest)) is not None:
+            yield both
 
     async def _spans(self, partition: str, prefix: str, rest: _Interval) -> AsyncIterator[_Interval]:
         """The intervals of the spans that have such a row; neighbours are joined, more and more of them."""
@@ -304,7 +312,8 @@ class Lists:
             start += span[:-1] + chr(ord(span[-1]) - 1) + RECORDS_END
         joined: list[str] = []
         most = 1
-        async for row in rows_of(self._tables, partition, start, end_of(prefix), select=[], limit=SPANS_READ):
+        end = min(end_of(prefix), prefix + rest.end)
+        async for row in rows_of(self._tables, partition, start, end, select=[], limit=SPANS_READ):
             span = row.row_key[len(prefix) :]
             if joined and (len(joined) == most or not _are_neighbours(joined[-1], span)):
                 yield _Interval(joined[0], joined[-1] + RECORDS_END)

@@ -15,7 +15,6 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from storage_lib.errors import KeyNotFoundError, ObjectTooLargeError, PreconditionFailedError
@@ -30,7 +29,6 @@ from storage_lib.ports.tables import (
 )
 from storage_lib.tasks.layout import (
     OTHERS,
-    SLOT,
     Facts,
     end_of,
     key_of,
@@ -227,11 +225,7 @@ class Older:
                     break
                 operations += more
                 spans, count = shared, count + 1
-            latest = datetime.now(UTC) + SLOT
-            for row, values in spans.items():
-                # Others may have noted a later time of the same span, which must stay.
-                until = {name: max(value, latest) for name, value in values.items()}
-                operations.append(Upsert(row, until))
+            operations += [Upsert(row, values) for row, values in spans.items()]
             await self._together(partition, operations, entities[:count])
             entities = entities[count:]
 
