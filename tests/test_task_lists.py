@@ -309,7 +309,7 @@ async def test_of_what_was_made_late_only_that_of_the_last_minutes_is_looked_at(
     backend = MemoryBackend()
     records = TaskRecords(backend)
     placed: list[tuple[str, str]] = []
-    for n in range(1500):
+    for n in reversed(range(1500)):
         made = await records.insert(child(n % 100, now - timedelta(seconds=12 * n), timedelta(seconds=1)))
         placed.append(record_keys(made.task_id))
     looked_at: set[tuple[str, str]] = set()
