@@ -101,12 +101,12 @@ async def test_a_little_unused_space_is_left_for_what_is_written_next(
 async def test_what_is_written_meanwhile_waits_for_no_more_than_a_step(
     backend: FileStorageBackend, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(space, "_MAX_STEP", 16)
+    monkeypatch.setattr(space, "IDLE_SECONDS", 0.3)  # longer than it takes to hear that a write is done
     steps: list[float | None] = []
     give_back = space.UnusedSpace.give_back
 
     def counted(self: space.UnusedSpace, connection: sqlite3.Connection) -> float | None:
-        self._step = 16
+        self._step = 4  # so that there are many more than are counted here
         steps.append(give_back(self, connection))
         return steps[-1]
 
@@ -114,7 +114,7 @@ async def test_what_is_written_meanwhile_waits_for_no_more_than_a_step(
     await _fill(backend, 400)
     await backend.queues.clear("gone")
     between: list[int] = []
-    for n in range(20):
+    for n in range(10):
         await _until(lambda: bool(steps) and steps[-1] is not None)
         before = len(steps)
         await backend.queues.send("kept", f"meanwhile {n}")
