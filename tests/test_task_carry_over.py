@@ -23,6 +23,7 @@ from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError
 from storage_lib.manager import StorageManager
+from storage_lib.ports.backend import EntityPage
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
@@ -410,4 +411,32 @@ async def test_what_has_changed_since_it_was_carried_over_is_shown_as_it_is_now(
         pass
     assert (await engine.get(cancelled)).status is TaskStatus.CANCELLED
     assert await listed(engine) == every
+    assert await check_index(files.backend.tables) == []
+
+
+async def test_a_long_look_for_open_tasks_does_not_hold_up_the_others(
+    files: StorageManager, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that looks through millions of records for a few answers with pages that are empty, each with a
+    cursor for the next."""
+    engine = TaskEngine(files, clock=clock)
+    tables, looks = files.backend.tables, 0
+    query = tables.query
+
+    async def slow(table: str, filter: str | None = None, **named: Any) -> EntityPage:
+        nonlocal looks
+        if filter is not None and "event_due" in filter:
+            looks += 1
+            return EntityPage([], f"page-{looks}")
+        return await query(table, filter, **named)
+
+    monkeypatch.setattr(tables, "query", slow)
+    assert await engine.records.older.step(10) == 10
+    assert looks <= 4
+    assert await engine.records.older.step(10) == 10
+    monkeypatch.undo()
+    engine = TaskEngine(files, clock=clock)
+    while await engine.records.older.step(10):
+        pass
+    assert await old_ones(engine) == 0
     assert await check_index(files.backend.tables) == []

@@ -2,9 +2,9 @@
 
 They stand in a partition for each day, or in one of 256 for ids that others chose, without an index. A task
 whose record is asked for by its id is carried over at once, with those of its family; the others follow in
-the background (`step`), first those that are open, then the newest. Each is written to its new place before
-it is removed from the old, so whoever is cut off leaves it twice rather than never, and the next finishes.
-When none is left, a mark says so for all time, and nobody looks for them any more.
+the background (`step`), those that are open as they are found, and the newest. Each is written to its new
+place before it is removed from the old, so whoever is cut off leaves it twice rather than never, and the next
+finishes. When none is left, a mark says so for all time, and nobody looks for them any more.
 
 Nothing changes a record at its old place: hosts of the version before must not run at the same time.
 """
@@ -46,6 +46,7 @@ FIRST = "9"
 LAST = "y"
 """Behind all old partitions."""
 CONCURRENT_BATCHES = 16
+_OPEN_PAGES = 4
 _LOOK_SECONDS = 5.0
 """How often a process looks whether another has found the last one."""
 _DAY = 86_400_000
@@ -78,7 +79,8 @@ class Older:
         self._tables = tables
         self._gone = False
         self._looked = 0.0
-        self._open_gone = False
+        self._open_cursor: str | None = ""
+        """How far those that are open were looked for; None once all were."""
 
     @property
     def known_to_be_gone(self) -> bool:
@@ -172,26 +174,45 @@ class Older:
     async def step(self, limit: int = MAX_QUERY_PAGE) -> int:
         """Carry over up to so many, and return how many. If there is none, that is noted. This also finds
         those of a host of the version before that has run since."""
-        some: list[Entity] = []
         try:
-            if not self._open_gone:
-                some = await self._some(_OPEN, limit)
-                self._open_gone = not some
-            some = some or await self._some(ALWAYS, limit)
+            some = await self._open(limit)
+            if len(some) < limit:
+                known = {(each.partition_key, each.row_key) for each in some}
+                newest = await self._newest(limit - len(some))
+                some += [each for each in newest if (each.partition_key, each.row_key) not in known]
         except KeyNotFoundError:
             return 0
         if some:
             self._gone = False
             await self._carry(some)
         else:
-            self._open_gone = False
+            self._open_cursor = ""
             if not await self.are_gone():
                 await self._look()
         return len(some)
 
-    async def _some(self, condition: Condition, limit: int) -> list[Entity]:
+    async def _open(self, limit: int) -> list[Entity]:
+        """Some that are open. Among millions of others a store finds few at a time, so a step looks for a
+        while, and the next goes on."""
         found: list[Entity] = []
-        async for entity in self._rows("", condition, min(limit, MAX_QUERY_PAGE)):
+        text = f"PartitionKey gt @first and PartitionKey lt @last and {_OPEN.text}"
+        for _ in range(_OPEN_PAGES):
+            if self._open_cursor is None or len(found) == limit:
+                break
+            page = await self._tables.query(
+                TASK_TABLE,
+                text,
+                parameters={"first": FIRST, "last": LAST, **_OPEN.values},
+                limit=min(limit - len(found), MAX_QUERY_PAGE),
+                cursor=self._open_cursor or None,
+            )
+            found += page.entities
+            self._open_cursor = page.cursor
+        return found
+
+    async def _newest(self, limit: int) -> list[Entity]:
+        found: list[Entity] = []
+        async for entity in self._rows("", ALWAYS, min(limit, MAX_QUERY_PAGE)):
             found.append(entity)
             if len(found) == limit:
                 break
