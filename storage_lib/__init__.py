@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         BackendClosedError,
         ConfigurationError,
         EncryptionError,
+        ForbiddenError,
         IntegrityError,
         InvalidArgumentError,
         InvalidKeyError,
@@ -95,6 +96,7 @@ __all__ = [
     "EntityPage",
     "FallbackOptions",
     "FileStorageBackend",
+    "ForbiddenError",
     "Insert",
     "IntegrityError",
     "InvalidArgumentError",
@@ -163,11 +165,11 @@ _NAMES = {
     "config.validation": "Rule ValidationOptions",
     "encrypted_storage": "EncryptedStorage",
     "errors": (
-        "AccessDeniedError BackendClosedError ConfigurationError EncryptionError IntegrityError "
-        "InvalidArgumentError InvalidKeyError KeyNotFoundError NotPortableError ObjectExistsError "
-        "ObjectTooLargeError PreconditionFailedError QuotaExceededError RangeNotSatisfiableError "
-        "RuleViolationError SerializationError StorageError StorageUnavailableError "
-        "TransientStorageError UnsupportedOperationError"
+        "AccessDeniedError BackendClosedError ConfigurationError EncryptionError ForbiddenError "
+        "IntegrityError InvalidArgumentError InvalidKeyError KeyNotFoundError NotPortableError "
+        "ObjectExistsError ObjectTooLargeError PreconditionFailedError QuotaExceededError "
+        "RangeNotSatisfiableError RuleViolationError SerializationError StorageError "
+        "StorageUnavailableError TransientStorageError UnsupportedOperationError"
     ),
     "file_backend": "FileStorageBackend",
     "manager": "StorageManager",

@@ -152,9 +152,9 @@ async def test_children_that_are_submitted_at_once_all_run(store: str, tmp_path:
     else:
         real = worker.backend.tables.get
 
-        async def get(*keys: Any) -> Any:
+        async def get(*keys: Any, **options: Any) -> Any:
             await asyncio.sleep(0)  # as a store that is not in this process answers
-            return await real(*keys)
+            return await real(*keys, **options)
 
         worker.backend.tables.get = get  # type: ignore[method-assign]
     parent = await worker.engine.submit("gathers", "a", 20)
@@ -495,8 +495,8 @@ async def test_an_end_that_is_written_late_is_not_taken_for_a_loss(worker: Worke
             raise StorageUnavailableError("no answer in time")
         return await update(*arguments, **options)
 
-    async def looks(*keys: Any) -> Any:
-        found = await get(*keys)
+    async def looks(*keys: Any, **named: Any) -> Any:
+        found = await get(*keys, **named)
         if late:
             worker.backend.tables.get = get  # type: ignore[method-assign]
             arguments, options = late[0]
@@ -665,8 +665,8 @@ async def test_what_was_removed_first_is_not_run(
     world.mended = True
     real = worker.backend.tables.get
 
-    async def get(*keys: Any) -> Any:
-        found = await real(*keys)
+    async def get(*keys: Any, **options: Any) -> Any:
+        found = await real(*keys, **options)
         monkeypatch.undo()
         assert await worker.engine.records.expire(before(worker, 30), 10) == 1
         return found

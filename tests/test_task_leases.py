@@ -419,7 +419,7 @@ async def test_a_run_that_another_has_taken_over_before_it_began_does_not_begin(
         await other.worker.process(message.text, queue=TASK_QUEUE)
         late = Lease(engine.records, claimed, engine.worker._length, engine.worker._now)
         with watch.holding(late, engine.worker._place):
-            assert await engine.worker._run(late, message.text, TASK_QUEUE) == []
+            assert await engine.worker._run(late, message.text, TASK_QUEUE, None) == []
         record = await engine.records.get(submitted.task_id)
     assert (runs, record.status, record.attempts) == ([2], TaskStatus.SUCCEEDED, 2)
 

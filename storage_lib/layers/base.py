@@ -7,7 +7,7 @@ once. A transforming layer (compression, encryption, caching) returns from `Laye
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, Protocol
@@ -221,6 +221,12 @@ class ObjectLayer(ObjectDriver):
 
     async def give_up(self, key: str, upload: str) -> None:
         await self.inner.give_up(key, upload)
+
+    async def remove(self, info: ObjectInfo) -> None:
+        await self.delete(info.key, info.etag)  # With all that a layer does to a delete.
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        await self.inner.discard(keys)
 
     async def remove_stale(self) -> None:
         await self.inner.remove_stale()

@@ -454,7 +454,7 @@ class ObjectStore(Stationary):
         results: dict[str, StorageError | None] = dict.fromkeys(keys)
         for some in batched(results, together, strict=False):
             if not missing_ok:
-                results |= await _errors(some, self._lives)
+                results |= await _errors(some, lambda key: self._lives(validate_key(key)))
             left = [key for key in some if results[key] is None]
             deleted = await _errors(left, lambda key: self._delete(key, None, look=False))
             for key, error in deleted.items():
@@ -480,7 +480,6 @@ class ObjectStore(Stationary):
 
         :raises KeyNotFoundError: it is.
         """
-        validate_key(key)
         # What is damaged can be removed. What is missing may yet be made by a save that was cancelled: the
         # driver's `delete` waits for that.
         with suppress(IntegrityError):
