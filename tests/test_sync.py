@@ -246,7 +246,12 @@ def test_a_small_load_costs_at_most_twice_an_awaited_one(tmp_path: Path) -> None
 
     with SyncStorageManager(config) as storage:
         storage.save("k", {"n": 1})
-        assert min(called(storage) for _ in range(10)) < 2 * asyncio.run(turns())
+        ratio = 9.0
+        for _ in range(5):
+            ratio = min(ratio, min(called(storage) for _ in range(10)) / asyncio.run(turns()))
+            if ratio < 2:
+                return
+        pytest.fail(f"{ratio:.2f} times as long")
 
 
 def test_a_writer_without_async(files: SyncStorageManager) -> None:

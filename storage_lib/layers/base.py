@@ -223,10 +223,10 @@ class ObjectLayer(ObjectDriver):
         await self.inner.give_up(key, upload)
 
     async def remove(self, info: ObjectInfo) -> None:
-        await self.delete(info.key, info.etag)  # With all that a layer does to a delete.
+        await super().remove(info)  # With all that a layer does to a delete.
 
     async def discard(self, keys: Sequence[str]) -> None:
-        await self.inner.discard(keys)
+        await super().discard(keys)  # Likewise.
 
     async def remove_stale(self) -> None:
         await self.inner.remove_stale()
