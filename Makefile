@@ -4,7 +4,8 @@ PYTHON ?= python3.13
 PORT ?= 7071
 ARGS ?=
 # Tests wait more than they work; those of a file stay together, for they share servers.
-PROCESSES ?= 3
+PROCESSES ?= 4
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 # Not given, the app settings decide (docs/configuration.md).
 BACKEND ?=
 DATA ?=
@@ -12,9 +13,9 @@ DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # The project's own files: what a user keeps beside them is not ours to check.
-SOURCES := function_app.py functions actions storage_lib deployment devhost tests benchmarks README.md CHANGES.md docs
+SOURCES := function_app.py functions actions integrations examples storage_lib deployment devhost tests benchmarks README.md CHANGES.md docs
 
-.PHONY: run package lock test soak infra-check lint format bench docs clean
+.PHONY: run package lock test soak infra-check lint format bench docs console screenshots clean
 
 # exec, so that what ends make ends the server, and Azurite with it.
 # S3 needs botocore, which nothing else does.
@@ -29,11 +30,13 @@ package: $(VENV)/python.stamp
 lock: $(VENV)/python.stamp
 	@$(BIN)/python -m deployment.package --lock
 
+# Hundreds of processes are started by tests: compiled once, modules are read by all of them.
+test soak: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
+	$(PYTEST)
 
 soak: $(VENV)/dev.stamp
-	SOAK=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGS)
+	SOAK=1 $(PYTEST)
 
 # The templates by Microsoft's compiler, which is used where it is there; make test does so too.
 infra-check: $(VENV)/dev.stamp
@@ -55,8 +58,16 @@ bench: $(VENV)/bench.stamp
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m mkdocs build --strict --quiet
 
+# The page of the app, from its source; Node is installed into .venv if there is none.
+console: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.console_build
+
+# Pictures of its views, of a store that is filled for them, into docs/pictures; ARGS="tasks tables" takes some.
+screenshots: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.console_pictures $(ARGS)
+
 clean:
-	rm -rf $(VENV) dist site .azurite .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist site .azurite .clients .pytest_cache .ruff_cache .hypothesis
 
 # A stamp says what the environment was made from; whichever file changes makes it again.
 $(VENV)/run.stamp: requirements.txt devhost/requirements.txt | $(VENV)/python.stamp

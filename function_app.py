@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from functions import logs, maintenance, measurements, objects, service, state, tasks, watch
+from functions import (
+    actions,
+    batch,
+    console,
+    conversations,
+    links,
+    logs,
+    maintenance,
+    mcp,
+    me,
+    measurements,
+    objects,
+    openapi,
+    prefixes,
+    queues,
+    service,
+    state,
+    tables,
+    task_lists,
+    task_messages,
+    tasks,
+    uploads,
+    versions,
+    watch,
+)
 from functions.state import check_settings
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
-for module in (objects, tasks, maintenance, measurements, service):
+_OBJECTS = (objects, links, uploads, batch, prefixes, versions)
+_TASKS = (tasks, task_lists, task_messages, actions)
+_ITSELF = (maintenance, measurements, service, me, openapi, console)
+for module in (*_OBJECTS, conversations, *_TASKS, tables, queues, mcp, *_ITSELF):
     app.register_functions(module.blueprint)
+openapi.describe(app)
 logs.quieten_sdk()
 watch.begin()
 

@@ -21,6 +21,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.keys import SYSTEM_PREFIX
+from storage_lib.reserved_names import MESSAGES, has_conversations
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.model import MAX_CHILDREN, content_prefix
 from storage_lib.tasks.registry import task
@@ -93,11 +94,13 @@ class Migrate:
 
 class _Plan(msgspec.Struct, frozen=True):
     """The last key of each range but the last. ``is_cut``: the keys behind them are still to be cut. And the
-    tables."""
+    tables. ``messages``: there are large messages of conversations, and none of these tables is known to be
+    theirs; they go with all of them."""
 
     ends: list[str]
     is_cut: bool = False
     tables: list[str] = []
+    messages: bool = False
 
 
 class MigrationFailedError(StorageError):
@@ -106,7 +109,7 @@ class MigrationFailedError(StorageError):
     code = "migration-failed"
 
 
-@task("migrate", payload=Migrate, retry=_PATIENT)
+@task("migrate", payload=Migrate, retry=_PATIENT, whole_store=True)
 async def migrate(context: TaskContext, payload: Migrate) -> dict[str, Any]:
     """Cut the keys of the source into ranges, and submit a task for each, and for tables. It ends when they
     all have. What cannot be listed in its time is cut by another task.
@@ -119,7 +122,7 @@ async def migrate(context: TaskContext, payload: Migrate) -> dict[str, Any]:
 
     async with _stores(context, payload) as (source, target):
         whole = Migration(source, target, payload.options())  # Refuses a store that would be its own source.
-        plan = await _plan(context, source, payload, await whole.chosen_tables())
+        plan = await _plan(context, payload, whole)
     after = payload.after
     part = replace(payload, tables=[])
     for until in plan.ends:
@@ -127,12 +130,13 @@ async def migrate(context: TaskContext, payload: Migrate) -> dict[str, Any]:
         after = until
     rest = "migrate" if plan.is_cut else "migrate_range"
     await context.submit(rest, asdict(replace(part, after=after)))
-    for some in _shared_out(plan.tables):
+    shared_out = _shared_out(plan.tables)
+    for some in [None] if plan.messages else shared_out:
         await context.submit("migrate_tables", asdict(replace(payload, tables=some)))
     return {"ranges": len(plan.ends) + (not plan.is_cut), "tables": len(plan.tables)}
 
 
-@task("migrate_range", payload=Migrate, retry=_PATIENT, timeout=540)
+@task("migrate_range", payload=Migrate, retry=_PATIENT, timeout=540, whole_store=True)
 async def migrate_range(context: TaskContext, payload: Migrate) -> dict[str, Any]:
     """Copy the objects of one range, a part of `migrate`. Run again, it goes on where it was; one that takes
     longer is gone on with by another task.
@@ -154,7 +158,7 @@ async def migrate_range(context: TaskContext, payload: Migrate) -> dict[str, Any
     return msgspec.to_builtins(report)
 
 
-@task("migrate_tables", payload=Migrate, retry=_PATIENT, timeout=540)
+@task("migrate_tables", payload=Migrate, retry=_PATIENT, timeout=540, whole_store=True)
 async def migrate_tables(context: TaskContext, payload: Migrate) -> dict[str, Any]:
     """Copy some tables, a part of `migrate`; likewise.
 
@@ -163,7 +167,8 @@ async def migrate_tables(context: TaskContext, payload: Migrate) -> dict[str, An
     """
     has_ended, report = await _part(context, payload, objects=False)
     if not has_ended:
-        if not (report.entities_copied or report.entities_updated or report.entities_deleted):
+        messages = report.copied or report.updated or report.deleted or report.bytes_resumed
+        if not (messages or report.entities_copied or report.entities_updated or report.entities_deleted):
             raise MigrationFailedError(
                 f"no entity was copied within {RANGE_SECONDS:g} s",
                 remedy="run the migration from the command line, which has no such limit",
@@ -216,9 +221,16 @@ async def _run(context: TaskContext, migration: Migration) -> bool:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def _plan(context: TaskContext, source: StorageManager, payload: Migrate, tables: list[str]) -> _Plan:
+async def _plan(context: TaskContext, payload: Migrate, whole: Migration) -> _Plan:
+    from storage_lib.migration.tables import messages_of
+
     key, objects = f"{content_prefix(context.task.task_id)}ranges", context.storage.backend.objects
-    plan = msgspec.structs.replace(await _cut(context, source, payload), tables=tables)
+    tables, stores = await whole.chosen_tables(), (whole.source, whole.target)
+    messages = False
+    if not any(map(has_conversations, tables)) and messages_of(whole.options, tables, *stores):
+        messages = any([await _has(storage, MESSAGES) for storage in stores])
+    cut = await _cut(context, whole.source, payload)
+    plan = msgspec.structs.replace(cut, tables=tables, messages=messages)
     try:
         await objects.put(key, msgspec.json.encode(plan), content_type="application/json", if_absent=True)
     except PreconditionFailedError:
@@ -227,6 +239,11 @@ async def _plan(context: TaskContext, source: StorageManager, payload: Migrate, 
         found = msgspec.json.decode(kept.data, type=_Plan | list[str])
         return _Plan(found) if isinstance(found, list) else found
     return plan
+
+
+async def _has(storage: StorageManager, prefix: str) -> bool:
+    page = await storage.backend.objects.list_page(prefix, limit=1)
+    return bool(page.entries)
 
 
 async def _cut(context: TaskContext, source: StorageManager, payload: Migrate) -> _Plan:

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 PARTS = {
     "start": "cold_start",
     "host": "local_host",
+    "handlers": "handlers",
     "tasks": "tasks",
     "tasklist": "task_list",
     "azure": "azure_small",
@@ -22,6 +23,7 @@ PARTS = {
     "stream": "streams",
     "migration": "migration",
     "layers": "layers",
+    "integrations": "integrations",
     "scale": "scale",
 }
 """Its module, imported when it is measured: not every part needs all libraries."""

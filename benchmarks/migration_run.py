@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 
@@ -19,4 +20,5 @@ async def run(data: str, container: str, prefix: str, connection_string: str) ->
 
 
 if __name__ == "__main__":
+    gc.set_threshold(20_000, 20, 20)  # as the command line does
     print(json.dumps(asyncio.run(run(*sys.argv[1:]))))

@@ -120,6 +120,7 @@ RULES: Mapping[str, Rule] = {
         r"[a-z0-9]{3,24}", "the name of an account: 3 to 24 small letters and digits"
     ),
     "existingDataAccountResourceGroup": _GROUP,
+    "taskQueues": _number(1, 16),
     "storageNamespace": _form(
         r"(?!(agent|azure)\Z)[a-z][a-z0-9]{0,19}",
         "a small letter, then small letters and digits, at most 20, and neither agent nor azure",
@@ -142,6 +143,14 @@ RULES: Mapping[str, Rule] = {
     "budgetStartDate": Rule(_is_budget_start, "the first day of a month, such as 2026-12-01"),
 }
 """By parameter of infra/main.bicep, which says the same to Azure; tests compare the two."""
+
+MEMBERS: Mapping[str, Rule] = {
+    "corsOrigins": _form(
+        r"\*|https?://(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?::[0-9]{1,5})?",
+        "an origin such as https://example.com, in small letters, without a path or a slash at its end",
+    ),
+}
+"""What each member of an array may be, where Azure would take it and no page could ever match it."""
 
 NEEDS: Mapping[str, str] = {
     "appPrivateEndpoint": "networkIsolation",
@@ -185,6 +194,7 @@ def faults(document: Any, others: set[str], environment: Mapping[str, str]) -> I
         rule = RULES.get(each.name)
         if rule is not None and each.value and not rule.holds(each.value):
             yield f"{_named(each)} is {each.value[:80]!r}: it must be {rule.allowed}{_meant(each, rule)}"
+    yield from _members(document)
     for name, needed in NEEDS.items():
         if _set(given.get(name)) and not _set(given.get(needed)):
             other = _named(given[needed]) if needed in given else needed
@@ -192,6 +202,17 @@ def faults(document: Any, others: set[str], environment: Mapping[str, str]) -> I
             yield f"{_named(given[name])} is set, so {other} must be too: {allowed}"
     variables = {parameter.variable for parameter in given.values() if parameter.variable}
     yield from _mistyped(variables, others, environment)
+
+
+def _members(document: Any) -> Iterator[str]:
+    for name, rule in MEMBERS.items():
+        members = document["parameters"].get(name, {}).get("value")
+        where = f"{name} of infra/main.parameters.json"
+        for member in members if isinstance(members, list) else []:
+            if not isinstance(member, str) or not rule.holds(member):
+                yield f"{where} has {str(member)[:80]!r}: it must be {rule.allowed}"
+        if isinstance(members, list) and "*" in members and len(members) > 1:
+            yield f"{where} has '*', which is every origin, and others: name them, or only '*'"
 
 
 def _mistyped(variables: set[str], others: set[str], environment: Mapping[str, str]) -> Iterator[str]:

@@ -36,6 +36,8 @@ RESTART_SECONDS = 5.0
 SOON_SECONDS = 30.0
 PARENT_POLL_SECONDS = 0.5
 
+MOST_LINK_BYTES = 5000 * 1024 * 1024
+"""Of a save by a link of the app, like Azure's of one request."""
 EMULATOR = "UseDevelopmentStorage=true"
 EMULATOR_PORTS = (10000, 10001, 10002)
 
@@ -161,7 +163,11 @@ async def _main(options: argparse.Namespace) -> int | None:
             )
             stack.pop_all()
             await host.kill()
-            # A thread may have heard one meanwhile.
+            for number in STOPPING:
+                # A thread, which blocks none, may hear one until there is a new process: it ends this one.
+                signal.signal(number, signal.SIG_DFL)
+            for _ in range(2):  # What one has heard already, the loop has yet to be told.
+                await asyncio.sleep(0)
             return None if stop.is_set() else host.port
     return None
 
@@ -201,6 +207,8 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> Host:
     # Late, so that a busy port or a wrong option is said at once.
     from devhost.host import Host, HostConfig
 
+    # An app that is told to be on the platform promises no more than that takes.
+    streams = os.environ.get("AZURE_FUNCTIONS_ENVIRONMENT", "").lower() == "development"
     config = HostConfig(
         app,
         data,
@@ -211,7 +219,10 @@ async def _start(options: argparse.Namespace, stack: AsyncExitStack) -> Host:
         options.timer_lease_seconds,
         frozenset(map(_checked_host, options.allow_host)),
         cors,
+        streams=streams,
     )
+    if streams:  # The app signs links for as much as this process takes by them.
+        os.environ.setdefault("AGENT_STORAGE_LINK_MAX_BYTES", str(MOST_LINK_BYTES))
     worker = WorkerProcess(app, logging.getLogger().level)
     host = Host(config, bound=bound, worker=worker)
     await host.start()

@@ -35,8 +35,11 @@ class Answer(web.Response):
             self.force_close()
 
     def allow(self, headers: Mapping[str, str]) -> None:
-        """Add the headers of CORS."""
+        """Add the headers of CORS. What the answer varies by already, it still does."""
+        varies = self.headers.get(hdrs.VARY)
         self.headers.update(headers)
+        if varies and hdrs.VARY in headers:
+            self.headers[hdrs.VARY] = f"{varies}, {headers[hdrs.VARY]}"
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Decide the framing, which depends on what the client speaks."""

@@ -85,6 +85,9 @@ class Azurite:
         for service in ("blob", "queue", "table"):
             # Port 0: the system chooses, and Azurite says which it was.
             command += [f"--{service}Host", "127.0.0.1", f"--{service}Port", "0"]
+            # Longer than any client keeps an idle connection. Node closes one after 5 s, which may be the
+            # moment at which a request is sent on it.
+            command += [f"--{service}KeepAliveTimeout", "120"]
         if self._oauth:
             command += ["--oauth", "basic"]
         if self._tls:

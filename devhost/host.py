@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -42,7 +43,7 @@ class HostConfig:
     """What to serve and where. ``lease_seconds`` is how long a received message stays hidden, and
     ``timer_lease_seconds`` how long a host's right to run the timers outlives it; without keys,
     ``hosts`` are names of this machine that are served besides loopback ones, and ``cors`` says which other
-    sites' pages may ask."""
+    sites' pages may ask. ``streams`` says that large objects go by links of the app past it."""
 
     app: Path
     data: Path
@@ -53,6 +54,7 @@ class HostConfig:
     timer_lease_seconds: float = 60.0
     hosts: frozenset[str] = frozenset()
     cors: Cors = field(default_factory=Cors)
+    streams: bool = False
 
 
 class Host:
@@ -120,6 +122,8 @@ class Host:
         worker = self._worker or _worker_here(self.config.app)
         functions = await self._load(worker)
         invoker = await self._connect(functions, settings, worker)
+        if self.config.streams:
+            self._cleanup.push_async_callback(_close_direct)
         server = self._http(functions, settings, invoker)
         self._cleanup.push_async_callback(self._stop_triggers, server, invoker)
         await server.start(bound)
@@ -198,8 +202,10 @@ class Host:
             invoker,
             keys=self.keys,
             body_limit=int(limit),
+            prefix=settings.route_prefix,
             hosts=self.config.hosts,
             cors=self.config.cors,
+            streams=self.config.streams,
         )
 
     async def _open_store(self) -> QueueStore:
@@ -233,6 +239,11 @@ class Host:
         await asyncio.gather(server.stop(), *(listener.stop() for listener in self.listeners))
         # What slipped in while the server closed, and timer runs, which nothing above waits for.
         await invoker.drain(STOP_SECONDS)
+
+
+async def _close_direct() -> None:
+    if (direct := sys.modules.get("devhost.direct")) is not None:  # Else nothing was large.
+        await direct.close()
 
 
 def _worker_here(app: Path) -> Worker:

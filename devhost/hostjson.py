@@ -127,7 +127,8 @@ def apply_local_settings(directory: Path, environ: MutableMapping[str, str] = os
     """Put ``local.settings.json``'s Values into the environment, where a name is not set already.
     Returns what its Host says of CORS.
 
-    :raises DevhostError: it is not JSON, is encrypted, or has a value that is not text.
+    :raises DevhostError: it is not JSON, is encrypted, has a value that is not text, or lets every site in
+        with credentials.
     """
     path = directory / "local.settings.json"
     if not path.exists():
@@ -143,10 +144,16 @@ def apply_local_settings(directory: Path, environ: MutableMapping[str, str] = os
         environ.setdefault(name, value)
     host = _section(root, "Host", "local.settings.json")
     origins = str(host.get("CORS", "")).split(",")
-    return Cors(
+    cors = Cors(
         frozenset(name.strip().rstrip("/").lower() for name in origins if name.strip()),
         str(host.get("CORSCredentials", "")).lower() == "true",
     )
+    if cors.credentials and "*" in cors.origins:
+        raise DevhostError(
+            "local.settings.json: Host.CORS is *, and Host.CORSCredentials would let every site act as"
+            " whoever has signed in; name the origins, or set it to false"
+        )
+    return cors
 
 
 def resolve_settings(text: str, where: str, environ: Mapping[str, str] = os.environ) -> str:

@@ -18,6 +18,7 @@ from devhost.answers import Answer, to_answer
 from devhost.errors import DevhostError
 from devhost.invoker import Invoker
 from devhost.keys import HostKeys
+from devhost.landing import landing
 from devhost.origins import Cors, refusal
 from devhost.routing import RouteTable
 from devhost.runtime import http_datum
@@ -29,19 +30,22 @@ DEFAULT_BODY_LIMIT = 104_857_600
 # From here on it is worth a line in the log that the host parses a body that may be JSON.
 LARGE_JSON_BYTES = 1024 * 1024
 STOP_SECONDS = 10.0
+BY_LINK = ("save_by_link", "by_query_save_by_link", "load_by_link", "by_query_load_by_link")
 
 
 @dataclass(eq=False)
 class HttpServer:
     """Serves the routes on a bound socket. ``keys`` None asks for none, but lets no page of another site in
-    (`devhost.origins`)."""
+    (`devhost.origins`). With ``streams``, large objects go by links past the app (`devhost.direct`)."""
 
     routes: RouteTable
     invoker: Invoker
     keys: HostKeys | None = None
     body_limit: int = DEFAULT_BODY_LIMIT
+    prefix: str = "api"
     hosts: frozenset[str] = frozenset()
     cors: Cors = field(default_factory=Cors)
+    streams: bool = False
     _runner: web.ServerRunner | None = None
 
     async def start(self, bound: socket.socket) -> None:
@@ -107,7 +111,10 @@ class HttpServer:
         found = self.routes.resolve(request.method, path)
         if found is None:
             if path == "/" and request.method in ("GET", "HEAD"):
-                return None, Answer(200, {hdrs.CONTENT_TYPE: "text/plain"}, b"The function app is running.\n")
+                origin = f"{request.scheme}://{request.host}"
+                needs_key = self.keys is not None
+                accept = headers.get("accept", "")
+                return None, landing(self.routes, self.prefix, origin, accept, needs_key=needs_key)
             if others := self.routes.methods(path):
                 logger.info("there are functions for this path, but for %s only", ", ".join(others))
             return None, Answer(404)
@@ -117,6 +124,15 @@ class HttpServer:
         ):
             return function.name, Answer(401)
         where = f"{request.method} {loggable(raw_path)}"
+        url = f"{request.scheme}://{request.host}{targets.encode_path(path)}"
+        url += f"?{raw_query}" if raw_query else ""
+        query = targets.parse_query(raw_query)
+        if self.streams and function.name in BY_LINK:
+            from devhost import direct
+
+            answer = await direct.answer(request, function.name, url, headers, query, found.values)
+            if answer is not None:
+                return function.name, answer
         try:
             body = await kestrel.read_body(request, self.body_limit)
         except kestrel.BodyTooLargeError:
@@ -137,15 +153,7 @@ class HttpServer:
             logger.warning("%s: the body is chunked; as on the platform, the function does not get it", where)
         if body[:1] == b"{" and len(body) >= LARGE_JSON_BYTES:
             logger.info("%s: the platform's host parses such a body, at some 30 times its size", where)
-        url = f"{request.scheme}://{request.host}{targets.encode_path(path)}"
-        value = http_datum(
-            request.method,
-            url + (f"?{raw_query}" if raw_query else ""),
-            headers,
-            targets.parse_query(raw_query),
-            found.values,
-            body,
-        )
+        value = http_datum(request.method, url, headers, query, found.values, body)
         return function.name, to_answer(function, await self.invoker.run(function, value), request.method)
 
 

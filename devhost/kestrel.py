@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +129,8 @@ class Connection(RequestHandler):
     ) -> web.StreamResponse:
         """A request that is not HTTP is the client's fault: a status without a body, and no traceback."""
         if status == 500:
-            logger.error("devhost failed on %s", request.rel_url, exc_info=exc)
+            # Without the query, which may hold a key.
+            logger.error("devhost failed on %s", request.rel_url.raw_path, exc_info=exc)
         elif isinstance(exc, BadHttpMethod):
             status = 404
         elif isinstance(exc, LineTooLong):
@@ -161,18 +164,28 @@ async def read_body(
         return b""
     if (request.content_length or 0) > limit:
         raise BodyTooLargeError
+    return b"".join([part async for part in parts_of_body(request, patience)])
+
+
+async def parts_of_body(
+    request: web.BaseRequest, patience: Patience = Patience(), silence: float = math.inf
+) -> AsyncIterator[bytes]:
+    """The body as it comes, which a client that waits for a word to send it gets now.
+
+    :param silence: for how many seconds nothing may come.
+    :raises BodyTooSlowError: it comes too slowly.
+    """
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     loop = asyncio.get_running_loop()
     started = loop.time()
-    chunks: list[bytes] = []
     size = 0
-    try:
-        while not request.content.at_eof():
-            allowed = max(patience.body, size / patience.bytes_per_second)
-            async with asyncio.timeout_at(started + allowed + 1):
-                chunks.append(await request.content.readany())
-            size += len(chunks[-1])
-    except TimeoutError:
-        raise BodyTooSlowError from None
-    return b"".join(chunks)
+    while not request.content.at_eof():
+        ends = started + max(patience.body, size / patience.bytes_per_second) + 1
+        try:
+            async with asyncio.timeout_at(min(ends, loop.time() + silence)):
+                part = await request.content.readany()
+        except TimeoutError:
+            raise BodyTooSlowError from None
+        size += len(part)
+        yield part

@@ -55,7 +55,10 @@ def ensure_node() -> Node:
     """
     found = find_node()
     if found is None:
-        _run([sys.executable, "-m", "pip", "install", "--disable-pip-version-check", NODE_WHEEL])
+        # pip changes the environment of this Python: one process at a time.
+        with locked(Path(sys.prefix) / "node.lock", INSTALL_SECONDS, "another installation of Node"):
+            if find_node() is None:
+                _run([sys.executable, "-m", "pip", "install", "--disable-pip-version-check", NODE_WHEEL])
         found = find_node()
     if found is None:
         raise DevhostError(f"Azurite needs Node {OLDEST_NODE} or newer with npm; {NODE_WHEEL} brought none")

@@ -21,7 +21,7 @@ class Cors:
 
     def headers(self, origin: str) -> dict[str, str]:
         """What an answer to an allowed origin carries."""
-        if "*" in self.origins and not self.credentials:
+        if "*" in self.origins:
             return {"Access-Control-Allow-Origin": "*"}
         allowed = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         return allowed | ({"Access-Control-Allow-Credentials": "true"} if self.credentials else {})

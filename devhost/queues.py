@@ -8,8 +8,6 @@ retries of the queue client, after which the host gives up as a whole.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import itertools
 import logging
@@ -18,11 +16,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from devhost.errors import HostStoppedError
-from devhost.hostjson import MessageEncoding, QueueOptions
+from devhost.hostjson import QueueOptions
 from devhost.invoker import Invoker
 from devhost.outputs import MESSAGE_SECONDS
 from devhost.runtime import Function, InvocationResult, queue_datum
 from storage_lib.errors import KeyNotFoundError, StorageError, TransientStorageError
+from storage_lib.ports.queue_model import decoded
 from storage_lib.ports.queues import QueueMessage, QueueStore
 
 logger = logging.getLogger("devhost")
@@ -170,7 +169,7 @@ class QueueListener:
             # It was received so often without an end: every time the process must have died.
             await self._to_poison(message, "was received too often")
             return
-        body = decode(message.text, self.options.message_encoding)
+        body = decoded(message.text, self.options.message_encoding)
         if body is None:
             await self._to_poison(message, f"is not {self.options.message_encoding}")
             return
@@ -251,13 +250,3 @@ def poison_queue_of(queue: str) -> str | None:
     if queue.endswith(POISON_SUFFIX) or len(queue + POISON_SUFFIX) > 63:
         return None
     return queue + POISON_SUFFIX
-
-
-def decode(text: str, encoding: MessageEncoding) -> bytes | None:
-    """The body of a message on the wire; None where it is not in this encoding."""
-    if encoding == "none":
-        return text.encode()
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None

@@ -1,6 +1,9 @@
-"""HTTP routes as ASP.NET Core matches them for Functions: templates, precedence, methods.
+"""HTTP routes as Functions matches them: templates as in ASP.NET Core, one after the other, and methods.
 
-Source of the rules: "Routing in ASP.NET Core", sections on route templates and precedence.
+Of several templates that match, Functions takes that of the function whose name comes first, however literal
+another one is (azure-functions-host, issue 9876).
+
+Source of the other rules: "Routing in ASP.NET Core", route templates.
 """
 
 from __future__ import annotations
@@ -45,11 +48,6 @@ class Route:
     methods: frozenset[str]
     auth_level: str
 
-    @property
-    def precedence(self) -> tuple[int, ...]:
-        """Lower wins: a literal before a parameter before a catch-all, constrained ones first."""
-        return tuple(_rank(segment) for segment in self.segments)
-
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -60,12 +58,12 @@ class Match:
 
 
 class RouteTable:
-    """All HTTP functions of an app, by path and method."""
+    """All HTTP functions of an app, by path and method, in the order of their names."""
 
     def __init__(self, functions: Iterable[Function], prefix: str) -> None:
         """:raises DevhostError: a template that devhost does not know to match; the text names it."""
-        routes = [_route(function, prefix) for function in functions if function.kind == "http"]
-        self.routes: tuple[Route, ...] = tuple(sorted(routes, key=lambda route: route.precedence))
+        found = sorted(functions, key=lambda function: function.name.lower())
+        self.routes = tuple(_route(function, prefix) for function in found if function.kind == "http")
 
     def resolve(self, method: str, path: str) -> Match | None:
         """The function for a decoded path and a method; None where no template matches, which is a 404.
@@ -145,12 +143,6 @@ def _route(function: Function, prefix: str) -> Route:
         methods=frozenset(str(method).upper() for method in trigger.get("methods") or ()),
         auth_level=str(trigger.get("authLevel", "function")),
     )
-
-
-def _rank(segment: Segment) -> int:
-    if isinstance(segment, Literal):
-        return 1
-    return (5 if segment.catch_all else 3) - bool(segment.checks)
 
 
 def _segment(part: str, template: str, where: str) -> Segment:

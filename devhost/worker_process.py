@@ -289,11 +289,26 @@ def _end_with_host(link: int) -> None:
     os._exit(1)
 
 
+def _forked(link: int) -> None:
+    """In a process that a function forks: it is no second worker, hears signals as any process does, and ends
+    with the host."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    watched = os.dup(link)
+    ended, other = socket.socketpair()
+    with ended, other:
+        # What the event loop, if the function returns to it, writes is for nobody, and there it ends.
+        os.dup2(ended.fileno(), link, inheritable=False)
+    threading.Thread(target=_end_with_host, args=(watched,), daemon=True).start()
+
+
 def main() -> None:
     """``python -m devhost.worker_process APP LOG_LEVEL SOCKET``"""
     app, level, link = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(link, False)
     threading.Thread(target=_end_with_host, args=(link,), daemon=True).start()
+    os.register_at_fork(after_in_child=lambda: _forked(link))
     # Into a file or a pipe too, so that the death of the process loses nothing that was printed.
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # a TextIO by its stub
     begin_logging(level)

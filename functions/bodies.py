@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import azure.functions as func
 
+from functions.digests import check_digest as check_digest
+from functions.digests import compare_now
 from functions.headers import header
 from functions.state import AppState
-from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, SerializationError
+from storage_lib.errors import (
+    InvalidArgumentError,
+    ObjectTooLargeError,
+    SerializationError,
+    TransientStorageError,
+)
 from storage_lib.patterns import pattern
 
 _BOM = b"\xef\xbb\xbf"
 _OBJECT = pattern(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\0]*\{")
 """How a body begins that the host parses as JSON: in UTF-8, or in UTF-16 with a byte order mark."""
+
+
+class Arriving:
+    """A body that is taken part by part, once, because it is too large to be handed on whole.
+
+    :param size: as it is announced.
+    :param parts: all of it; their error if it does not arrive.
+    """
+
+    def __init__(self, size: int, parts: AsyncIterator[bytes]) -> None:
+        self.size = size
+        self._parts = parts
+        self._is_begun = False
+
+    def begin(self) -> AsyncIterator[bytes]:
+        """
+        :raises TransientStorageError: it was begun: a save failed that was to be tried again.
+        """
+        if self._is_begun:
+            raise TransientStorageError(
+                "the object was replaced while the body arrived, which cannot be read again",
+                remedy="send the request again",
+            )
+        self._is_begun = True
+        return self._parts
 
 
 class LengthRequiredError(InvalidArgumentError):
@@ -28,41 +61,42 @@ class UnsupportedMediaTypeError(InvalidArgumentError):
     code = "unsupported-media-type"
 
 
-class DigestError(InvalidArgumentError):
-    """The body is not the one that its sender has digested."""
-
-    code = "digest-mismatch"
-
-
-_DIGEST = pattern(r"(?:^|[,\s])sha-256=:([A-Za-z0-9+/=]*):")
-
+LARGE = "send it by a link (POST /api/links/{key}) or in parts (POST /api/uploads/{key})"
+"""What to do with a body that is too large for a request."""
+MAX_ITEMS = 50_000
+"""Lists, objects and names in a body that is read as JSON. Reading holds the interpreter up, and with it all
+other requests of the process: about 1 µs each, several times until it is stored."""
+MAX_RAW_ITEMS = 200_000
+"""Likewise, in JSON whose values are passed on as they were written."""
 _OBJECTS = (
-    "split the object, send it so that it does not begin with '{' (as a JSON array, or compressed as"
-    " application/gzip), or save it with storage_lib"
+    f"{LARGE}; or send it so that it does not begin with '{{' (as a JSON array, or compressed as"
+    " application/gzip)"
 )
-_TASKS = "submit fewer tasks in a request, or save a large payload as an object and send its key"
+_TASKS = (
+    "submit fewer tasks in a request, or save a large payload as an object (POST /api/links/{key} or"
+    " /api/uploads/{key}) and send its key"
+)
 
 
-def body_of(req: func.HttpRequest, app: AppState, remedy: str = _OBJECTS) -> bytes:
+def body_of(
+    req: func.HttpRequest, app: AppState, remedy: str = _OBJECTS, *, large: str = LARGE, check: bool = True
+) -> bytes:
     """
     :param remedy: what to do where it is too large to be JSON.
+    :param large: what to do where it is too large for any request.
+    :param check: compare it with its digests here; a large one is better left to `check_digest`.
+    :raises DigestError: it is not the one that its sender has digested.
     :raises LengthRequiredError: a body was announced but did not arrive.
     :raises ObjectTooLargeError: the body exceeds the limit of its kind.
     """
+    refuse_missing(req)
     body = req.get_body()
-    if not body and _is_announced(req):
-        raise LengthRequiredError(
-            "the request announces a body that did not arrive; the host does not pass chunked bodies on",
-            field="Transfer-Encoding" if "Transfer-Encoding" in req.headers else "Content-Length",
-            remedy="send the body whole, with a Content-Length",
-        )
     if len(body) > app.max_body_bytes:
         raise ObjectTooLargeError(
             f"the body is {len(body)} bytes",
             field="body",
             limit=f"{app.max_body_bytes} bytes (app setting AGENT_STORAGE_MAX_BODY_BYTES)",
-            remedy="raise AGENT_STORAGE_MAX_BODY_BYTES, up to 100 MB, split the object, or save it with"
-            " storage_lib",
+            remedy=f"{large}; or raise AGENT_STORAGE_MAX_BODY_BYTES, up to 100 MB",
         )
     if len(body) > app.max_json_bytes and _OBJECT.match(body):
         raise ObjectTooLargeError(
@@ -72,20 +106,86 @@ def body_of(req: func.HttpRequest, app: AppState, remedy: str = _OBJECTS) -> byt
             limit=f"{app.max_json_bytes} bytes (app setting AGENT_STORAGE_MAX_JSON_BYTES)",
             remedy=f"{remedy}; or raise AGENT_STORAGE_MAX_JSON_BYTES",
         )
+    if check:
+        compare_now(req, body)
     return body
+
+
+def refuse_missing(req: func.HttpRequest) -> None:
+    """:raises LengthRequiredError: a body was announced but did not arrive."""
+    if not req.get_body() and _is_announced(req):
+        raise LengthRequiredError(
+            "the request announces a body that did not arrive; the host does not pass chunked bodies on",
+            field="Transfer-Encoding" if "Transfer-Encoding" in req.headers else "Content-Length",
+            remedy="send the body whole, with a Content-Length",
+        )
 
 
 def _is_announced(req: func.HttpRequest) -> bool:
     return "Transfer-Encoding" in req.headers or bool(req.headers.get("Content-Length", "").strip(" 0"))
 
 
-def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
+def json_body(req: func.HttpRequest, app: AppState, remedy: str = _TASKS) -> dict[str, Any]:
     """The body as a JSON object.
 
+    :param remedy: what to do where it is too large.
     :raises UnsupportedMediaTypeError: its content type is not JSON, or it is encoded.
     :raises SerializationError: it is not JSON.
     """
-    body = body_of(req, app, _TASKS)
+    text = json_text(req, app, remedy)
+    import msgspec
+
+    try:
+        found = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SerializationError(f"the body is not JSON: {error}", field="body") from error
+    return found
+
+
+def optional_json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
+    """`json_body`; without a body, an empty object."""
+    if req.get_body():
+        return json_body(req, app)
+    body_of(req, app)
+    return {}
+
+
+def json_text(req: func.HttpRequest, app: AppState, remedy: str, most: int = MAX_ITEMS) -> bytes:
+    """Like `json_body`, but not yet read: only its type and its beginning are those of a JSON object.
+
+    :param most: how many lists, objects and names there may be.
+    """
+    refuse_missing(req)
+    need_json(req)
+    refuse_encoded(req)
+    text = body_of(req, app, remedy).removeprefix(_BOM)
+    if (begin := text.lstrip(b" \t\r\n")[:1]) != b"{":
+        # The JSON limit applies only to what begins as an object, so nothing else is parsed.
+        what = {b"[": "a JSON list, not an object", b'"': "a JSON text, not an object"}
+        raise SerializationError(f"the body is {what.get(begin, 'not JSON, or not an object')}", field="body")
+    check_items(text, most, "body", remedy)
+    return text
+
+
+def check_items(text: bytes, most: int, field: str, remedy: str) -> None:
+    """
+    :raises ObjectTooLargeError: JSON has too many lists, objects and names to be read at once.
+    """
+    if len(text) <= most:
+        return
+    from storage_lib.json_text import has_more_items
+
+    if has_more_items(text, most):
+        raise ObjectTooLargeError(
+            f"the {'object' if field == 'key' else field} has too many lists, objects and names",
+            field=field,
+            limit=f"{most:,} of them together",
+            remedy=remedy,
+        )
+
+
+def need_json(req: func.HttpRequest) -> None:
+    """:raises UnsupportedMediaTypeError: the content type of the body is not JSON's."""
     content_type = req.headers.get("Content-Type", "")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaTypeError(
@@ -94,19 +194,6 @@ def json_body(req: func.HttpRequest, app: AppState) -> dict[str, Any]:
             limit="application/json",
             remedy="send JSON with the header Content-Type: application/json",
         )
-    refuse_encoded(req)
-    text = body.removeprefix(_BOM)
-    if (begin := text.lstrip(b" \t\r\n")[:1]) != b"{":
-        # The JSON limit applies only to what begins as an object, so nothing else is parsed.
-        what = {b"[": "a JSON list, not an object", b'"': "a JSON text, not an object"}
-        raise SerializationError(f"the body is {what.get(begin, 'not JSON, or not an object')}", field="body")
-    import msgspec
-
-    try:
-        found = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SerializationError(f"the body is not JSON: {error}", field="body") from error
-    return found
 
 
 def refuse_encoded(req: func.HttpRequest) -> None:
@@ -120,23 +207,6 @@ def refuse_encoded(req: func.HttpRequest) -> None:
             field="Content-Encoding",
             limit="identity",
             remedy="send it decoded, or under a content type of its own such as application/gzip",
-        )
-
-
-async def check_digest(req: func.HttpRequest, body: bytes) -> None:
-    """:raises DigestError: the body does not agree with the SHA-256 of ``Repr-Digest`` (RFC 9530)."""
-    found = _DIGEST.search(header(req, "Repr-Digest") or "")
-    if found is None:
-        return
-    import base64
-
-    from storage_lib.ports.streaming import sha256_of
-
-    if base64.b64encode(bytes.fromhex(await sha256_of(body))).decode() != found[1]:
-        raise DigestError(
-            "the body has another SHA-256 than Repr-Digest says: it was changed on its way",
-            field="Repr-Digest",
-            remedy="send it again",
         )
 
 

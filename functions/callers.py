@@ -24,7 +24,7 @@ def actor_of(req: func.HttpRequest) -> str:
 
     Without it anyone can send these headers. With it the platform removes those of clients.
     """
-    if _is_authenticated():
+    if is_authenticated():
         who = req.headers.get(f"{_PRINCIPAL}-ID") or req.headers.get(f"{_PRINCIPAL}-NAME")
         if who:
             return _short(f"{req.headers.get(f'{_PRINCIPAL}-IDP') or 'principal'}:{who}")
@@ -38,11 +38,12 @@ def principal_of(req: func.HttpRequest) -> tuple[str, str] | None:
 
     A name does not stand in for an id, as people can change theirs.
     """
-    who = header(req, f"{_PRINCIPAL}-ID") if _is_authenticated() else None
+    who = header(req, f"{_PRINCIPAL}-ID") if is_authenticated() else None
     return (header(req, f"{_PRINCIPAL}-IDP") or "principal", who) if who else None
 
 
-def _is_authenticated() -> bool:
+def is_authenticated() -> bool:
+    """Whether the platform's authentication is on."""
     return os.environ.get("WEBSITE_AUTH_ENABLED", "").lower() == "true"
 
 

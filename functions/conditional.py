@@ -3,7 +3,7 @@ version is looked at, and read or replaced only if it is still the current one."
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
@@ -11,14 +11,15 @@ from msgspec import Struct
 
 from functions.conditions import ANY, Preconditions, single
 from functions.headers import header
-from functions.ranges import range_holds
+from functions.ranges import range_holds, spans
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, TransientStorageError
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
     from storage_lib.ports.backend import ByteRange, ObjectInfo, PutResult, StoredObject
 
-_ATTEMPTS = 100
+ATTEMPTS = 100
+_TOGETHER_BYTES = 1024 * 1024
 
 
 class Pin(Struct, frozen=True):
@@ -46,7 +47,7 @@ async def read(
         found = await storage.read_if_changed(key, known, fresh=fresh)
         if found is not None:
             return found, None
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         # Other conditions may name a version that memory does not know yet.
         info = await storage.info(key, fresh=fresh or known is None)
         if not conditions.is_modified(info):
@@ -56,7 +57,46 @@ async def read(
             return await storage.read(key, byte_range=part, if_match=info.etag), part
         except PreconditionFailedError:
             continue  # It was replaced meanwhile: evaluate the conditions for the new version.
-    raise _always_replaced(key)
+    raise always_replaced(key)
+
+
+async def read_parts(
+    req: func.HttpRequest, storage: StorageManager, key: str, wanted: Sequence[ByteRange]
+) -> tuple[ObjectInfo, list[StoredObject]] | StoredObject | ObjectInfo:
+    """Several ranges of one version of the object, with its info; the whole object if ``If-Range`` does not
+    allow them; the info of what the client already has.
+
+    :raises PreconditionFailedError: a condition does not hold.
+    :raises RangeNotSatisfiableError: there is nothing of the ranges.
+    """
+    conditions = Preconditions.of(req)
+    for _ in range(ATTEMPTS):
+        info = await storage.info(key, fresh=True)
+        if not conditions.is_modified(info):
+            return info
+        try:
+            if not range_holds(req, info):
+                return await storage.read(key, if_match=info.etag)
+            parts = spans(wanted, info.size)
+            if not parts:
+                wanted[0].resolve(info.size)
+            return info, await _parts(storage, key, info, parts)
+        except PreconditionFailedError:
+            continue  # It was replaced meanwhile, as above.
+    raise always_replaced(key)
+
+
+async def _parts(
+    storage: StorageManager, key: str, info: ObjectInfo, parts: list[tuple[int, int]]
+) -> list[StoredObject]:
+    """By one request for all that lies between the first and the last, if that is not much more."""
+    from storage_lib.ports.backend import ByteRange, StoredObject
+
+    first, end = min(start for start, _ in parts), max(end for _, end in parts)
+    if end - first <= max(_TOGETHER_BYTES, 2 * sum(end - start for start, end in parts)):
+        found = await storage.read(key, byte_range=ByteRange(first, end), if_match=info.etag)
+        return [StoredObject(info, found.data[start - first : end - first], start) for start, end in parts]
+    return [await storage.read(key, byte_range=ByteRange(*each), if_match=info.etag) for each in parts]
 
 
 async def create_or_replace[T](
@@ -70,7 +110,7 @@ async def create_or_replace[T](
         return await write(Pin(if_match=tag))
     if conditions.only_none_match is ANY:
         return await write(Pin(if_absent=True))
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         try:
             info = await storage.info(key, fresh=True)
         except KeyNotFoundError:
@@ -80,7 +120,7 @@ async def create_or_replace[T](
             return await write(Pin(if_absent=True) if info is None else Pin(if_match=info.etag))
         except PreconditionFailedError:
             continue
-    raise _always_replaced(key)
+    raise always_replaced(key)
 
 
 async def touch(
@@ -95,14 +135,14 @@ async def touch(
         return await storage.touch(key, **options)
     if tag := single(conditions.only_match):
         return await storage.touch(key, if_match=tag, **options)
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         info = await storage.info(key, fresh=True)
         conditions.check_write(key, info)
         try:
             return await storage.touch(key, if_match=info.etag, **options)
         except PreconditionFailedError:
             continue
-    raise _always_replaced(key)
+    raise always_replaced(key)
 
 
 async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> None:
@@ -115,14 +155,14 @@ async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> No
         return await storage.delete(key)
     if tag := single(conditions.only_match):
         return await storage.delete(key, if_match=tag)
-    for _ in range(_ATTEMPTS):
+    for _ in range(ATTEMPTS):
         info = await storage.info(key, fresh=True)
         conditions.check_write(key, info)
         try:
             return await storage.delete(key, if_match=info.etag)
         except PreconditionFailedError:
             continue
-    raise _always_replaced(key)
+    raise always_replaced(key)
 
 
 def wants_fresh(req: func.HttpRequest) -> bool:
@@ -131,5 +171,5 @@ def wants_fresh(req: func.HttpRequest) -> bool:
     return "no-cache" in directives or "max-age=0" in directives
 
 
-def _always_replaced(key: str) -> TransientStorageError:
+def always_replaced(key: str) -> TransientStorageError:
     return TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")

@@ -10,6 +10,7 @@ import azure.functions as func
 from msgspec import Struct
 
 from functions import dates
+from functions.codings import without_coding
 from functions.headers import header
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
 from storage_lib.patterns import pattern
@@ -113,7 +114,8 @@ def single(tags: EntityTags | None) -> str | None:
 def _etags(req: func.HttpRequest, name: str) -> EntityTags | None:
     """None without the header, `ANY` for ``*``. A weak tag cannot match in the strong comparison of
     ``If-Match``; ``If-None-Match`` compares weakly (RFC 9110, 13.1). Empty members of the list are left out
-    (RFC 9110, 5.6.1.2)."""
+    (RFC 9110, 5.6.1.2). The tag of an object in a coding stands for its version: a client that got it encoded
+    may write under that condition."""
     text = header(req, name)
     if text is None:
         return None
@@ -128,7 +130,7 @@ def _etags(req: func.HttpRequest, name: str) -> EntityTags | None:
                 f"{name} is not a list of entity tags", field=name, limit='"tag", … or *'
             )
         if match[2] is not None and (not match[1] or name == "If-None-Match"):
-            tags.append(match[2])
+            tags.append(without_coding(match[2]))
         position = match.end()
     return tags
 

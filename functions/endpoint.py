@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Concatenate
 
 import azure.functions as func
+from msgspec import Struct
 
 from functions.access import on_behalf_of
+from functions.admission import standing
 from functions.answers import completed
 from functions.callers import actor_of, correlation_of
 from functions.parameters import check_query
@@ -26,18 +28,48 @@ _log = logging.getLogger("AOS.Http")
 type Handler[**P] = Callable[Concatenate[func.HttpRequest, P], Awaitable[func.HttpResponse]]
 
 
-def endpoint[**P](*parameters: str, is_open: bool = False) -> Callable[[Handler[P]], Handler[P]]:
+class Described(Struct, frozen=True):
+    """What a route says of itself, for the OpenAPI document (functions/openapi). Schemas are named; ``bytes``
+    is a body of any media type, and an empty name none."""
+
+    parameters: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
+    body: str | tuple[str, ...] = ""
+    answers: Mapping[int, str | tuple[str, ...]] = {}
+    problems: tuple[int, ...] = ()
+    is_open: bool = False
+
+
+def endpoint[**P](
+    *parameters: str,
+    headers: tuple[str, ...] = (),
+    body: str | tuple[str, ...] = "",
+    answers: Mapping[int, str | tuple[str, ...]] = {},
+    problems: tuple[int, ...] = (),
+    is_open: bool = False,
+    is_limited: bool = True,
+) -> Callable[[Handler[P]], Handler[P]]:
     """Find out who asks, refuse unknown query parameters, turn errors into problems, and complete every
     response. Only this library's errors show their details. With traces on, each request is a span
-    (functions/tracing.py).
+    (functions/tracing.py). All but ``parameters`` is for readers of the document: `Described`.
 
-    :param is_open: whether it does not matter who asks.
+    :param headers: the request headers that it reads, beyond those that every route does.
+    :param body: the schema of the request's body; several if it takes several media types.
+    :param answers: the schema of each successful answer, by status; several if there are several.
+    :param problems: the statuses of its problems, beyond those that every route may give.
+    :param is_open: whether it does not matter who asks, nor how often, unless the handler counts.
+    :param is_limited: whether it counts for the caller's rate; a probe of the platform's does not.
     """
+    is_limited = is_limited and not is_open
+    described = Described(parameters, headers, body, answers, problems, is_open)
 
     def around(handler: Handler[P]) -> Handler[P]:
         async def answered(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
+            counted = None
             try:
                 with nullcontext() if is_open else await on_behalf_of(req):
+                    if is_limited and (counted := standing(req)) is not None:
+                        counted.need()
                     check_query(req, parameters)
                     response = await handler(req, *others, **outputs)
             except StorageError as error:
@@ -47,7 +79,9 @@ def endpoint[**P](*parameters: str, is_open: bool = False) -> Callable[[Handler[
             except Exception:
                 _log.exception("%s %s failed", req.method, url_path(req))
                 response = internal_problem()
-            return completed(req, response)
+            if counted is not None:
+                counted.tell(response)
+            return await completed(req, response)
 
         @functools.wraps(handler)
         async def guarded(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
@@ -67,6 +101,7 @@ def endpoint[**P](*parameters: str, is_open: bool = False) -> Callable[[Handler[
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, default=None)
         taken = [*signature.parameters.values(), context]
         vars(guarded)["__signature__"] = signature.replace(parameters=taken)
+        vars(guarded)["described"] = described
         return guarded
 
     return around

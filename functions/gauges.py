@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from storage_lib.errors import KeyNotFoundError, StorageError
 from storage_lib.metrics import Registry
-from storage_lib.tasks.model import Priority
 
 if TYPE_CHECKING:
     from functions.state import AppState
@@ -31,7 +30,6 @@ STALE_SECONDS = 660.0
 asks every 5 minutes; it runs on one instance, and later perhaps on another."""
 ASK_SECONDS = 2.0
 """How long `Gauges.refresh` waits for the store, which may be what those who look want to know about."""
-QUEUES = tuple(queue for priority in Priority for queue in (priority.queue, priority.poison_queue))
 
 
 class Gauges:
@@ -100,11 +98,14 @@ class Gauges:
                 gauge.forget(dict(tags))
 
     async def _ask_queues(self) -> None:
-        await asyncio.gather(*map(self._ask_queue, QUEUES))
+        lengths = await self._app.engine.queue_lengths()
+        for gauge in (self._length, self._age):
+            for tags in gauge.series():
+                if dict(tags)["queue"] not in lengths:  # It is no longer in use, and empty now.
+                    gauge.forget(dict(tags))
+        await asyncio.gather(*(self._tell(queue, length) for queue, length in lengths.items()))
 
-    async def _ask_queue(self, queue: str) -> None:
-        engine = self._app.engine
-        length = await engine.queue_length(queue)
+    async def _tell(self, queue: str, length: int) -> None:
         try:
             next_one = await self._app.storage.backend.queues.peek(queue) if length else []
         except KeyNotFoundError:

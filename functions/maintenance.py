@@ -15,8 +15,7 @@ import azure.functions as func
 from functions.invocations import timed
 from functions.measurements import refresh
 from functions.state import state
-from storage_lib.errors import StorageError
-from storage_lib.tasks.model import Priority
+from storage_lib.errors import StorageError, StorageUnavailableError, UnsupportedOperationError
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
@@ -27,18 +26,21 @@ _log = logging.getLogger("AOS.Maintenance")
 SWEEP_LIMIT = 1000
 SWEEP_SECONDS = 50
 """How long a run may take; what is left waits for the next run, hidden from readers meanwhile."""
+LEAST_SECONDS = 5
+"""What is left for conversations, however many objects expire."""
 EXPIRE_SECONDS = 400
 LOOK_SECONDS = 400
 """How long a scan of all task records may take; the newest come first."""
 CARRY_SECONDS = 100
-WATCHED_QUEUES = tuple(queue for priority in Priority for queue in (priority.queue, priority.poison_queue))
+DRAIN_SECONDS = 60
 
 
 @blueprint.function_name("sweep_expired")
 @blueprint.timer_trigger(arg_name="timer", schedule="0 * * * * *", run_on_startup=False)
 @timed
 async def sweep_expired(timer: func.TimerRequest) -> None:
-    """Remove expired objects. With a second store, first bring back what it took during an outage."""
+    """Remove expired objects, and conversations and messages whose life is over. With a second store, first
+    bring back what it took during an outage."""
     app = state()
     storage = app.storage
     until = time.monotonic() + SWEEP_SECONDS
@@ -52,6 +54,22 @@ async def sweep_expired(timer: func.TimerRequest) -> None:
             break
     if total:
         _log.info("%d expired objects were removed", total)
+    await _sweep_conversations(storage, max(until - time.monotonic(), LEAST_SECONDS))
+
+
+async def _sweep_conversations(storage: StorageManager, seconds: float) -> None:
+    from storage_lib.conversations import Conversations
+
+    try:
+        done = await Conversations(storage).sweep(SWEEP_LIMIT, seconds=seconds)
+    except UnsupportedOperationError:
+        return  # Without tables there are none.
+    except StorageUnavailableError as error:
+        # A second store takes over for objects alone; the next sweep does what is left.
+        _log.warning("conversations cannot be swept now: %s", error)
+        return
+    if done:
+        _log.info("%d conversations were looked at, and what is over was removed", done)
 
 
 async def _repair(storage: StorageManager, seconds: float) -> None:
@@ -102,10 +120,14 @@ async def repair_tasks(timer: func.TimerRequest) -> None:
 async def take_over_tasks(timer: func.TimerRequest) -> None:
     """Send the messages of tasks whose host was killed again; the queue hides theirs for up to ten minutes.
 
-    Running hosts look for them more often (functions/watch.py); this timer works when no host is running.
+    Likewise move the messages of task queues that are no longer in use. Running hosts look for both more
+    often (functions/watch.py); this timer works when no host is running.
     """
-    if sent := await _within(state().engine.take_over(older=True)):
-        _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
+    try:
+        if sent := await _within(state().engine.take_over(older=True)):
+            _log.warning("the messages of %d tasks whose host is gone were sent again", sent)
+    finally:
+        await state().engine.drain(DRAIN_SECONDS)
 
 
 @blueprint.function_name("watch_queues")
@@ -116,10 +138,9 @@ async def watch_queues(timer: func.TimerRequest) -> None:
 
     The alerts of infra/modules/alerts.bicep parse this line, so its form must not change.
     """
-    engine = state().engine
-    counts = await asyncio.gather(*(engine.queue_length(queue) for queue in WATCHED_QUEUES))
-    if any(counts):
-        _log.info("queue lengths: %s", json.dumps(dict(zip(WATCHED_QUEUES, counts, strict=True))))
+    lengths = await state().engine.queue_lengths()
+    if any(lengths.values()):
+        _log.info("queue lengths: %s", json.dumps(lengths))
     await refresh()  # For an exporter of metrics: nobody may ask this instance for /api/metrics.
 
 

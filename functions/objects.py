@@ -2,97 +2,138 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
-from functions import access, conditional
-from functions.answers import json_response, object_headers
-from functions.bodies import body_of, check_digest, json_body, refuse_encoded, refuse_parts
+from functions import access, conditional, loading, merging
+from functions.answers import json_response
+from functions.bodies import (
+    MAX_ITEMS,
+    Arriving,
+    UnsupportedMediaTypeError,
+    body_of,
+    check_items,
+    json_body,
+    refuse_encoded,
+    refuse_parts,
+)
 from functions.conditional import Pin
-from functions.conditions import Preconditions
+from functions.digests import check_digest, checked, has_digest
 from functions.endpoint import endpoint
-from functions.parameters import integer_parameter, is_named, metadata_of, moment, ttl_of
+from functions.headers import header
+from functions.object_json import listed
+from functions.object_requests import CONDITIONS, HEADS, LOADS, SAVES
+from functions.parameters import (
+    integer_parameter,
+    is_included,
+    is_named,
+    kept_headers_of,
+    metadata_of,
+    moment,
+    ttl_of,
+)
 from functions.paths import object_key, object_location
-from functions.problems import range_problem
-from functions.ranges import byte_range
+from functions.problems import problem
 from functions.repeats import repeated_call
 from functions.state import state
-from storage_lib.errors import InvalidArgumentError, RangeNotSatisfiableError
+from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, RangeNotSatisfiableError
+from storage_lib.keys import essence, validate_key
 from storage_lib.ports.created import wanted
+from storage_lib.ports.kept_headers import GIVEN_FIELDS
 from storage_lib.spelling import refuse_unknown
 
 if TYPE_CHECKING:
-    from storage_lib.ports.backend import ListEntry, PutResult
+    from storage_lib.ports.backend import PutResult
 
 blueprint = func.Blueprint()
 _ROUTE = "objects/{*key}"
 _AUTH = func.AuthLevel.FUNCTION
-_LISTING = ("prefix", "delimiter", "limit", "cursor", "start_after")
+_LISTING = ("prefix", "delimiter", "limit", "cursor", "start_after", "include")
+_TOUCHES: Any = {
+    "headers": (*CONDITIONS, "Idempotency-Key"),
+    "body": ("ObjectChange", "MergePatch"),
+    "answers": {200: "SavedObject"},
+    "problems": (404, 409, 411, 412, 413, 415, 422, 501, 507),
+}
+_DELETES: Any = {
+    "headers": CONDITIONS,
+    "answers": {204: ""},
+    "problems": (404, 412),
+}
 
 
 @blueprint.function_name("save_object")
 @blueprint.route(route=_ROUTE, methods=["PUT"], auth_level=_AUTH)
-@endpoint()
+@endpoint(**SAVES)
 async def save_object(req: func.HttpRequest) -> func.HttpResponse:
     """``PUT /api/objects/{key}``: store the body under its Content-Type.
 
     201 with Location for a new object, 200 for a replaced one, with its ETag; 412 if a precondition does not
     hold. ``x-ttl-seconds`` is its time to live, or ``x-expires-at`` the end of it; ``x-meta-*`` is stored
-    with it. A conditional request with an ``Idempotency-Key`` may be sent again if its answer was lost.
+    with it, and ``Cache-Control``, ``Content-Disposition`` and ``Content-Language`` are served with it. A
+    conditional request with an ``Idempotency-Key`` may be sent again if its answer was lost.
     """
-    return await _save(req)
+    return await save(req)
 
 
 @blueprint.function_name("load_object")
 @blueprint.route(route=_ROUTE, methods=["GET"], auth_level=_AUTH)
-@endpoint()
+@endpoint(**LOADS)
 async def load_object(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/objects/{key}``: the bytes as they were saved, under their Content-Type; 206 for a
     ``Range``, 304 if ``If-None-Match`` or ``If-Modified-Since`` says that the client has them, 412 if
     ``If-Match`` or ``If-Unmodified-Since`` does not hold."""
-    return await _load(req)
+    return await loading.load(req)
 
 
-@blueprint.function_name("head_object")
+@blueprint.function_name("stat_object")
 @blueprint.route(route=_ROUTE, methods=["HEAD"], auth_level=_AUTH)
-@endpoint()
-async def head_object(req: func.HttpRequest) -> func.HttpResponse:
+@endpoint(**HEADS)
+async def stat_object(req: func.HttpRequest) -> func.HttpResponse:
     """``HEAD /api/objects/{key}``: the headers of a load, without the bytes."""
-    return await _head(req)
+    return await loading.head(req)
 
 
 @blueprint.function_name("delete_object")
 @blueprint.route(route=_ROUTE, methods=["DELETE"], auth_level=_AUTH)
-@endpoint()
+@endpoint(**_DELETES)
 async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/objects/{key}``: 204; 404 if there is none; 412 if a precondition does not hold."""
+    """``DELETE /api/objects/{key}``: remove an object. 204; 404 if there is none; 412 if a precondition does
+    not hold."""
     return await _delete(req)
 
 
 @blueprint.function_name("touch_object")
 @blueprint.route(route=_ROUTE, methods=["PATCH"], auth_level=_AUTH)
-@endpoint()
+@endpoint(**_TOUCHES)
 async def touch_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``PATCH /api/objects/{key}`` ``{metadata?, ttl_seconds?, expires_at?}``: give an object other metadata,
-    in place of all it has, or another time to live (null: for ever). Its bytes stay where they are; 200 with
-    its new ETag."""
-    return await _touch(req)
+    """``PATCH /api/objects/{key}`` ``{metadata?, ttl_seconds?, expires_at?, cache_control?,
+    content_disposition?, content_language?}``: give an object other metadata, in place of all it has, another
+    time to live (null: for ever), or another of these headers (null: none). Its bytes stay where they are;
+    200 with its new ETag.
+
+    As ``application/merge-patch+json`` the body changes the JSON value of the object (RFC 7396) in one step,
+    whoever else writes at the same time. Type, metadata, headers and time to live stay.
+    """
+    return await _patch(req)
 
 
 @blueprint.function_name("list_objects")
 @blueprint.route(route="objects", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("key", *_LISTING)
+@endpoint("key", *_LISTING, **(LOADS | {"answers": {200: ("ObjectPage", "bytes"), 206: "bytes", 304: ""}}))
 async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/objects?prefix=&delimiter=&limit=&cursor=``: a page of objects, ordered by key. With ``key``
-    as the only parameter: that object."""
+    """``GET /api/objects?prefix=&delimiter=&limit=&cursor=``: a page of objects, ordered by key, each with
+    its size, ETag and time of its last change as far as a listing of the store tells them; with
+    ``include=metadata`` also with its content type, metadata, expiry, checksum and headers. With ``key`` as
+    the only parameter: that object."""
     if is_named(req, "key"):
         if mixed := next((name for name in _LISTING if name in req.params), None):
             raise RangeNotSatisfiableError(
                 f"key names one object, {mixed} is of a listing", field=mixed, remedy="leave one of them out"
             )
-        return await (_head if req.method == "HEAD" else _load)(req)
+        return await (loading.head if req.method == "HEAD" else loading.load)(req)
+    has_details = is_included(req, "metadata")
     page = await access.storage().list_page(
         req.params.get("prefix", ""),
         delimiter=req.params.get("delimiter") or None,
@@ -100,67 +141,72 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
         cursor=req.params.get("cursor") or None,
         start_after=req.params.get("start_after") or None,
         details=True,
+        cheap=not has_details,
     )
-    objects = [_listed(entry) for entry in page.entries]
+    objects = [listed(entry, entry.info if has_details else None) for entry in page.entries]
     return json_response({"objects": objects, "prefixes": page.prefixes, "cursor": page.cursor})
 
 
-@blueprint.function_name("write_object_by_query")
-@blueprint.route(route="objects", methods=["PUT", "PATCH", "DELETE"], auth_level=_AUTH)
-@endpoint("key")
-async def write_object_by_query(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT``, ``PATCH`` and ``DELETE /api/objects?key=``: like the key in the path, for keys that a path
-    cannot carry."""
-    return await {"PUT": _save, "PATCH": _touch, "DELETE": _delete}[req.method](req)
+@blueprint.function_name("by_query_save_object")
+@blueprint.route(route="objects", methods=["PUT"], auth_level=_AUTH)
+@endpoint("key", **SAVES)
+async def by_query_save_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``PUT /api/objects?key=``: like the key in the path, for keys that a path cannot carry."""
+    return await save(req)
 
 
-def _listed(entry: ListEntry) -> dict[str, Any]:
-    """An object in a listing; what it does not have is left out."""
-    shown: dict[str, Any] = {
-        "key": entry.key,
-        "size": entry.size,
-        "etag": entry.etag,
-        "last_modified": entry.last_modified and entry.last_modified.astimezone(UTC),
-    }
-    if (info := entry.info) is None:
-        return shown
-    more = {
-        "content_type": info.content_type,
-        "metadata": dict(info.metadata) or None,
-        "expires_at": info.expires_at,
-        "sha256": info.sha256,
-        "content_encoding": info.content_encoding,
-        "content_disposition": info.content_disposition,
-        "content_language": info.content_language,
-        "cache_control": info.cache_control,
-    }
-    return shown | {name: value for name, value in more.items() if value is not None}
+@blueprint.function_name("by_query_touch_object")
+@blueprint.route(route="objects", methods=["PATCH"], auth_level=_AUTH)
+@endpoint("key", **_TOUCHES)
+async def by_query_touch_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``PATCH /api/objects?key=``: like the key in the path, for keys that a path cannot carry."""
+    return await _patch(req)
 
 
-async def _save(req: func.HttpRequest) -> func.HttpResponse:
+@blueprint.function_name("by_query_delete_object")
+@blueprint.route(route="objects", methods=["DELETE"], auth_level=_AUTH)
+@endpoint("key", **_DELETES)
+async def by_query_delete_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``DELETE /api/objects?key=``: like the key in the path, for keys that a path cannot carry."""
+    return await _delete(req)
+
+
+async def save(req: func.HttpRequest, source: Arriving | None = None) -> func.HttpResponse:
+    """The answer to a PUT.
+
+    :param source: the body, of a host that does not hand it on whole. Its bytes are not checked against the
+        content type.
+    """
     key = object_key(req)
     app = state()
     refuse_parts(req)
     refuse_encoded(req)
-    body = body_of(req, app)
-    await check_digest(req, body)
+    if has_digest(req):
+        validate_key(key)  # Before the bytes are digested; otherwise the store does, once.
+    await access.need(key, "save")
     content_type = req.headers.get("Content-Type") or "application/octet-stream"
-    metadata, ttl = metadata_of(req), ttl_of(req)
+    metadata, headers_kept, ttl = metadata_of(req), kept_headers_of(req), ttl_of(req)
+    body = body_of(req, app, check=False) if source is None else b""
+    if source is None:
+        await check_digest(req, body)
     storage = access.storage(writing=True)
 
     async def write(pin: Pin) -> tuple[PutResult, bool | None]:
         objects, existed = storage.backend.objects, None
         if pin == Pin() and not (objects.reports_created or objects.tells_created):
             existed = await storage.exists(key, fresh=True)
-        put = await storage.write(
-            key,
-            body,
-            content_type=content_type,
-            metadata=metadata,
-            if_match=pin.if_match,
-            if_absent=pin.if_absent,
-            ttl=ttl,
-        )
+        options: Any = {
+            "content_type": content_type,
+            "metadata": metadata,
+            "headers": headers_kept,
+            "if_match": pin.if_match,
+            "if_absent": pin.if_absent,
+            "ttl": ttl,
+        }
+        if source is None:
+            put = await storage.write(key, body, **options)
+        else:
+            put = await storage.write_stream(key, checked(req, source.begin()), **options)
         return put, put.created if existed is None else not existed
 
     try:
@@ -178,37 +224,45 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
     )
 
 
-async def _load(req: func.HttpRequest) -> func.HttpResponse:
-    key = object_key(req)
-    storage = access.storage()
+async def _patch(req: func.HttpRequest) -> func.HttpResponse:
+    merges = essence(header(req, "Content-Type") or "") == merging.MEDIA_TYPE
     try:
-        found, part = await conditional.read(req, storage, key, byte_range(req))
-    except RangeNotSatisfiableError:
-        return range_problem((await storage.info(key, fresh=True)).size)
-    from storage_lib.ports.backend import ObjectInfo
-
-    if isinstance(found, ObjectInfo):
-        return func.HttpResponse(status_code=304, headers=object_headers(found))
-    headers = object_headers(found.info)
-    if part is not None:
-        end = found.start + len(found.data) - 1
-        headers["Content-Range"] = f"bytes {found.start}-{end}/{found.info.size}"
-    return func.HttpResponse(found.data, status_code=200 if part is None else 206, headers=headers)
+        return await (_merge if merges else _touch)(req)
+    except UnsupportedMediaTypeError as error:
+        # A merge patch is refused for its coding, or because this object is not JSON (RFC 5789, 2.2).
+        of_object = merges and error.field == "Content-Type"
+        accepted = "application/json" if of_object else f"application/json, {merging.MEDIA_TYPE}"
+        if error.field == "Content-Type":
+            error.limit = accepted
+        response = problem(error)
+        response.headers["Accept-Patch"] = accepted
+        return response
 
 
-async def _head(req: func.HttpRequest) -> func.HttpResponse:
-    key, conditions = object_key(req), Preconditions.of(req)
-    info = await access.storage().info(key, fresh=conditional.wants_fresh(req) or not conditions.none)
-    headers = object_headers(info)
-    if not conditions.is_modified(info):
-        return func.HttpResponse(status_code=304, headers=headers)
-    return func.HttpResponse(status_code=200, headers=headers | {"Content-Length": str(info.size)})
+async def _merge(req: func.HttpRequest) -> func.HttpResponse:
+    key, app = object_key(req), state()
+    refuse_encoded(req)
+    await access.need(key, "load", "save")
+    patch = body_of(req, app)
+    if len(patch) > app.max_json_bytes:
+        raise ObjectTooLargeError(
+            f"the patch is {len(patch)} bytes",
+            field="body",
+            limit=f"{app.max_json_bytes} bytes (app setting AGENT_STORAGE_MAX_JSON_BYTES)",
+            remedy="send several patches",
+        )
+    check_items(patch, MAX_ITEMS, "body", "send several patches")
+    with repeated_call(req, key, patch):
+        storage = access.storage(writing=True)
+        put = await merging.merge(req, storage, key, patch, app.max_json_bytes)
+    return json_response({"key": key, "etag": put.etag, "size": put.size}, headers={"ETag": f'"{put.etag}"'})
 
 
 async def _touch(req: func.HttpRequest) -> func.HttpResponse:
     key, app = object_key(req), state()
+    await access.need(key, "save")
     change = json_body(req, app)
-    refuse_unknown(change, ("metadata", "ttl_seconds", "expires_at"), "field")
+    refuse_unknown(change, ("metadata", "ttl_seconds", "expires_at", *GIVEN_FIELDS), "field")
     options: dict[str, Any] = {}
     if "metadata" in change:
         options["metadata"] = {} if change["metadata"] is None else change["metadata"]
@@ -221,6 +275,8 @@ async def _touch(req: func.HttpRequest) -> func.HttpResponse:
                 "expires_at and ttl_seconds exclude each other", field="expires_at", remedy="leave one out"
             )
         options["ttl"] = change["ttl_seconds"]
+    if given := {name: change[field] for field, name in GIVEN_FIELDS.items() if field in change}:
+        options["headers"] = given
     try:
         with repeated_call(req, key, req.get_body()):
             storage = access.storage(writing=True)
@@ -228,6 +284,8 @@ async def _touch(req: func.HttpRequest) -> func.HttpResponse:
     except InvalidArgumentError as error:
         _name(error, "ttl", "expires_at" if "expires_at" in change else "ttl_seconds")
         _name(error, "metadata", "body.metadata")
+        for field, name in GIVEN_FIELDS.items():
+            _name(error, name, f"body.{field}")
         raise
     return json_response(
         {"key": key, "etag": touched.etag, "size": touched.size}, headers={"ETag": f'"{touched.etag}"'}
@@ -241,5 +299,5 @@ def _name(error: InvalidArgumentError, argument: str, sent: str) -> None:
 
 
 async def _delete(req: func.HttpRequest) -> func.HttpResponse:
-    await conditional.delete(req, access.storage(writing=True), object_key(req))
+    await conditional.delete(req, access.storage(deleting=True), object_key(req))
     return func.HttpResponse(status_code=204)

@@ -13,6 +13,7 @@ from functions.headers import header
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import decode_metadata_value
 from storage_lib.ports.expiry import MAX_TTL_SECONDS
+from storage_lib.ports.kept_headers import GIVEN
 from storage_lib.spelling import refuse_unknown
 
 _OF_THE_HOST = frozenset({"code", "clientid"})
@@ -33,6 +34,8 @@ def check_query(req: func.HttpRequest, known: Collection[str]) -> None:
     named = [name for pair in query.split("&") if (name := unquote(pair.partition("=")[0].replace("+", " ")))]
     _refuse_repeated(named)
     names = (name for name in (*req.params, *named) if name.lower() not in _OF_THE_HOST)
+    if "@name" in known:  # Stands for every name that the client chooses.
+        names = (name for name in names if not name.startswith("@"))
     refuse_unknown(names, known, "query parameter")
     if "%" in query:
         try:
@@ -58,6 +61,21 @@ def is_named(req: func.HttpRequest, name: str) -> bool:
     return name in req.params or re.search(rf"[?&]{name}(?:[=&]|$)", req.url) is not None
 
 
+def is_included(req: func.HttpRequest, what: str) -> bool:
+    """Whether ``include`` asks for ``what``, which is all that it can ask for.
+
+    :raises InvalidArgumentError: it asks for something else.
+    """
+    asked = req.params.get("include")
+    if asked is None:
+        return False
+    if asked != what:
+        raise InvalidArgumentError(
+            f"include is {asked[:40]!a}", field="include", limit=what, remedy="leave it out, or ask for that"
+        )
+    return True
+
+
 def integer_parameter(req: func.HttpRequest, name: str, default: int, low: int, high: int) -> int:
     text = req.params.get(name)
     if text is None:
@@ -67,6 +85,13 @@ def integer_parameter(req: func.HttpRequest, name: str, default: int, low: int, 
             f"{name} is {text[:40]!r}", field=name, limit=f"a whole number from {low} to {high}"
         )
     return int(text)
+
+
+def flag_parameter(req: func.HttpRequest, name: str) -> bool:
+    text = req.params.get(name, "false").lower()
+    if text not in ("true", "false"):
+        raise InvalidArgumentError(f"{name} is {text[:40]!r}", field=name, limit="true or false")
+    return text == "true"
 
 
 def time_parameter(req: func.HttpRequest, name: str) -> datetime | None:
@@ -110,6 +135,12 @@ def metadata_of(req: func.HttpRequest) -> dict[str, str]:
         }
     except UnicodeEncodeError as error:
         raise InvalidArgumentError("a metadata value is not UTF-8", field="metadata") from error
+
+
+def kept_headers_of(req: func.HttpRequest) -> dict[str, str]:
+    """The headers that an object is kept with and served under; an empty one is none."""
+    given = ((name, header(req, name)) for name in GIVEN)
+    return {name: value for name, value in given if value is not None and value.strip(" \t")}
 
 
 def ttl_of(req: func.HttpRequest) -> float | datetime | None:

@@ -19,6 +19,7 @@ from storage_lib.keys import user_key
 from storage_lib.patterns import pattern
 
 _SLASH = pattern("%2f", re.IGNORECASE)
+_ESCAPE = pattern("%(?:2f|[89a-f][0-9a-f])", re.IGNORECASE)
 _NOT_ASCII = pattern("%[89a-f][0-9a-f]", re.IGNORECASE)
 """An escape that is still there after the host's decoding, though it is of no ASCII character."""
 
@@ -48,7 +49,35 @@ def object_location(req: func.HttpRequest, key: str) -> str:
     objects = url_path(req).rstrip("/")
     if in_path := req.route_params.get("key"):
         objects = url_path(req).rsplit("/", in_path.count("/") + 1)[0]
-    return f"{objects}?key={quote(key, safe='/')}" if _NOT_ASCII.search(key) else f"{objects}/{quote(key)}"
+    return path_to(objects, key)
+
+
+def path_to(route: str, key: str) -> str:
+    """The path, with a query if necessary, that leads to ``key`` below a route."""
+    return f"{route}?key={quote(key, safe='/')}" if _NOT_ASCII.search(key) else f"{route}/{quote(key)}"
+
+
+def named_in_path(req: func.HttpRequest, name: str) -> str:
+    """The value of a parameter of the route, as it was before it was percent-encoded.
+
+    :raises InvalidKeyError: it has an escape still, so that it is not known what was sent.
+    """
+    value = req.route_params[name]
+    if found := _ESCAPE.search(value):
+        raise InvalidKeyError(
+            f"the path contains the escape {found[0]!r}, which is not UTF-8, a slash, or encoded twice",
+            field=name,
+            limit="UTF-8, percent-encoded once, without slashes",
+            remedy="keys that contain such text go into the query: ?partition=…&row=…"
+            if name in ("partition", "row")
+            else None,
+        )
+    return value
+
+
+def carries(segment: str) -> bool:
+    """Whether a path can have this as one of its segments, and `named_in_path` reads it."""
+    return segment not in ("", ".", "..") and _ESCAPE.search(segment) is None
 
 
 def location_below(req: func.HttpRequest, segment: str) -> str:

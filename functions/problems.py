@@ -7,7 +7,7 @@ from typing import Any
 import azure.functions as func
 
 from functions.answers import json_response
-from functions.bodies import LengthRequiredError, UnsupportedMediaTypeError
+from functions.bodies import LARGE, LengthRequiredError, UnsupportedMediaTypeError
 from storage_lib.errors import (
     BackendClosedError,
     ForbiddenError,
@@ -47,8 +47,23 @@ _STATUS: tuple[tuple[type[StorageError], int], ...] = (
     # Refused credentials, broken data and a wrong configuration are for the server's operator to fix.
     (StorageError, 500),
 )
-_STATUS_OF_CODE = {"task-state": 409, "idempotency-conflict": 409, "invalid-token": 401}
-"""Of errors of the task engine and of tokens, which are not imported for their sake."""
+_STATUS_OF_CODE = {
+    "task-state": 409,
+    "idempotency-conflict": 409,
+    "idempotency-key-in-use": 409,
+    "idempotency-key-reused": 422,
+    "upload-state": 409,
+    "invalid-token": 401,
+    "not-json": 409,
+    "not-versions": 409,
+    "unprocessable-patch": 422,
+    "answer-too-large": 413,
+    "entity-exists": 409,
+    "rate-limited": 429,
+    "method-not-allowed": 405,
+    "not-acceptable": 406,
+}
+"""Of errors of which the modules are not imported for their sake."""
 _STATUS_OF_REQUIREMENT = {"content_types": 415, "max_bytes": 413, "max_value_bytes": 413}
 """Of rules about what HTTP has a status of its own for."""
 _TITLES = {
@@ -56,6 +71,8 @@ _TITLES = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
     409: "Conflict",
     411: "Length Required",
     412: "Precondition Failed",
@@ -63,6 +80,7 @@ _TITLES = {
     415: "Unsupported Media Type",
     416: "Range Not Satisfiable",
     422: "Unprocessable Content",
+    429: "Too Many Requests",
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
@@ -71,6 +89,7 @@ _TITLES = {
 
 _IN_HTTP = {
     "if_match": "If-Match",
+    "if_position": "If-Match",
     "if_absent": "If-None-Match",
     "if_none_match": "If-None-Match",
     "content_type": "Content-Type",
@@ -80,6 +99,8 @@ _IN_HTTP = {
     "value": "body",
     "metadata": "x-meta-*",
     "ttl": "x-ttl-seconds",
+    "partition_key": "PartitionKey",
+    "row_key": "RowKey",
     "base_path": "AGENT_STORAGE_PATH",
     "connection_string": "AgentStorage",
     "storage_type": "AGENT_STORAGE_TYPE",
@@ -105,6 +126,8 @@ def problem(error: StorageError) -> func.HttpResponse:
     headers: dict[str, str] = {}
     if isinstance(error, TransientStorageError):
         headers["Retry-After"] = str(max(1, round(min(error.retry_after or 1, _LONGEST_WAIT_SECONDS))))
+    if error.code == "idempotency-key-in-use":
+        headers["Retry-After"] = "1"
     if document["status"] == 401:
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'  # RFC 6750, 3.1
     return problem_response(document, headers)
@@ -132,9 +155,17 @@ def problem_document(error: StorageError) -> dict[str, Any]:
         _worded(str(error), status),
         field=names.get(error.field, error.field) if error.field else None,
         limit=error.limit and _worded(error.limit, status),
-        remedy=_worded(error.remedy, status) if error.remedy else _RETRY if status == 412 else None,
+        remedy=_remedy(error, status),
         rule=error.rule if isinstance(error, RuleViolationError | QuotaExceededError) else None,
     )
+
+
+def _remedy(error: StorageError, status: int) -> str | None:
+    if isinstance(error, ObjectTooLargeError) and error.field in ("data", "source"):
+        return LARGE  # Of the library's own, none can be had over HTTP.
+    if error.remedy:
+        return _worded(error.remedy, status)
+    return _RETRY if status == 412 else None
 
 
 def _status(error: StorageError) -> int:

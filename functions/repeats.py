@@ -15,7 +15,15 @@ from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.attempts import CALL
 
 HEADER = "Idempotency-Key"
-_DESCRIBING = ("content-type", "x-meta-", "x-ttl-seconds", "x-expires-at")
+_DESCRIBING = (
+    "content-type",
+    "content-disposition",
+    "content-language",
+    "cache-control",
+    "x-meta-",
+    "x-ttl-seconds",
+    "x-expires-at",
+)
 
 
 @contextmanager
@@ -28,20 +36,45 @@ def repeated_call(req: func.HttpRequest, key: str, change: bytes = b"") -> Gener
     :param change: what the request does to it, except for the bytes that are saved, which the store compares.
     :raises InvalidArgumentError: the key is not text.
     """
-    text = header(req, HEADER)
-    if text is None:
+    name = idempotency_key(req)
+    if name is None:
         yield
         return
+    token = CALL.set(_mark(name, req, key, change))
+    try:
+        yield
+    finally:
+        CALL.reset(token)
+
+
+def repeated_mark(req: func.HttpRequest, key: str, change: bytes) -> str | None:
+    """What a request and those that are the same as it have in common; None without an ``Idempotency-Key``.
+
+    :param key: the object.
+    :param change: what the request does to it, as far as that is not in its headers.
+    :raises InvalidArgumentError: the key is not text.
+    """
+    name = idempotency_key(req)
+    return None if name is None else _mark(name, req, key, change)
+
+
+def _mark(name: str, req: func.HttpRequest, key: str, change: bytes) -> str:
+    said = sorted(item for item in req.headers.items() if item[0].startswith(_DESCRIBING))
+    call = repr((name, caller().actor, req.method, key, said, change))
+    return hashlib.sha256(call.encode()).hexdigest()[:32]
+
+
+def idempotency_key(req: func.HttpRequest) -> str | None:
+    """The key by which a request says that it is the same as an earlier one; None without.
+
+    :raises InvalidArgumentError: it is not text.
+    """
+    text = header(req, HEADER)
+    if text is None:
+        return None
     name = text.strip(" \t")
     if not re.fullmatch(r"[ -~]{1,255}", name):
         raise InvalidArgumentError(
             f"{HEADER} is {name[:40]!a}", field=HEADER, limit="1 to 255 printable ASCII characters"
         )
-    bare = name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name
-    said = sorted(item for item in req.headers.items() if item[0].startswith(_DESCRIBING))
-    call = repr((bare, caller().actor, req.method, key, said, change))
-    token = CALL.set(hashlib.sha256(call.encode()).hexdigest()[:32])
-    try:
-        yield
-    finally:
-        CALL.reset(token)
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] == '"' else name

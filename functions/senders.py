@@ -34,17 +34,20 @@ _MOST_CONFINED = 1000
 """How many callers' storages are kept."""
 _OTHERS = ("key", "role", "group", "oidc")
 """Kinds of principals that no provider can vouch for, even if it is named so."""
-_WRITES = ("load", "save", "delete")
-"""Each of these rights lets a condition of a write look at what is there."""
+
+
+_LOOKS = "load", "save", "delete"
+"""The right that lets each of the storages of a `Sender` see the properties of an object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sends a request under a policy: what it may do, and its storages to read and to write with."""
+    """Who sends a request under a policy: what it may do, and its storages to read, save and delete with."""
 
     grant: Grant
     reading: StorageManager
-    writing: StorageManager
+    saving: StorageManager
+    deleting: StorageManager
 
 
 class Access:
@@ -76,6 +79,22 @@ class Access:
             if error.code in (ForbiddenError.code, "invalid-token"):
                 await self.denied("authenticate", "app", error.code)
             raise
+        return self._known(policy, senders, principals)
+
+    async def named(self, submitter: str) -> Sender:
+        """Whoever was known by these names when it made a link, with the rights that it has now.
+
+        :param submitter: its own name first, separated by spaces.
+        """
+        policy = await self._source.current()
+        if policy is not self._policy:
+            self._policy, self._senders = policy, {}
+        names = tuple(submitter.split(" "))
+        return self._known(policy, self._senders, () if names == ("anonymous",) else names)
+
+    def _known(
+        self, policy: Policy, senders: dict[tuple[str, ...], Sender], principals: tuple[str, ...]
+    ) -> Sender:
         found = senders.get(principals)
         if found is None:
             found = self._made(policy, principals)
@@ -100,14 +119,19 @@ class Access:
         name = policy.key_name(key) if key else None
         return () if name is None else (f"key:{name}",)
 
-    async def storage_of(self, submitter: str | None) -> StorageManager:
-        """What a task may use: what whoever submitted it may now. One that has everything gets the whole.
+    async def storage_of(self, submitter: str | None, requeued_by: str | None = None) -> StorageManager:
+        """What a task may use: what whoever submitted it may now, and whoever has requeued it since. One that
+        has everything gets the whole.
 
         :raises TransientStorageError: there is no valid policy at the moment.
         """
         names = OF_QUEUE if submitter is None else submitter.split(" ")
         try:
-            own = (await self._source.current()).grant(() if names == ["anonymous"] else names)
+            policy = await self._source.current()
+            own = policy.grant(() if names == ["anonymous"] else names)
+            if requeued_by is not None:
+                others = requeued_by.split(" ")
+                own = own.within(policy.grant(() if others == ["anonymous"] else others))
         except ConfigurationError as error:
             raise TransientStorageError(f"no task can run: {error}", remedy=error.remedy) from error
         if own.is_everything:
@@ -120,11 +144,9 @@ class Access:
         from storage_lib.access import confined
 
         own = policy.grant(principals)
-        return Sender(
-            own,
-            confined(self._storage, own, denied=self.denied),
-            confined(self._storage, own, denied=self.denied, looks=_WRITES),
-        )
+        # What a save or a delete looks at is no load: its conditions need no other right than it does.
+        by = (confined(self._storage, own, denied=self.denied, looks=each) for each in _LOOKS)
+        return Sender(own, *by)
 
     async def denied(self, action: str, resource: str, outcome: str = ForbiddenError.code) -> None:
         """Record a refusal, in the audit log if there is one."""

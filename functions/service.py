@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
@@ -13,6 +13,7 @@ from msgspec import to_builtins
 from functions.access import need_to_operate
 from functions.answers import json_response
 from functions.endpoint import endpoint
+from functions.parameters import integer_parameter
 from functions.state import state
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
 from storage_lib.tasks.model import TASK_QUEUE
@@ -28,19 +29,20 @@ READY_SECONDS = 5.0
 
 @blueprint.function_name("health_live")
 @blueprint.route(route="health/live", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS)
-@endpoint(is_open=True)
+@endpoint(answers={200: "Live"}, is_open=True)
 async def health_live(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/health/live``: 200 as long as the process answers; does not touch the storage."""
+    """``GET /api/health/live``: whether the process is up. 200 as long as it answers; does not touch the
+    storage."""
     return json_response({"status": "live"})
 
 
 @blueprint.function_name("health_ready")
 @blueprint.route(route="health/ready", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
-@endpoint()
+@endpoint(answers={200: "Ready"}, is_limited=False)
 async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/health/ready``: 200 if objects, tables and queues answer within `READY_SECONDS`, the
-    encryption key is at hand and the settings are valid, else 503 or 500 with the reason. A quota above its
-    warning mark is shown, and is no reason.
+    """``GET /api/health/ready``: whether the app can work. 200 if objects, tables and queues answer
+    within five seconds, the encryption key is at hand and the settings are valid, else 503 or 500 with the
+    reason. A quota above its warning mark is shown, and is no reason.
 
     With a second store the answer says which one answers. While that is the second, the status is
     ``degraded``, and ``tasks`` says whether tables and queues, which do not fall back, are there.
@@ -105,7 +107,7 @@ def _text(moment: datetime | None) -> str | None:
 
 @blueprint.function_name("metrics")
 @blueprint.route(route="metrics", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
-@endpoint()
+@endpoint(answers={200: ("PrometheusText", "OpenMetricsText")}, problems=(501,))
 async def metrics(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/metrics``: the metrics of this process in Prometheus' text format, or in OpenMetrics if
     ``Accept`` says so; 501 if metrics are off."""
@@ -113,3 +115,28 @@ async def metrics(req: func.HttpRequest) -> func.HttpResponse:
     from functions.metrics import metrics_response
 
     return await metrics_response(req, state())
+
+
+@blueprint.function_name("list_sizes")
+@blueprint.route(route="sizes", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
+@endpoint("limit", answers={200: "Sizes"})
+async def list_sizes(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/sizes?limit=``: how many objects and bytes are stored below each first-level prefix, as a
+    timer has measured it: the newest measurements, oldest first; and by how many bytes each prefix has grown
+    in the last day. Every hour for two days, before that every day. It costs one read: nothing is listed."""
+    await need_to_operate()
+    from storage_lib.sizes import Sizes
+
+    app, limit = state(), integer_parameter(req, "limit", 100, 1, 1000)
+    series, options = await Sizes(app.storage).read(), app.config.metrics
+    samples = sorted({each.at: each for each in (*series.daily, *series.recent)}.items())[-limit:]
+    return json_response(
+        {
+            "hours": (options.sizes_hours or None) if options else None,
+            "growth": series.growth(),
+            "samples": [
+                {"at": at.astimezone(UTC), "prefixes": {name: list(of) for name, of in each.prefixes.items()}}
+                for at, each in samples
+            ],
+        }
+    )

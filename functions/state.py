@@ -8,22 +8,29 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from functions.addresses import admitted_origins, proxies, public_url
 from functions.limits import DEFAULT_JSON_BYTES, MAX_BODY_BYTES, checked_body_limit, function_timeout
 from functions.logs import sdk_level
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError
+from storage_lib.tasks.queues import queue_count
 
 if TYPE_CHECKING:
     from functions.gauges import Gauges
+    from functions.rates import Rates
     from functions.senders import Access
 
     # Imported by the first invocation that needs it: a cold start with another does not wait for it.
+    from storage_lib.links import Signer
     from storage_lib.manager import StorageManager
     from storage_lib.tasks.engine import TaskEngine
     from storage_lib.tasks.registry import Registry
 
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
 """Below the platform's own limit of 100 MB, so that the app answers a larger body, with the reason."""
+
+LINK_BYTES = "AGENT_STORAGE_LINK_MAX_BYTES"
+"""Set by the local host, which streams the bodies of links into the store."""
 
 MIN_RETENTION_DAYS = 8.0
 """Longer than a message can be hidden (`MAX_VISIBILITY_SECONDS`) and than an idempotency key is valid."""
@@ -72,6 +79,7 @@ class AppState:
             events=task_events(),
             remembered=REMEMBERED_TASKS,
             event_seconds=LOCAL_EVENT_SECONDS if is_local() else None,
+            queues=queue_count(),
             max_waiters=self.max_waiters,
             storage_of=self.access.storage_of if os.environ.get("AGENT_STORAGE_ACCESS_POLICY") else None,
         )
@@ -81,6 +89,60 @@ class AppState:
         from functions.senders import Access
 
         return Access(os.environ.get("AGENT_STORAGE_ACCESS_POLICY", ""), self.storage)
+
+    @cached_property
+    def users_storage(self) -> StorageManager:
+        """What everyone may do without a policy: all but write to the app's own tables and queues."""
+        from storage_lib.access import Grant, confined
+
+        may = {"tables": ["*"], "queues": ["*"], "operate": ["*"]}
+        return confined(self.storage, Grant("everyone", may=may), denied=self.access.denied)
+
+    @cached_property
+    def rates(self) -> Rates | None:
+        per_second = _number("AGENT_STORAGE_RATE_PER_SECOND", 0, 0.001, 1_000_000)
+        burst = _number("AGENT_STORAGE_RATE_BURST", max(1, math.ceil(10 * per_second)), 1, 1_000_000_000)
+        if not per_second:
+            if os.environ.get("AGENT_STORAGE_RATE_BURST"):
+                raise ConfigurationError(
+                    "AGENT_STORAGE_RATE_BURST limits nothing without AGENT_STORAGE_RATE_PER_SECOND",
+                    field="AGENT_STORAGE_RATE_BURST",
+                    remedy="set AGENT_STORAGE_RATE_PER_SECOND too, or remove it",
+                )
+            return None
+        from functions.rates import Rates
+
+        return Rates(per_second, int(burst), self._count_refusal)
+
+    def _count_refusal(self) -> None:
+        if (registry := self.storage.backend.metrics) is not None:
+            registry.counter(
+                "agent_http.rate_limited", unit="{request}", description="Requests refused by the rate limit"
+            ).add(1)
+
+    @cached_property
+    def link_signer(self) -> Signer:
+        from storage_lib.links import Signer
+
+        return Signer(
+            self.storage, os.environ.get("AGENT_STORAGE_LINK_SECRETS", "").replace(",", " ").split()
+        )
+
+    @cached_property
+    def links_to_store(self) -> bool:
+        """Whether links lead to the store itself where they can.
+
+        :raises ConfigurationError: ``AGENT_STORAGE_LINKS`` is neither ``store`` nor ``app``.
+        """
+        where = os.environ.get("AGENT_STORAGE_LINKS") or "store"
+        if where not in ("store", "app"):
+            raise ConfigurationError(
+                f"AGENT_STORAGE_LINKS is {where[:40]!r}",
+                field="AGENT_STORAGE_LINKS",
+                limit="store or app",
+                remedy="set it to one of them, or remove it: then it is store",
+            )
+        return where == "store"
 
     @cached_property
     def gauges(self) -> Gauges | None:
@@ -125,6 +187,22 @@ class AppState:
         )
 
     @cached_property
+    def max_link_bytes(self) -> int:
+        """Of a save by a link through the app: what a request takes, unless the host streams it.
+
+        :raises ConfigurationError: it is more, and this is the platform, which would refuse the request.
+        """
+        most = int(_number(LINK_BYTES, self.max_body_bytes, 1, math.inf))
+        if most > self.max_body_bytes and not is_local():
+            raise ConfigurationError(
+                f"{LINK_BYTES} is {most}, and only the local host takes more by a link than by a request",
+                field=LINK_BYTES,
+                limit=f"{self.max_body_bytes} bytes (AGENT_STORAGE_MAX_BODY_BYTES)",
+                remedy="remove it, or set it to that or less; larger objects go in parts to /api/uploads",
+            )
+        return most
+
+    @cached_property
     def max_json_bytes(self) -> int:
         return int(_number("AGENT_STORAGE_MAX_JSON_BYTES", DEFAULT_JSON_BYTES, 1, MAX_BODY_BYTES))
 
@@ -142,8 +220,15 @@ class AppState:
         :raises ConfigurationError: one is not a number or level, or out of range.
         """
         sdk_level()
-        _ = self.max_body_bytes, self.max_json_bytes, self.task_retention_days, self.lease_seconds
-        _ = self.max_waiters, payloads_as_objects(), task_events()
+        _ = (
+            self.max_body_bytes,
+            self.max_link_bytes,
+            self.max_json_bytes,
+            self.task_retention_days,
+            self.lease_seconds,
+        )
+        _ = self.max_waiters, self.rates, payloads_as_objects(), messages_as_objects(), task_events()
+        _ = queue_count(), self.links_to_store, proxies(), public_url(), admitted_origins()
 
 
 _states: dict[asyncio.AbstractEventLoop, AppState] = {}
@@ -207,13 +292,25 @@ def payloads_as_objects() -> bool:
 
     :raises ConfigurationError: it is neither ``records`` nor ``objects``.
     """
-    where = os.environ.get("AGENT_TASK_PAYLOADS") or "records"
-    if where not in ("records", "objects"):
+    return _as_objects("AGENT_TASK_PAYLOADS", "records")
+
+
+def messages_as_objects() -> bool:
+    """Whether messages of conversations are objects, whatever their size: ``AGENT_CONVERSATION_MESSAGES``.
+
+    :raises ConfigurationError: it is neither ``rows`` nor ``objects``.
+    """
+    return _as_objects("AGENT_CONVERSATION_MESSAGES", "rows")
+
+
+def _as_objects(setting: str, otherwise: str) -> bool:
+    where = os.environ.get(setting) or otherwise
+    if where not in (otherwise, "objects"):
         raise ConfigurationError(
-            f"AGENT_TASK_PAYLOADS is {where[:40]!r}",
-            field="AGENT_TASK_PAYLOADS",
-            limit="records or objects",
-            remedy="set it to one of them, or remove it: then it is records",
+            f"{setting} is {where[:40]!r}",
+            field=setting,
+            limit=f"{otherwise} or objects",
+            remedy=f"set it to one of them, or remove it: then it is {otherwise}",
         )
     return where == "objects"
 

@@ -1,10 +1,7 @@
-"""HTTP: submit, read, list, cancel and requeue tasks. Queue: process them, and record what cannot be
-processed."""
+"""HTTP: submit a task, read it, follow it, cancel, requeue and delete it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
@@ -12,86 +9,137 @@ import azure.functions as func
 from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
-from functions.deliveries import Delivery
 from functions.endpoint import endpoint
-from functions.invocations import invocation
-from functions.parameters import integer_parameter, time_parameter
+from functions.headers import header
 from functions.paths import location_below
+from functions.preferences import Preferences, seconds_to_wait
 from functions.problems import problem_document
 from functions.state import state
-from storage_lib.config import CONNECTION
-from storage_lib.errors import ConfigurationError, InvalidArgumentError, StorageError
-from storage_lib.namespaces import namespace_of, queue_in
-from storage_lib.spelling import refuse_unknown
-from storage_lib.tasks.model import (
-    HIGH_POISON_QUEUE,
-    HIGH_QUEUE,
-    POISON_QUEUE,
-    TASK_QUEUE,
-    TaskRecord,
-    check_action,
-    check_agent_id,
-    check_priority,
-    check_task_id,
+from functions.task_records import (
+    check_of,
+    etag_of,
+    is_known,
+    known_versions,
+    own_task,
+    record_response,
+    shown,
 )
+from storage_lib.errors import ForbiddenError, InvalidArgumentError, StorageError
+from storage_lib.patterns import pattern
+from storage_lib.spelling import refuse_unknown
+from storage_lib.tasks.model import check_idempotency_key, check_priority
 
 if TYPE_CHECKING:
-    from storage_lib.tasks.engine import TaskEngine
-    from storage_lib.tasks.records import RecordPage
+    from storage_lib.tasks.model import TaskRecord
     from storage_lib.tasks.submission import NewTask
 
 blueprint = func.Blueprint()
-_log = logging.getLogger("AOS.Tasks")
 _AUTH = func.AuthLevel.FUNCTION
 _FIELDS = frozenset(
     {"action", "agent_id", "payload", "correlation_id", "idempotency_key", "delay_seconds", "priority"}
 )
-_FILTERS = ("status", "agent_id", "action", "parent_id", "created_after", "created_before")
-MAX_WAIT_SECONDS = 30
-_MOST_PAGES = 10
-"""How many pages are read for one of a sender who may see the tasks of some agents."""
+_KEY = "Idempotency-Key"
+_QUOTED = pattern(r'"((?:[^"\\]|\\["\\])+)"')
+"""A string of RFC 9651, 3.3.3."""
+_ESCAPED = pattern(r"\\(.)")
+EVENTS = "text/event-stream"
+EVENT_SECONDS = 15
+"""How long a request for events waits, unless it says something else."""
+_RETRY_MILLISECONDS = 500
 
 
 @blueprint.function_name("submit_task")
 @blueprint.route(route="tasks", methods=["POST"], auth_level=_AUTH)
-@endpoint()
+@endpoint(
+    headers=("Idempotency-Key", "Prefer"),
+    body=("TaskSubmission", "TaskSubmissions"),
+    answers={200: "Task", 202: ("Task", "SubmittedTasks")},
+    problems=(409, 411, 413, 415, 422),
+)
 async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks`` ``{action, agent_id, payload?, correlation_id?, idempotency_key?, delay_seconds?,
-    priority?}``: 202 with the record and its Location. ``{"tasks": [{…}, …]}`` submits several: if one is
-    invalid, none is accepted; otherwise the response has the record or the problem of each."""
+    priority?}``: submit a task. 202 with the record and its Location. ``{"tasks": [{…}, …]}`` submits
+    several: if one is invalid, none is accepted; otherwise the response has the record or the problem of
+    each.
+
+    With ``Prefer: wait=`` the response comes when the task has ended, and is 200, or after that many seconds
+    (at most 30)."""
     app = state()
+    await access.agents()
     body = json_body(req, app)
     trace_parent = req.headers.get("traceparent")
     if "tasks" in body:
-        return await _submit_many(body, trace_parent)
-    task = _new_task(body, trace_parent)
+        return await _submit_many(req, body, trace_parent)
+    key = _request_key(req)
+    if key is not None and body.get("idempotency_key", key) != key:
+        raise InvalidArgumentError(
+            f"{_KEY} and idempotency_key are not the same", field=_KEY, remedy="leave one of them out"
+        )
+    task = _new_task(body, trace_parent, key)
     await access.need_agent(task.agent_id)
+    await access.need_action(task.action)
     record = await app.engine.submit_new(task)
-    headers = {"Location": location_below(req, record.task_id), "Retry-After": "1"}
-    return json_response(_shown(record), status=202, headers=headers)
+    preferences = Preferences.of(req)
+    waited = bool(preferences.wait) and (record.is_final or app.engine.waiting.has_room)
+    if waited and not record.is_final:
+        try:
+            record = await app.engine.wait_for(record.task_id, preferences.wait or 0)
+        except StorageError:  # It is accepted, whatever can be said about it now.
+            waited = False
+    headers = {"Location": location_below(req, record.task_id), **preferences.applied(waited=waited)}
+    if waited and record.is_final:
+        return record_response(record, headers=headers)
+    return record_response(record, status=202, headers={"Retry-After": "1", **headers})
 
 
-async def _submit_many(body: dict[str, Any], trace_parent: str | None) -> func.HttpResponse:
+def _request_key(req: func.HttpRequest) -> str | None:
+    """The key that the request has by its header: a string of RFC 9651, or the bare text.
+
+    :raises InvalidArgumentError: it is neither.
+    """
+    text = header(req, _KEY)
+    if text is None:
+        return None
+    text = text.strip(" \t")
+    if quoted := _QUOTED.fullmatch(text):
+        text = _ESCAPED.sub(r"\1", quoted[1])
+    try:
+        return check_idempotency_key(text)
+    except InvalidArgumentError as error:
+        error.field = _KEY
+        raise
+
+
+async def _submit_many(
+    req: func.HttpRequest, body: dict[str, Any], trace_parent: str | None
+) -> func.HttpResponse:
     items: Any = body["tasks"]
     if not isinstance(items, list) or body.keys() != {"tasks"}:
         raise InvalidArgumentError('several tasks are {"tasks": [{…}, …]} and nothing else', field="tasks")
+    if header(req, _KEY) is not None:
+        raise InvalidArgumentError(
+            f"{_KEY} is of one task",
+            field=_KEY,
+            remedy="give each task an idempotency_key of its own, or submit them one by one",
+        )
     tasks: list[NewTask] = []
     for n, item in enumerate(items):
         try:
             tasks.append(task := _new_task(item, trace_parent))
             await access.need_agent(task.agent_id)
+            await access.need_action(task.action)
         except StorageError as error:
             error.field = f"tasks[{n}].{error.field}" if error.field else f"tasks[{n}]"
             raise
     results = await state().engine.submit_many(tasks)
     answer = [
-        {"problem": problem_document(result)} if isinstance(result, StorageError) else _shown(result)
+        {"problem": problem_document(result)} if isinstance(result, StorageError) else shown(result)
         for result in results
     ]
     return json_response({"tasks": answer}, status=202)
 
 
-def _new_task(item: Any, trace_parent: str | None) -> NewTask:
+def _new_task(item: Any, trace_parent: str | None, key: str | None = None) -> NewTask:
     if not isinstance(item, dict):
         raise InvalidArgumentError(f"a task is a JSON object, not a {type(item).__name__}")
     body: dict[str, Any] = item
@@ -109,227 +157,111 @@ def _new_task(item: Any, trace_parent: str | None) -> NewTask:
         agent_id=body["agent_id"],
         payload=body.get("payload"),
         correlation_id=body.get("correlation_id"),
-        idempotency_key=body.get("idempotency_key"),
+        idempotency_key=body.get("idempotency_key") if key is None else key,
         delay_seconds=delay,
         priority=check_priority(body.get("priority")),
         trace_parent=trace_parent,
         submitter=access.submitter(),
+        key_of_request=key is not None,
     )
 
 
 @blueprint.function_name("get_task")
 @blueprint.route(route="tasks/{task_id}", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("wait")
+@endpoint(
+    "wait",
+    headers=("If-None-Match", "Last-Event-ID", "Prefer"),
+    answers={200: ("Task", "TaskEvents"), 202: "Task", 204: "", 304: ""},
+    problems=(404,),
+)
 async def get_task(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/tasks/{task_id}?wait=``: the record, with ``Retry-After`` until it is final. With
-    ``wait`` the response comes when the task has ended, or after that many seconds (at most 30)."""
-    task_id = check_task_id(req.route_params.get("task_id"))
-    wait = integer_parameter(req, "wait", 0, 0, MAX_WAIT_SECONDS)
-    engine = state().engine
-    if access.grant() is not None:
-        record = await engine.get(task_id)
-        await access.need_agent(record.agent_id, task_id=task_id)
-        if wait and not record.is_final:
-            record = await engine.wait_for(task_id, wait)
+    """``GET /api/tasks/{task_id}?wait=``: read a task. The record, with ``Retry-After`` until it is final.
+    With ``wait`` the response comes when the task has ended, or after that many seconds (at most 30). With
+    ``If-None-Match`` it comes when the record is another than that, and is 304 if it is not. With
+    ``Prefer: wait=`` instead, the response is 202 until the task has ended.
+
+    With ``Accept: text/event-stream`` the response is the record as an event, once it is another than
+    ``Last-Event-ID`` says, or no event after ``wait`` seconds (15); 204 once there will be no more."""
+    task_id = await own_task(req)
+    seconds, preferences = seconds_to_wait(req)
+    if EVENTS in (header(req, "Accept") or "").lower():
+        return await _events(req, task_id, seconds if "wait" in req.params else EVENT_SECONDS)
+    engine, known = state().engine, known_versions(req)
+    waited = bool(preferences.wait) and engine.waiting.has_room
+    if known is None:
+        record = await engine.wait_for(task_id, seconds)
     else:
-        record = await engine.wait_for(task_id, wait)
-    return json_response(_shown(record), headers=None if record.is_final else {"Retry-After": "1"})
+        record = await engine.wait_until(
+            task_id, seconds, lambda record: record.is_final or not is_known(record, known)
+        )
+    applied = preferences.applied(waited=waited)
+    if is_known(record, known):
+        headers = {"ETag": etag_of(record), "Cache-Control": "no-store", **applied}
+        if not record.is_final:  # Where enough wait already, this comes at once.
+            headers["Retry-After"] = "1"
+        return func.HttpResponse(status_code=304, headers=headers)
+    return record_response(record, status=202 if waited and not record.is_final else 200, headers=applied)
 
 
-@blueprint.function_name("list_tasks")
-@blueprint.route(route="tasks", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(*_FILTERS, "limit", "cursor")
-async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/tasks?status=&agent_id=&action=&parent_id=&created_after=&created_before=&limit=&cursor=``:
-    a page of records, newest first, without large payloads and results. ``unreadable`` names damaged records
-    of the page, if there are any."""
-    filters: dict[str, Any] = {
-        "status": req.params.get("status"),
-        "agent_id": _filter(req, "agent_id", check_agent_id),
-        "action": _filter(req, "action", check_action),
-        "parent_id": _filter(req, "parent_id", check_task_id),
-        "created_after": time_parameter(req, "created_after"),
-        "created_before": time_parameter(req, "created_before"),
-    }
-    limit = integer_parameter(req, "limit", 50, 1, 1000)
-    page = await _page(filters, limit, req.params.get("cursor") or None)
-    answer: dict[str, Any] = {"tasks": [_shown(record) for record in page.records], "cursor": page.cursor}
-    if page.unreadable:
-        answer["unreadable"] = page.unreadable
-    return json_response(answer)
+async def _events(req: func.HttpRequest, task_id: str, seconds: int) -> func.HttpResponse:
+    """The state of a task as an event, for browsers: ``EventSource`` asks again by itself, and says which it
+    has. The platform sends no answer piece by piece, so each ends after one event."""
+    last = header(req, "Last-Event-ID")
+    record = await state().engine.wait_until(
+        task_id, seconds, lambda record: record.is_final or record.version != last
+    )
+    if record.version != last:
+        import msgspec
 
-
-async def _page(filters: dict[str, Any], limit: int, cursor: str | None) -> RecordPage:
-    """A page of what the sender may see. It can be short of records that are on the next one."""
-    engine, allowed = state().engine, await access.agents()
-    if allowed is not None and filters["agent_id"] is not None:
-        await access.need_agent(filters["agent_id"])
-    elif allowed is not None and len(allowed) == 1:
-        filters["agent_id"] = next(iter(allowed))
-    elif allowed is not None:
-        return await _of_several(engine, allowed, filters, limit, cursor)
-    return await engine.list(limit=limit, cursor=cursor, **filters)
-
-
-async def _of_several(
-    engine: TaskEngine, allowed: frozenset[str], filters: dict[str, Any], limit: int, cursor: str | None
-) -> RecordPage:
-    found: list[TaskRecord] = []
-    for _ in range(_MOST_PAGES):
-        page = await engine.list(limit=limit - len(found), cursor=cursor, **filters)
-        found += [record for record in page.records if record.agent_id in allowed]
-        cursor = page.cursor
-        if cursor is None or len(found) == limit:
-            break
-    from storage_lib.tasks.records import RecordPage
-
-    return RecordPage(found, cursor)
-
-
-def _filter(req: func.HttpRequest, name: str, check: Callable[[Any], str]) -> str | None:
-    """Refuse values that no task can have, as not every store could be asked for them."""
-    value = req.params.get(name)
-    try:
-        return None if value is None else check(value)
-    except InvalidArgumentError as error:
-        error.field = name
-        raise
+        data = msgspec.json.encode(shown(record)).decode()
+        text = f"retry: {_RETRY_MILLISECONDS}\nid: {record.version}\ndata: {data}\n\n"
+    elif record.is_final:
+        return func.HttpResponse(status_code=204, headers={"Cache-Control": "no-store"})
+    else:
+        text = f"retry: {_RETRY_MILLISECONDS}\n: nothing new\n\n"
+    return func.HttpResponse(
+        text.encode(), headers={"Content-Type": f"{EVENTS}; charset=utf-8", "Cache-Control": "no-store"}
+    )
 
 
 @blueprint.function_name("cancel_task")
 @blueprint.route(route="tasks/{task_id}/cancel", methods=["POST"], auth_level=_AUTH)
-@endpoint()
+@endpoint(headers=("If-Match",), answers={200: "Task"}, problems=(404, 409, 412))
 async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/tasks/{task_id}/cancel``: 200 with the record. A task that has not started never will; a
-    running one is asked to stop; 409 for one that has ended in another way."""
-    task_id = await _own_task(req)
-    record = await state().engine.cancel(task_id)
-    return json_response(_shown(record))
-
-
-async def _own_task(req: func.HttpRequest) -> str:
-    """The id of the task that is asked for, if it is one that the sender may see."""
-    task_id = check_task_id(req.route_params.get("task_id"))
-    if access.grant() is not None:
-        await access.need_agent((await state().engine.get(task_id)).agent_id, task_id=task_id)
-    return task_id
+    """``POST /api/tasks/{task_id}/cancel``: cancel a task. 200 with the record. A task that has not
+    started never will; a running one is asked to stop; 409 for one that has ended in another way."""
+    task_id = await own_task(req)
+    return record_response(await state().engine.cancel(task_id, check=check_of(req)))
 
 
 @blueprint.function_name("requeue_task")
 @blueprint.route(route="tasks/{task_id}/requeue", methods=["POST"], auth_level=_AUTH)
-@endpoint()
+@endpoint(headers=("If-Match",), answers={202: "Task"}, problems=(404, 409, 412))
 async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/tasks/{task_id}/requeue``: 202 with the record. A failed, cancelled or dead task runs
-    again, keeping its history; 409 for any other."""
-    task_id = await _own_task(req)
-    record = await state().engine.requeue(task_id)
-    return json_response(_shown(record), status=202, headers={"Retry-After": "1"})
+    """``POST /api/tasks/{task_id}/requeue``: run a task again. 202 with the record. A failed,
+    cancelled or dead task runs again, keeping its history; 409 for any other."""
+    task_id = await own_task(req)
+    condition = check_of(req)
 
+    def check(record: TaskRecord) -> None:
+        access.need_task(record)
+        if condition is not None:
+            condition(record)
 
-def _on_queue(queue: str) -> Callable[..., Any]:
-    """The trigger of a queue, by its name in the store: the platform knows nothing of namespaces.
-
-    :raises ConfigurationError: the namespace cannot be one. Then there is no app, whose functions would take
-        the messages of another.
-    """
     try:
-        name = queue_in(namespace_of(), queue)
-    except ConfigurationError as error:
-        raise ConfigurationError(error.explained(), field=error.field) from error
-    return blueprint.queue_trigger(arg_name="message", queue_name=name, connection=CONNECTION)
+        record = await state().engine.requeue(task_id, check=check, by=access.submitter())
+    except ForbiddenError:
+        await state().access.denied("tasks", f"tasks/{task_id}")
+        raise
+    return record_response(record, status=202, headers={"Retry-After": "1"})
 
 
-@blueprint.function_name("process_task")
-@_on_queue(TASK_QUEUE)
-async def process_task(message: func.QueueMessage, context: func.Context) -> None:
-    """Handle one delivery of the task queue; after an error the message is delivered again."""
-    await _process(message, TASK_QUEUE, context)
-
-
-@blueprint.function_name("process_high_task")
-@_on_queue(HIGH_QUEUE)
-async def process_high_task(message: func.QueueMessage, context: func.Context) -> None:
-    """Like `process_task`, for tasks of high priority, which a backlog of others does not delay."""
-    await _process(message, HIGH_QUEUE, context)
-
-
-@blueprint.function_name("process_poison_task")
-@_on_queue(POISON_QUEUE)
-async def process_poison_task(message: func.QueueMessage, context: func.Context) -> None:
-    """Turn a message that could not be handled into an inspectable dead record."""
-    await _process_poison(message, TASK_QUEUE, context)
-
-
-@blueprint.function_name("process_high_poison_task")
-@_on_queue(HIGH_POISON_QUEUE)
-async def process_high_poison_task(message: func.QueueMessage, context: func.Context) -> None:
-    """Like `process_poison_task`, for tasks of high priority."""
-    await _process_poison(message, HIGH_QUEUE, context)
-
-
-async def _process(message: func.QueueMessage, queue: str, context: func.Context) -> None:
-    delivery = Delivery.of(message)
-    with invocation(context):
-        # Its events do not go through an output binding: that is sent after the function, and nobody is told
-        # whether it was.
-        await state().engine.deliver(delivery.text, queue=queue, dequeue_count=delivery.dequeue_count)
-
-
-async def _process_poison(
-    message: func.QueueMessage, queue: str, context: func.Context | None = None
-) -> None:
-    delivery = Delivery.of(message)
-    with invocation(context):
-        await state().engine.deliver_poison(
-            delivery.text,
-            queue=queue,
-            message_id=delivery.message_id,
-            inserted_at=delivery.inserted_at,
-            dequeue_count=delivery.dequeue_count,
-        )
-
-
-def _shown(record: TaskRecord) -> Mapping[str, Any]:
-    error, children = record.error, record.children
-    shown: dict[str, Any] = {
-        "task_id": record.task_id,
-        "agent_id": record.agent_id,
-        "action": record.action,
-        "status": record.status,
-        "priority": record.priority,
-        "payload": record.payload,
-        "result": record.result,
-        "error": None
-        if error is None
-        else {
-            "code": error.code,
-            "message": error.message,
-            "traceback": (access.sees_inside() and error.traceback) or None,
-        },
-        "progress": record.progress,
-        "attempts": record.attempts,
-        "correlation_id": record.correlation_id,
-        "created_at": record.created_at,
-        "due_at": record.due_at,
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
-        "updated_at": record.updated_at,
-        "history": record.history,
-    }
-    optional: dict[str, Any] = {
-        "idempotency_key": record.idempotency_key,
-        "traceparent": record.trace_parent,
-        "parent_id": record.parent_id,
-        "submitter": record.submitter,
-        "raw_message": record.raw_message,
-        "omitted": record.omitted or None,
-        "cancel_requested": record.cancel_requested or None,
-        "children": None
-        if children is None or not children.total
-        else {
-            "total": children.total,
-            "ended": children.done.bit_count(),
-            "failed": children.failed.bit_count(),
-        },
-    }
-    return shown | {name: value for name, value in optional.items() if value is not None}
+@blueprint.function_name("delete_task")
+@blueprint.route(route="tasks/{task_id}", methods=["DELETE"], auth_level=_AUTH)
+@endpoint(headers=("If-Match",), answers={204: ""}, problems=(404, 409, 412))
+async def delete_task(req: func.HttpRequest) -> func.HttpResponse:
+    """``DELETE /api/tasks/{task_id}``: delete a task that has ended. 204. Removes its record, with payload
+    and result; 409 if it, or one of its children, has not, and for a child whose parent's record is there."""
+    task_id = await own_task(req)
+    await state().engine.delete(task_id, check=check_of(req))
+    return func.HttpResponse(status_code=204, headers={"Cache-Control": "no-store"})

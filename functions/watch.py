@@ -1,5 +1,5 @@
-"""What every running instance looks for: tasks of killed hosts, messages that reach no function, and records
-of the version before.
+"""What every running instance looks for: tasks of killed hosts, messages that reach no function, queues that
+are no longer in use, and records of the version before.
 
 The platform hides the messages of a killed host for up to ten minutes, and runs timers on one instance only,
 whose lease outlives it by a minute. So each instance looks for such tasks itself.
@@ -7,6 +7,9 @@ whose lease outlives it by a minute. So each instance looks for such tasks itsel
 A JSON message with a property such as ``dequeueCount`` that is not a number fails in the worker before any
 function runs. So it does in the poison queue, where it is redelivered every ten minutes for a week. What
 stays in a poison queue is therefore received directly, with the metadata of the queue itself.
+
+No function takes messages from queues that are no longer in use, because ``AGENT_TASK_QUEUES`` is less than
+it was. They are moved.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ EVERY_SECONDS = 15.0
 SHARE = 20
 """Looking may take at most a twentieth of the time; with very many records, looks are rarer."""
 CARRY_SECONDS = 10.0
+DRAIN_SECONDS = 60.0
+DRAINED_SECONDS = 300.0
+"""Until the next look once nothing is left in unused queues; hosts of the old number may be ending then."""
 NEVER_SECONDS = 7 * 24 * 3600.0
 STUCK_LOOKS = 2
 """After how many looks at a poison queue that is not empty its messages are received here; its function takes
@@ -66,6 +72,7 @@ async def _watch() -> None:
         carried = "records of the version before could not be carried over"
         group.create_task(_repeatedly(carried, _carry_over))
         stuck = dict.fromkeys(Priority, 0)
+        group.create_task(_repeatedly("queues that are not in use could not be emptied", _drain))
         group.create_task(_repeatedly("poison queues could not be looked at", lambda: _unstick(stuck)))
 
 
@@ -100,10 +107,23 @@ async def _carry_over() -> float:
     return NEVER_SECONDS
 
 
+async def _drain() -> float:
+    try:
+        _, left = await state().engine.drain(DRAIN_SECONDS)
+    except StorageError as error:
+        _log.warning("queues that are not in use could not be emptied: %s", error)
+        return DRAINED_SECONDS  # Perhaps the app may not list queues.
+    return 0 if left else DRAINED_SECONDS
+
+
 async def _unstick(stuck: dict[Priority, int]) -> float:
+    from storage_lib.tasks.queues import POISON
+
     engine = state().engine
     for priority in stuck:
-        left = await engine.queue_length(priority.poison_queue)
+        left = 0
+        for queue in engine.queues.named(priority):
+            left += await engine.queue_length(queue + POISON)
         stuck[priority] = stuck[priority] + 1 if left else 0
         if stuck[priority] >= STUCK_LOOKS:
             stuck[priority] = 0

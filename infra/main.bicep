@@ -121,6 +121,11 @@ param existingDataAccountName string = ''
 @description('Optional. Resource group of that account; empty for the one of everything else.')
 param existingDataAccountResourceGroup string = ''
 
+@description('Optional. Over how many queues the tasks of each priority are spread. One takes about 660 tasks a second; four take what an account takes.')
+@minValue(1)
+@maxValue(16)
+param taskQueues int = 1
+
 @description('Optional. Sets the app apart from others on the same account, such as an existing one: the names of its container, queues and tables begin with this. A small letter, then small letters and digits. What is stored stays where it is when this changes.')
 @maxLength(20)
 param storageNamespace string = ''
@@ -143,7 +148,7 @@ param appPublicAccess bool = true
 @description('Optional. Ranges of addresses, as 198.51.100.0/24, that may call the app by its public address; empty for all. The availability test may in any case, and so may the deployment of code.')
 param appAllowedAddresses textsType = []
 
-@description('Optional. Origins of web pages that may call the app, as https://example.com; empty for none.')
+@description('Optional. Origins of web pages that may call the app, as https://example.com, without cookies; empty for none.')
 param corsOrigins textsType = []
 
 @description('Optional. Client id of an Entra app registration: every call but liveness then needs a token for it. Empty leaves only function keys.')
@@ -165,7 +170,7 @@ param availabilityTest bool = true
 @minValue(1)
 param latencyThresholdMs int = 5000
 
-@description('Optional. Messages in one queue of tasks, those in work included, above which an alert is raised.')
+@description('Optional. Messages of one priority of tasks, those in work included, above which an alert is raised; each of its queues is watched for its share.')
 @minValue(1)
 param backlogThreshold int = 10000
 
@@ -197,13 +202,13 @@ var tags = {
 var queuePrefix = empty(storageNamespace) ? '' : '${storageNamespace}-'
 var tablePrefix = empty(storageNamespace) ? '' : 'n${padLeft(length(storageNamespace), 2, '0')}${storageNamespace}'
 var objectContainer = '${queuePrefix}agent-storage'
-var queueNames = [
-  'agent-tasks'
-  'agent-tasks-poison'
-  'agent-tasks-high'
-  'agent-tasks-high-poison'
-  'agent-events'
-]
+// Each number has a queue of each priority; the first has none in its name.
+var firstTaskQueueNames = ['agent-tasks', 'agent-tasks-high']
+var taskQueueNames = flatten(map(
+  range(1, taskQueues),
+  n => map(firstTaskQueueNames, queue => n == 1 ? queue : '${queue}-${n}')
+))
+var queueNames = concat(taskQueueNames, map(taskQueueNames, queue => '${queue}-poison'), ['agent-events'])
 var tableNames = [
   'tasks'
   'taskkeys'
@@ -526,7 +531,11 @@ module functionApp 'modules/function-app.bicep' = {
     corsOrigins: corsOrigins
     keyUris: keyVaultEnabled ? [keyVault!.outputs.keyUri] : []
     openTelemetry: openTelemetry
-    appSettings: union(empty(storageNamespace) ? {} : { AGENT_STORAGE_NAMESPACE: storageNamespace }, appSettings)
+    appSettings: union(
+      { AGENT_TASK_QUEUES: string(taskQueues) },
+      empty(storageNamespace) ? {} : { AGENT_STORAGE_NAMESPACE: storageNamespace },
+      appSettings
+    )
   }
   // Before its first start the app has to be allowed what it does then, and to reach its storage.
   dependsOn: [
@@ -565,7 +574,7 @@ module alerts 'modules/alerts.bicep' = {
     email: alertEmail
     availabilityTest: testsAvailability
     latencyThresholdMs: latencyThresholdMs
-    backlogThreshold: backlogThreshold
+    backlogThreshold: backlogThreshold / taskQueues
     budgetAmount: budgetAmount
     budgetStartDate: budgetStart
   }

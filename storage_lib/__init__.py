@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from storage_lib.config.fallback import FallbackOptions
     from storage_lib.config.metrics import MetricsOptions
     from storage_lib.config.validation import Rule, ValidationOptions
+    from storage_lib.conversations import Conversations
     from storage_lib.encrypted_storage import EncryptedStorage
     from storage_lib.errors import (
         AccessDeniedError,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
         Listed,
         ListEntry,
         ListPage,
-        Loaded,
         ObjectInfo,
         ObjectReader,
         ObjectStats,
@@ -66,12 +66,15 @@ if TYPE_CHECKING:
         Update,
         Upsert,
     )
+    from storage_lib.ports.object_model import Loaded
     from storage_lib.s3_backend import S3StorageBackend
     from storage_lib.segments import (
+        from_path,
         from_segment,
         from_table_key,
         moment_of,
         newest_first,
+        to_path,
         to_segment,
         to_table_key,
     )
@@ -88,6 +91,7 @@ __all__ = [
     "CachingOptions",
     "CompressionOptions",
     "ConfigurationError",
+    "Conversations",
     "Delete",
     "EncryptedStorage",
     "EncryptionError",
@@ -141,12 +145,14 @@ __all__ = [
     "ValidationOptions",
     "Version",
     "config_of",
+    "from_path",
     "from_segment",
     "from_table_key",
     "moment_of",
     "newest_first",
     "open_store",
     "register_codec",
+    "to_path",
     "to_segment",
     "to_table_key",
 ]
@@ -163,6 +169,7 @@ _NAMES = {
     "config.fallback": "FallbackOptions",
     "config.metrics": "MetricsOptions",
     "config.validation": "Rule ValidationOptions",
+    "conversations": "Conversations",
     "encrypted_storage": "EncryptedStorage",
     "errors": (
         "AccessDeniedError BackendClosedError ConfigurationError EncryptionError ForbiddenError "
@@ -174,12 +181,15 @@ _NAMES = {
     "file_backend": "FileStorageBackend",
     "manager": "StorageManager",
     "ports.backend": (
-        "ByteRange Delete Entity EntityPage Insert ListEntry ListPage Listed Loaded ObjectInfo "
+        "ByteRange Delete Entity EntityPage Insert ListEntry ListPage Listed ObjectInfo "
         "ObjectReader ObjectStats ObjectStore ObjectWriter PutResult QueueMessage QueueStore "
         "StorageBackend StoredObject TableStore Update Upsert"
     ),
+    "ports.object_model": "Loaded",
     "s3_backend": "S3StorageBackend",
-    "segments": "from_segment from_table_key moment_of newest_first to_segment to_table_key",
+    "segments": (
+        "from_path from_segment from_table_key moment_of newest_first to_path to_segment to_table_key"
+    ),
     "sync": "SyncStorageManager",
     "urls": "config_of open_store",
     "versioning": "Version",

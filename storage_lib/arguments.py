@@ -42,8 +42,9 @@ def mapping(field: str, value: Any) -> dict[str, Any]:
 
 
 def several(field: str, value: Any) -> list[Any]:
-    """Return the items of the iterable ``value``. A str is refused, as it is one item, not its letters."""
-    if isinstance(value, str | Buffer) or not isinstance(value, Iterable):
+    """Return the items of the iterable ``value``. A str is refused, as it is one item, not its letters; so is
+    a mapping, whose values would be lost."""
+    if isinstance(value, str | Buffer | Mapping) or not isinstance(value, Iterable):
         raise _wrong(field, value, "a list or another iterable", "put a single item into a list")
     return list(value)
 

@@ -8,6 +8,7 @@ than awaiting it. Where an event loop runs already, as in a notebook, the call i
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import os
 import sys
@@ -15,7 +16,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,10 @@ class _Loop(asyncio.SelectorEventLoop):
     """An event loop that runs during calls only, each on its caller's thread."""
 
     _begins = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        _LOOPS.add(self)
 
     def is_running(self) -> bool:
         # A task begins at once where the loop of its thread is running.
@@ -75,9 +80,40 @@ class _Loop(asyncio.SelectorEventLoop):
         self.run_until_complete(self.shutdown_default_executor())
         self.close()
 
+    def drop(self) -> None:
+        """Close what a forked process has of its parent's loop, and nothing of the parent's: to unregister a
+        file from the selector, which both have, would take it from the parent as well."""
+        self._begins, self._thread_id = False, None  # Its thread stayed there.
+        asyncio.BaseEventLoop.close(self)
+        for each in (self._selector, self._ssock, self._csock):  # type: ignore[attr-defined]
+            each.close()
+
 
 async def _nothing() -> None:
     await asyncio.sleep(0)
+
+
+_LOOPS: weakref.WeakSet[_Loop] = weakref.WeakSet()
+"""All that may be open."""
+
+
+@atexit.register
+def _end_the_rest() -> None:
+    """End those of iterations that nobody has ended."""
+    for loop in list(_LOOPS):
+        if not loop.is_running():
+            loop.end()
+
+
+def _drop_all() -> None:
+    here = asyncio._get_running_loop()
+    for loop in list(_LOOPS):
+        if loop is not here and not loop.is_closed():
+            loop.drop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_all)
 
 
 class Blocking:
@@ -104,17 +140,20 @@ class Blocking:
 
     def take(self) -> _Loop:
         """A loop that is nobody else's until it is given back."""
-        if self._pid != os.getpid():  # Those of the parent process are not ours.
-            self.__init__()
+        self._use_process()
         try:
             return self._idle.pop()
         except IndexError:
             return _Loop()
 
+    def _use_process(self) -> None:
+        if self._pid != os.getpid():  # The loops and threads of the parent process are not ours.
+            self.__init__()
+
     def give_back(self, loop: _Loop, generation: int | None = None) -> None:
         if generation is not None and generation != self._closing:
             loop.end()  # It was closed meanwhile.
-        else:
+        elif not loop.is_closed():
             self._idle.append(loop)
 
     @property
@@ -124,6 +163,7 @@ class Blocking:
 
     def elsewhere[T](self, call: Callable[[], T]) -> T:
         """What ``call`` returns, made on another thread with this one's context variables."""
+        self._use_process()
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="storage-blocking")
@@ -132,6 +172,7 @@ class Blocking:
 
     def close(self) -> None:
         """Close the loops, and whatever was kept open in them. The next call opens new ones."""
+        self._use_process()
         self._closing += 1
         while self._idle:
             loop = self._idle.pop()
@@ -146,9 +187,20 @@ class Blocking:
 
 
 def _end_all(idle: list[_Loop], pid: int) -> None:
-    if pid == os.getpid() and asyncio._get_running_loop() is None:
-        while idle:
-            idle.pop().end()
+    if pid != os.getpid():
+        return
+    loops = idle[:]
+    idle.clear()
+
+    def end() -> None:
+        for loop in loops:
+            loop.end()
+
+    if asyncio._get_running_loop() is None:
+        end()
+    elif loops:  # Somebody dropped it in a notebook. The thread that happens to do so waits for nothing.
+        with suppress(RuntimeError):  # The interpreter ends: `_end_the_rest` does it.
+            threading.Thread(target=end, name="storage-blocking-end").start()
 
 
 class _Line:
@@ -165,6 +217,11 @@ class _Line:
         if self._loop is None:
             self._loop, self._generation = self._blocking.take(), self._blocking.generation
         return self._loop.call(coroutine)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its loop was closed, and with it what was open there."""
+        return self._loop is not None and self._loop.is_closed()
 
     def end(self) -> None:
         loop, self._loop = self._loop, None
@@ -198,7 +255,8 @@ def _each[T](line: _Line, items: AsyncIterator[T]) -> Iterator[T]:
         while (item := line.call(following())) is not nothing:
             yield item
     finally:
-        line.call(close())
+        if not line.is_over:
+            line.call(close())
 
 
 class Listing[T]:

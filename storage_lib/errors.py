@@ -29,7 +29,15 @@ or an empty list. Each backend translates its vendor's errors in one place and c
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypedDict, Unpack
+
+
+class About(TypedDict, total=False):
+    """What an error says beside its message; see `StorageError`."""
+
+    field: str | None
+    limit: str | None
+    remedy: str | None
 
 
 class StorageError(Exception):
@@ -69,11 +77,6 @@ class KeyNotFoundError(StorageError, KeyError, FileNotFoundError):
     """The object, entity, queue message or table does not exist."""
 
     code = "key-not-found"
-
-    def __init__(
-        self, message: str, *, field: str | None = None, limit: str | None = None, remedy: str | None = None
-    ) -> None:
-        StorageError.__init__(self, message, field=field, limit=limit, remedy=remedy)
 
 
 class InvalidKeyError(StorageError, ValueError):
@@ -125,11 +128,9 @@ class RuleViolationError(StorageError, ValueError):
         rule: str = "",
         requirement: str = "",
         stored: bool = False,
-        field: str | None = None,
-        limit: str | None = None,
-        remedy: str | None = None,
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(message, field=field, limit=limit, remedy=remedy)
+        super().__init__(message, **about)
         self.rule = rule
         self.requirement = requirement
         self.stored = stored
@@ -143,16 +144,8 @@ class QuotaExceededError(StorageError):
 
     code = "quota-exceeded"
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        rule: str = "",
-        field: str | None = None,
-        limit: str | None = None,
-        remedy: str | None = None,
-    ) -> None:
-        super().__init__(message, field=field, limit=limit, remedy=remedy)
+    def __init__(self, message: str, *, rule: str = "", **about: Unpack[About]) -> None:
+        super().__init__(message, **about)
         self.rule = rule
 
 
@@ -164,11 +157,6 @@ class PreconditionFailedError(StorageError):
 
 class ObjectExistsError(PreconditionFailedError, FileExistsError):
     """``if_absent`` did not hold: there is an object with this key."""
-
-    def __init__(
-        self, message: str, *, field: str | None = None, limit: str | None = None, remedy: str | None = None
-    ) -> None:
-        StorageError.__init__(self, message, field=field, limit=limit, remedy=remedy)
 
 
 class IntegrityError(StorageError):
@@ -187,11 +175,6 @@ class AccessDeniedError(StorageError, PermissionError):
     """The store refused access: a wrong key, an expired token, a missing role, a read-only folder."""
 
     code = "access-denied"
-
-    def __init__(
-        self, message: str, *, field: str | None = None, limit: str | None = None, remedy: str | None = None
-    ) -> None:
-        StorageError.__init__(self, message, field=field, limit=limit, remedy=remedy)
 
 
 class ForbiddenError(AccessDeniedError):

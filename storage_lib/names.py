@@ -25,6 +25,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Self
 
 from storage_lib.errors import InvalidKeyError
@@ -101,6 +102,12 @@ def table_name(name: str) -> str:
 
     :raises InvalidKeyError: it cannot name a table.
     """
+    return _table_name(name) if type(name) is str else _mapped("table", name, _TABLE, _MAPPED_TABLE, "")
+
+
+@lru_cache(256)
+def _table_name(name: str) -> str:
+    """A program has few tables."""
     return _mapped("table", name, _TABLE, _MAPPED_TABLE, "")
 
 

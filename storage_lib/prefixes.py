@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
 from traceback import clear_frames
+from typing import TypedDict, Unpack
 
 import msgspec
 
@@ -52,25 +53,36 @@ class PrefixResult(msgspec.Struct, kw_only=True):
     is_complete: bool = False
 
 
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How far an operation goes; the names are those of `StorageManager.delete_prefix`."""
+class Bounds(TypedDict, total=False):
+    """How far an operation goes; `StorageManager.delete_prefix` says what each means."""
 
-    after: str | None = None
-    limit: int | None = None
-    seconds: float | None = None
-    concurrency: int = 16
-    on_progress: Callable[[PrefixResult], object] | None = None
+    after: str | None
+    limit: int | None
+    seconds: float | None
+    concurrency: int
+    on_progress: Callable[[PrefixResult], object] | None
 
 
-async def delete(objects: ObjectStore, prefix: str, *, dry_run: bool, bounds: Bounds) -> PrefixResult:
+class TransferOptions(Bounds, total=False):
+    """The options of copying and moving; `StorageManager.copy_prefix` says what each means."""
+
+    if_absent: bool
+    dry_run: bool
+
+
+async def delete(
+    objects: ObjectStore, prefix: str, *, dry_run: bool, **bounds: Unpack[Bounds]
+) -> PrefixResult:
     """See `StorageManager.delete_prefix`."""
 
     async def work(key: str) -> bool:
-        if not dry_run:
+        if dry_run:
+            await objects.need(key, "delete")
+        else:
             await objects.delete_listed(key)
         return True
 
-    return await _each(objects, _checked(prefix, "prefix"), None, work, bounds)
+    return await _each(objects, _checked(prefix, "prefix"), None, work, **bounds)
 
 
 async def transfer(
@@ -79,9 +91,9 @@ async def transfer(
     target: str,
     *,
     move: bool,
-    if_absent: bool,
-    dry_run: bool,
-    bounds: Bounds,
+    if_absent: bool = False,
+    dry_run: bool = False,
+    **bounds: Unpack[Bounds],
 ) -> PrefixResult:
     """See `StorageManager.copy_prefix` and `StorageManager.move_prefix`."""
     _checked(source, "source")
@@ -100,6 +112,8 @@ async def transfer(
                 remedy="use a target that is not the beginning of the source",
             )
         if dry_run:
+            await objects.need(key, "load", *(["delete"] if move else []))
+            await objects.need(name, "save")
             return not (await _exists(objects, user_key(name)) and if_absent)
         # Rules of the validation layer are for values, not for what tells which version is current.
         of_what = of_a_record if await _is_record(objects, key) else nullcontext
@@ -110,7 +124,7 @@ async def transfer(
             return move and await _ended(objects, key, name)
         return True
 
-    return await _each(objects, source, inside, work, bounds)
+    return await _each(objects, source, inside, work, **bounds)
 
 
 async def _each(
@@ -118,16 +132,21 @@ async def _each(
     prefix: str,
     left_out: str | None,
     work: Callable[[str], Awaitable[bool]],
-    bounds: Bounds,
+    *,
+    after: str | None = None,
+    limit: int | None = None,
+    seconds: float | None = None,
+    concurrency: int = 16,
+    on_progress: Callable[[PrefixResult], object] | None = None,
 ) -> PrefixResult:
     """Do ``work`` with each key; it tells whether it did something. Keys below ``left_out`` are left out."""
-    concurrency = whole("concurrency", bounds.concurrency, 1)
-    limit = None if bounds.limit is None else whole("limit", bounds.limit, 0)
-    if bounds.after is not None:
-        validate_prefix(bounds.after, "after")
+    concurrency = whole("concurrency", concurrency, 1)
+    limit = None if limit is None else whole("limit", limit, 0)
+    if after is not None:
+        validate_prefix(after, "after")
     until = None
-    if bounds.seconds is not None:
-        until = time.monotonic() + checked_seconds("seconds", bounds.seconds, 0, _LONGEST)
+    if seconds is not None:
+        until = time.monotonic() + checked_seconds("seconds", seconds, 0, _LONGEST)
     result = PrefixResult()
     running: deque[tuple[str, asyncio.Task[bool]]] = deque()
 
@@ -149,12 +168,12 @@ async def _each(
                 result.failed[key] = error
         running.popleft()
         result.last = key
-        if bounds.on_progress is not None:
-            bounds.on_progress(result)
+        if on_progress is not None:
+            on_progress(result)
 
-    begun = 0
+    begun, is_listed = 0, False
     try:
-        async for key in _keys(objects, prefix, left_out, bounds.after):
+        async for key in _keys(objects, prefix, left_out, after):
             if begun == limit or (until is not None and time.monotonic() >= until):
                 break
             begun += 1
@@ -162,9 +181,10 @@ async def _each(
             if len(running) == concurrency:
                 await settle()
         else:
-            result.is_complete = True
+            is_listed = True
         while running:
             await settle()
+        result.is_complete = is_listed
     finally:
         for _, task in running:
             task.cancel()
@@ -190,11 +210,10 @@ async def _is_record(objects: ObjectStore, key: str) -> bool:
         return False
     from storage_lib.versioning import is_record  # Only where it is used.
 
+    # Read, not looked at: a caller may do the one and not the other.
     with of_a_record():
-        if (await objects.head(key)).size > _LONGEST_RECORD:
-            return False
-        found = await objects.get(key)
-    return found is not None and is_record(found.data)
+        async with objects.open_reader(key) as reader:
+            return reader.info.size <= _LONGEST_RECORD and is_record(await reader.read())
 
 
 async def _exists(objects: ObjectStore, key: str) -> bool:
@@ -208,7 +227,9 @@ async def _exists(objects: ObjectStore, key: str) -> bool:
 async def _ended(objects: ObjectStore, source: str, target: str) -> bool:
     """Whether the target is what a move of the source that was cut off has made of it; that move is then
     ended."""
-    one, other = await objects.head(source), await objects.head(target)
+    async with objects.open_reader(source) as reader:  # As in `_is_record`.
+        one = reader.info
+    other = await objects.head(target)
     if one.sha256 is None or _told(one) != _told(other):
         return False
     await objects.delete(source, if_match=one.etag)

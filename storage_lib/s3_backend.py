@@ -31,7 +31,6 @@ class S3StorageBackend(Retrying[s3.S3StorageBackend]):
 
     :param bucket: the bucket of the objects.
     :param retry_attempts: attempts in all for an operation that fails transiently; 1 means no retries.
-    :param options: see above.
     :raises ConfigurationError: the arguments cannot work.
     """
 

@@ -7,6 +7,9 @@ ASCII letters and digits, ``- _ . @ : + ,`` and, in text that is in Unicode norm
 beyond ASCII stay readable. Everything else is ``=`` and two hex digits for each byte of its UTF-8. ``=``
 alone is the empty text. Two different texts are never the same segment, and each segment has one text.
 
+`to_path` does so with each part of a path, but leaves a part as it is where a key can have it and no ``=``
+is in it: ``reports/q4 2026.md`` is its own key.
+
 `newest_first` gives a moment as 18 digits that count down, so that a listing, which goes up, begins with the
 newest. It fits both: a segment of a key and a key of a table ("Log tail pattern", Azure table design guide).
 """
@@ -18,7 +21,7 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError
-from storage_lib.keys import MAX_SEGMENT_BYTES
+from storage_lib.keys import MAX_SEGMENT_BYTES, SYSTEM_SEGMENT, validate_key
 from storage_lib.patterns import pattern
 
 MAX_TABLE_KEY_CHARACTERS = 512
@@ -52,6 +55,29 @@ def from_segment(segment: str) -> str:
     :raises InvalidArgumentError: it made none like this.
     """
     return _decoded(segment)
+
+
+def to_path(text: str) -> str:
+    """A path of any text, with ``/`` between its parts, as a key or the end of one; `from_path` reverses
+    it. The parts that a key can have, and that do not contain ``=``, stay as they are; the others are
+    encoded as by `to_segment`.
+
+    :raises InvalidKeyError: a part would be longer than 255 bytes.
+    """
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise InvalidArgumentError(f"text is a {type(text).__name__}", field="text", limit="a str")
+    return "/".join(map(_part, text.split("/")))
+
+
+def from_path(key: str) -> str:
+    """The path that `to_path` made a key of, or of which a key was made in any other way without a
+    ``=``.
+
+    :raises InvalidArgumentError: a part contains ``=``, and `to_path` made none like this.
+    """
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise _not_ours(key, "to_path")
+    return "/".join(_decoded(part) if "=" in part else part for part in key.split("/"))
 
 
 def to_table_key(text: str) -> str:
@@ -124,6 +150,15 @@ def _is_kept(encoded: str) -> bool:
 
 def _escaped(found: re.Match[str]) -> str:
     return "".join(f"={byte:02X}" for byte in found[0].encode(errors="surrogatepass"))
+
+
+def _part(text: str) -> str:
+    if "=" in text or text == SYSTEM_SEGMENT:
+        return to_segment(text)
+    try:
+        return validate_key(text)
+    except InvalidKeyError:
+        return to_segment(text)
 
 
 def _decoded(segment: str) -> str:

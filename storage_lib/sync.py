@@ -7,41 +7,43 @@ Written by ``python -m tests.sync_source`` from the methods of `StorageManager`;
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Buffer, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Buffer, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from storage_lib import values
 from storage_lib.blocking import Blocking, Listing, Opened, Streamed
 from storage_lib.config import StorageConfig
 from storage_lib.errors import (
     StorageError,
 )
 from storage_lib.manager import StorageManager
-from storage_lib.ports.backend import (
+from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.link_model import DEFAULT_LINK_SECONDS
+from storage_lib.ports.object_model import (
     KEPT,
     ByteRange,
-    ByteSource,
     Kept,
     ListEntry,
     ListPage,
     Loaded,
+    ManyOptions,
     ObjectInfo,
-    ObjectReader,
     ObjectStats,
-    ObjectWriter,
     PutResult,
-    StorageBackend,
+    ReadOptions,
+    SaveOptions,
     StoredObject,
 )
+from storage_lib.ports.objects import ByteSource, ObjectReader, ObjectWriter
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from storage_lib.layers.encryption.rotation import Rotation
     from storage_lib.layers.fallback import FallbackLayer, RepairResult
-    from storage_lib.prefixes import PrefixResult
+    from storage_lib.links import Link
+    from storage_lib.prefixes import Bounds, PrefixResult, TransferOptions
     from storage_lib.versioning import Version
 
 from storage_lib.manager import _NOTHING  # pyright: ignore[reportPrivateUsage]
@@ -115,6 +117,7 @@ class SyncStorageManager:
         *,
         content_type: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         if_match: str | None = None,
         if_absent: bool = False,
         ttl: float | datetime | None = None,
@@ -126,6 +129,8 @@ class SyncStorageManager:
         :param content_type: more specific than the default for the value's type: another ``text/…`` for a
             str, ``…+json`` for JSON, any other for bytes.
         :param metadata: short texts stored with the object.
+        :param headers: ``Cache-Control``, ``Content-Disposition`` and ``Content-Language``, under which it is
+            served over HTTP.
         :param if_match: replace only the object with this ETag.
         :param if_absent: create only, never replace.
         :param ttl: seconds after which the object is gone, or that moment; None means never.
@@ -138,6 +143,7 @@ class SyncStorageManager:
                 data,
                 content_type=content_type,
                 metadata=metadata,
+                headers=headers,
                 if_match=if_match,
                 if_absent=if_absent,
                 ttl=ttl,
@@ -194,7 +200,7 @@ class SyncStorageManager:
         """Replace a value with ``change(value)`` and return the new value.
 
         If another writer was faster, ``change`` is called again with the newer value, so no update is lost.
-        The object keeps its metadata, its expiry, and its content type if the new value fits it.
+        The object keeps its metadata, its headers, its expiry, and its content type if the new value fits it.
 
         :param key: the object.
         :param change: a function or coroutine function of the current value; it may be called several times.
@@ -207,81 +213,31 @@ class SyncStorageManager:
         """
         return self._blocking.call(self._storage.update(key, change, initial=initial, once=once))
 
-    def write(
-        self,
-        key: str,
-        data: Buffer,
-        *,
-        content_type: str = values.BYTES,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        ttl: float | datetime | None = None,
-    ) -> PutResult:
+    def write(self, key: str, data: Buffer, **options: Unpack[SaveOptions]) -> PutResult:
         """Store bytes as they are, provided that `load` can read them under their content type.
 
         :param key: the object to create or replace.
         :param data: bytes or a bytes-like object; what it holds at this moment is stored.
-        :param content_type: what the bytes are.
-        :param metadata: short texts stored with the object.
-        :param if_match: replace only the object with this ETag.
-        :param if_absent: create only, never replace.
-        :param ttl: seconds after which the object is gone, or that moment; None means never.
+        :param options: ``content_type`` is what the bytes are, by default ``application/octet-stream``;
+            ``metadata``, ``headers``, ``if_match``, ``if_absent`` and ``ttl`` are those of `save`.
         :raises SerializationError: the bytes do not match the content type; nothing was stored.
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold; nothing was stored.
         :raises InvalidArgumentError: ``data`` is not a bytes-like object.
         """
-        return self._blocking.call(
-            self._storage.write(
-                key,
-                data,
-                content_type=content_type,
-                metadata=metadata,
-                if_match=if_match,
-                if_absent=if_absent,
-                ttl=ttl,
-            )
-        )
+        return self._blocking.call(self._storage.write(key, data, **options))
 
-    def write_stream(
-        self,
-        key: str,
-        source: ByteSource,
-        *,
-        content_type: str = values.BYTES,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        ttl: float | datetime | None = None,
-    ) -> PutResult:
+    def write_stream(self, key: str, source: ByteSource, **options: Unpack[SaveOptions]) -> PutResult:
         """Store a stream of any length with constant memory, all or nothing.
 
-        The other parameters and the errors are those of `write`, but the bytes are not checked against the
-        content type.
+        The errors are those of `write`, but the bytes are not checked against the content type.
 
         :param source: an async or plain iterable of bytes, or a binary file object.
+        :param options: those of `write`.
         """
-        return self._blocking.call(
-            self._storage.write_stream(
-                key,
-                source,
-                content_type=content_type,
-                metadata=metadata,
-                if_match=if_match,
-                if_absent=if_absent,
-                ttl=ttl,
-            )
-        )
+        return self._blocking.call(self._storage.write_stream(key, source, **options))
 
     def open_writer(
-        self,
-        key: str,
-        *,
-        content_type: str = values.BYTES,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        ttl: float | None = None,
+        self, key: str, **options: Unpack[SaveOptions]
     ) -> AbstractContextManager[SyncObjectWriter]:
         """Store what is written in the block, of any size with constant memory: for a source that pushes. The
         object appears when the block has ended; if the block raises, nothing is stored.
@@ -289,41 +245,21 @@ class SyncStorageManager:
             with storage.open_writer(key) as writer:
                 writer.write(chunk)
 
-        The parameters and errors are those of `write_stream`. ``writer.result`` has the ETag afterwards.
+        The options and errors are those of `write_stream`. ``writer.result`` has the ETag afterwards.
         """
-        return Opened(
-            self._blocking,
-            self._storage.open_writer(
-                key,
-                content_type=content_type,
-                metadata=metadata,
-                if_match=if_match,
-                if_absent=if_absent,
-                ttl=ttl,
-            ),
-            SyncObjectWriter,
-        )
+        return Opened(self._blocking, self._storage.open_writer(key, **options), SyncObjectWriter)
 
     def open_reader(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        fresh: bool = False,
+        self, key: str, **options: Unpack[ReadOptions]
     ) -> AbstractContextManager[SyncObjectReader]:
         """Read an object of any size with constant memory; it is verified before the last chunk is returned.
-        The parameters are those of `read`.
+        The options (``byte_range``, ``if_match``, ``fresh``) and errors are those of `read`.
 
         with storage.open_reader(key) as reader:
             for chunk in reader:
                 ...
         """
-        return Opened(
-            self._blocking,
-            self._storage.open_reader(key, byte_range=byte_range, if_match=if_match, fresh=fresh),
-            SyncObjectReader,
-        )
+        return Opened(self._blocking, self._storage.open_reader(key, **options), SyncObjectReader)
 
     def read(
         self,
@@ -399,20 +335,66 @@ class SyncStorageManager:
         *,
         ttl: float | datetime | Kept | None = KEPT,
         metadata: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
         if_match: str | None = None,
     ) -> PutResult:
-        """Give an object another time to live or other metadata; with neither, it only counts as changed now.
-        Its bytes are not sent again.
+        """Give an object another time to live, other metadata or other headers; with none of them, it only
+        counts as changed now. Its bytes are not sent again.
 
         :param key: the object.
         :param ttl: seconds from now after which it is gone, or that moment; None means never. Left out, the
             end of its life stays as it is.
         :param metadata: all of its metadata from now on; None keeps them.
+        :param headers: those of `save` that change; None as a value removes one, and the others stay.
         :param if_match: only if it has this ETag.
         :raises KeyNotFoundError: there is no such object.
         :raises PreconditionFailedError: it does not have the ETag ``if_match``.
         """
-        return self._blocking.call(self._storage.touch(key, ttl=ttl, metadata=metadata, if_match=if_match))
+        return self._blocking.call(
+            self._storage.touch(key, ttl=ttl, metadata=metadata, headers=headers, if_match=if_match)
+        )
+
+    def link(
+        self,
+        key: str,
+        *,
+        method: Literal["GET", "PUT"] = "GET",
+        expires_in: float = DEFAULT_LINK_SECONDS,
+        ip: str | None = None,
+        content_type: str | None = None,
+        max_bytes: int | None = None,
+        app_url: str | None = None,
+        secrets: Sequence[str] = (),
+    ) -> Link:
+        """Make a URL by which somebody without credentials loads or saves one object for a while: of the
+        store itself where it can be (Azure, S3), else of an app of this store.
+
+        What is saved by a link of the store itself has no checksum, and is read by its content type.
+
+        :param key: the object.
+        :param method: ``GET`` to load, ``PUT`` to save.
+        :param expires_in: seconds; the link ends earlier with the life of the object, or with the credentials
+            that sign it.
+        :param ip: only from these addresses: one, ``FIRST-LAST``, or a network.
+        :param content_type: of what is saved.
+        :param max_bytes: refuse to save more than this.
+        :param app_url: of the API of an app (``https://HOST/api``), which serves what the store cannot.
+        :param secrets: of the app (``AGENT_STORAGE_LINK_SECRETS``), if it does not keep them in the store.
+        :raises KeyNotFoundError: there is no object to load.
+        :raises UnsupportedOperationError: the store has no such link, and there is no ``app_url``.
+        """
+        return self._blocking.call(
+            self._storage.link(
+                key,
+                method=method,
+                expires_in=expires_in,
+                ip=ip,
+                content_type=content_type,
+                max_bytes=max_bytes,
+                app_url=app_url,
+                secrets=secrets,
+            )
+        )
 
     def stats(self, prefix: str = "") -> ObjectStats:
         """Count the objects whose keys start with ``prefix``, and their bytes, by listing them."""
@@ -598,7 +580,8 @@ class SyncStorageManager:
         )
 
     def diff_versions(self, key: str, old: int | str, new: int | str | None = None) -> list[dict[str, Any]]:
-        """Return what changes from one version to another, as a JSON Patch (RFC 6902).
+        """Return what changes from one version to another, as a JSON Patch (RFC 6902): between them of up to
+        some 5,000 items a short one, beyond that one that may replace whole lists.
 
         :param key: the object that has versions.
         :param old: a number or label.
@@ -608,120 +591,53 @@ class SyncStorageManager:
         """
         return self._blocking.call(self._storage.diff_versions(key, old, new))
 
-    def delete_prefix(
-        self,
-        prefix: str,
-        *,
-        dry_run: bool = False,
-        after: str | None = None,
-        limit: int | None = None,
-        seconds: float | None = None,
-        concurrency: int = 16,
-        on_progress: Callable[[PrefixResult], object] | None = None,
-    ) -> PrefixResult:
+    def delete_prefix(self, prefix: str, *, dry_run: bool = False, **bounds: Unpack[Bounds]) -> PrefixResult:
         """Delete the objects whose keys start with ``prefix``, their versions included. Called again, it goes
         on where it was cut off.
 
         :param prefix: as for `list_keys`: ``"a"`` means ``a/b`` and ``ab``; ``""`` means everything.
         :param dry_run: tell what would be done, and change nothing.
-        :param after: begin after this key, such as `PrefixResult.last` of an earlier call.
-        :param limit: try at most this many objects.
-        :param seconds: begin with no more after this long; None means no limit.
-        :param concurrency: how many at a time.
-        :param on_progress: called after each object with what has been done so far.
+        :param bounds: ``after`` begins after this key, such as `PrefixResult.last` of an earlier call;
+            ``limit`` tries at most this many objects; ``seconds`` begins with no more after this long;
+            ``concurrency`` is how many at a time (16); ``on_progress`` is called after each object with what
+            has been done so far.
         :return: what was done; what could not be is in ``failed``, with its errors.
         :raises StorageUnavailableError: the store cannot be reached; what was done stays done.
         """
-        return self._blocking.call(
-            self._storage.delete_prefix(
-                prefix,
-                dry_run=dry_run,
-                after=after,
-                limit=limit,
-                seconds=seconds,
-                concurrency=concurrency,
-                on_progress=on_progress,
-            )
-        )
+        return self._blocking.call(self._storage.delete_prefix(prefix, dry_run=dry_run, **bounds))
 
-    def copy_prefix(
-        self,
-        source: str,
-        target: str,
-        *,
-        if_absent: bool = False,
-        dry_run: bool = False,
-        after: str | None = None,
-        limit: int | None = None,
-        seconds: float | None = None,
-        concurrency: int = 16,
-        on_progress: Callable[[PrefixResult], object] | None = None,
-    ) -> PrefixResult:
+    def copy_prefix(self, source: str, target: str, **options: Unpack[TransferOptions]) -> PrefixResult:
         """Copy each object ``source + rest`` to ``target + rest``, as `copy` does: with its type, metadata
         and the end of its life, on the server side where the store supports it. Versions and their labels
-        are copied, too. The other parameters and the errors are those of `delete_prefix`.
+        are copied, too. The errors are those of `delete_prefix`.
 
         What is saved meanwhile may be copied or not. If the target is below the source, what is there already
         is not copied.
 
         :param source: the prefix of the keys to copy, such as ``"models/ceo/"``.
         :param target: what it is replaced with.
-        :param if_absent: replace nothing: keys that have a target are skipped.
+        :param options: ``if_absent`` replaces nothing: keys that have a target are skipped. ``dry_run``,
+            ``after``, ``limit``, ``seconds``, ``concurrency`` and ``on_progress`` are those of
+            `delete_prefix`.
         :raises InvalidArgumentError: source and target are the same.
         """
-        return self._blocking.call(
-            self._storage.copy_prefix(
-                source,
-                target,
-                if_absent=if_absent,
-                dry_run=dry_run,
-                after=after,
-                limit=limit,
-                seconds=seconds,
-                concurrency=concurrency,
-                on_progress=on_progress,
-            )
-        )
+        return self._blocking.call(self._storage.copy_prefix(source, target, **options))
 
-    def move_prefix(
-        self,
-        source: str,
-        target: str,
-        *,
-        if_absent: bool = False,
-        dry_run: bool = False,
-        after: str | None = None,
-        limit: int | None = None,
-        seconds: float | None = None,
-        concurrency: int = 16,
-        on_progress: Callable[[PrefixResult], object] | None = None,
-    ) -> PrefixResult:
+    def move_prefix(self, source: str, target: str, **options: Unpack[TransferOptions]) -> PrefixResult:
         """Move each object ``source + rest`` to ``target + rest``, as `move` does: at any moment each is
         whole at one of them or at both. Called again, it goes on where it was cut off. The parameters and
         the errors are those of `copy_prefix`.
         """
-        return self._blocking.call(
-            self._storage.move_prefix(
-                source,
-                target,
-                if_absent=if_absent,
-                dry_run=dry_run,
-                after=after,
-                limit=limit,
-                seconds=seconds,
-                concurrency=concurrency,
-                on_progress=on_progress,
-            )
-        )
+        return self._blocking.call(self._storage.move_prefix(source, target, **options))
 
     @overload
     def save_many(
-        self, items: Mapping[str, Any], *, raise_errors: Literal[True], concurrency: int = 16, **options: Any
+        self, items: Mapping[str, Any], *, raise_errors: Literal[True], **options: Any
     ) -> dict[str, PutResult]: ...
 
     @overload
     def save_many(
-        self, items: Mapping[str, Any], *, raise_errors: bool = False, concurrency: int = 16, **options: Any
+        self, items: Mapping[str, Any], *, raise_errors: bool = False, **options: Any
     ) -> dict[str, PutResult | StorageError]: ...
 
     def save_many(
@@ -746,8 +662,7 @@ class SyncStorageManager:
         model: type[T],
         *,
         raise_errors: Literal[True],
-        concurrency: int = 16,
-        fresh: bool = False,
+        **options: Unpack[ManyOptions],
     ) -> dict[str, T]: ...
 
     @overload
@@ -758,8 +673,7 @@ class SyncStorageManager:
         *,
         default: Any = ...,
         raise_errors: bool = False,
-        concurrency: int = 16,
-        fresh: bool = False,
+        **options: Unpack[ManyOptions],
     ) -> dict[str, Any]: ...
 
     def load_many(
@@ -776,6 +690,8 @@ class SyncStorageManager:
 
         :param default: the value of what does not exist; without it that is an error.
         :param raise_errors: as for `save_many`.
+        :param concurrency: how many to load at a time.
+        :param fresh: as for `load`.
         """
         return self._blocking.call(
             self._storage.load_many(
@@ -805,12 +721,12 @@ class SyncStorageManager:
 
     @overload
     def info_many(
-        self, keys: Iterable[str], *, raise_errors: Literal[True], concurrency: int = 16, fresh: bool = False
+        self, keys: Iterable[str], *, raise_errors: Literal[True], **options: Unpack[ManyOptions]
     ) -> dict[str, ObjectInfo]: ...
 
     @overload
     def info_many(
-        self, keys: Iterable[str], *, raise_errors: bool = False, concurrency: int = 16, fresh: bool = False
+        self, keys: Iterable[str], *, raise_errors: bool = False, **options: Unpack[ManyOptions]
     ) -> dict[str, ObjectInfo | StorageError]: ...
 
     def info_many(
@@ -866,6 +782,7 @@ class SyncStorageManager:
         cursor: str | None = None,
         start_after: str | None = None,
         details: bool = False,
+        cheap: bool = False,
     ) -> ListPage:
         """Return one page of a listing.
 
@@ -875,6 +792,8 @@ class SyncStorageManager:
         :param cursor: the cursor of the previous page.
         :param start_after: only keys and prefixes behind this key or prefix; it need not exist.
         :param details: also return what is known of each object: `ListEntry.info`.
+        :param cheap: with ``details``, only those that need no request for each object: on S3 size and time
+            of the last change, but no ``info``.
         :raises InvalidArgumentError: the cursor belongs to another listing, or an argument is out of range.
         """
         return self._blocking.call(
@@ -885,6 +804,7 @@ class SyncStorageManager:
                 cursor=cursor,
                 start_after=start_after,
                 details=details,
+                cheap=cheap,
             )
         )
 

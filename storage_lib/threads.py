@@ -114,6 +114,8 @@ class Threads:
 working = Threads("storage-work", min(max(os.process_cpu_count() or 1, 2), 4))
 """For short work: hashing, signing, cleaning up."""
 waiting = Threads("storage-wait", 32)
-"""For work that may take long: sources, credentials and name resolution."""
+"""For work that may take long: sources and credentials."""
+naming = Threads("storage-names", 32)
+"""For the look-up of names, whose callers wait for some seconds only: slow sources do not hold it up."""
 
 atexit.register(working.finish)

@@ -34,10 +34,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Final, overload
 
+from storage_lib.comparison import difference, is_array
 from storage_lib.errors import SerializationError
 from storage_lib.keys import essence
 from storage_lib.limits import MAX_DEPTH
-from storage_lib.sameness import difference, is_array
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -208,6 +208,19 @@ def decode_as(
             field=places[0] or None,
             remedy=f"if it is JSON, save it as {JSON} (over HTTP with the header Content-Type: {JSON})",
         ) from error
+
+
+def check_model(model: Any) -> None:
+    """:raises SerializationError: nothing can be read as it; the message says why."""
+    _adapter(model)
+
+
+def json_schema(model: Any) -> dict[str, Any]:
+    """The JSON Schema of what `decode_as` takes for ``model``.
+
+    :raises pydantic.PydanticUserError: none can tell it.
+    """
+    return _adapter(model).json_schema()
 
 
 def extra_fields(data: bytes, model: Any) -> list[str]:

@@ -2,9 +2,9 @@
 
 A version is created and never replaced. ``KEY/current`` is a small JSON object: ``version``, the current one;
 ``highest``, the highest number ever given, so that no number is given twice; ``labels``, names and their
-versions; and ``removing``, what a `prune` has decided to remove. It is changed by compare-and-set alone, so
-whatever it says holds at once. A crash between a version and ``KEY/current`` leaves a version that never
-became current, and nothing else.
+versions; ``removing``, what a `prune` has decided to remove; and ``calls``, which versions were saved by the
+last calls that may come again. It is changed by compare-and-set alone, so whatever it says holds at once. A
+crash between a version and ``KEY/current`` leaves a version that never became current, and nothing else.
 
 Where many write, a lost answer is often followed by somebody else's change, and then nobody can tell whether
 the lost one was made. So every change can be made again: it sets what it sets a second time, unless somebody
@@ -15,40 +15,51 @@ before, that is not seen, and it is set once more, as by a call that came after 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Unpack
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from storage_lib import values
 from storage_lib.errors import (
+    ForbiddenError,
     IntegrityError,
     InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
     SerializationError,
-    StorageError,
     TransientStorageError,
 )
 from storage_lib.keys import user_key
 from storage_lib.patterns import pattern
+from storage_lib.ports.attempts import CALL
 from storage_lib.ports.errors import UnknownOutcomeError
-from storage_lib.ports.objects import ListEntry
+from storage_lib.ports.object_model import ListEntry, ObjectInfo, Properties, PutResult
 from storage_lib.ports.records import of_a_record
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
 
+CURRENT = "current"
+"""What the current version is called where versions are named by text; so no label is."""
 SAVED_BY = "saved-by"
 """The metadata of a version that says who saved it."""
 SAVED_AT = "saved-at"
 """The metadata that says when, which a copy to another store keeps."""
 MAX_LABELS = 1000
 MAX_VERSION = 10**15
+MAX_CALLS = 100
+"""How many of the last saves that may come again are remembered."""
 
+_MOST_COMPARED = 5_000
+"""Items of two values; of more of them it takes seconds to find the shortest patch."""
 _NUMBER = pattern(r"v([1-9][0-9]{0,15})")
 _LOOKS_LIKE_A_NUMBER = pattern(r"v?[0-9]+")
 _ATTEMPTS = 1000
@@ -58,6 +69,12 @@ _REMOVED_AT_A_TIME = 16
 
 _turns: WeakValueDictionary[tuple[int, int, str], asyncio.Lock] = WeakValueDictionary()
 """The saves of one key in one manager take turns: they would only fight over numbers."""
+
+
+class NotVersionsError(IntegrityError):
+    """``KEY/current`` is an object of somebody else, and says nothing of versions."""
+
+    code = "not-versions"
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +93,15 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     is_current: bool = False
 
 
+class VersionPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Versions, newest first. ``current`` is the number of the current one, None if there are no versions;
+    ``before`` leads to the next page, None if there is none."""
+
+    versions: list[Version]
+    current: int | None
+    before: int | None
+
+
 class _State(msgspec.Struct, omit_defaults=True):
     """What ``KEY/current`` says."""
 
@@ -83,16 +109,28 @@ class _State(msgspec.Struct, omit_defaults=True):
     highest: int = 0
     labels: dict[str, int] = {}
     removing: list[int] = []
+    calls: dict[str, int] = {}
 
     def __post_init__(self) -> None:
         self.highest = max(self.highest, self.version)
 
     @property
+    def makes_sense(self) -> bool:
+        return self.version >= 1 and all(
+            1 <= number <= MAX_VERSION
+            for number in (self.highest, *self.labels.values(), *self.removing, *self.calls.values())
+        )
+
+    @property
     def kept(self) -> set[int]:
         return {self.version, *self.labels.values()}
 
+    @property
+    def doomed(self) -> set[int]:
+        return set(self.removing) - self.kept
+
     def copied(self) -> _State:
-        return _State(self.version, self.highest, {**self.labels}, [*self.removing])
+        return _State(self.version, self.highest, {**self.labels}, [*self.removing], {**self.calls})
 
 
 class Versions:
@@ -101,32 +139,58 @@ class Versions:
     def __init__(self, storage: StorageManager) -> None:
         self._storage = storage
 
-    async def save(
+    async def add(
         self,
         key: str,
         data: Any,
         version: int | None = None,
         *,
-        content_type: str | None = None,
-        metadata: Mapping[str, str] | None = None,
         saved_by: str | None = None,
         label: str | None = None,
-    ) -> int:
-        """See `StorageManager.save_versioned`."""
+        is_bytes: bool = False,
+        once: str | None = None,
+        **properties: Unpack[Properties],
+    ) -> tuple[int, PutResult]:
+        """See `StorageManager.save_versioned`. Return the number, and what is stored.
+
+        :param properties: as for `StorageManager.save`.
+        :param is_bytes: ``data`` are bytes, to be stored as they are, as by `StorageManager.write`.
+        :param once: what this call is known by. If it has been made before, and is among the last, nothing is
+            saved, and the version that it saved then is returned.
+        """
         user_key(_key_of(key, MAX_VERSION))
         if version is not None:
             _checked_number(version)
         if label is not None:
-            _checked_label(label)
-        kept = dict(metadata or {})
+            _new_label(label)
+        kept = dict(properties.get("metadata") or {})
         if saved_by is not None:
             kept[SAVED_BY] = saved_by
         kept[SAVED_AT] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        properties["metadata"] = kept
         turn = _turns.setdefault((id(asyncio.get_running_loop()), id(self._storage), key), asyncio.Lock())
         async with turn:
-            number, state, etag = await self._put(key, data, version, content_type, kept, label)
+            found = await self._state(key)
+            if once is not None and (earlier := found[0].calls.get(once)) is not None:
+                return earlier, await self._saved_before(key, earlier)
+            put = partial(
+                self._storage.write if is_bytes else self._storage.save,
+                data=data,
+                if_absent=True,
+                **properties,
+            )
+            number, result, state, etag = await self._put(key, put, version, label, found, once)
+            double: int | None = None
 
             def saved(state: _State, unsure: _State | None) -> None:
+                nonlocal double
+                if once is not None:
+                    double = earlier if (earlier := state.calls.get(once)) != number else None
+                    if double is not None:
+                        return  # The same call was made at the same time.
+                    state.calls[once] = number
+                    for old in [*state.calls][:-MAX_CALLS]:
+                        del state.calls[old]
                 if number > state.highest or not state.version:
                     state.version = state.highest = number
                 if label is not None and not _set_by_another(state, unsure, label):
@@ -135,19 +199,34 @@ class Versions:
             await self._change(
                 key, saved, found=(state, etag), labelled=None if label is None else (number, label)
             )
-        return number
+        if double is not None:
+            with suppress(ForbiddenError, KeyNotFoundError, PreconditionFailedError):
+                await self._storage.delete(_key_of(key, number), if_match=result.etag)
+            return double, await self._saved_before(key, double)
+        return number, result
+
+    async def _saved_before(self, key: str, number: int) -> PutResult:
+        try:
+            info = await self._storage.info(_key_of(key, number), fresh=True)
+        except KeyNotFoundError as error:
+            raise KeyNotFoundError(
+                f"the same call has saved version {number} of object {key!r}, which was removed since",
+                field="key",
+                remedy="save it by another call",
+            ) from error
+        return PutResult(info.key, info.etag, info.size, created=True)
 
     async def _put(
         self,
         key: str,
-        data: Any,
+        put: Callable[[str], Awaitable[PutResult]],
         version: int | None,
-        content_type: str | None,
-        metadata: dict[str, str],
         label: str | None,
-    ) -> tuple[int, _State, str | None]:
+        found: tuple[_State, str | None],
+        once: str | None,
+    ) -> tuple[int, PutResult, _State, str | None]:
         """Store the data under a number that nobody has; the number, and the state before."""
-        state, etag = await self._state(key)
+        state, etag = found
         if label is not None:
             _check_room(key, label, state)
         number = version or state.highest + 1
@@ -158,10 +237,18 @@ class Versions:
                 remedy="leave the version out: then it gets the next number",
             )
         for attempt in range(_ATTEMPTS):
-            try:
-                await self._storage.save(
-                    _key_of(key, number), data, content_type=content_type, metadata=metadata, if_absent=True
+            if number > MAX_VERSION:
+                raise InvalidArgumentError(
+                    f"object {key!r} has the highest number of a version",
+                    field="version",
+                    limit=f"{MAX_VERSION:,}",
+                    remedy="save its versions under another key",
                 )
+            # If this very call has saved it before, and was cut off before the state told so, that is no
+            # conflict.
+            token = CALL.set(once or CALL.get())
+            try:
+                result = await put(_key_of(key, number))
             except PreconditionFailedError as error:
                 if version is not None:
                     raise PreconditionFailedError(
@@ -170,7 +257,9 @@ class Versions:
                         remedy="leave the version out: then it gets the next number",
                     ) from error
             else:
-                return number, state, etag
+                return number, result, state, etag
+            finally:
+                CALL.reset(token)
             # Another writer was faster, or died before it could say that the number is taken.
             state, etag = await self._state(key)
             number = max(number, state.highest) + 1
@@ -192,7 +281,7 @@ class Versions:
                 # and this one was pruned.
                 before, number = number, await self.number(key, version)
                 if fresh and number == before:
-                    raise _no_version(key, number) from error
+                    raise no_version(key, number) from error
                 fresh = True
         raise _contended(key)
 
@@ -202,25 +291,40 @@ class Versions:
             return _checked_number(version)
         if version is not None and (match := _NUMBER.fullmatch(version)):
             return int(match[1])
-        state, etag = await self._state(key)
-        if etag is None:
-            raise KeyNotFoundError(f"object {key!r} has no versions", field="key")
-        if version is None:
-            return state.version
-        if version not in state.labels:
-            raise KeyNotFoundError(
-                f"object {key!r} has no version with the label {_checked_label(version)!r}", field="version"
-            )
-        return state.labels[version]
+        return _pointed_to(key, *await self._state(key), version)
 
     async def list(self, key: str, *, details: bool = False) -> list[Version]:
         """See `StorageManager.list_versions`."""
         state, _ = await self._state(key)
+        found = self._shown(state, await self._numbers(key, details=True))
+        return await self._detailed(key, found) if details else found
+
+    async def page(self, key: str, *, before: int | None = None, limit: int) -> VersionPage:
+        """Some versions, newest first, with details.
+
+        :param before: only those with lower numbers.
+        :param limit: at most this many.
+        """
+        state, _ = await self._state(key)
+        doomed, newest = state.doomed, list[tuple[int, ListEntry]]()
+        # Stores list v10 before v9, so all names are read; the newest alone are kept.
+        async for number, entry in self._each(key, details=True):
+            if number not in doomed and (before is None or number < before):
+                bisect.insort(newest, (number, entry), key=itemgetter(0))
+                if len(newest) > limit + 1:
+                    del newest[0]
+        left = self._shown(state, dict(newest))[::-1]
+        shown = await self._detailed(key, left[:limit])
+        after = left[limit - 1].number if len(left) > limit else None
+        return VersionPage(versions=shown, current=state.version or None, before=after)
+
+    @staticmethod
+    def _shown(state: _State, stored: Mapping[int, ListEntry]) -> list[Version]:
         labels: dict[int, list[str]] = {}
         for label, number in sorted(state.labels.items()):
             labels.setdefault(number, []).append(label)
-        doomed = set(state.removing) - state.kept
-        found = [
+        doomed = state.doomed
+        return [
             Version(
                 number=number,
                 size=entry.size or 0,
@@ -229,28 +333,78 @@ class Versions:
                 labels=tuple(labels.get(number, ())),
                 is_current=number == state.version,
             )
-            for number, entry in sorted((await self._numbers(key, details=True)).items())
+            for number, entry in sorted(stored.items())
             if number not in doomed
         ]
-        if not details:
-            return found
+
+    async def _detailed(self, key: str, found: list[Version]) -> list[Version]:
         told = await self._storage.info_many([_key_of(key, each.number) for each in found], fresh=True)
         shown: list[Version] = []
         for each in found:
             info = told[_key_of(key, each.number)]
             if isinstance(info, KeyNotFoundError):
                 continue  # Removed meanwhile.
-            if isinstance(info, StorageError):
+            if not isinstance(info, ObjectInfo):
                 raise info
             saved_at = _moment(info.metadata.get(SAVED_AT)) or each.saved_at
             saved_by = info.metadata.get(SAVED_BY)
             shown.append(msgspec.structs.replace(each, saved_at=saved_at, saved_by=saved_by))
         return shown
 
+    async def change(
+        self,
+        key: str,
+        *,
+        current: int | str | None = None,
+        labels: Mapping[str, int | str | None],
+        without: Collection[str] = (),
+    ) -> tuple[int, dict[str, int]]:
+        """Several changes in one step; the numbers of the current version and of those with these labels.
+
+        :param current: make this version the current one; None leaves it.
+        :param labels: give these labels to versions; None means the current one, as it was before.
+        :param without: remove these labels.
+        :raises KeyNotFoundError: there is no such version, or no such label; nothing was changed.
+        """
+        for label in labels:
+            _new_label(label)
+        for label in without:
+            _checked_label(label)
+        unsure: _State | None = None
+        for attempt in range(_ATTEMPTS):
+            # In this order: a version that a prune removes meanwhile has changed the state.
+            state, etag = await self._state(key)
+            before = state.copied()
+
+            if current is not None and not _set_by_another(state, unsure, None):
+                state.version = await self._standing(key, current, before, etag)
+            for label, version in labels.items():
+                if not _set_by_another(before, unsure, label):
+                    _check_room(key, label, state)
+                    state.labels[label] = await self._standing(key, version, before, etag)
+            for label in without:
+                if _set_by_another(before, unsure, label):
+                    continue
+                if label not in before.labels:
+                    raise KeyNotFoundError(f"object {key!r} has no label {label!r}", field="label")
+                state.labels.pop(label, None)
+            state.version = state.version or max(state.labels.values(), default=0)
+            state.highest = max(state.highest, state.version)
+            told = state.version, {label: state.labels[label] for label in labels if label in state.labels}
+            if etag is None and not state.version:
+                raise KeyNotFoundError(f"object {key!r} has no versions", field="key")
+            if unsure is not None and state == before:
+                return told  # It was made; what others have changed since is theirs.
+            done = await self._set(key, state, etag, attempt)
+            if done:
+                return told
+            unsure = before if done is None else None
+        raise _contended(key)
+
     async def point(self, key: str, version: int | str, label: str | None) -> int:
         """Make a version the current one, or give it a label."""
         if label is not None:
-            _checked_label(label)
+            _new_label(label)
         number = 0
         unsure: _State | None = None
         for attempt in range(_ATTEMPTS):
@@ -261,7 +415,7 @@ class Versions:
             number = await self.number(key, version)
             before = state.copied()
             if not await self._stays(key, number, state):
-                raise _no_version(key, number)
+                raise no_version(key, number)
             if label is None:
                 state.version = number
                 state.highest = max(state.highest, number)
@@ -321,6 +475,9 @@ class Versions:
 
         state, etag = await self._state(key)
         removing(state, None)
+        for number in doomed:
+            # Before anything is marked: what a prune has decided to remove, the next one removes.
+            await self._storage.backend.objects.need(_key_of(key, number), "delete")
         if dry_run or not doomed:
             return sorted(doomed)
         await self._change(key, removing, found=(state, etag))
@@ -354,9 +511,12 @@ class Versions:
     async def diff(self, key: str, old: int | str, new: int | str | None) -> list[dict[str, Any]]:
         """See `StorageManager.diff_versions`."""
         before, after = await self.load(key, old), await self.load(key, new)
+        items = 0
         for which, value in ((old, before), (new, after)):
             try:
-                is_plain = values.encode(value, None).content_type == values.JSON
+                encoded = values.encode(value, None)
+                is_plain = encoded.content_type == values.JSON
+                items += encoded.data.count(b",")
             except SerializationError:
                 is_plain = False
             if not is_plain:
@@ -365,10 +525,30 @@ class Versions:
                     field="version",
                     remedy="compare the values of load_version yourself",
                 )
+        from storage_lib import threads
+
+        if items > _MOST_COMPARED:
+            from storage_lib.patches import steps
+
+            return await threads.working.run(lambda: list(steps(before, after)))
         import jsonpatch  # Only where it is used.
 
-        patch: list[dict[str, Any]] = jsonpatch.make_patch(before, after).patch
+        patch: list[dict[str, Any]] = await threads.working.run(
+            lambda: jsonpatch.make_patch(before, after).patch
+        )
         return patch
+
+    async def _standing(self, key: str, version: int | str | None, state: _State, etag: str | None) -> int:
+        """The number of a version that stays until the state has changed."""
+        if isinstance(version, int):
+            number = _checked_number(version)
+        elif version is not None and (match := _NUMBER.fullmatch(version)):
+            number = int(match[1])
+        else:
+            number = _pointed_to(key, state, etag, version)
+        if not await self._stays(key, number, state):
+            raise no_version(key, number)
+        return number
 
     async def _stays(self, key: str, number: int, state: _State) -> bool:
         """Whether there is this version, and no `prune` is about to remove it. That holds until the state has
@@ -376,31 +556,30 @@ class Versions:
         return number not in state.removing and await self._storage.exists(_key_of(key, number), fresh=True)
 
     async def _numbers(self, key: str, *, details: bool = False) -> dict[int, ListEntry]:
-        found: dict[int, ListEntry] = {}
+        return {number: entry async for number, entry in self._each(key, details=details)}
+
+    async def _each(self, key: str, *, details: bool) -> AsyncGenerator[tuple[int, ListEntry]]:
         async for entry in self._storage.backend.objects.iterate(
             user_key(f"{key}/v"), delimiter="/", details=details
         ):
             if isinstance(entry, ListEntry) and (match := _NUMBER.fullmatch(entry.key[len(key) + 1 :])):
-                found[int(match[1])] = entry
-        return found
+                yield int(match[1]), entry
 
     async def _state(self, key: str) -> tuple[_State, str | None]:
         """What ``KEY/current`` says, and its ETag; None if there is none."""
-        name = user_key(f"{key}/current")
+        name = user_key(record_of(key))
         try:
             with of_a_record():
                 found = await self._storage.read(name, fresh=True)
         except KeyNotFoundError:
             return _State(0), None
         try:
-            return msgspec.json.decode(found.data, type=_State), found.info.etag
+            state = msgspec.json.decode(found.data, type=_State)
         except msgspec.MsgspecError as error:
-            raise IntegrityError(
-                f"object {name!r} does not say which version of {key!r} is current",
-                field="key",
-                remedy=f"it is another object of yours: save versions under another key than {key!r},"
-                " or move that object",
-            ) from error
+            raise _not_versions(key) from error
+        if not state.makes_sense:
+            raise _not_versions(key)
+        return state, found.info.etag
 
     async def _change(
         self,
@@ -449,7 +628,7 @@ class Versions:
         try:
             with of_a_record():
                 await self._storage.write(
-                    f"{key}/current",
+                    record_of(key),
                     msgspec.json.encode(state),
                     content_type=values.JSON,
                     if_match=etag,
@@ -483,6 +662,19 @@ def _set_by_another(state: _State, unsure: _State | None, label: str | None) -> 
     return state.labels.get(label) != unsure.labels.get(label)
 
 
+def _pointed_to(key: str, state: _State, etag: str | None, version: str | None) -> int:
+    """The number of the current version, or of the one with a label."""
+    if etag is None:
+        raise KeyNotFoundError(f"object {key!r} has no versions", field="key")
+    if version is None:
+        return state.version
+    if version not in state.labels:
+        raise KeyNotFoundError(
+            f"object {key!r} has no version with the label {_checked_label(version)!r}", field="version"
+        )
+    return state.labels[version]
+
+
 def _key_of(key: str, number: int) -> str:
     return f"{key}/v{number}"
 
@@ -497,7 +689,7 @@ def _moment(text: str | None) -> datetime | None:
 def _checked_number(version: Any) -> int:
     if type(version) is not int or not 1 <= version <= MAX_VERSION:
         raise InvalidArgumentError(
-            f"version {version!r} is not a number of a version",
+            f"version {version!r:.40} is not a number of a version",
             field="version",
             limit=f"a whole number, 1 to {MAX_VERSION:,}",
         )
@@ -519,6 +711,16 @@ def _checked_label(label: Any) -> str:
     return label
 
 
+def _new_label(label: Any) -> str:
+    if _checked_label(label) == CURRENT:
+        raise InvalidArgumentError(
+            f"no label is named {CURRENT!r}: that is what the current version is called",
+            field="label",
+            remedy="choose another",
+        )
+    return label
+
+
 def _check_room(key: str, label: str, state: _State) -> None:
     if len(state.labels) >= MAX_LABELS and label not in state.labels:
         raise InvalidArgumentError(
@@ -529,8 +731,28 @@ def _check_room(key: str, label: str, state: _State) -> None:
         )
 
 
-def _no_version(key: str, number: int) -> KeyNotFoundError:
+def object_of(key: str, number: int) -> str:
+    """The key of the object that is this version."""
+    return _key_of(key, _checked_number(number))
+
+
+def record_of(key: str) -> str:
+    """The key of the object that says which version is current."""
+    return f"{key}/{CURRENT}"
+
+
+def no_version(key: str, number: int) -> KeyNotFoundError:
+    """There is no such version."""
     return KeyNotFoundError(f"object {key!r} has no version {number}", field="version")
+
+
+def _not_versions(key: str) -> NotVersionsError:
+    return NotVersionsError(
+        f"object {record_of(key)!r} does not say which version of {key!r} is current",
+        field="key",
+        remedy=f"it is another object of yours: save versions under another key than {key!r},"
+        " or move that object",
+    )
 
 
 def _contended(key: str) -> TransientStorageError:

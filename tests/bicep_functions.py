@@ -255,6 +255,19 @@ def _skip(value: Any, count: int) -> Any:
     return value[left:]
 
 
+def _range(first: int, count: int) -> list[int]:
+    if not 0 <= number(count) <= 10_000:
+        raise BicepError(f"a range of {count} numbers")
+    return [*range(number(first), first + count)]
+
+
+def _divided(value: int, by: int) -> int:
+    if number(by) == 0:
+        raise BicepError(f"{value} / 0")
+    quotient = abs(number(value)) // abs(by)
+    return quotient if (value < 0) == (by < 0) else -quotient
+
+
 def _max(*values: Any) -> int:
     return max(map(number, listed(values[0]) if len(values) == 1 else values))
 
@@ -352,6 +365,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<=": lambda a, b: number(a) <= number(b),
     "+": lambda a, b: number(a) + number(b),
     "-": lambda a, b: number(a) - number(b),
+    "/": _divided,
 }
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -373,6 +387,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "map": _map,
     "max": _max,
     "padLeft": _pad_left,
+    "range": _range,
     "replace": _replace,
     "skip": _skip,
     "string": string,

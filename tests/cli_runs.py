@@ -21,7 +21,7 @@ from typing import Any
 from tests.conftest import PROJECT
 
 PROGRAM = [sys.executable, "-m", "storage_lib.cli"]
-SECONDS = 60
+SECONDS = 240
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,12 @@ class Forks:
 
 _SERVER = """
 import json, os, signal, sys
-import asyncio, logging, msgspec
+import asyncio, importlib.metadata, logging, msgspec, pydantic.type_adapter, sqlite3
 import storage_lib.manager, storage_lib.urls, storage_lib.backends.file, storage_lib.tasks.engine
+import storage_lib.migration.tables
 from storage_lib.cli import program
-from storage_lib.cli.commands import listings, loading, objects, saving, tables, tasks, queues, versions
+from storage_lib.cli.commands import archives, listings, loading, migration, objects, saving, tables
+from storage_lib.cli.commands import query, queues, tasks, versions
 for line in sys.stdin.buffer:
     request = json.loads(line)
     child = os.fork()

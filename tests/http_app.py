@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from functions.state import AppState
 from storage_lib.config import StorageConfig
 from storage_lib.manager import StorageManager
 from tests.conftest import PROJECT
+from tests.described_answers import described_app
 from tests.platform_host import Answered, PlatformHost
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
@@ -41,12 +43,14 @@ class AppAnswer(Answered):
 
 
 class PlatformApp:
-    """Send a request, get the function's answer; `state` is the app's."""
+    """Send a request, get the function's answer, which is one that the OpenAPI document describes; `state` is
+    the app's."""
 
     def __init__(self, state: AppState) -> None:
         self.state = state
         self.index = load_app(PROJECT)
         self.host = PlatformHost(self.index)
+        self.described = described_app(self.index.module)
 
     @property
     def functions(self) -> list[Function]:
@@ -56,10 +60,20 @@ class PlatformApp:
     def storage(self) -> StorageManager:
         return self.state.storage
 
+    def every_route(self) -> list[tuple[str, str]]:
+        """Each method and path that the app serves, with ``a`` for each parameter."""
+        return sorted(
+            (str(method), re.sub(r"\{[^}]*\}", "a", f"/api/{function.trigger['route']}"))
+            for function in self.functions
+            for method in function.trigger["methods"]
+        )
+
     async def __call__(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> AppAnswer:
         found = await self.host(method, target, body, headers)
+        if found.function:
+            self.described.check(found.function, method, found.status, found.headers, found.body)
         return AppAnswer(found.status, found.headers, found.body, found.function)
 
 

@@ -114,7 +114,7 @@ def alerts(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[str
             yield f"the alert on poison queues does not see the function {name}"
 
     twice = " | summarize seen = count() by queue | where seen >= 2"
-    backlog = scenario["backlogThreshold"]
+    backlog = scenario["backlogThreshold"] // scenario["taskQueues"]
     wanted_of_queues = [
         f'{QUEUE_LENGTHS} | where queue endswith "-poison" and messages > 0{twice}',
         f'{QUEUE_LENGTHS} | where queue !endswith "-poison" and messages > {backlog}{twice}',

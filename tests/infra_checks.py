@@ -14,7 +14,7 @@ from typing import Any
 from storage_lib.config import CONNECTION, StorageConfig
 from storage_lib.errors import ConfigurationError
 from storage_lib.namespaces import queue_in, table_in
-from storage_lib.resources import CONTAINERS, QUEUES, TABLES
+from storage_lib.resource_names import CONTAINERS, TABLES, queues
 from tests.bicep import GROUP, SUBSCRIPTION, BicepError, Deployment, Files, Resource, deploy, resource_id
 from tests.infra_alerts import alerts, budget, workbook
 from tests.infra_model import (
@@ -107,9 +107,10 @@ def data_resources(deployment: Deployment, scenario: Scenario, app: App) -> Iter
         return
     package = at(one(deployment, SITE), "properties.functionAppConfig.deployment.storage.value") or ""
     packages = package.removeprefix(endpoint(host, "blob"))
+    wanted = queues(scenario["taskQueues"])
     expected: dict[str, Counter[str]] = {
         "blobServices/containers": Counter([_container(scenario)]),
-        "queueServices/queues": Counter(queue_in(scenario["storageNamespace"], queue) for queue in QUEUES),
+        "queueServices/queues": Counter(queue_in(scenario["storageNamespace"], queue) for queue in wanted),
         "tableServices/tables": Counter(table_in(scenario["storageNamespace"], table) for table in TABLES),
     }
     if account.existing:
@@ -121,8 +122,8 @@ def data_resources(deployment: Deployment, scenario: Scenario, app: App) -> Iter
         declared = Counter(r.name for r in found if r.full_name.startswith(f"{account.name}/default/"))
         if declared != names:
             yield f"{kind} are {sorted(declared)}, the code uses {sorted(names)}"
-    for queue in app.queues() - set(QUEUES):
-        yield f"queue {queue} of a binding is not in storage_lib.resources"
+    for queue in app.queues() - set(wanted):
+        yield f"queue {queue} of a binding is not in storage_lib.resource_names"
     containers = {r.full_name for r in deployment.of(f"{ACCOUNT}/blobServices/containers")}
     if f"{host.name}/default/{packages}" not in containers:
         yield f"code packages are deployed to {package}, which is no container of the host account"
@@ -134,6 +135,7 @@ def settings(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[s
     client = f"{{{IDENTITY}/{one(deployment, IDENTITY).name}}}.properties.clientId"
     expected: dict[str, str] = {
         "AGENT_STORAGE_TYPE": "azure",
+        "AGENT_TASK_QUEUES": str(scenario["taskQueues"]),
         "AGENT_STORAGE_CONTAINER": _container(scenario),
         "APPLICATIONINSIGHTS_CONNECTION_STRING": (
             f"{{{COMPONENT}/{one(deployment, COMPONENT).name}}}.properties.ConnectionString"

@@ -37,7 +37,7 @@ NAMES = {
     f"{ACCOUNT}/blobServices/containers": f"{ACCOUNTS}/default/((team2-)?agent-storage|app-packages)",
     f"{ACCOUNT}/managementPolicies": f"{ACCOUNTS}/default",
     f"{ACCOUNT}/queueServices": f"{ACCOUNTS}/default",
-    f"{ACCOUNT}/queueServices/queues": f"{ACCOUNTS}/default/(team2-)?agent-(tasks|events)[a-z-]*",
+    f"{ACCOUNT}/queueServices/queues": f"{ACCOUNTS}/default/(team2-)?agent-(tasks|events)[a-z0-9-]*",
     f"{ACCOUNT}/tableServices": f"{ACCOUNTS}/default",
     f"{ACCOUNT}/tableServices/tables": f"{ACCOUNTS}/default/(n05team2)?[a-z]+",
     BUDGET: "bdg-{token}",

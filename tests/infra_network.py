@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from itertools import islice
 
@@ -103,7 +104,8 @@ def callers(deployment: Deployment, scenario: Scenario, app: App) -> Iterator[st
         "Enabled" if scenario["appPublicAccess"] else "Disabled"
     ):
         yield f"public access of the app is {at(site, 'properties.publicNetworkAccess')}"
-    if at(site, "properties.siteConfig.cors") != {"allowedOrigins": scenario["corsOrigins"]}:
+    cors = {"allowedOrigins": scenario["corsOrigins"], "supportCredentials": False}
+    if at(site, "properties.siteConfig.cors") != cors:
         yield f"pages of {at(site, 'properties.siteConfig.cors')} may call the app"
     default = at(site, "properties.siteConfig.ipSecurityRestrictionsDefaultAction")
     if default != ("Deny" if addresses else "Allow"):
@@ -141,7 +143,7 @@ def authentication(deployment: Deployment, scenario: Scenario, app: App) -> Iter
         if at(found[0], f"{directory}.{path}") != expected:
             yield f"authentication: {path} is {at(found[0], f'{directory}.{path}')}"
     anonymous = {
-        f"/api/{binding['route']}"
+        re.sub(r"\{\*?\w+\}$", "*", f"/api/{binding['route']}")
         for function in app.bindings.values()
         for binding in function
         if binding.get("authLevel") == "ANONYMOUS"

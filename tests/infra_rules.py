@@ -139,7 +139,9 @@ SECURE: dict[str, dict[str, Rule]] = {
         "properties.platform.enabled": ENABLED,
         "properties.globalValidation.requireAuthentication": ENABLED,
         "properties.globalValidation.unauthenticatedClientAction": equal("Return401"),
-        "properties.globalValidation.excludedPaths": equal(["/api/health/live"]),
+        "properties.globalValidation.excludedPaths": equal(
+            ["/api/health/live", "/api/console", "/api/console/*", "/api/signed", "/api/signed/*"]
+        ),
         "properties.httpSettings.requireHttps": ENABLED,
         "properties.identityProviders.azureActiveDirectory.enabled": ENABLED,
         "properties.identityProviders.azureActiveDirectory.registration.openIdIssuer": equal(

@@ -67,6 +67,8 @@ ALONE: list[Stack] = [(name,) for name in LAYERS]
 PAIRS: list[Stack] = list(combinations(LAYERS, 2))
 FULL: Stack = tuple(LAYERS)
 STACKS = [*ALONE, *PAIRS, FULL] if SOAK else [*ALONE, FULL]
+STORING = ("namespace", "fallback", "encryption", "compression", "caching")
+"""Layers that store something else than they were given, or elsewhere, or keep it; others let it through."""
 
 
 def stacked(backend: StorageBackend, stack: Sequence[str]) -> StorageBackend:

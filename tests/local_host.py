@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 PROJECT = Path(__file__).resolve().parent.parent
-DEADLINE = 15.0
+DEADLINE = 120.0
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -116,3 +116,27 @@ def serve(
                 process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@contextmanager
+def served(
+    app: Path, folder: Path, *options: str, settings: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """The local host with the app of a folder on files in another one."""
+    arguments = ("--port", "0", "--backend", "file", "--app", str(app), "--data", str(folder / "data"))
+    with (
+        (folder / "log.txt").open("w") as log,
+        subprocess.Popen(
+            command(*arguments, *options),
+            cwd=PROJECT,
+            env=environment(**(settings or {})),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        ) as process,
+    ):
+        try:
+            yield Running(process, folder)
+        finally:
+            process.terminate()
+            process.wait(DEADLINE)

@@ -38,7 +38,7 @@ class RequestLog(FaultProxy):
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Until this holds of what was seen."""
-        async with asyncio.timeout(60), self._changed:
+        async with asyncio.timeout(120), self._changed:
             await self._changed.wait_for(holds)
 
     async def takes(self, count: int) -> None:

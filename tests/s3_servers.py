@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +16,12 @@ from typing import IO, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from tests.ports import free_ports
+
 ACCESS_KEY_ID = "test-access-key"
 SECRET_ACCESS_KEY = "test-secret-access-key"
 REGION = "us-east-1"
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 _BIN = Path(sys.executable).parent
 _GUARD = '"$@" </dev/null & child=$!; read -r _; kill -9 "$child" 2>/dev/null; wait'
@@ -141,20 +142,9 @@ class SeaweedFS(S3Server):
         return _status(self.endpoint + "/") == 403
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def _status(url: str) -> int | None:
     try:
-        with urlopen(url, timeout=5) as answer:  # noqa: S310 - a server of ours
+        with urlopen(url, timeout=10) as answer:  # noqa: S310 - a server of ours
             return answer.status
     except HTTPError as error:
         with error:

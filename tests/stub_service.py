@@ -47,10 +47,22 @@ class StubService:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # asyncio loses a connection, open, that it has accepted when its server closes and not yet served.
+        for socket in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(socket.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
         self._server.close()
+        self._server.close_clients()
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._answer(reader, writer)
+        finally:
+            writer.close()  # also where the client went away meanwhile
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         method, target, _ = lines[0].split()
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -77,4 +89,3 @@ class StubService:
                 await asyncio.sleep(answer.pause)
             writer.write(answer.body[half:])
         await writer.drain()
-        writer.close()

@@ -109,10 +109,14 @@ def generated() -> str:
         readers=", ".join(f'"Sync{name}"' for name in opened),
         constants=_constants(tree),
     )
-    text = body + "\n".join(parts) + "\n\n" + "\n".join(twins)
+    return _tidied(body + "\n".join(parts) + "\n\n" + "\n".join(twins), TARGET)
+
+
+def _tidied(text: str, target: Path) -> str:
+    """Formatted, and without imports that are not used."""
     for command in (["check", "--fix", "-q", "--select", "F,I,TC,E"], ["format", "-q"]):
         done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(TARGET), "-"],
+            [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(target), "-"],
             input=text,
             capture_output=True,
             text=True,
@@ -264,5 +268,71 @@ def _constants(tree: ast.Module) -> str:
     return "\n".join(f"from storage_lib.manager import {name}  {ignored}" for name in sorted(used))
 
 
+CONVERSATIONS = PROJECT / "storage_lib/conversations/sync.py"
+_LOG = PROJECT / "storage_lib/conversations/log.py"
+_HEAD_OF_CONVERSATIONS = '''"""`SyncConversations`: `Conversations` for code without async.
+
+Written by ``python -m tests.sync_source`` from the methods of `Conversations`; a test says when to run it.
+"""
+
+# pyright: reportOverlappingOverload=false
+
+from __future__ import annotations
+
+{imports}
+from storage_lib.conversations.log import _NOTHING  # pyright: ignore[reportPrivateUsage]
+from storage_lib.conversations.log import Conversations, Summarise
+from storage_lib.sync import SyncStorageManager
+
+__all__ = ["SyncConversations"]
+
+
+class SyncConversations:
+    """`Conversations` for code without async, with the same methods, on a `SyncStorageManager`.
+
+        log = SyncConversations(storage)
+        log.append("chats/42", [{{"role": "user", "content": "Hello"}}], participants=["ceo"])
+        entries = log.read("chats/42", last=20)
+
+    Any number of threads may use it at once.
+    """
+
+    def __init__(
+        self,
+        storage: SyncStorageManager,
+        *,
+        table: str = TABLE,
+        ttl: float | None = None,
+        max_messages: int | None = None,
+        max_age: float | None = None,
+        messages_as_objects: bool = False,
+    ) -> None:
+        """The parameters are those of `Conversations`."""
+        self._log = Conversations(
+            storage._storage,  # pyright: ignore[reportPrivateUsage]
+            table=table,
+            ttl=ttl,
+            max_messages=max_messages,
+            max_age=max_age,
+            messages_as_objects=messages_as_objects,
+        )
+        self._blocking = storage._blocking  # pyright: ignore[reportPrivateUsage]
+
+'''
+
+
+def generated_conversations() -> str:
+    """What storage_lib/conversations/sync.py is to be."""
+    tree = ast.parse(_LOG.read_text())
+    parts = [
+        _method(method, "self._log", "self._blocking.call")
+        for method in _class(tree, "Conversations").body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and _is_public(method.name)
+    ]
+    text = _HEAD_OF_CONVERSATIONS.format(imports=_imports(tree, typed=False)) + "\n".join(parts)
+    return _tidied(text.replace("from storage_lib.manager import StorageManager\n", ""), CONVERSATIONS)
+
+
 if __name__ == "__main__":
-    Path(TARGET).write_text(generated())
+    TARGET.write_text(generated())
+    CONVERSATIONS.write_text(generated_conversations())

@@ -15,7 +15,7 @@ from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.manager import StorageManager
-from storage_lib.tasks.model import EVENT_QUEUE, POISON_QUEUE, TASK_QUEUE, TASK_TABLE
+from storage_lib.tasks.model import EVENT_QUEUE, TASK_QUEUE, TASK_TABLE
 
 
 @asynccontextmanager
@@ -37,7 +37,7 @@ async def opened(
 
 
 async def _emptied(backend: Any) -> None:
-    for queue in (TASK_QUEUE, POISON_QUEUE, EVENT_QUEUE):
+    for queue in [EVENT_QUEUE, *[name async for name in backend.queues.list_queues(TASK_QUEUE)]]:
         with contextlib.suppress(KeyNotFoundError):
             await backend.queues.clear(queue)
     with contextlib.suppress(KeyNotFoundError):

@@ -28,6 +28,7 @@ from storage_lib.errors import (
 )
 from storage_lib.ports.objects import ListEntry, ObjectStore, StoredObject
 from storage_lib.testing import ObjectStoreContract
+from tests.effort import examples
 
 ALL = {key: [""] for key in ("load", "list", "save", "delete")}
 
@@ -162,7 +163,7 @@ async def listed(
             return found
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(
     keys=st.sets(KEYS, max_size=12),
     rules=st.sets(RULES, max_size=4),

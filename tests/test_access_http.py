@@ -6,27 +6,28 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
-import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from storage_lib.access import source, tokens
+from storage_lib.access import Grant, source, tokens
 from storage_lib.access.source import POLICY_KEY
 from storage_lib.config import StorageConfig
+from storage_lib.conversations import Conversations
 from storage_lib.errors import StorageUnavailableError, TransientStorageError
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
+from storage_lib.tasks.layout import key_of
 from storage_lib.tasks.model import TASK_QUEUE
 from storage_lib.tasks.registry import task
+from tests.effort import awaited, calls
 from tests.http_app import PlatformApp, serve
-from tests.test_access import KEYS, RULES, means
 from tests.test_access_tokens import ISSUER, Issuer, token
 
 ALL = {action: [""] for action in ("load", "list", "save", "delete")}
@@ -40,6 +41,7 @@ POLICY: dict[str, Any] = {
     "keys": {
         "ceo": digest("k-ceo"),
         "cto": digest("k-cto"),
+        "cfo": digest("k-cfo"),
         "acme": [digest("k-acme")],
         "ops": digest("k-ops"),
     },
@@ -53,6 +55,7 @@ POLICY: dict[str, Any] = {
             }
         },
         "key:cto": {"may": {"save": ["agents/cto"]}},
+        "key:cfo": {"may": {"save": ["agents/cto"], "delete": ["agents/cto"]}},
         "key:acme": {"root": "tenants/acme/", "may": {"*": [""]}},
         "key:ops": {"may": {"operate": ["*"]}},
         "aad:1": {"may": {"load": ["agents/aad"]}},
@@ -91,26 +94,6 @@ async def ask(app: PlatformApp, key: str | None, method: str, target: str, body:
     return await app(method, target, body, headers | {"Content-Type": "application/json"})
 
 
-async def test_a_caller_does_what_it_may_and_nothing_else(app: PlatformApp) -> None:
-    found = await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo/a")
-    assert found.json == {"key": "agents/ceo/a"}
-    refused = await ask(app, "k-ceo", "GET", "/api/objects/agents/ceo2/a")
-    assert refused.problem["code"] == "forbidden"
-    assert refused.status == 403
-    assert (await ask(app, "k-ceo", "HEAD", "/api/objects/agents/ceo2/a")).status == 403
-    assert (
-        await ask(app, "k-ceo", "GET", "/api/objects/agents/nobody/a")
-    ).status == 403  # Nor whether it exists.
-    assert (await ask(app, "k-ceo", "GET", "/api/objects?key=agents/cto/a")).status == 403
-    assert (await ask(app, "k-ceo", "PUT", "/api/objects/shared/a", b"1")).status == 403
-    assert (await ask(app, "k-ceo", "DELETE", "/api/objects/shared/a")).status == 403
-    assert (await ask(app, "k-ceo", "PATCH", "/api/objects/shared/a", b"{}")).status == 403
-    assert (await ask(app, "k-ceo", "PUT", "/api/objects?key=shared/a", b"1")).status == 403
-    assert (await ask(app, "k-ceo", "PUT", "/api/objects/agents/ceo/b", b"1")).status == 201
-    assert (await ask(app, "k-ceo", "DELETE", "/api/objects/agents/ceo/b")).status == 204
-    assert await app.storage.load("shared/a") == {"key": "shared/a"}
-
-
 async def test_listings_show_what_the_caller_may_see(app: PlatformApp) -> None:
     def keys(found: Any) -> list[str]:
         return [each["key"] for each in found.json["objects"]]
@@ -127,6 +110,23 @@ async def test_listings_show_what_the_caller_may_see(app: PlatformApp) -> None:
     second = await ask(app, "k-ceo", "GET", f"/api/objects?limit=1&cursor={quote(first.json['cursor'])}")
     assert keys(second) == ["shared/a"]
     assert second.json["cursor"] is None
+
+
+async def test_changing_a_conversation_does_not_show_it_to_who_may_not_load_it(app: PlatformApp) -> None:
+    log = Conversations(app.storage)
+    await log.append("agents/cto/c", [{"n": 1}, {"n": 2}], metadata={"m": "secret"})
+    calls: list[tuple[str, str, dict[str, Any]]] = [
+        ("PATCH", "conversations", {"topic": "x"}),
+        ("POST", "conversation-edits", {"do": "clear"}),
+        ("POST", "conversation-edits", {"do": "compact", "until": 2, "message": {}}),
+    ]
+    before = await log.describe("agents/cto/c")
+    for method, route, body in calls:
+        answer = await ask(app, "k-cfo", method, f"/api/{route}/agents/cto/c", json.dumps(body).encode())
+        assert (answer.status, b"secret" in answer.body) == (403, False)
+        assert await log.describe("agents/cto/c") == before
+    appended = await ask(app, "k-cfo", "POST", "/api/conversations/agents/cto/c", b'{"messages": [{}]}')
+    assert appended.json["position"] == 3
 
 
 async def test_who_may_only_save_needs_no_other_right_for_it(app: PlatformApp) -> None:
@@ -178,14 +178,6 @@ async def test_a_key_that_there_cannot_be_is_refused_before_it_is_logged(
             assert (await ask(app, "k-ceo", method, f"/api/objects?key={key}", body)).status == 400
     assert (await ask(app, "k-ceo", "GET", "/api/objects?prefix=a%0Aforged")).status == 400
     assert "forged" not in caplog.text
-
-
-async def test_what_is_the_apps_own_needs_the_right_to_operate(app: PlatformApp) -> None:
-    for target in ("/api/health/ready", "/api/metrics"):
-        assert (await ask(app, "k-ceo", "GET", target)).status == 403
-        assert (await ask(app, "k-ops", "GET", target)).status != 403
-    assert (await ask(app, None, "GET", "/api/health/live")).status == 200
-    assert (await ask(app, "k-ops", "GET", "/api/objects/public/a")).status == 403
 
 
 def principal(**claims: Any) -> dict[str, str]:
@@ -322,7 +314,7 @@ async def test_a_right_that_is_taken_while_a_token_is_checked_is_gone(
     policy_file.write_text(json.dumps({"principals": {"aad:me": {"may": {"load": [""]}}}}))
     headers = {"Authorization": f"Bearer {token()}"}
     first = asyncio.create_task(app("GET", "/api/objects/shared/a", b"", headers))
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 120)
     policy_file.write_text(json.dumps({"principals": {}}))
     with monkeypatch.context() as soon:
         soon.setattr(source, "RELOAD_SECONDS", 0.0)
@@ -403,60 +395,7 @@ async def test_the_policy_may_be_kept_in_the_store(app: PlatformApp, monkeypatch
     assert (await ask(app, "k-acme", "GET", f"/api/objects/{POLICY_KEY}")).status in (400, 403)
 
 
-@settings(
-    deadline=None,
-    max_examples=(int(os.environ.get("SOAK", "0")) and 2000) or 100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    rules=st.fixed_dictionaries({action: st.sets(RULES, max_size=2) for action in ALL}),
-    key=KEYS,
-    form=st.sampled_from(["{}", "?key={}", "{}/", "./{}", "{}/.", "x/../{}", "/{}", "{}%2f", "{}?x"]),
-    method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "PATCH"]),
-    root=st.sampled_from(["", "tenants/t/"]),
-    case=st.booleans(),
-)
-def test_no_way_to_write_a_key_goes_round_the_policy(
-    policy_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    rules: dict[str, set[str]],
-    key: str,
-    form: str,
-    method: str,
-    root: str,
-    case: bool,
-) -> None:
-    """Each key of the store is there, with itself as its value. Whatever is answered, it is of a key that the
-    caller may load; whatever has changed, it may save or delete."""
-    may = {action: sorted(found) for action, found in rules.items()}
-    policy = {"keys": {"k": digest("k")}, "principals": {"key:k": {"root": root, "may": may}}}
-    policy_file.write_text(json.dumps(policy))
-
-    async def check() -> None:
-        async with serve(monkeypatch, StorageConfig(storage_type="memory")) as app:
-            keys = {key, f"{key}/x", "a/b", "b", "ab"}
-            for each in keys:
-                await app.storage.save(f"{root}{each}", {"secret": each})
-                await app.storage.save(f"elsewhere/{each}", {"secret": f"elsewhere/{each}"})
-            before = {each.key: each.etag async for each in app.storage.list_objects()}
-            target = form.format(quote(key.upper() if case else key))
-            path = f"/api/objects{target}" if target.startswith("?") else f"/api/objects/{target}"
-            body = b'{"metadata": {"a": "b"}}' if method in ("PUT", "PATCH") else b""
-            found = await ask(app, "k", method, path, body)
-            if found.body and method == "GET" and found.status == 200 and "secret" in found.json:
-                shown = found.json["secret"]
-                assert any(means(rule, shown) for rule in rules["load"]), shown
-            after = {each.key: each.etag async for each in app.storage.list_objects()}
-            right = "delete" if method == "DELETE" else "save"
-            for name in before.keys() | after.keys():
-                if before.get(name) != after.get(name):
-                    assert name.startswith(root)
-                    assert any(means(rule, name.removeprefix(root)) for rule in rules[right]), name
-
-    asyncio.run(check())
-
-
-async def test_the_policy_costs_a_request_little(app: PlatformApp, record_property: Any) -> None:
+async def test_the_policy_costs_a_request_little(app: PlatformApp) -> None:
     from functions import access
 
     class Request:
@@ -464,15 +403,12 @@ async def test_the_policy_costs_a_request_little(app: PlatformApp, record_proper
         params: dict[str, str] = {}  # noqa: RUF012
 
     await app.state.access.sender(Request())  # type: ignore[arg-type]
-    best = 1.0
-    for _ in range(20):
-        began = time.perf_counter()
-        for _ in range(100):
-            sender = await app.state.access.sender(Request())  # type: ignore[arg-type]
-            sender.grant.allows("load", "agents/ceo/conversations/2026/11/1.json")
-        best = min(best, (time.perf_counter() - began) / 100)
-    record_property("measured", f"policy check of a request: {best * 1e6:.1f} µs")
-    assert best < 10e-6 * 3
+
+    async def checked() -> None:
+        sender = await app.state.access.sender(Request())  # type: ignore[arg-type]
+        sender.grant.allows("load", "agents/ceo/conversations/2026/11/1.json")
+
+    assert calls(lambda: awaited(checked())) < 50
     assert access.grant() is None
 
 
@@ -583,6 +519,94 @@ async def test_children_and_requeued_tasks_keep_the_rights(tasks: PlatformApp) -
     assert not await tasks.storage.exists("agents/cto/c")
 
 
+@pytest.mark.parametrize("how", ["one", "several"])
+async def test_a_requeued_task_has_the_rights_that_both_have(tasks: PlatformApp, how: str) -> None:
+    async def requeued(key: str, task_id: str) -> tuple[str, str | None]:
+        if how == "one":
+            found = await ask(tasks, key, "POST", f"/api/tasks/{task_id}/requeue")
+            assert found.status == 202
+        else:
+            found = await ask(tasks, key, "POST", "/api/tasks/requeue", b'{"agent_id": "ceo"}')
+            assert [each["task_id"] for each in found.json["tasks"]] == [task_id]
+        await run(tasks)
+        record = await tasks.state.engine.get(task_id)
+        assert record.requeued_by == f"key:{key.removeprefix('k-')}"
+        return record.status, None if record.error is None else record.error.code
+
+    # None of the sources is there yet, so that all fail at first.
+    copy = {"from": "agents/cto/late", "to": "agents/cto/copy"}
+    task_id = (await submitted(tasks, "k-root", "ceo", **copy)).json["task_id"]
+    await run(tasks)
+    assert (await tasks.state.engine.get(task_id)).requeued_by is None
+    await tasks.storage.save("agents/cto/late", 4)
+    for key in ("k-ceo", "k-all", "k-two"):
+        assert await requeued(key, task_id) == ("failed", "forbidden")
+        assert not await tasks.storage.exists("agents/cto/copy")
+    assert await requeued("k-root", task_id) == ("succeeded", None)
+    copy = {"from": "agents/ceo/late", "to": "agents/ceo/copy", "children": "agents/cto/child"}
+    task_id = (await submitted(tasks, "k-root", "ceo", **copy)).json["task_id"]
+    await run(tasks)
+    await tasks.storage.save("agents/ceo/late", 5)
+    assert await requeued("k-ceo", task_id) == ("failed", "children-failed")
+    assert await tasks.storage.load("agents/ceo/copy") == 5
+    child = (await tasks.state.engine.list(parent_id=task_id)).records[0]
+    assert (child.status, child.requeued_by) == ("failed", "key:ceo")
+    assert not await tasks.storage.exists("agents/cto/child")
+
+
+async def test_a_requeued_task_has_no_rights_that_its_submitter_has_lost(
+    tasks: PlatformApp, policy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RELOAD_SECONDS", 0.0)
+    copy = {"from": "agents/ceo/late", "to": "agents/ceo/copy"}
+    task_id = (await submitted(tasks, "k-ceo", "ceo", **copy)).json["task_id"]
+    await run(tasks)
+    await tasks.storage.save("agents/ceo/late", 5)
+    policy = json.loads(policy_file.read_text())
+    policy["principals"]["key:ceo"]["may"] = {"load": ["agents/ceo"], "tasks": ["ceo"]}
+    policy_file.write_text(json.dumps(policy))
+    for key in ("k-ceo", "k-root"):
+        assert (await ask(tasks, key, "POST", f"/api/tasks/{task_id}/requeue")).status == 202
+        await run(tasks)
+        record = await tasks.state.engine.get(task_id)
+        assert (record.status, record.error and record.error.code) == ("failed", "forbidden")
+
+
+async def test_a_message_that_is_no_task_is_put_back_by_those_who_operate(tasks: PlatformApp) -> None:
+    queues, engine = tasks.storage.backend.queues, tasks.state.engine
+    await engine.deliver_poison("no task", queue=TASK_QUEUE, message_id="1", inserted_at=datetime.now(UTC))
+    (record,) = (await engine.list(status="dead")).records
+    one = await ask(tasks, "k-all", "POST", f"/api/tasks/{record.task_id}/requeue")
+    assert one.problem["code"] == "forbidden"
+    several = await ask(tasks, "k-all", "POST", "/api/tasks/requeue", b'{"status": "dead"}')
+    assert [each["problem"]["status"] for each in several.json["failed"]] == [403]
+    assert (await ask(tasks, "k-root", "POST", f"/api/tasks/{record.task_id}/requeue")).status == 202
+    assert [each.text for each in await queues.receive(TASK_QUEUE)] == ["no task"]
+
+
+RULES = st.sampled_from(["", "a", "a/", "a/b", "a/b/", "ab", "a/b/c", "r/", "r/a", "r/a/"])
+GRANTS = st.builds(
+    lambda root, load, tables: Grant("p", root, {"load": load, "tables": tables}),
+    st.sampled_from(["", "a/", "r/", "a/b/"]),
+    st.lists(RULES, max_size=3),
+    st.lists(st.sampled_from(["*", "t", "u"]), max_size=2),
+)
+KEYS = ["a", "a/b", "ab", "a/b/c", "a/b/c/d", "a/c", "r/a", "r/a/b", "r/b", "a/a", "a/b/a", "a/b/a/b", "b"]
+
+
+@given(GRANTS, GRANTS)
+def test_what_two_may_is_what_each_of_them_may(one: Grant, other: Grant) -> None:
+    def may(grant: Grant, key: str) -> bool:
+        return key.startswith(grant.root) and grant.allows("load", key.removeprefix(grant.root))
+
+    both = one.within(other)
+    assert both.root == one.root
+    for key in KEYS:
+        assert may(both, key) == (may(one, key) and may(other, key)), key
+    for table in ("t", "u", "v"):
+        assert both.names("tables", table) == (one.names("tables", table) and other.names("tables", table))
+
+
 async def test_a_message_of_another_program_has_the_rights_of_the_queue(
     tasks: PlatformApp, policy_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -647,6 +671,22 @@ async def test_tasks_are_seen_and_controlled_by_those_who_may(tasks: PlatformApp
     assert await agents("k-two", "&agent_id=cto") == ["cto"]
     assert await agents("k-two", "&agent_id=coo") == 403
     assert await agents(None) == 403
+
+
+async def test_a_cursor_tells_nothing_of_tasks_that_are_not_seen(tasks: PlatformApp) -> None:
+    copy = {"from": "agents/ceo/a", "to": "agents/ceo/b"}
+    await submitted(tasks, "k-root", "ceo", **copy)
+    hidden = [(await submitted(tasks, "k-root", "coo", **copy)).json["task_id"] for _ in range(12)]
+    page = (await ask(tasks, "k-two", "GET", "/api/tasks?limit=1")).json
+    assert page["tasks"] == []
+    shown = page["cursor"] + repr(base64.urlsafe_b64decode(page["cursor"].rpartition("~")[2] + "=="))
+    assert not any(told(task_id) in shown for task_id in hidden for told in (str, key_of))
+    cursor = quote(page["cursor"])
+    following = await ask(tasks, "k-two", "GET", f"/api/tasks?limit=1&cursor={cursor}")
+    assert [each["agent_id"] for each in following.json["tasks"]] == ["ceo"]
+    for wrong in (f"{cursor[:-6]}AAAA%3D%3D", cursor.partition("~")[2], "%C3%A4~", "a~b"):
+        refused = await ask(tasks, "k-two", "GET", f"/api/tasks?limit=1&cursor={wrong}")
+        assert (refused.status, refused.problem["field"]) == (400, "cursor")
 
 
 async def test_a_traceback_is_for_those_who_operate(tasks: PlatformApp) -> None:

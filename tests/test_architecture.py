@@ -6,10 +6,9 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-
-import pytest
 
 from tests.conftest import PROJECT
 
@@ -18,11 +17,18 @@ ROOMS = [
     ("storage_lib.ports",),
     ("storage_lib.backends", "storage_lib.layers", "storage_lib.testing"),
     ("storage_lib.factory",),
-    ("storage_lib.manager", "storage_lib.prefixes", "storage_lib.versioning"),
+    (
+        "storage_lib.links",
+        "storage_lib.manager",
+        "storage_lib.prefixes",
+        "storage_lib.uploads",
+        "storage_lib.versioning",
+    ),
     ("storage_lib.blocking", "storage_lib.sync"),
     ("storage_lib.tasks",),
-    ("storage_lib",),
+    ("storage_lib", "storage_lib.testing.conversations"),
     ("actions",),
+    ("integrations",),
     ("functions",),
     ("function_app",),
     ("devhost",),
@@ -53,11 +59,14 @@ VENDOR_HOMES = {
         "storage_lib.backends.cloud",
     ),
     "botocore": ("storage_lib.backends.s3",),
+    "httptools": ("storage_lib.backends.cloud",),
     "opentelemetry": (
         "storage_lib.metrics.opentelemetry",
         "storage_lib.tracing",
         "functions.monitor",
     ),
+    "mcp": ("functions.mcp",),
+    "mcp_types": ("functions.mcp",),
     "jsonschema": ("storage_lib.layers.validation",),
     "jwt": ("storage_lib.access",),
     "referencing": ("storage_lib.layers.validation",),
@@ -71,7 +80,7 @@ VENDOR_HOMES = {
 @cache
 def modules() -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for top in ("storage_lib", "actions", "functions", "devhost"):
+    for top in ("storage_lib", "actions", "integrations", "functions", "devhost"):
         for path in (PROJECT / top).rglob("*.py"):
             parts = path.relative_to(PROJECT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
@@ -135,46 +144,66 @@ def below(name: str, parents: tuple[str, ...]) -> bool:
     return any(name == parent or name.startswith(parent + ".") for parent in parents)
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_imports_run_one_way(name: str) -> None:
-    for imported in imports(modules()[name]):
-        if not below(imported, ("storage_lib", "actions", "functions", "devhost", "function_app")):
-            continue
-        assert rank(imported) <= rank(name), f"{name} imports {imported}"
+def every_import() -> Iterator[tuple[str, str]]:
+    """Each module with each of its imports."""
+    for name, path in sorted(modules().items()):
+        for imported in sorted(imports(path)):
+            yield name, imported
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_a_vendor_stays_in_its_own_house(name: str) -> None:
-    for imported in imports(modules()[name]):
-        for vendor, homes in VENDOR_HOMES.items():
-            if below(imported, (vendor,)):
-                assert below(name, homes), f"{name} imports {imported}"
+def test_imports_run_one_way() -> None:
+    tops = ("storage_lib", "actions", "integrations", "functions", "devhost", "function_app")
+    assert [
+        f"{name} imports {imported}"
+        for name, imported in every_import()
+        if below(imported, tops) and rank(imported) > rank(name)
+    ] == []
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(modules()) if not below(n, ("storage_lib.backends",))])
-def test_what_only_backends_need_is_imported_by_them_alone(name: str) -> None:
+def test_a_vendor_stays_in_its_own_house() -> None:
+    assert [
+        f"{name} imports {imported}"
+        for name, imported in every_import()
+        for vendor, homes in VENDOR_HOMES.items()
+        if below(imported, (vendor,)) and not below(name, homes)
+    ] == []
+
+
+def test_what_only_backends_need_is_imported_by_them_alone() -> None:
     """So that whoever uses one backend installs and loads the packages of no other."""
-    own = {
-        imported.partition(".")[0]
-        for backend, path in modules().items()
-        if below(backend, ("storage_lib.backends",))
-        for imported in imports(path)
-    }
+    backends = ("storage_lib.backends",)
+    own = {imported.partition(".")[0] for name, imported in every_import() if below(name, backends)}
     packages = own - {"storage_lib", "__future__", *SHARED_PACKAGES} - sys.stdlib_module_names
     assert {"obstore", "aiohttp", "botocore"} <= packages
-    if not below(name, ("devhost",)):
-        assert packages.isdisjoint(imported.partition(".")[0] for imported in imports(modules()[name]))
+    assert [
+        f"{name} imports {imported}"
+        for name, imported in every_import()
+        if not below(name, (*backends, "devhost")) and imported.partition(".")[0] in packages
+    ] == []
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(modules()) if below(n, tuple(ROOMS_OF_STRANGERS))])
-def test_backends_and_layers_do_not_know_each_other(name: str) -> None:
+def test_backends_and_layers_do_not_know_each_other() -> None:
     """A layer knows the ports only, and what is around a backend is not its business."""
-    room = next(room for room in ROOMS_OF_STRANGERS if below(name, (room,)))
-    own = tuple(f"{room}.{part}" for part in (name.split(".")[2:3] or [""]))
-    shared = tuple(f"{room}.{part}" for part in ROOMS_OF_STRANGERS[room])
-    for imported in imports(modules()[name]):
-        if below(imported, tuple(ROOMS_OF_STRANGERS)):
-            assert below(imported, (*own, *shared)), f"{name} imports {imported}"
+    wrong: list[str] = []
+    for name, imported in every_import():
+        room = next((room for room in ROOMS_OF_STRANGERS if below(name, (room,))), None)
+        if room is not None and below(imported, tuple(ROOMS_OF_STRANGERS)):
+            own = tuple(f"{room}.{part}" for part in (name.split(".")[2:3] or [""]))
+            shared = tuple(f"{room}.{part}" for part in ROOMS_OF_STRANGERS[room])
+            if not below(imported, (*own, *shared)):
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []
+
+
+def test_an_adapter_of_a_framework_is_imported_by_nobody() -> None:
+    """Whoever uses one framework installs no other, and the app needs none. An adapter may be a folder."""
+    assert [
+        f"{name} imports {imported}"
+        for name, imported in every_import()
+        if module_of(imported) not in (None, "integrations")
+        and not below(imported, (".".join(name.split(".")[:2]),))
+        and below(imported, ("integrations",))
+    ] == []
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -200,15 +229,17 @@ def test_the_composition_root_is_small() -> None:
 PARTS_OF_THE_ENGINE = {"control", "outbox", "records", "repair", "submission", "worker"}
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(modules()) if n.startswith(("functions", "actions"))])
-def test_tasks_are_reached_through_the_engine_alone(name: str) -> None:
-    tree = ast.parse(modules()[name].read_text())
-    reached = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("engine")
-    }
-    assert reached.isdisjoint(PARTS_OF_THE_ENGINE)
+def test_tasks_are_reached_through_the_engine_alone() -> None:
+    wrong: list[str] = []
+    for name, path in sorted(modules().items()):
+        if name.startswith(("functions", "actions")):
+            reached = {
+                node.attr
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("engine")
+            }
+            wrong += [f"{name} reaches {part}" for part in sorted(reached & PARTS_OF_THE_ENGINE)]
+    assert wrong == []
 
 
 def test_the_engine_knows_no_action() -> None:

@@ -82,3 +82,15 @@ async def test_the_route_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     finally:
         await shutdown()
         del sys.modules["architecture_page_route"]
+
+
+def test_the_map_shows_every_room() -> None:
+    text = PAGE.read_text()
+    tops = [path.parent for path in PROJECT.glob("*/__init__.py")]
+    for room in (".", "layers", "backends"):
+        tops += [path.parent for path in (PROJECT / "storage_lib" / room).glob("*/__init__.py")]
+    named = [path for path in tops if path.name not in ("tests", "benchmarks", "examples")]
+    assert len(named) > 20
+    assert [
+        str(path) for path in named if f"`{path.name}/" not in text and f"/{path.name}/`" not in text
+    ] == []

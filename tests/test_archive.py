@@ -129,7 +129,7 @@ async def test_any_tar_lists_and_unpacks_it(tmp_path: Path) -> None:
     assert (unpacked / "noise").read_bytes() == await storage.load("noise")
     if shutil.which("tar") and shutil.which("zstd"):
         command = ["tar", "--zstd", "-tf", str(path)]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: ASYNC221
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)  # noqa: ASYNC221
         assert (len(listed.stdout.splitlines()), listed.stderr) == (len(names), "")
 
 
@@ -180,7 +180,7 @@ async def test_an_archive_in_a_pipe_a_file_and_a_store(tmp_path: Path) -> None:
         with open(reading, "rb", buffering=0) as end:  # noqa: ASYNC230
             assert (await restore(other, end)).ok
 
-    await asyncio.wait_for(asyncio.gather(write(), read()), 60)
+    await asyncio.wait_for(asyncio.gather(write(), read()), 120)
     assert await content(other) == {key: value for key, value in before.items() if key.startswith("configs")}
     for source in (path, place):
         another = memory()
@@ -206,7 +206,7 @@ async def test_a_program_without_the_library_s_help_makes_an_archive_of_standard
         "asyncio.run(run)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "data")]
-    run = subprocess.run(command, cwd=PROJECT, capture_output=True, check=True, timeout=60)  # noqa: ASYNC221
+    run = subprocess.run(command, cwd=PROJECT, capture_output=True, check=True, timeout=120)  # noqa: ASYNC221
     other, done = await restored(run.stdout)
     assert done.ok
     assert await other.load("a") == [1]

@@ -96,7 +96,7 @@ async def test_the_next_page_is_on_its_way_while_one_is_used() -> None:
         found: list[str] = []
         async for entry in backend.objects.iterate(details=True):
             found.append(str(getattr(entry, "key", entry)))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 await asked.wait()
         assert found == ["a", "b", "c"]
         assert len(service.seen) == 2
@@ -106,7 +106,7 @@ async def test_the_next_page_is_on_its_way_while_one_is_used() -> None:
         async with aclosing(aiter(backend.objects.iterate(details=True))) as entries:
             async for _ in entries:
                 break
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while left := asyncio.all_tasks() - before:
                 await asyncio.wait(left)
         await backend.close()

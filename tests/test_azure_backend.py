@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from azure.core.credentials import AccessToken
@@ -39,11 +40,16 @@ from storage_lib.errors import (
     StorageError,
     StorageUnavailableError,
     TransientStorageError,
+    UnsupportedOperationError,
 )
+from storage_lib.manager import StorageManager
 from storage_lib.names import given_name
+from storage_lib.ports.link_model import MAX_LINK_SECONDS
 from storage_lib.ports.objects import ListEntry, ObjectStore
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
+from tests.certificates import self_signed
 from tests.layers import PassThrough
+from tests.plain_http import fetch
 
 pytestmark = [
     # azure-data-tables reads error bodies so, and hands batches of several MB to aiohttp as bytes.
@@ -572,6 +578,8 @@ def _token() -> str:
     claims = {
         "aud": "https://storage.azure.com",
         "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",
+        "oid": "23657296-5cd5-45b0-a809-d972a7f4dfe1",
+        "tid": "ab1f708d-50f6-404c-a006-d71b2ac7a606",
         "iat": now - 60,
         "nbf": now - 60,
         "exp": now + 3600,
@@ -587,43 +595,9 @@ async def azurite_tls(
 
     folder = tmp_path_factory.mktemp("azurite-tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
-    _self_signed(cert, key)
+    self_signed(cert, key)
     async with Azurite(folder / "data", oauth=True, cert=cert, key=key) as server:
         yield server, cert
-
-
-def _self_signed(cert: Path, key: Path) -> None:
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(private, hashes.SHA256())
-    )
-    cert.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    key.write_bytes(
-        private.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
 
 
 def _with_identity(azurite: Any, cert: Path, credential: Any) -> AzureStorageBackend:
@@ -655,6 +629,45 @@ async def test_an_identity_opens_all_three(azurite_tls: tuple[Any, Path], identi
         "https://storage.azure.com/.default"
     }
     assert len(credential.scopes) <= 5, "each client keeps its token until it expires"
+
+
+async def test_an_identity_signs_links(azurite_tls: tuple[Any, Path]) -> None:
+    """By a user delegation key, which serves many of them."""
+    cafile = str(azurite_tls[1])
+    async with _with_identity(*azurite_tls, _Identity()) as backend:
+        storage = StorageManager(backend=backend)
+        to_save = await storage.link("a/k", method="PUT", content_type="text/plain")
+        sent = await fetch("PUT", to_save.url, b"hello", to_save.headers, cafile=cafile)
+        assert sent.status == 201, sent.body
+        assert await storage.load("a/k") == "hello"
+        to_load = await storage.link("a/k", expires_in=MAX_LINK_SECONDS)
+        got = await fetch("GET", to_load.url, cafile=cafile)
+        assert (got.status, got.body) == (200, b"hello")
+        # It ends with the key, which begins a little earlier.
+        left = to_load.expires_at - datetime.now(UTC)
+        assert timedelta(days=6, hours=23) < left < timedelta(days=7)
+        keys = {parse_qs(urlsplit(link.url).query)["ske"][0] for link in (to_save, to_load)}
+        assert len(keys) == 1
+        for wrong in (to_load.url.replace("sp=r", "sp=rw"), to_load.url.replace("/a/k", "/a/l")):
+            assert (await fetch("GET", wrong, cafile=cafile)).status == 403
+
+
+async def test_a_shared_access_signature_signs_no_links(azurite: Any) -> None:
+    async with AzureStorageBackend(azurite.connection_string, container=a_container()) as backend:
+        await backend.objects.put("k", b"x")
+        link = await StorageManager(backend=backend).link("k")
+    sas = urlsplit(link.url).query
+    given = AzureStorageBackend(
+        blob_endpoint=azurite.url(azurite.blob_port),
+        queue_endpoint=azurite.url(azurite.queue_port),
+        table_endpoint=azurite.url(azurite.table_port),
+        credential=sas,
+        container=urlsplit(link.url).path.split("/")[2],
+    )
+    with pytest.raises(UnsupportedOperationError, match="shared access signature") as refused:
+        await StorageManager(backend=given).link("k")
+    assert "sig=" not in str(refused.value)
+    await given.close()
 
 
 @pytest.mark.parametrize("name", ALL_CALLS)

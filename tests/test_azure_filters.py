@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from storage_lib.backends.azure.filters import question
 from storage_lib.ports.odata import Compare, Constants, Junction, Node, Not, compile_filter
 from storage_lib.ports.tables import Entity
+from tests.effort import examples
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 123_456, UTC)
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -110,7 +111,7 @@ def leaves_nothing_out(template: str, constant: Any, held: Any) -> None:
 TEMPLATES = [template for how in _COMPARE for template in (f"v {how} @v", f"not (v {how} @v)")]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(template=st.sampled_from(TEMPLATES), constant=NUMBERS, held=NUMBERS, same=st.booleans())
 def test_numbers_of_every_type_are_asked_for(template: str, constant: Any, held: Any, same: bool) -> None:
     leaves_nothing_out(template, constant, held)
@@ -127,7 +128,7 @@ def test_an_int_meets_a_double_and_a_double_an_int(template: str) -> None:
             leaves_nothing_out(template, constant, held)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(template=st.sampled_from(TEMPLATES), constant=TIMES, held=TIMES, rest=st.integers(0, 9))
 def test_what_the_service_keeps_of_a_time_beyond_a_microsecond_loses_no_row(
     template: str, constant: datetime, held: datetime, rest: int

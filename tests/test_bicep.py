@@ -30,6 +30,7 @@ from tests.bicep import (
     walk,
 )
 from tests.conftest import PROJECT
+from tests.effort import examples
 from tests.infra_model import BASE, SCENARIOS
 
 ACCOUNT = "resource account 'Microsoft.Storage/storageAccounts@2026-06-01' = {\n  name: 'st'\n}\n"
@@ -179,6 +180,15 @@ def evaluate(expression: str, before: str = "", kind: str = "object", **files: s
         ("map([1], (x, y) => x)", BicepError),
         ("flatten([[0, 1], [2]])", [0, 1, 2]),
         ("flatten(['ab'])", BicepError),
+        ("range(1, 3)", [1, 2, 3]),
+        ("range(1, 0)", []),
+        ("range(1, -1)", BicepError),
+        ("range('1', 3)", BicepError),
+        ("567 / 3", 189),
+        ("7 / 2", 3),
+        ("-7 / 2", -3),
+        ("7 / 0", BicepError),
+        ("7 / '2'", BicepError),
         ("[for x in 'ab': x]", BicepError),
         ("[for (x, i) in ['a', 'b']: '${i}${x}']", ["0a", "1b"]),
         ("toObject([1, 2], i => 'k${i}')", {"k1": 1, "k2": 2}),
@@ -477,7 +487,7 @@ def test_the_answer_is_the_same_in_every_process() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         ).stdout
         for seed in range(1, 9)
     }
@@ -598,7 +608,7 @@ WORDS = re.split(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.lists(st.sampled_from([*WORDS, "\n"]), max_size=30).map(" ".join),
     st.sampled_from(["", ACCOUNT, "param a string = '1'\nvar b = [a]\n"]),
@@ -621,7 +631,7 @@ LEAVES = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data())
 def test_a_template_with_another_word_in_it_is_evaluated_or_refused(data: st.DataObject) -> None:
     """A word of some template instead of another one, or of none, in whichever is deployed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -37,14 +38,55 @@ def test_bindings_are_those_of_the_snapshot() -> None:
         assert function == expected[name], name
 
 
-def test_only_liveness_is_anonymous() -> None:
+def test_a_literal_route_is_tried_before_the_one_with_a_parameter_that_would_take_it() -> None:
+    """The host tries routes in the order of the functions' names (azure-functions-host, issue 9876), and
+    nothing at all is a rest of the path, too."""
+    triggers = {
+        name: binding
+        for name, function in bindings().items()
+        for binding in function
+        if binding["type"] == "httpTrigger"
+    }
+    found = set[str]()
+    for name, trigger in triggers.items():
+        template = re.sub(r"/\{\*\w+\}$", "(/.*)?", trigger["route"])
+        if template == trigger["route"]:
+            template = re.sub(r"\{\w+\}", "[^/]+", template)
+        for other, literal in triggers.items():
+            if (
+                "{*" not in literal["route"]
+                and other != name
+                and re.fullmatch(template, literal["route"])
+                and set(trigger["methods"]) & set(literal["methods"])
+            ):
+                assert other.lower() < name.lower(), f"{other} would never be called: {name} comes first"
+                found.add(name)
+    assert {"save_object", "show_upload", "get_task"} <= found
+
+
+BY_LINK = {
+    "load_by_link",
+    "head_by_link",
+    "save_by_link",
+    "by_query_load_by_link",
+    "by_query_save_by_link",
+}
+"""What is allowed there, the signature of the URL says."""
+
+
+def test_only_liveness_signed_links_and_the_empty_console_are_anonymous() -> None:
     levels = {
         name: binding["authLevel"]
         for name, function in bindings().items()
         for binding in function
         if binding["type"] == "httpTrigger"
     }
-    assert {name for name, level in levels.items() if level == "ANONYMOUS"} == {"health_live"}
+    assert {name for name, level in levels.items() if level == "ANONYMOUS"} == {
+        "health_live",
+        "console_page",
+        "console_asset",
+        *BY_LINK,
+    }
     assert set(levels.values()) == {"ANONYMOUS", "FUNCTION"}
 
 

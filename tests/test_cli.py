@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import stat
+import struct
 import subprocess
 import sys
+import termios
 import time
 import uuid
 from datetime import UTC, datetime
@@ -255,14 +259,14 @@ async def test_a_closed_pipe_ends_it_quietly(cli: Cli, data: StorageConfig) -> N
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(60) == -signal.SIGPIPE
+    assert process.wait(120) == -signal.SIGPIPE
 
 
 def test_streams_may_be_closed(cli: Cli) -> None:
     cli("save", "x", stdin="1")
     command = shlex.join([*PROGRAM, "rm", "x", "--yes"])
     subprocess.run(
-        ["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=cli.folder, env=environment(), check=True, timeout=60
+        ["sh", "-c", f"{command} <&- >&- 2>&-"], cwd=cli.folder, env=environment(), check=True, timeout=120
     )
     assert cli("ls").lines == []
 
@@ -274,56 +278,132 @@ def test_ctrl_c_ends_it_as_a_signal_does(cli: Cli) -> None:
     assert process.stderr is not None
     process.stdin.write(b"begun")
     process.stdin.flush()
-    _wait_until_it_sleeps(process.pid)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == -signal.SIGINT
-    assert process.stderr.read() == b""
-    process.stdin.close()
-    process.stderr.close()
+    try:
+        _wait_until_it_sleeps(process.pid, process.stdin.fileno())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == -signal.SIGINT
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stderr.close()
     assert cli("ls").lines == []
 
 
-def _wait_until_it_sleeps(pid: int) -> None:
-    """Until it waits for its stdin in the event loop."""
-    until = time.monotonic() + 60
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["query", "-"],
+        ["access", "check", "-"],
+        ["access", "digest"],
+        ["queues", "send", "work", "-"],
+        ["rm", "--yes", "-"],
+        ["tasks", "submit", "work", "-"],
+        ["versions", "save", "x", "-"],
+    ],
+    ids=" ".join,
+)
+def test_ctrl_c_ends_each_command_that_reads_its_stdin(cli: Cli, arguments: list[str]) -> None:
+    (cli.folder / "data").mkdir()
+    process = cli.start(*arguments, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    try:
+        _wait_until_it_sleeps(process.pid, process.stdin.fileno(), "pipe_read")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def test_a_queue_that_does_not_exist_is_named_as_it_was_given(cli: Cli) -> None:
+    (cli.folder / "data").mkdir()
+    assert "queue 'q' does not exist" in cli("queues", "peek", "q", code=3).err
+
+
+def test_an_audit_log_that_does_not_exist_is_named(cli: Cli) -> None:
+    (cli.folder / "data").mkdir()
+    assert cli("audit", "verify", "none", code=3).err == "error: none does not exist\n"
+
+
+def test_ctrl_c_is_not_lost_among_imports() -> None:
+    """Python prints an interrupt that comes in a callback, such as the one with which an import ends, and
+    goes on."""
+    pressed = """
+import os, signal, sys
+class Pressed:
+    def find_spec(self, name, *_):
+        if name == "storage_lib.cli.program":
+            class Callback:
+                def __del__(self):
+                    os.kill(os.getpid(), signal.SIGINT)
+            Callback()
+sys.meta_path.insert(0, Pressed())
+sys.argv[1:] = ["--version"]
+from storage_lib.cli.__main__ import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", pressed], cwd=PROJECT, env=environment(), capture_output=True, timeout=120
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
+
+
+def _wait_until_it_sleeps(pid: int, pipe: int, where: str = "epoll") -> None:
+    """Until it has read what is in the pipe, and waits for more, by default in the event loop."""
+    until = time.monotonic() + 120
     while time.monotonic() < until:
-        with open(f"/proc/{pid}/wchan") as waiting, open(f"/proc/{pid}/maps") as loaded:
-            if "epoll" in waiting.read() and "msgspec" in loaded.read():
+        (left,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+        with open(f"/proc/{pid}/wchan") as waiting:
+            if not left and where in waiting.read():
                 return
         time.sleep(0.05)
     raise AssertionError("it never read its stdin")
 
 
 def test_it_starts_fast() -> None:
-    """Below 150 ms on a quiet machine; here it is compared with what Python and typer need themselves."""
+    """Below 150 ms on a quiet machine; here the time of the processor is compared with what Python and typer
+    need themselves."""
 
-    def fastest(*arguments: str) -> float:
-        times: list[float] = []
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run(arguments, cwd=PROJECT, env=environment(), stdout=subprocess.DEVNULL, check=True)
-            times.append(time.perf_counter() - began)
-        return min(times)
+    def cost(*arguments: str) -> float:
+        began = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(arguments, cwd=PROJECT, env=environment(), stdout=subprocess.DEVNULL, check=True)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
 
-    bare = fastest(sys.executable, "-c", "import typer.main")
-    assert fastest(*PROGRAM, "--help") < 2.5 * bare
-    assert fastest(*PROGRAM, "--version") < 2.5 * bare
-    code = "import sys\nsys.argv[1:] = ['--help']\nimport os\nos._exit = lambda code: print(*sys.modules)\n"
+    commands = ((sys.executable, "-c", "import typer.main"), (*PROGRAM, "--help"), (*PROGRAM, "--version"))
+    rounds = [[cost(*command) for command in commands] for _ in range(5)]
+    bare, helped, told = map(min, zip(*rounds, strict=True))
+    assert helped < 2.5 * bare
+    assert told < 2.5 * bare
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["ls", "--help"], ["completion", "bash"], ["tasks", "list", "-n", "5", "--help"]],
+    ids=" ".join,
+)
+def test_what_needs_no_store_imports_little(arguments: list[str]) -> None:
+    code = f"import sys\nsys.argv[1:] = {arguments}\nimport os\nos._exit = lambda code: print(*sys.modules)\n"
     code += "from storage_lib.cli.__main__ import main\nmain()"
-    loaded = (
-        subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=PROJECT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        .stdout.splitlines()[-1]
-        .split()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    loaded = done.stdout.splitlines()[-1].split()
     assert "typer" in loaded
-    assert {"asyncio", "msgspec", "rich", "logging", "storage_lib.manager"}.isdisjoint(loaded)
+    assert {"pydantic", "rich", "storage_lib.manager"}.isdisjoint(loaded)
+    if arguments[-2:] in (["--help"], ["ls", "--help"]):
+        assert {"asyncio", "msgspec", "logging"}.isdisjoint(loaded)
 
 
 # -- the other commands
@@ -349,6 +429,8 @@ def test_versions(cli: Cli) -> None:
     cli("versions", "save", "m", stdin="3")
     assert cli("versions", "prune", "m", "--keep-last", "0", "--dry-run").lines == ["v1"]
     cli("versions", "prune", "m", "--keep-last", "0", code=4)
+    for arguments in (["list", "none"], ["prune", "none", "--keep-last", "0", "--yes"]):
+        assert "'none' has no versions" in cli("versions", *arguments, code=3).err
     asked = "Delete 1 version of m (v1)? [y/N] "
     assert "Deleted 1 version." in cli.terminal(
         "versions", "prune", "m", "--keep-last", "0", typed={asked: "y\n"}
@@ -393,11 +475,31 @@ async def test_tasks(cli: Cli, data: StorageConfig) -> None:
         for message in await storage.backend.queues.receive(TASK_QUEUE, max_messages=32):
             await engine.deliver(message.text, queue=TASK_QUEUE)
             await storage.backend.queues.delete(TASK_QUEUE, message)
-    seen = [json.loads(line) for line in watching.communicate(timeout=60)[0].splitlines()]
+    seen = [json.loads(line) for line in watching.communicate(timeout=120)[0].splitlines()]
     assert watching.returncode == 1  # One of them has failed.
     assert {each["task_id"]: each["status"] for each in seen} == {task: "succeeded", other: "failed"}
     assert cli("tasks", "list", "--status", "failed", "--since", "1h").text.count("key-not-found") == 1
     assert cli("tasks", "cancel", task, code=4).err.startswith("error: ")
+    counted = cli("tasks", "counts", "--agent", "ceo").lines
+    assert sorted(line.split("\t")[0] for line in counted) == sorted(TaskStatus)
+    assert "failed\t1" in cli("tasks", "counts").lines
+    assert cli("tasks", "list", "--status", "failed,dead").text.count("key-not-found") == 1
+    tagged = cli("tasks", "submit", "query", '{"sql": "s", "tables": {"t": "x"}}', "--correlation-id", "c")
+    of_it = ("--correlation-id", "c")
+    assert cli("tasks", "list", *of_it).lines[0].split("\t")[0] == tagged.text.strip()
+    assert cli("tasks", "cancel", *of_it, "--dry-run").lines == [f"{tagged.text.strip()}\tqueued"]
+    assert cli("tasks", "cancel", *of_it).lines == [f"{tagged.text.strip()}\tcancelled"]
+    assert cli("tasks", "requeue", *of_it).lines == []
+    assert cli("tasks", "requeue", *of_it, "--status", "cancelled").lines == [
+        f"{tagged.text.strip()}\tqueued"
+    ]
+    cli("tasks", "delete", tagged.text.strip(), code=4)
+    cli("tasks", "cancel", *of_it)
+    cli("tasks", "delete", tagged.text.strip())
+    cli("tasks", "show", tagged.text.strip(), code=3)
+    cli("tasks", "cancel", code=2)
+    cli("tasks", "cancel", "x", *of_it, code=2)
+    assert any(line.startswith("query\tRun a SELECT") for line in cli("tasks", "actions").lines)
     cli("tasks", "submit", "nope", code=2)
     cli("tasks", "show", "x", code=3)
 
@@ -605,6 +707,11 @@ def test_every_command_runs_on_a_terminal(cli: Cli) -> None:
     assert shows("tasks list").split()[:5] == ["ID", "STATUS", "ACTION", "AGENT", "CREATED"]
     assert "status: queued\n" in shows("tasks show", task)
     assert "has not ended within 0" in shows("tasks watch", task, "--timeout", "0", code=5)
+    assert "analyze_report" in shows("tasks actions")
+    assert re.search(r"^queued\s+1$", shows("tasks counts"), re.MULTILINE)
+    ended = shows("tasks submit", "analyze_report", '{"report": "y"}').strip()
+    assert shows("tasks cancel", ended) == f"Task {ended} is cancelled.\n"
+    assert shows("tasks delete", ended) == ""
     assert [line.split() for line in shows("tables list").splitlines()] == [
         ["TABLE", "OF"],
         ["tasks", "tasks"],
@@ -617,6 +724,15 @@ def test_every_command_runs_on_a_terminal(cli: Cli) -> None:
     assert shows("queues list", "l").split() == ["QUEUE", "OF", "letters"]
     assert shows("queues length", "letters") == "1\n"
     assert shows("queues clear", "letters", "--yes") == "Removed 1 message.\n"
+    assert shows("conversations append", "c/1", '[{"id": "m1", "n": 1}, {"n": 2}]') == "2\n"
+    assert "at position 2, not 1" in shows("conversations append", "c/1", "{}", "--if-position", "1", code=4)
+    assert shows("conversations list", "c/").split()[:7] == [
+        *("ID", "MESSAGES", "CHANGED", "TOPIC", "PARTICIPANTS", "c/1", "2"),
+    ]
+    assert '{"id":"m1","n":1}' in shows("conversations show", "c/1")
+    assert shows("conversations fork", "c/1", "d") == "Copied 2 messages to d.\n"
+    assert '"conversation_id": "d"' in shows("conversations export", "d")
+    assert shows("conversations delete", "d", "--yes") == "Deleted d.\n"
     assert "ok       connectivity: the store answers" in shows("doctor")
     assert shows("sweep") == "0\nRemoved 0 objects.\n"
     cli("save", "y", stdin="1", AGENT_STORAGE_AUDIT="file")

@@ -30,7 +30,7 @@ from deployment.package import SITE, build, pack
 from tests.conftest import PROJECT
 from tests.test_bindings import bindings
 
-OWN = ("actions", "functions", "storage_lib")
+OWN = ("actions", "integrations", "functions", "storage_lib")
 
 SECRETS = (
     *(".env", "prod.env", "local.settings.json", "prod.settings.json", ".azure/agents-dev/.env", "id_rsa"),
@@ -74,6 +74,7 @@ async def ask(name, method, path, body=b"", **route):
 
 async def all():
     key = "configs/ceo.json"
+    tools = b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}'
     task = b'{"action": "analyze_report", "agent_id": "ceo", "payload": {"report": "configs/ceo.json"}}'
     answers = [
         await ask("health_live", "GET", "health/live"),
@@ -81,6 +82,7 @@ async def all():
         await ask("save_object", "PUT", "objects/" + key, b'{"name": "ceo"}', key=key),
         await ask("load_object", "GET", "objects/" + key, key=key),
         await ask("submit_task", "POST", "tasks", task),
+        await ask("exchange_mcp_message", "POST", "mcp", tools),
     ]
     await function_app.shutdown()
     return answers
@@ -179,7 +181,6 @@ def content(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.timeout(300)
 def test_the_archive_has_the_app_and_nothing_else(home: Path) -> None:
     files = content(home / "app")
     sources = {path for path in files if not path.startswith(str(SITE)) and "__pycache__" not in path}
@@ -187,7 +188,16 @@ def test_the_archive_has_the_app_and_nothing_else(home: Path) -> None:
     assert {"function_app.py", "host.json"} | mine <= sources
     for path in sources - {"function_app.py", "host.json"} - mine:
         assert path.startswith(tuple(f"{folder}/" for folder in OWN)), path
-        assert path.endswith((".py", "/py.typed")), path
+        assert path.endswith(
+            (
+                ".py",
+                "/py.typed",
+                "openapi/page.css",
+                "console/assets/console.js",
+                "console/assets/charts.js",
+                "console/assets/console.css",
+            )
+        ), path
     for folder in OWN:
         everything = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / folder).rglob("*.py")}
         assert {path for path in everything - sources if "/testing/" not in path} == set()
@@ -200,7 +210,6 @@ def test_the_archive_has_the_app_and_nothing_else(home: Path) -> None:
     assert content(home / "fresh" / "dist" / "app") == files | {".funcignore"}, "azd packs this folder"
 
 
-@pytest.mark.timeout(300)
 def test_the_wheels_are_those_of_the_lock_for_linux(home: Path) -> None:
     site = home / "app" / SITE
     wanted = pins((PROJECT / "requirements.lock").read_text())
@@ -218,7 +227,6 @@ def test_the_wheels_are_those_of_the_lock_for_linux(home: Path) -> None:
         )
 
 
-@pytest.mark.timeout(300)
 def test_all_byte_code_is_valid_whatever_the_times_of_files_are(home: Path) -> None:
     app = home / "app"
     sources = {path for path in app.rglob("*.py") if path.relative_to(app).parts[0] != SITE.parts[0]}
@@ -230,7 +238,6 @@ def test_all_byte_code_is_valid_whatever_the_times_of_files_are(home: Path) -> N
         assert code[4:] == b"\x01\0\0\0", f"{source}: unchecked-hash"
 
 
-@pytest.mark.timeout(300)
 def test_it_starts_with_nothing_else(home: Path, record_property: Any) -> None:
     app, platform = home / "app", home / "platform"
     runtime = Path(azure_functions_runtime.__file__).parent
@@ -254,12 +261,13 @@ def test_it_starts_with_nothing_else(home: Path, record_property: Any) -> None:
     strangers += [f for f in told["files"] if "site-packages" in f and not f.startswith(str(app / SITE))]
     assert strangers == [], "it used something beside the archive"
     assert sorted(told["functions"]) == sorted(bindings())
-    live, ready, saved, loaded, submitted = told["answers"]
+    live, ready, saved, loaded, submitted, tools = told["answers"]
     assert live == ["200", '{"status":"live"}']
     assert ready[0] == "200", ready
     assert (saved[0], json.loads(saved[1])["key"]) == ("201", "configs/ceo.json")
     assert loaded == ["200", '{"name": "ceo"}']
     assert submitted[0] == "202", submitted
+    assert (tools[0], len(json.loads(tools[1])["result"]["tools"]) > 10) == ("200", True), tools
     assert content(app) == before, "some module had no valid byte code"
     archive = home / "fresh" / "dist" / "app.zip"
     record_property(
@@ -274,7 +282,6 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.timeout(300)
 def test_a_cold_start_costs_little_more_than_its_two_dependencies(home: Path, record_property: Any) -> None:
     """Of the processor's time, which others that want it too change least; in turn, so that a change of the
     machine's speed meets both; and the least of several."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployment.variables import BOOLEAN, RULES, faults, other_names
+from deployment.variables import BOOLEAN, MEMBERS, RULES, faults, other_names
 from tests.conftest import PROJECT
 
 INFRA = PROJECT / "infra"
@@ -31,8 +31,31 @@ def refused(**environment: str) -> list[str]:
 
 
 def test_every_parameter_that_can_be_set_is_known() -> None:
-    assert DOCUMENT["parameters"].keys() <= RULES.keys()
+    assert DOCUMENT["parameters"].keys() <= RULES.keys() | MEMBERS.keys()
     assert len(VARIABLES) > 12
+
+
+@pytest.mark.parametrize(
+    ("origins", "good"),
+    [
+        ([], True),
+        (["https://example.com", "http://localhost:3000"], True),
+        (["*"], True),
+        (["*", "https://example.com"], False),
+        (["https://example.com/"], False),
+        (["https://example.com/app"], False),
+        (["example.com"], False),
+        (["https://Example.com"], False),
+        (["https://*.example.com"], False),
+        (["null"], False),
+        ([1], False),
+    ],
+)
+def test_an_origin_that_no_page_has_is_refused(origins: list[Any], good: bool) -> None:
+    document = {"parameters": DOCUMENT["parameters"] | {"corsOrigins": {"value": origins}}}
+    found = list(faults(document, OTHERS, {}))
+    assert (found == []) == good
+    assert all("corsOrigins" in each for each in found)
 
 
 def test_the_rules_are_those_of_the_template() -> None:
@@ -121,6 +144,9 @@ def test_what_was_meant_is_suggested_with_its_command(variable: str, value: str,
         ("AGENT_STORAGE_NAMESPACE", "my-app"),
         ("AGENT_STORAGE_NAMESPACE", "agent"),
         ("AGENT_STORAGE_NAMESPACE", "a" * 21),
+        ("AGENT_TASK_QUEUES", "0"),
+        ("AGENT_TASK_QUEUES", "17"),
+        ("AGENT_TASK_QUEUES", "four"),
         ("AZURE_LOCATION", "west-europe"),
         ("AZURE_ENV_NAME", "agents dev"),
         ("AZURE_ENV_NAME", "a" * 65),

@@ -11,12 +11,14 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from devhost import kestrel
+from devhost.__main__ import RESTART_SECONDS
 from devhost.answers import Answer, to_answer
 from devhost.errors import DevhostError
 from devhost.hostjson import HostJson, QueueOptions, is_disabled, load_host_json
@@ -61,6 +63,7 @@ def task(req: func.HttpRequest) -> str:
 @app.route(route="answer/{kind}", methods=["GET", "HEAD"])
 def answer(req: func.HttpRequest) -> func.HttpResponse:
     headers = {
+        "varies": {"Vary": "Accept-Encoding"},
         "right": {"Content-Length": "4"},
         "long": {"Content-Length": "9"},
         "short": {"Content-Length": "3"},
@@ -438,32 +441,104 @@ def test_cors_of_local_settings(host: Running) -> None:
     response, _ = host.ask("GET", "/api/o/a", headers={"Origin": "https://console.example"})
     assert response.headers["Access-Control-Allow-Origin"] == "https://console.example"
     assert response.headers["Access-Control-Allow-Credentials"] == "true"
+    response, _ = host.ask("GET", "/api/answer/varies", headers={"Origin": "https://console.example"})
+    assert response.headers["Vary"] == "Accept-Encoding, Origin"
     response, _ = host.ask("OPTIONS", "/api/o/a", headers={"Origin": "https://evil.example"})
     assert response.status == 403
+
+
+def test_no_key_is_in_the_log_of_the_host(host: Running) -> None:
+    """Whatever the host makes of the request: it is served, refused, malformed, too large or cut off."""
+    key = "planted-key-0123456789"
+    headers = {"x-functions-key": key, "Authorization": f"Bearer {key}", "Cookie": f"a={key}"}
+    for method, path, more in (
+        ("GET", f"/api/o/a?code={key}", {}),
+        ("GET", f"/api/none?code={key}", {}),
+        ("PATCH", f"/api/o/a?code={key}", {}),
+        ("GET", f"/api/o/%00?code={key}", {}),
+        ("GET", f"/api/o/a?code={key}", {"Host": "evil.example"}),
+        ("GET", f"/api/o/a?code={key}", {"Origin": "https://evil.example"}),
+        ("OPTIONS", f"/api/o/a?code={key}", {"Origin": "https://evil.example"}),
+        ("GET", f"/api/answer/text?code={key}", {}),
+        ("GET", f"/api/answer/junk?code={key}", {}),
+    ):
+        host.ask(method, path, headers=headers | more)
+    host.ask("PUT", f"/api/o/a?code={key}", b"x" * 100_001, headers)
+    for line, more in (
+        (f"GET /api/o/a?code={key}#x HTTP/1.1", ""),
+        (f"GET /api/o/ä?code={key} HTTP/1.1", ""),
+        (f"GET http://localhost/api/o/a?code={key} HTTP/1.1", ""),
+        (f"GET /api/o/a?code={key} HTTP/9", ""),
+        (f"GET /api/o/a?code={key} HTTP/1.1", f"x-functions-key {key}\r\n"),
+        ("GET /api/o/a HTTP/1.1", f"x-functions-key: {key}\x01\r\n"),
+    ):
+        wire(host, f"{line}\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n".encode())
+    status_of(host, b"/api/o/done")
+    wait_for(lambda: "/api/o/done" in host.log)
+    assert key not in host.log
+    assert not any(key in line for line in host.output)
 
 
 # --- slow clients
 
 
 QUICK = Patience(idle=1.0, head=0.1, body=-0.9)
+# As quick with requests, and patient with connections.
+PATIENT = Patience(idle=600, head=0.1, body=-0.9)
 
 
-@pytest.fixture
-async def quick() -> AsyncIterator[int]:
-    """A server whose patience is counted in tenths of a second."""
-
+@asynccontextmanager
+async def served_with(patience: Patience) -> AsyncIterator[int]:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         try:
-            return Answer(200, body=await kestrel.read_body(request, 1000, QUICK))
+            return Answer(200, body=await kestrel.read_body(request, 1000, patience))
         except kestrel.BodyTooSlowError:
             return Answer(500, close=True)
 
-    runner = web.ServerRunner(kestrel.Server(handle, QUICK))
+    runner = web.ServerRunner(kestrel.Server(handle, patience))
     await runner.setup()
     bound = bind("127.0.0.1", 0)
     await web.SockSite(runner, bound).start()
     yield bound.getsockname()[1]
     await runner.cleanup()
+
+
+@pytest.fixture
+async def quick() -> AsyncIterator[int]:
+    """A server whose patience is counted in tenths of a second."""
+    async with served_with(QUICK) as port:
+        yield port
+
+
+@pytest.fixture
+async def patient() -> AsyncIterator[int]:
+    """One that waits for the next request as long as need be."""
+    async with served_with(PATIENT) as port:
+        yield port
+
+
+async def sending(port: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which this has been sent before the server, which runs in this loop, knows of it."""
+    connected = socket.create_connection(("127.0.0.1", port))
+    connected.sendall(data)
+    return await asyncio.open_connection(sock=connected)
+
+
+async def test_a_fault_of_the_host_shows_no_key(caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(request: web.BaseRequest) -> web.StreamResponse:
+        raise RuntimeError("a fault")
+
+    runner = web.ServerRunner(kestrel.Server(fails))
+    await runner.setup()
+    bound = bind("127.0.0.1", 0)
+    await web.SockSite(runner, bound).start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", bound.getsockname()[1])
+    writer.write(b"GET /api/o/a?code=planted-key HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), DEADLINE)).startswith(b"HTTP/1.1 500 ")
+    writer.close()
+    await runner.cleanup()
+    assert "devhost failed on /api/o/a" in caplog.text
+    assert "planted-key" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -479,21 +554,21 @@ async def quick() -> AsyncIterator[int]:
     ],
 )
 async def test_slow_clients(quick: int, sent: bytes, answer: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", quick)
-    writer.write(sent)
+    reader, writer = await sending(quick, sent)
     async with asyncio.timeout(DEADLINE):
         assert await reader.readline() == answer
     writer.close()
 
 
-async def test_an_idle_connection_is_not_a_slow_request(quick: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", quick)
+async def test_an_idle_connection_is_not_a_slow_request(patient: int) -> None:
+    request = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na"
+    reader, writer = await sending(patient, request)
     for _ in range(2):
-        writer.write(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na")
         async with asyncio.timeout(DEADLINE):
             assert (await reader.readuntil(b"\r\n0\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
         # Longer than a request's headers may take.
         await asyncio.sleep(0.3)
+        writer.write(request)
     writer.close()
 
 
@@ -502,9 +577,8 @@ async def test_an_idle_connection_is_not_a_slow_request(quick: int) -> None:
     [(b"", b""), (b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\na", b"HTTP/1.1 200 OK\r\n")],
 )
 async def test_an_idle_connection_is_closed(quick: int, sent: bytes, answer: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", quick)
     started = time.monotonic()
-    writer.write(sent)
+    reader, writer = await sending(quick, sent)
     async with asyncio.timeout(DEADLINE):
         assert (await reader.read()).startswith(answer)
     assert time.monotonic() - started > 0.9
@@ -517,9 +591,10 @@ def test_times() -> None:
     assert DEFAULT_BODY_LIMIT == 104_857_600
 
 
-async def test_the_rest_of_a_body_is_not_a_slow_request(quick: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", quick)
-    writer.write(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+async def test_the_rest_of_a_body_is_not_a_slow_request(patient: int) -> None:
+    reader, writer = await sending(
+        patient, b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     async with asyncio.timeout(DEADLINE):
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
     writer.write(b"1\r\na\r\n0\r\n\r\n")
@@ -764,14 +839,11 @@ async def test_a_host_that_always_stops_soon_is_started_in_pauses_and_can_be_end
         def meanwhile() -> None:
             with serve(write_app(tmp_path, STOPS), **settings) as host:
                 stopped = "the platform stops the host here and starts it again"
-                for times in (1, 2, 3):
-                    wait_for(lambda times=times: host.log.count(stopped) == times)
+                wait_for(lambda: host.log.count(stopped) >= 3)
                 host.process.send_signal(signal.SIGINT)
                 assert host.process.wait(DEADLINE) in (0, 130, -signal.SIGINT)
                 starts = [float(line) for line in (tmp_path / "starts").read_text().split()]
-                assert len(starts) == 3
-                at_once, later = starts[1] - starts[0], starts[2] - starts[1]
-                assert later - at_once > 3
+                assert starts[2] - starts[1] > RESTART_SECONDS
                 assert "KeyboardInterrupt" not in host.log
 
         await asyncio.to_thread(meanwhile)
@@ -787,7 +859,7 @@ TIMER = """
 @app.timer_trigger(arg_name="timer", schedule="* * * * * *", run_on_startup=True)
 async def timer(timer: func.TimerRequest) -> None:
     (HERE / "timer.began").touch()
-    await asyncio.sleep(5)
+    await asyncio.sleep(600)
     (HERE / "timer.ended").touch()
 """
 

@@ -158,10 +158,10 @@ async def test_of_several_hosts_one_runs_the_timers(tmp_path: Path) -> None:
     for host in hosts:
         host.start()
     await until(lambda: any(each.bodies for each in runs))
-    (first,) = (at for at, each in enumerate(runs) if each.bodies)
+    first = next(at for at, each in enumerate(runs) if each.bodies)
     await hosts[first].stop()
     # Another takes over when the lease has ended.
-    await until(lambda: sum(bool(each.bodies) for each in runs) == 2)
+    await until(lambda: sum(bool(each.bodies) for each in runs) >= 2)
     for host in hosts:
         await host.stop()
     assert max(each.most for each in runs) == 1
@@ -175,7 +175,7 @@ async def test_a_host_that_lost_the_lease_runs_the_timers_again_after_its_end(
     host = Timers([timer], TimerLease(tmp_path, 60), renew_seconds=0.2)
     host.start()
     await until(lambda: bool(runs.bodies))
-    ends = datetime.now(UTC) + timedelta(seconds=1.5)
+    ends = datetime.now(UTC) + timedelta(seconds=4)
     (tmp_path / "lease.json").write_text(json.dumps({"owner": "another", "ends": ends.isoformat()}))
     await until(lambda: "another host took the lease" in caplog.text)
     before = len(runs.bodies)

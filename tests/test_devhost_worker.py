@@ -31,6 +31,7 @@ APP = """
 import asyncio
 import atexit
 import enum
+import multiprocessing
 import os
 import pathlib
 import threading
@@ -132,6 +133,45 @@ def garble(req: func.HttpRequest) -> str:
 def signal(req: func.HttpRequest) -> str:
     os.kill(os.getpid(), int(req.route_params["number"]))
     time.sleep(600)
+
+
+def noted(pid):
+    with (HERE / "forked").open("a") as file:
+        print(pid, file=file)
+
+
+@app.route(route="fork/loop", methods=["GET"])
+async def fork_in_the_loop(req: func.HttpRequest) -> str:
+    child = os.fork()
+    if child:
+        noted(child)
+        os.waitpid(child, 0)  # It ends where the loop would go on.
+    return "parent" if child else "child"
+
+
+@app.route(route="fork/thread", methods=["GET"])
+def fork_in_a_thread(req: func.HttpRequest) -> str:
+    child = os.fork()
+    if child:
+        noted(child)
+    return "parent" if child else "child"
+
+
+@app.route(route="fork/terminated", methods=["GET"])
+def fork_and_terminate(req: func.HttpRequest) -> str:
+    reading, writing = os.pipe()
+
+    def work():
+        os.write(writing, b"1")
+        time.sleep(600)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    noted(child.pid)
+    os.read(reading, 1)
+    child.terminate()
+    child.join(60)
+    return str(child.exitcode)
 
 
 @app.route(route="print", methods=["GET"])
@@ -237,6 +277,27 @@ def test_the_death_of_a_worker_loses_nothing_that_was_printed(app: Path) -> None
         host.process.terminate()
         assert host.process.stdout is not None
         assert "what was printed before the end" in host.process.stdout.read()
+
+
+@pytest.mark.parametrize(("where", "told"), [("loop", "parent"), ("thread", "parent"), ("terminated", "-15")])
+def test_a_process_that_a_function_forks_is_no_second_worker(app: Path, where: str, told: str) -> None:
+    with serve(app) as host:
+        for _ in range(3):
+            response, body = host.ask("GET", f"/api/fork/{where}")
+            assert (response.status, body.decode()) == (200, told)
+            assert answered(host)
+        assert len((host.app / "starts").read_text().split()) == 1
+    # Those that do not end where they are end with the host.
+    for pid in (app / "forked").read_text().split():
+        wait_for(lambda pid=pid: not is_running(int(pid)))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def test_a_worker_that_is_killed_is_replaced(host: Running) -> None:

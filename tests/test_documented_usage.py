@@ -570,9 +570,9 @@ class EncryptedStorage:
 
 async def test_encryption_around_it(storage: StorageManager) -> None:
     encrypted = EncryptedStorage(storage, Fernet.generate_key())
-    await encrypted.save_encrypted("secret", {"token": "abc"})
-    assert await encrypted.load_encrypted("secret") == {"token": "abc"}
-    assert b"abc" not in await storage.load("secret")
+    await encrypted.save_encrypted("secret", {"token": "not in hex"})
+    assert await encrypted.load_encrypted("secret") == {"token": "not in hex"}
+    assert b"not in hex" not in await storage.load("secret")
     with pytest.raises(InvalidToken):
         await EncryptedStorage(storage, Fernet.generate_key()).load_encrypted("secret")
 

@@ -73,7 +73,7 @@ def held() -> tuple[int, int]:
 
 async def settled(most: tuple[int, int]) -> tuple[int, int]:
     """What is held once it is no more than ``most``, or after a while."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while True:
         gc.collect()
         await asyncio.sleep(0.05)

@@ -23,7 +23,7 @@ from storage_lib import EncryptedStorage, StorageConfig, StorageManager
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend, MemoryObjects
-from storage_lib.backends.s3.wire import new_mark, to_metadata
+from storage_lib.backends.s3.encoding import new_mark, to_metadata
 from storage_lib.config.compression import CompressionOptions
 from storage_lib.config.encryption import EncryptionOptions
 from storage_lib.errors import (
@@ -461,18 +461,18 @@ async def test_encrypted_storage(store: Store) -> None:
     storage = StorageManager(backend=store.inner)
     encrypted = EncryptedStorage(storage, FERNET)
     key, other = f"{store.unique}/secret", f"{store.unique}/other"
-    for data in ({"token": "abc"}, [1, (2, b"x")], "text", b"bytes", None, 1.5):
+    for data in ({"token": "not in hex"}, [1, (2, b"x")], "text", b"bytes", None, 1.5):
         await encrypted.save_encrypted(key, data)
         loaded = await encrypted.load_encrypted(key)
         assert (loaded, type(loaded)) == (data, type(data))
-    await encrypted.save_encrypted(key, {"token": "abc"})
+    await encrypted.save_encrypted(key, {"token": "not in hex"})
     stored = await storage.load(key)
     assert type(stored) is bytes
-    assert b"abc" not in stored
+    assert b"not in hex" not in stored
     with pytest.raises(EncryptionError, match="fernet-"):
         await EncryptedStorage(storage, Fernet.generate_key()).load_encrypted(key)
     newer = EncryptedStorage(storage, Fernet.generate_key(), old_keys=[FERNET])
-    assert await newer.load_encrypted(key) == {"token": "abc"}
+    assert await newer.load_encrypted(key) == {"token": "not in hex"}
     for at in range(0, len(stored), 7):
         await storage.save(other, flipped(stored, at))
         with pytest.raises(IntegrityError):
@@ -482,7 +482,7 @@ async def test_encrypted_storage(store: Store) -> None:
         await encrypted.load_encrypted(other)
     await save_as_before(storage, other, {"before": [1]})
     assert await encrypted.load_encrypted(other) == {"before": [1]}
-    for plain in ({"token": "abc"}, b"bytes", "text"):
+    for plain in ({"token": "not in hex"}, b"bytes", "text"):
         await storage.save(other, plain)
         with pytest.raises(EncryptionError, match="is not encrypted"):
             await encrypted.load_encrypted(other)
@@ -493,8 +493,8 @@ async def test_encrypted_storage(store: Store) -> None:
 async def test_encrypted_storage_behind_the_layer(memory: Store) -> None:
     storage = StorageManager(backend=EncryptionLayer(memory.inner, OPTIONS))
     encrypted = EncryptedStorage(storage, FERNET)
-    await encrypted.save_encrypted("k", {"token": "abc"})
-    assert await encrypted.load_encrypted("k") == {"token": "abc"}
+    await encrypted.save_encrypted("k", {"token": "not in hex"})
+    assert await encrypted.load_encrypted("k") == {"token": "not in hex"}
 
 
 @pytest.mark.parametrize("key", ["", "short", b"short", "x" * 44, 5])

@@ -1047,14 +1047,14 @@ async def test_expired_copies_in_the_second_store_are_swept(stores: Stores) -> N
 async def test_writers_that_overtake_each_other_leave_both_stores_the_same() -> None:
     import asyncio
 
-    stores = Stores(mode="mirror")
+    stores, chance = Stores(mode="mirror"), random.Random(7)
 
     async def write(n: int) -> None:
         for m in range(10):
             await stores.objects.put("k", f"{n} {m}".encode())
 
     async def around(operation: Any, call: Callable[[], Awaitable[Any]]) -> Any:
-        for _ in range(random.randrange(4)):
+        for _ in range(chance.randrange(4)):
             await asyncio.sleep(0)
         return await call()
 

@@ -46,7 +46,7 @@ async def killed(action: str, folder: Path, kill_at: int) -> bool:
         sys.executable, "-m", "tests.fallback_process", action, str(folder), str(kill_at), cwd=PROJECT
     )
     try:
-        code = await asyncio.wait_for(process.wait(), 60)
+        code = await asyncio.wait_for(process.wait(), 600)
     finally:
         if process.returncode is None:
             process.kill()

@@ -35,6 +35,7 @@ from storage_lib.backends.file.format import Header, data_offset, decode_header,
 from storage_lib.backends.file.locks import KeyLocks
 from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.paths import PathMap
+from storage_lib.backends.file.writes import PutBytes
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import (
     AccessDeniedError,
@@ -49,9 +50,12 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.keys import validate_key
+from storage_lib.ports.drivers import PutOptions
 from storage_lib.ports.objects import ByteRange, ListEntry, ObjectStore
+from storage_lib.ports.table_model import Insert, Upsert
 from storage_lib.testing import ObjectStoreContract, QueueStoreContract, TableStoreContract
 from storage_lib.testing.objects import AWKWARD_KEYS
+from tests.effort import examples
 from tests.layers import PassThrough
 
 
@@ -161,7 +165,7 @@ def _is_key(key: str) -> bool:
 KEYS = st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join).filter(_is_key)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(keys=st.sets(KEYS, min_size=2, max_size=6), fold_case=st.booleans())
 def test_keys_and_files_correspond_one_to_one(keys: set[str], fold_case: bool) -> None:
     paths = PathMap(fold_case)
@@ -471,7 +475,7 @@ LISTED = st.lists(
 ).map("/".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     ours=st.sets(LISTED, max_size=14),
     theirs=st.sets(LISTED.filter(lambda key: "obj" not in key and ".h" not in key), max_size=4),
@@ -687,7 +691,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(CHANGES, max_size=8))
 @example([[("own", b"a.obj", b"")], [("directory", b"x" * 200 + b"%+", b"")], [("own", b"b.obj", b"")]])
 def test_what_is_kept_of_a_directory_is_what_is_in_it(rounds: list[list[tuple[str, bytes, bytes]]]) -> None:
@@ -755,11 +759,14 @@ async def test_a_page_reads_no_more_files_than_it_shows_and_one(
 ) -> None:
     for n in range(2100):
         _plant(folder, f"flat/{n:04}", foreign=False)
-    heads: list[str] = []
-    head = ObjectFiles.head
-    monkeypatch.setattr(ObjectFiles, "head", lambda files, key: heads.append(key) or head(files, key))
+    opened: list[str] = []
+    for name in ("told", "told_at"):
+        real = getattr(ObjectFiles, name)
+        monkeypatch.setattr(
+            ObjectFiles, name, lambda *args, real=real: opened.append(args[-1]) or real(*args)
+        )
     page = await backend.objects.list_page("flat/", limit=limit, details=True)
-    assert (len(page.entries), len(heads)) == (limit, read)
+    assert (len(page.entries), len(opened)) == (limit, read)
 
 
 def test_many_names_are_put_in_order() -> None:
@@ -1332,7 +1339,7 @@ async def main():
 backend = asyncio.run(main())
 print("done")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
@@ -1476,7 +1483,7 @@ async def test_a_query_sees_one_moment_though_it_takes_several_statements(
             def execute(self, statement: str, *values: Any) -> Any:
                 if "OFFSET" in statement and not changes:
                     changes.append(statement)
-                    other = sqlite3.connect(tmp_path / "system/store.db", timeout=10)
+                    other = sqlite3.connect(tmp_path / "system/store.db", timeout=120)
                     with contextlib.closing(other):
                         other.execute("DELETE FROM entities WHERE rk < '060'")
                         other.commit()
@@ -1485,7 +1492,7 @@ async def test_a_query_sees_one_moment_though_it_takes_several_statements(
         monkeypatch.setattr(
             backend.tables.driver._database,
             "_read",
-            lambda work: read(lambda connection: work(Meddled(connection))),
+            lambda work, few: read(lambda connection: work(Meddled(connection)), few),
         )
         page = await backend.tables.query("t", "status eq 'done'")
         assert changes
@@ -1532,6 +1539,181 @@ async def test_the_log_of_the_database_stays_short_though_readers_overlap(
         done.set()
         await asyncio.gather(*readers)
     assert longest < 4 * 1024 * 1024
+
+
+async def test_the_log_grows_in_steps_and_a_crash_loses_nothing_of_it(tmp_path: Path) -> None:
+    """What makes a file longer with each commit waits for the file system's journal with each."""
+    log = tmp_path / "data/system/store.db-wal"
+    async with FileStorageBackend(tmp_path / "data") as backend:
+        sizes: list[int] = []
+        for n in range(100):
+            await backend.tables.insert("t", "p", f"{n:03}", {"text": "x" * 500})
+            sizes.append(log.stat().st_size)
+            if n == 50:
+                (tmp_path / "crashed").mkdir()
+                for file in (log, log.with_name("store.db")):
+                    shutil.copy(file, tmp_path / "crashed")
+        assert sizes == sorted(sizes)
+        assert len(set(sizes)) < 15
+    with contextlib.closing(sqlite3.connect(tmp_path / "crashed/store.db")) as other:
+        assert other.execute("SELECT count(*) FROM entities").fetchone() == (51,)
+        assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_the_log_is_lengthened_once_by_however_many_write_it(tmp_path: Path) -> None:
+    log = tmp_path / "system/store.db-wal"
+    async with FileStorageBackend(tmp_path) as one, FileStorageBackend(tmp_path) as other:
+        for n in range(20):
+            await (one, other)[n % 2].tables.upsert("t", "p", f"{n:02}", {"n": n})
+        assert log.stat().st_size <= 2 * sqlite._LOG_STEP_BYTES
+
+
+async def test_reads_without_a_thread_leave_others_their_turn(tmp_path: Path) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+        table, objects = backend.tables, backend.objects
+        await objects.put("k", b"x")
+        await table.insert("t", "p", "r", {"is_done": False})
+        for read in (
+            lambda: objects.get("k"),
+            lambda: objects.head("k"),
+            lambda: table.get("t", "p", "r"),
+            lambda: table.query("t", "PartitionKey eq 'p'", limit=1),
+        ):
+            await read()
+            others = asyncio.Event()
+            asyncio.get_running_loop().call_soon(others.set)
+            reads = 0
+            while not others.is_set() and reads < 100:
+                await read()
+                reads += 1
+            assert others.is_set()
+
+
+async def test_a_few_rows_are_read_without_a_thread_and_many_in_one(tmp_path: Path) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+        table = backend.tables
+        for n in range(30):
+            await table.insert("t", "p", f"{n:02}", {"n": n, "a": "x" * 30_000, "b": "x" * 30_000})
+        database = table.driver._database
+        threads: list[bool] = []
+        read_now, read = database._read_now, database._read
+        database._read_now = lambda *a: (threads.append(False), read_now(*a))[1]
+        database._read = lambda *a: (threads.append(True), read(*a))[1]
+
+        async def of(call: Awaitable[Any]) -> tuple[Any, list[bool]]:
+            threads.clear()
+            return await call, list(threads)
+
+        await table.get("t", "p", "00")  # Opens the connection that does not wait.
+        entity, how = await of(table.get("t", "p", "07"))
+        assert (entity.properties["n"], how) == (7, [False])
+        for filter, limit, expected, way in (
+            ("PartitionKey eq 'p' and RowKey ge '03'", 3, range(3, 6), [False]),
+            ("PartitionKey eq 'p' and RowKey ge '28'", 8, range(28, 30), [False]),
+            # More than 256 KiB, or than a few rows, or rows of which most are left out.
+            ("PartitionKey eq 'p' and RowKey ge '10'", 8, range(10, 18), [False, True]),
+            ("PartitionKey eq 'p'", 20, range(20), [True]),
+            ("PartitionKey eq 'p' and n eq 25", 3, range(25, 26), [True]),
+            # To find these, all rows are looked at.
+            ("RowKey eq '29'", 2, range(29, 30), [True]),
+            ("PartitionKey eq 'p' and RowKey ge '00' and RowKey ge '28'", 3, range(28, 30), [True]),
+            ("PartitionKey eq 'p' and PartitionKey ge 'p'", 1, range(1), [True]),
+        ):
+            page, how = await of(table.query("t", filter, limit=limit))
+            assert [each.properties["n"] for each in page.entities] == list(expected), filter
+            assert how == way, filter
+        with pytest.raises(KeyNotFoundError):
+            await table.query("none", "PartitionKey eq 'p'", limit=2)
+        with pytest.raises(KeyNotFoundError):
+            await table.get("none", "p", "00")
+
+
+async def test_a_read_that_would_wait_for_a_lock_waits_in_a_thread(tmp_path: Path) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+        await backend.tables.insert("t", "p", "r", {})
+        await backend.tables.get("t", "p", "r")
+        here, found = threading.get_ident(), list[bool]()
+
+        def work(connection: sqlite3.Connection) -> int:
+            found.append(threading.get_ident() == here)
+            if found[-1]:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+            return connection.execute("SELECT count(*) FROM entities").fetchone()[0]
+
+        assert await backend.tables.driver._database.read(work, few=True) == 1
+        assert found == [True, False]
+
+
+@pytest.mark.parametrize("has_threads", [True, False])
+async def test_files_of_a_batch_are_synced_beside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_threads: bool
+) -> None:
+    """A disk that takes milliseconds for it takes them once for several; one that fails fails its own put."""
+    puts = [PutBytes(f"a/{n}", b"x", PutOptions("text/plain", {})) for n in range(12)]
+    together, fsync = threading.Barrier(4), os.fsync
+    broken = puts[5]
+
+    def slow(fd: int) -> None:
+        if not os.readlink(f"/proc/self/fd/{fd}").endswith(".tmp"):
+            return fsync(fd)
+        if has_threads:
+            together.wait(120)
+        if fd == broken.fd:
+            raise OSError(errno.EIO, "broken")
+        return fsync(fd)
+
+    def no_threads(work: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    async with FileStorageBackend(tmp_path) as backend:
+        await backend.objects.put("first", b"x")
+        writer = backend.objects.driver._opened[1]
+        monkeypatch.setattr(os, "fsync", slow)
+        if not has_threads:
+            monkeypatch.setattr(writer, "_submit", no_threads)
+        assert await asyncio.to_thread(writer.run, puts) == []
+        monkeypatch.undo()
+        assert [put.key for put in puts if put.error is not None] == [broken.key]
+        assert isinstance(broken.error, StorageError)
+        found = await backend.objects.list_page("a/")
+        assert [each.key for each in found.entries] == sorted(put.key for put in puts if put is not broken)
+
+
+async def test_a_file_is_synced_before_it_is_an_object_by_whichever_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An executor that cannot start one more thread keeps what it was given for those that it has."""
+    puts = [PutBytes(f"a/{n}", b"x", PutOptions("text/plain", {})) for n in range(4)]
+    begun, renamed, fsync, replace = threading.Event(), threading.Event(), os.fsync, os.replace
+    helpers: list[threading.Thread] = []
+
+    def slow(fd: int) -> None:
+        if threading.current_thread() in helpers and not begun.is_set():
+            begun.set()
+            assert not renamed.wait(0.2)
+        fsync(fd)
+
+    def rename(*given: Any, **more: Any) -> None:
+        renamed.set()
+        replace(*given, **more)
+
+    def late(work: Any) -> Any:
+        helpers.append(threading.Thread(target=work))
+        helpers[0].start()
+        assert begun.wait(60)
+        raise RuntimeError("can't start new thread")
+
+    async with FileStorageBackend(tmp_path) as backend:
+        await backend.objects.put("first", b"x")
+        writer = backend.objects.driver._opened[1]
+        monkeypatch.setattr(os, "fsync", slow)
+        monkeypatch.setattr(os, "replace", rename)
+        monkeypatch.setattr(writer, "_submit", late)
+        assert await asyncio.to_thread(writer.run, puts) == []
+        helpers[0].join()
+        assert [put.error for put in puts] == [None] * 4
 
 
 async def test_a_thread_that_can_not_be_started_is_no_hang(
@@ -1606,7 +1788,7 @@ async def test_a_stream_that_is_cancelled_as_it_begins_leaves_nothing(
         def slow(put: Any) -> None:
             check(put)
             checked.set()
-            go.wait(10)
+            go.wait(120)
 
         monkeypatch.setattr(writer, "_check", slow)
         upload = asyncio.create_task(backend.objects.put_stream("s", [b"x" * 700] * 20))
@@ -1619,3 +1801,18 @@ async def test_a_stream_that_is_cancelled_as_it_begins_leaves_nothing(
         monkeypatch.undo()
         await backend.objects.put("k", b"y")
     assert list((tmp_path / "system/tmp").iterdir()) == []
+
+
+async def test_a_write_that_fails_by_itself_leaves_nothing_and_the_next_one_is_made(tmp_path: Path) -> None:
+    async with FileStorageBackend(tmp_path) as backend:
+        table = backend.tables
+        await table.insert("t", "p", "there", {"n": 1})
+        with pytest.raises(PreconditionFailedError):
+            await table.batch("t", "p", [Upsert("new", {"n": 2}), Insert("there", {"n": 3})])
+        for _ in range(2):
+            with pytest.raises(KeyNotFoundError):
+                await table.update("none", "p", "r", {})
+        assert [row.row_key for row in await table.iterate("t")] == ["there"]
+        assert await table.list_tables() == ["t"]
+        await asyncio.gather(*(table.insert("t", "p", f"{n}", {}) for n in range(5)))
+        assert len(await table.iterate("t")) == 6

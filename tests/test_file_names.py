@@ -17,6 +17,7 @@ from storage_lib.backends.file.paths import PathMap, composed
 from storage_lib.errors import IntegrityError, InvalidKeyError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.keys import validate_key
 from storage_lib.ports.objects import ListEntry, ObjectStore
+from tests.effort import examples
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ async def test_what_no_key_can_address_is_told(backend: FileStorageBackend, fold
     for n in range(300):
         (folder / f"docs/{n}.").write_bytes(b"")
     assert len((await objects.stats()).unlisted) == 100
-    assert await asyncio.wait_for(_listed(objects, "docs/"), 10) == ["docs/ours"]
+    assert await asyncio.wait_for(_listed(objects, "docs/"), 120) == ["docs/ours"]
 
 
 TEXT = st.text(
@@ -177,7 +178,7 @@ TEXT = st.text(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(name=TEXT, fold_case=st.booleans())
 def test_a_name_and_its_key_find_each_other(name: str, fold_case: bool) -> None:
     paths = PathMap(fold_case)

@@ -156,7 +156,7 @@ def _locale(tmp_path: Path, name: str) -> dict[str, str]:
 def _use(base: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     code = USE.encode("ascii", "backslashreplace").decode()
     command = [sys.executable, "-c", code, str(base), json.dumps(["theirs/", KEYS])]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize(("name", "encoding"), [("C", "ascii"), ("de_DE.ISO-8859-1", "iso8859-1")])
@@ -197,6 +197,6 @@ def test_a_folder_that_the_locale_cannot_spell_is_refused_with_the_remedy(tmp_pa
         "except ConfigurationError as error: print(error.field, error.remedy)"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", code], env=_locale(tmp_path, "C"), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=_locale(tmp_path, "C"), capture_output=True, text=True, timeout=120
     )
     assert ended.stdout.startswith("base_path set PYTHONUTF8=1"), ended.stderr

@@ -45,7 +45,7 @@ class Client:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         url = URL(self._base + path, encoded=True)
         async with self._session.request(
-            method, url, data=body, headers=sent, skip_auto_headers=["Content-Type"]
+            method, url, data=body, headers=sent, skip_auto_headers=["Content-Type", "Accept-Encoding"]
         ) as response:
             return response.status, response.headers.copy(), await response.read()
 
@@ -61,7 +61,7 @@ class Client:
 
     async def settled(self, task_id: str) -> dict[str, Any]:
         """The record of a task once it is final."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 _, headers, body = await self("GET", f"/api/tasks/{task_id}")
                 record = json.loads(body)
@@ -380,7 +380,8 @@ async def test_a_list_of_entity_tags_as_the_standard_has_it(client: Client) -> N
         ("bytes=-99", 206, "bytes 0-9/10", b"0123456789"),
         ("BYTES=0-3", 206, "bytes 0-3/10", b"0123"),
         ("bytes=8-99", 206, "bytes 8-9/10", b"89"),
-        ("bytes=0-1,3-4", 200, None, b"0123456789"),
+        ("bytes=0-1,2-4", 206, "bytes 0-4/10", b"01234"),
+        ("bytes=0-1,3", 200, None, b"0123456789"),
         ("bytes=3-1", 200, None, b"0123456789"),
         ("lines=1-2", 200, None, b"0123456789"),
         ("bytes=-", 200, None, b"0123456789"),
@@ -484,7 +485,7 @@ async def test_a_report_is_analysed(client: Client, store: StorageBackend) -> No
     profile = json.loads(body)
     columns = {column["name"]: column for column in profile["table"]["columns"]}
     assert columns["precipitation"]["max"] == 55.9
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             events: list[QueueMessage] = []
             with contextlib.suppress(KeyNotFoundError):  # made by the first event, which follows the record
@@ -536,7 +537,7 @@ async def test_a_message_of_another_program_is_processed(
     }
     text = json.dumps(message)
     await store.queues.send_text(TASK_QUEUE, store.queues.encode(text) if encoded else text)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while (await client("GET", f"/api/tasks/{task_id}"))[0] == 404:
             await asyncio.sleep(0.05)
     record = await client.settled(task_id)
@@ -551,7 +552,7 @@ async def test_a_garbage_message_ends_as_a_dead_record(
     garbage = f"no json at all, {'in base64' if encoded else 'plain'}"
     text = store.queues.encode(garbage) if encoded else garbage
     await store.queues.send_text(TASK_QUEUE, text)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             found = json.loads((await client("GET", "/api/tasks?status=dead&limit=1000"))[2])["tasks"]
             if dead := [record for record in found if record.get("raw_message") == text]:
@@ -565,7 +566,7 @@ async def test_a_garbage_message_ends_as_a_dead_record(
     assert newest["created_at"][:19] == record["created_at"][:19]
     again = json.loads((await client("GET", f"/api/tasks/{record['task_id']}"))[2])
     assert again["raw_message"] == text
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while await store.queues.length(TASK_QUEUE) or await store.queues.length(POISON_QUEUE):
             await asyncio.sleep(0.05)
 
@@ -575,7 +576,7 @@ async def test_a_message_of_another_program_can_be_put_back_once_it_can_be_handl
 ) -> None:
     """Listed, inspected and requeued over HTTP."""
     await store.queues.send_text(TASK_QUEUE, "someone else's message")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             found = json.loads((await client("GET", "/api/tasks?status=dead&limit=1000"))[2])["tasks"]
             if dead := [each for each in found if each.get("raw_message") == "someone else's message"]:
@@ -585,7 +586,7 @@ async def test_a_message_of_another_program_can_be_put_back_once_it_can_be_handl
     status, _, requeued = await post(client, f"/api/tasks/{record['task_id']}/requeue")
     assert (status, requeued["status"]) == (202, "dead")
     assert requeued["history"][-1]["outcome"] == "requeued"
-    async with asyncio.timeout(30):  # still no task, so it comes back as another dead record
+    async with asyncio.timeout(120):  # still no task, so it comes back as another dead record
         while True:
             found = json.loads((await client("GET", "/api/tasks?status=dead&limit=1000"))[2])["tasks"]
             if len([e for e in found if e.get("raw_message") == "someone else's message"]) == 2:
@@ -683,8 +684,10 @@ async def test_waiting_for_a_task(client: Client) -> None:
     )
     for priority in ("high", "normal"):
         _, _, submitted = await post(client, "/api/tasks", analysis("reports/cars.json", priority=priority))
-        status, headers, body = await client("GET", f"/api/tasks/{submitted['task_id']}?wait=30")
-        record = json.loads(body)
+        status, headers, record = 0, CIMultiDict[str](), submitted
+        while record["status"] in ("queued", "running"):
+            status, headers, body = await client("GET", f"/api/tasks/{submitted['task_id']}?wait=30")
+            record = json.loads(body)
         assert (status, record["status"], record["priority"]) == (200, "succeeded", priority)
         assert "Retry-After" not in headers
         assert [attempt["outcome"] for attempt in record["history"]] == ["succeeded"]

@@ -44,7 +44,7 @@ async def test_a_hostile_body_is_refused_in_no_time(
 ) -> None:
     start = time.process_time()
     problem = await client.problem("PUT", "/api/objects/hostile", body=body, Content_Type=content_type)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 30
     assert (problem["status"], problem["code"], problem["field"]) == (400, "serialization-error", field)
     assert problem["remedy"]
     assert (await client("HEAD", "/api/objects/hostile"))[0] == 404

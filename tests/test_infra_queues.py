@@ -23,7 +23,7 @@ from tests.infra_model import QUERY_RULE, SCENARIOS, at
 from tests.test_infra import files
 
 WATCHED = {TASK_QUEUE, POISON_QUEUE, HIGH_QUEUE, HIGH_POISON_QUEUE}
-BACKLOG = SCENARIOS[0]["backlogThreshold"]
+BACKLOG = SCENARIOS[0]["backlogThreshold"] // SCENARIOS[0]["taskQueues"]
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ PART = 64 * 1024
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Testing an element's truth value:DeprecationWarning"),
-    pytest.mark.timeout(1800 if SOAK else 180),
+    pytest.mark.timeout(1800 if SOAK else 900),
 ]
 
 ABSENT = None
@@ -85,7 +85,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that wait for a silent service for seconds, not for a minute. The longest answer of an emulator
     on a busy machine has to be shorter."""
     monkeypatch.setattr("storage_lib.backends.azure.clients.READ_SECONDS", 3)
-    monkeypatch.setattr("storage_lib.backends.cloud.byte_stores.READ_SECONDS", 3)
+    for clients in ("byte_stores", "connections"):
+        monkeypatch.setattr(f"storage_lib.backends.cloud.{clients}.READ_SECONDS", 3)
 
 
 @dataclass
@@ -516,7 +517,7 @@ async def test_each_fault_is_what_it_says(fault: str) -> None:
     async with (
         StubService(lambda request: Answer(200, b"answer to " + request.body)) as service,
         FaultProxy(int(service.endpoint.rpartition(":")[2]), Faults(1, 1, {fault: 1})) as proxy,
-        ClientSession(timeout=ClientTimeout(1)) as client,
+        ClientSession(timeout=ClientTimeout(3 if fault.startswith("silent") else 60)) as client,
     ):
         url = f"http://127.0.0.1:{proxy.port}/a?b=c"
         try:

@@ -1,4 +1,5 @@
-"""Every layer alone, and all of them, on files: the whole contract. `make soak` adds every pair."""
+"""All layers, and each alone that does not let through what it is given, on files: the whole contract.
+`make soak` adds the others and every pair."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ import pytest
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.ports.backend import ObjectStore
 from tests import test_file_backend as files
-from tests.layer_stacks import STACKS, Stack, named, stacked
+from tests.layer_stacks import FULL, SOAK, STACKS, STORING, Stack, named, stacked
 
 shared = files.shared
-pytestmark = pytest.mark.parametrize("stack", STACKS, ids=named)
+ON_FILES = STACKS if SOAK else [*((name,) for name in STORING), FULL]
+pytestmark = pytest.mark.parametrize("stack", ON_FILES, ids=named)
 
 
 class TestObjects(files.TestFileObjects):

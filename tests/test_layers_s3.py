@@ -11,6 +11,7 @@ from tests.layer_stacks import FULL, stacked
 from tests.s3_servers import S3Server
 
 backend = s3.backend
+lasting = s3.lasting
 raw = s3.raw
 
 

@@ -275,7 +275,7 @@ async def test_what_another_instance_refreshes_now_is_not_shown_for_ever(
     monkeypatch.setattr("functions.gauges.STALE_SECONDS", 0)
     gauges.now += 301
     await gauges.of.refresh()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while gauges["agent_task.queue.length"] or gauges["agent_storage.prefix.bytes"]:
             await asyncio.sleep(0)
     assert gauges["agent_storage.prefix.time"] == {}
@@ -294,7 +294,7 @@ async def test_a_store_that_hangs_is_not_waited_for(
 
     monkeypatch.setattr("functions.gauges.ASK_SECONDS", 0.05)
     monkeypatch.setattr(app.storage.backend.queues.driver, "length", hang)
-    await asyncio.wait_for(gauges.of.refresh(), 10)
+    await asyncio.wait_for(gauges.of.refresh(), 120)
     assert gauges["agent_task.queue.length"] == {}
 
 

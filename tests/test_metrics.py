@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -38,6 +35,7 @@ from storage_lib.ports.backend import ObjectStore, StorageBackend
 from storage_lib.ports.drivers import GetOptions, ListOptions, PutOptions
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
 from tests.conftest import PROJECT
+from tests.effort import awaited, calls
 from tests.layers import DeflatingLayer
 from tests.test_layers import CALLS
 
@@ -290,18 +288,23 @@ async def test_a_stream_is_in_flight_until_it_is_closed(measured: Measured) -> N
     assert measured.operations["objects", "read", "ok"] == 2
 
 
-async def test_the_time_of_a_stream_or_listing_is_that_of_the_store(measured: Measured) -> None:
+async def test_the_time_of_a_stream_or_listing_is_that_of_the_store(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await measured.storage.write("s", LARGE)
     await measured.storage.save("t", 1)
+    now = 0.0
+    for name in ("layer", "stopwatch"):
+        monkeypatch.setattr(f"storage_lib.layers.metrics.{name}.perf_counter", lambda: now)
     async with measured.storage.open_reader("s") as reader:
         async for _ in reader:
-            await asyncio.sleep(0.15)  # The reader is slow, not the store.
+            now += 100  # The reader is slow, not the store.
     async for _ in measured.storage.list_keys():
-        await asyncio.sleep(0.15)
+        now += 100
     durations = measured.durations()
+    assert now == 500
     assert durations["read_stream", ""][0] == durations["scan", ""][0] == 1
-    assert durations["read_stream", ""][1] < 0.4  # With its reader's time it would be more than 0.45.
-    assert durations["scan", ""][1] < 0.25
+    assert durations["read_stream", ""][1] == durations["scan", ""][1] == 0
 
 
 async def test_a_failed_upload_is_one_error(measured: Measured) -> None:
@@ -328,12 +331,17 @@ async def test_a_listing_that_is_not_read_to_its_end_is_whole(measured: Measured
 # -- durations and availability
 
 
-async def test_durations_are_those_of_the_operations(measured: Measured) -> None:
+async def test_durations_are_those_of_the_operations(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Slow(MemoryObjects):
         async def get(self, key: str, options: GetOptions) -> StoredObject | None:
-            await asyncio.sleep(0.05)
+            nonlocal now
+            now += 2
             return await super().get(key, options)
 
+    now = 0.0
+    monkeypatch.setattr("storage_lib.layers.metrics.layer.perf_counter", lambda: now)
     inner = measured.backend.inner
     inner.objects = ObjectStore(Slow())
     measured = Measured(inner)
@@ -345,8 +353,8 @@ async def test_durations_are_those_of_the_operations(measured: Measured) -> None
     series = histogram.bound(tags)
     counts, total = series.snapshot()
     assert sum(counts) == 3
-    assert 0.15 <= total < 5
-    assert 0.04 < series.quantile(0.5) <= series.quantile(0.99) < 5
+    assert total == 6
+    assert 1 < series.quantile(0.5) <= series.quantile(0.99) < 5
 
 
 async def test_whether_the_store_answers(measured: Measured) -> None:
@@ -476,7 +484,7 @@ async def test_each_operation_is_logged(measured: Measured, caplog: pytest.LogCa
         ("DEBUG", "Storage operation completed", "read", "k", 100, "memory"),
         ("DEBUG", "Storage operation completed", "delete", "k", 0, "memory"),
     ]
-    assert all(0 <= record.duration_ms < 10_000 for record in caplog.records)  # type: ignore[attr-defined]
+    assert all(0 <= record.duration_ms < 600_000 for record in caplog.records)  # type: ignore[attr-defined]
 
 
 async def test_a_stream_is_logged_with_its_whole_size(
@@ -608,8 +616,8 @@ def test_opentelemetry_is_imported_only_if_it_is_wanted() -> None:
     assert "opentelemetry.sdk.metrics" not in _imported(code.format(True))
 
 
-async def test_an_operation_costs_microseconds() -> None:
-    """Against what the layer does nothing but pass on; benchmarks/layers.py has the figure."""
+def test_an_operation_costs_a_few_calls() -> None:
+    """Beside what the layer passes on; benchmarks/layers.py has the microseconds."""
 
     class Instant(MemoryObjects):
         async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
@@ -620,12 +628,7 @@ async def test_an_operation_costs_microseconds() -> None:
     layer = MetricsLayer(memory, MetricsOptions(), Registry())
     options = PutOptions("text/plain", {})
 
-    async def cost(driver: Any) -> float:
-        began = time.process_time()
-        for _ in range(5_000):
-            await driver.put("k", b"1", options)
-        return (time.process_time() - began) / 5_000 * 1e6
+    def cost(driver: Any) -> int:
+        return calls(lambda: awaited(driver.put("k", b"1", options)))
 
-    costs = [await cost(layer.objects.driver) - await cost(memory.objects.driver) for _ in range(7)]
-    assert statistics.median(costs) < 10  # A machine that does other things; alone it is below 2.
-    assert not math.isnan(costs[0])
+    assert cost(layer.objects.driver) - cost(memory.objects.driver) <= 16

@@ -21,7 +21,8 @@ from storage_lib.metrics import MetricsCollector, Registry, default_registry
 from storage_lib.metrics.exposition import exposition
 from storage_lib.metrics.families import families
 from storage_lib.metrics.instruments import MAX_SERIES, OVERFLOW
-from storage_lib.ports.statistics import Statistic, statistics_of
+from storage_lib.ports.backend import statistics_of
+from storage_lib.ports.statistics import Statistic
 from tests.layers import PassThrough
 
 THREADS = 8

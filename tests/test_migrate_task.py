@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import actions.migrate
 from storage_lib import StorageManager
 from storage_lib.backends.file.objects import FileObjects
 from storage_lib.config import StorageConfig
+from storage_lib.conversations import Conversations
 from storage_lib.migration import check
 from storage_lib.tasks.model import TaskRecord
 from storage_lib.tasks.submission import NewTask
@@ -60,7 +63,7 @@ async def test_what_takes_longer_is_gone_on_with(
     resumes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A range may have more than a task can copy in its time, even an object; it fails if it gets nowhere."""
-    monkeypatch.setattr(actions.migrate, "RANGE_SECONDS", 1.0)
+    monkeypatch.setattr(actions.migrate, "RANGE_SECONDS", 2.0)
     can = replace(FileObjects.capabilities, part_bytes=PART, resumes_streams=resumes)
     monkeypatch.setattr(FileObjects, "capabilities", can)
     source, target = f"file:{tmp_path}/source", f"file:{tmp_path}/copy"
@@ -72,13 +75,13 @@ async def test_what_takes_longer_is_gone_on_with(
     ):
         await storage.write_stream("k/large", [random.Random(1).randbytes(24 * PART + 17)])
         await storage.save_many({f"k/{n:02}": n for n in range(5)})
-        payload = {"source": source, "target": target, "bytes_per_second": 10 * PART, "delete": True}
+        payload = {"source": source, "target": target, "bytes_per_second": 5 * PART, "delete": True}
         record, _ = await ended(worker, payload)
         ranges = (await worker.engine.records.list(action="migrate_range")).records
         assert await copy.list_keys(prefix="k/0") == [f"k/{n:02}" for n in range(5)]
         if resumes:
             assert record.status == "succeeded", record
-            assert 2 < len(ranges) < 10
+            assert 2 < len(ranges) < 25
             assert (await check(storage, copy, content=True)).equal
         else:
             assert record.status == "failed", record
@@ -187,7 +190,7 @@ async def test_tables_have_tasks_of_their_own(tmp_path: Path, monkeypatch: pytes
 async def test_a_table_that_takes_longer_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actions.migrate, "RANGE_SECONDS", 1.0)
+    monkeypatch.setattr(actions.migrate, "RANGE_SECONDS", 2.0)
     url = f"file:{tmp_path}/copy"
     monkeypatch.setenv("AGENT_MIGRATION_STORES", url)
     worker = Worker()
@@ -195,8 +198,54 @@ async def test_a_table_that_takes_longer_is_gone_on_with(
     for n in range(40):
         await storage.backend.tables.insert("people", f"p{n}", "r", {"text": "x" * 1000})
     async with StorageManager(StorageConfig(base_path=tmp_path / "copy")) as copy:
-        record, _ = await ended(worker, {"target": url, "bytes_per_second": 16_000})
+        record, _ = await ended(worker, {"target": url, "bytes_per_second": 8_000})
         assert record.status == "succeeded", record
         parts = (await worker.engine.records.list(action="migrate_tables")).records
-        assert 2 <= len(parts) < 10
+        assert 2 <= len(parts) < 40
         assert (await check(storage, copy)).same == 40
+
+
+LARGE = {"role": "user", "content": "x" * 1_000_000}
+
+
+@pytest.mark.parametrize("table", ["conversationlog", "chats"])
+async def test_large_messages_of_conversations_go_along(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do without a task, whatever their table is called."""
+    url = f"file:{tmp_path}/copy"
+    monkeypatch.setenv("AGENT_MIGRATION_STORES", url)
+    worker = Worker()
+    storage = worker.engine.storage
+    await storage.save("notes/a", 1)
+    await storage.backend.tables.insert("people", "eu", "1", {"n": 1})
+    await Conversations(storage, table=table).append("c/1", [{"n": 1}, LARGE])
+    record, _ = await ended(worker, {"target": url})
+    assert record.status == "succeeded", record
+    async with StorageManager(StorageConfig(base_path=tmp_path / "copy")) as copy:
+        found = await Conversations(copy, table=table).read("c/1")
+        assert [each.message for each in found] == [{"n": 1}, LARGE]
+        assert await copy.backend.get_entity("people", "eu", "1")
+        assert (await check(storage, copy)).equal
+
+
+async def test_large_messages_go_along_where_tables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, copy = Worker(), Worker()
+    worker.backend.tables = copy.backend.tables
+    places = {id(worker.backend): "one", id(copy.backend): "two"}
+    monkeypatch.setattr(
+        type(worker.backend),
+        "place",
+        lambda backend, port: "shared" if port == "tables" else places[id(backend)],
+    )
+
+    @asynccontextmanager
+    async def stores(*_: object) -> AsyncGenerator[tuple[StorageManager, StorageManager]]:
+        yield worker.engine.storage, copy.engine.storage
+
+    monkeypatch.setattr(actions.migrate, "_stores", stores)
+    await Conversations(worker.engine.storage).append("c/1", [LARGE])
+    record, _ = await ended(worker, {"target": "copy"})
+    assert record.status == "succeeded", record
+    (found,) = await Conversations(copy.engine.storage).read("c/1")
+    assert found.message == LARGE

@@ -126,7 +126,7 @@ def sent(log: RequestLog) -> Counter[tuple[str, str]]:
 async def or_its_end(
     process: asyncio.subprocess.Process,
     moment: Coroutine[Any, Any, None] | asyncio.Future[None],
-    patience: float = 60,
+    patience: float = 600,
 ) -> None:
     """Wait for the moment, but no longer than the process runs, or so many seconds."""
     waiting = {asyncio.ensure_future(moment), asyncio.create_task(process.wait())}
@@ -166,7 +166,6 @@ def kept_of(folder: Path, key: str) -> int:
 PAIRS = [("file", "file"), ("file", "azurite"), ("file", "moto"), ("azurite", "moto"), ("moto", "file")]
 
 
-@pytest.mark.timeout(400 if SOAK else 120)
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 async def test_killed_and_continued(
     pair: tuple[str, str], any_target: dict[str, Any], tmp_path: Path, record_property: Any
@@ -232,7 +231,6 @@ async def test_killed_and_continued(
         record_property("measured", told)
 
 
-@pytest.mark.timeout(300 if SOAK else 120)
 async def test_a_mirror_of_versions_that_is_killed(
     any_target: dict[str, Any], tmp_path: Path, record_property: Any
 ) -> None:

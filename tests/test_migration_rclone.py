@@ -28,7 +28,7 @@ def rclone_finds(source: Path, container: str, server: Any) -> set[str]:
         env=os.environ | settings | {"RCLONE_CONFIG": os.devnull},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     lines = done.stdout.splitlines()

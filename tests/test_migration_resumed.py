@@ -50,7 +50,7 @@ async def cut_off(source: StorageManager, target: StorageManager) -> None:
     """Run a migration until some parts of its object are there."""
     migration = Migration(source, target, MigrationOptions(bytes_per_second=3 * PART))
     running = asyncio.create_task(migration.run())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while migration.report.bytes_copied < 6 * PART and not running.done():
             await asyncio.sleep(0.01)
     running.cancel()

@@ -15,11 +15,12 @@ from storage_lib import StorageConfig, StorageManager
 from storage_lib.migration import Migration, MigrationOptions, check
 from storage_lib.ports.backend import Insert
 from tests.cli_runs import PROGRAM, environment
+from tests.effort import SOAK
 
-ENTITIES = 3000
-MESSAGES = 400
-SOAK = os.environ.get("SOAK") == "1"
-KILLS = 10 if SOAK else 3
+ENTITIES = 3000 if SOAK else 1200
+MESSAGES = 400 if SOAK else 160
+BANDWIDTH = "120K" if SOAK else "60K"
+KILLS = 10 if SOAK else 2
 
 
 @pytest.fixture(params=["file", "azurite"])
@@ -45,7 +46,6 @@ async def killed(arguments: list[str], variables: dict[str, str], folder: Path, 
     return False
 
 
-@pytest.mark.timeout(280)
 async def test_a_migration_is_killed_again_and_again(target_config: StorageConfig, tmp_path: Path) -> None:
     chance = random.Random(14)
     tail = os.urandom(4).hex()
@@ -62,7 +62,7 @@ async def test_a_migration_is_killed_again_and_again(target_config: StorageConfi
     if target_config.storage_type == "azure":
         url = f"azure://devstoreaccount1/{target_config.container}"
         variables["AgentStorage"] = str(target_config.connection_string)
-    slow = ["--bandwidth", "120K", "--no-objects", "--table", table]
+    slow = ["--bandwidth", BANDWIDTH, "--no-objects", "--table", table]
     kills = 0
     async with StorageManager(source_config) as source, StorageManager(target_config) as target:
         options = MigrationOptions(objects=False, tables=[table], queues=[queue])

@@ -49,7 +49,7 @@ class Flaky(StubService):
         if self.faults:
             self.faults -= 1
             return BUSY
-        upstream = http.client.HTTPConnection(self._upstream, timeout=30)
+        upstream = http.client.HTTPConnection(self._upstream, timeout=120)
         try:
             upstream.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():

@@ -295,7 +295,6 @@ async def gone(host: Devhost, config: StorageConfig) -> dict[str, Any]:
     return dead[0]
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_apps_with_namespaces_work_side_by_side(backend: str, tmp_path: Path) -> None:
     """Two local hosts, one store: each runs its own tasks, and gives up its own messages."""

@@ -332,7 +332,8 @@ async def test_a_sweep_does_many_at_a_time(operation: str, monkeypatch: pytest.M
     monkeypatch.setattr(objects.driver, operation, counting)
     assert await objects.sweep_expired() == 600
     assert most >= 256
-    assert [entry async for entry in objects.iterate()] == []
+    # One that ended while it was saved has two markers, and may leave one for the next day's sweep.
+    assert await keys(objects, "k") == []
 
 
 async def test_a_delete_is_a_plain_one_and_many_share_a_batch(place: Place) -> None:
@@ -344,6 +345,11 @@ async def test_a_delete_is_a_plain_one_and_many_share_a_batch(place: Place) -> N
     assert "POST" not in (taken := place.passed.taken())
     if place.name == "azure":
         assert taken == {"DELETE": 1}
+    await objects.put("alone", b"x")
+    place.passed.taken()
+    await objects.delete("alone")
+    # One look tells that there is one, and that it lives.
+    assert place.passed.taken() == {"HEAD": 1, "DELETE": 1}
     missing = ["no1", "no2"]
     done = await storage.delete_many([*names, *missing])
     assert [key for key, error in done.items() if error is not None] == missing

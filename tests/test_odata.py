@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from storage_lib.backends.file.tables import _encode
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.odata import bind, compile_filter
 from storage_lib.ports.tables import Entity
+from tests.effort import examples
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_901, UTC)
 FULL = Entity(
@@ -245,7 +248,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(value=VALUES, stored=VALUES, operator=st.sampled_from(["eq", "ne", "lt", "le", "gt", "ge"]))
 def test_a_parameter_is_its_literal_and_nothing_more(value: Any, stored: Any, operator: str) -> None:
     template = f"v {operator} @value and w eq 'kept'"
@@ -264,6 +267,40 @@ def test_conditions_on_the_keys_are_told_to_the_store() -> None:
     assert compile_filter("PartitionKey eq 'a' or n eq 1", {}).key_bounds == []
     assert compile_filter("not (PartitionKey eq 'a')", {}).key_bounds == []
     assert compile_filter("PartitionKey eq 1", {}).key_bounds == []
+
+
+_HELD_AT = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_KEYS = ("", "a", "a~", "b", "\u00e9", "\uff5e", "\U0001f642")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_of_keys"),
+    [
+        (None, True),
+        ("PartitionKey eq 'a' and (RowKey ge 'a' and RowKey lt 'b')", True),
+        ("RowKey gt '~'", True),
+        ("RowKey eq '\uff5e' and PartitionKey le 'b'", True),
+        ("RowKey gt '\uff5e'", False),
+        ("RowKey ne 'a'", False),
+        ("PartitionKey eq 1", False),
+        ("PartitionKey eq 'a' or RowKey eq 'a'", False),
+        ("not (PartitionKey eq 'a')", False),
+        ("PartitionKey eq 'a' and n eq 1", False),
+        ("PartitionKey eq 'a' and true", True),
+        ("false", False),
+    ],
+)
+def test_where_the_bounds_of_the_keys_say_all_of_a_filter_rows_within_them_need_not_be_asked(
+    text: str | None, is_of_keys: bool
+) -> None:
+    filter = compile_filter(text, {})
+    assert filter.of_keys is is_of_keys
+    for pk, rk in itertools.product(_KEYS, _KEYS):
+        keys = {"PartitionKey": pk.encode(), "RowKey": rk.encode()}
+        within = all(_HELD_AT[how](keys[name], value.encode()) for name, how, value in filter.key_bounds)
+        holds = filter(Entity(pk, rk, {}, "etag", MOMENT))
+        assert holds <= within
+        assert holds == within or not filter.of_keys
 
 
 def test_hundreds_of_terms_are_fine() -> None:
@@ -285,7 +322,7 @@ def test_only_bounds_that_mean_the_same_in_both_orders_of_keys_are_told() -> Non
     assert [e.row_key for e in keys if compile_filter("RowKey lt '\uff5e'", {})(e)] == ["a", "🙂"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(wanted=VALUES, stored=VALUES, same=st.booleans())
 def test_sqlite_leaves_out_only_what_a_filter_would(wanted: Any, stored: Any, same: bool) -> None:
     held = wanted if same else stored

@@ -100,7 +100,7 @@ def _config(name: str, request: pytest.FixtureRequest) -> StorageConfig:
     )
 
 
-@pytest.mark.timeout(1200 if SOAK else 120)
+@pytest.mark.timeout(1200 if SOAK else 900)
 @pytest.mark.parametrize("name", STORES)
 def test_processes_lose_no_update_and_every_race_has_one_winner(
     name: str, request: pytest.FixtureRequest

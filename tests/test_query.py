@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -315,7 +314,7 @@ async def test_time_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     sql = "select count(*) from range(10000000) a, range(10000000) b where a.range + b.range < 0"
-    async with StorageManager(StorageConfig(storage_type="memory")) as storage, asyncio.timeout(60):
+    async with StorageManager(StorageConfig(storage_type="memory")) as storage:
         await storage.save("r.csv", REPORT.decode(), content_type="text/csv")
         record = await ran(storage, {"sql": sql, "tables": {"report": "r.csv"}})
         assert record.error is not None

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import StorageConfig
 from storage_lib.config.caching import CachingOptions
@@ -33,10 +34,10 @@ from storage_lib.layers.base import Layer, ObjectLayer
 from storage_lib.layers.caching import CachingLayer
 from storage_lib.layers.validation import ValidationLayer
 from storage_lib.manager import StorageManager
-from storage_lib.ports.backend import QuotaUsage, StorageBackend
+from storage_lib.ports.backend import QuotaUsage, StorageBackend, statistics_of
 from storage_lib.ports.drivers import ListOptions, ObjectDriver, PutOptions
-from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult
-from storage_lib.ports.statistics import statistics_of
+from storage_lib.ports.object_model import ListEntry, ObjectInfo, ObjectStats, PutResult
+from storage_lib.uploads import Uploads
 from tests.http_app import config_of, serve
 
 
@@ -298,6 +299,68 @@ async def test_usage_is_a_statistic() -> None:
     assert found.keys() == before.keys()
     assert found["agent_storage.quota.used.bytes"] == (3, (("rule", "q/"),))
     assert found["agent_storage.quota.limit.objects"] == (10, (("rule", "q/"),))
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_open_uploads_have_as_much_room_as_a_quota_allows(kind: str, tmp_path: Path) -> None:
+    backend = MemoryBackend() if kind == "memory" else FileStorageBackend(tmp_path)
+    storage = limited(backend, quota_bytes=100)
+    uploads, other = Uploads(storage, "a"), Uploads(storage, "b", root="q/")
+    first, second = await uploads.create("q/a"), await uploads.create("q/b")
+    free, foreign = await uploads.create("p"), await other.create("a")
+
+    async def refused(owner: Uploads, upload_id: str, part: int, size: int) -> None:
+        with pytest.raises(QuotaExceededError, match="under way below 'q/'") as raised:
+            await owner.put(upload_id, part, bytes(size))
+        assert raised.value.limit == "100 bytes below 'q/'"
+        assert raised.value.remedy is not None
+
+    await uploads.put(first.id, 1, bytes(60))
+    await refused(uploads, first.id, 2, 41)
+    await refused(uploads, second.id, 1, 41)
+    assert await uploads.parts(second.id) == []
+    await uploads.put(second.id, 1, bytes(40))
+    await uploads.put(first.id, 1, bytes(60))
+    await refused(uploads, first.id, 1, 61)
+    await uploads.put(free.id, 1, bytes(1000))
+    await other.put(foreign.id, 1, bytes(100))
+    await refused(other, foreign.id, 2, 1)
+    await uploads.abort(second.id)
+    await uploads.put(first.id, 2, bytes(40))
+    await uploads.complete(first.id, storage)
+    await uploads.put((await uploads.create("q/c")).id, 1, bytes(100))
+
+
+async def test_the_parts_of_an_upload_are_not_counted_for_each_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would take longer with each: the last of 10,000 would list all the others."""
+    monkeypatch.setattr("storage_lib.uploads._COUNTED_SECONDS", 1e9)
+    storage = limited(MemoryBackend(), quota_bytes=100)
+    count, counted = storage.backend.objects.stats, list[str]()
+
+    async def stats(prefix: str) -> ObjectStats:
+        counted.append(prefix)
+        return await count(prefix)
+
+    vars(storage.backend.objects)["stats"] = stats
+    upload = await Uploads(storage).create("q/a")
+    for part in range(1, 101):
+        await Uploads(storage).put(upload.id, part, b"x")
+    assert len(counted) == 1
+    with pytest.raises(QuotaExceededError):
+        await Uploads(storage).put(upload.id, 101, b"x")
+    assert len(counted) == 2
+
+
+async def test_uploads_that_are_over_take_no_room() -> None:
+    storage = limited(MemoryBackend(), quota_bytes=100)
+    uploads, objects = Uploads(storage), storage.backend.objects
+    upload = await uploads.create("q/a", expires_in=60)
+    await uploads.put(upload.id, 1, bytes(100))
+    end = upload.expires_at.timestamp()
+    objects.clock = lambda: end
+    await uploads.put((await uploads.create("q/b")).id, 1, bytes(100))
 
 
 async def test_http_answers_507_and_readiness_shows_the_usage(
@@ -565,7 +628,7 @@ async def test_what_others_delete_is_given_back_after_a_refresh() -> None:
 
 
 async def _until(work: Callable[[], Any], error: type[Exception]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while True:
             try:
                 return await work()

@@ -101,6 +101,43 @@ async def test_tasks_are_listed_with_filters(app: ServedApp, tasks: RemoteTasks)
         assert {each.task_id for each in found.records} == expected
 
 
+async def test_what_filters_find_is_counted_and_changed(app: ServedApp, tasks: RemoteTasks) -> None:
+    submit = [
+        NewTask(action="analyze_report", agent_id=agent, payload=PAYLOAD, correlation_id=f"of {agent}")
+        for agent in ("a", "a", "b & c")
+    ]
+    ids = [getattr(each, "task_id", "") for each in await tasks.submit_many(submit)]
+    found = await tasks.count(by="agent_id")
+    assert (found.counts["queued"], found.at_least) == (3, [])
+    assert found == await engine(app).count(by="agent_id")
+    assert found.groups == {"a": {"queued": 2}, "b & c": {"queued": 1}}
+    assert (await tasks.count(correlation_id="of b & c", status=["queued", "dead"])).counts == {
+        "dead": 0,
+        "queued": 1,
+    }
+    assert [each.task_id for each in (await tasks.list(correlation_id="of b & c")).records] == ids[2:]
+    dry = await tasks.cancel_matching(agent_id="a", dry_run=True)
+    assert {task_id for task_id, _ in dry.changed} == set(ids[:2])
+    first = await tasks.cancel_matching(agent_id="a", limit=1)
+    assert len(first.changed) == 1
+    rest = await tasks.cancel_matching(agent_id="a", limit=1, cursor=first.cursor)
+    assert {*first.changed, *rest.changed} == {(each, TaskStatus.CANCELLED) for each in ids[:2]}
+    listed = await tasks.list(status=["failed", "cancelled"])
+    assert {each.task_id for each in listed.records} == set(ids[:2])
+    again = await tasks.requeue_matching(created_after=datetime(2001, 1, 1, tzinfo=UTC), status="cancelled")
+    assert (len(again.changed), again.failed) == (2, [])
+    with pytest.raises(InvalidArgumentError):
+        await tasks.cancel_matching()
+    with pytest.raises(TaskStateError):
+        await tasks.delete(ids[0])
+    await tasks.cancel(ids[0])
+    await tasks.delete(ids[0])
+    with pytest.raises(KeyNotFoundError):
+        await tasks.delete(ids[0])
+    assert {each["name"] for each in await tasks.actions()} >= {"analyze_report", "query"}
+    assert await tasks.actions() == await engine(app).actions()
+
+
 async def test_errors_are_those_of_the_engine(app: ServedApp, tasks: RemoteTasks) -> None:
     with pytest.raises(UnknownActionError):
         await tasks.submit("unheard_of", "a")
@@ -179,7 +216,7 @@ async def test_who_waits_for_a_task_asks_seldom(
     assert len(app.seen) - seen <= 3
     waiting = asyncio.ensure_future(tasks.wait_for(task_id, math.inf))
     await tasks.cancel(task_id)
-    assert (await asyncio.wait_for(waiting, 60)).status == TaskStatus.CANCELLED
+    assert (await asyncio.wait_for(waiting, 120)).status == TaskStatus.CANCELLED
     with pytest.raises(InvalidArgumentError, match="nan"):
         await tasks.wait_for(task_id, math.nan)
 

@@ -14,10 +14,12 @@ from actions.report import profile
 from actions.stored.limits import Limits
 from storage_lib.errors import ConfigurationError, StorageError
 from storage_lib.tasks.isolation import run
+from tests.effort import SOAK
 
-MOST_SECONDS = 100.0
+MOST_SECONDS = 600.0
 LIMITS = Limits(memory_bytes=256 << 20, disk_bytes=128 << 20)
-COLUMNS = ",".join(f"c{i}" for i in range(10_000))
+MANY = 10_000 if SOAK else 500
+COLUMNS = ",".join(f"c{i}" for i in range(MANY))
 
 
 async def profiled(tmp_path: Path, data: bytes, content_type: str, limits: Limits = LIMITS) -> Any:
@@ -44,15 +46,14 @@ def bomb(tmp_path: Path) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("make", "content_type", "words"),
     [
         pytest.param(
-            lambda _: f"{COLUMNS}\n".encode() + b"1," * 9_999 + b"1\n", "text/csv", None, id="10,000 columns"
+            lambda _: f"{COLUMNS}\n".encode() + b"1," * (MANY - 1) + b"1\n", "text/csv", None, id="columns"
         ),
         pytest.param(lambda _: b"x" * 40_000_000, "text/csv", "line 1: it has over", id="one line"),
-        pytest.param(lambda _: b"x " * 10_000_000, "text/plain", None, id="one paragraph"),
+        pytest.param(lambda _: b"x " * (4_000 * MANY), "text/plain", None, id="one paragraph"),
         pytest.param(
             lambda _: b'a,b\n1,2\n3,"x\n4,5\n', "text/csv", "line 3: a quote is never closed", id="open quote"
         ),
@@ -61,10 +62,10 @@ def bomb(tmp_path: Path) -> bytes:
             lambda _: b"[" * 100_000 + b"]" * 100_000, "application/json", "100 levels", id="deep JSON"
         ),
         pytest.param(
-            lambda _: b"[" + b",".join(b'{"k%d":1}' % n for n in range(20_000)) + b"]",
+            lambda _: b"[" + b",".join(b'{"k%d":1}' % n for n in range(2 * MANY)) + b"]",
             "application/json",
             None,
-            id="20,000 keys",
+            id="keys",
         ),
         pytest.param(lambda _: b"[" * 50_000, "text/markdown", None, id="brackets"),
         pytest.param(lambda _: b"# a\n" * 600_000, "text/markdown", "2097152 bytes", id="long Markdown"),

@@ -26,6 +26,7 @@ from actions.stored.delimited import MISSING as MISSING_TEXT
 from actions.stored.errors import MalformedReportError, UnsupportedReportError
 from actions.stored.limits import Limits
 from storage_lib.errors import InvalidArgumentError, SerializationError
+from tests.effort import examples
 
 DATA = Path(vega_datasets.__file__).parent / "_data"
 SITE_PACKAGES = DATA.parent.parent
@@ -738,7 +739,7 @@ SNIPPETS = st.lists(
     data=st.binary(max_size=200) | SNIPPETS.map(str.encode) | st.text().map(str.encode),
     content_type=CONTENT_TYPES,
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_bytes_give_a_json_profile_or_one_of_two_errors(data: bytes, content_type: str | None) -> None:
     try:
         result = profile(data, content_type=content_type)
@@ -758,7 +759,7 @@ CELLS = st.text(alphabet='ab1.,;"\n \r|\t-0é', max_size=6)
     delimiter=st.sampled_from(",;|\t"),
 )
 @example(rows=[[""], ["", ";"], ["\r"], [";"]], delimiter=",")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_rows_are_those_of_the_csv_module(rows: list[list[str]], delimiter: str) -> None:
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(rows)
@@ -778,7 +779,7 @@ def test_rows_are_those_of_the_csv_module(rows: list[list[str]], delimiter: str)
 
 
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=2, max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_figures_of_any_numbers_agree_with_statistics(values: list[float]) -> None:
     column = column_of([repr(value) for value in values])
     scale = max(map(abs, values)) or 1.0
@@ -791,7 +792,7 @@ def test_figures_of_any_numbers_agree_with_statistics(values: list[float]) -> No
 
 
 @given(text=st.text(max_size=400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_sentences_and_words_account_for_all_text(text: str) -> None:
     if not text.strip() or "\0" in text:
         return

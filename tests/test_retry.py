@@ -26,6 +26,7 @@ from storage_lib.errors import (
 from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.layers.retry.breaker import PATIENCE_SECONDS, PAUSE_SECONDS, THRESHOLD
 from storage_lib.manager import StorageManager
+from storage_lib.ports import hidden
 from storage_lib.ports.drivers import (
     GetOptions,
     ListOptions,
@@ -310,6 +311,35 @@ async def test_a_create_whose_answer_was_lost_has_created(line: Line) -> None:
     assert dict((await line.memory.objects.head("k")).metadata) == {"m": "1"}, "nor without the layer"
     replaced = await line.backend.objects.put("k", b"y", if_match=put.etag)
     assert replaced.created is False
+
+
+COPIED = {hidden.SOURCE: "version 7"}
+"""The metadata of a copy of that version in another store, which a migration makes."""
+
+
+async def test_the_mark_of_a_copy_tells_that_it_was_created_though_the_answer_was_lost(line: Line) -> None:
+    line.faults.planned = ["lost"]
+    put = await line.backend.objects.adopt("k", b"x", "text/plain", COPIED, if_absent=True)
+    there = await line.memory.objects.driver.head("k")
+    assert (put.created, put.etag) == (True, there.etag)
+    assert hidden.ATTEMPT not in there.metadata, "a listing would have to carry both marks"
+
+
+async def test_what_others_have_saved_is_a_conflict_for_a_copy_that_is_tried_again(
+    line: Line,
+) -> None:
+    for metadata in ({hidden.SOURCE: "version 6"}, {hidden.ATTEMPT: "c0"}):
+        await line.memory.objects.adopt("k", b"y", "text/plain", metadata)
+        line.faults.planned = ["refused"]
+        with pytest.raises(PreconditionFailedError):
+            await line.backend.objects.adopt("k", b"x", "text/plain", COPIED, if_absent=True)
+
+
+async def test_a_copy_in_the_way_of_a_save_is_a_conflict(line: Line) -> None:
+    await line.memory.objects.adopt("k", b"y", "text/plain", COPIED)
+    line.faults.planned = ["refused"]
+    with pytest.raises(PreconditionFailedError):
+        await line.backend.objects.put("k", b"x", if_absent=True)
 
 
 async def test_a_replacement_whose_answer_was_lost_has_replaced(line: Line) -> None:

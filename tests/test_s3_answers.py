@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.layers.retry import RetryBackend, RetryOptions
+from storage_lib.ports.drivers import UNASKED
 from tests.stub_service import Answer, Request, StubService
 
 DATE = {"Last-Modified": "Wed, 25 Nov 2026 03:28:15 GMT"}
@@ -248,4 +251,117 @@ async def test_an_end_of_life_that_is_none_is_not_one(end: str) -> None:
     async with StubService(lambda _: answer) as service:
         backend = backend_of(service)
         assert (await backend.objects.head("k")).expires_at is None
+        await backend.close()
+
+
+# -- deletes that share a request
+
+
+def emptied(request: Request, failures: Mapping[str, str], listing: Answer | None = None) -> Answer:
+    """A bucket without sidecars that deletes many, but not these."""
+    if request.method == "GET":
+        return listing or Answer(200, b"<ListBucketResult></ListBucketResult>")
+    if "?delete" in request.target:
+        found = [key for key in failures if f"<Key>{key}</Key>".encode() in request.body]
+        told = (f"<Error><Key>{key}</Key><Code>{failures[key]}</Code></Error>" for key in found)
+        return Answer(200, f"<DeleteResult>{''.join(told)}</DeleteResult>".encode())
+    if request.method == "HEAD":
+        return Answer(200, headers={"ETag": '"e1"', **DATE})
+    if request.method == "PUT":
+        return Answer(200, headers={"ETag": '"e1"'})
+    return Answer(204 if request.headers.get("if-match") in (None, '"e1"') else 412)
+
+
+async def test_many_are_deleted_by_one_request_and_each_failure_is_its_own() -> None:
+    failures = {"k3": "AccessDenied", "k5": "NoSuchKey", "k7": "InternalError"}
+    async with StubService(lambda request: emptied(request, failures)) as service:
+        backend = backend_of(service)
+        done = await backend.objects.delete_many([f"k{n}" for n in range(100)], missing_ok=True)
+        told = {key: type(found) for key, found in done.items() if found is not None}
+        assert told == {"k3": AccessDeniedError, "k7": StorageUnavailableError}
+        assert [(request.method, "delete" in request.target) for request in service.seen] == [
+            ("GET", False),
+            ("POST", True),
+        ]
+        assert b"max-keys=1&" in service.seen[0].target.encode()
+        await backend.close()
+
+
+async def test_an_error_that_names_no_key_is_that_of_all() -> None:
+    def answer(request: Request) -> Answer:
+        if "?delete" in request.target:
+            failed = b"<Error><Code>InternalError</Code><Message>again</Message></Error>"
+            return Answer(200, b"<DeleteResult>" + failed + b"</DeleteResult>")
+        return emptied(request, {})
+
+    async with StubService(answer) as service:
+        backend = backend_of(service)
+        keys = [f"k{n}" for n in range(100)]
+        done = await backend.objects.delete_many(keys, missing_ok=True)
+        assert {type(found) for found in done.values()} == {StorageUnavailableError}
+        assert set(done) == set(keys)
+        await backend.close()
+
+
+async def test_only_what_failed_is_deleted_again() -> None:
+    failures = {"k3": "SlowDown", "k5": "InternalError"}
+    sent: list[int] = []
+
+    def answer(request: Request) -> Answer:
+        found = emptied(request, failures)
+        if "?delete" in request.target:
+            sent.append(request.body.count(b"<Key>"))
+            failures.clear()
+        return found
+
+    async with StubService(answer) as service:
+        backend = RetryBackend(backend_of(service), RetryOptions(base_seconds=0))
+        done = await backend.objects.delete_many([f"k{n}" for n in range(100)], missing_ok=True)
+        assert set(done.values()) == {None}
+        assert sent[0] == 100
+        assert sum(sent[1:]) <= 2
+        await backend.close()
+
+
+@pytest.mark.parametrize("count", [2, 100])
+async def test_who_may_not_list_or_has_few_looks_at_each(count: int) -> None:
+    denied = Answer(403, error("AccessDenied"))
+    async with StubService(lambda request: emptied(request, {}, denied)) as service:
+        backend = backend_of(service)
+        done = await backend.objects.delete_many([f"k{n}" for n in range(count)], missing_ok=True)
+        assert set(done.values()) == {None}
+        heads = [request.path for request in service.seen if request.method == "HEAD"]
+        assert len(heads) >= count
+        await backend.close()
+
+
+async def test_a_delete_of_many_that_was_given_up_before_its_turn_does_not_come_later() -> None:
+    """Its key may have been saved since."""
+    go, begun = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: Request) -> Answer:
+        if request.method == "PUT" and request.path.endswith("/k0"):
+            begun.set()
+            await go.wait()
+        return emptied(request, {})
+
+    async with StubService(answer) as service:
+        backend = backend_of(service)
+        saving = asyncio.create_task(backend.objects.put("k0", b"x"))
+        await begun.wait()
+        outer = UNASKED.set(100)
+        keys = [f"k{n}" for n in range(100)]
+        driver: Any = backend.objects.driver
+        deleting = [asyncio.create_task(driver.delete(key, None)) for key in keys]
+        UNASKED.reset(outer)
+        while not driver._together._running:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # It waits for the save of the first.
+        deleting[50].cancel()
+        await asyncio.gather(deleting[50], return_exceptions=True)
+        go.set()
+        await asyncio.gather(saving, *deleting[:50], *deleting[51:])
+        bodies = [request.body for request in service.seen if "?delete" in request.target]
+        assert [body.count(b"<Key>") for body in bodies] == [99]
+        assert b"<Key>k50</Key>" not in bodies[0]
         await backend.close()

@@ -14,10 +14,12 @@ from storage_lib.errors import InvalidArgumentError, InvalidKeyError
 from storage_lib.keys import validate_user_key
 from storage_lib.ports.entities import check_keys
 from storage_lib.segments import (
+    from_path,
     from_segment,
     from_table_key,
     moment_of,
     newest_first,
+    to_path,
     to_segment,
     to_table_key,
 )
@@ -38,6 +40,53 @@ def test_any_text_is_a_segment_and_a_table_key_and_comes_back(texts: list[str]) 
         assert check_keys(to_table_key(text), segment)
         assert from_table_key(to_table_key(text)) == text
     assert len({to_segment(text) for text in texts}) == len(set(texts))
+
+
+@given(st.lists(_TEXTS, max_size=3))
+def test_any_path_is_a_key_and_comes_back(paths: list[str]) -> None:
+    for path in paths:
+        key = to_path(path)
+        validate_user_key(key)
+        assert from_path(key) == path
+        assert key.count("/") == path.count("/")
+        if "=" not in key:
+            assert key == path
+    assert len({to_path(path) for path in paths}) == len(set(paths))
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("reports/q4 2026.md", "reports/q4 2026.md"),
+        ("a.b/C (1)/ü#?&", "a.b/C (1)/ü#?&"),
+        ("", "="),
+        ("/a//b/", "=/a/=/b/="),
+        ("../up", "=2E=2E/up"),
+        ("a=b/c", "a=3Db/c"),
+        ("x./a\\b", "x=2E/a=5Cb"),
+        (".system/a", "=2Esystem/a"),
+        ("a%2Fb", "a=252Fb"),
+        ("u\u0308/\ud800", "u=CC=88/=ED=A0=80"),
+    ],
+)
+def test_paths_are_these(path: str, key: str) -> None:
+    assert to_path(path) == key
+    assert from_path(key) == path
+
+
+@pytest.mark.parametrize("key", ["a=b", "=41", "a/=2", "x/a=/b", 1])
+def test_what_no_path_gives_is_refused(key: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="to_"):
+        from_path(key)
+
+
+def test_a_part_of_a_path_that_is_too_long_is_refused() -> None:
+    to_path("a" * 255)
+    for path in ("a" * 256, "x/" + "=" * 86):
+        with pytest.raises(InvalidKeyError) as refused:
+            to_path(path)
+        assert refused.value.limit is not None
+        assert "255" in refused.value.limit
 
 
 @pytest.mark.parametrize(
@@ -125,3 +174,16 @@ def test_what_is_no_moment_is_refused(when: Any) -> None:
 def test_what_no_moment_gives_is_refused(segment: Any) -> None:
     with pytest.raises(InvalidArgumentError):
         moment_of(segment)
+
+
+def test_a_table_key_may_have_every_character_but_those_that_azure_refuses() -> None:
+    refused = {*"/\\#?\ufffe\uffff", *map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0))}
+    refused |= set(map(chr, range(0xD800, 0xE000)))
+    for code in (*range(0x3000), *range(0xD700, 0xE100), *range(0xFFF0, 0x10010), 0x1F642, 0x10FFFF):
+        for key in (chr(code), f"a{chr(code)}b"):
+            try:
+                assert check_keys(key, "") == check_keys("", key)[::-1] == (key, "")
+            except InvalidKeyError:
+                assert chr(code) in refused
+            else:
+                assert chr(code) not in refused

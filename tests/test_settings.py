@@ -172,10 +172,16 @@ def test_a_number_that_is_none_is_refused_however_long_it_is(name: str, text: st
     assert len(refused.value.message) < 200
 
 
-def test_where_payloads_are_kept_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AGENT_TASK_PAYLOADS", "objects")
+@pytest.mark.parametrize(
+    ("setting", "limit"),
+    [("AGENT_TASK_PAYLOADS", "records or objects"), ("AGENT_CONVERSATION_MESSAGES", "rows or objects")],
+)
+def test_where_payloads_and_messages_are_kept_is_one_of_two(
+    monkeypatch: pytest.MonkeyPatch, setting: str, limit: str
+) -> None:
+    monkeypatch.setenv(setting, "objects")
     check_settings()
-    monkeypatch.setenv("AGENT_TASK_PAYLOADS", "queue")
+    monkeypatch.setenv(setting, "queue")
     with pytest.raises(ConfigurationError) as refused:
         check_settings()
-    assert (refused.value.field, refused.value.limit) == ("AGENT_TASK_PAYLOADS", "records or objects")
+    assert (refused.value.field, refused.value.limit) == (setting, limit)

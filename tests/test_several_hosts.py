@@ -17,20 +17,22 @@ import pytest
 from devhost.azurite import ACCOUNT_KEY, ACCOUNT_NAME
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.tasks.engine import TaskEngine
-from storage_lib.tasks.model import TASK_QUEUE, TaskMessage, TaskRecord
+from storage_lib.tasks.model import TaskMessage, TaskRecord
 from storage_lib.tasks.submission import NewTask
 from tests.chaos_actions import CHILDREN
 from tests.conftest import PROJECT
 from tests.fault_proxy import FaultProxy, Faults
 from tests.local_host import serve, wait_for, write_app
-from tests.test_task_chaos import start, stored_on
+from tests.test_task_chaos import SOAK, start, stored_on
 
 HOSTS = 3
-FAMILIES = 8
+FAMILIES = 5
 IDLE_SECONDS = 10.0
 MOST_REQUESTS = 250
 """A minute of an idle host, which polls four queues every two seconds, and looks for lost tasks in each of 16
 partitions every 15 seconds."""
+MOST_OF_A_QUEUE = 150
+"""More for each further queue, of which there are two of two priorities."""
 MOST_CPU = 0.1
 """Of one processor, of an idle host with its worker."""
 TICKED = """
@@ -83,8 +85,14 @@ def server(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue("azurite") if request.param == "azure" else None
 
 
-@pytest.mark.timeout(240)
-async def test_three_hosts_serve_one_store(server: Any, tmp_path: Path, record_property: Any) -> None:
+@pytest.fixture(params=[1, 3] if SOAK else [3])
+def queues(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+async def test_three_hosts_serve_one_store(
+    server: Any, queues: int, tmp_path: Path, record_property: Any
+) -> None:
     data, begun = tmp_path / "data", tmp_path / "begun"
     begun.mkdir()
     async with AsyncExitStack() as stack:
@@ -92,17 +100,23 @@ async def test_three_hosts_serve_one_store(server: Any, tmp_path: Path, record_p
         settings = stored_on("file" if server is None else "azure", data, server)
         if server is not None:
             settings["AgentStorage"], proxies = await stack.enter_async_context(counted(server))
-        settings["CHAOS_BEGUN"] = str(begun)
+        settings |= {"CHAOS_BEGUN": str(begun), "AGENT_TASK_QUEUES": str(queues)}
         storage = await stack.enter_async_context(StorageManager(StorageConfig.from_env(settings)))
-        engine = TaskEngine(storage)
+        engine = TaskEngine(storage, queues=queues)
         starts = (start(PROJECT, data, settings) for _ in range(HOSTS))
         hosts = await asyncio.gather(*starts)
         try:
-            await each_effect_is_there_once(engine)
-            ran = {file.name for file in begun.iterdir()}
+            ran: set[str] = set()
+            for _ in range(20):  # Until some work has met more than one of them.
+                await each_effect_is_there_once(engine)
+                ran = {file.name for file in begun.iterdir()}
+                if len(ran) > 1:
+                    break
             assert ran <= {str(host.pid) for host in hosts}
             assert len(ran) > 1, "one host did all"
-            told = await idle_hosts_cost_little(hosts, proxies)
+            told = await idle_hosts_cost_little(
+                hosts, proxies, MOST_REQUESTS + MOST_OF_A_QUEUE * (queues - 1)
+            )
         finally:
             for host in hosts:
                 host.kill()
@@ -115,8 +129,9 @@ async def each_effect_is_there_once(engine: TaskEngine) -> None:
     families = [each for each in await engine.submit_many(new) if isinstance(each, TaskRecord)]
     assert len(families) == FAMILIES
     for record in families[::2]:  # Half of them are delivered twice, at about the same time.
-        await engine.storage.backend.queues.send(TASK_QUEUE, TaskMessage.of(record).to_bytes())
-    async with asyncio.timeout(150):
+        queue = engine.queues.of(record.task_id, record.priority)
+        await engine.storage.backend.queues.send(queue, TaskMessage.of(record).to_bytes())
+    async with asyncio.timeout(600):
         for family in families:
             while not (await engine.get(family.task_id)).is_final:
                 await asyncio.sleep(0.2)
@@ -129,22 +144,35 @@ async def each_effect_is_there_once(engine: TaskEngine) -> None:
             assert await engine.storage.load(f"effects/{record.task_id}") == 1
 
 
-async def idle_hosts_cost_little(hosts: list[asyncio.subprocess.Process], proxies: list[FaultProxy]) -> str:
-    await asyncio.sleep(5)  # Polls become rarer, up to every two seconds.
+async def idle_hosts_cost_little(
+    hosts: list[asyncio.subprocess.Process], proxies: list[FaultProxy], most: int
+) -> str:
+    # Polls become rarer, up to every two seconds; on a busy machine that takes a while.
+    for left in (2, 1, 0):
+        await asyncio.sleep(5)
+        cpu, requests = await idle_cost(hosts, proxies)
+        told = f"an idle host uses {max(cpu):.3f} of a processor and makes {requests:.0f} requests a minute"
+        if left == 0 or (requests <= most and max(cpu) <= MOST_CPU):
+            break
+    assert requests > 0 or not proxies
+    assert requests <= most, told
+    assert max(cpu) <= MOST_CPU, told
+    return told
+
+
+async def idle_cost(
+    hosts: list[asyncio.subprocess.Process], proxies: list[FaultProxy]
+) -> tuple[list[float], float]:
+    """Of a processor for each host, and requests a minute of one."""
     before = [processor_seconds(host.pid) for host in hosts], sum(each.counts.total() for each in proxies)
     began = time.monotonic()
     await asyncio.sleep(IDLE_SECONDS)
     passed = time.monotonic() - began
     cpu = [(processor_seconds(host.pid) - was) / passed for host, was in zip(hosts, before[0], strict=True)]
     requests = (sum(each.counts.total() for each in proxies) - before[1]) * 60 / passed / len(hosts)
-    told = f"an idle host uses {max(cpu):.3f} of a processor and makes {requests:.0f} requests a minute"
-    assert requests > 0 or not proxies
-    assert requests <= MOST_REQUESTS, told
-    assert max(cpu) <= MOST_CPU, told
-    return told
+    return cpu, requests
 
 
-@pytest.mark.timeout(120)
 def test_a_timer_runs_on_one_of_three_hosts_and_on_another_when_that_is_gone(tmp_path: Path) -> None:
     """Once for each time that it is due, or less often: while no host has the lease, what was due is made up
     for by one run."""

@@ -26,6 +26,7 @@ from storage_lib.errors import (
 from storage_lib.names import container_name, queue_name, table_name
 from storage_lib.ports.backend import Insert
 from storage_lib.testing.buffers import buffers
+from tests.effort import examples
 
 # azure-data-tables reads error bodies so.
 pytestmark = pytest.mark.filterwarnings("ignore:Testing an element's truth value:DeprecationWarning")
@@ -286,7 +287,7 @@ def test_known_names_stay_where_they_are() -> None:
     assert queue_name("---") == "queue-xcb3f91d54e"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.sets(
         st.one_of(

@@ -29,8 +29,8 @@ from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
 from storage_lib.tasks.index_check import check_index
 from storage_lib.tasks.layout import key_of
+from storage_lib.tasks.legacy_records import FIRST, LAST, MARK
 from storage_lib.tasks.model import TASK_QUEUE, TASK_TABLE, TaskStatus
-from storage_lib.tasks.older import FIRST, LAST, MARK
 from storage_lib.tasks.registry import task
 from tests.conftest import PROJECT
 from tests.counting import Requests
@@ -391,7 +391,7 @@ async def test_what_has_changed_since_it_was_carried_over_is_shown_as_it_is_now(
     async def cut(*_: Any) -> None:
         raise Cut
 
-    monkeypatch.setattr("storage_lib.tasks.older.delete_unchanged", cut)
+    monkeypatch.setattr("storage_lib.tasks.legacy_records.delete_unchanged", cut)
     with contextlib.suppress(Cut):
         await TaskEngine(files, clock=clock).records.older.step()
     engine, every = TaskEngine(files, clock=clock), [each["task_id"] for each in TASKS]

@@ -202,7 +202,9 @@ async def test_waiting_reads_less_and_less_often(tmp_path: Path, monkeypatch: py
         assert len(reads) == requests.total() <= 15
 
 
-async def test_the_end_of_a_task_that_ran_here_is_known_at_once(tmp_path: Path) -> None:
+async def test_the_end_of_a_task_that_ran_here_is_known_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with opened(("memory", None), tmp_path) as storage:
         engine = TaskEngine(storage)
         record = await engine.submit("echo_costs", "a")
@@ -210,7 +212,10 @@ async def test_the_end_of_a_task_that_ran_here_is_known_at_once(tmp_path: Path) 
         waiting = [asyncio.create_task(engine.wait_for(record.task_id, 30)) for _ in range(5)]
         while requests["tables.get"] < 5:
             await asyncio.sleep(0)
-        async with asyncio.timeout(0.09):  # before the next read
+        with monkeypatch.context() as still:
+            # Time stands still, so that none of them comes to read again.
+            now = asyncio.get_running_loop().time()
+            still.setattr(asyncio.get_running_loop(), "time", lambda: now)
             await deliver_all(engine)
             assert {found.status for found in await asyncio.gather(*waiting)} == {TaskStatus.SUCCEEDED}
 
@@ -484,7 +489,7 @@ async def serve_all(engines: list[TaskEngine], count: int) -> None:
                 await asyncio.sleep(0.002)
         await asyncio.gather(*running)
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(600):
         await asyncio.gather(*map(host, engines))
 
 
@@ -532,22 +537,24 @@ async def test_a_child_costs_few_requests_also_where_each_runs_by_itself(
 
 @pytest.mark.usefixtures("fans")
 @pytest.mark.parametrize("hosts", [1, 4])
-async def test_children_are_about_as_fast_as_tasks_by_themselves(tmp_path: Path, hosts: int) -> None:
-    """At 20 ms a request, so that the requests are what takes time."""
-    async with opened(("memory", None), tmp_path) as storage:
-        engines = [TaskEngine(storage, events=False) for _ in range(hosts)]
-        Requests(storage.backend, seconds=0.02)
-        new = [NewTask(action="echo_costs", agent_id="a", payload=n) for n in range(CHILDREN)]
-        ratios: list[float] = []
-        while (
-            max(ratios, default=0) < 0.7 and len(ratios) < 4
-        ):  # Other work on the machine may meet one side.
-            began = time.perf_counter()
+def test_children_are_about_as_fast_as_tasks_by_themselves(tmp_path: Path, hosts: int) -> None:
+    """At 20 ms a request, which is all that takes time here."""
+
+    async def compared() -> None:
+        loop = asyncio.get_running_loop()
+        async with opened(("memory", None), tmp_path) as storage:
+            engines = [TaskEngine(storage, events=False) for _ in range(hosts)]
+            Requests(storage.backend, seconds=0.02)
+            new = [NewTask(action="echo_costs", agent_id="a", payload=n) for n in range(CHILDREN)]
+            began = loop.time()
             await asyncio.gather(engines[0].submit_many(new), serve_all(engines, CHILDREN))
-            alone, began = time.perf_counter() - began, time.perf_counter()
+            alone, began = loop.time() - began, loop.time()
             parent = await engines[0].submit("fan_costs", "a", CHILDREN)
             await serve_all(engines, CHILDREN + 1)
-            ratios.append(alone / (time.perf_counter() - began))
+            ratio = alone / (loop.time() - began)
             assert (await engines[0].get(parent.task_id)).status is TaskStatus.SUCCEEDED
-        print(f"{hosts} hosts: children have {ratios} of the speed of tasks by themselves")
-        assert max(ratios) >= 0.7
+            print(f"{hosts} hosts: children have {ratio:.2f} of the speed of tasks by themselves")
+            assert ratio >= 0.7
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        runner.run(compared())

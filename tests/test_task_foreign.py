@@ -14,7 +14,7 @@ import azure.functions as func
 import pytest
 
 from functions import state as state_module
-from functions import tasks
+from functions import task_messages as tasks
 from functions.deliveries import Delivery
 from functions.state import AppState
 from storage_lib.backends.azure import AzureStorageBackend
@@ -167,7 +167,7 @@ async def test_a_message_that_the_worker_cannot_read_does_not_come_back_for_ever
     text = '{"dequeueCount": "many"}'
     async with FileStorageBackend(tmp_path) as backend, devhost("file", tmp_path) as host:
         await backend.queues.send_text(POISON_QUEUE, text)
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(600):
             while not (await host.json("tasks?status=dead"))["tasks"]:
                 await asyncio.sleep(0.5)
         (record,) = (await host.json("tasks?status=dead"))["tasks"]

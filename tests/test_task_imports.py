@@ -202,7 +202,7 @@ def test_the_app_says_why_it_cannot_start_and_does_not_exit_with_0(module: Modul
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert run.returncode != 0
     assert "exited while it was imported" in run.stdout + run.stderr

@@ -29,8 +29,9 @@ HOSTS = 4 if SOAK else 2
 AT_ONCE = HOSTS // 2
 """So many are killed together; others are alive, and as many start."""
 LEASE = 3.0
-LAW = LEASE + 30.0
-"""From the death of a host to the next attempt of each task that it had."""
+LAW = LEASE + 30.0 if SOAK else 300.0
+"""From the death of a host to the next attempt of each task that it had. A soak has the machine for itself;
+elsewhere it is shorter than the ten minutes for which the platform hides the message."""
 
 
 class Killed:
@@ -116,17 +117,17 @@ async def is_open(engine: TaskEngine, submitted: list[str]) -> bool:
     return False
 
 
-@pytest.mark.timeout(1500 if SOAK else 150)
+@pytest.mark.timeout(1500 if SOAK else 900)
 @pytest.mark.parametrize(
-    ("backend", "kills", "count"),
-    [("file", 200, 2000), ("azure", 40, 400)] if SOAK else [("file", 6, 48)],
+    ("backend", "queues", "kills", "count"),
+    [("file", 3, 200, 2000), ("file", 1, 200, 2000), ("azure", 3, 40, 400)] if SOAK else [("file", 3, 4, 32)],
 )
 async def test_killed_hosts(
-    backend: str, kills: int, count: int, tmp_path: Path, azurite: Any, record_property: Any
+    backend: str, queues: int, kills: int, count: int, tmp_path: Path, azurite: Any, record_property: Any
 ) -> None:
     """:param count: of tasks, children included."""
     data, chance = tmp_path / "data", random.Random(5)
-    settings = stored_on(backend, data, azurite)
+    settings = stored_on(backend, data, azurite) | {"AGENT_TASK_QUEUES": str(queues)}
     agent = f"killed-{random.Random().randrange(10**9)}"
     families = [
         NewTask(action="chaos_family", agent_id=agent, payload=chance.uniform(0.1, 3))
@@ -135,7 +136,7 @@ async def test_killed_hosts(
     per_round = -(-len(families) * AT_ONCE // kills)
     hosts = Killed(data, tmp_path / "begun", settings)
     async with StorageManager(StorageConfig.from_env(settings)) as storage:
-        engine = TaskEngine(storage)
+        engine = TaskEngine(storage, queues=queues)
         submitted: list[str] = []
         try:
             await hosts.add(HOSTS)
@@ -146,7 +147,7 @@ async def test_killed_hosts(
                 await asyncio.sleep(chance.uniform(0, 3))  # the instant is meant to be any
                 await hosts.kill(chance, AT_ONCE)
                 await hosts.add(AT_ONCE)
-            async with asyncio.timeout(300 if SOAK else 120):
+            async with asyncio.timeout(600):
                 left = [*submitted]
                 while await is_open(engine, left):
                     await asyncio.sleep(0.25)

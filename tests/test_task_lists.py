@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,17 +20,20 @@ from storage_lib.backends.file import FileStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.tables import TableStore
-from storage_lib.tasks import lists
+from storage_lib.tasks import lists, searchable
 from storage_lib.tasks.index_check import check_index
-from storage_lib.tasks.layout import key_of, record_keys
-from storage_lib.tasks.model import TaskRecord, TaskStatus, child_task_id, new_task_id
+from storage_lib.tasks.layout import OPEN, SEARCHED, key_of, record_keys
+from storage_lib.tasks.model import TASK_TABLE, TaskRecord, TaskStatus, child_task_id, new_task_id
 from storage_lib.tasks.records import TaskRecords
+from storage_lib.tasks.searchable import MARK
 from tests.counting import Requests
+from tests.effort import SOAK
 from tests.test_task_records import SparseTables
 
 START = datetime(2027, 1, 15, 12, tzinfo=UTC)
 MINUTES = st.sampled_from([0, 0, 1, 60, 279, 280, 700, 60 * 24 * 3])
 AGENTS, ACTIONS = ("a", "b", "ü/c"), ("note", "note_2", "other")
+WORDS = ("a", "ü ~:/", "x" * 128)
 
 
 @st.composite
@@ -43,6 +47,8 @@ def new(draw: st.DrawFn) -> dict[str, Any]:
         "action": draw(st.sampled_from(ACTIONS)),
         "status": draw(st.sampled_from(list(TaskStatus))),
         "then": draw(st.none() | st.sampled_from(list(TaskStatus))),
+        "correlation_id": draw(st.none() | st.sampled_from(WORDS)),
+        "idempotency_key": draw(st.none() | st.sampled_from(WORDS)),
     }
 
 
@@ -66,13 +72,17 @@ def record(n: int, given: dict[str, Any]) -> TaskRecord:
         updated_at=made,
         parent_id=PARENT if kind == "child" else None,
         child_index=n if kind == "child" else None,
+        correlation_id=given.get("correlation_id"),
+        idempotency_key=given.get("idempotency_key"),
     )
 
 
 def wanted(each: TaskRecord, filters: dict[str, Any]) -> bool:
-    plain = {name: filters[name] for name in ("status", "agent_id", "action") if name in filters}
+    names = ("agent_id", "action", "correlation_id", "idempotency_key")
+    statuses: Any = filters.get("status", tuple(TaskStatus))
     return (
-        all(getattr(each, name) == value for name, value in plain.items())
+        all(getattr(each, name) == filters[name] for name in names if name in filters)
+        and each.status in ((statuses,) if isinstance(statuses, str) else statuses)
         and each.created_at >= filters.get("created_after", each.created_at)
         and each.created_at < filters.get("created_before", each.created_at + timedelta(1))
     )
@@ -81,7 +91,10 @@ def wanted(each: TaskRecord, filters: dict[str, Any]) -> bool:
 FILTERS = st.fixed_dictionaries(
     {},
     optional={
-        "status": st.sampled_from(list(TaskStatus)),
+        "status": st.sampled_from(list(TaskStatus))
+        | st.sets(st.sampled_from(list(TaskStatus)), min_size=1).map(sorted),
+        "correlation_id": st.sampled_from(WORDS),
+        "idempotency_key": st.sampled_from(WORDS),
         "agent_id": st.sampled_from(AGENTS),
         "action": st.sampled_from(ACTIONS),
         "created_after": MINUTES.map(lambda minutes: START - timedelta(minutes=minutes)),
@@ -116,7 +129,7 @@ def store(kind: str) -> Iterator[Any]:
 
 @pytest.mark.parametrize(("kind", "examples"), [("memory", 60), ("sparse", 12), ("file", 12)])
 def test_lists_say_what_a_look_at_each_record_says(kind: str, examples: int) -> None:
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples if SOAK else examples // 2, deadline=None)
     @given(
         st.lists(new(), max_size=25),
         st.lists(FILTERS, min_size=1, max_size=4),
@@ -142,8 +155,10 @@ async def compared(
         model.sort(key=lambda each: key_of(each.task_id))
         assert await check_index(backend.tables) == []
         for each in ({}, *filters):
-            expected = [one.task_id for one in model if wanted(one, each)]
-            assert await every(records, limit, each) == expected, each
+            expected = [one for one in model if wanted(one, each)]
+            assert await every(records, limit, each) == [one.task_id for one in expected], each
+        if not isinstance(backend.tables.driver, SparseTables):  # It would take many pages.
+            await counted(records, filters[0], [one for one in model if wanted(one, filters[0])])
         children = [one for one in model if one.parent_id is not None]
         for child in children[:1]:
             # As if that were the time of the parent's record, which is gone.
@@ -154,6 +169,275 @@ async def compared(
             ]
             assert child.parent_id is not None
             assert await every(records, limit, {**filters[0], "parent_id": child.parent_id}) == same
+
+
+async def counted(records: TaskRecords, filters: dict[str, Any], expected: list[TaskRecord]) -> None:
+    """The counts are those of a list."""
+    statuses: Any = filters.get("status", tuple(TaskStatus))
+    statuses = (statuses,) if isinstance(statuses, str) else statuses
+    real = {str(status): sum(one.status == status for one in expected) for status in statuses}
+    found = await records.count(by="agent_id", **filters)
+    assert (found.counts, found.at_least) == (real, []), filters
+    assert found.groups is not None
+    groups = {(name, status): n for name, group in found.groups.items() for status, n in group.items()}
+    assert groups == Counter((one.agent_id, str(one.status)) for one in expected), filters
+    few = await records.count(limit=2, **filters)
+    for status, count in real.items():
+        assert few.counts[status] <= count
+        assert few.counts[status] == count or status in few.at_least, filters
+        assert few.counts[status] >= min(count, 2) or status in few.at_least, filters
+
+
+async def older(backend: Any) -> None:
+    """Make a store that of a version without rows for searches."""
+    async for row in backend.tables.iterate(TASK_TABLE):
+        keys = row.partition_key, row.row_key
+        if row.row_key.startswith(SEARCHED) or keys == MARK:
+            await backend.tables.delete(TASK_TABLE, *keys)
+        elif row.row_key.startswith(OPEN):
+            kept = {name: row.properties[name] for name in row.properties if name not in SEARCHES}
+            await backend.tables.update(TASK_TABLE, *keys, kept, mode="replace")
+
+
+SEARCHES: Any = ("correlation_id", "idempotency_key")
+
+
+async def filled(backend: Any, count: int) -> list[TaskRecord]:
+    """Tasks in all states, of which some have what is searched for."""
+    records, made = TaskRecords(backend), list[TaskRecord]()
+    for n in range(count):
+        base = {"kind": "own", "at": START - timedelta(seconds=n), "late": timedelta()}
+        fields = {"agent_id": AGENTS[n % 3], "action": "note", "status": list(TaskStatus)[n % 6]}
+        words = dict.fromkeys(SEARCHES, WORDS[n % 3] if n % 2 else None)
+        made.append(await records.insert(record(n, base | fields | words)))
+    return made
+
+
+async def test_pages_without_records_do_not_stop_those_that_get_their_rows() -> None:
+    with store("sparse") as backend:
+        await filled(backend, 12)
+        await older(backend)
+        records = TaskRecords(backend)
+        while await records.searchable.step(limit=1):
+            pass
+        assert await records.searchable.is_complete()
+        assert await check_index(backend.tables) == []
+
+
+async def test_who_makes_a_store_searchable_can_stop_after_each_page() -> None:
+    """Also where hardly any record has something to be searched by."""
+    backend = MemoryBackend()
+    records = TaskRecords(backend)
+    base = {"kind": "own", "late": timedelta(), "agent_id": "a", "action": "note", "status": "succeeded"}
+    for n in range(200):
+        await records.insert(record(n, base | {"at": START - timedelta(seconds=n)}))
+    await older(backend)
+    records = TaskRecords(backend)
+    requests, steps, before = Requests(backend), 0, 0
+    while await records.searchable.step(limit=10):
+        # The mark is looked for, read and written, and between two records there may be many partitions.
+        assert requests.total() - before <= 3 + 2 * 16
+        steps, before = steps + 1, requests.total()
+    assert steps >= 20
+    assert await records.searchable.is_complete()
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_a_store_of_before_is_searched_and_gets_its_rows_while_it_is_used(kind: str) -> None:
+    with store(kind) as backend:
+        async with backend:
+            made = await filled(backend, 48)
+            await older(backend)
+            for round_ in range(4):
+                # Each round is a process that was started anew, and one that is cut off after a step.
+                records = TaskRecords(backend)
+                for word in WORDS[1:]:
+                    for name in SEARCHES:
+                        for status in (None, ["failed", "running"], ["succeeded", "dead"]):
+                            filters = {name: word, **({"status": status} if status else {})}
+                            expected = [one for one in made if wanted(one, filters)]
+                            assert sorted(await every(records, 7, filters)) == sorted(
+                                one.task_id for one in expected
+                            )
+                            if round_ in (0, 3):
+                                await counted(records, filters, expected)
+                assert await check_index(backend.tables) == []
+                assert await records.searchable.is_complete() == (round_ == 3)
+                if round_ == 0:
+                    assert await records.searchable.step(limit=1)
+                    # One that is changed meanwhile keeps what it became.
+                    at = next(n for n, one in enumerate(made) if one.status is TaskStatus.RUNNING and n % 2)
+                    made[at] = await records.change(
+                        await records.get(made[at].task_id), status=TaskStatus.DEAD
+                    )
+                elif round_ == 1:
+                    assert await records.searchable.step(limit=5)
+                else:
+                    while await records.searchable.step(limit=7):
+                        pass
+            # A new process reads the rows, and no records in vain.
+            records = TaskRecords(backend)
+            assert await records.searchable.step() == 0
+            assert await records.searchable.is_complete()
+
+
+async def test_a_record_that_changes_while_it_gets_its_rows_gets_those_that_it_needs_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = MemoryBackend()
+    made = await filled(backend, 24)
+    await older(backend)
+    records = TaskRecords(backend)
+    change = searchable.change_unchanged
+    changed = [
+        one for n, one in enumerate(made) if n % 2 and one.status in (TaskStatus.QUEUED, TaskStatus.DEAD)
+    ]
+    assert len(changed) > 2
+
+    async def late(*arguments: Any) -> Any:
+        for one in changed:
+            current = await records.get(one.task_id)
+            await records.change(current, status=TaskStatus.FAILED, updated_at=current.updated_at)
+        changed.clear()
+        return await change(*arguments)
+
+    monkeypatch.setattr(searchable, "change_unchanged", late)
+    while await records.searchable.step():
+        pass
+    assert await records.searchable.is_complete()
+    assert await check_index(backend.tables) == []
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+async def test_a_search_costs_what_it_finds(name: str) -> None:
+    """Among a thousand others with another value, and among those without one."""
+    backend = MemoryBackend()
+    records = TaskRecords(backend)
+    costs: list[tuple[int, int]] = []
+    base = {"kind": "own", "late": timedelta(), "agent_id": "a", "action": "note"}
+    at = iter(range(10_000))
+
+    async def insert(word: str | None, count: int) -> None:
+        for _ in range(count):
+            n = next(at)
+            status = list(TaskStatus)[n % 6]
+            fields = {"at": START - timedelta(seconds=n), "status": status, name: word}
+            await records.insert(record(n, base | fields))
+
+    assert await records.searchable.is_complete()
+    await insert("mine", 5)
+    requests, read, query = Requests(backend), 0, backend.tables.driver.query
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal read
+        page = await query(*arguments)
+        read += len(page.entities)
+        return page
+
+    backend.tables.driver.query = counted  # type: ignore[method-assign]
+    for more in (0, 500, 1000):
+        await insert("other", more)
+        await insert(None, more)
+        requests.clear()
+        read = 0
+        filters: Any = {name: "mine"}
+        assert len((await records.list(limit=100, **filters)).records) == 5
+        assert sum((await records.count(**filters)).counts.values()) == 5
+        costs.append((requests.total(), read))
+    # The first also looks whether there are records of the layout before.
+    assert costs[1] == costs[2]
+    assert costs[1] <= costs[0]
+
+
+async def test_a_count_reads_no_more_than_its_limit_whatever_there_is() -> None:
+    backend = MemoryBackend()
+    records = TaskRecords(backend)
+    base = {"kind": "own", "late": timedelta(), "agent_id": "a", "action": "note"}
+    for n in range(3000):
+        fields = {"at": START - timedelta(seconds=n), "status": TaskStatus.SUCCEEDED}
+        await records.insert(record(n, base | fields))
+    read, query = 0, backend.tables.driver.query
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal read
+        page = await query(*arguments)
+        read += len(page.entities)
+        return page
+
+    backend.tables.driver.query = counted  # type: ignore[method-assign]
+    for limit in (10, 100):
+        read = 0
+        found = await records.count(limit=limit)
+        assert (found.counts["succeeded"], found.at_least) == (limit, ["succeeded"])
+        assert read <= 16 * (limit + 1) + 100
+
+
+CHANGES = [
+    (None, "queued"),
+    ("queued", "succeeded"),
+    ("queued", "failed"),
+    ("running", "dead"),
+    ("failed", "queued"),
+    ("cancelled", "queued"),
+]
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"agent_id": "a"},
+        {"action": "note"},
+        {"correlation_id": "c"},
+        {"status": ["queued", "running", "failed", "cancelled", "dead"]},
+    ],
+    ids=str,
+)
+async def test_a_task_that_changes_while_tasks_are_counted_is_counted_as_it_was_or_as_it_is(
+    filters: dict[str, Any],
+) -> None:
+    backend = MemoryBackend()
+    records = TaskRecords(backend)
+    await records.searchable.is_complete()
+    query, at = backend.tables.query, 0
+
+    async def changing(*arguments: Any, **options: Any) -> Any:
+        nonlocal at
+        if options["parameters"].get("partition") == where:
+            if at == moment:
+                if before is None:
+                    await records.insert(subject)
+                else:
+                    found = await records.get(subject.task_id)
+                    now = datetime.now(UTC)
+                    await records.change(found, status=TaskStatus(after), updated_at=now)
+            at += 1
+        return await query(*arguments, **options)
+
+    base = {"kind": "own", "late": timedelta(), "agent_id": "a", "action": "note", "correlation_id": "c"}
+    others: Counter[str] = Counter()
+    for n, status in enumerate(TaskStatus):
+        await records.insert(record(n, base | {"at": START, "status": status}))
+        others[status] += 1
+    for before, after in CHANGES:
+        moment, changed = 0, True
+        while changed:
+            subject = record(0, base | {"at": START, "status": TaskStatus(before or after)})
+            where, _ = record_keys(subject.task_id)
+            if before is not None:
+                await records.insert(subject)
+            backend.tables.query, at = changing, 0  # type: ignore[method-assign]
+            found = await records.count(**filters)
+            changed, moment = at > moment, moment + 1
+            backend.tables.query = query  # type: ignore[method-assign]
+            one = Counter(found.counts) - Counter({each: others[each] for each in found.counts})
+            expected = [{each: 1} for each in (before, after) if each in found.counts]
+            if before is None or len(expected) < 2:
+                expected.append({})
+            assert dict(one) in expected, (before, after, moment)
+            if changed or before is not None:
+                await records.remove(await records.get(subject.task_id), START)
+        assert moment > 2
 
 
 async def test_children_are_found_by_the_time_of_their_parent_s_record() -> None:
@@ -268,7 +552,9 @@ async def test_the_first_and_the_last_moments_are_bounds(moment: datetime, statu
         *(("parent_id", text) for text in ("", "a/b", "x" * 2000, "\ud800", 5)),
         *(("agent_id", text) for text in ("", "\x00", "\ud800", 5)),
         *(("action", text) for text in ("", "a/b", "a:b", "\ud800", 5)),
-        *(("status", text) for text in ("", "ended", 5)),
+        *(("status", text) for text in ("", "ended", 5, [], ["failed", "ended"], [5], "failed,dead")),
+        *(("correlation_id", text) for text in ("", "\x00", "x" * 129, "\ud800", 5)),
+        *(("idempotency_key", text) for text in ("", "\x00", "x" * 256, "\ud800", 5)),
     ],
     ids=ascii,
 )  # fmt: skip
@@ -326,3 +612,38 @@ async def test_of_what_was_made_late_only_that_of_the_last_minutes_is_looked_at(
         found = await every(records, 100, {**filters, "created_after": now})
         assert len(found) == 1
         assert len(looked_at) <= 100, filters
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["status", "searched"])
+@pytest.mark.parametrize(("before", "after"), [("running", "failed"), ("failed", "queued")])
+async def test_a_task_that_changes_while_it_is_listed_is_seen(before: str, after: str, own: bool) -> None:
+    """Whichever of the requests of a list it is before which one changes that is wanted before and after."""
+    filters: dict[str, Any] = {"status": ["queued", "running", "failed", "dead"]}
+    filters |= {"correlation_id": WORDS[0]} if own else {}
+    request, requests = 0, 1
+    while request < requests:
+        backend = MemoryBackend()
+        records, made = TaskRecords(backend), list[TaskRecord]()
+        assert await records.searchable.is_complete()
+        for n in range(4):
+            base = {"kind": "own", "at": START - timedelta(seconds=n), "late": timedelta()}
+            fields = {"agent_id": "a", "action": "note", "status": before, "correlation_id": WORDS[0]}
+            made.append(await records.insert(record(n, base | fields)))
+        left, query = request, backend.tables.driver.query
+        requests = 0
+
+        async def moving(
+            *arguments: Any, query: Any = query, records: Any = records, made: Any = made
+        ) -> Any:
+            nonlocal left, requests
+            requests += 1
+            if left == 0:
+                for one in made:
+                    await records.change(one, status=TaskStatus(after))
+            left -= 1
+            return await query(*arguments)
+
+        backend.tables.driver.query = moving  # pyright: ignore[reportAttributeAccessIssue]
+        assert await every(records, 3, filters) == [one.task_id for one in made], request
+        request += 5  # Of the three rounds of sixteen partitions, each at several places.
+    assert requests > 32

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from storage_lib.errors import InvalidArgumentError, SerializationError, StorageError
@@ -102,7 +102,7 @@ WRONG_OWN = [
     ({"task_id": CHILD, "parent_id": CHILD, "child_index": 3}, "parent_id"),
     ({"task_id": CHILD, "parent_id": 5, "child_index": 3}, "parent_id"),
     ({"idempotency_key": 5}, "idempotency_key"),
-    ({"idempotency_key": "k" * 129}, "idempotency_key"),
+    ({"idempotency_key": "k" * 256}, "idempotency_key"),
     ({"payload_key": 5}, "payload_key"),
     ({"payload_key": ".system/tasks/t/payload-" + "0" * 32, "payload": 1}, "payload_key"),
 ]  # fmt: skip
@@ -130,7 +130,6 @@ def test_a_misspelt_name_is_told_with_the_right_one() -> None:
     assert "correlation_id" in str(refused.value.remedy)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(["v", "requeue", "parent_id", "child_index", "parent_fence", "due_at", "priority"]),
@@ -153,7 +152,7 @@ def test_a_message_is_understood_or_refused_with_a_field(fields: dict[str, Any])
 
 async def buried(worker: Worker, message: dict[str, Any]) -> TaskRecord:
     """The dead record of a message that is refused."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         assert await worker.engine.worker.process(json.dumps(message), queue=TASK_QUEUE) == []
         (poison,) = await worker.backend.queues.receive(POISON_QUEUE)
         (event,) = await worker.engine.worker.process_poison(
@@ -225,7 +224,7 @@ async def test_a_circle_of_parents_in_the_table_ends(worker: Worker, length: int
         await worker.engine.records.insert(
             replace(record, status=TaskStatus.QUEUED if n == 0 else status, children=children)
         )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         await worker.engine.worker.process(json.dumps(OWN | {"task_id": ids[0]}), queue=TASK_QUEUE)
         record = await worker.get(ids[0])
         assert record.is_final

@@ -30,6 +30,7 @@ from storage_lib.tasks.model import FINAL, POISON_QUEUE, TASK_QUEUE, TaskRecord,
 from storage_lib.tasks.registry import Registry, task
 from storage_lib.tasks.retry import RetryPolicy, RetryTaskError
 from storage_lib.tasks.watch import LeaseWatch
+from tests.effort import examples
 
 MAX_DEQUEUE_COUNT = 5
 NOW_AND_THEN = st.sampled_from([False, False, False, True])
@@ -96,6 +97,7 @@ class Tasks(RuleBasedStateMachine):
         self.backend.tables, self.backend.queues = TableStore(tables), QueueStore(queues)
         self.engine = TaskEngine(StorageManager(backend=self.backend), clock=lambda: self.now)
         self.ids: list[str] = []
+        self.gone: set[str] = set()
         self.running: list[tuple[asyncio.Task[Any], QueueMessage, str]] = []
         self.abandoned: list[Any] = []  # kept, so that none is collected and resumed
         self.waiting: dict[tuple[str, int], asyncio.Future[str]] = {}
@@ -150,7 +152,14 @@ class Tasks(RuleBasedStateMachine):
 
     def watch(self, before: Any, after: Any) -> None:
         """Every change of a record, as the table has it."""
-        task_id, status = after["task_id"], TaskStatus(after["status"])
+        task_id = after["task_id"]
+        if after.get("expired"):
+            self.deleted(task_id, TaskStatus(before["status"]))
+            return
+        if task_id in self.gone:
+            self.wrong.append("a deleted task came back")
+            return
+        status = TaskStatus(after["status"])
         if before is None:
             self.ids.append(task_id)
             return
@@ -165,6 +174,12 @@ class Tasks(RuleBasedStateMachine):
             done, failed = int(after["children_done"], 16), int(after["children_failed"], 16)
             if failed or done.bit_count() < total:
                 self.wrong.append("a parent succeeded before all its children had")
+
+    def deleted(self, task_id: str, was: TaskStatus) -> None:
+        if was not in FINAL:
+            self.wrong.append(f"a task was deleted that was {was}")
+        self.ids.remove(task_id)
+        self.gone.add(task_id)
 
     def run(self, coroutine: Any) -> Any:
         return self.loop.run_until_complete(coroutine)
@@ -284,6 +299,13 @@ class Tasks(RuleBasedStateMachine):
     def requeue(self, data: Any) -> None:
         self.try_to(self.engine.control.requeue(self.drawn(data)))
 
+    @precondition(lambda self: any(self.record(task_id).is_final for task_id in self.ids))
+    @rule(really=NOW_AND_THEN, data=st.data())
+    def delete(self, really: bool, data: Any) -> None:
+        """Whatever messages of it are still on their way: it neither comes back nor runs."""
+        if really:
+            self.try_to(self.engine.delete(self.drawn(data)))
+
     @rule(really=NOW_AND_THEN, hours=st.sampled_from([1.1, 25]))
     def lose_messages_and_repair(self, really: bool, hours: float) -> None:
         if not really:
@@ -353,5 +375,5 @@ def nothing_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission, "new_task_id", lambda now: "01a3185c-5000-7000-8000-000000000000")
 
 
-Tasks.TestCase.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
-TestTaskStates = pytest.mark.timeout(300)(Tasks.TestCase)
+Tasks.TestCase.settings = settings(max_examples=examples(300), stateful_step_count=30, deadline=None)
+TestTaskStates = Tasks.TestCase

@@ -60,12 +60,12 @@ class Invoice(BaseModel):
 @pytest.fixture
 def codecs() -> Iterator[None]:
     register_codec(
-        Money, "shop.money", encode=lambda m: [m.amount, m.currency], decode=lambda stored: Money(*stored)
+        Money, "types.money", encode=lambda m: [m.amount, m.currency], decode=lambda stored: Money(*stored)
     )
-    register_codec(Vector, "shop.vector", encode=lambda v: v.items, decode=Vector)
+    register_codec(Vector, "types.vector", encode=lambda v: v.items, decode=Vector)
     yield
-    unregister_codec("shop.money")
-    unregister_codec("shop.vector")
+    unregister_codec("types.money")
+    unregister_codec("types.vector")
 
 
 @pytest.fixture
@@ -97,15 +97,15 @@ async def test_an_object_with_a_codec_comes_back_wherever_it_is(storage: Storage
     assert type(back) is type(value)
     # What was saved can be sent over HTTP as well, to a process that has no such codec.
     found = await storage.read("k")
-    unregister_codec("shop.money")
+    unregister_codec("types.money")
     try:
         await storage.write("copy", found.data, content_type=values.PACKED)
-        with pytest.raises(SerializationError, match=r"'shop\.money', which is not registered") as refused:
+        with pytest.raises(SerializationError, match=r"'types\.money', which is not registered") as refused:
             await storage.load("copy")
         assert "register" in (refused.value.remedy or "")
     finally:
         register_codec(
-            Money, "shop.money", encode=lambda m: [m.amount, m.currency], decode=lambda s: Money(*s)
+            Money, "types.money", encode=lambda m: [m.amount, m.currency], decode=lambda s: Money(*s)
         )
     assert (await storage.load("copy")) == (await storage.load("k"))
 
@@ -138,7 +138,7 @@ def test_two_codecs_of_a_type_or_a_name_are_refused(codecs: None) -> None:
 
     for kind, name, field in (
         (Money, "shop.other", "kind"),
-        (Point, "shop.money", "name"),
+        (Point, "types.money", "name"),
         (dict, "shop.dict", "kind"),
         (UUID, "shop.uuid", "kind"),
         (np.ndarray, "shop.array", "kind"),

@@ -37,6 +37,7 @@ from storage_lib import values
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, SerializationError
 from storage_lib.manager import StorageManager
+from tests.effort import examples
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 json_leaves = (
@@ -106,7 +107,7 @@ def test_plain_json_comes_back_and_is_readable_by_anyone(value: Any) -> None:
         assert same(json.loads(encoded.data), value)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(rich_values)
 def test_rich_values_come_back_with_their_types(value: Any) -> None:
     encoded = values.encode(value)

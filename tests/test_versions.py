@@ -10,10 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import jsonpatch
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from storage_lib import comparison, patches
 from storage_lib.backends.memory import MemoryBackend
+from storage_lib.comparison import difference
 from storage_lib.config.caching import CachingOptions
 from storage_lib.errors import (
     IntegrityError,
@@ -31,6 +36,7 @@ from storage_lib.layers.caching import CachingLayer
 from storage_lib.layers.retry import RetryBackend, RetryOptions
 from storage_lib.manager import StorageManager
 from storage_lib.ports.backend import StorageBackend
+from storage_lib.versioning import Versions
 from tests.competing import at_once, told
 from tests.http_app import config_of
 
@@ -170,6 +176,75 @@ async def test_a_difference_is_a_json_patch(memory: StorageManager) -> None:
     await memory.save_versioned("k", b"weights")
     with pytest.raises(SerializationError, match="is a bytes, not JSON"):
         await memory.diff_versions("k", 1)
+
+
+ATOMS = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.0, -0.0, 1.0, "", "a", "~/"])
+JSON_VALUES = st.recursive(
+    ATOMS,
+    lambda inner: (
+        st.lists(inner, max_size=6)
+        | st.dictionaries(st.sampled_from(["", "a", "~1", "x/y", "é"]), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON_VALUES, JSON_VALUES, st.sampled_from([1, 3, 1000]))
+def test_a_patch_of_large_values_makes_the_one_of_the_other(before: Any, after: Any, most: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(patches, "_MOST_STEPS", most)
+        found = list(patches.steps(before, after))
+    assert difference(after, jsonpatch.apply_patch(before, found), 0) is None
+    assert (found == []) == (difference(before, after, 0) is None)
+
+
+@pytest.mark.parametrize(
+    ("after", "count"),
+    [
+        (list(reversed(range(100_000))), 1),
+        ([n + 1 for n in range(100_000)], 1),
+        (list(range(1, 100_000)), 1),
+        ([*range(50_000), "x", *range(50_000, 100_000)], 1),
+        ([*range(50_000), *range(50_003, 100_000)], 3),
+        ([-1 if n % 10_000 == 5 else n for n in range(100_000)], 10),
+        ([], 1),
+    ],
+    ids=["reversed", "all others", "without the first", "one more", "three less", "ten others", "none"],
+)
+async def test_long_lists_are_compared_without_looking_for_the_shortest_patch(
+    memory: StorageManager, after: list[Any], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"kept": [{"a": 1}], "long": list(range(100_000))}
+    await memory.save_versioned("k", before)
+    await memory.save_versioned("k", before | {"long": after})
+    monkeypatch.setattr(jsonpatch, "make_patch", None)
+    patch = await memory.diff_versions("k", 1)
+    assert len(patch) == count
+    assert jsonpatch.apply_patch(before, patch) == before | {"long": after}
+
+
+def test_nested_lists_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counted(value: Any, other: Any, depth: int) -> Any:
+        compared.append(depth)
+        return compare(value, other, depth)
+
+    compare = comparison.difference
+    for module in (comparison, patches):
+        monkeypatch.setattr(module, "difference", counted)
+
+    def nested(levels: int, last: int) -> list[Any]:
+        found: list[Any] = [*range(100), last]
+        for level in range(levels):
+            found = [found, *range(level % 3)]
+        return found
+
+    path = "/0" * 50 + "/100"
+    assert list(patches.steps(nested(50, 1), nested(50, 2))) == [{"op": "replace", "path": path, "value": 2}]
+    assert len(compared) < 500  # 50 times as many, were each level compared before it is descended into.
+    after = [nested(49, 2), "more"]
+    assert jsonpatch.apply_patch(nested(50, 1), list(patches.steps(nested(50, 1), after))) == after
 
 
 @pytest.mark.parametrize("label", ["", "3", "v3", "x" * 101, "a\nb", 5, "007"])
@@ -399,6 +474,18 @@ CHANGES: dict[str, tuple[Callable[[StorageManager], Awaitable[Any]], dict[str, A
     "unlabel": (lambda storage: storage.unlabel_version("k", "x"), {"labels": None}),
     "rollback": (lambda storage: storage.rollback("k", 1), {"version": 1}),
     "prune": (lambda storage: storage.prune_versions("k", keep_last=1), {}),
+    "several": (
+        lambda storage: Versions(storage).change("k", current="v1", labels={"x": 3, "n": None}),
+        {"version": 1, "labels": {"x": 3, "n": 4}},
+    ),
+    "several and less": (
+        lambda storage: Versions(storage).change("k", current="x", labels={"y": "x"}, without=["x"]),
+        {"version": 2, "labels": {"y": 2}},
+    ),
+    "save that may come again": (
+        lambda storage: Versions(storage).add("k", "mine", once="call"),
+        {"version": 5, "highest": 5, "calls": {"call": 5}},
+    ),
 }
 
 
@@ -446,14 +533,114 @@ async def test_what_lost_answers_change_is_the_same_on_every_store(
 
 
 @made_or_not
-@pytest.mark.parametrize("change", ["label", "labelled save", "unlabel"])
+@pytest.mark.parametrize("change", ["label", "labelled save", "unlabel", "several", "several and less"])
 async def test_a_label_that_another_moves_after_a_lost_answer_stays_where_the_other_put_it(
     change: str, is_made: bool
 ) -> None:
     storage, other, layer = await losing(is_made)
     layer.then = lambda: other.label_version("k", 1, "x")
     await CHANGES[change][0](storage)
-    assert (await other.load("k/current"))["labels"] == {"x": 1}
+    labels = (await other.load("k/current"))["labels"]
+    assert {label: labels[label] for label in labels if label not in ("n", "y")} == {"x": 1}
+
+
+class Crowded(Layer):
+    """The first answer to a change is lost and others make theirs, and then at each further attempt."""
+
+    def __init__(self, inner: StorageBackend, others: Callable[[int], Awaitable[Any]]) -> None:
+        super().__init__(inner)
+        self.others, self.attempts = others, 0
+
+    async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
+        if (operation.name, operation.target) != ("put", "k/current"):
+            return await call()
+        self.attempts += 1
+        if self.attempts == 1:
+            await call()
+        if self.attempts < 5:
+            await self.others(self.attempts)
+        if self.attempts == 1:
+            raise StorageUnavailableError("the answer was lost")
+        return await call()
+
+
+async def test_a_change_that_was_made_takes_back_no_other_however_many_follow() -> None:
+    backend = MemoryBackend()
+    other = StorageManager(backend=backend)
+    for n in range(1, 5):
+        await other.save_versioned("k", n)
+    await other.label_version("k", 1, "x")
+
+    async def others(attempt: int) -> None:
+        if attempt == 1:
+            await other.label_version("k", 4, "x")
+            await other.rollback("k", 3)
+        await other.label_version("k", attempt % 4 + 1, "z")
+
+    layer = Crowded(backend, others)
+    storage = StorageManager(backend=RetryBackend(layer, RetryOptions(base_seconds=0)))
+    await Versions(storage).change("k", current=2, labels={"x": 2})
+    assert await other.current_version("k") == 3
+    assert (await other.load("k/current"))["labels"]["x"] == 4
+
+
+@pytest.mark.parametrize("number", [None, 7], ids=["next", "own number"])
+async def test_a_save_that_was_cut_off_before_it_was_told_of_is_ended_by_the_same_call(
+    storage: StorageManager, number: int | None
+) -> None:
+    await storage.save_versioned("k", "first")
+    versions, whole = Versions(storage), Versions(storage)
+
+    async def cut_off(*_: Any, **__: Any) -> bool:
+        raise StorageUnavailableError("the instance has died")
+
+    versions._set = cut_off  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(StorageUnavailableError, match="has died"):
+        await versions.add("k", "mine", number, label="x", once="call")
+    saved, put = await whole.add("k", "mine", number, label="x", once="call")
+    assert saved == (number or 2)
+    assert put.etag == (await storage.info(f"k/v{saved}")).etag
+    assert await numbers(storage, "k") == [1, saved]
+    assert await storage.load_version("k", "x") == await storage.load_version("k") == "mine"
+    # Another call is in its way, as ever.
+    with pytest.raises(PreconditionFailedError):
+        await whole.add("k", "mine", saved, once="other call")
+
+
+async def test_no_label_is_named_like_the_current_version(storage: StorageManager) -> None:
+    for n in range(2):
+        await storage.save_versioned("k", n)
+    for attempt in (
+        storage.label_version("k", 1, "current"),
+        storage.save_versioned("k", 2, label="current"),
+        Versions(storage).change("k", labels={"current": 1}),
+    ):
+        with pytest.raises(InvalidArgumentError, match="no label is named 'current'") as refused:
+            await attempt
+        assert refused.value.field == "label"
+    assert await numbers(storage, "k") == [1, 2]
+    # One that was given before can be moved no more, but removed.
+    await storage.save("k/current", {"version": 2, "highest": 2, "labels": {"current": 1}})
+    await storage.unlabel_version("k", "current")
+    assert [version.labels for version in await storage.list_versions("k")] == [(), ()]
+
+
+async def test_pages_lead_from_the_newest_to_the_oldest_over_gaps() -> None:
+    storage = StorageManager(backend=MemoryBackend())
+    for n in (*range(1, 40), 1000, 10**6):
+        await storage.save_versioned("k", n, n)
+    await storage.save(
+        "k/current", {"version": 39, "highest": 10**6, "labels": {"x": 1000}, "removing": [38]}
+    )
+    versions, before, found = Versions(storage), None, list[int]()
+    for _ in range(20):
+        page = await versions.page("k", before=before, limit=7)
+        assert len(page.versions) <= 7
+        found += [each.number for each in page.versions]
+        before = page.before
+        if before is None:
+            break
+    assert found == [10**6, 1000, 39, *range(37, 0, -1)]
 
 
 @made_or_not
@@ -590,7 +777,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.timeout(1200 if SOAK else 120)
+@pytest.mark.timeout(1200 if SOAK else 900)
 async def test_processes_give_every_version_a_number_of_its_own(
     any_store: tuple[str, object], tmp_path: Path
 ) -> None:

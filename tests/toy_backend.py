@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from storage_lib.ports import hidden
@@ -33,7 +34,7 @@ class ToyObjects(ObjectDriver):
             etag=uuid.uuid4().hex,
             last_modified=datetime.fromtimestamp(time.time(), UTC),
             content_type=options.content_type,
-            metadata=options.metadata,
+            metadata=dict(options.metadata),
             sha256=options.sha256,
         )
         self.stored[key] = StoredObject(info, data)
@@ -67,11 +68,12 @@ class ToyObjects(ObjectDriver):
                     yield common
                 folded = common
             elif key in self.stored:
-                yield hidden.entry(self.stored[key].info) if options.details else ListEntry(key)
+                yield hidden.entry(self._found(key, None).info) if options.details else ListEntry(key)
 
     def _found(self, key: str, if_match: str | None) -> StoredObject:
         if key not in self.stored:
             raise missing(key)
         if not agrees(self.stored[key].info.etag, if_match):
             raise unmet(key, if_match)
-        return self.stored[key]
+        found = self.stored[key]
+        return replace(found, info=replace(found.info, metadata=dict(found.info.metadata)))

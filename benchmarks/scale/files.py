@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import time
 from pathlib import Path
 
 from benchmarks import cold_start, listing
+from benchmarks.scale.folders import folder
 from benchmarks.scale.rows import Row
 from storage_lib import StorageConfig, StorageManager
 from storage_lib.backends.file import FileStorageBackend
@@ -23,8 +23,8 @@ IMPORTS = 7
 
 def busy_folder(size: float) -> list[Row]:
     """All pages of one folder, quiet, and with a save between any two."""
-    with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(_busy_folder(folder, int(100_000 * size)))
+    with folder() as path:
+        return asyncio.run(_busy_folder(path, int(100_000 * size)))
 
 
 def start(size: float) -> list[Row]:
@@ -35,13 +35,13 @@ def start(size: float) -> list[Row]:
 
 def database(size: float) -> list[Row]:
     """The size of the database once what was in it is gone and nobody asks for anything."""
-    with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(_database(folder, int(ROWS * size) // BATCH * BATCH))
+    with folder() as path:
+        return asyncio.run(_database(path, int(ROWS * size) // BATCH * BATCH))
 
 
-async def _busy_folder(folder: str, count: int) -> list[Row]:
-    await listing.fill(folder, folders=1, keys=count)
-    async with FileStorageBackend(folder) as backend:
+async def _busy_folder(path: str, count: int) -> list[Row]:
+    await listing.fill(path, folders=1, keys=count)
+    async with FileStorageBackend(path) as backend:
 
         async def pages(busy: bool) -> float:
             began, found, cursor, n = time.process_time(), 0, None, 0
@@ -64,17 +64,17 @@ async def _busy_folder(folder: str, count: int) -> list[Row]:
     ]
 
 
-async def _database(folder: str, count: int) -> list[Row]:
-    async with StorageManager(StorageConfig(base_path=folder)) as storage:
+async def _database(path: str, count: int) -> list[Row]:
+    async with StorageManager(StorageConfig(base_path=path)) as storage:
         tables, text = storage.backend.tables, "x" * 1_000
         names = [[f"{n + k:06}" for k in range(BATCH)] for n in range(0, count, BATCH)]
         for some in names:
             await tables.batch("scale", "p", [Insert(each, {"text": text}) for each in some])
-        full = _bytes(folder)
+        full = _bytes(path)
         for some in names:
             await tables.batch("scale", "p", [Delete(each) for each in some])
         began = time.monotonic()
-        while (left := _bytes(folder)) > full / 10 and time.monotonic() - began < IDLE_SECONDS:  # noqa: ASYNC110 - nobody tells
+        while (left := _bytes(path)) > full / 10 and time.monotonic() - began < IDLE_SECONDS:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.2)
     return [
         Row(f"SQLite file, {count:,} entities deleted and idle: bytes left", left / full, " x", most=0.1),
@@ -82,5 +82,5 @@ async def _database(folder: str, count: int) -> list[Row]:
     ]
 
 
-def _bytes(folder: str) -> int:
-    return sum(os.stat(each).st_size for each in Path(folder).rglob("*") if each.is_file())
+def _bytes(path: str) -> int:
+    return sum(os.stat(each).st_size for each in Path(path).rglob("*") if each.is_file())

@@ -30,6 +30,10 @@ class Proxy:
         """Of all requests up to now."""
         return self.requests.total()
 
+    def hold(self, seconds: float) -> None:
+        """Each request from now on that long."""
+        self.seconds = seconds
+
     def __enter__(self) -> Self:
         self._thread.start()
         self._server = self._call(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20))

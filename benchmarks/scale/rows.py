@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """``most`` or ``least`` is the bound; a row with neither informs."""
+    """``most`` or ``least`` is the bound; a row with neither informs. ``outside`` says what other than this
+    code does not let it be kept."""
 
     what: str
     measured: float
     unit: str = ""
     most: float | None = None
     least: float | None = None
+    outside: str = ""
 
     @property
     def holds(self) -> bool:
@@ -36,7 +38,8 @@ class Row:
             return ""
         word, bound = ("at most", self.most) if self.least is None else ("at least", self.least)
         assert bound is not None
-        return f"{word} {_short(bound)}{self.unit}: {'holds' if self.holds else 'MISSED'}"
+        missed = f"missed: {self.outside}" if self.outside else "MISSED"
+        return f"{word} {_short(bound)}{self.unit}: {'holds' if self.holds else missed}"
 
 
 def _short(number: float) -> str:

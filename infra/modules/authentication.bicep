@@ -34,6 +34,10 @@ resource authentication 'Microsoft.Web/sites/config@2025-03-01' = {
       unauthenticatedClientAction: 'Return401'
       excludedPaths: [
         '/api/health/live'
+        '/api/console' // the empty page; what it shows needs a token
+        '/api/console/*'
+        '/api/signed' // links of the app, which a signature protects
+        '/api/signed/*'
       ]
     }
     httpSettings: {

@@ -238,6 +238,8 @@ resource app 'Microsoft.Web/sites@2025-03-01' = {
       http20Enabled: true
       cors: {
         allowedOrigins: corsOrigins
+        // Keys and tokens are sent in headers; with cookies any admitted page could act as whoever has signed in.
+        supportCredentials: false
       }
       ipSecurityRestrictions: concat(restricted && testedFromOutside ? [testRule] : [], callerRules)
       ipSecurityRestrictionsDefaultAction: restricted ? 'Deny' : 'Allow'

@@ -16,12 +16,10 @@ from collections.abc import (
     Generator,
     Iterable,
     Mapping,
-    Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from datetime import datetime
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, Unpack, cast
 
 from storage_lib.access.policy import Grant
 from storage_lib.arguments import whole
@@ -36,27 +34,29 @@ from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_key, validate_pre
 from storage_lib.layers.base import Operation, QueueLayer, TableLayer
 from storage_lib.manager import StorageManager
 from storage_lib.names import queue_name, table_name
-from storage_lib.own_names import audit_tables, owner_of_queue, owner_of_table
 from storage_lib.ports import cursors
 from storage_lib.ports.backend import QuotaUsage, StorageBackend
 from storage_lib.ports.drivers import NamePage, ObjectDriver
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import (
-    DEFAULT_CONTENT_TYPE,
-    KEPT,
-    ByteRange,
-    Kept,
     ListEntry,
+    ListingOptions,
     ListPage,
     ObjectInfo,
     ObjectStats,
+    PageOptions,
     PutResult,
+    ReadOptions,
+    SaveOptions,
     StoredObject,
 )
 from storage_lib.ports.objects import DELETED_TOGETHER, ObjectReader, ObjectStore, ObjectWriter
 from storage_lib.ports.queues import QueueStore
-from storage_lib.ports.streaming import ByteSource, Parts
+from storage_lib.ports.reach import Reach
+from storage_lib.ports.streaming import ByteSource
 from storage_lib.ports.tables import TableStore
+from storage_lib.reserved_names import TASKS, audit_tables, has_conversations, owner_of_queue, owner_of_table
 
 type Denied = Callable[[str, str], Awaitable[None]]
 """Told of each refusal: the action, and the resource by its name in the store."""
@@ -70,14 +70,14 @@ def confined(
     grant: Grant,
     *,
     denied: Denied = _unnoticed,
-    looks: Sequence[str] = ("load",),
+    looks: str = "load",
 ) -> StorageManager:
     """``storage`` for a caller who has ``grant``. It shares its connections, and need not be closed.
 
     Whatever the grant does not allow raises `ForbiddenError`; listings leave it out.
 
     :param denied: awaited before the error is raised; what it raises is raised instead.
-    :param looks: the rights of which any lets the caller see an object's properties.
+    :param looks: the right that lets the caller see an object's properties.
     """
     own = StorageManager(backend=ConfinedBackend(storage.backend, grant, denied, looks))
     own._pickling = storage._pickling  # pyright: ignore[reportPrivateUsage]
@@ -87,13 +87,11 @@ def confined(
 class ConfinedBackend(StorageBackend):
     """A backend for one caller. What is inside it is out of reach: there are no layers to be found."""
 
-    def __init__(
-        self, inner: StorageBackend, grant: Grant, denied: Denied, looks: Sequence[str] = ("load",)
-    ) -> None:
+    def __init__(self, inner: StorageBackend, grant: Grant, denied: Denied, looks: str = "load") -> None:
         self.traced = inner.traced
         self.metrics = inner.metrics
         self._inner, self._grant, self._denied = inner, grant, denied
-        self.objects = ConfinedObjects(inner.objects, grant, denied, looks)
+        self.objects = self._objects = ConfinedObjects(inner.objects, grant, denied, looks)
         self.tables = TableStore(TableLayer(inner.tables.driver, self._named))
         self.queues = QueueStore(QueueLayer(inner.queues.driver, self._named))
         self._logs = audit_tables(inner)
@@ -114,6 +112,9 @@ class ConfinedBackend(StorageBackend):
     def system(self, port: str) -> str:
         return self._inner.system(port)
 
+    def reach(self) -> Reach:
+        return _ConfinedReach(self._inner, self._objects)
+
     def quotas(self) -> list[QuotaUsage]:
         return []
 
@@ -124,17 +125,35 @@ class ConfinedBackend(StorageBackend):
             assert isinstance(page, NamePage)  # noqa: S101 - that is what both return
             shown = [each for each in page.names if self._may(port, each, is_read=True)]
             return cast("T", NamePage(shown, page.cursor))
-        if not self._may(port, name, is_read=operation.name in _READS):
-            await self._denied(port, f"{port}/{name}")
-            raise _forbidden(port, name)
+        await self._need(port, name, is_read=operation.name in _READS)
         return await call()
 
+    async def need_to_write(self, port: Literal["tables", "queues"], name: str) -> None:
+        """:raises ForbiddenError: the caller may not write to this table, or use this queue."""
+        await self._need(port, table_name(name) if port == "tables" else queue_name(name), is_read=False)
+
+    async def _need(self, port: str, name: str, *, is_read: bool) -> None:
+        if not self._may(port, name, is_read=is_read):
+            await self._denied(port, f"{port}/{name}")
+            if self._grant.operates and (owner := self.owner(port, name)) is not None:
+                raise ForbiddenError(
+                    f"{port[:-1]} {name!r} is the app's own ({owner}), which nobody changes from outside",
+                    field=_FIELD[port],
+                    remedy="use another name; tasks have routes of their own" if owner == TASKS else None,
+                )
+            raise _forbidden(port, name)
+
     def _may(self, port: str, name: str, *, is_read: bool) -> bool:
-        name = name.lower()  # Names of tables are the same in any case.
-        if (owner_of_table(name, self._logs) if port == "tables" else owner_of_queue(name)) is not None:
+        if self.owner(port, name) is not None:
             return is_read and self._grant.operates
         allowed = self._allowed[port]
-        return allowed is None or name in allowed
+        return allowed is None or name.lower() in allowed
+
+    def owner(self, port: str, name: str) -> str | None:
+        """What of the app's own it belongs to; names of tables are the same in any case."""
+        if port == "tables" and has_conversations(name.lower()):
+            return "conversations"
+        return owner_of_table(name.lower(), self._logs) if port == "tables" else owner_of_queue(name.lower())
 
 
 _READS = ("get", "query", "peek", "length")
@@ -169,9 +188,7 @@ class ConfinedObjects(ObjectStore):
     """The objects that one caller may use, by the names that it knows: those in the store without the
     root."""
 
-    def __init__(
-        self, inner: ObjectStore, grant: Grant, denied: Denied, looks: Sequence[str] = ("load",)
-    ) -> None:
+    def __init__(self, inner: ObjectStore, grant: Grant, denied: Denied, looks: str = "load") -> None:
         self._inner, self._grant, self._denied, self._looks = inner, grant, denied, looks
         self._root = grant.root
         self.reports_created = inner.reports_created
@@ -207,6 +224,26 @@ class ConfinedObjects(ObjectStore):
                 raise _forbidden(action, key)
         return name
 
+    async def need(self, key: str, *actions: str) -> None:
+        """:raises ForbiddenError: the caller may not do all of this to the object."""
+        await self._may(key, *actions)
+
+    async def stored(self, key: str, *actions: str) -> str:
+        """The name in the store of an object to which all of this is allowed."""
+        return await self._may(key, *actions)
+
+    async def stored_prefix(self, prefix: str) -> str:
+        """The longest prefix in the store of all that may be listed below this one."""
+        await self._may_list(prefix)
+        if self._grant.covers("list", prefix):
+            return self._root + prefix
+        return self._root + _begins(self._grant.areas("list", prefix))
+
+    def shown(self, stored: str) -> str | None:
+        """What the caller calls an object; None if it may not list it."""
+        key = stored.removeprefix(self._root)
+        return key if stored.startswith(self._root) and self._grant.allows("list", key) else None
+
     @contextmanager
     def _told(self) -> Generator[None]:
         """Have errors name keys as the caller knows them."""
@@ -231,58 +268,18 @@ class ConfinedObjects(ObjectStore):
 
     # -- writing
 
-    async def put(
-        self,
-        key: str,
-        data: Buffer,
-        *,
-        content_type: str = DEFAULT_CONTENT_TYPE,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        ttl: float | datetime | None = None,
-    ) -> PutResult:
+    async def put(self, key: str, data: Buffer, **options: Unpack[SaveOptions]) -> PutResult:
         name = await self._may(key, "save")
         with self._told():
-            return self._result(
-                await self._inner.put(
-                    name,
-                    data,
-                    content_type=content_type,
-                    metadata=metadata,
-                    if_match=if_match,
-                    if_absent=if_absent,
-                    ttl=ttl,
-                )
-            )
+            return self._result(await self._inner.put(name, data, **options))
 
-    async def put_stream(
-        self,
-        key: str,
-        source: ByteSource,
-        *,
-        content_type: str = DEFAULT_CONTENT_TYPE,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        ttl: float | datetime | None = None,
-    ) -> PutResult:
+    async def put_stream(self, key: str, source: ByteSource, **options: Unpack[SaveOptions]) -> PutResult:
         name = await self._may(key, "save")
         with self._told():
-            return self._result(
-                await self._inner.put_stream(
-                    name,
-                    source,
-                    content_type=content_type,
-                    metadata=metadata,
-                    if_match=if_match,
-                    if_absent=if_absent,
-                    ttl=ttl,
-                )
-            )
+            return self._result(await self._inner.put_stream(name, source, **options))
 
     @asynccontextmanager
-    async def open_writer(self, key: str, **options: Any) -> AsyncGenerator[ObjectWriter]:
+    async def open_writer(self, key: str, **options: Unpack[SaveOptions]) -> AsyncGenerator[ObjectWriter]:
         name = await self._may(key, "save")
         with self._told():
             async with self._inner.open_writer(name, **options) as writer:
@@ -290,32 +287,14 @@ class ConfinedObjects(ObjectStore):
             if writer.result is not None:
                 writer.result = self._result(writer.result)
 
-    async def adopt(
-        self,
-        key: str,
-        data: bytes | Parts,
-        content_type: str,
-        metadata: Mapping[str, str],
-        *,
-        sha256: str | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        upload: str | None = None,
-    ) -> PutResult:
+    async def adopt(self, key: str, *_: Any, **__: Any) -> NoReturn:
         """:raises UnsupportedOperationError: always: what it stores is not what callers see."""
         raise UnsupportedOperationError("objects are copied from another store below the surface of this one")
 
-    async def touch(
-        self,
-        key: str,
-        *,
-        ttl: float | datetime | Kept | None = KEPT,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-    ) -> PutResult:
+    async def touch(self, key: str, **changes: Any) -> PutResult:
         name = await self._may(key, "save")
         with self._told():
-            return self._result(await self._inner.touch(name, ttl=ttl, metadata=metadata, if_match=if_match))
+            return self._result(await self._inner.touch(name, **changes))
 
     async def delete(self, key: str, *, if_match: str | None = None, missing_ok: bool = False) -> None:
         name = await self._may(key, "delete")
@@ -364,28 +343,17 @@ class ConfinedObjects(ObjectStore):
         """:raises UnsupportedOperationError: always: a sweep is of the whole store."""
         raise UnsupportedOperationError("expired objects are removed from the whole store, not by one caller")
 
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        name = await self._may(key, "load" if options.method == "GET" else "save")
+        with self._told():
+            return await self._inner.link(name, options)
+
     # -- reading
 
-    async def get(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        if_none_match: str | None = None,
-        fresh: bool = False,
-        dated: bool = True,
-    ) -> StoredObject | None:
+    async def get(self, key: str, **options: Any) -> StoredObject | None:
         name = await self._may(key, "load")
         with self._told():
-            found = await self._inner.get(
-                name,
-                byte_range=byte_range,
-                if_match=if_match,
-                if_none_match=if_none_match,
-                fresh=fresh,
-                dated=dated,
-            )
+            found = await self._inner.get(name, **options)
         return None if found is None else self._stored(found)
 
     def at_hand(self, key: str) -> StoredObject | None:
@@ -399,31 +367,16 @@ class ConfinedObjects(ObjectStore):
             return found
         return StoredObject(self._info(found.info), found.data, found.start, found.verified)
 
-    def open_reader(
-        self,
-        key: str,
-        *,
-        byte_range: ByteRange | None = None,
-        if_match: str | None = None,
-        fresh: bool = False,
-    ) -> AbstractAsyncContextManager[ObjectReader]:
-        return self._reading(key, byte_range, if_match, fresh)
-
     @asynccontextmanager
-    async def _reading(
-        self, key: str, byte_range: ByteRange | None, if_match: str | None, fresh: bool
-    ) -> AsyncGenerator[ObjectReader]:
+    async def open_reader(self, key: str, **options: Unpack[ReadOptions]) -> AsyncGenerator[ObjectReader]:
         name = await self._may(key, "load")
         with self._told():
-            async with self._inner.open_reader(
-                name, byte_range=byte_range, if_match=if_match, fresh=fresh
-            ) as reader:
+            async with self._inner.open_reader(name, **options) as reader:
                 reader.info = self._info(reader.info)
                 yield reader
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
-        by = next((each for each in self._looks if self._grant.allows(each, _text(key))), self._looks[0])
-        name = await self._may(key, by)
+        name = await self._may(key, self._looks)
         with self._told():
             return self._info(await self._inner.head(name, fresh=fresh))
 
@@ -441,82 +394,64 @@ class ConfinedObjects(ObjectStore):
             total += entry.size or 0
         return ObjectStats(count, total)
 
-    async def list_page(
-        self,
-        prefix: str = "",
-        *,
-        delimiter: str | None = None,
-        limit: int = 1000,
-        cursor: str | None = None,
-        start_after: str | None = None,
-        details: bool = False,
-        skip: str | None = None,
-    ) -> ListPage:
+    async def list_page(self, prefix: str = "", **options: Unpack[PageOptions]) -> ListPage:
         await self._may_list(prefix)
+        start_after = options.get("start_after")
         if start_after is not None:
             validate_prefix(start_after, "start_after")
-        if self._grant.covers("list", prefix):
-            with self._told():
-                page = await self._inner.list_page(
-                    self._root + prefix,
-                    delimiter=delimiter,
-                    limit=limit,
-                    cursor=cursor,
-                    start_after=None if start_after is None else self._root + start_after,
-                    details=details,
-                    skip=self._skipped(skip),
-                )
-            if not self._root:
-                return page
-            shown = [each.removeprefix(self._root) for each in page.prefixes]
-            return ListPage([self._entry(each) for each in page.entries], shown, page.cursor)
-        return await self._page(prefix, delimiter, limit, cursor, start_after, details)
+        if not self._grant.covers("list", prefix):
+            return await self._page(prefix, **options)
+        options["start_after"] = None if start_after is None else self._root + start_after
+        options["skip"] = self._skipped(options.get("skip"))
+        with self._told():
+            page = await self._inner.list_page(self._root + prefix, **options)
+        if not self._root:
+            return page
+        shown = [each.removeprefix(self._root) for each in page.prefixes]
+        return ListPage([self._entry(each) for each in page.entries], shown, page.cursor)
 
     async def _page(
         self,
         prefix: str,
-        delimiter: str | None,
-        limit: int,
-        cursor: str | None,
-        start_after: str | None,
-        details: bool,
+        *,
+        limit: int = 1000,
+        cursor: str | None = None,
+        cheap: bool = False,
+        **options: Unpack[ListingOptions],
     ) -> ListPage:
         """A page of areas, one behind the other. Its cursor is the last name."""
+        can = self._inner.driver.capabilities
+        details = options.get("details", False)
+        is_bare = details and cheap and can.asks_for_details
+        options["details"] = details and not is_bare
+        delimiter = options.get("delimiter")
         limit = whole("limit", limit, 1, 5000)
         bound = ("confined", self._root, prefix, delimiter)
         if cursor is not None:
             last = _decoded(cursors.unbound(cursor, *bound))
-            start_after = max(start_after or "", last, key=str.encode)
+            options["start_after"] = max(options.get("start_after") or "", last, key=str.encode)
         entries: list[ListEntry] = []
         prefixes: list[str] = []
         last = ""
-        async for found in self.iterate(
-            prefix, delimiter=delimiter, start_after=start_after, details=details
-        ):
+        async for found in self.iterate(prefix, **options):
             if len(entries) + len(prefixes) == limit:
                 return ListPage(entries, prefixes, cursors.bound(_encoded(last), *bound))
             if isinstance(found, str):
                 prefixes.append(last := found)
             else:
-                entries.append(found)
+                entries.append(replace(found, size=None) if is_bare and not can.lists_sizes else found)
                 last = found.key
         return ListPage(entries, prefixes, None)
 
-    def iterate(
-        self,
-        prefix: str = "",
-        *,
-        delimiter: str | None = None,
-        start_after: str | None = None,
-        details: bool = False,
-        skip: str | None = None,
-    ) -> Listed[ListEntry | str]:
+    def iterate(self, prefix: str = "", **options: Unpack[ListingOptions]) -> Listed[ListEntry | str]:
+        delimiter, start_after = options.get("delimiter"), options.get("start_after")
+
         async def found() -> AsyncGenerator[ListEntry | str]:
             await self._may_list(prefix)
             if start_after is not None:
                 validate_prefix(start_after, "start_after")
             if self._grant.covers("list", prefix):
-                async for each in self._below(prefix, False, delimiter, start_after, details, skip):
+                async for each in self._below(prefix, False, **options):
                     yield each
                 return
             if delimiter not in (None, "/"):
@@ -534,7 +469,7 @@ class ConfinedObjects(ObjectStore):
                         yield name
                     continue
                 is_key = not area.endswith("/")
-                async for each in self._below(area, is_key, delimiter, start_after, details, skip):
+                async for each in self._below(area, is_key, **options):
                     yield each
 
         return Listed(found)
@@ -543,10 +478,10 @@ class ConfinedObjects(ObjectStore):
         self,
         area: str,
         is_key: bool,
-        delimiter: str | None,
-        start_after: str | None,
-        details: bool,
-        skip: str | None,
+        delimiter: str | None = None,
+        start_after: str | None = None,
+        details: bool = False,
+        skip: str | None = None,
     ) -> AsyncGenerator[ListEntry | str]:
         """The names in an area, behind ``start_after``."""
         after = None
@@ -574,7 +509,7 @@ class ConfinedObjects(ObjectStore):
                     return  # The key itself comes first.
 
     async def _holds(self, area: str) -> bool:
-        async for _ in self._below(area, not area.endswith("/"), None, None, False, None):
+        async for _ in self._below(area, not area.endswith("/")):
             return True
         return False
 
@@ -590,6 +525,23 @@ class ConfinedObjects(ObjectStore):
         return None if self._root else skip or SYSTEM_PREFIX
 
 
+class _ConfinedReach(Reach):
+    """What the library keeps by names, by the rules for objects of these names."""
+
+    def __init__(self, inner: StorageBackend, objects: ConfinedObjects) -> None:
+        super().__init__(inner.tables, inner.objects)
+        self._names = objects
+
+    async def stored(self, name: str, *actions: str) -> str:
+        return await self._names.stored(validate_key(name), *actions)
+
+    async def stored_prefix(self, prefix: str) -> str:
+        return await self._names.stored_prefix(prefix)
+
+    def shown(self, stored: str) -> str | None:
+        return self._names.shown(stored)
+
+
 def _text(key: str) -> str:
     """:raises InvalidKeyError: it is none. Other faults are found by the store."""
     return key if isinstance(key, str) else validate_key(key)  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -599,6 +551,13 @@ def _folded(area: str, prefix: str) -> str:
     """The common prefix that all names of an area below ``prefix`` have; empty for a single key."""
     at = area.find("/", len(prefix))
     return "" if at < 0 else area[: at + 1]
+
+
+def _begins(areas: list[str]) -> str:
+    """How all of these begin."""
+    first, last = min(areas), max(areas)
+    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:same]
 
 
 def _encoded(name: str) -> str:

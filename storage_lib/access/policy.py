@@ -126,6 +126,24 @@ class Grant:
         allowed = self._may.get(action, frozenset())
         return None if "*" in allowed else allowed
 
+    def within(self, other: Grant) -> Grant:
+        """This caller, with only those of its rights that ``other`` has, too, whatever its root is."""
+        may: dict[str, Iterable[str]] = {}
+        for action in OBJECT_ACTIONS:
+            ours = [self.root + rule for rule in self._may.get(action, ())]
+            theirs = [other.root + rule for rule in other._may.get(action, ())]
+            both = {a if _is_within(a, b) else b for a in ours for b in theirs if _is_nested(a, b)}
+            may[action] = [rule.removeprefix(self.root) for rule in both]
+        for action in (*NAMED_ACTIONS, "operate"):
+            ours, theirs = self._may.get(action, frozenset()), other._may.get(action, frozenset())
+            may[action] = theirs if "*" in ours else ours if "*" in theirs else ours & theirs
+        return Grant(self.principal, self.root, may, self.principals)
+
+    @property
+    def rights(self) -> dict[str, list[str]]:
+        """The prefixes or names by action, as the policy tells them: below `root`."""
+        return {action: sorted(found) for action, found in sorted(self._may.items()) if found}
+
     @property
     def operates(self) -> bool:
         """Whether it may see and do what is the app's own."""
@@ -140,6 +158,15 @@ class Grant:
             and all(self.covers(action, "") for action in OBJECT_ACTIONS)
             and all(self.listed(action) is None for action in NAMED_ACTIONS)
         )
+
+
+def _is_within(rule: str, other: str) -> bool:
+    """Whether whatever one rule is for, the other one is for, too."""
+    return other in ("", rule) or rule.startswith(other if other.endswith("/") else f"{other}/")
+
+
+def _is_nested(rule: str, other: str) -> bool:
+    return _is_within(rule, other) or _is_within(other, rule)
 
 
 class _Principal(msgspec.Struct, forbid_unknown_fields=True):

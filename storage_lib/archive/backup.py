@@ -41,6 +41,7 @@ from storage_lib.keys import validate_prefix
 from storage_lib.manager import StorageManager
 from storage_lib.ports import unlisted
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
+from storage_lib.reserved_names import MESSAGES, has_conversations
 
 _AHEAD_BYTES = FRAME_BYTES // 2
 """Objects up to this size are read ahead, several at a time; larger ones are streamed, one at a time."""
@@ -96,6 +97,8 @@ async def backup(
     run = _Backup(storage, Objects(storage, layers), FrameWriter(level), concurrency, progress)
     if isinstance(target, StoredArchive) and target.storage.backend is storage.backend:
         run.own = target.key
+    is_all = tables is None and not prefix
+    run.takes_messages = is_all or any(map(has_conversations, chosen.names))
     with unlisted.collected() as left_out:
         run.left_out = left_out
         run.report.tables_left_out = chosen.left_out
@@ -127,6 +130,8 @@ class _Backup:
         """The key of the archive itself, if it is in the same store."""
         self.left_out: dict[str, None] = {}
         """Names that no key can address, filled in by listings."""
+        self.takes_messages = False
+        """Whether the objects that rows of conversations refer to are taken along."""
         self.report = BackupReport()
 
     async def archive(self, prefix: str, tables: list[str], queues: list[str]) -> AsyncGenerator[bytes]:
@@ -163,18 +168,9 @@ class _Backup:
         yield await self._frames.last(cut.rest() + behind, about.label, cut.digest.hexdigest())
 
     async def _entries(self, prefix: str, tables: list[str], queues: list[str]) -> AsyncGenerator[bytes]:
-        paths = Paths()
-        async with aclosing(self._ahead(prefix)) as listed:
-            async for entry, read in listed:
-                if read is not None:
-                    about = _about(read.info, read.metadata)
-                    async for frame in self._member(about, paths.path(entry.key), read.data):
-                        yield frame
-                    self._got(about)
-                else:
-                    async with aclosing(self._streamed(entry, paths.path(entry.key))) as frames:
-                        async for frame in frames:
-                            yield frame
+        async with aclosing(self._below(prefix)) as frames:
+            async for frame in frames:
+                yield frame
         for table in tables:
             part = 0
             try:
@@ -189,6 +185,11 @@ class _Backup:
                 self._lost(f"table {table}", error)
             else:
                 self.report.tables += 1
+        if self.takes_messages:
+            # After their rows, so that none that is appended meanwhile lacks its own.
+            async with aclosing(self._below(MESSAGES)) as frames:
+                async for frame in frames:
+                    yield frame
         for queue in queues:
             part = 0
             try:
@@ -203,6 +204,20 @@ class _Backup:
                 self._lost(f"queue {queue}", error)
             else:
                 self.report.queues += 1
+
+    async def _below(self, prefix: str) -> AsyncGenerator[bytes]:
+        paths = Paths()
+        async with aclosing(self._ahead(prefix)) as listed:
+            async for entry, read in listed:
+                if read is not None:
+                    about = _about(read.info, read.metadata)
+                    async for frame in self._member(about, paths.path(entry.key), read.data):
+                        yield frame
+                    self._got(about)
+                else:
+                    async with aclosing(self._streamed(entry, paths.path(entry.key))) as frames:
+                        async for frame in frames:
+                            yield frame
 
     def _got(self, about: About) -> None:
         self.report.objects += 1

@@ -21,9 +21,9 @@ from storage_lib.errors import (
     StorageUnavailableError,
 )
 from storage_lib.manager import StorageManager
-from storage_lib.own_names import TASKS, owner_of_queue
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage, decoded
 from storage_lib.ports.queues import MAX_RECEIVE
+from storage_lib.reserved_names import TASKS, owner_of_queue
 
 _HIDDEN_SECONDS = 300
 _PART_BYTES = 128 * 1024

@@ -30,6 +30,7 @@ from storage_lib.manager import StorageManager
 from storage_lib.names import table_name
 from storage_lib.ports import expiry
 from storage_lib.ports.streaming import Parts
+from storage_lib.reserved_names import MESSAGES, has_conversations
 
 _MAX_PART_BYTES = 64 * 1024 * 1024
 """No part of a table or a queue is so long."""
@@ -128,6 +129,7 @@ class _Restore:
         self._prefix = prefix
         self._into = into
         self._tables = tables
+        self._takes_messages = tables if isinstance(tables, bool) else any(map(has_conversations, tables))
         self._overwrite = overwrite
         self._dry_run = dry_run
         self._max_bytes = max_bytes
@@ -187,7 +189,7 @@ class _Restore:
         elif about.kind == "queue":
             if await self.queues.wants(about.name) and (lines := await self._lines(entry)) is not None:
                 await self.queues.send(about.name, lines)
-        elif about.name.startswith(self._prefix):
+        elif self._takes_messages if about.name.startswith(MESSAGES) else about.name.startswith(self._prefix):
             await self._object(entry)
 
     async def _table(self, entry: Entry) -> None:
@@ -226,7 +228,9 @@ class _Restore:
 
     async def _object(self, entry: Entry) -> None:
         about = entry.about
-        key = about.name if self._into is None else self._into + about.name[len(self._prefix) :]
+        key = about.name
+        if self._into is not None and not key.startswith(MESSAGES):
+            key = self._into + key[len(self._prefix) :]
         try:
             self._objects.checked(key, about.type, about.metadata)
         except StorageError as error:

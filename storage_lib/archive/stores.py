@@ -9,14 +9,22 @@ from typing import Any, Literal
 import msgspec
 
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
-from storage_lib.keys import SYSTEM_PREFIX, validate_content_type, validate_metadata, validate_user_key
-from storage_lib.layers.base import ObjectLayer
+from storage_lib.keys import (
+    SYSTEM_PREFIX,
+    is_system_key,
+    validate_content_type,
+    validate_key,
+    validate_metadata,
+    validate_user_key,
+)
+from storage_lib.layers.base import stored_form
 from storage_lib.manager import StorageManager
 from storage_lib.ports import expiry, hidden, kept_headers
-from storage_lib.ports.drivers import GetOptions, ObjectDriver
+from storage_lib.ports.drivers import GetOptions
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
 from storage_lib.ports.objects import ObjectReader, ObjectStore, Parts
 from storage_lib.ports.records import of_a_record
+from storage_lib.reserved_names import MESSAGES
 
 _CURRENT = "/current"
 
@@ -40,14 +48,16 @@ class Objects:
             )
         self.is_sealed = layers == "sealed"
         self.store = (
-            ObjectStore(_sealed(storage.backend.objects.driver))
+            ObjectStore(stored_form(storage.backend.objects.driver))
             if self.is_sealed
             else storage.backend.objects
         )
 
     def list(self, prefix: str) -> AsyncIterator[ListEntry | str]:
-        """The objects below a prefix, without the library's own, in the order of their keys."""
-        return aiter(self.store.iterate(prefix, details=True, skip=SYSTEM_PREFIX))
+        """The objects below a prefix, in the order of their keys. The library's own are left out, unless the
+        prefix is one of theirs."""
+        skip = None if is_system_key(prefix) else SYSTEM_PREFIX
+        return aiter(self.store.iterate(prefix, details=True, skip=skip))
 
     @asynccontextmanager
     async def open(self, key: str) -> AsyncGenerator[tuple[ObjectReader, dict[str, str]]]:
@@ -93,7 +103,7 @@ class Objects:
         :raises InvalidKeyError: the key is outside the grammar, or reserved.
         :raises InvalidArgumentError: something else is not valid.
         """
-        validate_user_key(key)
+        _ = validate_key(key) if key.startswith(MESSAGES) else validate_user_key(key)
         own = {name: value for name, value in metadata.items() if not name.startswith(hidden.RESERVED)}
         reserved = {name: value for name, value in metadata.items() if name not in own}
         validate_metadata(own)
@@ -127,13 +137,3 @@ def _metadata_of(info: ObjectInfo) -> dict[str, str]:
     if info.expires_at is not None:
         kept[expiry.METADATA] = f"{round(info.expires_at.timestamp() * 1000):014}"
     return kept
-
-
-def _sealed(driver: ObjectDriver) -> ObjectDriver:
-    """The driver below the innermost layer that stores other bytes than its caller's."""
-    found = driver
-    while isinstance(driver, ObjectLayer):
-        if driver.changes_sizes:
-            found = driver.inner
-        driver = driver.inner
-    return found

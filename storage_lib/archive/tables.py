@@ -19,7 +19,7 @@ from storage_lib.errors import (
     UnsupportedOperationError,
 )
 from storage_lib.manager import StorageManager
-from storage_lib.own_names import chosen_tables, owners_of_tables
+from storage_lib.reserved_names import chosen_tables, owners_of_tables
 
 _PART_BYTES = 128 * 1024
 """A part of a table is lost with any of its bytes, so it is small. An entity may have 1 MiB."""

@@ -20,6 +20,7 @@ from storage_lib.names import MappedName, given_name
 from storage_lib.ports import expiry, hidden
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import (
+    MAX_PAGE_BYTES,
     GetOptions,
     ListOptions,
     NamePage,
@@ -30,7 +31,7 @@ from storage_lib.ports.drivers import (
     QueueDriver,
     TableDriver,
 )
-from storage_lib.ports.entities import check_size
+from storage_lib.ports.entities import check_size, size_of
 from storage_lib.ports.errors import (
     at_operation,
     existing_entity,
@@ -86,7 +87,7 @@ class MemoryObjects(ObjectDriver):
             etag=uuid.uuid4().hex,
             last_modified=_moment(self.clock()),
             content_type=options.content_type,
-            metadata=options.metadata,
+            metadata=dict(options.metadata),
             sha256=options.sha256,
         )
         if current is None:
@@ -102,13 +103,14 @@ class MemoryObjects(ObjectDriver):
             raise unmet(key, options.if_match)
         if found.info.etag == options.if_none_match:
             return None
+        info = _told(found.info)
         if options.byte_range is None:
-            return found
+            return StoredObject(info, found.data)
         start, end = options.byte_range.resolve(found.info.size)
-        return StoredObject(found.info, found.data[start:end], start)
+        return StoredObject(info, found.data[start:end], start)
 
     async def head(self, key: str) -> ObjectInfo:
-        return self._found(key).info
+        return _told(self._found(key).info)
 
     async def delete(self, key: str, if_match: str | None) -> None:
         found = self._found(key)
@@ -122,7 +124,7 @@ class MemoryObjects(ObjectDriver):
         if found.info.etag != source.etag:
             raise unmet(source.key, source.etag)
         info = replace(
-            found.info, metadata=metadata, etag=uuid.uuid4().hex, last_modified=_moment(self.clock())
+            found.info, metadata=dict(metadata), etag=uuid.uuid4().hex, last_modified=_moment(self.clock())
         )
         self._objects[source.key] = StoredObject(info, found.data)
         return PutResult(source.key, info.etag, info.size, created=False)
@@ -140,13 +142,18 @@ class MemoryObjects(ObjectDriver):
                 folded = common
             elif is_after(key, after) and (found := self._objects.get(key)) is not None:
                 until = expiry.end_in(found.info.metadata) if options.ends else None
-                yield hidden.entry(found.info) if options.details else ListEntry(key, until=until)
+                yield hidden.entry(_told(found.info)) if options.details else ListEntry(key, until=until)
 
     def _found(self, key: str) -> StoredObject:
         try:
             return self._objects[key]
         except KeyError:
             raise missing(key) from None
+
+
+def _told(info: ObjectInfo) -> ObjectInfo:
+    """An equal info with a dict of its own: its caller may change it."""
+    return replace(info, metadata=dict(info.metadata))
 
 
 class MemoryQueues(QueueDriver):
@@ -294,6 +301,7 @@ class MemoryTables(TableDriver):
         if rows is None:
             raise missing_table(table)
         page: list[Entity] = []
+        size = 0
         bounds = options.filter.key_bounds
         partitions = {value for name, how, value in bounds if (name, how) == ("PartitionKey", "=")}
         keys = [key for key in rows if not partitions or key[0] in partitions]
@@ -303,10 +311,11 @@ class MemoryTables(TableDriver):
             entity = _entity(pk, rk, rows[pk, rk])
             if not options.filter(entity):
                 continue
-            if len(page) == options.limit:
-                return options.page(page, _encode_row_cursor(page[-1]))
-            page.append(entity)
-        return options.page(page, None)
+            if len(page) == options.limit or size >= MAX_PAGE_BYTES:
+                return EntityPage(page, _encode_row_cursor(page[-1]))
+            page.append(entity.selected(options.select))
+            size += size_of(page[-1].properties)
+        return EntityPage(page, None)
 
     def _rows(self, table: str) -> dict[tuple[str, str], _Row]:
         """The rows of a table, which is made if there is none."""

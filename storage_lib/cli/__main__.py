@@ -2,9 +2,12 @@
 
 import sys
 
+from storage_lib.cli.interrupts import end_at_once
+
 
 def main() -> None:
     """Run the command of ``sys.argv`` and exit with its code."""
+    end_at_once()
     try:
         from storage_lib.cli.program import run
     except ModuleNotFoundError as error:

@@ -68,13 +68,14 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
 
 def json_value(text: str, name: str) -> Any:
     """The value of a JSON text; ``@FILE`` and ``-`` read it from a file and from stdin."""
-    import sys
     from pathlib import Path
 
     import msgspec
 
     if text == "-":
-        data = sys.stdin.buffer.read()
+        from storage_lib.cli.local_files import all_of_stdin
+
+        data = all_of_stdin()
     elif text.startswith("@"):
         data = Path(text[1:]).read_bytes()
     else:

@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, TypeIs
 
 import typer
 
@@ -95,7 +95,10 @@ class Run:
             raise EndError(Exit.REFUSED)
         sys.stderr.write(f"{printable(question)} [y/N] ")
         sys.stderr.flush()
-        answer = sys.stdin.readline()
+        from storage_lib.cli.interrupts import interruptible
+
+        with interruptible():
+            answer = sys.stdin.readline()
         if not answer.endswith("\n"):
             say("")
         if answer.strip().lower() not in ("y", "yes"):
@@ -177,7 +180,8 @@ def command[**P](
     Callable[Concatenate[Run, P], Coroutine[Any, Any, None]],
 ]:
     """Register a coroutine function as a command. Its first parameter is the `Run`, the others are those of
-    typer, and its docstring is the help.
+    typer, and its docstring is the help. A parameter whose type is a dataclass stands for options that
+    several commands share: one for each field.
 
     :param store: whether it has the option ``--store``.
     :param json: whether it can write JSON.
@@ -188,7 +192,9 @@ def command[**P](
     def register(
         function: Callable[Concatenate[Run, P], Coroutine[Any, Any, None]],
     ) -> Callable[Concatenate[Run, P], Coroutine[Any, Any, None]]:
-        own = list(inspect.signature(function).parameters.values())[1:]
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+        shared = {each.name: each.annotation for each in parameters if _is_shared(each.annotation)}
+        own = [option for each in parameters for option in _options(each)]
         common = [_COMMON[each] for each, wanted in chosen.items() if wanted]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
@@ -197,9 +203,11 @@ def command[**P](
             _listen(verbose=given.pop("verbose") or program.verbose)
             where = given.pop("store", None) or program.store or os.environ.get(STORE_VARIABLE)
             run = Run(where or None, as_json=given.pop("json", False), yes=given.pop("yes", False))
-            import asyncio
+            for name, kind in shared.items():
+                given[name] = kind(**{each.name: given.pop(each.name) for each in fields(kind)})
+            from storage_lib.cli import interrupts
 
-            asyncio.run(_through(function(run, **given), run))  # pyright: ignore[reportCallIssue]
+            interrupts.run(_through(function(run, **given), run))  # pyright: ignore[reportCallIssue]
 
         functools.update_wrapper(start, function)
         vars(start).pop("__wrapped__")
@@ -211,6 +219,15 @@ def command[**P](
         return function
 
     return register
+
+
+def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    kind = parameter.annotation
+    return list(inspect.signature(kind).parameters.values()) if _is_shared(kind) else [parameter]
+
+
+def _is_shared(kind: Any) -> TypeIs[type[Any]]:
+    return isinstance(kind, type) and is_dataclass(kind)
 
 
 async def _through(doing: Awaitable[None], run: Run) -> None:

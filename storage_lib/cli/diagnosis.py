@@ -278,14 +278,14 @@ async def _tables_and_queues(storage: "StorageManager") -> AsyncIterator[Check]:
     from storage_lib.errors import KeyNotFoundError, StorageError, UnsupportedOperationError
 
     async def poison() -> list[str]:
-        from storage_lib.tasks.model import HIGH_POISON_QUEUE, POISON_QUEUE
+        from storage_lib.tasks.queues import POISON, lengths
 
-        found: list[str] = []
-        for queue in (POISON_QUEUE, HIGH_POISON_QUEUE):
-            with suppress(KeyNotFoundError):
-                if count := await storage.backend.queues.length(queue):
-                    found.append(f"{count_text(count, 'message')} in {queue}")
-        return found
+        found = await lengths(storage.backend.queues)
+        return [
+            f"{count_text(count, 'message')} in {queue}"
+            for queue, count in found.items()
+            if count and queue.endswith(POISON)
+        ]
 
     async def table() -> None:
         with suppress(KeyNotFoundError):

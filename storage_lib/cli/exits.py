@@ -109,6 +109,8 @@ def tell(error: BaseException, about: str = "") -> None:
     elif isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename is not None else ""
         message = f"{named}{error.strerror}"
+    elif isinstance(error, OSError) and str(error):
+        message = str(error)
     else:
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     say(f"{styled('error:', '31;1')} {printable(before + message, lines=True)}")

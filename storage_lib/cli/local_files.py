@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO
 
+from storage_lib.cli.interrupts import interruptible
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -78,8 +80,19 @@ def replaced(path: Path) -> Generator[IO[bytes]]:
         raise
 
 
+def all_of_stdin() -> bytes:
+    """What comes from stdin until it ends."""
+    with interruptible():
+        return sys.stdin.buffer.read()
+
+
 def lines_of_stdin() -> Iterator[str]:
     """The lines of stdin that are not empty, without their ends."""
-    for line in sys.stdin.buffer:
+    while line := _line_of_stdin():
         if text := line.decode(errors="surrogateescape").removesuffix("\n").removesuffix("\r"):
             yield text
+
+
+def _line_of_stdin() -> bytes:
+    with interruptible():
+        return sys.stdin.buffer.readline()

@@ -1,5 +1,6 @@
 """The commands by name, and what the program does before and after one of them."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typer.main import get_command
 
 from storage_lib.cli.command import COMPLETION_VARIABLE, NAME, STORE_HELP, Program
 from storage_lib.cli.exits import Exit, end, report
+from storage_lib.cli.words import read_plainly
 
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Objects": {
@@ -29,8 +31,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "query": ("query", "Run SQL over stored CSV, JSON and Parquet objects."),
     },
     "Between stores": {
-        "migrate": ("moving", "Copy everything from one store to another."),
-        "check": ("moving", "Compare two stores."),
+        "migrate": ("migration", "Copy everything from one store to another."),
+        "check": ("migration", "Compare two stores."),
         "backup": ("archives", "Write a store into one archive."),
         "restore": ("archives", "Store what is in an archive."),
         "import": ("archives", "Save what AgentOperatingSystem's file backend stored."),
@@ -39,6 +41,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "tasks": ("tasks", "Submit, follow, cancel and requeue tasks."),
         "tables": ("tables", "Query tables."),
         "queues": ("queues", "Look into queues, send to them and clear them."),
+        "conversations": ("conversations", "Show, extend, copy and export conversations."),
     },
     "Operation": {
         "doctor": ("doctor", "Find out what is wrong, and what mends it."),
@@ -136,6 +139,10 @@ def run(arguments: Sequence[str]) -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # It was closed.
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open to the end
+    # Most of what a command makes lives to its end. To look for garbage more often takes a tenth of the time
+    # of a long listing.
+    gc.set_threshold(20_000, 20, 20)
+    read_plainly()
     program = typer.Typer(
         cls=_Commands,
         rich_markup_mode=None,

@@ -27,8 +27,10 @@ from storage_lib.ports.drivers import (
     TableDriver,
     once,
 )
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
+from storage_lib.ports.reach import Reach
 from storage_lib.ports.sent import SentPart
 from storage_lib.ports.statistics import Statistic
 from storage_lib.ports.streaming import Parts
@@ -113,6 +115,9 @@ class Layer(StorageBackend):
     def place(self, port: str) -> str:
         return self.inner.place(port)
 
+    def reach(self) -> Reach:
+        return Reach(self.tables, self.objects)  # Through this layer, which the inner's would pass by.
+
     def also(self, objects: ObjectDriver) -> ObjectDriver:
         return self.object_layer(self.inner.also(objects))
 
@@ -152,6 +157,9 @@ class ObjectLayer(ObjectDriver):
     def clock(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, clock: Callable[[], float]
     ) -> None:
+        self._set_clock(clock)
+
+    def _set_clock(self, clock: Callable[[], float]) -> None:
         self.inner.clock = clock
 
     @property
@@ -199,6 +207,12 @@ class ObjectLayer(ObjectDriver):
         operation = Operation("objects", "touch", source.key, (metadata,))
         return await self._around(operation, lambda: self.inner.touch(source, metadata))
 
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        if self.changes_sizes:
+            return NoStoreLink("the store has other bytes than those that are saved here")
+        operation = Operation("objects", "link", key, (options,))
+        return await self._around(operation, lambda: self.inner.link(key, options))
+
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         """The operation is the listing up to its first entry."""
 
@@ -230,6 +244,16 @@ class ObjectLayer(ObjectDriver):
 
     async def remove_stale(self) -> None:
         await self.inner.remove_stale()
+
+
+def stored_form(driver: ObjectDriver) -> ObjectDriver:
+    """The driver below the innermost layer that stores other bytes than its caller's."""
+    found = driver
+    while isinstance(driver, ObjectLayer):
+        if driver.changes_sizes:
+            found = driver.inner
+        driver = driver.inner
+    return found
 
 
 class TableLayer(TableDriver):

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 
 from storage_lib.errors import StorageError
-from storage_lib.layers.base import Layer
+from storage_lib.layers.base import Around, Layer, QueueLayer, TableLayer
 from storage_lib.namespaces import (
     before_queues,
     before_tables,
@@ -18,7 +18,7 @@ from storage_lib.namespaces import (
 )
 from storage_lib.ports.backend import QueueStore, StorageBackend, TableStore
 from storage_lib.ports.drivers import NamePage, ObjectDriver, QueryOptions, QueueDriver, TableDriver
-from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
+from storage_lib.ports.queue_model import QueueMessage
 from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
 
 
@@ -35,8 +35,8 @@ class NamespaceLayer(Layer):
         super().__init__(inner)
         self.namespace = check_namespace(namespace)
         self.objects = inner.objects
-        self.tables = TableStore(_Tables(inner.tables.driver, namespace))
-        self.queues = QueueStore(_Queues(inner.queues.driver, namespace))
+        self.tables = TableStore(_Tables(inner.tables.driver, self.around, namespace))
+        self.queues = QueueStore(_Queues(inner.queues.driver, self.around, namespace))
 
     def object_layer(self, inner: ObjectDriver) -> ObjectDriver:
         return inner
@@ -46,10 +46,9 @@ class NamespaceLayer(Layer):
         return place if port == "objects" else f"{place}, namespace {self.namespace}"
 
 
-class _Tables(TableDriver):
-    def __init__(self, inner: TableDriver, namespace: str) -> None:
-        self.inner = inner
-        self.etags = inner.etags
+class _Tables(TableLayer):
+    def __init__(self, inner: TableDriver, around: Around, namespace: str) -> None:
+        super().__init__(inner, around)
         self._namespace = namespace
 
     def _in(self, table: str) -> AbstractContextManager[str]:
@@ -80,23 +79,10 @@ class _Tables(TableDriver):
         return NamePage(tables_of(self._namespace, page.names), page.cursor)
 
 
-class _Queues(QueueDriver):
-    def __init__(self, inner: QueueDriver, namespace: str) -> None:
-        self.inner = inner
+class _Queues(QueueLayer):
+    def __init__(self, inner: QueueDriver, around: Around, namespace: str) -> None:
+        super().__init__(inner, around)
         self._namespace = namespace
-
-    @property
-    def message_encoding(self) -> MessageEncoding:
-        return self.inner.message_encoding
-
-    @message_encoding.setter
-    def message_encoding(  # pyright: ignore[reportIncompatibleVariableOverride]
-        self, encoding: MessageEncoding
-    ) -> None:
-        self.inner.message_encoding = encoding
-
-    def decode(self, text: str) -> bytes | None:
-        return self.inner.decode(text)
 
     def _in(self, queue: str) -> AbstractContextManager[str]:
         return _stored_as(queue_in(self._namespace, queue), queue)

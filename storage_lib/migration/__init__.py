@@ -9,11 +9,17 @@ docs/migration.md tells what is copied, what happens to what is there already, a
 stopped goes on.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from storage_lib.migration.check_report import CheckReport, Difference
-from storage_lib.migration.checking import check
 from storage_lib.migration.migration import Migration
 from storage_lib.migration.options import MigrationOptions
 from storage_lib.migration.report import Failure, MigrationReport
+
+if TYPE_CHECKING:
+    from storage_lib.migration.checking import check
 
 __all__ = [
     "CheckReport",
@@ -24,3 +30,12 @@ __all__ = [
     "MigrationReport",
     "check",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # With all that it needs for tables, which most migrations do without.
+    if name == "check":
+        from storage_lib.migration.checking import check
+
+        return check
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,10 +10,10 @@ from storage_lib.errors import KeyNotFoundError, StorageError
 from storage_lib.migration.check_report import CheckReport, Difference
 from storage_lib.migration.copying import differences, digest_of, has_same_bytes
 from storage_lib.migration.listing import listed
-from storage_lib.migration.options import MigrationOptions
+from storage_lib.migration.options import MigrationOptions, Span
 from storage_lib.migration.pairing import Pair, paired
 from storage_lib.migration.table_checking import TableCheck
-from storage_lib.migration.tables import tables_of
+from storage_lib.migration.tables import messages_of, tables_of
 from storage_lib.migration.views import Open, Sealed, View
 
 if TYPE_CHECKING:
@@ -37,26 +37,41 @@ async def check(
     """
     options = options or MigrationOptions()
     view = Sealed if options.layers == "sealed" else Open
-    shared = first.backend.place("tables") == second.backend.place("tables")
-    tables = [] if shared else (await tables_of(options, first, second)).names
-    checking = _Check(view(first.backend.objects), view(second.backend.objects), options, content=content)
-    report = await checking.run() if options.objects else CheckReport()
+    tables = (await tables_of(options, first, second)).names
+    messages = messages_of(options, tables, first, second)
+    if first.backend.place("tables") == second.backend.place("tables"):
+        tables = []
+    report = CheckReport()
+    for span in (options.span if options.objects else None, messages):
+        if span is not None:
+            ours, theirs = view(first.backend.objects), view(second.backend.objects)
+            await _Check(ours, theirs, options, span, report, content=content).run()
     await TableCheck(first, second, report, options.concurrency).compare(tables)
     report.differences.sort(key=lambda found: found.name)
     return report
 
 
 class _Check:
-    def __init__(self, first: View, second: View, options: MigrationOptions, *, content: bool) -> None:
+    def __init__(
+        self,
+        first: View,
+        second: View,
+        options: MigrationOptions,
+        span: Span,
+        report: CheckReport,
+        *,
+        content: bool,
+    ) -> None:
         self._first = first
         self._second = second
         self._options = options
+        self._span = span
         self._content = content
-        self._report = CheckReport()
+        self._report = report
 
-    async def run(self) -> CheckReport:
+    async def run(self) -> None:
         options = self._options
-        wants = options.keys
+        prefix, onto, wants = self._span
         free = asyncio.Semaphore(options.concurrency)
 
         async def compare(pair: Pair) -> None:
@@ -65,20 +80,19 @@ class _Check:
             finally:
                 free.release()
 
-        ours = listed(self._first, options, options.prefix)
-        theirs = listed(self._second, options, options.onto)
+        ours = listed(self._first, options, prefix)
+        theirs = listed(self._second, options, onto)
         async with (
-            aclosing(paired(ours, theirs, options.prefix, options.onto)) as pairs,
+            aclosing(paired(ours, theirs, prefix, onto)) as pairs,
             asyncio.TaskGroup() as group,
         ):
             async for pair in pairs:
                 if wants(pair.name):
                     await free.acquire()
                     group.create_task(compare(pair))
-        return self._report
 
     async def _compare(self, pair: Pair) -> None:
-        name = self._options.prefix + pair.name
+        name = self._span.prefix + pair.name
         try:
             found = await self._difference(pair, name)
         except StorageError as error:

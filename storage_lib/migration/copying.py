@@ -19,7 +19,7 @@ from storage_lib.errors import (
     TransientStorageError,
     UnsupportedOperationError,
 )
-from storage_lib.keys import validate_user_key
+from storage_lib.keys import is_system_key, validate_user_key
 from storage_lib.migration.limits import Bandwidth, Memory
 from storage_lib.migration.options import MigrationOptions
 from storage_lib.migration.pairing import Pair
@@ -85,7 +85,8 @@ class ObjectCopier:
         :raises PreconditionFailedError: the target's object was changed at this moment.
         """
         etag, size = entry.etag, entry.size or 0
-        validate_user_key(onto)
+        if not is_system_key(key):
+            validate_user_key(onto)
         for _ in range(_ATTEMPTS):
             try:
                 if there is not None:
@@ -283,7 +284,7 @@ class ObjectCopier:
             )
 
     def _check_binding(self, key: str, seen: Seen) -> None:
-        if seen.is_encrypted and self._moved:
+        if seen.is_encrypted and self._moved and not is_system_key(key):
             raise UnsupportedOperationError(
                 f"object {key!r} is encrypted, and bound to its key: its sealed bytes cannot have another",
                 field="target_prefix",

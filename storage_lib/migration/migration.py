@@ -19,9 +19,7 @@ from storage_lib.migration.copying import ObjectCopier, Outcome
 from storage_lib.migration.listing import listed
 from storage_lib.migration.options import MigrationOptions
 from storage_lib.migration.pairing import Pair, paired
-from storage_lib.migration.queues import QueueMover, check_queues
 from storage_lib.migration.report import MigrationReport
-from storage_lib.migration.tables import TableCopier, tables_of
 from storage_lib.migration.versions import is_pointer, pointed_at
 from storage_lib.migration.views import Open, Sealed, View
 from storage_lib.ports.object_model import ListEntry
@@ -65,7 +63,7 @@ class Migration:
         view = Sealed if self.options.layers == "sealed" else Open
         self._from: View = view(source.backend.objects)
         self._to: View = view(target.backend.objects)
-        self._wants = self.options.keys
+        self._span = self.options.span
         self._away = 0
         self._has_pointers = False
         origin = source.backend.place("objects")
@@ -79,13 +77,16 @@ class Migration:
         began = time.monotonic()
         try:
             tables = await self.chosen_tables()
-            await check_queues(self.options, self.source)
+            if self.options.queues:
+                await self._check_queues()
             if self.options.objects:
                 await self._objects()
-            await self._tables(tables)
-            mover = QueueMover(self.source, self.target, self.options, self.report, self._on_object)
-            for queue in self.options.queues:
-                await mover.move(queue)
+            if tables:
+                await self._tables(tables)
+            if self.options.takes_tables:
+                await self._messages(tables)
+            if self.options.queues:
+                await self._queues()
         finally:
             self.report.seconds += time.monotonic() - began
         return self.report
@@ -98,10 +99,13 @@ class Migration:
         :raises InvalidArgumentError: source and target have the same.
         :raises KeyNotFoundError: the source does not have one that is named.
         """
-        chosen = await tables_of(self.options, self.source)
-        self.report.tables_left_out = chosen.left_out
+        chosen: list[str] = []
+        if self.options.takes_tables:
+            from storage_lib.migration.tables import tables_of
+
+            chosen, self.report.tables_left_out = await tables_of(self.options, self.source)
         wanted = (
-            ("tables", chosen.names if self.options.tables is not None else []),
+            ("tables", chosen if self.options.tables is not None else []),
             ("queues", self.options.queues),
         )
         for field, names in wanted:
@@ -109,9 +113,11 @@ class Migration:
                 raise InvalidArgumentError(
                     f"source and target have the same {field}", field=field, remedy=f"copy none: {field}=()"
                 )
-        return [] if self._shares("tables") else chosen.names
+        return [] if self._shares("tables") else chosen
 
     async def _tables(self, names: list[str]) -> None:
+        from storage_lib.migration.tables import TableCopier
+
         copier = TableCopier(self.source, self.target, self.options, self.report, self._on_object)
         for name in names:
             await copier.copy(name)
@@ -119,6 +125,20 @@ class Migration:
         if self.options.delete and self.report.ok:
             for name in names:
                 await copier.mirror(name)
+
+    async def _check_queues(self) -> None:
+        from storage_lib.migration.queues import check_queues
+
+        await check_queues(self.options, self.source)
+
+    async def _queues(self) -> None:
+        from storage_lib.migration.queues import QueueMover
+
+        source, target = self.source.backend.queues, self.target.backend.queues
+        dry_run = self.options.dry_run
+        mover = QueueMover(source, target, self.report, self._on_object, dry_run=dry_run)
+        for queue in self.options.queues:
+            await mover.move(queue)
 
     def _shares(self, port: str) -> bool:
         return self.source.backend.place(port) == self.target.backend.place(port)
@@ -148,6 +168,18 @@ class Migration:
         if self.options.delete and self.report.ok:
             await self._each(self._delete, lambda pair: pair.source is None)
 
+    async def _messages(self, tables: list[str]) -> None:
+        """Copy the large messages of conversations. Their rows came first, so none that was copied lacks an
+        object that was appended meanwhile."""
+        from storage_lib.migration.tables import messages_of
+
+        if (span := messages_of(self.options, tables, self.source, self.target)) is None:
+            return
+        self._span = span
+        await self._each(self._copy, lambda pair: pair.source is not None)
+        if self.options.delete and self.report.ok:
+            await self._each(self._delete, lambda pair: pair.source is None)
+
     def _is_deferred(self, pair: Pair) -> bool:
         if not is_pointer(pair.name):
             return False
@@ -165,10 +197,10 @@ class Migration:
         async def list_all() -> None:
             async with aclosing(self._pairs()) as pairs:
                 async for pair in pairs:
-                    if not (self._wants(pair.name) and is_meant(pair)):
+                    if not (self._span.wants(pair.name) and is_meant(pair)):
                         continue
                     if self._copier.is_done(pair):
-                        self._count(self.options.prefix + pair.name, Outcome.SKIPPED.value)
+                        self._count(self._span.prefix + pair.name, Outcome.SKIPPED.value)
                     else:
                         await waiting.put(pair)
             for _ in range(self.options.concurrency):
@@ -184,7 +216,7 @@ class Migration:
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
 
     async def _do(self, work: Callable[[Pair], Awaitable[str]], pair: Pair) -> None:
-        name = self.options.prefix + pair.name
+        name = self._span.prefix + pair.name
         try:
             outcome = await work(pair)
         except StorageError as error:
@@ -205,22 +237,22 @@ class Migration:
             self._on_object(name, outcome)
 
     async def _pairs(self) -> AsyncGenerator[Pair]:
-        options = self.options
-        ours = listed(self._from, options, options.prefix)
-        theirs = listed(self._to, options, options.onto)
-        async with aclosing(paired(ours, theirs, options.prefix, options.onto)) as pairs:
+        prefix, onto, _ = self._span
+        ours = listed(self._from, self.options, prefix)
+        theirs = listed(self._to, self.options, onto)
+        async with aclosing(paired(ours, theirs, prefix, onto)) as pairs:
             async for pair in pairs:
                 yield pair
 
     async def _copy(self, pair: Pair) -> str:
         assert pair.source is not None  # noqa: S101 - only these are meant
-        onto = self.options.onto + pair.name
+        onto = self._span.onto + pair.name
         return (await self._copier.copy(pair.source.key, onto, pair.source, pair.target)).value
 
     async def _copy_pointer(self, pair: Pair) -> str:
         """Copy ``KEY/current`` once the target has all versions that it names."""
         assert pair.source is not None  # noqa: S101 - only these are meant
-        key, onto = pair.source.key, self.options.onto + pair.name
+        key, onto = pair.source.key, self._span.onto + pair.name
         try:
             seen, content = await self._from.get(key, None)
         except KeyNotFoundError:
@@ -232,10 +264,10 @@ class Migration:
         return (await self._copier.copy(key, onto, entry, pair.target)).value
 
     async def _copy_version(self, key: str) -> None:
-        name = key[len(self.options.prefix) :]
-        if not self._wants(name):
+        name = key[len(self._span.prefix) :]
+        if not self._span.wants(name):
             return
-        onto = self.options.onto + name
+        onto = self._span.onto + name
         try:
             await self._to.head(onto)
         except KeyNotFoundError:
@@ -245,7 +277,7 @@ class Migration:
 
     async def _delete(self, pair: Pair) -> str:
         assert pair.target is not None  # noqa: S101 - only these are meant
-        key = self.options.prefix + pair.name
+        key = self._span.prefix + pair.name
         with suppress(KeyNotFoundError):
             await self._from.head(key)
             return Outcome.SKIPPED.value  # It has been saved since it was listed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,15 @@ from storage_lib.migration.patterns import KeyFilter
 
 MAX_CONCURRENCY = 256
 MIN_BYTES_PER_SECOND = 1024
+
+
+class Span(NamedTuple):
+    """Which objects: those whose keys start with ``prefix``, if what follows is wanted. In the target it is
+    replaced by ``onto``."""
+
+    prefix: str
+    onto: str
+    wants: KeyFilter
 
 
 class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +104,16 @@ class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Whether no object of the store is left out."""
         some = self.prefix, self.onto, self.include, self.exclude, self.after, self.until
         return not any(some)
+
+    @property
+    def takes_tables(self) -> bool:
+        """Whether there may be tables to copy."""
+        return self.is_whole if self.tables is None else bool(self.tables)
+
+    @property
+    def span(self) -> Span:
+        """The objects that are copied."""
+        return Span(self.prefix, self.onto, self.keys)
 
     @property
     def onto(self) -> str:

@@ -23,9 +23,9 @@ from storage_lib.errors import (
 from storage_lib.manager import StorageManager
 from storage_lib.migration.options import MigrationOptions
 from storage_lib.migration.report import MigrationReport
-from storage_lib.own_names import TASKS, owner_of_queue
 from storage_lib.ports.queue_model import QueueMessage
-from storage_lib.ports.queues import MAX_RECEIVE
+from storage_lib.ports.queues import MAX_RECEIVE, QueueStore
+from storage_lib.reserved_names import TASKS, owner_of_queue
 
 _HELD_SECONDS = 300
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -52,15 +52,16 @@ class QueueMover:
 
     def __init__(
         self,
-        source: StorageManager,
-        target: StorageManager,
-        options: MigrationOptions,
+        source: QueueStore,
+        target: QueueStore,
         report: MigrationReport,
         tell: Callable[[str, str], object] | None,
+        *,
+        dry_run: bool,
     ) -> None:
-        self._from = source.backend.queues
-        self._to = target.backend.queues
-        self._dry_run = options.dry_run
+        self._from = source
+        self._to = target
+        self._dry_run = dry_run
         self._report = report
         self._tell = tell
 

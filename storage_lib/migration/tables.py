@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -19,12 +19,13 @@ from storage_lib.errors import (
 )
 from storage_lib.manager import StorageManager
 from storage_lib.migration.limits import Bandwidth
-from storage_lib.migration.options import MigrationOptions
+from storage_lib.migration.options import MigrationOptions, Span
+from storage_lib.migration.patterns import KeyFilter
 from storage_lib.migration.report import MigrationReport
 from storage_lib.migration.several import Several
-from storage_lib.own_names import chosen_tables, owners_of_tables
 from storage_lib.ports.table_model import Entity, EntityPage, Insert
 from storage_lib.ports.tables import MAX_BATCH_OPERATIONS, MAX_QUERY_PAGE, TableStore
+from storage_lib.reserved_names import MESSAGES, chosen_tables, has_conversations, owners_of_tables
 
 _BATCH_BYTES = 1024 * 1024
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -54,9 +55,7 @@ async def tables_of(options: MigrationOptions, *stores: StorageManager) -> Table
     :raises KeyNotFoundError: none of them has a table that is named.
     :raises UnsupportedOperationError: likewise, for they have no tables.
     """
-    if options.tables is None and not options.is_whole:
-        return Tables([], [])
-    if options.tables is not None and not options.tables:
+    if not options.takes_tables:
         return Tables([], [])
     there: set[str] = set()
     refusal: UnsupportedOperationError | None = None
@@ -71,6 +70,17 @@ async def tables_of(options: MigrationOptions, *stores: StorageManager) -> Table
     chosen = chosen_tables(options.tables, sorted(there), owners)
     left_out = {name for name in there if name in owners}.difference(chosen)
     return Tables(chosen, sorted(left_out))
+
+
+def messages_of(options: MigrationOptions, names: Sequence[str], *stores: StorageManager) -> Span | None:
+    """The objects that rows of conversations refer to, if their table is copied, or stays where it is while
+    the whole store moves.
+
+    :param names: the tables that are meant.
+    """
+    is_meant = any(map(has_conversations, names)) or (options.tables is None and options.is_whole)
+    is_shared = len({storage.backend.place("objects") for storage in stores}) == 1
+    return Span(MESSAGES, MESSAGES, KeyFilter()) if is_meant and not is_shared else None
 
 
 class TableCopier:

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import msgspec
 
-from storage_lib.layers.base import ObjectLayer
+from storage_lib.layers.base import stored_form
 from storage_lib.ports import expiry, hidden, kept_headers
-from storage_lib.ports.drivers import GetOptions, ObjectDriver
+from storage_lib.ports.drivers import GetOptions
 from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo
 from storage_lib.ports.objects import ObjectStore
 from storage_lib.ports.streaming import verify
@@ -103,7 +103,7 @@ class Sealed:
     """A store below its layers that change bytes: what is stored, as it is."""
 
     def __init__(self, store: ObjectStore) -> None:
-        self.store = ObjectStore(_sealed(store.driver))
+        self.store = ObjectStore(stored_form(store.driver))
 
     def listed(self, entry: ListEntry) -> Seen | None:
         return None  # Callers' properties, not those of what is stored.
@@ -140,13 +140,3 @@ class Sealed:
             info.sha256,
             hidden.ENCRYPTED in metadata,
         )
-
-
-def _sealed(driver: ObjectDriver) -> ObjectDriver:
-    """The driver below the innermost layer that stores other bytes than its caller's."""
-    found = driver
-    while isinstance(driver, ObjectLayer):
-        if driver.changes_sizes:
-            found = driver.inner
-        driver = driver.inner
-    return found

@@ -7,28 +7,25 @@ that users of a backend need are exported here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from storage_lib.ports.drivers import ObjectDriver, Repeat, once
+from storage_lib.ports.lifetime import Lifetime
 from storage_lib.ports.listed import Listed
-from storage_lib.ports.object_model import KEPT, Kept, Loaded
-from storage_lib.ports.objects import (
+from storage_lib.ports.object_model import (
     ByteRange,
-    ByteSource,
     ListEntry,
     ListPage,
     ObjectInfo,
-    ObjectReader,
     ObjectStats,
-    ObjectStore,
-    ObjectWriter,
     PutResult,
     StoredObject,
 )
+from storage_lib.ports.objects import ByteSource, ObjectReader, ObjectStore, ObjectWriter
 from storage_lib.ports.portable import Portable
 from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
 from storage_lib.ports.quotas import QuotaUsage
+from storage_lib.ports.reach import Reach
 from storage_lib.ports.shortcuts import TableAndQueueMethods
 from storage_lib.ports.statistics import Statistic
 from storage_lib.ports.tables import (
@@ -47,18 +44,15 @@ if TYPE_CHECKING:
     from storage_lib.metrics.registry import Registry
 
 __all__ = [
-    "KEPT",
     "ByteRange",
     "ByteSource",
     "Delete",
     "Entity",
     "EntityPage",
     "Insert",
-    "Kept",
     "ListEntry",
     "ListPage",
     "Listed",
-    "Loaded",
     "MessageEncoding",
     "ObjectInfo",
     "ObjectReader",
@@ -78,10 +72,11 @@ __all__ = [
     "UpdateMode",
     "Upsert",
     "layers_of",
+    "statistics_of",
 ]
 
 
-class StorageBackend(Portable, TableAndQueueMethods):
+class StorageBackend(Lifetime, Portable, TableAndQueueMethods):
     """Objects, tables and queues in one place. Use it as an async context manager, or `close` it.
 
     Opening is lazy: nothing is touched before the first operation or `open`. A pickled or copied
@@ -130,6 +125,10 @@ class StorageBackend(Portable, TableAndQueueMethods):
         """Another object driver in the same place, inside the layers around that of `objects`."""
         return objects
 
+    def reach(self) -> Reach:
+        """What the library keeps by names like keys, as far as whoever uses this backend may reach it."""
+        return Reach(self.tables, self.objects)
+
     def quotas(self) -> list[QuotaUsage]:
         """The usage of each quota; empty without any."""
         return []
@@ -137,18 +136,18 @@ class StorageBackend(Portable, TableAndQueueMethods):
     async def close(self) -> None:
         """Release connections and threads; the backend cannot be used afterwards."""
 
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
 
 def layers_of(backend: StorageBackend) -> Iterator[StorageBackend]:
     """``backend`` and everything inside it, from outer to inner."""
     yield backend
     for inner in backend.inside().values():
         yield from layers_of(inner)
+
+
+def statistics_of(backend: StorageBackend) -> Iterator[Statistic]:
+    """The statistics of ``backend`` and of everything inside it. What is inside under a name, such as the
+    secondary store of a fallback, has that name as its tag ``store``."""
+    yield from backend.statistics()
+    for name, inner in backend.inside().items():
+        for each in statistics_of(inner):
+            yield each.tagged("store", name) if name else each

@@ -1,7 +1,8 @@
 """How long an operation may take, not counting the time that it waits for its turn in this process.
 
 With thousands of concurrent calls most of them wait. A deadline is meant for a store that does not
-respond, so it is paused while a call has not been sent.
+respond, so it is paused while a call has not been sent. A request that does the work of many operations takes
+as long as there are: it prolongs the deadline by `EACH_SECONDS` for each beside the first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+
+EACH_SECONDS = 0.1
+"""A store that deletes ten objects a second is slow, and one that deletes none does not respond."""
 
 
 class Deadline:
@@ -49,6 +53,15 @@ class Deadline:
             self.limit.reschedule(asyncio.get_running_loop().time() + self._left)
             self._left = None
 
+    def share(self, count: int) -> None:
+        """What is sent now does the work of ``count`` operations."""
+        more = EACH_SECONDS * (count - 1)
+        self.until += more
+        if self._left is not None:
+            self._left += more
+        elif self.limit is not None and (when := self.limit.when()) is not None:
+            self.limit.reschedule(when + more)
+
 
 class Deadlines(Deadline):
     """Those of several operations that share a request, which wait together."""
@@ -72,6 +85,10 @@ class Deadlines(Deadline):
     def end_wait(self) -> None:
         for deadline in self._all:
             deadline.end_wait()
+
+    def share(self, count: int) -> None:
+        for deadline in self._all:
+            deadline.share(count)
 
 
 DEADLINE: ContextVar[Deadline | None] = ContextVar("storage_deadline", default=None)

@@ -10,15 +10,17 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.patterns import pattern
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import (
     ByteRange,
     ListEntry,
@@ -28,6 +30,7 @@ from storage_lib.ports.object_model import (
 )
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage, decoded
+from storage_lib.ports.repeat import Repeat, once
 from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import ObjectReader, Parts, one_chunk, sha256_of
 from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
@@ -36,24 +39,11 @@ if TYPE_CHECKING:
     from storage_lib.ports.odata import Filter
 
 
-class Repeat(Protocol):
-    """How a backend does a step of a longer operation: once, or with retries, as set by the retry layer.
-
-    ``doing`` describes the step for logs; ``step`` does it, and may be repeated. With ``only_refused``
-    it may be repeated only if the store said that it did nothing.
-    """
-
-    async def __call__[T](
-        self, doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False
-    ) -> T: ...
-
-
-async def once[T](doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
-    """`Repeat` without retries."""
-    return await step()
-
-
 # -- objects
+
+UNASKED: ContextVar[int] = ContextVar("UNASKED", default=0)
+"""How many deletes come together of which nobody asks whether there was an object: a driver may then call
+each a success without having looked."""
 
 
 class PutOptions(msgspec.Struct, frozen=True, gc=False):
@@ -131,6 +121,8 @@ class ObjectCapabilities:
     """Whether a listing tells at no other cost when the life of each object ends (`ListOptions.ends`)."""
     lists_sizes: bool = False
     """Whether a listing has sizes even without details."""
+    asks_for_details: bool = False
+    """Whether a listing with details costs a request for each object, or is otherwise much dearer."""
     decrypts: bool = False
     """Whether it has a layer that reads encrypted objects, and seals their metadata."""
     max_object_bytes: int = 5_000_000_000
@@ -261,6 +253,11 @@ class ObjectDriver(Stationary, ABC):
         """
         return await rewritten(self, source, source.key, metadata=metadata, if_match=source.etag)
 
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        """A URL of the store itself by which others load or save this object, if it can enforce what the
+        options ask for or says in the link what it cannot. A layer that would be bypassed returns none."""
+        return NoStoreLink("this kind of store has no URLs of its own")
+
     async def remove(self, info: ObjectInfo) -> None:
         """Delete exactly the version that `head` has told just now. The errors are those of `delete`."""
         await self.delete(info.key, info.etag)
@@ -321,8 +318,14 @@ class NamePage(NamedTuple):
 # -- tables
 
 
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+"""Of entities, after which a page of a query ends, on Azure after twice as many at most: a thousand may have
+a gigabyte."""
+
+
 class QueryOptions(msgspec.Struct, frozen=True, gc=False):
-    """A page of a query. The driver defines ``cursor``."""
+    """A page of a query, which ends at ``limit`` entities, or sooner where they are large. The driver defines
+    ``cursor``."""
 
     filter: Filter
     select: list[str] | None

@@ -25,6 +25,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -42,6 +43,8 @@ FIRST_MOMENT = datetime(1601, 1, 1, tzinfo=UTC)
 
 type EntityValue = str | int | float | bool | datetime | bytes | UUID | dict[str, Any] | list[Any] | None
 
+_PLAIN_KEY = pattern(r"[ !\x22$-.0->@-\[\]-~]{0,512}")
+"""The keys that nearly all are: ASCII, and allowed."""
 _KEY_FORBIDDEN = pattern(r"[/\\#?\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _PROPERTY_NAME = pattern(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 _SYSTEM_PROPERTIES = frozenset({"PartitionKey", "RowKey", "Timestamp", "etag"})
@@ -49,6 +52,11 @@ _SURROGATE = pattern("[\ud800-\udfff]")
 _JSON_MARK = pattern(r"json:(?=[{\[])")
 _ESCAPED_OR_MARKED = pattern(r"(?:text:)*json:[{\[]")
 _ESCAPE = "text:"
+_FIRST = ("j", "t")
+"""How a text begins that either of them may match; few do."""
+_KEY_BYTES = 4 + 4 * MAX_TABLE_KEY_CHARACTERS
+_PROPERTY_BYTES = 8 + 2 * 255 + 16
+"""The longest name, and the largest value that is neither text nor bytes."""
 
 
 def check_keys(partition_key: str, row_key: str) -> tuple[str, str]:
@@ -60,6 +68,8 @@ def check_keys(partition_key: str, row_key: str) -> tuple[str, str]:
     for name, value in (("partition_key", partition_key), ("row_key", row_key)):
         if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidKeyError(f"{name} must be a str, not {type(value).__name__}", field=name)
+        if _PLAIN_KEY.fullmatch(value):
+            continue
         if _KEY_FORBIDDEN.search(value):
             raise InvalidKeyError(
                 f"{name} {value[:80]!a} contains a character that a table key may not have",
@@ -87,13 +97,12 @@ def to_stored(properties: Mapping[str, EntityValue]) -> dict[str, Any]:
         raise InvalidArgumentError(
             f"properties must be a mapping, not {type(properties).__name__}", field="properties"
         )
+    # Before any is looked at: whatever a caller sends, that takes no time in proportion to it.
+    if len(properties) > MAX_ENTITY_PROPERTIES:
+        _check_count(sum(value is not None for value in properties.values()))
     stored: dict[str, Any] = {}
     for name, value in properties.items():
-        if (
-            not isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
-            or not _PROPERTY_NAME.fullmatch(name)
-            or name in _SYSTEM_PROPERTIES
-        ):
+        if not isinstance(name, str) or not _is_property(name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArgumentError(
                 f"property name {str(name)[:80]!a} is not valid",
                 field="properties",
@@ -104,14 +113,28 @@ def to_stored(properties: Mapping[str, EntityValue]) -> dict[str, Any]:
     return check_size(stored)
 
 
-def from_stored(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """The properties as they were given to `to_stored`."""
-    return {name: _read_text(value) if type(value) is str else value for name, value in properties.items()}
+def from_stored(properties: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The properties as they were given to `to_stored`: the same mapping where all are stored as they are."""
+    for value in properties.values():
+        if type(value) is str and value[:1] in _FIRST:
+            break
+    else:
+        return properties
+    return {
+        name: _read_text(value) if type(value) is str and value[:1] in _FIRST else value
+        for name, value in properties.items()
+    }
 
 
 def stored_text(value: str) -> str:
     """A str as it is stored, for a filter that compares with it."""
-    return _ESCAPE + value if _ESCAPED_OR_MARKED.match(value) else value
+    return _ESCAPE + value if value[:1] in _FIRST and _ESCAPED_OR_MARKED.match(value) else value
+
+
+@lru_cache(1024)
+def _is_property(name: str) -> bool:
+    """Whether one can be called so; programs have few such names."""
+    return bool(_PROPERTY_NAME.fullmatch(name)) and name not in _SYSTEM_PROPERTIES
 
 
 def check_size(stored: dict[str, Any]) -> dict[str, Any]:
@@ -119,15 +142,10 @@ def check_size(stored: dict[str, Any]) -> dict[str, Any]:
 
     :raises ObjectTooLargeError: more than 252 properties, or than 1 MiB.
     """
-    if len(stored) > MAX_ENTITY_PROPERTIES:
-        raise ObjectTooLargeError(
-            f"entity has {len(stored)} properties",
-            field="properties",
-            limit=f"{MAX_ENTITY_PROPERTIES} properties",
-        )
-    total = 4 + 4 * MAX_TABLE_KEY_CHARACTERS
-    for name, value in stored.items():
-        total += 8 + 2 * len(name) + _size(value)
+    _check_count(len(stored))
+    if _most_bytes(stored) <= MAX_ENTITY_BYTES:
+        return stored
+    total = _KEY_BYTES + size_of(stored)
     if total > MAX_ENTITY_BYTES:
         raise ObjectTooLargeError(
             f"entity is {total} bytes",
@@ -136,6 +154,30 @@ def check_size(stored: dict[str, Any]) -> dict[str, Any]:
             remedy="save it as an object and store its key",
         )
     return stored
+
+
+def _most_bytes(stored: Mapping[str, Any]) -> int:
+    """What is easily counted, and never less than `size_of` and the keys."""
+    return _KEY_BYTES + _PROPERTY_BYTES * len(stored) + 4 * contents_of(stored)
+
+
+def contents_of(stored: Mapping[str, Any]) -> int:
+    """The characters of all text and the bytes."""
+    return sum([len(value) for value in stored.values() if type(value) is str or type(value) is bytes])
+
+
+def _check_count(properties: int) -> None:
+    if properties > MAX_ENTITY_PROPERTIES:
+        raise ObjectTooLargeError(
+            f"entity has {properties} properties",
+            field="properties",
+            limit=f"{MAX_ENTITY_PROPERTIES} properties",
+        )
+
+
+def size_of(stored: Mapping[str, Any]) -> int:
+    """The bytes of these properties, as Azure counts them."""
+    return sum(8 + 2 * len(name) + _size(value) for name, value in stored.items())
 
 
 def _size(value: Any) -> int:
@@ -158,6 +200,10 @@ def _units(text: str) -> int:
 
 def _stored(name: str, value: Any) -> Any:
     kind = type(value)
+    if kind is str:
+        if value.isascii() and value[:1] not in _FIRST and 2 * len(value) <= MAX_PROPERTY_BYTES:
+            return value  # As most is.
+        return _checked_text(name, stored_text(value))
     if kind is bool or kind is UUID:
         return value
     if kind is int:
@@ -174,19 +220,21 @@ def _stored(name: str, value: Any) -> Any:
         return value or 0.0  # Services drop the sign of a zero.
     if kind is datetime:
         return _moment(name, value)
-    if kind is str:
-        text = stored_text(value)
-    elif kind is dict or kind is list:
-        text = "json:" + _json(name, value)
-    elif kind is bytes:
+    if kind is dict or kind is list:
+        return _checked_text(name, "json:" + _json(name, value))
+    if kind is bytes:
         return _checked_size(name, value, len(value))
-    else:
-        raise InvalidArgumentError(
-            f"property {name!r} has the type {kind.__name__}, which a table cannot hold",
-            field=name,
-            limit="str, bool, int, float, datetime, bytes, UUID, dict, list or None",
-            remedy="store it as text, or save it as an object and store its key",
-        )
+    raise InvalidArgumentError(
+        f"property {name!r} has the type {kind.__name__}, which a table cannot hold",
+        field=name,
+        limit="str, bool, int, float, datetime, bytes, UUID, dict, list or None",
+        remedy="store it as text, or save it as an object and store its key",
+    )
+
+
+def _checked_text(name: str, text: str) -> str:
+    if text.isascii():
+        return _checked_size(name, text, 2 * len(text))
     if _SURROGATE.search(text):
         raise InvalidArgumentError(f"property {name!r} contains a lone surrogate", field=name)
     return _checked_size(name, text, 2 * _units(text))
@@ -214,16 +262,22 @@ def _moment(name: str, value: datetime) -> datetime:
 
 def _checked_size[T](name: str, value: T, size: int) -> T:
     if size > MAX_PROPERTY_BYTES:
-        raise ObjectTooLargeError(
-            f"property {name!r} is {size} bytes",
-            field=name,
-            limit=f"{MAX_PROPERTY_BYTES} bytes (text counts two bytes a character)",
-            remedy="save it as an object and store its key",
-        )
+        raise _too_large(name, f"{size} bytes")
     return value
 
 
+def _too_large(name: str, what: str) -> ObjectTooLargeError:
+    return ObjectTooLargeError(
+        f"property {name!r} is {what}",
+        field=name,
+        limit=f"{MAX_PROPERTY_BYTES} bytes (text counts two bytes a character)",
+        remedy="save it as an object and store its key",
+    )
+
+
 def _json(name: str, value: Any) -> str:
+    if _left(value, MAX_PROPERTY_CHARACTERS, MAX_JSON_DEPTH) < 0:
+        raise _too_large(name, "larger than its JSON may be")
     if not _is_plain(value, MAX_JSON_DEPTH):
         raise InvalidArgumentError(
             f"property {name!r} is not plain JSON, so it would not come back as it is",
@@ -233,6 +287,20 @@ def _json(name: str, value: Any) -> str:
             remedy="save it as an object and store its key",
         )
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _left(value: Any, most: int, levels: int) -> int:
+    """How many of ``most`` values are left; below 0 if there are more in it, each of which has a character of
+    JSON at least. It looks at no more than that."""
+    most -= 1
+    items: Any = value.values() if type(value) is dict else value if type(value) is list else ()
+    if len(items) > most or not levels:
+        return most - len(items)
+    for item in items:
+        if most < 0:
+            break
+        most = _left(item, most, levels - 1) if type(item) in (dict, list) else most - 1
+    return most
 
 
 def _is_plain(value: Any, levels: int) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from copy import copy
 
 from storage_lib.errors import (
+    EncryptionError,
     KeyNotFoundError,
     ObjectExistsError,
+    ObjectTooLargeError,
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
     TransientStorageError,
 )
+from storage_lib.names import given_name
 from storage_lib.ports.object_model import ANY_VERSION
 
 
@@ -41,25 +44,40 @@ def unmet(key: str, if_match: str | None) -> PreconditionFailedError:
     )
 
 
+def still_encrypted(key: str) -> EncryptionError:
+    return EncryptionError(
+        f"object {key!r} is encrypted, and encryption is off here",
+        field="key",
+        remedy="set AGENT_STORAGE_ENCRYPTION=true and AGENT_STORAGE_ENCRYPTION_KEYS, as where it was saved",
+    )
+
+
+def too_large(size: int, limit: int) -> ObjectTooLargeError:
+    return ObjectTooLargeError(
+        f"object is {size} bytes", field="data", limit=f"{limit} bytes", remedy="use put_stream"
+    )
+
+
 def missing_table(table: str) -> KeyNotFoundError:
     """The queried table does not exist."""
-    return KeyNotFoundError(f"table {table!r} does not exist", field="table")
+    return KeyNotFoundError(f"table {given_name(table)!r} does not exist", field="table")
 
 
 def missing_entity(table: str, pk: str, rk: str) -> KeyNotFoundError:
     """The entity, or its table, does not exist."""
-    return KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {table!r}")
+    return KeyNotFoundError(f"entity {pk!r}, {rk!r} does not exist in table {given_name(table)!r}")
 
 
 def existing_entity(table: str, pk: str, rk: str) -> PreconditionFailedError:
     """The entity cannot be inserted because it exists."""
-    return PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {table!r}")
+    return PreconditionFailedError(f"entity {pk!r}, {rk!r} exists in table {given_name(table)!r}")
 
 
 def other_entity_etag(table: str, pk: str, rk: str, etag: str) -> PreconditionFailedError:
     """The entity does not have this ETag."""
     return PreconditionFailedError(
-        f"entity {pk!r}, {rk!r} of table {table!r} does not have the ETag {etag[:300]!r}", field="etag"
+        f"entity {pk!r}, {rk!r} of table {given_name(table)!r} does not have the ETag {etag[:300]!r}",
+        field="etag",
     )
 
 
@@ -74,7 +92,7 @@ def at_operation(index: int, error: StorageError) -> StorageError:
 
 def missing_queue(queue: str) -> KeyNotFoundError:
     """The queue does not exist."""
-    return KeyNotFoundError(f"queue {queue!r} does not exist", field="queue")
+    return KeyNotFoundError(f"queue {given_name(queue)!r} does not exist", field="queue")
 
 
 def lost_receipt(queue: str, message_id: str) -> KeyNotFoundError:

@@ -49,6 +49,9 @@ ADDED_BELOW = frozenset({ATTEMPT, JOURNAL, ORIGIN, REPAIRED, SOURCE})
 OF_ONE_WRITE = frozenset({CALL, REPAIRED, SOURCE})
 """What tells which write made an object, and is not true any more of one that was touched since."""
 
+_SHOWN = frozenset({expiry.METADATA, SIZE, *kept_headers.FIELDS})
+"""What callers see of them, in other fields."""
+
 _DIGITS = pattern(r"[0-9]{1,18}")
 
 
@@ -61,17 +64,19 @@ def presented(info: ObjectInfo) -> ObjectInfo:
     """What a driver knows about an object, as callers see it."""
     if (content_type := readable_content_type(info.content_type)) != info.content_type:
         info = replace(info, content_type=content_type)
-    metadata = info.metadata
-    visible = {name: value for name, value in metadata.items() if not is_own(name)}
+    if not (metadata := info.metadata):
+        return info
+    visible = {name: value for name, value in metadata.items() if not name.startswith(RESERVED)}
     if len(visible) == len(metadata):
         return info
+    if metadata.keys().isdisjoint(_SHOWN):
+        return info.with_metadata(visible, None, authenticated=info.authenticated)
     until = expiry.end_in(metadata)
     shown: dict[str, Any] = {
         field: metadata.get(name, getattr(info, field)) for name, field in kept_headers.FIELDS.items()
     }
     if (size := _size(metadata)) is not None:
         shown |= {"size": size, "sha256": metadata.get(CHECKSUM)}
-    # By hand: `replace` takes five times as long, and listings do this for each object.
     return ObjectInfo(
         info.key,
         shown.pop("size", info.size),
@@ -110,7 +115,11 @@ def entry(info: ObjectInfo) -> ListEntry:
 
 def listed(entry: ListEntry) -> ListEntry:
     """What a driver has listed, as callers see it."""
-    if (info := entry.info) is None or (shown := presented(received(info))) is info:
+    if (info := entry.info) is None:
+        return entry
+    if not info.metadata and readable_content_type(info.content_type) == info.content_type:
+        return entry
+    if (shown := presented(received(info))) is info:
         return entry
     source = info.metadata.get(SOURCE)
     return ListEntry(shown.key, shown.size, shown.etag, shown.last_modified, shown, source)

@@ -35,22 +35,30 @@ class Living:
         self._core = driver.core
         self._can = driver.capabilities
 
-    async def scan(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncGenerator[Found]:
+    def scan(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncGenerator[Found]:
         """What the driver lists and is to be shown, in order.
 
         :param skip: a prefix that ends in ``/``; what is below it is left out.
         """
+        # Each generator that only passes on what another gives takes a tenth of the time of a listing.
+        if skip is not None and not (prefix.startswith(skip) or skip.startswith(prefix)):
+            skip = None
         after = options.after
         if after is not None and after.endswith("/"):
             # For a driver that includes all that is below it.
             if prefix.startswith(after):
                 options = replace(options, after=None)
             elif options.delimiter is None and after.startswith(prefix):
-                async with aclosing(self.scan(after, replace(options, after=None), skip)) as inside:
-                    async for found in inside:
-                        yield found
-                options = replace(options, continued=True)
-        async with aclosing(self._shown(prefix, options, skip)) as shown:
+                return self._below_and_behind(after, prefix, options, skip)
+        return self._shown(prefix, options, skip)
+
+    async def _below_and_behind(
+        self, after: str, prefix: str, options: ListOptions, skip: str | None
+    ) -> AsyncGenerator[Found]:
+        async with aclosing(self.scan(after, replace(options, after=None), skip)) as inside:
+            async for found in inside:
+                yield found
+        async with aclosing(self._shown(prefix, replace(options, continued=True), skip)) as shown:
             async for found in shown:
                 yield found
 
@@ -65,10 +73,15 @@ class Living:
             return self._unended(self._listed(prefix, options, skip))
         return self._by_markers(prefix, options, skip)
 
-    async def _listed(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncGenerator[Found]:
+    def _listed(self, prefix: str, options: ListOptions, skip: str | None) -> AsyncGenerator[Found]:
+        if skip is None:
+            return self._folded(prefix, options, None)
+        return self._skipping(prefix, options, skip)
+
+    async def _skipping(self, prefix: str, options: ListOptions, skip: str) -> AsyncGenerator[Found]:
         async with aclosing(self._folded(prefix, replace(options, skip=skip), skip)) as listing:
             async for found in listing:
-                if skip is not None and _name(found).startswith(skip):
+                if _name(found).startswith(skip):
                     if found == skip:
                         continue
                     break
@@ -95,7 +108,12 @@ class Living:
         """Without the entries that tell that they are over."""
         async with aclosing(listing):
             async for found in listing:
-                if isinstance(found, str) or (until := _until(found)) is None or until > self._core.clock():
+                if (
+                    isinstance(found, str)
+                    or ((info := found.info) is not None and not info.metadata)  # As most: nothing is asked.
+                    or (until := _until(found)) is None
+                    or until > self._core.clock()
+                ):
                     yield found
 
     # -- by markers

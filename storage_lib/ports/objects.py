@@ -18,18 +18,16 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import batched
-from typing import cast
+from typing import Unpack, cast
 
 from msgspec.structs import replace as with_options
 
 from storage_lib.arguments import mapping, whole
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import (
-    EncryptionError,
     IntegrityError,
     InvalidArgumentError,
     KeyNotFoundError,
-    ObjectTooLargeError,
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
@@ -41,9 +39,24 @@ from storage_lib.keys import (
     validate_metadata,
     validate_prefix,
 )
-from storage_lib.ports import attempts, created, cursors, expiry, hidden, sweeping, unlisted
-from storage_lib.ports.drivers import PLAIN_GET, GetOptions, ListOptions, ObjectDriver, PutOptions
-from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing, unmet
+from storage_lib.ports import attempts, created, cursors, expiry, hidden, kept_headers, sweeping, unlisted
+from storage_lib.ports.drivers import (
+    PLAIN_GET,
+    UNASKED,
+    GetOptions,
+    ListOptions,
+    ObjectDriver,
+    PutOptions,
+)
+from storage_lib.ports.errors import (
+    UnknownOutcomeError,
+    UnknownPresenceError,
+    missing,
+    still_encrypted,
+    too_large,
+    unmet,
+)
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.living import Living
 from storage_lib.ports.object_model import (
@@ -57,6 +70,7 @@ from storage_lib.ports.object_model import (
     ObjectInfo,
     ObjectStats,
     PutResult,
+    SaveOptions,
     StoredObject,
     agrees,
     is_after,
@@ -92,6 +106,8 @@ _SWEEP_FAILURES = 16
 _SWEEP_MARKERS = 1000
 """How many markers are listed at a time; each listing starts again."""
 _ATTEMPTS = 8
+_STREAM = "stream"
+"""Stands for the content of a stream in the mark of its call: who streams marks calls by what they stream."""
 
 
 class ObjectStore(Stationary):
@@ -120,32 +136,17 @@ class ObjectStore(Stationary):
     def clock(self, clock: Callable[[], float]) -> None:
         self.driver.clock = clock
 
-    async def put(
-        self,
-        key: str,
-        data: Buffer,
-        *,
-        content_type: str = DEFAULT_CONTENT_TYPE,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        ttl: float | datetime | None = None,
-    ) -> PutResult:
+    async def put(self, key: str, data: Buffer, **options: Unpack[SaveOptions]) -> PutResult:
         """Store ``data``; it is durable when this returns, and a failure leaves the old object.
 
         :param key: the object to create or replace.
         :param data: bytes or a bytes-like object; what it holds at this moment is stored.
-        :param content_type: what the bytes are.
-        :param metadata: short texts stored with the object.
-        :param if_match: replace only the object with this ETag, with or without quotes; ``"*"`` replaces any
-            version but creates none. An ETag that no object can have (empty, weak, with white space) never
-            matches.
-        :param if_absent: create only, never replace.
-        :param ttl: seconds after which the object is gone, or that moment; None means never.
+        :param options: see `SaveOptions`.
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold.
         """
         data = as_bytes(data)
-        content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
+        content_type, kept = self._checked(key, **options)
+        if_match, if_absent = options.get("if_match"), options.get("if_absent", False)
         return await self._save(key, data, content_type, kept, if_match, if_absent)
 
     async def _save(
@@ -159,12 +160,7 @@ class ObjectStore(Stationary):
         sha256: str | None = None,
     ) -> PutResult:
         if len(data) > self.max_object_bytes:
-            raise ObjectTooLargeError(
-                f"object is {len(data)} bytes",
-                field="data",
-                limit=f"{self.max_object_bytes} bytes",
-                remedy="use put_stream",
-            )
+            raise too_large(len(data), self.max_object_bytes)
         digest = sha256 or await sha256_of(data)
         if (if_match is not None or if_absent) and (call := attempts.call_with(digest)) is not None:
             metadata[hidden.CALL] = call
@@ -205,29 +201,21 @@ class ObjectStore(Stationary):
             if info.metadata.get(hidden.CALL) == mark and not self._is_expired(info):
                 if expiry.METADATA in info.metadata:
                     options.metadata[expiry.METADATA] = info.metadata[expiry.METADATA]
-                return PutResult(key, info.etag, info.size, options.has_created)
+                return PutResult(key, info.etag, hidden.presented(info).size, options.has_created)
         return None
 
-    async def put_stream(
-        self,
-        key: str,
-        source: ByteSource,
-        *,
-        content_type: str = DEFAULT_CONTENT_TYPE,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        ttl: float | datetime | None = None,
-    ) -> PutResult:
+    async def put_stream(self, key: str, source: ByteSource, **options: Unpack[SaveOptions]) -> PutResult:
         """Store a stream of any length with constant memory; otherwise like `put`.
 
         The complete object appears when the source has ended; if the source raises, nothing is stored.
 
         :param source: an async or plain iterable of bytes-like objects, or a file object in binary mode. Each
             chunk is consumed at once, so its buffer may be reused.
+        :param options: those of `put`.
         """
-        content_type, kept = self._checked(key, content_type, metadata, if_match, if_absent, ttl)
+        content_type, kept = self._checked(key, **options)
         parts = Parts(source, self.part_bytes, self.max_stream_bytes)
+        if_match, if_absent = options.get("if_match"), options.get("if_absent", False)
         return await self._save_stream(key, parts, content_type, kept, if_match, if_absent)
 
     async def _save_stream(
@@ -242,15 +230,24 @@ class ObjectStore(Stationary):
     ) -> PutResult:
         if (data := await parts.whole()) is not None:
             return await self._save(key, data, content_type, metadata, if_match, if_absent)
-        raw = await self._replaceable(key, if_match)
-        if if_absent:
-            with suppress(UnknownPresenceError):
-                await self._make_way(key)  # before the long way, not at its end
+        if (if_match is not None or if_absent) and (call := attempts.call_with(_STREAM)) is not None:
+            metadata[hidden.CALL] = call
+        options = PutOptions(content_type, metadata, if_absent=if_absent, upload=upload)
+        try:
+            options = with_options(options, if_match=await self._replaceable(key, if_match))
+            if if_absent:
+                with suppress(UnknownPresenceError):
+                    await self._make_way(key)  # before the long way, not at its end
+        except PreconditionFailedError:
+            if (earlier := await self._saved_before(key, options)) is None:
+                raise
+            return _saved(earlier, earlier.size, options)
         await self.mark(key, metadata)
-        options = PutOptions(content_type, metadata, if_match=raw, if_absent=if_absent, upload=upload)
         try:
             result = await self.driver.put_stream(key, parts, options)
         except PreconditionFailedError as error:
+            if (earlier := await self._saved_before(key, options)) is not None:
+                return _saved(earlier, earlier.size, options)
             if if_absent:
                 await self._make_way(key)
                 raise _never_there(key) from error  # Its source cannot be read twice.
@@ -279,7 +276,7 @@ class ObjectStore(Stationary):
         :raises PreconditionFailedError: ``if_match`` or ``if_absent`` does not hold.
         """
         own = {name: text for name, text in metadata.items() if not name.startswith(hidden.RESERVED)}
-        content_type, kept = self._checked(key, content_type, own, if_match, if_absent, None)
+        content_type, kept = self._checked(key, content_type, own, None, if_match, if_absent, None)
         kept |= {name: text for name, text in metadata.items() if name not in own}
         if isinstance(data, Parts):
             if not self.driver.capabilities.resumes_streams:
@@ -313,13 +310,16 @@ class ObjectStore(Stationary):
         """
         validate_key(key)
         byte_range = _checked_range(byte_range)
-        etag = await self._present(key, if_match)
-        known = None if if_none_match is None else read_etag(if_none_match, "if_none_match", weakly=True)
-        if known == ANY_VERSION:
-            if not agrees((await self.head(key, fresh=fresh)).etag, etag):
-                raise unmet(key, if_match)
-            return None
-        known, until = expiry.split_etag(known)
+        etag = known = until = None
+        if if_match is not None:
+            etag = await self._present(key, if_match)
+        if if_none_match is not None:
+            known = read_etag(if_none_match, "if_none_match", weakly=True)
+            if known == ANY_VERSION:
+                if not agrees((await self.head(key, fresh=fresh)).etag, etag):
+                    raise unmet(key, if_match)
+                return None
+            known, until = expiry.split_etag(known)
         try:
             options = _get_options(byte_range, expiry.split_etag(etag)[0], known, fresh, dated)
             found = await self.driver.get(key, options)
@@ -374,16 +374,7 @@ class ObjectStore(Stationary):
             yield ObjectReader(self._readable(info), start, chunks, verified=byte_range is None)
 
     @asynccontextmanager
-    async def open_writer(
-        self,
-        key: str,
-        *,
-        content_type: str = DEFAULT_CONTENT_TYPE,
-        metadata: Mapping[str, str] | None = None,
-        if_match: str | None = None,
-        if_absent: bool = False,
-        ttl: float | None = None,
-    ) -> AsyncGenerator[ObjectWriter]:
+    async def open_writer(self, key: str, **options: Unpack[SaveOptions]) -> AsyncGenerator[ObjectWriter]:
         """Store what is written in the block, of any length with constant memory; otherwise like
         `put_stream`. The object appears when the block has ended; if the block raises, nothing is stored.
 
@@ -392,18 +383,11 @@ class ObjectStore(Stationary):
             etag = writer.result.etag
 
         The errors of `put` are raised by `ObjectWriter.write` or at the end of the block.
+
+        :param options: those of `put`.
         """
-        self._checked(key, content_type, metadata, if_match, if_absent, ttl)
-        put = partial(
-            self.put_stream,
-            key,
-            content_type=content_type,
-            metadata=metadata,
-            if_match=if_match,
-            if_absent=if_absent,
-            ttl=ttl,
-        )
-        async with open_writer(put) as writer:
+        self._checked(key, **options)
+        async with open_writer(partial(self.put_stream, key, **options)) as writer:
             yield writer
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
@@ -456,7 +440,11 @@ class ObjectStore(Stationary):
             if not missing_ok:
                 results |= await _errors(some, lambda key: self._lives(validate_key(key)))
             left = [key for key in some if results[key] is None]
-            deleted = await _errors(left, lambda key: self._delete(key, None, look=False))
+            outer = UNASKED.set(len(left) if missing_ok else 0)
+            try:
+                deleted = await _errors(left, lambda key: self._delete(key, None, look=False))
+            finally:
+                UNASKED.reset(outer)
             for key, error in deleted.items():
                 if not (missing_ok and isinstance(error, KeyNotFoundError)):
                     results[key] = error
@@ -541,20 +529,24 @@ class ObjectStore(Stationary):
         *,
         ttl: float | datetime | Kept | None = KEPT,
         metadata: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
         if_match: str | None = None,
     ) -> PutResult:
-        """Give an object another time to live or other metadata. Its bytes stay where they are; its ETag
-        and the time of its last change are new.
+        """Give an object another time to live, other metadata or other headers. Its bytes stay where they are
+        (on Azure they are written again where a header changes); its ETag and the time of its last change are
+        new.
 
         :param key: the object.
         :param ttl: seconds from now after which it is gone, or that moment; None means never, and without it
             the end of its life stays as it is.
         :param metadata: all of its metadata from now on; None keeps them.
+        :param headers: those of `put` that change; None as a value removes one, and the others stay.
         :param if_match: as for `put`.
         :raises KeyNotFoundError: there is no such object, or it has expired.
         :raises PreconditionFailedError: the object does not have the ETag ``if_match``.
         """
         validate_key(key)
+        changed = {} if headers is None else kept_headers.checked(mapping("headers", headers))
         given = None if metadata is None else validate_metadata(mapping("metadata", metadata))
         if ttl is not KEPT and ttl is not None:
             expiry.end_of(self.clock(), ttl)  # Refused before anything is asked.
@@ -572,6 +564,8 @@ class ObjectStore(Stationary):
                 kept[hidden.CALL] = call
             if given is not None:
                 kept = {name: text for name, text in kept.items() if hidden.is_own(name)} | given
+            if changed:
+                kept = kept_headers.merged(kept, changed)
             if ttl is not KEPT:
                 kept.pop(expiry.METADATA, None)
                 if ttl is not None:
@@ -601,6 +595,10 @@ class ObjectStore(Stationary):
                     count += 1
                     total += entry.size or 0
         return ObjectStats(count, total, tuple(names))
+
+    async def need(self, key: str, *actions: str) -> None:
+        """:raises ForbiddenError: the caller may not do all of this to the object. Without an access policy
+        everyone may."""
 
     async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
         """Remove expired objects and return how many were removed. Any number of sweeps may run at once; an
@@ -654,6 +652,7 @@ class ObjectStore(Stationary):
         cursor: str | None = None,
         start_after: str | None = None,
         details: bool = False,
+        cheap: bool = False,
         skip: str | None = None,
     ) -> ListPage:
         """Return a page of the objects whose keys start with ``prefix``, ordered by their UTF-8 bytes.
@@ -664,9 +663,14 @@ class ObjectStore(Stationary):
         :param cursor: `ListPage.cursor` of the previous page, with the same prefix and delimiter.
         :param start_after: only keys and prefixes behind this key or prefix; it need not exist.
         :param details: also return what is known of each object: `ListEntry.info`.
+        :param cheap: with ``details``, only those that need no request for each object. What a store does not
+            tell in a listing is None then: on S3 ``info`` and ``etag``, behind layers that change sizes also
+            ``size``.
         :param skip: a prefix that ends in ``/``; everything below it is left out, unread.
         """
         validate_prefix(prefix)
+        can = self.driver.capabilities
+        is_bare = details and cheap and can.asks_for_details
         limit = whole("limit", limit, 1, 5000)
         if delimiter not in (None, "/"):
             raise InvalidArgumentError(
@@ -677,17 +681,18 @@ class ObjectStore(Stationary):
             after = max(after or "", _decode_cursor(cursor, prefix, delimiter))
         entries: list[ListEntry] = []
         prefixes: list[str] = []
-        last = ""
+        last, left = "", limit
         # One more than asked for tells whether there is a next page, without an empty page at the end.
-        options = ListOptions(delimiter, after, limit + 1, details)
+        options = ListOptions(delimiter, after, limit + 1, details and not is_bare)
         async for found in self._visible(prefix, options, skip):
-            if len(entries) + len(prefixes) == limit:
+            if left == 0:
                 return ListPage(entries, prefixes, _encode_cursor(last, prefix, delimiter))
+            left -= 1
             if isinstance(found, str):
                 prefixes.append(found)
                 last = found
             else:
-                entries.append(found)
+                entries.append(replace(found, size=None) if is_bare and not can.lists_sizes else found)
                 last = found.key
         return ListPage(entries, prefixes, None)
 
@@ -720,24 +725,50 @@ class ObjectStore(Stationary):
         """What a listing shows, as callers see it."""
         async with aclosing(Living(self.driver).scan(prefix, options, skip)) as listing:
             async for found in listing:
-                yield found if isinstance(found, str) else hidden.listed(found)
+                yield hidden.listed(found) if isinstance(found, ListEntry) and found.info else found
+
+    # -- links
+
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        """A URL of the store itself by which others load or save this object. It ends with the object's life.
+
+        :return: the link, or why there is none: the store has no URLs, cannot enforce what is asked for, or a
+            layer would be bypassed.
+        :raises KeyNotFoundError: there is no object to load.
+        """
+        validate_key(key)
+        if options.method == "PUT":
+            return await self.driver.link(key, options)
+        info = await self.driver.fresh_head(key)
+        until = self._readable(info).expires_at
+        if until is not None:
+            end = until.replace(microsecond=0)
+            options = with_options(options, expires_at=min(options.expires_at, end))
+        if hidden.COMPRESSION in info.metadata:
+            return NoStoreLink("the object is stored compressed", options.expires_at)
+        found = await self.driver.link(key, options)
+        return found if isinstance(found, StoreLink) else with_options(found, expires_at=options.expires_at)
 
     # -- time to live
 
     def _checked(
         self,
         key: str,
-        content_type: str,
-        metadata: Mapping[str, str] | None,
-        if_match: str | None,
-        if_absent: bool,
-        ttl: float | datetime | None,
+        content_type: str = DEFAULT_CONTENT_TYPE,
+        metadata: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        ttl: float | datetime | None = None,
     ) -> tuple[str, dict[str, str]]:
-        """Check what a save is given; the content type and the metadata to store, the end of its life
-        included."""
+        """Check what a save is given; the content type and the metadata to store, the headers and the end of
+        its life included."""
         validate_key(key)
         content_type = validate_content_type(content_type)
         kept = {} if metadata is None else validate_metadata(mapping("metadata", metadata))
+        if headers:
+            given = kept_headers.checked(mapping("headers", headers))
+            kept |= {name: value for name, value in given.items() if value is not None}
         if if_match is not None and if_absent:
             raise InvalidArgumentError("if_match and if_absent exclude each other", field="if_match")
         if ttl is not None:
@@ -757,9 +788,11 @@ class ObjectStore(Stationary):
     def _readable(self, info: ObjectInfo) -> ObjectInfo:
         """`_presented`, of an object whose bytes are to be returned. :raises EncryptionError: they are
         encrypted, and no layer has decrypted them."""
+        if not info.metadata:
+            return hidden.presented(info)
         shown = self._presented(hidden.received(info))
         if hidden.ENCRYPTED in info.metadata:
-            raise _still_encrypted(info.key)
+            raise still_encrypted(info.key)
         return shown
 
     def _sealable(self, info: ObjectInfo) -> None:
@@ -770,7 +803,7 @@ class ObjectStore(Stationary):
         """
         self._presented(info)
         if hidden.ENCRYPTED in info.metadata and not self.driver.capabilities.decrypts:
-            raise _still_encrypted(info.key)
+            raise still_encrypted(info.key)
 
     async def _replaceable(self, key: str, if_match: str | None) -> str | None:
         """What the hooks of a save get for ``if_match``: the store's own ETag, or `ANY_VERSION`.
@@ -886,6 +919,9 @@ def _checked_range(byte_range: ByteRange | None) -> ByteRange | None:
     return None if byte_range is None else byte_range.checked()
 
 
+_UNDATED_GET = GetOptions(dated=False)
+
+
 def _get_options(
     byte_range: ByteRange | None,
     if_match: str | None,
@@ -893,17 +929,9 @@ def _get_options(
     fresh: bool,
     dated: bool = True,
 ) -> GetOptions:
-    if byte_range is None and if_match is None and if_none_match is None and not fresh and dated:
-        return PLAIN_GET
+    if byte_range is None and if_match is None and if_none_match is None and not fresh:
+        return PLAIN_GET if dated else _UNDATED_GET
     return GetOptions(byte_range, if_match, if_none_match, fresh, dated)
-
-
-def _still_encrypted(key: str) -> EncryptionError:
-    return EncryptionError(
-        f"object {key!r} is encrypted, and encryption is off here",
-        field="key",
-        remedy="set AGENT_STORAGE_ENCRYPTION=true and AGENT_STORAGE_ENCRYPTION_KEYS, as where it was saved",
-    )
 
 
 def _saved(result: PutResult, size: int, options: PutOptions) -> PutResult:

@@ -33,11 +33,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from storage_lib.errors import InvalidArgumentError
+from storage_lib.patterns import pattern
 
 if TYPE_CHECKING:
-    from storage_lib.ports.tables import Entity
+    from storage_lib.ports.table_model import Entity
 
 MAX_FILTER_CHARACTERS = 32 * 1024
+_FEW = 8
+"""Parameters of a filter that is kept."""
 MAX_DEPTH = 64
 """Of parentheses and ``not``, so that no filter can exhaust the stack."""
 
@@ -99,15 +102,17 @@ class Filter:
 
     ``node`` is its tree, None where it holds for every entity. ``key_bounds`` are conditions on the keys
     that every entity it holds for fulfils: a store that has an index can look at these entities only.
+    ``of_keys`` tells whether they say all of it, so that it holds for each of these entities.
     """
 
-    __slots__ = ("_holds", "key_bounds", "node")
+    __slots__ = ("_holds", "key_bounds", "node", "of_keys")
 
     def __init__(self, node: Node | None) -> None:
         self.node = node
         self.key_bounds: list[KeyBound] = [] if node is None else list(_key_bounds(node))
         if node == NOTHING:
             self.key_bounds.append(("PartitionKey", "<", ""))
+        self.of_keys = node is None or _is_of_keys(node)
         self._holds = _always if node is None else _predicate(node)
 
     def __call__(self, entity: Entity) -> bool:
@@ -128,6 +133,20 @@ def compile_filter(filter: str | None, parameters: Mapping[str, Any]) -> Filter:
     """
     if filter is not None and not isinstance(filter, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _wrong(f"it is a {type(filter).__name__}, not a str")
+    if len(parameters) <= _FEW and all(
+        type(value) is str and len(value) < 256 for value in parameters.values()
+    ):
+        return _compiled_with_texts(filter, *parameters.items())
+    return _compiled(filter, parameters)
+
+
+@lru_cache(maxsize=256)
+def _compiled_with_texts(filter: str | None, *parameters: tuple[str, str]) -> Filter:
+    """Such filters come again and again: those of the rows of one partition."""
+    return _compiled(filter, dict(parameters))
+
+
+def _compiled(filter: str | None, parameters: Mapping[str, Any]) -> Filter:
     node = _parse(filter) if filter and not filter.isspace() else None
     terms = () if node is None else tuple(_comparisons(node))
     used = {
@@ -173,6 +192,27 @@ def text(node: Node) -> str:
             return (" and " if node.every else " or ").join(terms)
 
 
+def constant(text: str, *, field: str) -> Any:
+    """The value of one literal: the inverse of `literal`.
+
+    :param field: what the error names.
+    :raises InvalidArgumentError: it is not one literal and nothing else.
+    """
+    if len(text) > MAX_FILTER_CHARACTERS:
+        raise InvalidArgumentError(
+            f"{field} has {len(text)} characters", field=field, limit=f"{MAX_FILTER_CHARACTERS} characters"
+        )
+    try:
+        return _Parser(text).constant()
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(
+            f"{field} is {ascii(text)[:80]}",
+            field=field,
+            limit="one literal: 'text' (its quotes doubled), 5, 5L, 1.5, true, datetime'…', guid'…' or X'…'",
+            remedy="write text in quotes",
+        ) from error
+
+
 def literal(value: Any) -> str:
     """A constant as Azure's filters have it.
 
@@ -210,7 +250,7 @@ def _utc(moment: datetime) -> str:
         ) from error
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = pattern("[\ud800-\udfff]")
 
 
 def _double(value: float) -> str:
@@ -226,7 +266,7 @@ def _double(value: float) -> str:
 
 # The order matters: a prefixed literal before a word, a double before an integer. A number must end where
 # its token does ("5x" is no number, and "5L" no integer followed by a name).
-_TOKEN = re.compile(
+_TOKEN = pattern(
     r"""\s*(?:
       (?P<open>\() | (?P<close>\))
     | (?P<prefix>datetime|guid|binary|x)'(?P<content>[^']*)'
@@ -273,6 +313,12 @@ class _Parser:
         if self._kind != "end":
             raise self._unexpected()
         return node
+
+    def constant(self) -> Any:
+        value = self._operand()
+        if self._kind != "end" or isinstance(value, _Name | Parameter):
+            raise self._unexpected()
+        return value
 
     def _either(self) -> Node:
         return self._junction("or", self._both, every=False)
@@ -523,16 +569,27 @@ def _key_bounds(node: Node) -> Iterator[KeyBound]:
     for term in node.nodes if isinstance(node, Junction) and node.every else (node,):
         if isinstance(term, Junction) and term.every:
             yield from _key_bounds(term)
-        if not isinstance(term, Compare) or term.operator == "ne" or not isinstance(term.value, str):
-            continue
-        # Only these are the same range whether keys are in the order of UTF-8 or of UTF-16.
-        if term.operator != "eq" and not term.value.isascii():
-            continue
-        match term.name:
-            case "PartitionKey" | "RowKey" as name:
-                yield name, _SQL[term.operator], term.value
-            case _:
-                pass
+        elif (bound := _key_bound(term)) is not None:
+            yield bound
+
+
+def _key_bound(term: Node) -> KeyBound | None:
+    if not isinstance(term, Compare) or term.operator == "ne" or not isinstance(term.value, str):
+        return None
+    # Only these are the same range whether keys are in the order of UTF-8 or of UTF-16.
+    if term.operator != "eq" and not term.value.isascii():
+        return None
+    match term.name:
+        case "PartitionKey" | "RowKey" as name:
+            return name, _SQL[term.operator], term.value
+        case _:
+            return None
+
+
+def _is_of_keys(node: Node) -> bool:
+    if isinstance(node, Junction) and node.every:
+        return all(map(_is_of_keys, node.nodes))
+    return _key_bound(node) is not None
 
 
 def _wrong(why: str, *, field: str = "filter", limit: str | None = None) -> InvalidArgumentError:

@@ -6,13 +6,9 @@ layer shows the numbers of every layer without knowing one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
-
-if TYPE_CHECKING:
-    from storage_lib.ports.backend import StorageBackend
 
 
 class Statistic(msgspec.Struct, frozen=True, gc=False):
@@ -37,12 +33,3 @@ class Statistic(msgspec.Struct, frozen=True, gc=False):
     def tagged(self, name: str, value: str) -> Statistic:
         """The same with one more tag."""
         return msgspec.structs.replace(self, tags=tuple(sorted((*self.tags, (name, value)))))
-
-
-def statistics_of(backend: StorageBackend) -> Iterator[Statistic]:
-    """The statistics of ``backend`` and of everything inside it. What is inside under a name, such as the
-    secondary store of a fallback, has that name as its tag ``store``."""
-    yield from backend.statistics()
-    for name, inner in backend.inside().items():
-        for each in statistics_of(inner):
-            yield each.tagged("store", name) if name else each

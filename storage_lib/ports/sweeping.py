@@ -16,7 +16,7 @@ from storage_lib.ports import expiry
 from storage_lib.ports.drivers import ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError
 from storage_lib.ports.object_model import ObjectInfo
-from storage_lib.ports.older import told
+from storage_lib.ports.staleness import told
 from storage_lib.ports.streaming import sha256_of
 
 TOGETHER = 512

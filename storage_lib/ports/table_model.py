@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from storage_lib.frozen import quick
 from storage_lib.ports.entities import EntityValue
 
 UpdateMode = Literal["merge", "replace"]
@@ -14,6 +15,7 @@ UpdateMode = Literal["merge", "replace"]
 counts as not given, so a merge cannot remove a property (Azure ignores nulls when it merges)."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Entity:
     """A row: its two keys, its properties, and the ETag that it had when it was read."""
@@ -40,6 +42,7 @@ class EntityPage:
     cursor: str | None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Insert:
     """In a `TableStore.batch`: like `TableStore.insert`."""
@@ -48,6 +51,7 @@ class Insert:
     properties: Mapping[str, EntityValue] = field(default_factory=dict[str, EntityValue])
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Upsert:
     """In a `TableStore.batch`: like `TableStore.upsert`."""
@@ -57,6 +61,7 @@ class Upsert:
     mode: UpdateMode = "merge"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Update:
     """In a `TableStore.batch`: like `TableStore.update`."""

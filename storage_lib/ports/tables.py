@@ -21,6 +21,7 @@ from storage_lib.errors import (
     StorageError,
 )
 from storage_lib.names import table_name
+from storage_lib.patterns import pattern
 from storage_lib.ports import cursors
 from storage_lib.ports.drivers import QueryOptions, TableDriver
 from storage_lib.ports.entities import (
@@ -31,6 +32,7 @@ from storage_lib.ports.entities import (
     MAX_TABLE_KEY_CHARACTERS,
     EntityValue,
     check_keys,
+    contents_of,
     from_stored,
     stored_text,
     to_stored,
@@ -77,6 +79,9 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 _NOTHING: Any = object()
+_NAME = pattern(r"[^\W\d]\w{0,254}")
+_CONDITIONAL = (Update, Delete)
+_OPERATIONS = (Insert, Upsert, Update, Delete)
 
 
 class TableStore(Stationary):
@@ -257,7 +262,7 @@ class TableStore(Stationary):
                         f"entity {partition_key!r}, {operation.row_key!r} is already in the batch",
                         remedy="put what is to happen to it into one operation",
                     )
-                if isinstance(operation, Update | Delete) and operation.etag is not None:
+                if isinstance(operation, _CONDITIONAL) and operation.etag is not None:
                     etag = await self._expected(name, partition_key, operation.row_key, operation.etag)
                     if etag != operation.etag:
                         operation = replace(operation, etag=etag)
@@ -289,11 +294,12 @@ class TableStore(Stationary):
         :param filter: for example ``"PartitionKey eq @day and status eq @status"``; odata.py has the
             syntax. Each ``@name`` is replaced by the literal of ``parameters[name]``, quoted as its type
             requires. Never build a filter from user input by hand.
-        :param select: the properties to return; keys, ETag and timestamp are always returned.
-        :param limit: at most this many entities, 1 to 1,000. A page may hold fewer and still have a cursor.
+        :param select: the names of the properties to return; keys, ETag and timestamp are always returned.
+        :param limit: at most this many entities, 1 to 1,000. A page may hold fewer and still have a cursor:
+            it ends after some 4 MiB.
         :param cursor: the cursor of the previous page of the same query.
-        :raises InvalidArgumentError: the filter does not parse, a parameter is missing, or the cursor
-            belongs to another query.
+        :raises InvalidArgumentError: the filter does not parse, a parameter is missing, ``select`` names what
+            no property is called, or the cursor belongs to another query.
         :raises KeyNotFoundError: there is no such table.
         """
         from storage_lib.ports.odata import compile_filter
@@ -306,7 +312,7 @@ class TableStore(Stationary):
             name: stored_text(value) if type(value) is str else value
             for name, value in mapping("parameters", {} if parameters is None else parameters).items()
         }
-        wanted = None if select is None else several("select", select)
+        wanted = None if select is None else [_property(each) for each in several("select", select)]
         name = table_name(table)
         listing = (name, filter, sorted(bound.items(), key=itemgetter(0)))
         given = None if cursor is None else cursors.unbound(cursor, *listing)
@@ -361,7 +367,21 @@ class TableStore(Stationary):
 
 def _read(entity: Entity) -> Entity:
     properties = from_stored(entity.properties)
+    if properties is entity.properties:
+        return entity
     return Entity(entity.partition_key, entity.row_key, properties, entity.etag, entity.timestamp)
+
+
+def _property(name: object) -> str:
+    """A name that a property can have, of any program's."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidArgumentError(
+            f"select has {ascii(name)[:80]}, which no property is called",
+            field="select",
+            limit="names of properties",
+            remedy="leave select out for all properties",
+        )
+    return name
 
 
 def _mode(mode: UpdateMode) -> UpdateMode:
@@ -371,7 +391,7 @@ def _mode(mode: UpdateMode) -> UpdateMode:
 
 
 def _stored_operation(partition_key: str, operation: TableOperation) -> TableOperation:
-    if not isinstance(operation, Insert | Upsert | Update | Delete):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(operation, _OPERATIONS):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidArgumentError(
             f"a {type(operation).__name__} is no operation", limit="Insert, Upsert, Update or Delete"
         )
@@ -395,6 +415,8 @@ _OPERATION_BYTES = 1024
 
 _KEY_BYTES = 2 * MAX_TABLE_KEY_CHARACTERS * (2 * 6 + 3 * 3)
 """The longest keys, twice as escaped JSON and three times as UTF-8."""
+_PROPERTY_BYTES = 2 * 255 + 100
+"""The longest name, and a type and a value that is neither text nor bytes."""
 
 
 def _most_bytes(operation: TableOperation) -> int:
@@ -402,10 +424,8 @@ def _most_bytes(operation: TableOperation) -> int:
     size = _OPERATION_BYTES + _KEY_BYTES
     if isinstance(operation, Delete):
         return size
-    for name, value in operation.properties.items():
-        # An escaped character is six, one of two UTF-16 units twelve.
-        size += 2 * len(name) + 100 + (12 * len(value) if isinstance(value, str | bytes) else 0)
-    return size
+    # An escaped character is six, one of two UTF-16 units twelve.
+    return size + _PROPERTY_BYTES * len(operation.properties) + 12 * contents_of(operation.properties)
 
 
 def _wire_size(partition_key: str, operation: TableOperation) -> int:

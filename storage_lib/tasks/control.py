@@ -11,6 +11,7 @@ from storage_lib.ports.backend import QueueStore
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus
+from storage_lib.tasks.queues import TaskQueues
 from storage_lib.tasks.records import TaskRecords
 
 
@@ -20,15 +21,22 @@ class TaskStateError(StorageError):
     code = "task-state"
 
 
+type Check = Callable[[TaskRecord], None]
+"""Raises what keeps a record from being changed that could be."""
+
+
 class Control:
     """Cancels and requeues tasks, whatever the workers do at the same time."""
 
-    def __init__(self, records: TaskRecords, queues: QueueStore, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, records: TaskRecords, queues: QueueStore, used: TaskQueues, now: Callable[[], datetime]
+    ) -> None:
         self._records = records
         self._queues = queues
+        self._used = used
         self._now = now
 
-    async def cancel(self, task_id: str) -> tuple[TaskRecord, bool]:
+    async def cancel(self, task_id: str, check: Check | None = None) -> tuple[TaskRecord, bool]:
         """End a task that has not started; ask a running one to stop (`TaskContext.checkpoint`).
         Children of a cancelled task that have not started do not run.
 
@@ -40,12 +48,14 @@ class Control:
         conflicts = Conflicts()
         while True:
             record = await self._records.get(task_id)
+            if record.is_final and record.status is not TaskStatus.CANCELLED:
+                raise TaskStateError(f"task {task_id!r} has ended: {record.status}", field="task_id")
+            if check is not None:
+                check(record)
             if record.status is TaskStatus.CANCELLED:
                 return record, False
             if record.status is TaskStatus.RUNNING and record.cancel_requested and not record.is_waiting:
                 return record, False
-            if record.is_final:
-                raise TaskStateError(f"task {task_id!r} has ended: {record.status}", field="task_id")
             now = self._now()
             try:
                 if record.status is TaskStatus.RUNNING and not record.is_waiting:
@@ -64,24 +74,34 @@ class Control:
             except PreconditionFailedError:
                 await conflicts.pause()
 
-    async def requeue(self, task_id: str, *, parent_fence: int | None = None) -> TaskRecord:
+    async def requeue(
+        self,
+        task_id: str,
+        *,
+        parent_fence: int | None = None,
+        check: Check | None = None,
+        by: str | None = None,
+    ) -> TaskRecord:
         """Run a task that did not succeed again, with as many attempts as before; its history is kept.
-        For the dead record of a message that was not a task, the message is put back into its queue.
+        For the dead record of a message that was not a task, the message is put back into a queue of its
+        priority.
 
         :param parent_fence: the fence of the parent's run that asks for it.
+        :param by: whose rights bound those of the run, as in `TaskRecord.requeued_by`; None for nobody's.
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it succeeded, or has not ended.
         """
-        record = await self._kept(task_id)
+        record = await self._kept(task_id, check, by)
+        queue = self._used.of(task_id, record.priority)
         if record.raw_message is not None:
-            await self._queues.send_text(record.priority.queue, record.raw_message)
+            await self._queues.send_text(queue, record.raw_message)
             return await self._put_back(record, self._now())
         # The message is sent before the record is queued, and is enough by itself: it says which end of the
         # task it revokes. So a crash in between leaves no queued record without a message.
         message = TaskMessage.of(record, requeue=record.fence)
         if parent_fence is not None:
             message = replace(message, parent_fence=parent_fence)
-        await self._queues.send(record.priority.queue, message.to_bytes())
+        await self._queues.send(queue, message.to_bytes())
         while True:
             try:
                 return await self.revive(record, parent_fence)
@@ -91,9 +111,9 @@ class Control:
                     return found  # A worker has taken it up already.
                 record = found  # Another requeue has touched it.
 
-    async def _kept(self, task_id: str) -> TaskRecord:
+    async def _kept(self, task_id: str, check: Check | None, by: str | None) -> TaskRecord:
         """The record of a task that can run again, touched, so that the expiry of old records does not remove
-        it and its contents now."""
+        it and its contents now. It says who asked before there is a message by which it could run."""
         conflicts = Conflicts()
         while True:
             record = await self._records.get(task_id)
@@ -103,8 +123,12 @@ class Control:
                     field="task_id",
                     limit="only a failed, cancelled or dead task can be run again",
                 )
+            if check is not None:
+                check(record)
             try:
-                return await self._records.change(record, updated_at=self._now())
+                # A merge cannot remove a property: an empty one says that there is none.
+                touched = await self._records.change(record, requeued_by=by or "", updated_at=self._now())
+                return replace(touched, requeued_by=by)
             except PreconditionFailedError:
                 await conflicts.pause()
 

@@ -9,23 +9,30 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from storage_lib.arguments import seconds, whole
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, StorageError
 from storage_lib.manager import StorageManager
 from storage_lib.ports.queues import MAX_TTL_SECONDS
-from storage_lib.tasks.control import Control
+from storage_lib.tasks.control import Check, Control
+from storage_lib.tasks.deletion import Deletion
+from storage_lib.tasks.drain import Drain
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.joins import Joins
 from storage_lib.tasks.model import Priority, TaskRecord
 from storage_lib.tasks.outbox import Outbox
+from storage_lib.tasks.queues import POISON, TaskQueues
 from storage_lib.tasks.records import INLINE_BYTES, RecordPage, TaskFilters, TaskRecords
 from storage_lib.tasks.registry import Registry
 from storage_lib.tasks.repair import Repair
 from storage_lib.tasks.submission import KEY_WINDOW_SECONDS, NewTask, Submission
 from storage_lib.tasks.waiting import Waiting
-from storage_lib.tasks.worker import StorageOf, Worker
+from storage_lib.tasks.worker import PoisonDelivery, StorageOf, Worker
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.bulk import BulkResult, Pages
+    from storage_lib.tasks.counts import CountBy, TaskCounts
 
 LEASE_SECONDS = 60.0
 _LEASE_BOUNDS = (0.01, 24 * 3600.0)
@@ -54,6 +61,8 @@ class TaskEngine:
         takes it.
     :param remembered: how many records of new tasks are kept in memory, with up to 16 KiB of payload each: a
         task that runs in the process that submitted it is not read before.
+    :param queues: over how many queues the tasks of each priority are spread, 1 to 16. Whoever delivers
+        messages takes them from all.
     :param max_waiters: how many `wait_for` may wait at the same time; others return at once.
     :param storage_of: the storage that an action gets, by the `TaskRecord.submitter` of its task, which is
         None for a task that other programs have put into the queue; without it, each gets the whole.
@@ -72,6 +81,7 @@ class TaskEngine:
         events: bool = True,
         event_seconds: float | None = None,
         remembered: int = 0,
+        queues: int = 1,
         max_waiters: float = math.inf,
         storage_of: StorageOf | None = None,
         clock: Callable[[], float] = time.time,
@@ -85,7 +95,8 @@ class TaskEngine:
             raise InvalidArgumentError(
                 f"max_waiters {max_waiters} is out of range", field="max_waiters", limit="0 or more"
             )
-        backend, queues = storage.backend, storage.backend.queues
+        self.queues = TaskQueues(queues)
+        backend, store = storage.backend, storage.backend.queues
 
         def now() -> datetime:
             return datetime.fromtimestamp(clock(), UTC)
@@ -105,13 +116,17 @@ class TaskEngine:
         self.storage = storage
         inline = 0 if payloads_as_objects else INLINE_BYTES
         self.records = TaskRecords(backend, inline, events=events, remembered=remembered)
-        self.control = Control(self.records, queues, now)
-        self.submission = Submission(backend, self.records, self.registry, self.control, now, window, spans)
+        self.control = Control(self.records, store, self.queues, now)
+        self.submission = Submission(
+            backend, self.records, self.registry, self.control, self.queues, now, window, spans
+        )
         told = None if measures is None else measures.ended
-        self.outbox = Outbox(self.records, queues, told, sends=events, ttl=event_seconds)
+        self.outbox = Outbox(self.records, store, told, sends=events, ttl=event_seconds)
+        self.deletion = Deletion(self.records, now, self._published)
         self.waiting = Waiting(self.records, max_waiters)
         joins = Joins(self.records, now, lease)
-        self.repair = Repair(self.records, queues, self.outbox, now, lease, joins)
+        self.repair = Repair(self.records, store, self.queues, self.outbox, now, lease, joins)
+        self._drain = Drain(store, self.queues, now)
         self.worker = Worker(
             storage,
             self.registry,
@@ -152,12 +167,13 @@ class TaskEngine:
         """
         return await self.submission.submit_many(tasks)
 
-    async def get(self, task_id: str) -> TaskRecord:
+    async def get(self, task_id: str, *, contents: bool = True) -> TaskRecord:
         """Return the record of a task, with its payload and result.
 
+        :param contents: also those that are objects of their own, because they are large.
         :raises KeyNotFoundError: there is no such task.
         """
-        return await self.records.get(task_id)
+        return await self.records.get(task_id, contents=contents)
 
     async def wait_for(self, task_id: str, seconds: float) -> TaskRecord:
         """Return the record of a task once it has ended, or as it is after that many seconds, or now if
@@ -167,6 +183,12 @@ class TaskEngine:
         """
         return await self.waiting.for_end(task_id, seconds)
 
+    async def wait_until(
+        self, task_id: str, seconds: float, holds: Callable[[TaskRecord], bool]
+    ) -> TaskRecord:
+        """Like `wait_for`, until something holds for the record, which it is asked without large contents."""
+        return await self.waiting.until(task_id, seconds, holds)
+
     async def list(
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]
     ) -> RecordPage:
@@ -174,26 +196,108 @@ class TaskEngine:
         has the filters."""
         return await self.records.list(limit=limit, cursor=cursor, **filters)
 
-    async def cancel(self, task_id: str) -> TaskRecord:
+    async def count(
+        self, *, by: CountBy | None = None, limit: int = 1000, **filters: Unpack[TaskFilters]
+    ) -> TaskCounts:
+        """Return how many tasks there are of each status, up to ``limit`` of each. `TaskRecords.count` has
+        the details."""
+        return await self.records.count(by=by, limit=limit, **filters)
+
+    async def cancel(self, task_id: str, *, check: Check | None = None) -> TaskRecord:
         """End a task that has not started, or ask a running one to stop.
 
+        :param check: called with the record that is about to be changed; what it raises, this raises, and
+            nothing is changed.
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it has ended in another way.
         """
-        record, events = await self.worker.cancel(task_id)
+        record, events = await self.worker.cancel(task_id, check)
         try:
             await self._published(events)
         except StorageError as error:  # It is cancelled nevertheless, and its record says what is due.
             _log.warning("the events of the cancelled task %s will be published later: %s", task_id, error)
         return record
 
-    async def requeue(self, task_id: str) -> TaskRecord:
+    async def requeue(self, task_id: str, *, check: Check | None = None, by: str | None = None) -> TaskRecord:
         """Run a task that did not succeed again; its history is kept.
 
+        :param check: as for `cancel`.
+        :param by: under an access policy, the principals of whoever asks for it, separated by spaces: the run
+            has the rights that they and the task's submitter have.
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it succeeded, or has not ended.
         """
-        return await self.control.requeue(task_id)
+        return await self.control.requeue(task_id, check=check, by=by)
+
+    async def cancel_matching(
+        self,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        dry_run: bool = False,
+        pages: Pages | None = None,
+        **filters: Unpack[TaskFilters],
+    ) -> BulkResult:
+        """Cancel the tasks that filters find, newest first, at most ``limit`` (1,000) of them. With the
+        result's cursor the next call goes on.
+
+        :param dry_run: change nothing, and tell what would be.
+        :param pages: reads the pages; by default `list`.
+        :raises InvalidArgumentError: there is no filter, or it is not valid.
+        """
+        from storage_lib.tasks.bulk import CANCEL, change_matching
+
+        pages = pages or self._pages
+        return await change_matching(
+            CANCEL, self.cancel, pages, filters, limit=limit, cursor=cursor, dry_run=dry_run
+        )
+
+    async def requeue_matching(
+        self,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        dry_run: bool = False,
+        pages: Pages | None = None,
+        by: str | None = None,
+        check: Check | None = None,
+        **filters: Unpack[TaskFilters],
+    ) -> BulkResult:
+        """Run the tasks that filters find again: those that failed or are dead, and cancelled ones if
+        ``status`` names them. ``by`` and ``check`` are as for `requeue`, the rest as for
+        `cancel_matching`."""
+        from storage_lib.tasks.bulk import REQUEUE, change_matching
+
+        async def requeue(task_id: str, *, check: Check, more: Check | None = check) -> TaskRecord:
+            def both(record: TaskRecord) -> None:
+                check(record)
+                if more is not None:
+                    more(record)
+
+            return await self.requeue(task_id, check=both, by=by)
+
+        pages = pages or self._pages
+        return await change_matching(
+            REQUEUE, requeue, pages, filters, limit=limit, cursor=cursor, dry_run=dry_run
+        )
+
+    async def _pages(self, filters: dict[str, Any], limit: int, cursor: str | None) -> RecordPage:
+        return await self.list(limit=limit, cursor=cursor, **filters)
+
+    async def delete(self, task_id: str, *, check: Check | None = None) -> None:
+        """Remove the record of a task that has ended, with its payload and its result. What the task did
+        stays, and so do the records of its children.
+
+        :param check: as for `cancel`.
+        :raises KeyNotFoundError: there is no such task.
+        :raises TaskStateError: it has not ended, has children that have not, or its parent's record is there.
+        """
+        await self.deletion.delete(task_id, check)
+
+    async def actions(self) -> list[dict[str, Any]]:
+        """What can be submitted: each with its name, description, payload's JSON Schema, time limit and
+        retries, by name."""
+        return [each.shown() for each in self.registry.every()]
 
     # -- for queue triggers
 
@@ -205,57 +309,55 @@ class TaskEngine:
         """
         await self._published(await self.worker.process(text, queue=queue, dequeue_count=dequeue_count))
 
-    async def deliver_poison(
-        self,
-        text: str,
-        *,
-        queue: str,
-        message_id: str | None,
-        inserted_at: datetime,
-        dequeue_count: int = 1,
-    ) -> None:
+    async def deliver_poison(self, text: str, *, queue: str, **delivery: Unpack[PoisonDelivery]) -> None:
         """Handle a message that the platform gave up, and publish the events of what ended; when this
         returns, the message may be deleted. See `Worker.process_poison` for the parameters."""
         if self._measures is not None:
             self._measures.poisoned(queue)
-        ended = await self.worker.process_poison(
-            text, queue=queue, message_id=message_id, inserted_at=inserted_at, dequeue_count=dequeue_count
-        )
-        await self._published(ended)
+        await self._published(await self.worker.process_poison(text, queue=queue, **delivery))
 
     async def _published(self, events: Sequence[TaskEvent]) -> None:
         self.waiting.wake(event.task_id for event in events)
         await self.outbox.publish(events)
 
     async def sift(self, priority: Priority) -> int:
-        """Handle the messages of a poison queue without its function, until it is empty or `SIFT_SECONDS`
-        are over, and return how many there were. Each is handled as the function would handle it, and then
-        removed.
+        """Handle the messages of a priority's poison queues without their functions, until they are empty or
+        `SIFT_SECONDS` are over, and return how many there were. Each is handled as the function would handle
+        it, and then removed.
 
         :raises StorageError: nothing was lost; a message that was received is visible again within a minute.
         """
-        queues, handled = self.storage.backend.queues, 0
-        until = time.monotonic() + SIFT_SECONDS
-        while time.monotonic() < until and await self.queue_length(priority.poison_queue):
-            for message in await queues.receive(
-                priority.poison_queue, visibility_timeout=_SIFT_LEASE_SECONDS
-            ):
+        until, handled = time.monotonic() + SIFT_SECONDS, 0
+        for queue in self.queues.named(priority):
+            some = await self._sift(queue, until)
+            if some:
+                _log.warning("%d messages of %s that no function took were recorded", some, queue + POISON)
+            handled += some
+        return handled
+
+    async def _sift(self, queue: str, until: float) -> int:
+        queues, poison, handled = self.storage.backend.queues, queue + POISON, 0
+        while time.monotonic() < until and await self.queue_length(poison):
+            for message in await queues.receive(poison, visibility_timeout=_SIFT_LEASE_SECONDS):
                 await self.deliver_poison(
                     message.text,
-                    queue=priority.queue,
+                    queue=queue,
                     message_id=message.id,
                     inserted_at=message.inserted_at,
                     dequeue_count=message.dequeue_count,
                 )
                 with contextlib.suppress(KeyNotFoundError):
-                    await queues.delete(priority.poison_queue, message)
+                    await queues.delete(poison, message)
                 handled += 1
             await asyncio.sleep(SIFT_PAUSE)
-        if handled:
-            _log.warning(
-                "%d messages of %s that no function took were recorded", handled, priority.poison_queue
-            )
         return handled
+
+    async def queue_lengths(self) -> dict[str, int]:
+        """The approximate number of messages in each task queue and its poison queue, and in those that are
+        no longer in use and were not empty when `drain` looked last."""
+        queues = (*self.queues.every, *self._drain.left)
+        counts = await asyncio.gather(*map(self.queue_length, queues))
+        return dict(zip(queues, counts, strict=True))
 
     async def queue_length(self, queue: str) -> int:
         """The approximate number of messages in a task queue; 0 before its first message."""
@@ -264,7 +366,15 @@ class TaskEngine:
         except KeyNotFoundError:
             return 0
 
+    async def unused_queues(self) -> list[str]:
+        """The task queues that the store has, and that are no longer in use."""
+        return await self._drain.unused()
+
     # -- for timers
+
+    async def drain(self, seconds: float) -> tuple[int, int]:
+        """Move the messages of task queues that are no longer in use to those that are. See `Drain.run`."""
+        return await self._drain.run(seconds)
 
     async def expire(self, before: datetime, limit: int) -> tuple[int, int]:
         """Remove up to ``limit`` records of tasks that ended before that moment, and as many idempotency keys
@@ -278,12 +388,13 @@ class TaskEngine:
 
     async def carry_over(self, seconds: float) -> int:
         """Carry over records that the version before wrote, for about so many seconds, and return how many
-        there were; 0 means that there are none any more. See older.py."""
+        there were; 0 means that there are none any more. See legacy_records.py."""
         until, carried = time.monotonic() + seconds, 0
-        while some := await self.records.older.step():
-            carried += some
-            if time.monotonic() >= until:
-                break
+        for step in (self.records.older.step, self.records.searchable.step):
+            while some := await step():
+                carried += some
+                if time.monotonic() >= until:
+                    return carried
         return carried
 
     async def take_over(self, *, older: bool = False) -> int:

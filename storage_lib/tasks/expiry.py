@@ -32,7 +32,8 @@ CONCURRENT_READS = 16
 LARGE: Final = ("payload", "result", "raw_message")
 """The contents that may be objects of their own."""
 _NEEDED: Final = (
-    *("task_id", "status", "agent_id", "parent_id", "event_due", "fence"),
+    *("task_id", "status", "agent_id", "parent_id", "event_due", "fence", EXPIRED),
+    *("correlation_id", "idempotency_key"),
     *(f"{name}_key" for name in LARGE),
 )
 _AHEAD = timedelta(days=1)
@@ -83,7 +84,7 @@ class Expiry:
             limit=min(limit, MAX_QUERY_PAGE),
         )
         async for entity in ended:
-            if entity.properties.get("status") not in FINAL:
+            if entity.properties.get("status") not in FINAL and not entity.properties.get(EXPIRED):
                 continue  # It has been requeued since, or that is unknown.
             some.append(entity)
             if len(some) == min(limit - removed, MAX_QUERY_PAGE):
@@ -125,10 +126,11 @@ class Expiry:
         plain = [entity for entity in entities if not _may_have_contents(entity.properties)]
         emptied = await mark_unchanged(tables, TASK_TABLE, full, EXPIRED)
         for some in batched(map(task_id_of, emptied), CONCURRENT_READS, strict=False):
-            await asyncio.gather(*map(self._remove_contents, some))
+            await asyncio.gather(*map(self.remove_contents, some))
         return await delete_unchanged(tables, TASK_TABLE, [*plain, *emptied], _rows_of)
 
-    async def _remove_contents(self, task_id: str) -> None:
+    async def remove_contents(self, task_id: str) -> None:
+        """Remove the objects that hold contents of a task."""
         async for found in self._backend.objects.iterate(content_prefix(task_id)):
             with contextlib.suppress(KeyNotFoundError):
                 await self._backend.objects.delete(found if isinstance(found, str) else found.key)

@@ -21,7 +21,7 @@ from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.history import noted
 from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus, child_task_id
-from storage_lib.tasks.records import TaskRecords
+from storage_lib.tasks.records import TaskRecords, TaskRemovedError
 from storage_lib.tasks.shared import Shared
 
 _log = logging.getLogger("AOS.Tasks")
@@ -139,6 +139,8 @@ class Joins:
                 if above is not child or ahead is None:
                     ahead = self._reads.begin(above.parent_id, partial(self._parent, above.parent_id))
                 parent = await asyncio.shield(ahead)
+            except TaskRemovedError:
+                return above is child and not child.requeue_fence  # It had ended.
             except KeyNotFoundError:
                 return False
             if parent.cancel_requested or parent.status is TaskStatus.CANCELLED:

@@ -6,6 +6,7 @@ stand the rows of the index, which are written in the same transaction as the re
 
 - ``~open:KEY`` of a task that has not ended, or whose event is due, with all that repair has to know;
 - ``~agent:HASH:KEY`` of each task;
+- ``~correlation:HASH:KEY`` and ``~once:HASH:KEY`` of one with a correlation id, and with an idempotency key;
 - ``~failed:KEY``, ``~cancelled:KEY`` and ``~dead:KEY`` of one that ended so;
 - ``~span:…:SPAN``, one for all records of 4.7 hours, by action, and of those that succeeded;
 - ``~span:late:UNTIL:TIME``, one for all records with that time in their ids, as those of a family, that were
@@ -27,7 +28,7 @@ from storage_lib.ports.tables import Delete, TableOperation, Upsert
 from storage_lib.tasks.model import FINAL, TIME_CHARACTERS, TaskRecord, TaskStatus
 
 PARTITIONS: Final = tuple(f"0{digit:x}" for digit in range(16))
-"""They stand before those of the layout before this one, which began with 9 and x (older.py)."""
+"""They stand before those of the layout before this one, which began with 9 and x (legacy_records.py)."""
 
 RECORDS_END: Final = "~"
 """Behind the row keys of all records, before those of the index."""
@@ -125,6 +126,20 @@ def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
+SEARCHED: Final = ("~correlation:", "~once:")
+"""The beginnings of the rows by which tasks are searched for."""
+
+
+def of_correlation(correlation_id: str) -> str:
+    """The beginning of the rows of the tasks with a correlation id; likewise."""
+    return f"{SEARCHED[0]}{_hashed(correlation_id)}:"
+
+
+def of_idempotency_key(key: str) -> str:
+    """The beginning of the rows of the tasks with an idempotency key; likewise."""
+    return f"{SEARCHED[1]}{_hashed(key)}:"
+
+
 def of_action(action: str) -> str:
     """The beginning of an action's spans."""
     return f"{SPANS}action:{action}:"
@@ -135,6 +150,11 @@ def of_status(status: TaskStatus) -> str:
     return f"~{status}:"
 
 
+FACTS: Final = (
+    *("agent_id", "action", "status", "created_at", "updated_at", "priority", "parent_id", "child_index"),
+    *("children", "due_at", "lease_until", "event_due", "correlation_id", "idempotency_key"),
+)
+"""The properties of a record that `Facts` are made of."""
 NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -155,6 +175,8 @@ class Facts:
     due_at: datetime | None = None
     lease_until: datetime | None = None
     event_due: bool = False
+    correlation_id: str | None = None
+    idempotency_key: str | None = None
 
     @classmethod
     def of(cls, record: TaskRecord, changes: Mapping[str, Any] = NOTHING) -> Facts:
@@ -178,6 +200,8 @@ class Facts:
             now("due_at"),
             now("lease_until"),
             now("event_due"),
+            record.correlation_id,
+            record.idempotency_key,
         )
 
     @classmethod
@@ -202,6 +226,8 @@ class Facts:
             found("due_at", datetime),
             found("lease_until", datetime),
             properties.get("event_due") is True,
+            found("correlation_id", str),
+            found("idempotency_key", str),
         )
 
     @property
@@ -211,6 +237,9 @@ class Facts:
         known = {"action": self.action, "created_at": self.created_at}
         if self.agent_id is not None:
             rows[of_agent(self.agent_id) + self.key] = known
+        for prefix in self.searched:
+            status = {"status": self.status} if self.status in LISTED else NOTHING
+            rows[prefix + self.key] = {"agent_id": self.agent_id, **known, **status}
         if self.status in LISTED:
             rows[of_status(TaskStatus(self.status)) + self.key] = {"agent_id": self.agent_id, **known}
             # Of an agent, too, those that succeeded are had without the others.
@@ -229,9 +258,21 @@ class Facts:
                 "due_at": self.due_at,
                 "lease_until": self.lease_until,
                 "event_due": self.event_due or None,
+                "correlation_id": self.correlation_id,
+                "idempotency_key": self.idempotency_key,
             }
             rows[OPEN + self.key] = {name: value for name, value in every.items() if value is not None}
         return rows
+
+    @property
+    def searched(self) -> list[str]:
+        """The beginnings of the rows by which its submitter may search for it."""
+        found: list[str] = []
+        if self.correlation_id:
+            found.append(of_correlation(self.correlation_id))
+        if self.idempotency_key:
+            found.append(of_idempotency_key(self.idempotency_key))
+        return found
 
     @property
     def spans(self) -> dict[str, dict[str, Any]]:

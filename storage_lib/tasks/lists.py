@@ -1,6 +1,6 @@
 """Lists of task records, newest first: the partitions are read side by side and merged.
 
-What a filter says decides which rows are read (`_Plan`): those of the index, which lead to the records, or
+What a filter says decides which rows are read (`Plan`): those of the index, which lead to the records, or
 the records of those spans in which there may be some. All conditions are put to the store as well, so what
 is left to be looked at in vain is what the plan does not exclude.
 """
@@ -8,12 +8,12 @@ is left to be looked at in vain is what the plan does not exclude.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from heapq import heapify, heappop, heapreplace
 from itertools import batched
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from storage_lib.errors import IntegrityError, InvalidArgumentError, KeyNotFoundError
 from storage_lib.ports import cursors
@@ -33,12 +33,15 @@ from storage_lib.tasks.layout import (
     key_of,
     of_action,
     of_agent,
+    of_correlation,
+    of_idempotency_key,
     of_status,
     partition_of,
     record_keys,
     siblings_of,
     span_of,
 )
+from storage_lib.tasks.legacy_records import Older
 from storage_lib.tasks.model import (
     FINAL,
     TASK_TABLE,
@@ -46,11 +49,13 @@ from storage_lib.tasks.model import (
     TaskStatus,
     check_action,
     check_agent_id,
+    check_correlation_id,
+    check_idempotency_key,
     check_task_id,
     child_task_id,
 )
-from storage_lib.tasks.older import Older
 from storage_lib.tasks.ranges import Condition, page_of, rows_of
+from storage_lib.tasks.searchable import Searchable
 
 CONCURRENT_READS = 32
 SPANS_READ = 64
@@ -84,10 +89,13 @@ class RecordPage:
 class TaskFilters(TypedDict, total=False):
     """Which records a list holds: those for which all of these hold; None holds for every one."""
 
-    status: str | None
+    status: str | Collection[str] | None
+    """One, or any of several."""
     agent_id: str | None
     action: str | None
     parent_id: str | None
+    correlation_id: str | None
+    idempotency_key: str | None
     created_after: datetime | None
     """At or after it."""
     created_before: datetime | None
@@ -110,19 +118,25 @@ _OF_OTHERS = _Interval(OTHERS, end_of(OTHERS))
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """Which rows are read.
 
     :param condition: of the rows.
     :param prefix: of rows of the index; empty for the records themselves.
     :param spans: the beginning of the rows of the spans in which there may be records.
     :param only: the one partition, and the beginning of the keys in it.
+    :param status: that of all records to which the rows lead, if these do not say it.
     """
 
     condition: Condition
     prefix: str = ""
     spans: str | None = None
     only: tuple[str, str] | None = None
+    status: str | None = None
+
+    @property
+    def partitions(self) -> Sequence[str]:
+        return PARTITIONS if self.only is None else (self.only[0],)
 
 
 class Lists:
@@ -132,25 +146,28 @@ class Lists:
     """
 
     def __init__(
-        self, tables: TableStore, older: Older, read: Callable[[Entity], Awaitable[TaskRecord]]
+        self,
+        tables: TableStore,
+        older: Older,
+        searchable: Searchable,
+        read: Callable[[Entity], Awaitable[TaskRecord]],
     ) -> None:
         self._tables = tables
         self._older = older
+        self._searchable = searchable
         self._read = read
 
     async def page(self, limit: int, cursor: str | None, filters: TaskFilters) -> RecordPage:
         """:raises InvalidArgumentError: a filter, the limit or the cursor is not valid."""
-        wanted: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
-        for name, value in wanted.items():
-            _CHECKS[name](name, value)
+        wanted = checked(filters)
         if type(limit) is not int or not 1 <= limit <= MAX_QUERY_PAGE:
             raise InvalidArgumentError(
                 f"limit {limit} is out of range", field="limit", limit=f"1 to {MAX_QUERY_PAGE}"
             )
-        listing = (TASK_TABLE, sorted(wanted.items()))
+        listing = (TASK_TABLE, sorted(_named(wanted).items()))
         behind = "" if cursor is None else cursors.unbound(cursor, *listing)
-        plan = await self._plan(wanted)
-        keys, entities, older, more = await self._merged(plan, wanted, behind, limit)
+        plans = await self.plans(wanted)
+        keys, entities, older, more = await self._merged(plans, wanted, behind, limit)
         # A record of the layout before may have been carried over and changed meanwhile, or before somebody
         # was cut off.
         entities |= await self._looked_up(key for key in keys if key not in entities)
@@ -165,24 +182,40 @@ class Lists:
                 found.unreadable.append(UnreadableRecord(task_id_of(entity), error.message))
         return found
 
-    async def _plan(self, wanted: dict[str, Any]) -> _Plan:
-        status, agent = wanted.get("status"), wanted.get("agent_id")
+    async def plans(self, wanted: dict[str, Any]) -> list[Plan]:
+        """What is read for that; the rows of all together lead to all that is wanted, and to others."""
         if (parent := wanted.get("parent_id")) is not None:
-            return _Plan(_condition(wanted, every=True), only=await self._family(parent))
-        if status is not None and status not in FINAL:
-            return _Plan(_condition(wanted, "status", "agent_id", "action"), OPEN)
-        if status in LISTED:
-            return _Plan(_condition(wanted, "agent_id", "action"), of_status(TaskStatus(status)))
-        if agent is not None:
-            rows = _condition(wanted, "action")
-            if status is not None:
-                others = " and ".join(f"not (status eq '{each}')" for each in sorted(LISTED))
-                rows = Condition(f"{rows.text} and {others}" if rows.text else others, rows.values)
-            return _Plan(rows, of_agent(agent))
-        rows = _condition(wanted, every=True)
-        if (action := wanted.get("action")) is not None:
-            return _Plan(rows, spans=of_action(action))
-        return _Plan(rows, spans=None if status is None else SUCCEEDED)
+            return [Plan(_condition(wanted, every=True), only=await self._family(parent))]
+        statuses: tuple[str, ...] | None = wanted.get("status")
+        if await self.reads_records(wanted):
+            return [Plan(_condition(wanted, every=True))]
+        is_search = _is_search(wanted)
+        own = _own_rows(wanted)
+        if statuses is None or TaskStatus.SUCCEEDED in statuses:
+            if own is not None:
+                # The rows of an agent do not say whose they are.
+                names = ("agent_id", "action") if is_search else ("action",)
+                return [Plan(_condition(wanted, *names, text=_rows_with(statuses)), own)]
+            rows = _condition(wanted, every=True)
+            if (action := wanted.get("action")) is not None:
+                return [Plan(rows, spans=of_action(action))]
+            return [Plan(rows, spans=SUCCEEDED if statuses == (TaskStatus.SUCCEEDED,) else None)]
+        found: list[Plan] = []
+        listed = [status for status in statuses if status in LISTED]
+        if is_open := tuple(status for status in statuses if status not in FINAL):
+            names = ("status", "agent_id", "action", "correlation_id", "idempotency_key")
+            found.append(Plan(_condition({**wanted, "status": is_open}, *names), OPEN))
+        if listed and is_search and own is not None:
+            found.append(Plan(_condition(wanted, "agent_id", "action", text=_rows_with(listed)), own))
+        else:
+            rows = _condition(wanted, "agent_id", "action")
+            found += [Plan(rows, of_status(TaskStatus(each)), status=each) for each in listed]
+        return found
+
+    async def reads_records(self, wanted: dict[str, Any]) -> bool:
+        """Whether the records themselves are read, because those that are wanted stand side by side, or have
+        no rows yet by which they could be searched."""
+        return "parent_id" in wanted or (_is_search(wanted) and not await self._searchable.is_complete())
 
     async def _family(self, parent_id: str) -> tuple[str, str]:
         """Where the children of a task stand. If its record is gone, its id may tell."""
@@ -195,20 +228,43 @@ class Lists:
         return siblings_of(parent_id)
 
     async def _merged(
-        self, plan: _Plan, wanted: dict[str, Any], behind: str, limit: int
+        self, plans: Sequence[Plan], wanted: dict[str, Any], behind: str, limit: int
     ) -> tuple[list[str], dict[str, Entity], dict[str, Entity], bool]:
         """The keys of a page, the records of those that were read with them, those of the layout before, and
         whether there may be more. The latter are read first: one that is carried over meanwhile is seen twice
         rather than never."""
-        entities: dict[str, Entity] = {}
-        older: list[tuple[str, Entity]] = []
-        if not await self._older.are_gone():
-            older = await self._before(wanted, behind, limit)
-        several = PARTITIONS if plan.only is None else (plan.only[0],)
-        first = min(limit, 2 * limit // len(several) + 4)
-        streams = [_Stream(_all(older))]
-        streams += [_Stream(self._rows(plan, wanted, each, behind, first, limit)) for each in several]
-        await asyncio.gather(*(stream.advance() for stream in streams))
+        older = dict(await self.before(wanted, behind, limit))
+        keys, entities, more = set(older), dict[str, Entity](), len(older) == limit
+        for some in _turns(plans):
+            found, are_more = await self._first(some, wanted, behind, limit, entities)
+            keys.update(found)
+            more = more or are_more
+        page = sorted(keys)[:limit]
+        return page, entities, older, more or len(page) < len(keys)
+
+    async def _first(
+        self,
+        plans: Sequence[Plan],
+        wanted: dict[str, Any],
+        behind: str,
+        limit: int,
+        entities: dict[str, Entity],
+    ) -> tuple[list[str], bool]:
+        """The first keys that these plans lead to, and whether there are more. Records that were read are
+        added to ``entities``."""
+        streams: list[_Stream] = []
+        places = asyncio.Semaphore(CONCURRENT_READS)
+
+        async def begin(stream: _Stream) -> None:
+            async with places:
+                await stream.advance()
+
+        for plan in plans:
+            several = plan.partitions
+            first = min(limit, 2 * limit // len(several) + 4)
+            rows = (self.rows(plan, wanted, each, behind, first, limit) for each in several)
+            streams += [_Stream(each, of_index=bool(plan.prefix)) for each in rows]
+        await asyncio.gather(*map(begin, streams))
         heap = [(stream.key, n) for n, stream in enumerate(streams) if stream.key is not None]
         heapify(heap)
         keys: list[str] = []
@@ -217,31 +273,46 @@ class Lists:
             stream = streams[n]
             if not keys or keys[-1] != key:
                 keys.append(key)
-            if n and not plan.prefix:
+            if not stream.of_index:
                 entities[key] = stream.entity
             if await stream.advance():
                 heapreplace(heap, (stream.key or "", n))
             else:
                 heappop(heap)
-        return keys, entities, dict(older), bool(heap) or len(older) == limit
+        return keys, bool(heap)
 
-    async def _before(self, wanted: dict[str, Any], behind: str, limit: int) -> list[tuple[str, Entity]]:
-        """The first records of the layout before."""
+    async def before(self, wanted: dict[str, Any], behind: str, limit: int) -> list[tuple[str, Entity]]:
+        """The first records of the layout before, with their keys."""
+        if await self._older.are_gone():
+            return []
         created_before: datetime | None = wanted.get("created_before")
         start = "" if created_before is None else _first_before(created_before)
         found: list[tuple[str, Entity]] = []
-        async for entity in self._older.rows(max(behind, start), _condition(wanted, every=True), limit):
+        async for entity in self._older.rows(
+            max(behind, start), _condition(wanted, every=True), min(limit, MAX_QUERY_PAGE)
+        ):
             found.append((key_of(task_id_of(entity)), entity))
             if len(found) == limit:
                 break
         return found
 
-    async def _rows(
-        self, plan: _Plan, wanted: dict[str, Any], partition: str, behind: str, first: int, limit: int
+    async def rows(
+        self,
+        plan: Plan,
+        wanted: dict[str, Any],
+        partition: str,
+        behind: str,
+        first: int,
+        limit: int,
+        select: Sequence[str] | None = None,
     ) -> AsyncIterator[tuple[str, Entity]]:
-        """The rows of a partition by the keys of their records; a small page first."""
+        """The rows of a partition by the keys of their records; a small page first.
+
+        :param select: their properties; None for none of those of the index, and all of records.
+        """
         size, prefix = first, plan.prefix
-        select = [] if prefix else None
+        if select is None and prefix:
+            select = ()
         async for interval in self._intervals(plan, wanted, partition, behind):
             cursor = ""
             while cursor is not None:
@@ -260,7 +331,7 @@ class Lists:
                 cursor, size = page.cursor, limit
 
     async def _intervals(
-        self, plan: _Plan, wanted: dict[str, Any], partition: str, behind: str
+        self, plan: Plan, wanted: dict[str, Any], partition: str, behind: str
     ) -> AsyncIterator[_Interval]:
         """Where in a partition there may be records, in the order of the keys."""
         rest = _Interval(behind, RECORDS_END)
@@ -280,7 +351,7 @@ class Lists:
             async for interval in self._of_plan(plan, partition, some):
                 yield interval
 
-    async def _of_plan(self, plan: _Plan, partition: str, within: _Interval) -> AsyncIterator[_Interval]:
+    async def _of_plan(self, plan: Plan, partition: str, within: _Interval) -> AsyncIterator[_Interval]:
         if plan.spans is None:
             yield within
             return
@@ -340,8 +411,9 @@ class Lists:
 class _Stream:
     """Rows in order, of which the next is at hand."""
 
-    def __init__(self, rows: AsyncIterator[tuple[str, Entity]]) -> None:
+    def __init__(self, rows: AsyncIterator[tuple[str, Entity]], *, of_index: bool = False) -> None:
         self._rows = rows
+        self.of_index = of_index
         self.key: str | None = None
         self.entity: Any = None
 
@@ -352,26 +424,83 @@ class _Stream:
         return row is not None
 
 
-async def _all[T](items: Iterable[T]) -> AsyncIterator[T]:
-    for item in items:
-        yield item
+def _turns(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Which are read at the same time. A task that ends, or is put back, goes from one plan to another. Read
+    one after the other, in the order in which tasks end, and then those that are open again, it is seen."""
+    is_open = [plan for plan in plans if plan.prefix == OPEN]
+    others = [plan for plan in plans if plan.prefix != OPEN]
+    return [is_open, others, is_open] if is_open and others else [list(plans)]
 
 
 def _are_neighbours(end: str, span: str) -> bool:
     return OTHERS not in (end[0], span[0]) and int(span, 16) == int(end, 16) + 1
 
 
-def _condition(wanted: dict[str, Any], *names: str, every: bool = False) -> Condition:
+def checked(filters: TaskFilters) -> dict[str, Any]:
+    """Those that do not hold for every record; statuses in a tuple.
+
+    :raises InvalidArgumentError: one is not valid.
+    """
+    wanted: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
+    for name, value in wanted.items():
+        _CHECKS[name](name, value)
+    if "status" in wanted:
+        status = wanted["status"]
+        wanted["status"] = (status,) if isinstance(status, str) else tuple(sorted(set(status)))
+    return wanted
+
+
+def _named(wanted: dict[str, Any]) -> dict[str, Any]:
+    """As cursors know them: those of the version before were for one status."""
+    status = wanted.get("status", ())
+    return {**wanted, "status": status[0]} if len(status) == 1 else wanted
+
+
+def _is_search(wanted: dict[str, Any]) -> bool:
+    return "correlation_id" in wanted or "idempotency_key" in wanted
+
+
+def _own_rows(wanted: dict[str, Any]) -> str | None:
+    """The beginning of the rows that lead to the fewest records, if not those of a status."""
+    if "idempotency_key" in wanted:
+        return of_idempotency_key(wanted["idempotency_key"])
+    if "correlation_id" in wanted:
+        return of_correlation(wanted["correlation_id"])
+    return of_agent(wanted["agent_id"]) if "agent_id" in wanted else None
+
+
+def _rows_with(statuses: Collection[str] | None) -> str:
+    """A condition of rows that have the status of a record only if it is one of `LISTED`."""
+    if statuses is None:
+        return ""
+    if all(status in LISTED for status in statuses):
+        return f"({' or '.join(f"status eq '{each}'" for each in statuses)})"
+    return " and ".join(f"not (status eq '{each}')" for each in sorted(LISTED.difference(statuses)))
+
+
+def _condition(wanted: dict[str, Any], *names: str, every: bool = False, text: str = "") -> Condition:
     """What is wanted of these properties, and of the time of creation, which rows of the index have as well.
 
     :param every: of all properties that a record has.
+    :param text: what holds besides.
     """
-    values = {name: wanted[name] for name in (_PROPERTIES if every else names) if name in wanted}
-    terms = [f"{name} eq @{name}" for name in values]
+    terms, values = [text] if text else [], dict[str, Any]()
+    for name in _PROPERTIES if every else names:
+        if name not in wanted:
+            continue
+        if name != "status":
+            terms.append(f"{name} eq @{name}")
+            values[name] = wanted[name]
+        else:
+            numbered = {f"status{n}": str(status) for n, status in enumerate(wanted[name])}
+            terms.append(f"({' or '.join(f'status eq @{each}' for each in numbered)})")
+            values |= numbered
     for name, how in (("created_after", "ge"), ("created_before", "lt")):
         if name in wanted:
             values[name] = wanted[name]
             terms.append(f"created_at {how} @{name}")
+    if every and not terms:
+        terms.append(f"not ({EXPIRED} eq true)")  # What is left of one has nothing else to tell it by.
     return Condition(" and ".join(terms), values)
 
 
@@ -379,13 +508,18 @@ def _holds(entity: Entity, wanted: dict[str, Any]) -> bool:
     """Whether a record to which the index has led is wanted: it may have changed since."""
     found = entity.properties
     created_at: Any = found.get("created_at")
-    return all(found.get(name) == wanted[name] for name in _PROPERTIES if name in wanted) and not (
-        ("created_after" in wanted and not (created_at and created_at >= wanted["created_after"]))
-        or ("created_before" in wanted and not (created_at and created_at < wanted["created_before"]))
+    return (
+        all(found.get(name) == wanted[name] for name in _EQUAL if name in wanted)
+        and ("status" not in wanted or found.get("status") in wanted["status"])
+        and not (
+            ("created_after" in wanted and not (created_at and created_at >= wanted["created_after"]))
+            or ("created_before" in wanted and not (created_at and created_at < wanted["created_before"]))
+        )
     )
 
 
-_PROPERTIES = ("status", "agent_id", "action", "parent_id")
+_EQUAL = ("agent_id", "action", "parent_id", "correlation_id", "idempotency_key")
+_PROPERTIES = ("status", *_EQUAL)
 
 
 def _first_before(moment: datetime) -> str:
@@ -397,10 +531,14 @@ _LAST_MOMENT = datetime.max.replace(tzinfo=UTC) - _AHEAD
 
 
 def _check_status(name: str, value: Any) -> None:
-    if value not in list(TaskStatus):
-        raise InvalidArgumentError(
-            f"{name} {value!r} is not valid", field=name, limit=" or ".join(TaskStatus)
-        )
+    several: Any = (value,) if isinstance(value, str) else value
+    if not isinstance(several, Collection) or not several:
+        raise InvalidArgumentError(f"{name} is {value!r}", field=name, limit="one status, or several")
+    for each in cast("Collection[Any]", several):
+        if each not in list(TaskStatus):
+            raise InvalidArgumentError(
+                f"{name} {each!r} is not valid", field=name, limit=" or ".join(TaskStatus)
+            )
 
 
 def _check_moment(name: str, value: Any) -> None:
@@ -408,7 +546,7 @@ def _check_moment(name: str, value: Any) -> None:
         raise InvalidArgumentError(f"{name} is {value!r}", field=name, limit="a datetime with a time zone")
 
 
-def _check_text(check: Callable[[Any], str]) -> Callable[[str, Any], None]:
+def _check_text(check: Callable[[Any], str | None]) -> Callable[[str, Any], None]:
     """Refuse what no task can have, as not every store could be asked for it."""
 
     def checked(name: str, value: Any) -> None:
@@ -426,6 +564,8 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "agent_id": _check_text(check_agent_id),
     "action": _check_text(check_action),
     "parent_id": _check_text(check_task_id),
+    "correlation_id": _check_text(check_correlation_id),
+    "idempotency_key": _check_text(check_idempotency_key),
     "created_after": _check_moment,
     "created_before": _check_moment,
 }

@@ -59,15 +59,17 @@ class Priority(StrEnum):
 
     @property
     def queue(self) -> str:
+        """The first of its queues (queues.py)."""
         return HIGH_QUEUE if self is Priority.HIGH else TASK_QUEUE
 
     @classmethod
     def of_queue(cls, queue: str) -> Priority:
         """The priority of the tasks in a task queue."""
-        return cls.HIGH if queue == HIGH_QUEUE else cls.NORMAL
+        return cls.HIGH if queue.startswith(HIGH_QUEUE) else cls.NORMAL
 
     @property
     def poison_queue(self) -> str:
+        """That of the first."""
         return HIGH_POISON_QUEUE if self is Priority.HIGH else POISON_QUEUE
 
 
@@ -143,7 +145,8 @@ class TaskRecord:
     - ``children``: set once it waits for its children.
     - ``history``: its latest attempts.
     - ``event_due``: it has ended and the event may not have been sent (`Outbox`).
-    - ``submitter``: under an access policy, the principals of whoever submitted it, separated by spaces.
+    - ``submitter``: under an access policy, the principals of whoever submitted it, separated by spaces;
+      ``requeued_by`` those of whoever requeued it last: a run has the rights that both have.
     - ``omitted``: why a large content was not read.
     """
 
@@ -179,6 +182,7 @@ class TaskRecord:
     history: tuple[Attempt, ...] = ()
     raw_message: str | None = None
     submitter: str | None = None
+    requeued_by: str | None = None
     event_due: bool = False
     omitted: dict[str, str] = field(default_factory=dict[str, str], compare=False)
     etag: str = field(default="", compare=False)
@@ -186,6 +190,16 @@ class TaskRecord:
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    @property
+    def version(self) -> str:
+        """What tells this state of the record from all others, as clients see it; 32 hex digits. Unlike
+        ``etag`` it is the same in lists, and wherever the record is stored."""
+        state = (
+            *(self.task_id, self.status, self.updated_at, self.attempts, self.fence, self.cancel_requested),
+            *(self.due_at, self.finished_at, self.progress, self.children, len(self.history)),
+        )
+        return hashlib.blake2b(msgspec.json.encode(state), digest_size=16).hexdigest()
 
     def runs_again_with(self, parent: TaskRecord) -> bool:
         """Whether it ended without success in a run before its parent was requeued. The parent's next run
@@ -229,6 +243,7 @@ class TaskMessage:
     requeue: int | None = None
     """The fence of the record that this message requeues."""
     submitter: str | None = None
+    requeued_by: str | None = None
 
     @classmethod
     def of(cls, record: TaskRecord, *, requeue: int | None = None) -> TaskMessage:
@@ -248,6 +263,7 @@ class TaskMessage:
             parent_fence=record.parent_fence or None,
             requeue=requeue,
             submitter=record.submitter,
+            requeued_by=record.requeued_by,
         )
 
     def to_bytes(self) -> bytes:
@@ -317,6 +333,7 @@ class TaskMessage:
             parent_fence=parent_fence,
             requeue=_fence(message, "requeue"),
             submitter=check_submitter(message.get("submitter")),
+            requeued_by=check_submitter(message.get("requeued_by"), "requeued_by"),
         )
 
 
@@ -329,6 +346,7 @@ _OURS = frozenset(
         "payload_key",
         "idempotency_key",
         "submitter",
+        "requeued_by",
     }
 )
 _NAMES = _OURS | {
@@ -441,6 +459,7 @@ def _unwrapped(text: str) -> bytes:
 _TASK_ID = pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]{0,126}[A-Za-z0-9_:-])?")
 _TASK_ID_LIMIT = "1 to 128 of letters, digits and . _ : -, a letter or digit first, no dot last"
 _ACTION = pattern(r"[a-z][a-z0-9_]{0,63}")
+_KEY = pattern(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 _PRINTABLE = pattern(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,128}")
 
 
@@ -465,7 +484,7 @@ def check_correlation_id(value: Any) -> str | None:
 def check_idempotency_key(value: Any) -> str | None:
     if value is None:
         return None
-    return _checked("idempotency_key", value, _PRINTABLE, "1 to 128 printable characters")
+    return _checked("idempotency_key", value, _KEY, "1 to 255 printable characters")
 
 
 def check_priority(value: Any) -> Priority:
@@ -481,13 +500,13 @@ def check_priority(value: Any) -> Priority:
 _TRACE_PARENT = pattern(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def check_submitter(value: Any) -> str | None:
+def check_submitter(value: Any, name: str = "submitter") -> str | None:
     """:raises InvalidArgumentError: it is no list of principals, separated by spaces."""
     if value is None or (isinstance(value, str) and _SUBMITTER.fullmatch(value)):
         return value
     raise InvalidArgumentError(
-        f"submitter is {_shown(value)}",
-        field="submitter",
+        f"{name} is {_shown(value)}",
+        field=name,
         limit=f"names of printable ASCII, separated by spaces, {MAX_SUBMITTER_CHARACTERS} characters",
     )
 

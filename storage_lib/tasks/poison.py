@@ -13,7 +13,7 @@ UNKNOWN = "unknown"
 """Agent and action of such a record; its `TaskRecord.raw_message` distinguishes it from a task."""
 
 
-def buried(
+def dead_record(
     text: str,
     *,
     queue: str,

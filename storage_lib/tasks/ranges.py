@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.backend import Entity, EntityPage
@@ -24,6 +24,13 @@ class Condition:
 
 
 ALWAYS = Condition()
+
+
+class PageOptions(TypedDict, total=False):
+    """What is read of each row, and how many at a time."""
+
+    select: Sequence[str] | None
+    limit: int
 
 
 async def page_of(
@@ -56,23 +63,13 @@ async def rows_of(
     behind: str,
     end: str,
     condition: Condition = ALWAYS,
-    *,
-    select: Sequence[str] | None = None,
-    limit: int = MAX_QUERY_PAGE,
+    **options: Unpack[PageOptions],
 ) -> AsyncIterator[Entity]:
     """All rows of such a range; ``limit`` is that of a page."""
     page = EntityPage([], "")
     while page.cursor is not None:
-        page = await page_of(
-            tables,
-            partition,
-            behind,
-            end,
-            condition,
-            select=select,
-            limit=limit,
-            cursor=page.cursor or None,
-        )
+        cursor = page.cursor or None
+        page = await page_of(tables, partition, behind, end, condition, cursor=cursor, **options)
         for entity in page.entities:
             yield entity
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
 
@@ -20,7 +20,7 @@ from storage_lib.errors import (
     StorageError,
 )
 from storage_lib.ports.backend import Entity, StorageBackend
-from storage_lib.ports.tables import Delete, TableOperation
+from storage_lib.ports.tables import MAX_QUERY_PAGE, Delete, TableOperation, UpdateMode
 from storage_lib.tasks.expiry import LARGE, Expiry
 from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.layout import (
@@ -39,6 +39,7 @@ from storage_lib.tasks.layout import (
     siblings_of,
     time_of,
 )
+from storage_lib.tasks.legacy_records import Older
 from storage_lib.tasks.lists import EXPIRED, Lists, RecordPage, TaskFilters, UnreadableRecord, task_id_of
 from storage_lib.tasks.model import (
     FINAL,
@@ -52,15 +53,19 @@ from storage_lib.tasks.model import (
     child_task_id,
     content_prefix,
 )
-from storage_lib.tasks.older import Older
 from storage_lib.tasks.ranges import Condition, all_partitions, page_of, rows_of
 from storage_lib.tasks.removal import index_of_blamed
+from storage_lib.tasks.searchable import Searchable
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.counts import CountBy, TaskCounts
 
 __all__ = [
     "INLINE_BYTES",
     "RecordPage",
     "TaskFilters",
     "TaskRecords",
+    "TaskRemovedError",
     "UnreadableRecord",
     "record_keys",
 ]
@@ -73,6 +78,10 @@ INLINE_BYTES = 16 * 1024
 
 _AHEAD = timedelta(days=1)
 """How far the clock that made an id may be ahead."""
+
+
+class TaskRemovedError(KeyNotFoundError):
+    """There was a task of this id, and its record was deleted or is about to be."""
 
 
 class TaskRecords:
@@ -98,7 +107,10 @@ class TaskRecords:
         self._new: dict[str, tuple[TaskRecord, bytes]] = {}
         self._spans = Spans()
         self.older = Older(backend.tables)
-        self._lists = Lists(backend.tables, self.older, lambda entity: self._from_entity(entity, False))
+        self.searchable = Searchable(backend.tables)
+        self._lists = Lists(
+            backend.tables, self.older, self.searchable, lambda entity: self._from_entity(entity, False)
+        )
         self._expiry = Expiry(backend, self._exists)
 
     def remember(self, record: TaskRecord, payload: bytes) -> None:
@@ -168,16 +180,39 @@ class TaskRecords:
         if succeeds:
             self._spans.written(after)
         changed = replace(record, **changes, etag=etag)
-        return changed if changed.is_final else replace(changed, finished_at=None)
+        is_as_told = changed.is_final or changed.finished_at is None
+        return changed if is_as_told else replace(changed, finished_at=None)
+
+    async def remove(self, record: TaskRecord, now: datetime) -> None:
+        """Remove what a record says, with its contents, and its rows of the index. That there was one stays
+        until it would have expired, so that a message of the task that is still on its way does not run it.
+
+        :raises PreconditionFailedError: someone else changed it meanwhile; nothing was changed.
+        """
+        left = {"task_id": record.task_id, EXPIRED: True, "finished_at": now, "updated_at": now}
+        rows = index_changes(Facts.of(record), None)
+        await self._update(record.task_id, left, record.etag, rows, mode="replace")
+        await self.remove_contents(record.task_id)
+
+    async def remove_contents(self, task_id: str) -> None:
+        """Remove the objects with the payload and the results of a task."""
+        await self._expiry.remove_contents(task_id)
 
     async def _update(
-        self, task_id: str, properties: dict[str, Any], etag: str, also: list[TableOperation]
+        self,
+        task_id: str,
+        properties: dict[str, Any],
+        etag: str,
+        also: list[TableOperation],
+        mode: UpdateMode = "merge",
     ) -> str:
         """Change a record and its rows of the index in one transaction."""
         keys = record_keys(task_id)
         while True:
             try:
-                return await self._backend.tables.update(TASK_TABLE, *keys, properties, etag=etag, also=also)
+                return await self._backend.tables.update(
+                    TASK_TABLE, *keys, properties, etag=etag, mode=mode, also=also
+                )
             except KeyNotFoundError as error:
                 blamed = index_of_blamed(error)
                 if not blamed:
@@ -195,7 +230,7 @@ class TaskRecords:
         if entity is None:
             raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id")
         if entity.properties.get(EXPIRED):
-            raise KeyNotFoundError(f"task {task_id!r} does not exist any more", field="task_id")
+            raise TaskRemovedError(f"task {task_id!r} does not exist any more", field="task_id")
         return await self._from_entity(entity, contents)
 
     async def has_open_child(self, parent_id: str, child_id: str, total: int | None) -> bool:
@@ -270,6 +305,18 @@ class TaskRecords:
         :raises InvalidArgumentError: there is no such status.
         """
         return await self._lists.page(limit, cursor, filters)
+
+    async def count(
+        self, *, by: CountBy | None = None, limit: int = MAX_QUERY_PAGE, **filters: Unpack[TaskFilters]
+    ) -> TaskCounts:
+        """How many records there are of each status, up to ``limit`` of each.
+
+        :param by: also for each agent (``agent_id``) or action.
+        :raises InvalidArgumentError: one of them is not valid.
+        """
+        from storage_lib.tasks.counts import Counting  # Only where it is asked for.
+
+        return await Counting(self._lists).count(filters, by=by, limit=limit)
 
     async def overdue(self, before: datetime) -> AsyncIterator[TaskRecord]:
         """Records, without large contents, of tasks that are still open although they were due, or their

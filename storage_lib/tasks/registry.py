@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import math
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module, invalidate_caches
@@ -18,6 +19,7 @@ from storage_lib.errors import ConfigurationError, InvalidArgumentError
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import check_action
+from storage_lib.tasks.payload_types import DeclaredSchema, annotated_type, reason_against, schema_of
 from storage_lib.tasks.retry import RetryPolicy, exception_classes
 
 Action = Callable[[TaskContext, Any], Awaitable[Any]]
@@ -37,7 +39,7 @@ class UnknownActionError(InvalidArgumentError):
 @dataclass(frozen=True, slots=True)
 class RegisteredAction:
     """An action, the type of its payload (None: any JSON value), its time limit in seconds and its
-    retries."""
+    retries; what its payload must be besides, what it does, and whether it needs the whole store."""
 
     name: str
     run: Action
@@ -46,6 +48,30 @@ class RegisteredAction:
     retry: RetryPolicy
     defined_by: CodeType | None = field(default=None, repr=False, compare=False)
     """The code that registered it: a module, a notebook cell or a function."""
+    schema: DeclaredSchema | None = None
+    description: str = ""
+    whole_store: bool = False
+    annotated: bool = False
+    """Whether the type is that of the action's annotation, and nobody has tried yet whether it can check."""
+
+    @property
+    def payload_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the payload; empty for any JSON value."""
+        return schema_of(self.payload, self.schema)
+
+    def shown(self) -> dict[str, Any]:
+        """What clients are told of it."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "payload_schema": self.payload_schema,
+            "timeout_seconds": self.timeout,
+            "retry": {
+                "max_attempts": self.retry.max_attempts,
+                "base_seconds": self.retry.base_seconds,
+                "max_seconds": self.retry.max_seconds,
+            },
+        }
 
 
 class Registry:
@@ -69,7 +95,8 @@ class Registry:
         """
         self._load()
         try:
-            return _actions[name]
+            found = _actions[name]
+            return _tried(found) if found.annotated else found
         except KeyError:
             known = ", ".join(sorted(_actions)) or "none"
             raise UnknownActionError(
@@ -91,12 +118,21 @@ class Registry:
         self._load()
         return sorted(_actions)
 
+    def every(self) -> list[RegisteredAction]:
+        """All actions, by name.
+
+        :raises ConfigurationError: as `get`.
+        """
+        return [self.get(name) for name in self.names()]
+
     def _load(self) -> None:
         if self._loaded:
             return
         for module in self._modules:
             _import(module)
         for action in _actions.values():
+            if action.schema is not None:
+                _ = action.schema.compiled
             if action.timeout >= self._host_timeout:
                 raise ConfigurationError(
                     f"timeout {action.timeout:g} s of action {action.name!r} is not below functionTimeout,"
@@ -132,6 +168,7 @@ def _import(module: str) -> None:
         ) from error
 
 
+_log = logging.getLogger("AOS.Tasks")
 _actions: dict[str, RegisteredAction] = {}
 
 
@@ -142,21 +179,30 @@ def task(
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
     retry: RetryPolicy | None = None,
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = (),
+    schema: Mapping[str, Any] | None = None,
+    description: str | None = None,
+    whole_store: bool = False,
 ) -> Callable[[Action], Action]:
     """Register an action: ``async def action(context, payload) -> result``.
 
     :param name: the action's name: 1 to 64 of a-z, 0-9 and _, starting with a letter.
-    :param payload: a dataclass, pydantic model or other type. The payload is checked against it when a task
-        is submitted, and passed to the action as an instance of it.
+    :param payload: a dataclass, TypedDict, pydantic model, msgspec struct or other type. The payload is
+        checked against it when a task is submitted, and passed to the action as an instance of it. Without
+        it, the action's own annotation counts if it names one of the first four.
     :param timeout: seconds that one run may take before it fails with ``deadline-exceeded``; less than the
         host's own limit (`Registry`).
     :param retry: what happens after a transient error.
     :param retry_on: exception classes of the action that count as transient, besides those of ``retry`` and
         what `is_transient` says.
+    :param schema: a JSON Schema that the payload must satisfy, too.
+    :param description: what the action does; None for the first paragraph of its docstring.
+    :param whole_store: it needs the rights to everything in the store.
     :raises ConfigurationError: another function has this name, or the action is not an ``async def``.
     """
     check_action(name)
-    defined_by = sys._getframe(1).f_code  # pyright: ignore[reportPrivateUsage] - cheap, unlike inspect.stack
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - cheap, unlike inspect.stack
+    defined_by, names = frame.f_code, frame.f_locals
+    del frame
     policy = retry or RetryPolicy()
     policy = replace(policy, retry_on=(*policy.retry_on, *exception_classes(retry_on)))
     if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
@@ -180,10 +226,38 @@ def task(
                 field="action",
                 remedy="give each its own name",
             )
-        _actions[name] = RegisteredAction(name, action, payload, timeout, policy, defined_by)
+        _actions[name] = RegisteredAction(
+            name,
+            action,
+            annotated_type(action, names) if payload is None else payload,
+            timeout,
+            policy,
+            defined_by,
+            None if schema is None else DeclaredSchema(name, schema),
+            _described(action) if description is None else description,
+            whole_store,
+            annotated=payload is None,
+        )
         return action
 
     return register
+
+
+def _tried(action: RegisteredAction) -> RegisteredAction:
+    """An annotation may be for type checkers only, and not be one by which a payload can be checked: then it
+    says nothing."""
+    kind = action.payload
+    if kind is not None and (why := reason_against(kind)):
+        _log.warning("the payload of action %r is not checked by its annotation: %s", action.name, why)
+        kind = None
+    tried = _actions[action.name] = replace(action, payload=kind, annotated=False)
+    return tried
+
+
+def _described(action: Action) -> str:
+    """The first paragraph of its docstring, in one line."""
+    text = inspect.getdoc(_function(action)) or ""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _is_same(taken: RegisteredAction, action: Action, defined_by: CodeType) -> bool:

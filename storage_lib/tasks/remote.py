@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from urllib.parse import quote
 
 import msgspec
@@ -18,12 +18,13 @@ from storage_lib.backends.http.answers import decoded, not_ours
 from storage_lib.backends.http.client import HttpClient, Response
 from storage_lib.backends.http.errors import PROBLEM, error_of
 from storage_lib.config import DEFAULT_CONCURRENT_REQUESTS, DEFAULT_RETRY_ATTEMPTS, StorageConfig
-from storage_lib.errors import ConfigurationError, StorageError
+from storage_lib.errors import ConfigurationError, KeyNotFoundError, StorageError
 from storage_lib.layers.retry.options import RetryOptions
 from storage_lib.layers.retry.retrier import Retrier
 from storage_lib.tasks.control import TaskStateError
 from storage_lib.tasks.model import (
     TaskRecord,
+    TaskStatus,
     check_agent_id,
     check_correlation_id,
     check_idempotency_key,
@@ -33,6 +34,10 @@ from storage_lib.tasks.model import (
 from storage_lib.tasks.records import RecordPage, TaskFilters, UnreadableRecord
 from storage_lib.tasks.registry import UnknownActionError
 from storage_lib.tasks.submission import IdempotencyConflictError, NewTask, payload_json
+
+if TYPE_CHECKING:
+    from storage_lib.tasks.bulk import BulkResult
+    from storage_lib.tasks.counts import CountBy, TaskCounts
 
 LONGEST_WAIT_SECONDS = 30
 """For how long an app holds an answer back."""
@@ -98,8 +103,7 @@ class RemoteTasks:
     def _outcome(self, answer: dict[str, Any]) -> TaskRecord | StorageError:
         if (problem := answer.get("problem")) is None:
             return _record(answer)
-        body = msgspec.json.encode(problem)
-        return error_of(int(problem["status"]), {"Content-Type": PROBLEM}, body, "submit", _KINDS)
+        return self._error(problem)
 
     async def get(self, task_id: str) -> TaskRecord:
         """The record of a task, with its payload and result.
@@ -127,15 +131,96 @@ class RemoteTasks:
         self, *, limit: int = 100, cursor: str | None = None, **filters: Unpack[TaskFilters]
     ) -> RecordPage:
         """A page of records, newest first, without large payloads and results. See `TaskEngine.list`."""
-        query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
-        for name, value in cast("dict[str, Any]", filters).items():
-            if value is not None:
-                query[name] = value.isoformat() if isinstance(value, datetime) else str(value)
+        query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {}) | _query(filters)
         response = await self._retrier.step(
             "list tasks", lambda: self._client.send("GET", "tasks", doing="list tasks", query=query)
         )
         page = decoded(response.body, _Page, "list tasks")
         return RecordPage([_record(each) for each in page.tasks], page.cursor, page.unreadable)
+
+    async def count(
+        self, *, by: CountBy | None = None, limit: int = 1000, **filters: Unpack[TaskFilters]
+    ) -> TaskCounts:
+        """How many tasks there are of each status, up to ``limit`` (10,000) of each. See
+        `TaskEngine.count`."""
+        from storage_lib.tasks.counts import TaskCounts
+
+        doing, query = "count tasks", {"limit": str(limit)} | _query(filters) | ({"by": by} if by else {})
+        response = await self._retrier.step(
+            doing, lambda: self._client.send("GET", "tasks/counts", doing=doing, query=query)
+        )
+        found = decoded(response.body, _Counts, doing)
+        groups = None
+        if by is not None:
+            groups = {str(each[by]): cast("dict[str, int]", each["counts"]) for each in found.groups}
+        return TaskCounts(found.counts, found.counted_up_to, found.at_least, groups)
+
+    async def actions(self) -> list[dict[str, Any]]:
+        """What can be submitted: each with its name, description, payload's JSON Schema, time limit and
+        retries."""
+        response = await self._retrier.step(
+            "list actions", lambda: self._client.send("GET", "actions", doing="list actions")
+        )
+        return decoded(response.body, _Actions, "list actions").actions
+
+    async def delete(self, task_id: str) -> None:
+        """Remove the record of a task that has ended. See `TaskEngine.delete`.
+
+        :raises KeyNotFoundError: there is no such task.
+        :raises TaskStateError: it has not ended, has children that have not, or its parent's record is there.
+        """
+        doing = f"delete task {task_id!r}"
+
+        async def delete(unsure: bool) -> None:
+            try:
+                await self._client.send("DELETE", _path(task_id), doing=doing, expected=(204,))
+            except KeyNotFoundError:
+                if not unsure:
+                    raise  # Otherwise it was deleted by the request whose answer was lost.
+
+        await self._retrier.call(doing, delete)
+
+    async def cancel_matching(
+        self,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        dry_run: bool = False,
+        **filters: Unpack[TaskFilters],
+    ) -> BulkResult:
+        """Cancel the tasks that filters find. See `TaskEngine.cancel_matching`."""
+        return await self._change("cancel", limit, cursor, dry_run, filters)
+
+    async def requeue_matching(
+        self,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        dry_run: bool = False,
+        **filters: Unpack[TaskFilters],
+    ) -> BulkResult:
+        """Run the tasks that filters find again. See `TaskEngine.requeue_matching`."""
+        return await self._change("requeue", limit, cursor, dry_run, filters)
+
+    async def _change(
+        self, how: str, limit: int, cursor: str | None, dry_run: bool, filters: TaskFilters
+    ) -> BulkResult:
+        from storage_lib.tasks.bulk import BulkResult
+
+        wanted: dict[str, Any] = {name: value for name, value in filters.items() if value is not None}
+        if "status" in wanted and not isinstance(wanted["status"], str):
+            wanted["status"] = sorted(wanted["status"])
+        body = {**wanted, "limit": limit, "cursor": cursor, "dry_run": dry_run}
+        response = await self._post(f"tasks/{how}", f"{how} tasks", body)
+        found = decoded(response.body, _Changed, f"{how} tasks")
+        changed = [(each["task_id"], TaskStatus(each["status"])) for each in found.tasks]
+        return BulkResult(
+            changed, [(each["task_id"], self._error(each["problem"])) for each in found.failed], found.cursor
+        )
+
+    def _error(self, problem: dict[str, Any]) -> StorageError:
+        body = msgspec.json.encode(problem)
+        return error_of(int(problem["status"]), {"Content-Type": PROBLEM}, body, "submit", _KINDS)
 
     async def cancel(self, task_id: str) -> TaskRecord:
         """End a task that has not started, or ask a running one to stop.
@@ -189,6 +274,23 @@ class RemoteTasks:
         )
 
 
+class _Counts(msgspec.Struct):
+    counts: dict[str, int]
+    counted_up_to: int
+    at_least: list[str]
+    groups: list[dict[str, Any]] = []
+
+
+class _Actions(msgspec.Struct):
+    actions: list[dict[str, Any]]
+
+
+class _Changed(msgspec.Struct):
+    tasks: list[dict[str, Any]]
+    failed: list[dict[str, Any]]
+    cursor: str | None = None
+
+
 class _Submitted(msgspec.Struct):
     tasks: list[dict[str, Any]]
 
@@ -197,6 +299,17 @@ class _Page(msgspec.Struct):
     tasks: list[dict[str, Any]]
     cursor: str | None = None
     unreadable: list[UnreadableRecord] = []
+
+
+def _query(filters: TaskFilters) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in cast("dict[str, Any]", filters).items():
+        if value is None:
+            continue
+        if isinstance(value, datetime):
+            value = value.isoformat()
+        found[name] = value if isinstance(value, str) else ",".join(sorted(value))
+    return found
 
 
 def _path(task_id: str) -> str:

@@ -43,6 +43,16 @@ async def mark_unchanged(
     )
 
 
+async def change_unchanged(
+    tables: TableStore, table: str, groups: Iterable[tuple[Entity, list[TableOperation]]]
+) -> list[Entity]:
+    """Do what is to be done with entities that were not changed since they were read, and return those.
+
+    :param groups: each with its operations; the first of them is that on the entity itself, with its ETag.
+    """
+    return await _in_batches(tables, table, groups)
+
+
 def index_of_blamed(error: StorageError) -> int | None:
     """The index of the operation of a batch that an error is about."""
     name = error.field or ""

@@ -8,6 +8,7 @@ harm, because the record decides what a delivery does.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +26,7 @@ from storage_lib.tasks.joins import Joins
 from storage_lib.tasks.layout import Facts, id_of
 from storage_lib.tasks.model import Priority, TaskMessage, TaskRecord, TaskStatus
 from storage_lib.tasks.outbox import Outbox
+from storage_lib.tasks.queues import TaskQueues
 from storage_lib.tasks.records import TaskRecords
 
 OVERDUE = timedelta(hours=1)
@@ -43,13 +45,15 @@ _log = logging.getLogger("AOS.Tasks")
 @dataclass(frozen=True, slots=True)
 class _Front:
     """The tasks whose messages are next in a queue. Every message that became visible before ``until``
-    is among them or hidden; None means that this holds for every message."""
+    is among them or hidden; None means that this holds for every message. ``mixed`` says whether messages
+    are among them that would be sent to other queues now, as before their number was changed."""
 
     waiting: set[str]
     until: datetime | None
+    mixed: bool
 
     def lacks(self, task: Facts) -> bool:
-        """Whether the message of a task that has not started cannot be received now."""
+        """Whether the message of a task that has not started cannot be received from this queue now."""
         if id_of(task.key) in self.waiting:
             return False
         if self.until is None or task.updated_at is None:
@@ -67,6 +71,7 @@ class Repair:
         self,
         records: TaskRecords,
         queues: QueueStore,
+        used: TaskQueues,
         outbox: Outbox,
         now: Callable[[], datetime],
         lease: timedelta,
@@ -77,6 +82,7 @@ class Repair:
         """Of tasks that wait for children: when to look at them again."""
         self._records = records
         self._queues = queues
+        self._used = used
         self._outbox = outbox
         self._now = now
         self._lease = lease
@@ -114,16 +120,21 @@ class Repair:
 
     async def _unseen(self, found: AsyncIterator[Facts]) -> AsyncIterator[TaskRecord]:
         """The records of those that do not simply wait their turn in a long queue."""
-        fronts: dict[str, _Front] = {}
+        fronts: dict[Priority, dict[str, _Front]] = {}
         async for task in found:
             if task.status == TaskStatus.RUNNING and task.children:
                 await self._joined(task)
                 continue
             if task.status != TaskStatus.RUNNING:
-                queue = Priority(task.priority or Priority.NORMAL).queue
-                if queue not in fronts:
-                    fronts[queue] = await self._front(queue)
-                if not fronts[queue].lacks(task):
+                priority = Priority(task.priority or Priority.NORMAL)
+                if priority not in fronts:
+                    fronts[priority] = await self._fronts(priority)
+                own = self._used.of(id_of(task.key), priority)
+                if not all(
+                    front.lacks(task)
+                    for queue, front in fronts[priority].items()
+                    if queue == own or front.mixed
+                ):
                     continue
             record = await self._records.read_open(task)
             if record is not None:
@@ -146,7 +157,12 @@ class Repair:
         except StorageError as error:  # The others must not wait for this one.
             _log.warning("task %s could not be repaired: %s", parent.task_id, error)
 
-    async def _front(self, queue: str) -> _Front:
+    async def _fronts(self, priority: Priority) -> dict[str, _Front]:
+        queues = self._used.named(priority)
+        found = await asyncio.gather(*(self._front(queue, priority) for queue in queues))
+        return dict(zip(queues, found, strict=True))
+
+    async def _front(self, queue: str, priority: Priority) -> _Front:
         try:
             messages = await self._queues.peek(queue, max_messages=MAX_RECEIVE)
         except KeyNotFoundError:
@@ -155,10 +171,11 @@ class Repair:
         for message in messages:
             with contextlib.suppress(StorageError):  # It is not a task.
                 waiting.add(TaskMessage.parse(message.text).task_id)
+        mixed = any(self._used.of(task_id, priority) != queue for task_id in waiting)
         if len(messages) < MAX_RECEIVE:
-            return _Front(waiting, None)
+            return _Front(waiting, None, mixed)
         # Clocks differ, and the order is not promised.
-        return _Front(waiting, max(message.inserted_at for message in messages) - self._lease / 4)
+        return _Front(waiting, max(each.inserted_at for each in messages) - self._lease / 4, mixed)
 
     async def _send(
         self, records: AsyncIterator[TaskRecord], pause: timedelta, limit: int, *, publish: bool = False
@@ -199,7 +216,9 @@ class Repair:
             await self._records.change(record, **changes)
         except (PreconditionFailedError, KeyNotFoundError):
             return False  # Somebody works on it, or it has ended.
-        await self._queues.send(record.priority.queue, TaskMessage.of(record).to_bytes())
+        await self._queues.send(
+            self._used.of(record.task_id, record.priority), TaskMessage.of(record).to_bytes()
+        )
         return True
 
     async def _recounted(self, parent: TaskRecord) -> dict[str, Any]:

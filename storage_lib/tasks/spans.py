@@ -24,7 +24,7 @@ class TaskSpans:
     ``traceparent`` of the span that submitted it, and each run is a span in that trace, linked to it."""
 
     @contextmanager
-    def created(self, task: NewTask, task_id: str) -> Generator[str | None]:
+    def created(self, task: NewTask, task_id: str, queue: str) -> Generator[str | None]:
         """The span of a submission, in the current trace, or in that of the task's own ``trace_parent`` if
         that is another. Yields the ``traceparent`` that the task is to carry."""
         given = tracing.parent(task.trace_parent)
@@ -34,11 +34,11 @@ class TaskSpans:
         attributes = {
             "messaging.operation.name": "create",
             "messaging.operation.type": "create",
-            "messaging.destination.name": task.priority.queue,
+            "messaging.destination.name": queue,
             "messaging.message.id": task_id,
             "agent_storage.task.action": task.action,
         }
-        span = tracing.start(f"create {task.priority.queue}", SpanKind.PRODUCER, attributes, within=given)
+        span = tracing.start(f"create {queue}", SpanKind.PRODUCER, attributes, within=given)
         with tracing.entered(span):
             # Also of one that records nothing: those who go on with its trace record nothing either.
             yield tracing.traceparent_of(span) if span.get_span_context().is_valid else task.trace_parent

@@ -8,7 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,8 +43,10 @@ from storage_lib.tasks.model import (
     child_trace_parent,
     new_task_id,
 )
+from storage_lib.tasks.payload_types import is_struct, struct_of
 from storage_lib.tasks.payloads import refuse_unknown_fields
-from storage_lib.tasks.records import TaskRecords
+from storage_lib.tasks.queues import TaskQueues
+from storage_lib.tasks.records import TaskRecords, TaskRemovedError
 from storage_lib.tasks.registry import RegisteredAction, Registry
 from storage_lib.tasks.removal import delete_unchanged
 
@@ -64,10 +66,27 @@ MAX_BATCH = 1000
 _log = logging.getLogger("AOS.Tasks")
 
 
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+IN_USE_SECONDS = 10.0
+"""For how long the first request with a key may be at work; after that it was stopped."""
+
+
 class IdempotencyConflictError(StorageError):
     """The idempotency key was used for a task with another payload, agent or action."""
 
     code = "idempotency-conflict"
+
+
+class RequestKeyReusedError(IdempotencyConflictError):
+    """The key of a request was used for a request that asked for something else."""
+
+    code = "idempotency-key-reused"
+
+
+class RequestKeyInUseError(IdempotencyConflictError):
+    """A request with the same key is being answered."""
+
+    code = "idempotency-key-in-use"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +102,11 @@ class NewTask:
     priority: Priority = Priority.NORMAL
     trace_parent: str | None = None
     submitter: str | None = None
+    requeued_by: str | None = None
     """Whose rights it has; see `TaskRecord`."""
+    key_of_request: bool = False
+    """Whether the idempotency key is that of the whole request, whatever its action is: with another action,
+    delay, priority or correlation id it is another request, and so refused."""
 
 
 class Submission:
@@ -95,6 +118,7 @@ class Submission:
         records: TaskRecords,
         registry: Registry,
         control: Control,
+        queues: TaskQueues,
         now: Callable[[], datetime],
         key_window_seconds: float,
         spans: TaskSpans | None = None,
@@ -103,6 +127,7 @@ class Submission:
         self._records = records
         self._registry = registry
         self._control = control
+        self._queues = queues
         self._now = now
         self._window = timedelta(seconds=key_window_seconds)
         self._spans = spans
@@ -118,20 +143,35 @@ class Submission:
         :raises UnknownActionError: there is no such action.
         :raises InvalidArgumentError: a field or the payload is invalid; ``field`` names it.
         :raises IdempotencyConflictError: the key belongs to a different task.
+        :raises RequestKeyInUseError: a request with the same key (`NewTask.key_of_request`) began just now.
         """
         data = self.check(task)
         now = self._now()
-        task_id = new_task_id(now.timestamp())
-        if task.idempotency_key is not None:
-            first_id = await self._first_with_key(task, task_id, now)
-            if first_id != task_id:
-                try:
-                    return await self._records.get(first_id)
-                except KeyNotFoundError:
-                    # The first caller is still at work, or was stopped: a second message of the same task
-                    # does no harm, but none at all would.
-                    task_id = first_id
-        return await self._send(task, data, task_id, now)
+        new_id = task_id = new_task_id(now.timestamp())
+        while task.idempotency_key is not None:
+            first, begun = await self._first_with_key(task, new_id, now)
+            if first == new_id:
+                break
+            try:
+                return await self._records.get(first)
+            except TaskRemovedError:
+                await self._free(task, first)
+            except KeyNotFoundError:
+                if task.key_of_request and abs(now - begun) < timedelta(seconds=IN_USE_SECONDS):
+                    raise RequestKeyInUseError(
+                        f"a request with the key {task.idempotency_key!r} is being answered",
+                        field="Idempotency-Key",
+                        remedy="send it again in a second",
+                    ) from None
+                # The first caller is still at work, or was stopped: a second message of the same task
+                # does no harm, but none at all would.
+                task_id = first
+                break
+        try:
+            return await self._send(task, data, task_id, now)
+        except StorageError:
+            await self._give_up(task, task_id)
+            raise
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[TaskRecord | StorageError]:
         """Submit tasks, 16 at a time, and return the record or the error of each. All are checked before the
@@ -188,6 +228,7 @@ class Submission:
             priority=priority or parent.priority,
             trace_parent=child_trace_parent(parent.trace_parent),
             submitter=parent.submitter,
+            requeued_by=parent.requeued_by,
         )
         self.check(task)
         return task
@@ -210,7 +251,9 @@ class Submission:
                 return found
             try:
                 if found.is_final:
-                    return await self._control.requeue(task_id, parent_fence=parent.fence)
+                    return await self._control.requeue(
+                        task_id, parent_fence=parent.fence, by=parent.requeued_by
+                    )
                 # Another caller has queued it again: that run now belongs to this parent.
                 return await self._records.change(found, parent_fence=parent.fence)
             except (PreconditionFailedError, TaskStateError, KeyNotFoundError):
@@ -247,7 +290,8 @@ class Submission:
     ) -> TaskRecord:
         if self._spans is None:
             return await self._sent(task, data, task_id, now, parent, child_index)
-        with self._spans.created(task, task_id) as trace_parent:
+        queue = self._queues.of(task_id, task.priority)
+        with self._spans.created(task, task_id, queue) as trace_parent:
             traced = replace(task, trace_parent=trace_parent)
             return await self._sent(traced, data, task_id, now, parent, child_index)
 
@@ -276,11 +320,14 @@ class Submission:
             child_index=child_index,
             parent_fence=None if parent is None else parent.fence,
             submitter=task.submitter,
+            requeued_by=task.requeued_by,
         )
         # The message first, and whole: it is all that a task needs to run. A record first could be left
         # behind without a message by a crash in between, and would wait for ever.
         await self._backend.queues.send(
-            task.priority.queue, message.to_bytes(), delay=min(task.delay_seconds, FIRST_DELIVERY_SECONDS)
+            self._queues.of(task_id, task.priority),
+            message.to_bytes(),
+            delay=min(task.delay_seconds, FIRST_DELIVERY_SECONDS),
         )
         record = new_record(message, now, task.payload)
         try:
@@ -295,17 +342,23 @@ class Submission:
             self._records.remember(inserted, data)
         return inserted
 
-    async def _first_with_key(self, task: NewTask, task_id: str, now: datetime) -> str:
-        """The id of the first task with this key, which is ``task_id`` if this is the first."""
+    async def _first_with_key(self, task: NewTask, task_id: str, now: datetime) -> tuple[str, datetime]:
+        """The id of the first task with this key, which is ``task_id`` if this is the first, and when that
+        was submitted."""
+        first, begun = task_id, now
+        for row, digest in _entries(task):
+            first, begun = await self._first_of(task, row, digest, first, now)
+        return first, begun
+
+    async def _first_of(
+        self, task: NewTask, row: str, digest: str, task_id: str, now: datetime
+    ) -> tuple[str, datetime]:
         tables = self._backend.tables
-        row = hashlib.sha256(f"{task.action}\0{task.idempotency_key}{_whose(task)}".encode()).hexdigest()
-        same = msgspec.json.encode(task.payload, order="deterministic")
-        digest = hashlib.sha256(task.agent_id.encode() + b"\0" + same).hexdigest()
         entry = {"task_id": task_id, "digest": digest, "expires_at": now + self._window}
         while True:
             try:
                 await tables.insert(KEY_TABLE, row[:2], row, entry)
-                return task_id
+                return task_id, now
             except PreconditionFailedError:
                 pass
             try:
@@ -313,17 +366,59 @@ class Submission:
                 if found.properties["expires_at"] > now:
                     break
                 await tables.update(KEY_TABLE, row[:2], row, entry, etag=found.etag)
-                return task_id
+                return task_id, now
             except (KeyNotFoundError, PreconditionFailedError):
                 continue  # Another submitter or the sweep was faster.
+        first: str = found.properties["task_id"]
         if found.properties["digest"] != digest:
+            if await self._is_removed(first):
+                await delete_unchanged(tables, KEY_TABLE, [found])
+                return await self._first_of(task, row, digest, task_id, now)
+            if task.key_of_request:
+                raise RequestKeyReusedError(
+                    f"the key {task.idempotency_key!r} was used for another request, which submitted the task"
+                    f" {first}",
+                    field="Idempotency-Key",
+                    remedy="use a new key for each request that asks for something else",
+                )
             raise IdempotencyConflictError(
                 f"idempotency_key {task.idempotency_key!r} was used for another task of the action"
-                f" {task.action!r}: {found.properties['task_id']}",
+                f" {task.action!r}: {first}",
                 field="idempotency_key",
                 remedy="use a new key for a different agent or payload",
             )
-        return found.properties["task_id"]
+        if found.properties.get("given_up"):
+            return first, _LONG_AGO
+        return first, found.properties["expires_at"] - self._window
+
+    async def _give_up(self, task: NewTask, task_id: str) -> None:
+        """Nobody is at work on a request whose answer is an error: it may come again at once. Its message may
+        be out nevertheless, so it is for the same task."""
+        if not task.key_of_request:
+            return
+        tables = self._backend.tables
+        with contextlib.suppress(StorageError):  # Then it may come again after a while.
+            for row, _ in _entries(task):
+                found = await tables.get(KEY_TABLE, row[:2], row, default=None)
+                if found is not None and found.properties["task_id"] == task_id:
+                    await tables.update(KEY_TABLE, row[:2], row, {"given_up": True}, etag=found.etag)
+
+    async def _is_removed(self, task_id: str) -> bool:
+        try:
+            await self._records.get(task_id, contents=False)
+        except TaskRemovedError:
+            return True
+        except KeyNotFoundError:
+            pass  # Its record is still to be written.
+        return False
+
+    async def _free(self, task: NewTask, removed_id: str) -> None:
+        """Let the key of a task whose record was deleted stand for a new one."""
+        tables = self._backend.tables
+        for row, _ in _entries(task):
+            found = await tables.get(KEY_TABLE, row[:2], row, default=None)
+            if found is not None and found.properties["task_id"] == removed_id:
+                await delete_unchanged(tables, KEY_TABLE, [found])
 
     async def expire_keys(self, limit: int) -> int:
         """Remove up to ``limit`` idempotency keys whose window is over, and return how many were removed."""
@@ -336,6 +431,27 @@ class Submission:
                 used.append(entity)
         # One that has just been used again stays.
         return len(await delete_unchanged(tables, KEY_TABLE, used))
+
+
+def _entries(task: NewTask) -> list[tuple[str, str]]:
+    """The rows that stand for the key of a task, with a digest of what it must not be used for twice. The one
+    of its request is the first, and is to that what the other is to the action."""
+    whose = _whose(task)
+    same = msgspec.json.encode(task.payload, order="deterministic")
+    of_action = (
+        _digest(f"{task.action}\0{task.idempotency_key}{whose}".encode()),
+        _digest(task.agent_id.encode() + b"\0" + same),
+    )
+    if not task.key_of_request:
+        return [of_action]
+    asked = [task.action, task.agent_id, task.correlation_id, task.delay_seconds, str(task.priority)]
+    # No action has this name.
+    row = _digest(f"\0{task.idempotency_key}{whose}".encode())
+    return [(row, _digest(msgspec.json.encode(asked) + same)), of_action]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _whose(task: NewTask) -> str:
@@ -376,6 +492,7 @@ def new_record(message: TaskMessage, now: datetime, payload: Any) -> TaskRecord:
         parent_fence=message.parent_fence or 0,
         due_at=message.due_at,
         submitter=message.submitter,
+        requeued_by=message.requeued_by,
     )
 
 
@@ -399,10 +516,15 @@ def validated(registered: RegisteredAction, payload: Any) -> tuple[bytes, Any]:
     """
     kind = registered.payload
     data = payload_json(payload)
+    # Nothing is the same as no fields, where there are fields.
+    given = data if payload is not None or kind is None else b"{}"
+    if registered.schema is not None:
+        registered.schema.check(given)
     if kind is None:
         return data, payload
-    given = data if payload is not None else b"{}"
     try:
+        if is_struct(kind):
+            return data, escapes.call(lambda: struct_of(given, kind))
         return data, escapes.call(lambda: values.decode_as(given, values.JSON, kind))
     except escapes.EscapedError as error:
         raised = type(error.original).__name__

@@ -1,10 +1,10 @@
-"""Waiting for the end of a task: few reads, and few places taken from other requests."""
+"""Waiting for the end or a change of a task: few reads, and few places taken from other requests."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from storage_lib.tasks.model import TaskRecord
 from storage_lib.tasks.records import TaskRecords
@@ -26,22 +26,33 @@ class Waiting:
         self._count = 0
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may wait."""
+        return self._count < self._most
+
     async def for_end(self, task_id: str, seconds: float) -> TaskRecord:
         """The record of a task once it has ended, or as it is after that many seconds, or now if too many
         wait already.
 
         :raises KeyNotFoundError: there is no such task.
         """
+        return await self.until(task_id, seconds, lambda record: record.is_final)
+
+    async def until(self, task_id: str, seconds: float, holds: Callable[[TaskRecord], bool]) -> TaskRecord:
+        """The record of a task once that holds for it; likewise."""
         if seconds <= 0 or self._count >= self._most:
             return await self._records.get(task_id)
         self._count += 1
         try:
-            record = await self._ended(task_id, seconds)
+            record = await self._read_until(task_id, seconds, holds)
         finally:
             self._count -= 1
         return await self._records.get(task_id) if record.omitted else record
 
-    async def _ended(self, task_id: str, seconds: float) -> TaskRecord:
+    async def _read_until(
+        self, task_id: str, seconds: float, holds: Callable[[TaskRecord], bool]
+    ) -> TaskRecord:
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + seconds, FIRST_PAUSE_SECONDS
         while True:
@@ -51,7 +62,7 @@ class Waiting:
             try:
                 record = await self._records.get(task_id, contents=False)
                 left = until - loop.time()
-                if record.is_final or left <= 0:
+                if left <= 0 or holds(record):
                     return record
                 await asyncio.wait({woken}, timeout=min(pause, left))
             finally:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from storage_lib.callers import acting_as
 from storage_lib.errors import (
@@ -32,7 +32,7 @@ from storage_lib.manager import StorageManager
 from storage_lib.tasks import escapes
 from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.context import TaskCancelledError, TaskContext, TaskLog
-from storage_lib.tasks.control import Control
+from storage_lib.tasks.control import Check, Control
 from storage_lib.tasks.escapes import EscapedError
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.failures import error_of
@@ -48,8 +48,8 @@ from storage_lib.tasks.lease import (
     RefusedError,
 )
 from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus
-from storage_lib.tasks.poison import buried
-from storage_lib.tasks.records import TaskRecords
+from storage_lib.tasks.poison import dead_record
+from storage_lib.tasks.records import TaskRecords, TaskRemovedError
 from storage_lib.tasks.registry import RegisteredAction, Registry
 from storage_lib.tasks.retry import RetryPolicy, is_transient
 from storage_lib.tasks.submission import (
@@ -89,8 +89,17 @@ class Observer(Protocol):
         ...
 
 
-type StorageOf = Callable[[str | None], Awaitable[StorageManager]]
-"""What a task may use, by its submitter (`TaskRecord.submitter`)."""
+type StorageOf = Callable[..., Awaitable[StorageManager]]
+"""What a task may use, by its submitter (`TaskRecord.submitter`) and, if it was requeued under an access
+policy, by whom (`TaskRecord.requeued_by`)."""
+
+
+class PoisonDelivery(TypedDict):
+    """How a message came out of a poison queue; `Worker.process_poison` says what each means."""
+
+    message_id: str | None
+    inserted_at: datetime
+    dequeue_count: NotRequired[int]
 
 
 class Worker:
@@ -146,9 +155,11 @@ class Worker:
             ahead = self._joins.look_ahead(message) if dequeue_count == 1 else None
             claimed = await self._claim_new(message)
             record = await self._record_of(message) if claimed is None else claimed
-        except (TransientStorageError, BackendClosedError):
-            raise
+        except TaskRemovedError as error:
+            return _dropped(error)
         except StorageError as error:
+            if isinstance(error, TransientStorageError | BackendClosedError):
+                raise
             _log.warning("message goes to the poison queue: %s", error.explained())
             await self._queues.send_text(f"{queue}-poison", text)
             return []
@@ -214,10 +225,12 @@ class Worker:
         try:
             message = TaskMessage.parse(text)
             record = await self._record_of(message)
-        except (TransientStorageError, BackendClosedError):
-            raise
+        except TaskRemovedError as error:
+            return _dropped(error)
         except StorageError as error:
-            dead = buried(
+            if isinstance(error, TransientStorageError | BackendClosedError):
+                raise
+            dead = dead_record(
                 text,
                 queue=queue,
                 message_id=message_id,
@@ -225,7 +238,7 @@ class Worker:
                 reason=error,
                 now=self._now(),
             )
-            return await self._bury(dead)
+            return await self._record_dead(dead)
         record = await self._revived(record, message)
         if record.is_waiting or record.is_final:
             return await self._finished(record, again=dequeue_count > 1)
@@ -248,6 +261,8 @@ class Worker:
             await self._joins.check_parent(message)
         try:
             record = await self._records.get(message.task_id, contents=False)
+        except TaskRemovedError:
+            raise
         except KeyNotFoundError:
             now = self._now()
             check_due(message, now)
@@ -329,7 +344,10 @@ class Worker:
             payload = validated(registered, record.payload)[1]
             deadline = self._now() + timedelta(seconds=registered.timeout)
             log = TaskLog(record.action, record.task_id)
-            storage = self._storage if self._storage_of is None else await self._storage_of(record.submitter)
+            storage = self._storage
+            if self._storage_of is not None:
+                whose = (record.submitter, record.requeued_by)
+                storage = await self._storage_of(*(whose if record.requeued_by else whose[:1]))
             is_confined = storage is not self._storage
             context = TaskContext(storage, lease, log, deadline, self._submission, is_confined=is_confined)
             await lease.confirm()
@@ -525,23 +543,31 @@ class Worker:
             return (await self.cancel(record.task_id))[1]
         return await self._joins.complete(record)
 
-    async def cancel(self, task_id: str) -> tuple[TaskRecord, list[TaskEvent]]:
+    async def cancel(self, task_id: str, check: Check | None = None) -> tuple[TaskRecord, list[TaskEvent]]:
         """End a task that has not started, or ask it to stop; see `Control.cancel`. Returns its record
         and the events of what has ended: the task, and tasks that waited for it."""
-        record, ended = await self._control.cancel(task_id)
+        record, ended = await self._control.cancel(task_id, check)
         if record.status is not TaskStatus.CANCELLED:
             return record, []
         # Also if it was cancelled before: that worker may have died before others knew.
         events = [TaskEvent.of(record)] if ended or record.event_due else []
         return record, events + await self._joins.child_ended(record, again=not ended)
 
-    async def _bury(self, record: TaskRecord) -> list[TaskEvent]:
+    async def _record_dead(self, record: TaskRecord) -> list[TaskEvent]:
         try:
             return [TaskEvent.of(await self._records.insert(record))]
         except PreconditionFailedError:
             # It was recorded before, but that worker may have died before the event was sent.
-            found = await self._records.get(record.task_id, contents=False)
+            try:
+                found = await self._records.get(record.task_id, contents=False)
+            except TaskRemovedError:
+                return []
             return [TaskEvent.of(found)] if found.event_due else []
+
+
+def _dropped(error: TaskRemovedError) -> list[TaskEvent]:
+    _log.info("a message is dropped: %s", error)
+    return []
 
 
 def _check_same(record: TaskRecord, message: TaskMessage) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from storage_lib.errors import InvalidKeyError
 from storage_lib.ports.objects import ListEntry, ObjectInfo, ObjectStore
+from storage_lib.testing.explained import explained
 
 _NAMES = ("a", "a/1", "a/2/x", "a-1", "a.b", "a0", "b/x/y", "b/z", "c", "é", "😀")
 _STARTS = (
@@ -64,12 +65,13 @@ class ListingContract:
         page = await objects.list_page(f"{unique}/", cursor=first.cursor, start_after=f"{unique}/c")
         assert [entry.key for entry in page.entries] == [f"{unique}/d"]
 
-    @pytest.mark.parametrize("start", [5, b"a", "a//b", "/a", "\ud800", "a/../b", "tab\t", "a" * 2000])
-    async def test_a_start_that_no_key_can_have_is_refused(self, objects: ObjectStore, start: Any) -> None:
-        for refused in (objects.list_page(start_after=start), objects.iterate(start_after=start)):
-            with pytest.raises(InvalidKeyError) as raised:
-                await refused
-            assert raised.value.field == "start_after"
+    async def test_a_start_that_no_key_can_have_is_refused(self, objects: ObjectStore) -> None:
+        starts: list[Any] = [5, b"a", "a//b", "/a", "\ud800", "a/../b", "tab\t", "a" * 2000]
+        for start in starts:
+            for refused in (objects.list_page(start_after=start), objects.iterate(start_after=start)):
+                with explained(start), pytest.raises(InvalidKeyError) as raised:
+                    await refused
+                assert raised.value.field == "start_after"
 
     async def test_a_listing_with_details_has_the_info_of_each_object(
         self, objects: ObjectStore, unique: str

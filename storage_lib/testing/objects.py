@@ -28,7 +28,9 @@ from storage_lib.ports.drivers import PutOptions
 from storage_lib.testing.buffers import NOT_BYTES, buffers
 from storage_lib.testing.cancellation import CancelledObjectWrites
 from storage_lib.testing.conditions import ConditionContract
+from storage_lib.testing.explained import explained
 from storage_lib.testing.foreign_names import ForeignNameContract
+from storage_lib.testing.headers import HeadersContract
 from storage_lib.testing.listings import ListingContract
 from storage_lib.testing.sweeps import SweepContract
 from storage_lib.testing.touch import TouchContract
@@ -115,6 +117,7 @@ class ObjectStoreContract(
     ConditionContract,
     SweepContract,
     TouchContract,
+    HeadersContract,
     ForeignNameContract,
     ListingContract,
     WriterContract,
@@ -170,6 +173,26 @@ class ObjectStoreContract(
         assert before < info.last_modified < datetime.now(UTC) + timedelta(seconds=5)
         assert await objects.head(f"{unique}/k") == info
 
+    @pytest.mark.parametrize("given", [{}, {"m": "1"}])
+    async def test_what_was_told_of_an_object_is_not_the_stored_thing(
+        self, objects: ObjectStore, given: dict[str, str]
+    ) -> None:
+        kept = dict(given)
+        await objects.put("told", b"x", metadata=given)
+        given["later"] = "2"
+
+        async def infos() -> list[ObjectInfo]:
+            got = await objects.get("told")
+            (entry,) = (await objects.list_page("told", details=True)).entries
+            assert got is not None and entry.info is not None  # noqa: PT018 - told to the type checker
+            return [await objects.head("told"), got.info, entry.info]
+
+        for _ in range(2):  # What one has changed is not shown to the next.
+            for info in await infos():
+                assert dict(info.metadata) == kept
+                if isinstance(info.metadata, dict):
+                    info.metadata["changed"] = "3"
+
     async def test_overwriting_replaces_data_type_and_metadata(
         self, objects: ObjectStore, unique: str
     ) -> None:
@@ -209,16 +232,14 @@ class ObjectStoreContract(
             await objects.delete(key)
         assert [entry.key async for entry in _entries(objects, unique)] == []
 
-    @pytest.mark.parametrize("key", INVALID_KEYS, ids=ascii)
-    async def test_keys_outside_the_grammar_are_refused_everywhere(
-        self, objects: ObjectStore, key: str
-    ) -> None:
-        with pytest.raises(InvalidKeyError) as refused:
-            await objects.put(key, b"x")
-        assert refused.value.field == "key"
-        for call in (objects.get, objects.head, objects.delete):
-            with pytest.raises(InvalidKeyError):
-                await call(key)
+    async def test_keys_outside_the_grammar_are_refused_everywhere(self, objects: ObjectStore) -> None:
+        for key in INVALID_KEYS:
+            with explained(key), pytest.raises(InvalidKeyError) as refused:
+                await objects.put(key, b"x")
+            assert refused.value.field == "key"
+            for call in (objects.get, objects.head, objects.delete):
+                with explained(key), pytest.raises(InvalidKeyError):
+                    await call(key)
 
     # -- not found is its own answer
 
@@ -231,12 +252,8 @@ class ObjectStoreContract(
             with pytest.raises(KeyNotFoundError):
                 await objects.get(key)
 
-    @pytest.mark.parametrize("name", MISLEADING_NAMES)
-    async def test_a_key_is_not_taken_for_an_answer(
-        self, objects: ObjectStore, unique: str, name: str
-    ) -> None:
-        key = f"{unique}{name}"
-        for _ in range(2):
+    async def test_a_key_is_not_taken_for_an_answer(self, objects: ObjectStore, unique: str) -> None:
+        for key in [f"{unique}{name}" for name in MISLEADING_NAMES]:
             for call in (objects.get, objects.head, objects.delete):
                 with pytest.raises(KeyNotFoundError) as missing:
                     await call(key)
@@ -250,6 +267,8 @@ class ObjectStoreContract(
             assert found is not None
             assert found.data == b"1"
             await objects.delete(key)
+            with pytest.raises(KeyNotFoundError):
+                await objects.get(key)
 
     async def test_errors_read_alike_on_every_backend(
         self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
@@ -329,6 +348,21 @@ class ObjectStoreContract(
         assert (await objects.head(key)).size == 1
         with pytest.raises(InvalidKeyError):
             await objects.delete("../a", missing_ok=True)
+
+    async def test_many_that_are_deleted_together_are_gone_and_no_others(
+        self, objects: ObjectStore, unique: str
+    ) -> None:
+        keys = [f"{unique}/{n:02} &<{chr(0xE4)}>" for n in range(20)]
+        others = [f"{unique}/folder/kept", f"{unique}/kept"]
+        await asyncio.gather(*(objects.put(key, b"x") for key in (*keys, *others)))
+        missing = [f"{unique}/folder", f"{unique}/none"]
+        done = await objects.delete_many([*keys, *missing, keys[0]], missing_ok=True)
+        assert done == dict.fromkeys([*keys, *missing])
+        page = await objects.list_page(f"{unique}/")
+        assert [entry.key for entry in page.entries] == others
+        done = await objects.delete_many([*keys, others[1]])
+        told = {key: type(error) for key, error in done.items() if error is not None}
+        assert told == dict.fromkeys(keys, KeyNotFoundError)
 
     async def test_if_absent_creates_once(self, objects: ObjectStore, unique: str) -> None:
         first = await objects.put(f"{unique}/k", b"1", if_absent=True)
@@ -419,26 +453,21 @@ class ObjectStoreContract(
         with pytest.raises(PreconditionFailedError):
             await objects.get(f"{unique}/k", if_match="other")
 
-    @pytest.mark.parametrize(
-        ("byte_range", "expected"),
-        [
+    async def test_a_range_is_read(self, objects: ObjectStore, unique: str) -> None:
+        await objects.put(f"{unique}/k", b"0123456789", content_type="text/plain")
+        for byte_range, expected in (
             (ByteRange(0, 3), b"012"),
             (ByteRange(4), b"456789"),
             (ByteRange(9, 500), b"9"),
             (ByteRange(-3), b"789"),
             (ByteRange(-50), b"0123456789"),
-        ],
-    )
-    async def test_a_range_is_read(
-        self, objects: ObjectStore, unique: str, byte_range: ByteRange, expected: bytes
-    ) -> None:
-        await objects.put(f"{unique}/k", b"0123456789", content_type="text/plain")
-        found = await objects.get(f"{unique}/k", byte_range=byte_range)
-        assert found is not None
-        assert found.data == expected
-        assert found.info.size == 10
-        assert found.info.content_type == "text/plain"
-        assert found.start == b"0123456789".index(expected)
+        ):
+            found = await objects.get(f"{unique}/k", byte_range=byte_range)
+            assert found is not None
+            assert found.data == expected
+            assert found.info.size == 10
+            assert found.info.content_type == "text/plain"
+            assert found.start == b"0123456789".index(expected)
 
     async def test_a_range_outside_the_object_is_refused(self, objects: ObjectStore, unique: str) -> None:
         await objects.put(f"{unique}/k", b"0123456789")
@@ -553,24 +582,16 @@ class ObjectStoreContract(
         assert entry.last_modified is not None
         assert abs(entry.last_modified - info.last_modified) < timedelta(seconds=1)
 
-    @pytest.mark.parametrize(
-        ("arguments", "field"),
-        [
-            ({"limit": 0}, "limit"),
-            ({"limit": 5001}, "limit"),
-            ({"delimiter": "-"}, "delimiter"),
-            ({"cursor": "not a cursor"}, "cursor"),
-            ({"cursor": ""}, "cursor"),
-            ({"cursor": "\ud800"}, "cursor"),
-            ({"cursor": 5}, "cursor"),
-        ],
-    )
-    async def test_listing_arguments_that_can_not_be_right(
-        self, objects: ObjectStore, arguments: dict[str, Any], field: str
-    ) -> None:
-        with pytest.raises(InvalidArgumentError) as refused:
-            await objects.list_page("a", **arguments)
-        assert refused.value.field == field
+    async def test_listing_arguments_that_can_not_be_right(self, objects: ObjectStore) -> None:
+        wrong: list[tuple[str, Any]] = [
+            *(("limit", value) for value in (0, 5001)),
+            ("delimiter", "-"),
+            *(("cursor", value) for value in ("not a cursor", "", "\ud800", 5)),
+        ]
+        for field, value in wrong:
+            with explained(field, value), pytest.raises(InvalidArgumentError) as refused:
+                await objects.list_page("a", **{field: value})
+            assert refused.value.field == field
 
     # -- buffers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -165,8 +166,14 @@ class QueueStoreContract(ListedQueues, CancelledQueueWrites):
         assert (again.body, again.dequeue_count) == (b"\x00three", 3)
 
     async def test_a_delayed_message_is_not_there_yet(self, queues: QueueStore, queue: str) -> None:
-        await queues.send(queue, "later", delay=1)
-        assert await queues.receive(queue) == []
+        for delay in (1, 10, 100):
+            begun = time.monotonic()
+            await queues.send(queue, "later", delay=delay)
+            received = await queues.receive(queue)
+            if time.monotonic() - begun < delay / 2:  # Not if the machine was busy with something else.
+                break
+            await queues.clear(queue)
+        assert received == []
         assert (await _receive_soon(queues, queue)).body == b"later"
 
     async def test_many_are_received_at_once_each_by_one(self, queues: QueueStore, queue: str) -> None:
@@ -205,7 +212,7 @@ class QueueStoreContract(ListedQueues, CancelledQueueWrites):
 
     async def test_an_expired_message_is_never_given(self, queues: QueueStore, queue: str) -> None:
         await queues.send(queue, "short", ttl=1)
-        deadline = asyncio.get_running_loop().time() + 15
+        deadline = asyncio.get_running_loop().time() + 120
         while await queues.peek(queue):
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.1)
@@ -313,7 +320,7 @@ class QueueStoreContract(ListedQueues, CancelledQueueWrites):
 
 async def _receive_soon(queues: QueueStore, queue: str) -> QueueMessage:
     """Wait for a message that becomes visible by itself. Visibility is whole seconds on a real service."""
-    deadline = asyncio.get_running_loop().time() + 15
+    deadline = asyncio.get_running_loop().time() + 120
     while not (received := await queues.receive(queue)):
         assert asyncio.get_running_loop().time() < deadline, "no message became visible"
         await asyncio.sleep(0.1)

@@ -12,18 +12,41 @@ from typing import Any
 
 from storage_lib.backends.cloud import attributes
 from storage_lib.backends.cloud.attributes import bare
-from storage_lib.ports.kept_headers import METADATA
-from storage_lib.ports.object_model import ANY_VERSION, ObjectInfo
+from storage_lib.ports.drivers import PutOptions
+from storage_lib.ports.kept_headers import METADATA, headers_in
+from storage_lib.ports.object_model import ANY_VERSION, DEFAULT_CONTENT_TYPE, ObjectInfo
 
 CHECKSUM = "aos_sha256"
 _OWN = frozenset({CHECKSUM})
-_HEADERS = frozenset({"Content-Type", *METADATA})
+_KEPT = tuple(METADATA)
 _NO_TIME = "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 def blob_metadata(metadata: dict[str, str], sha256: str) -> dict[str, str]:
     """The metadata of the blob for that of an object."""
     return {CHECKSUM: sha256} | attributes.to_store(metadata, lambda name: name.replace("-", "_"))
+
+
+def put_headers(options: PutOptions) -> dict[str, str]:
+    """What Put Blob sends with the bytes of an object."""
+    headers = {"Content-Type": options.content_type, "x-ms-blob-type": "BlockBlob"}
+    return headers | _stored_with(options, blob_metadata(options.metadata, options.sha256))
+
+
+def commit_headers(options: PutOptions, metadata: dict[str, str]) -> dict[str, str]:
+    """What Put Block List sends. :param metadata: as they are stored."""
+    return {"x-ms-blob-content-type": options.content_type} | _stored_with(options, metadata)
+
+
+def _stored_with(options: PutOptions, metadata: dict[str, str]) -> dict[str, str]:
+    headers = {f"x-ms-meta-{name}": value for name, value in metadata.items()}
+    for name, value in headers_in(options.metadata).items():
+        headers[f"x-ms-blob-{name.lower()}"] = value
+    if options.if_absent:
+        headers["If-None-Match"] = ANY_VERSION
+    elif options.if_match is not None:
+        headers["If-Match"] = quoted(options.if_match)
+    return headers
 
 
 def touched_metadata(metadata: dict[str, str], sha256: str | None) -> dict[str, str] | None:
@@ -47,11 +70,21 @@ def object_info(key: str, result: Any) -> ObjectInfo:
 
 def listed_info(key: str, properties: dict[str, str], metadata: dict[str, str]) -> ObjectInfo:
     """The info in the answer to List Blobs; ``properties`` are those that are not empty."""
-    headers = {name: properties[name] for name in _HEADERS if name in properties}
-    content_type, own, kept = attributes.read(headers | metadata, _OWN, CHECKSUM)
-    size, etag = int(properties.get("Content-Length", 0)), bare(properties.get("Etag"))
-    modified = _moment(properties.get("Last-Modified", _NO_TIME))
-    return ObjectInfo(key, size, etag, modified, content_type, kept, own.get(CHECKSUM))
+    # `attributes.read`, which listings would call for each blob, without a dict of all.
+    headers = {METADATA[name]: properties[name] for name in _KEPT if name in properties}
+    is_ours = CHECKSUM in metadata
+    for name, value in metadata.items():
+        if name != CHECKSUM and (ours := attributes.our_name(name)) is not None:
+            headers[ours] = attributes.decoded(value) if is_ours else value
+    return ObjectInfo(
+        key,
+        int(properties.get("Content-Length", 0)),
+        bare(properties.get("Etag")),
+        _moment(properties.get("Last-Modified", _NO_TIME)),
+        properties.get("Content-Type", DEFAULT_CONTENT_TYPE),
+        headers,
+        metadata.get(CHECKSUM),
+    )
 
 
 @lru_cache(maxsize=256)  # Neighbours were often saved in the same second.

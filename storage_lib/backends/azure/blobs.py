@@ -10,6 +10,7 @@ from storage_lib.backends.azure.byte_clients import KeptClients
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import read
 from storage_lib.backends.azure.objects import AzureObjects
+from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.names import container_name
@@ -115,5 +116,5 @@ class Containers(BlobNames):
                 raise
             if answer.code == "ContainerAlreadyExists":
                 return False
-            raise answer.as_error(doing) from error
+            raise answer.as_error(doing) from told(error)
         return True

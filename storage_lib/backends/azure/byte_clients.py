@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.cloud.byte_stores import Use, new_store
+from storage_lib.backends.cloud.connections import MAX_IDLE
 from storage_lib.backends.cloud.recent import Recent
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class ByteClients:
         else:
             options["credential_provider"] = _tokens(self._clients)
         name, verify = self._clients.container_name, self._clients.verify
-        return new_store(AzureStore, name, endpoints.blob, use, verify=verify, **options)
+        idle = MAX_IDLE if self._clients.is_direct else 2 * MAX_IDLE  # There are connections of our own, too.
+        return new_store(AzureStore, name, endpoints.blob, use, idle=idle, verify=verify, **options)
 
 
 def _tokens(clients: Clients) -> Any:

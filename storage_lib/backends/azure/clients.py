@@ -11,11 +11,15 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from storage_lib.azure_credential import Credential
+from storage_lib.backends.azure.bounded import bounded_response
 from storage_lib.backends.azure.endpoints import Endpoints
+from storage_lib.backends.cloud.connections import Connections
+from storage_lib.backends.cloud.lookups import has_proxy
 from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Requests
@@ -108,13 +112,33 @@ class Clients:
         return ContainerClient(self.endpoints.blob, self.container_name, **self._options(here))
 
     async def session(self) -> aiohttp.ClientSession:
-        """For requests of our own."""
-        return (await self.loops.get()).session
+        """For requests of our own, where there is a proxy."""
+        return (await self.loops.get()).opened.session()
+
+    async def connections(self) -> Connections | None:
+        """Connections to the blob service, for requests of our own; None where there is a proxy."""
+        here = await self.loops.get()
+        if here.opened.connections is None and self.is_direct:
+            parts = urlsplit(self.endpoints.blob)
+            context = self._context() if parts.scheme == "https" else None
+            port = parts.port or (443 if context else 80)
+            here.opened.connections = Connections(parts.hostname or "", port, context)
+        return here.opened.connections
+
+    def connected(self) -> Connections | None:
+        """`connections`, if there are any yet in this event loop."""
+        return None if (here := self.loops.here()) is None else here.opened.connections
+
+    @cached_property
+    def is_direct(self) -> bool:
+        """Whether there is no proxy on the way."""
+        return not has_proxy()
 
     def trust(self) -> Any:
         """What a session is to trust."""
-        if self.verify is None:
-            return True
+        return True if self.verify is None else self._context()
+
+    def _context(self) -> ssl.SSLContext:
         if self._trusted is None:
             self._trusted = ssl.create_default_context(cafile=self.verify)
         return self._trusted
@@ -130,16 +154,16 @@ class Clients:
         await self.loops.close()
 
     def _make(self) -> tuple[_LoopClients, Callable[[], Awaitable[None]]]:
-        session = new_session()
-        # The SDK is imported only where it is used.
-        transport = self._transport(session) if self.needs_token else None
+        opened = _Opened()
+        # The SDK and aiohttp are imported only where they are used.
+        transport = self._transport(opened.session()) if self.needs_token else None
         credential = Credential(self._given_credential, self._client_id, transport)
 
         async def close() -> None:
             await credential.close()
-            await session.close()
+            await opened.close()
 
-        return _LoopClients(session, credential, transport), close
+        return _LoopClients(opened, credential, transport), close
 
     def _transport(self, session: aiohttp.ClientSession) -> Any:
         from azure.core.pipeline.transport import AioHttpTransport
@@ -151,7 +175,7 @@ class Clients:
 
     def _options(self, here: _LoopClients) -> dict[str, Any]:
         if here.transport is None:
-            here.transport = self._transport(here.session)
+            here.transport = self._transport(here.opened.session())
         options = {"transport": here.transport, "retry_total": 0, "credential": self._key(here)}
         if self.verify is not None:
             options["connection_verify"] = self.verify
@@ -168,8 +192,27 @@ class Clients:
 
 
 @dataclass(slots=True)
+class _Opened:
+    """What is closed with the event loop."""
+
+    connections: Connections | None = None
+    _session: aiohttp.ClientSession | None = None
+
+    def session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = new_session(response_class=bounded_response())
+        return self._session
+
+    async def close(self) -> None:
+        if self.connections is not None:
+            await self.connections.close()
+        if self._session is not None:
+            await self._session.close()
+
+
+@dataclass(slots=True)
 class _LoopClients:
-    session: aiohttp.ClientSession
+    opened: _Opened
     credential: Credential
     transport: Any
     token: AccessToken | None = None

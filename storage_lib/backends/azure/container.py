@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.attributes import bare
 from storage_lib.backends.azure.byte_clients import ByteClients, KeptClients
 from storage_lib.backends.azure.clients import Clients
-from storage_lib.backends.azure.errors import CONTAINER_MISSING, read
+from storage_lib.backends.azure.errors import CONTAINER_MISSING, check, read, read_signed
+from storage_lib.backends.azure.signed import SignedRequests
+from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.byte_stores import Use
+from storage_lib.backends.cloud.connections import Response
+from storage_lib.backends.cloud.per_loop import READ_SECONDS
 from storage_lib.backends.cloud.requests import ALONE, BESIDE
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.ports.errors import missing, unmet
 
 if TYPE_CHECKING:
     from azure.storage.blob.aio import BlobClient
+
+
+_PROBE = ".system/probe"
 
 
 class Container:
@@ -25,7 +33,10 @@ class Container:
     def __init__(self, clients: Clients, kept: KeptClients) -> None:
         self.clients = clients
         self.bytes = ByteClients(clients, kept)
+        self.signed = SignedRequests(clients)
         self.seen = False
+        self._made: float | None = None
+        """When, on the monotonic clock."""
 
     async def blob(self, key: str) -> BlobClient:
         """The SDK's client of a blob."""
@@ -77,9 +88,15 @@ class Container:
         answer = read(error)
         if answer is None:
             raise error
-        if answer.code == CONTAINER_MISSING and not self.seen:
-            await self._create()
-            return
+        if answer.code == CONTAINER_MISSING:
+            if not self.seen:
+                await self._create()
+                return
+            if self._made is not None and time.monotonic() - self._made < READ_SECONDS:
+                # What was asked for before it was made may be answered after that.
+                there = await self.probe()
+                if there.status == 200 or read_signed(*there).code == "BlobNotFound":
+                    return
         if answer.code == "BlobNotFound":
             self.seen = True
         failure = answer.as_error(doing)
@@ -87,13 +104,20 @@ class Container:
             failure = missing(key)
         elif key and isinstance(failure, PreconditionFailedError):
             failure = unmet(key, if_match)
-        raise failure from error
+        raise failure from told(error)
+
+    async def probe(self) -> Response:
+        """The answer to GET of a blob that need not be there: it tells of the container, and takes no right
+        that objects do not."""
+        signed = self.signed
+        return await self.send(lambda: signed.send("GET", signed.path_of(_PROBE), {}))
 
     async def _create(self) -> None:
         name = self.clients.container_name
         try:
-            container = await self.clients.container()
-            await self.send(container.create_container)
+            signed, query = self.signed, {"restype": "container"}
+            response = await self.send(lambda: signed.send("PUT", signed.path_of(), {}, query=query))
+            check(response, 201)
         except Exception as error:
             answer = read(error)
             if answer is None:
@@ -102,8 +126,8 @@ class Container:
                 failure = answer.as_error(f"create container {name!r}")
                 if isinstance(failure, AccessDeniedError):
                     failure.remedy = f"create the container {name!r}, or allow these credentials to do it"
-                raise failure from error
-        self.seen = True
+                raise failure from told(error)
+        self.seen, self._made = True, time.monotonic()
 
 
 def _if_match(options: Any) -> str | None:

@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from storage_lib.errors import ConfigurationError
+from storage_lib.patterns import pattern
 
 DEFAULT_SUFFIX = "core.windows.net"
 DEVELOPMENT_ACCOUNT: Final = "devstoreaccount1"
@@ -24,14 +25,14 @@ DEVELOPMENT_KEY: Final = (
 _DEVELOPMENT_PORTS = {"blob": 10000, "queue": 10001, "table": 10002}
 _SERVICES = ("blob", "queue", "table")
 # NAME.blob.core.windows.net, NAME.z01.blob.storage.azure.net (DNS zones), NAME.privatelink.blob.…
-_AZURE_HOST = re.compile(
+_AZURE_HOST = pattern(
     r"(?P<account>[a-z0-9]{3,24})(?:-secondary)?(?P<zone>\.(?:z\d+|privatelink))?"
     r"\.(?P<service>blob|queue|table|dfs|file|web)\.(?P<suffix>[a-z0-9.-]+)"
 )
-_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
-_EMULATED_ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9])?")
-_VISIBLE = re.compile(r"[!-~]*")
+_ACCOUNT = pattern(r"[a-z0-9]{3,24}")
+_EMULATED_ACCOUNT = pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_HOST = pattern(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9])?")
+_VISIBLE = pattern(r"[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)

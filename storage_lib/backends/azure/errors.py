@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from storage_lib.backends.cloud import answers
-from storage_lib.backends.cloud.answers import CONFLICT, Meaning, on, without_secrets
+from storage_lib.backends.cloud.answers import CONFLICT, Meaning, on, told, without_secrets
+from storage_lib.backends.cloud.connections import Response
 from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -28,6 +29,7 @@ from storage_lib.errors import (
     TransientStorageError,
     UnsupportedOperationError,
 )
+from storage_lib.patterns import pattern
 
 CONTAINER_MISSING = "ContainerNotFound"
 QUEUE_MISSING = "QueueNotFound"
@@ -207,6 +209,29 @@ def read_signed(status: int, headers: Any, body: bytes) -> Answer:
     return Answer(status, code, answer.message, answer.retry_after) if code else answer
 
 
+def check(response: Response, status: int) -> Response:
+    """``response``, which has to have this status.
+
+    :raises RefusedError: it has another.
+    """
+    if response.status != status:
+        raise RefusedError(read_signed(response.status, response.headers, response.body))
+    return response
+
+
+def etag_of(response: Response, doing: str) -> str:
+    """The ETag in the answer to a save.
+
+    :raises StorageUnavailableError: it has none.
+    """
+    if not (etag := response.headers.get("ETag")):
+        raise StorageUnavailableError(
+            f"{doing}: the answer has no ETag",
+            remedy="this is no answer of Azure Storage; check the endpoint and any proxy",
+        )
+    return etag
+
+
 def read_part(text: bytes) -> Answer | None:
     """What a part of the answer to a batch says; None if it tells of success."""
     part = text.decode(errors="replace")
@@ -236,11 +261,11 @@ def translated(doing: str, known: Known | None = None) -> Generator[None]:
         answer = read(error)
         if answer is None:
             raise
-        raise (known and known(answer)) or answer.as_error(doing) from error
+        raise (known and known(answer)) or answer.as_error(doing) from told(error)
 
 
-_PART = re.compile(r"^HTTP/1\.1 (\d{3}) ?(.*?)\r?$", re.MULTILINE)
-_PART_CODE = re.compile(r"^x-ms-error-code: *(\w+)", re.IGNORECASE | re.MULTILINE)
+_PART = pattern(r"^HTTP/1\.1 (\d{3}) ?(.*?)\r?$", re.MULTILINE)
+_PART_CODE = pattern(r"^x-ms-error-code: *(\w+)", re.IGNORECASE | re.MULTILINE)
 # In the answer to a batch some parts have no error code, only the status and these sentences.
 _BATCH_CODES = {
     "The specified blob does not exist.": "BlobNotFound",
@@ -259,8 +284,8 @@ def _is_sdk_error(error: Exception) -> bool:
     return isinstance(error, AzureError)
 
 
-_JSON_CODE = re.compile(r'"code"\s*:\s*"([A-Za-z0-9]+)"')
-_SDK_NOISE = re.compile(r"\s*\n?ErrorCode:\w+|\s*\n?Content: .*", re.DOTALL)
+_JSON_CODE = pattern(r'"code"\s*:\s*"([A-Za-z0-9]+)"')
+_SDK_NOISE = pattern(r"\s*\n?ErrorCode:\w+|\s*\n?Content: .*", re.DOTALL)
 
 
 def _read_sdk(error: Any) -> Answer:

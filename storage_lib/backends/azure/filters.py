@@ -23,12 +23,12 @@ error 500 too.
 from __future__ import annotations
 
 import math
-import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 from uuid import UUID
 
+from storage_lib.patterns import pattern
 from storage_lib.ports.odata import (
     NOTHING,
     Compare,
@@ -46,8 +46,8 @@ MAX_QUESTION_BYTES: Final = 8 * 1024
 MAX_COMPARISONS: Final = 15
 """In one filter ("Querying tables and entities"). Azurite takes more."""
 
-_TEXT = re.compile(r"'[^']*'")
-_COMPARISON = re.compile(r" (?:eq|ne|lt|le|gt|ge) ")
+_TEXT = pattern(r"'[^']*'")
+_COMPARISON = pattern(r" (?:eq|ne|lt|le|gt|ge) ")
 _INT32 = (-(2**31), 2**31 - 1)
 _HOW: Final = {"=": "eq", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 _MICROSECOND = timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""Listings: what List Blobs answers, parsed, and brought into the order that all backends keep.
+"""Listings: what List Blobs answers, in the order that all backends keep.
 
 The port's order is that of the UTF-8 bytes (which is that of code points, and of Python's str). Azurite
 sorts by UTF-16 units, and the documentation of Azure says no more than "alphabetical". The two differ
@@ -17,18 +17,16 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from typing import Any
 
 from storage_lib.backends.azure.attributes import listed_info
+from storage_lib.backends.azure.enumeration import Item
 from storage_lib.backends.azure.errors import hierarchical
 from storage_lib.backends.cloud.objects import Found, name_of
 from storage_lib.errors import ConfigurationError
+from storage_lib.patterns import pattern
 from storage_lib.ports import expiry, hidden
 from storage_lib.ports.object_model import ListEntry
-
-if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,8 @@ def without(found: list[Found], folder: str) -> list[Found]:
     return [one for one in found if not name_of(one).startswith(folder)]
 
 
-_HIGH = re.compile("[\ue000-\uffff]")
-_SUPPLEMENTARY = re.compile("[\U00010000-\U0010ffff]")
+_HIGH = pattern("[\ue000-\uffff]")
+_SUPPLEMENTARY = pattern("[\U00010000-\U0010ffff]")
 
 
 class _Order:
@@ -139,10 +137,9 @@ def _places(kind: re.Pattern[str], name: str, fixed: int) -> list[int]:
 _END = expiry.METADATA.replace("-", "_")
 
 
-def entries_of(answer: Element, *, details: bool, ends: bool = False) -> list[Found]:
-    """The entries and common prefixes of an answer to List Blobs, in its order.
+def entries_of(items: list[Item], *, details: bool, ends: bool = False) -> list[Found]:
+    """The entries and common prefixes of a page of the service, in its order.
 
-    :param answer: its XML, parsed.
     :param ends: without ``details``, the end of each life.
 
     :raises ConfigurationError: the account has a hierarchical namespace, or an order in which names would
@@ -151,32 +148,22 @@ def entries_of(answer: Element, *, details: bool, ends: bool = False) -> list[Fo
     entries: list[Found] = []
     prefixes: list[Found] = []
     page: list[Found] = []
-    blobs = answer.find("Blobs")
-    for node in () if blobs is None else blobs:
-        name, properties, metadata = "", None, None
-        for part in node:
-            if (tag := part.tag) == "Name":
-                name = part.text or ""
-                if part.get("Encoded") == "true":
-                    name = unquote(name)
-            elif tag == "Properties":
-                properties = part
-            elif tag == "Metadata":
-                metadata = part
-        if properties is not None and properties.find("ResourceType") is not None:
+    for name, told, metadata, is_prefix in items:
+        if "ResourceType" in told:
             # Only such accounts have it, for every name.
             raise hierarchical(f"list {name!r}")
-        if node.tag == "BlobPrefix":
+        if is_prefix:
             prefixes.append(name)
             page.append(name)
+            continue
+        if details and told:
+            entry = hidden.entry(listed_info(name, told, metadata))
+        elif ends and (end := metadata.get(_END)) is not None:
+            entry = ListEntry(name, until=expiry.end_in({expiry.METADATA: end}))
         else:
-            if details:
-                entries.append(_entry(name, properties, metadata))
-            elif ends and metadata is not None and (end := metadata.findtext(_END)) is not None:
-                entries.append(ListEntry(name, until=expiry.end_in({expiry.METADATA: end})))
-            else:
-                entries.append(ListEntry(name))
-            page.append(entries[-1])
+            entry = ListEntry(name)
+        entries.append(entry)
+        page.append(entry)
     if _is_sorted(page):
         return page
     # All common prefixes may come before the blobs, as Azurite's do.
@@ -198,11 +185,3 @@ def _is_sorted(page: list[Found], *orders: Callable[[Found], Any]) -> bool:
     """Whether the page is in one of the orders; without any named, in either that a service may have."""
     every = ([order(found) for found in page] for order in orders or (name_of, _units))
     return any(names == sorted(names) for names in every)
-
-
-def _entry(name: str, properties: Element | None, metadata: Element | None) -> ListEntry:
-    if properties is None:
-        return ListEntry(name)
-    told = {each.tag: text for each in properties if (text := each.text)}
-    own = {} if metadata is None else {each.tag: each.text or "" for each in metadata}
-    return hidden.entry(listed_info(name, told, own))

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import QUEUE_MISSING, Answer, read, translated
+from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.errors import StorageError
 from storage_lib.names import MappedName
@@ -85,7 +86,7 @@ class AzureQueues(QueueDriver):
                 if answer is None:
                     raise
                 if answer.code != QUEUE_MISSING or attempt == 2:
-                    raise answer.as_error(f"send to queue {queue!r}") from error
+                    raise answer.as_error(f"send to queue {queue!r}") from told(error)
             await self.create_queue(queue)
         raise AssertionError("unreachable")
 

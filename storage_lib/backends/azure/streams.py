@@ -6,32 +6,31 @@ uncommitted blocks when anything is committed to it: of uploads that race for a 
 find theirs gone and fail, and none can be made of the blocks of two, since every upload names its own. The
 name of a block tells its upload, its place, and how its MD5 begins.
 
-obstore moves no metadata and no condition with its multipart uploads, so blocks go through the SDK, at about
-two or three milliseconds of processor time for a MiB, the checksums included.
+obstore moves no metadata and no condition with its multipart uploads, so blocks are requests of our own.
+
+Sources: "Put Block", "Put Block List", "Get Block List" (Azure Storage REST).
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any, cast
 
 from storage_lib import threads
-from storage_lib.backends.azure.attributes import bare, blob_metadata, quoted
+from storage_lib.backends.azure.attributes import bare, blob_metadata, commit_headers
 from storage_lib.backends.azure.container import Container
+from storage_lib.backends.azure.enumeration import parsed
+from storage_lib.backends.azure.errors import check, etag_of
+from storage_lib.backends.cloud.connections import Response
 from storage_lib.backends.cloud.parts import send_all
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.drivers import PutOptions, Repeat
-from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import ANY_VERSION
 from storage_lib.ports.sent import SentPart, md5_of
 from storage_lib.ports.streaming import Parts
 
-_PIECE_BYTES = 256 * 1024
 _UPLOAD_BYTES, _INDEX_BYTES, _MD5_BYTES = 9, 3, 12
 
 
@@ -47,20 +46,7 @@ async def put_blocks(
     :param repeat: how a block is staged: once, or again where that fails.
     :raises TransientStorageError: another save to ``key`` ended meanwhile, which dropped the blocks.
     """
-    from azure.core import MatchConditions
-    from azure.storage.blob import BlobBlock, ContentSettings
-
-    condition: dict[str, Any] = {}
-    if_match, metadata = options.if_match, options.metadata
-    if options.if_absent:
-        condition["match_condition"] = MatchConditions.IfMissing
-    elif if_match == ANY_VERSION:
-        condition["match_condition"] = MatchConditions.IfPresent
-    elif if_match is not None:
-        condition |= {"etag": quoted(if_match), "match_condition": MatchConditions.IfNotModified}
-    kept = headers_in(metadata)
-    blob = await container.blob(key)
-    doing = f"put {key!r}"
+    signed, doing, path = container.signed, f"put {key!r}", container.signed.path_of(key)
 
     upload = secrets.token_bytes(_UPLOAD_BYTES) if options.upload is None else _named(options.upload)
 
@@ -77,14 +63,14 @@ async def put_blocks(
         return block
 
     async def stage_once(block: str, part: bytes, headers: dict[str, str]) -> None:
+        query = {"comp": "block", "blockid": _on_wire(block)}
         while True:
             try:
                 # Not a write of the key: what is never committed is never seen.
-                await container.send(
-                    lambda: blob.stage_block(
-                        block, cast("Any", _Pieces(part)), length=len(part), headers=headers
-                    )
+                response = await container.send(
+                    lambda: signed.send("PUT", path, headers, query=query, body=part)
                 )
+                check(response, 201)
                 break
             except Exception as error:
                 await container.failed(error, doing, key)
@@ -94,48 +80,45 @@ async def put_blocks(
     blocks = [parts.known[index].name for index in range(parts.before)]
     blocks += await send_all(aiter(parts), stage, first_alone=not container.seen)
 
-    async def commit() -> Any:
+    async def commit() -> Response:
+        headers = commit_headers(options, blob_metadata(parts.complete(options.metadata), parts.sha256))
+        named = "".join(f"<Latest>{_on_wire(block)}</Latest>" for block in blocks)
+        body = f"<?xml version='1.0' encoding='utf-8'?><BlockList>{named}</BlockList>".encode()
+        query = {"comp": "blocklist"}
         try:
-            return await container.write(
+            response = await container.write(
                 key,
-                lambda: blob.commit_block_list(
-                    [BlobBlock(block) for block in blocks],
-                    content_settings=ContentSettings(
-                        content_type=options.content_type,
-                        cache_control=kept.get("Cache-Control"),
-                        content_disposition=kept.get("Content-Disposition"),
-                        content_encoding=kept.get("Content-Encoding"),
-                        content_language=kept.get("Content-Language"),
-                    ),
-                    metadata=blob_metadata(parts.complete(metadata), parts.sha256),
-                    **condition,
-                ),
+                lambda: signed.send("PUT", path, headers, query=query, body=body),
                 conditional=is_ordered(options),
             )
+            return check(response, 201)
         except Exception as error:
-            await container.failed(error, doing, key, if_match)
+            await container.failed(error, doing, key, options.if_match)
             raise
 
-    answer = await repeat(f"{doing}, commit", commit, only_refused=True)
-    return bare(answer["etag"])
+    response = await repeat(f"{doing}, commit", commit, only_refused=True)
+    return bare(etag_of(response, doing))
 
 
 async def staged(container: Container, key: str, upload: str) -> dict[int, SentPart]:
     """The blocks of an upload that are there."""
-    blob = await container.blob(key)
+    signed, doing = container.signed, f"list the blocks of {key!r}"
+    query = {"comp": "blocklist", "blocklisttype": "uncommitted"}
     try:
-        _, found = await container.send(lambda: blob.get_block_list("uncommitted"))
+        response = await container.send(lambda: signed.send("GET", signed.path_of(key), {}, query=query))
+        found = parsed(check(response, 200).body, doing, "BlockList").iterfind("UncommittedBlocks/Block")
     except Exception as error:
         with suppress(KeyNotFoundError):
-            await container.failed(error, f"list the blocks of {key!r}", key)
+            await container.failed(error, doing, key)
         return {}
     name, parts = _named(upload), dict[int, SentPart]()
     for block in found:
-        with suppress(binascii.Error, UnicodeEncodeError):
-            told = base64.urlsafe_b64decode(str(block.id))
+        with suppress(ValueError):  # Others name theirs as they like.
+            block_id = base64.b64decode(block.findtext("Name", "")).decode()
+            told = base64.urlsafe_b64decode(block_id)
             if told[:_UPLOAD_BYTES] == name:
                 index = int.from_bytes(told[_UPLOAD_BYTES:-_MD5_BYTES])
-                parts[index] = SentPart(str(block.id), block.size, told[-_MD5_BYTES:])
+                parts[index] = SentPart(block_id, int(block.findtext("Size", "")), told[-_MD5_BYTES:])
     return parts
 
 
@@ -149,18 +132,11 @@ def _block(upload: bytes, index: int, digest: bytes) -> str:
     return base64.urlsafe_b64encode(told).decode()
 
 
+def _on_wire(block: str) -> str:
+    # Once more, as the SDK does, which has named blocks of uploads that may still be open.
+    return base64.b64encode(block.encode()).decode()
+
+
 def is_ordered(options: PutOptions) -> bool:
     """Whether a save that lands late changes nothing: it insists on one version, or on none."""
     return options.if_absent or options.if_match not in (None, ANY_VERSION)
-
-
-class _Pieces:
-    """A part as the body of a request: views, so that nothing is copied and little waits in the socket. It
-    can be read again, should the SDK have to ask for a token of another tenant first."""
-
-    def __init__(self, part: bytes) -> None:
-        self._part = memoryview(part)
-
-    async def __aiter__(self) -> AsyncIterator[memoryview]:
-        for start in range(0, len(self._part), _PIECE_BYTES):
-            yield self._part[start : start + _PIECE_BYTES]

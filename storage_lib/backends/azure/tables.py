@@ -11,10 +11,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import msgspec
 
+from storage_lib.backends.azure.bounded import Bound, TooLongError
 from storage_lib.backends.azure.clients import Clients
 from storage_lib.backends.azure.errors import (
     ENTITY_EXISTS,
@@ -26,10 +27,11 @@ from storage_lib.backends.azure.errors import (
     translated,
 )
 from storage_lib.backends.azure.filters import question
+from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, StorageError
 from storage_lib.names import MappedName
-from storage_lib.ports.drivers import NamePage, QueryOptions, TableDriver
+from storage_lib.ports.drivers import MAX_PAGE_BYTES, NamePage, QueryOptions, TableDriver
 from storage_lib.ports.errors import (
     at_operation,
     existing_entity,
@@ -37,16 +39,7 @@ from storage_lib.ports.errors import (
     missing_table,
     other_entity_etag,
 )
-from storage_lib.ports.table_model import (
-    Delete,
-    Entity,
-    EntityPage,
-    Insert,
-    TableOperation,
-    Update,
-    UpdateMode,
-    Upsert,
-)
+from storage_lib.ports.table_model import Delete, Entity, EntityPage, Insert, TableOperation, Update, Upsert
 
 if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient
@@ -55,6 +48,9 @@ _KEYS = ("PartitionKey", "RowKey")
 _GIVEN_NAMES = "agentstoragetablenames"
 """The table of the names that tables were given, where they are mapped. A table has no metadata."""
 _LONGEST_NAME = 63
+_ENTITY = b'"PartitionKey":'
+"""Once in each of an answer."""
+_NO_BOUND = 1 << 40
 NAMES_A_PAGE = 1000
 """The service gives no more."""
 
@@ -189,9 +185,26 @@ class AzureTables(TableDriver):
             raise said
 
     async def query(self, table: str, options: QueryOptions) -> EntityPage:
-        token = None if options.cursor is None else _decode_cursor(options.cursor)
+        token, most = (None, None) if options.cursor is None else _decode_cursor(options.cursor)
+        top = min(options.limit, most or options.limit)
+        while True:
+            try:
+                with Bound(2 * MAX_PAGE_BYTES if top > 1 else _NO_BOUND) as bound:
+                    page, following = await self._page(table, options, token, top)
+            except TooLongError as error:  # Fewer, of the size that those have which were read.
+                top = max(1, min(top - 1, error.part.count(_ENTITY) // 2))
+                most = top
+                continue
+            if most is not None and bound.size < MAX_PAGE_BYTES // 2:
+                most = 2 * most if 2 * most < options.limit else None
+            return options.page(page, _encode_cursor(following, most))
+
+    async def _page(
+        self, table: str, options: QueryOptions, token: dict[str, str | None] | None, top: int
+    ) -> tuple[list[Entity], Any]:
+        """A page of ``top`` entities at most, and the service's token of the next one."""
         holds = options.filter
-        wanted: dict[str, Any] = {"results_per_page": options.limit}
+        wanted: dict[str, Any] = {"results_per_page": top}
         if options.select is not None:
             wanted["select"] = sorted({*options.select, *holds.names, *_KEYS, "Timestamp"})
         asked = question(holds)
@@ -202,9 +215,8 @@ class AzureTables(TableDriver):
             page: Any = await self._clients.table_requests.send(lambda: anext(pages, None))
             if page is not None:
                 entities = [_from_wire(entity) async for entity in page]
-                kept = [entity for entity in entities if holds(entity)]
-                return options.page(kept, _encode_cursor(pages.continuation_token))
-        return EntityPage([], None)
+                return [entity for entity in entities if holds(entity)], pages.continuation_token
+        return [], None
 
     async def batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
         doing = f"batch in partition {pk!r} of table {table!r}"
@@ -223,7 +235,7 @@ class AzureTables(TableDriver):
                 if answer is None:
                     raise
                 if answer.code != TABLE_MISSING or not adds or attempt == 2:
-                    raise _failed(error, answer, doing, table, pk, operations) from error
+                    raise _failed(error, answer, doing, table, pk, operations) from told(error)
             await self.create_table(table)
         else:
             raise AssertionError("unreachable")
@@ -251,7 +263,7 @@ class AzureTables(TableDriver):
                 if answer is None:
                     raise
                 if answer.code != TABLE_MISSING or attempt == 2:
-                    raise known(answer) or answer.as_error(f"{doing} in table {table!r}") from error
+                    raise known(answer) or answer.as_error(f"{doing} in table {table!r}") from told(error)
             await self.create_table(table)
         raise AssertionError("unreachable")
 
@@ -284,10 +296,10 @@ def _known(table: str, pk: str = "", rk: str | None = None, etag: str | None = N
     return known
 
 
-def _mode(mode: UpdateMode) -> Any:
-    from azure.data.tables import UpdateMode as SdkMode
+def _mode(mode: Literal["merge", "replace"]) -> Any:
+    from azure.data.tables import UpdateMode
 
-    return SdkMode.MERGE if mode == "merge" else SdkMode.REPLACE
+    return UpdateMode.MERGE if mode == "merge" else UpdateMode.REPLACE
 
 
 def _condition(etag: str | None) -> dict[str, Any]:
@@ -372,25 +384,29 @@ def _value(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value  # an EntityProperty: an Int64
 
 
-def _encode_cursor(token: Any) -> str | None:
+def _encode_cursor(token: Any, most: int | None) -> str | None:
+    """
+    :param most: how many entities the next page has; None for as many as it may.
+    """
     if not token:
         return None
-    text = json.dumps([token.get(name) for name in _KEYS], separators=(",", ":"))
+    parts = [token.get(name) for name in _KEYS] + ([] if most is None else [most])
+    text = json.dumps(parts, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _decode_cursor(cursor: str) -> dict[str, str | None]:
+def _decode_cursor(cursor: str) -> tuple[dict[str, str | None], int | None]:
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        values = json.loads(text)
-    except (binascii.Error, ValueError):
-        values = None
-    if (
-        not isinstance(values, list)
-        or len(values) != len(_KEYS)
-        or not all(value is None or isinstance(value, str) for value in values)
-    ):
+        partition, row, most = msgspec.json.decode(text, type=_Cursor)
+    except (binascii.Error, msgspec.MsgspecError):
         raise InvalidArgumentError(
             "cursor is not one that a query returned", field="cursor", remedy="start again without a cursor"
-        )
-    return dict(zip(_KEYS, values, strict=True))
+        ) from None
+    return dict(zip(_KEYS, (partition, row), strict=True)), most
+
+
+class _Cursor(NamedTuple):
+    partition: str | None
+    row: str | None
+    most: Annotated[int, msgspec.Meta(ge=1)] | None = None

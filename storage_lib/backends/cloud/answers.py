@@ -23,15 +23,16 @@ from storage_lib.errors import (
     TransientStorageError,
     UnsupportedOperationError,
 )
+from storage_lib.patterns import pattern
 
 CONFLICT = 412
 # The text begins with the key, which may contain anything, and ends with what the service said.
-_STATUS = re.compile(
+_STATUS = pattern(
     r"\bError performing [A-Z]+ \S+ in \S+ - Server returned non-2xx status code: (\d{3})|\(code: (\d{3})\)\Z"
 )
-_CODE = re.compile(r"<Code>([A-Za-z0-9.]+)</Code>")
-_MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
-_SIGNATURE = re.compile(r"(\bsig=|\bX-Amz-Signature=)[^&\s\"']+", re.IGNORECASE)
+_CODE = pattern(r"<Code>([A-Za-z0-9.]+)</Code>")
+_MESSAGE = pattern(r"<Message>(.*?)</Message>", re.DOTALL)
+_SIGNATURE = pattern(r"(\bsig=|\bX-Amz-Signature=)[^&\s\"']+", re.IGNORECASE)
 _BY_NAME = {
     "UnauthenticatedError": 401,
     "PermissionDeniedError": 401,
@@ -145,6 +146,28 @@ def on(
 ) -> dict[str, Meaning]:
     """A part of `Answer.CODES`: what each of the codes, with blanks between them, means."""
     return dict.fromkeys(codes.split(), Meaning(error, remedy, field, **options))
+
+
+class ToldError(Exception):
+    """Stands for an error of a vendor's client whose text has a signature, without it."""
+
+
+def told(error: Exception) -> Exception:
+    """``error`` as the cause of ours, which logs and traces show: a client, or a proxy on the way, may repeat
+    the URL of a request, and with a SAS that is a key to the store."""
+    chained: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        if chained is None:
+            return error
+        if _SIGNATURE.search(f"{chained} {chained.args}"):
+            break
+        chained = chained.__cause__ or chained.__context__
+    kind = type(error)
+    stand_in = ToldError(f"{kind.__module__}.{kind.__qualname__}: {without_secrets(str(error))}")
+    return stand_in.with_traceback(error.__traceback__)
+
+
+_LONGEST_CHAIN = 20
 
 
 def without_secrets(text: str) -> str:

@@ -7,16 +7,16 @@ lower-case names and ``-`` for ``_``, and values as they are; names outside our 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from storage_lib.keys import encode_metadata_value, stored_metadata_value
+from storage_lib.patterns import pattern
 from storage_lib.ports.kept_headers import FIELDS, METADATA
 from storage_lib.ports.object_model import DEFAULT_CONTENT_TYPE
 
-_METADATA_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_METADATA_NAME = pattern(r"[a-z][a-z0-9-]{0,63}")
 # Some servers, proxies and old clients drop a header without a value. No value of ours contains U+0000.
 _EMPTY_VALUE = "%00"
 
@@ -41,7 +41,7 @@ def read(
     content_type = DEFAULT_CONTENT_TYPE
     kept: dict[str, str] = {}
     metadata: dict[str, str] = {}
-    decode = _decode_value if marker in attributes else str
+    decode = decoded if marker in attributes else str
     for name, value in attributes.items():
         if name == "Content-Type":
             content_type = value or DEFAULT_CONTENT_TYPE
@@ -49,13 +49,14 @@ def read(
             kept[name] = value
         elif name in METADATA:
             metadata[METADATA[name]] = value
-        elif name != "Storage-Class" and (ours := _our_name(name, escape)) is not None:
+        elif name != "Storage-Class" and (ours := our_name(name, escape)) is not None:
             metadata[ours] = decode(value)
     return content_type, kept, metadata
 
 
 @lru_cache(maxsize=1024)
-def _our_name(name: str, escape: str) -> str | None:
+def our_name(name: str, escape: str = "") -> str | None:
+    """The name of a metadata of the service as we give it; None if it cannot be one of ours."""
     ours = name.lower().replace("_", "-").removeprefix(escape)
     return ours if _METADATA_NAME.fullmatch(ours) else None
 
@@ -65,5 +66,8 @@ def bare(etag: str | None) -> str:
     return (etag or "").strip('"')
 
 
-def _decode_value(value: str) -> str:
+def decoded(value: str) -> str:
+    """A value of ours, as it was before `to_store`."""
+    if "%" not in value:
+        return value
     return "" if value == _EMPTY_VALUE else stored_metadata_value(value)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from storage_lib.backends.cloud.forks import use_process
 from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS
-from storage_lib.backends.cloud.settling import settle_at_exit
+from storage_lib.backends.cloud.shutdown import wait_at_exit
 
 Use = Literal["request", "upload", "stream"]
 """What a store is for. The time of a whole request is limited, and how long the service may be silent. An
@@ -27,19 +27,27 @@ def use_of_put(data: bytes) -> Use:
 
 
 def new_store[T](
-    kind: Callable[..., T], name: str, url: str, use: Use, *, verify: str | None = None, **options: Any
+    kind: Callable[..., T],
+    name: str,
+    url: str,
+    use: Use,
+    *,
+    idle: int = 64,
+    verify: str | None = None,
+    **options: Any,
 ) -> T:
     """A store of obstore's, ``kind``, for the container or bucket ``name``.
 
+    :param idle: how many connections it keeps between its requests, at most.
     :param verify: path of the CA certificate to trust. :raises StorageError: this process was forked.
     """
     use_process()
-    settle_at_exit()
+    wait_at_exit()
     client: dict[str, Any] = {
         "allow_http": url.startswith("http:"),
         "connect_timeout": f"{CONNECT_SECONDS}s",
         "timeout": _WHOLE_REQUEST[use],
-        "pool_max_idle_per_host": str(_IDLE_CONNECTIONS[use]),
+        "pool_max_idle_per_host": str(min(idle, _IDLE_CONNECTIONS[use])),
     }
     if use != "upload":
         client["read_timeout"] = f"{READ_SECONDS}s"

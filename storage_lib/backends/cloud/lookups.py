@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from functools import partial
 from typing import Any
 
-from storage_lib.threads import waiting
+from storage_lib.threads import naming
 
 
 def has_proxy() -> bool:
     """Whether a proxy is configured. aiohttp would ask for each request, in two threads of the loop's pool,
     and look for passwords in ``~/.netrc``, which no storage takes."""
-    from urllib.request import getproxies  # aiohttp has imported it.
+    if sys.platform not in ("darwin", "win32"):  # The environment alone tells, and the import takes its time.
+        names = [name.lower() for name, value in os.environ.items() if value]
+        return any(name.endswith("_proxy") and name != "no_proxy" for name in names)
+    from urllib.request import getproxies
 
     return any(scheme != "no" for scheme in getproxies())
 
@@ -24,7 +29,7 @@ class Resolver:
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[dict[str, Any]]:
         ask = partial(socket.getaddrinfo, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG)
-        found = await waiting.run(ask, host, port)
+        found = await naming.run(ask, host, port)
         return [
             {
                 "hostname": host,

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from storage_lib.backends.cloud.answers import Answer
+from storage_lib.backends.cloud.answers import Answer, told
 from storage_lib.errors import IntegrityError, InvalidKeyError, TransientStorageError
 from storage_lib.keys import validate_key, validate_prefix
 from storage_lib.ports.drivers import PutOptions
@@ -68,7 +68,7 @@ async def chunks_of(
             except Exception as error:
                 if (answer := read(error)) is None:
                     raise
-                raise answer.as_error(f"get {key!r}") from error
+                raise answer.as_error(f"get {key!r}") from told(error)
             if chunk is None:
                 break
             length += len(chunk)
@@ -95,5 +95,5 @@ async def read_ahead[T](items: AsyncIterator[T]) -> AsyncGenerator[T]:
         await asyncio.gather(reading, return_exceptions=True)
 
 
-def restless(doing: str) -> TransientStorageError:
+def contended(doing: str) -> TransientStorageError:
     return TransientStorageError(f"{doing}: it is being replaced all the time")

@@ -37,6 +37,11 @@ class PerLoop[T]:
         if self._closed:
             raise BackendClosedError
 
+    def here(self) -> T | None:
+        """That of this event loop, if it has been made."""
+        kept = self._kept.get(asyncio.get_running_loop())
+        return None if kept is None else kept[0]
+
     async def get(self) -> T:
         """:raises BackendClosedError: `close` was called."""
         loop = asyncio.get_running_loop()

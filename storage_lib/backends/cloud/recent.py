@@ -20,11 +20,17 @@ class Recent[Key: Hashable, Value]:
         with suppress(KeyError):
             self._kept.move_to_end(key)
             return self._kept[key]
-        value = self._kept[key] = make()
-        while len(self._kept) > self._limit:
-            with suppress(KeyError):
-                self._kept.popitem(last=False)
+        value = make()
+        self.put(key, value)
         return value
+
+    def put(self, key: Key, value: Value) -> None:
+        """Keep this one, instead of another of its key."""
+        self._kept[key] = value
+        with suppress(KeyError):
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._limit:
+                self._kept.popitem(last=False)
 
     def pop(self, key: Key) -> Value | None:
         """The one of this key, which is let go; None if there is none."""

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from storage_lib.backends.file.durable import write_all_at
-from storage_lib.backends.file.folder import Folder, joined
+from storage_lib.backends.file.folder import FILE, Folder, joined
 from storage_lib.backends.file.foreign import content_type_of, foreign_etag
 from storage_lib.backends.file.format import (
     READ_AHEAD_BYTES,
@@ -165,9 +165,26 @@ class ObjectFiles:
         return OpenObject(fd, info, offset, own=own)
 
     def head(self, key: str) -> ObjectInfo:
+        return self.told(key)[0]
+
+    def told(self, key: str) -> tuple[ObjectInfo, os.stat_result | None]:
+        """What `head` gives, and the status of the file if it is where this library keeps ``key``."""
         fd, status, own = self._open(key)
         try:
-            return _info(fd, status, key, own, 0)[0]
+            return _info(fd, status, key, own, 0)[0], status if own else None
+        finally:
+            os.close(fd)
+
+    def told_at(self, directory: int, name: bytes, key: str) -> tuple[ObjectInfo, os.stat_result] | None:
+        """`told`, of a file in an open directory; None if it cannot be read, which `told` explains.
+        From there a listing opens each of many files in half the time."""
+        try:
+            fd = os.open(name, FILE, dir_fd=directory)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(fd)
+            return (_info(fd, status, key, True, 0)[0], status) if stat.S_ISREG(status.st_mode) else None
         finally:
             os.close(fd)
 

@@ -16,12 +16,12 @@ asked for, and a file of exactly the length it names. The data has its SHA-256 i
 
 from __future__ import annotations
 
-import re
 import zlib
 
 import msgspec
 
 from storage_lib.errors import IntegrityError
+from storage_lib.patterns import pattern
 
 PREAMBLE_BYTES = 26
 MAX_HEADER_BYTES = 64 * 1024
@@ -29,7 +29,7 @@ BLOCK_BYTES = 4096
 READ_AHEAD_BYTES = 4096
 """What holds nearly every header (key, content type and metadata are limited), read in one go."""
 
-_PREAMBLE = re.compile(rb"AOSOBJ1 ([0-9a-f]{8}) ([0-9a-f]{8})\n")
+_PREAMBLE = pattern(rb"AOSOBJ1 ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 
 
 class Header(msgspec.Struct, frozen=True):

@@ -35,6 +35,21 @@ def thread_errors() -> Generator[None]:
         ) from error
 
 
+class Turns:
+    """What is done at once, on the event loop, lets others have their turn now and then: a caller in a loop
+    would leave nobody one, not even its own timeout."""
+
+    _AT_ONCE = 16
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def is_over(self) -> bool:
+        """Whether to let others have theirs now, by ``await asyncio.sleep(0)``."""
+        self._taken += 1
+        return self._taken % self._AT_ONCE == 0
+
+
 class Job:
     """One caller's part of a batch: a thread sets ``result`` or ``error``, then `resolve` tells them."""
 

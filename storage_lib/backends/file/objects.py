@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -22,25 +22,18 @@ from storage_lib.backends.file.files import (
     TooLargeError,
     check_etag,
 )
-from storage_lib.backends.file.jobs import Job, check_process, resolve, thread_errors
+from storage_lib.backends.file.jobs import Job, Turns, check_process, resolve, thread_errors
+from storage_lib.backends.file.known import KnownEntries
 from storage_lib.backends.file.late import LateWrites
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.walk import Walk
 from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
 from storage_lib.backends.file.writing import ObjectWriter
-from storage_lib.errors import BackendClosedError, IntegrityError, KeyNotFoundError, TransientStorageError
-from storage_lib.ports import hidden
-from storage_lib.ports.drivers import (
-    GetOptions,
-    ListOptions,
-    ObjectCapabilities,
-    ObjectDriver,
-    PutOptions,
-    Repeat,
-    once,
-)
+from storage_lib.errors import BackendClosedError, TransientStorageError
+from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectCapabilities, ObjectDriver, PutOptions
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.repeat import Repeat, once
 from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
 
@@ -50,7 +43,8 @@ WRITERS = 2
 mostly wait for each other (four took up to twice the processor time, for the same number of saves)."""
 MAX_BATCH = 16
 """Writes that one of them takes at once: the more, the fewer waits for the disk, and the longer each."""
-LIST_CHUNK = 1000
+LIST_CHUNK = 1024
+"""Names that a thread reads at a time: a page of 1,000 and the one that tells of a next page."""
 READ_CHUNK = 1024 * 1024
 """Of a stream: how many bytes are read at a time, one chunk ahead."""
 
@@ -69,10 +63,12 @@ class FileObjects(ObjectDriver):
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: deque[tuple[Write, Job]] = deque()
         self._writers = 0
+        self._turns = Turns()
         self._late = LateWrites()
         self._closed = False
         self._pid = os.getpid()
         self._names = KeptNames()
+        self._known = KnownEntries()
 
     async def open(self) -> None:
         """Make the folder, or check the one that is there."""
@@ -80,7 +76,7 @@ class FileObjects(ObjectDriver):
         def prepare() -> tuple[ObjectFiles, ObjectWriter]:
             layout = self._prepare()
             files = ObjectFiles(layout)
-            return files, ObjectWriter(layout, files)
+            return files, ObjectWriter(layout, files, self._submit)
 
         self._opened = await self._in_thread(prepare)
 
@@ -107,6 +103,10 @@ class FileObjects(ObjectDriver):
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage-files")
         return self._threads
+
+    def _submit(self, work: Callable[[], None]) -> Future[None]:
+        with self._lock:
+            return self._executor().submit(work)
 
     def _start[T](self, work: Callable[[], T]) -> asyncio.Future[T]:
         with self._lock:
@@ -248,6 +248,8 @@ class FileObjects(ObjectDriver):
 
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         # Without the coroutine where it is open: this is the one hot path.
+        if self._turns.is_over():
+            await asyncio.sleep(0)
         files, _ = self._opened if self._opened and not self._closed else await self._open()
 
         try:
@@ -265,6 +267,8 @@ class FileObjects(ObjectDriver):
         return await self._in_thread(read)
 
     async def head(self, key: str) -> ObjectInfo:
+        if self._turns.is_over():
+            await asyncio.sleep(0)
         files, _ = await self._open()
         with os_errors(key, absent=True):
             return files.head(key)
@@ -335,10 +339,12 @@ class FileObjects(ObjectDriver):
         def chunk(size: int) -> tuple[list[ListEntry | str], bool]:
             with os_errors(None):
                 names = list(islice(walk, size))
-                found = [
-                    name if name.endswith("/") else _entry(files, name, options.details) for name in names
-                ]
-            return [entry for entry in found if entry is not None], len(names) == size
+                found: list[ListEntry | str] = (
+                    self._known.entries(files, names)
+                    if options.details
+                    else [name if name.endswith("/") else ListEntry(name) for name in names]
+                )
+            return found, len(names) == size
 
         more = True
         while more:
@@ -365,15 +371,3 @@ def _resolve(done: list[tuple[Write, Job]]) -> None:
     for write, job in done:
         job.error = write.error
     resolve(job for _, job in done)
-
-
-def _entry(files: ObjectFiles, key: str, details: bool) -> ListEntry | None:
-    if not details:
-        return ListEntry(key)
-    try:
-        return hidden.entry(files.head(key))
-    except KeyNotFoundError:
-        return None  # deleted since its directory was read
-    except IntegrityError:
-        # One damaged object must not hide the others: loading it says what is wrong.
-        return ListEntry(key)

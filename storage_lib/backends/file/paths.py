@@ -28,12 +28,14 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
+from storage_lib.patterns import pattern
+
 SUFFIX = ".obj"
 CONTINUED = "%+"
 MAX_NAME_BYTES = 200
 
-_ESCAPE = re.compile(rb"%([0-9A-F]{2})")
-_UNIT = re.compile(r"%[0-9A-F]{2}|.", re.DOTALL)
+_ESCAPE = pattern(rb"%([0-9A-F]{2})")
+_UNIT = pattern(r"%[0-9A-F]{2}|.", re.DOTALL)
 
 
 class PathMap:

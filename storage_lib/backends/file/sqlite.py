@@ -2,7 +2,8 @@
 
 A single writer thread takes whatever writes are waiting, runs each in a savepoint of its own and commits
 them together: one fsync for many, and a failing one undoes only itself. Each is reported only after the
-commit (``synchronous=FULL``). Readers run beside it, in threads, and see what is committed (WAL).
+commit (``synchronous=FULL``). Readers run beside it, in threads, and see what is committed (WAL). A read of a
+few rows takes less time than handing it to a thread, and is done at once.
 
 sqlite3 is imported when tables or queues are first used, not before.
 """
@@ -18,12 +19,13 @@ import threading
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, LifoQueue, SimpleQueue
+from queue import Empty, SimpleQueue
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage_lib import threads as own_threads
 from storage_lib.backends.file import space
-from storage_lib.backends.file.jobs import Job, check_process, resolve, thread_errors
+from storage_lib.backends.file.jobs import Job, Turns, check_process, resolve, thread_errors
 from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.backends.file.rights import OWNER, of_group
 from storage_lib.errors import (
@@ -43,6 +45,9 @@ MAX_BATCH = 256
 LONGEST_LOG_BYTES = 16 * 1024 * 1024
 """Of the write-ahead log; what SQLite aims at by itself is 4 MiB (1,000 pages)."""
 _LOG_PATIENCE_MS = 500
+_LOG_STEP_BYTES = 256 * 1024
+"""By so much the log grows at a time: a commit that makes a file longer waits for the file system's journal,
+one that fills what the file has already does not, and takes about two thirds of the time."""
 _ATTEMPTS = 5
 READERS = 2
 SCHEMA_VERSION = 1
@@ -96,12 +101,20 @@ class _Opened(NamedTuple):
 
         :raises StorageUnavailableError: there is none.
         """
-        with os_errors(None):
-            return _identity(check_there(self.path)) == self.file
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            with os_errors(None):
+                status = check_there(self.path)
+        return (status.st_dev, status.st_ino) == self.file
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+class _LockedError(Exception):
+    """Another process has locked the database at this moment."""
 
 
 class Database:
@@ -116,11 +129,14 @@ class Database:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._readers: ThreadPoolExecutor | None = None
-        self._idle: LifoQueue[_Opened] = LifoQueue()
+        self._idle: list[_Opened] = []
+        self._prompt: list[_Opened] = []
+        """Connections that do not wait for locks."""
+        self._turns = Turns()
         self._closed = False
         self._pid = os.getpid()
         # One that is dropped without `close` ends its threads too.
-        weakref.finalize(self, _abandon, self._jobs, self._idle).atexit = False
+        weakref.finalize(self, _abandon, self._jobs, self._idle, self._prompt).atexit = False
 
     async def write[T](self, work: Work[T], *, probe: Work[T | None] | None = None) -> T:
         """The result of ``work``, committed together with what else is waiting.
@@ -140,15 +156,26 @@ class Database:
             self._jobs.put(job)
         return await job.future
 
-    async def read[T](self, work: Work[T]) -> T:
-        """The result of ``work``, which only reads."""
+    async def read[T](self, work: Work[T], *, few: bool = False) -> T:
+        """The result of ``work``, which only reads.
+
+        :param few: it looks at a few rows, by one statement. It is done on the event loop, unless a lock is
+            in the way: then it is begun again in a thread.
+        """
+        if few and self._prompt and self._turns.is_over():
+            await asyncio.sleep(0)
+        if few and (opened := self._take_idle(self._prompt)) is not None:
+            try:
+                return self._read_now(opened, work)
+            except _LockedError:
+                pass
         with self._lock:
             self._check_open()
             if self._readers is None:
                 self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="storage-sqlite-read")
             readers = self._readers
         with thread_errors():
-            reading = asyncio.get_running_loop().run_in_executor(readers, self._read, work)
+            reading = asyncio.get_running_loop().run_in_executor(readers, self._read, work, few)
         return await reading
 
     async def close(self) -> None:
@@ -160,7 +187,7 @@ class Database:
             self._jobs.put(None)
         if readers is not None:
             await own_threads.working.run(readers.shutdown)
-            _close_all(self._idle)
+            _close_all(self._idle, self._prompt)
         if writer is not None:
             await own_threads.working.run(writer.join)
 
@@ -169,8 +196,24 @@ class Database:
             raise BackendClosedError
         check_process(self._pid)
 
-    def _read[T](self, work: Work[T]) -> T:
-        opened = self._take_idle()
+    def _read_now[T](self, opened: _Opened, work: Work[T]) -> T:
+        """:raises _LockedError: it would have to wait."""
+        try:
+            with sqlite_errors():
+                self._check_open()
+                return work(opened.connection)
+        except TransientStorageError as error:
+            import sqlite3
+
+            if isinstance(error.__cause__, sqlite3.Error):
+                raise _LockedError from error
+            raise
+        finally:
+            self._give_back(opened, self._prompt)
+
+    def _read[T](self, work: Work[T], few: bool) -> T:
+        """:param few: whether reads such as this one need a connection on which they are done at once."""
+        opened = self._take_idle(self._idle)
         if opened is None:
             opened = self._connector.connect()
             opened.connection.execute("PRAGMA query_only=1")
@@ -182,20 +225,31 @@ class Database:
         finally:
             if opened.connection.in_transaction:
                 opened.connection.execute("ROLLBACK")
-            self._idle.put(opened)
+            if few and not self._prompt:
+                opened.connection.execute("PRAGMA busy_timeout=0")
+                self._give_back(opened, self._prompt)
+            else:
+                self._give_back(opened, self._idle)
 
-    def _take_idle(self) -> _Opened | None:
-        with contextlib.suppress(Empty):
-            while True:
-                opened = self._idle.get_nowait()
-                try:
-                    if opened.is_current():
-                        return opened
-                except BaseException:
-                    self._idle.put(opened)
-                    raise
-                opened.connection.close()
+    def _take_idle(self, idle: list[_Opened]) -> _Opened | None:
+        while idle:
+            try:
+                opened = idle.pop()
+            except IndexError:  # Another thread was faster.
+                break
+            try:
+                if opened.is_current():
+                    return opened
+            except BaseException:
+                idle.append(opened)
+                raise
+            opened.connection.close()
         return None
+
+    def _give_back(self, opened: _Opened, idle: list[_Opened]) -> None:
+        idle.append(opened)
+        if self._closed:  # Whoever closed the others may not have seen this one.
+            _close_all(idle)
 
 
 class _Connector:
@@ -232,22 +286,23 @@ class _Connector:
             connection.close()  # Another one was put in its place just now.
 
 
-def _abandon(jobs: SimpleQueue[_Job | None], idle: LifoQueue[_Opened]) -> None:
+def _abandon(jobs: SimpleQueue[_Job | None], *idle: list[_Opened]) -> None:
     """End the writer, once it has done what is waiting, and close what the readers left open."""
     jobs.put(None)
-    if idle.empty():
+    if not any(idle):
         return
     try:
         # The last one to close the file moves its log into it: too long for wherever the collector runs.
-        threading.Thread(target=_close_all, args=(idle,), name="storage-sqlite-close", daemon=True).start()
+        threading.Thread(target=_close_all, args=idle, name="storage-sqlite-close", daemon=True).start()
     except RuntimeError:
-        _close_all(idle)
+        _close_all(*idle)
 
 
-def _close_all(idle: LifoQueue[_Opened]) -> None:
-    with contextlib.suppress(Empty):
-        while True:
-            idle.get_nowait().connection.close()
+def _close_all(*idle: list[_Opened]) -> None:
+    for connections in idle:
+        with contextlib.suppress(IndexError):
+            while True:
+                connections.pop().connection.close()
 
 
 def _make(path: str, mode: int) -> None:
@@ -358,6 +413,8 @@ class _Writer:
         self._connect = connect
         self._jobs = jobs
         self._opened: _Opened | None = None
+        self._log_bytes = 0
+        """Before the last commit."""
         self._unused = space.UnusedSpace()
         self._next_step: float | None = None
         """In how many seconds without a job unused space is given back; None if there is none."""
@@ -386,10 +443,9 @@ class _Writer:
                 batch.append(job)
             if len(batch) == MAX_BATCH:
                 return batch, True
-            try:
-                job = self._jobs.get_nowait()
-            except Empty:
+            if self._jobs.empty():  # Nobody else takes from it.
                 return batch, True
+            job = self._jobs.get_nowait()
         return batch, False
 
     def _wait(self) -> _Job | None:
@@ -415,7 +471,8 @@ class _Writer:
                     return
                 with sqlite_errors():
                     if self._commit(waiting, opened):
-                        _shorten_log(opened)
+                        if self._log_bytes >= LONGEST_LOG_BYTES:
+                            _shorten_log(opened)
                         return
             raise TransientStorageError("tables and queues: store.db is being replaced all the time")
         except BaseException as error:
@@ -438,17 +495,23 @@ class _Writer:
         try:
             if not opened.is_current():
                 return False
+            alone = len(jobs) == 1
             for job in jobs:
-                connection.execute("SAVEPOINT job")
+                if not alone:
+                    connection.execute("SAVEPOINT job")
                 try:
                     with sqlite_errors():
                         job.result = job.work(connection)
                 except Exception as error:
                     if not connection.in_transaction:
                         raise  # a full disk and the like end the whole transaction
-                    connection.execute("ROLLBACK TO job")
+                    connection.execute("ROLLBACK" if alone else "ROLLBACK TO job")
                     job.error = error
-                connection.execute("RELEASE job")
+                if not alone:
+                    connection.execute("RELEASE job")
+            if not connection.in_transaction:
+                return True  # The only one has failed.
+            self._log_bytes = _lengthened_log(opened)
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
@@ -461,14 +524,27 @@ class _Writer:
         return True
 
 
+def _lengthened_log(opened: _Opened) -> int:
+    """Give the log room for what comes, up to the next whole step: one that ends there has been given it,
+    by whichever process. SQLite ends the log at the first frame that is none, as zeros are; what is
+    appended takes no place from what another process writes. The bytes that it had."""
+    path, size = f"{opened.path}-wal", 0
+    try:
+        size = os.stat(path).st_size
+        if size % _LOG_STEP_BYTES != 0 and size < LONGEST_LOG_BYTES // 2:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.write(fd, bytes(-size % _LOG_STEP_BYTES))
+            finally:
+                os.close(fd)
+    except OSError:
+        pass  # A full disk is the commit's to report.
+    return size
+
+
 def _shorten_log(opened: _Opened) -> None:
     """Move a long log into the database. SQLite does so too, but only while nobody reads: where readers
     overlap it would grow without end."""
-    try:
-        if os.stat(f"{opened.path}-wal").st_size < LONGEST_LOG_BYTES:
-            return
-    except OSError:
-        return
     # It is committed already: this is not to be waited for, nor to fail for.
     opened.connection.execute(f"PRAGMA busy_timeout={_LOG_PATIENCE_MS}")
     try:
@@ -491,29 +567,39 @@ def _answered(job: _Job, connection: Connection) -> bool:
     return job.result is not None or job.error is not None
 
 
-@contextlib.contextmanager
-def sqlite_errors() -> Generator[None]:
+class sqlite_errors:  # noqa: N801 - used as a statement, like contextlib's
     """Raise what sqlite3 raises as the `StorageError` it means: the one place that translates it."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            _raise(error)
+
+
+def _raise(error: BaseException) -> None:
     import sqlite3
 
-    try:
-        yield
-    except sqlite3.Error as error:
-        code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        words = f"tables and queues (system/store.db): {error}"
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise TransientStorageError(
-                words, remedy="another process holds the database; try again"
-            ) from error
-        if code == sqlite3.SQLITE_FULL:
-            raise StorageUnavailableError(
-                f"{words}; the disk is full and nothing was changed",
-                remedy="the disk of the data folder is full: free some space, or raise the quota",
-            ) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise IntegrityError(words, remedy="restore system/store.db from a backup") from error
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-            raise AccessDeniedError(
-                words, remedy="give this process the right to write the data folder"
-            ) from error
-        raise StorageUnavailableError(words) from error
+    if not isinstance(error, sqlite3.Error):
+        return
+    code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    words = f"tables and queues (system/store.db): {error}"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        raise TransientStorageError(words, remedy="another process holds the database; try again") from error
+    if code == sqlite3.SQLITE_FULL:
+        raise StorageUnavailableError(
+            f"{words}; the disk is full and nothing was changed",
+            remedy="the disk of the data folder is full: free some space, or raise the quota",
+        ) from error
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        raise IntegrityError(words, remedy="restore system/store.db from a backup") from error
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        raise AccessDeniedError(
+            words, remedy="give this process the right to write the data folder"
+        ) from error
+    raise StorageUnavailableError(words) from error

@@ -75,7 +75,8 @@ class Walk:
             for name in node.names:
                 key = node.base + name
                 if not name.endswith("/"):
-                    if _is_valid(key):
+                    # Without a collector, `_names` has left out what is not.
+                    if self._unlisted is None or _is_valid(key):
                         yield key
                     else:
                         self._leave_out(key)
@@ -102,7 +103,7 @@ class Walk:
     def _read(self, base: str, directories: list[Directory]) -> _Node:
         names: Names | None = None
         if self._unlisted is None:
-            names = self._kept.find(tuple(directories), partial(self._updated, directories))
+            names = self._kept.find(tuple(directories), partial(self._updated, base, directories))
         if names is None:
             names = self._names(base, directories)
         return _Node(base, self._select(base, names.ordered), names.below)
@@ -118,6 +119,8 @@ class Walk:
             for directory in directories:
                 for segment, found in self._entries(directory, reading, base=base):
                     name = segment if found is None else segment + "/"
+                    if found is None and self._unlisted is None and not _is_valid(base + name):
+                        continue
                     if not is_too_large(size):
                         size += size_of(name)
                         if is_too_large(size):
@@ -135,7 +138,7 @@ class Walk:
         return found_names
 
     def _updated(
-        self, directories: list[Directory], names: Names, changed: list[tuple[bytes, bytes]]
+        self, base: str, directories: list[Directory], names: Names, changed: list[tuple[bytes, bytes]]
     ) -> Names | None:
         """``names`` after these entries have changed, in whatever way; None if they have to be read again."""
         segments: set[str] = set()
@@ -158,7 +161,8 @@ class Walk:
                 if found != below.get(name, []):
                     below = {**below, name: found}
                 size += _put(ordered, name, there=bool(found))
-                size += _put(ordered, segment, there=self._is_object(directories, segment))
+                is_there = _is_valid(base + segment) and self._is_object(directories, segment)
+                size += _put(ordered, segment, there=is_there)
         except OSError:
             return None  # Reading them says what is wrong.
         return Names(ordered, below, size)
@@ -182,11 +186,16 @@ class Walk:
             first = max(prefix, segment + slash)
         start = bisect_left(ordered, first)
         last = None
+        # Of sorted names, what follows one that is behind `after`, and not below it, is so, too.
+        is_behind = after is None
         for name in islice(ordered, start, None):
             if not name.startswith(prefix):
                 return
-            if name != last and self._wanted(base + name):
+            if name != last and (is_behind or self._wanted(base + name)):
                 yield name
+            if not is_behind and after is not None:
+                key = base + name
+                is_behind = key > after and not key.startswith(after)
             last = name
 
     def _has_object(self, base: str, directories: list[Directory]) -> bool:

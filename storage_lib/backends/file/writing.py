@@ -11,7 +11,10 @@ import contextlib
 import logging
 import os
 import stat
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 
 from storage_lib.backends.file.durable import TemporaryFiles
 from storage_lib.backends.file.files import ObjectFiles, check_etag
@@ -33,13 +36,19 @@ from storage_lib.ports.errors import missing, unmet
 from storage_lib.ports.object_model import ANY_VERSION, PutResult
 
 _ATTEMPTS = 100
+_SYNCED_BESIDE = 5
+"""Threads that sync files of a batch, beside the one whose batch it is."""
 _MOMENT_SECONDS = 0.05
 """How long the writes of a batch wait for the lock of some of them."""
 _log = logging.getLogger("AOS.Storage")
 
 
 class ObjectWriter:
-    def __init__(self, layout: Layout, files: ObjectFiles) -> None:
+    def __init__(
+        self, layout: Layout, files: ObjectFiles, submit: Callable[[Callable[[], None]], Future[None]]
+    ) -> None:
+        """:param submit: has something done in another thread."""
+        self._submit = submit
         self._root = layout.objects
         self._rights = layout.rights
         self._files = files
@@ -56,7 +65,7 @@ class ObjectWriter:
         try:
             puts = [write for write in writes if isinstance(write, Put)]
             _each(puts, self._stage)
-            _each(puts, lambda put: os.fsync(put.fd))
+            self._sync(puts)
             busy: set[str] = set()
             _each(writes, lambda write: self._try(write, busy))
             late = [write for write in writes if isinstance(write.error, LockedError)]
@@ -109,6 +118,31 @@ class ObjectWriter:
     def _stage(self, put: Put) -> None:
         self._check(put)  # Without the lock: what has failed already need not be written first.
         put.stage(self._temporary)
+
+    def _sync(self, puts: list[Put]) -> None:
+        """Several at a time: the disk is told once to keep what it has for all who wait for that."""
+        waiting = deque(puts)
+        synced = threading.Semaphore(0)
+
+        def work() -> None:
+            with contextlib.suppress(IndexError):
+                while True:
+                    put = waiting.popleft()
+                    try:
+                        _each([put], lambda put: os.fsync(put.fd))
+                    finally:
+                        synced.release()
+
+        helpers: list[Future[None]] = []
+        # None to be had: then by this one alone. One that is told so may do it all the same.
+        with contextlib.suppress(RuntimeError, StorageError):
+            while len(helpers) < min(len(puts) - 1, _SYNCED_BESIDE):
+                helpers.append(self._submit(work))
+        work()
+        for helper in helpers:
+            helper.cancel()
+        for _ in puts:
+            synced.acquire()
 
     def _try(self, write: Write, busy: set[str]) -> None:
         """:param busy: the locks that have been waited for already."""

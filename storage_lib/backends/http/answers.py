@@ -14,7 +14,7 @@ import msgspec
 from storage_lib.errors import InvalidArgumentError, StorageUnavailableError
 from storage_lib.keys import decode_metadata_value
 from storage_lib.patterns import pattern
-from storage_lib.ports import expiry, hidden
+from storage_lib.ports import expiry, hidden, kept_headers
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
 
 _META = "x-meta-"
@@ -49,22 +49,23 @@ class Entry(msgspec.Struct):
 
     def listed(self, details: bool) -> ListEntry:
         if not details:
-            return ListEntry(self.key, self.size)
+            return ListEntry(self.key, self.size, self.etag, self.last_modified)
         if self.size is None or self.etag is None or self.last_modified is None or self.content_type is None:
             return ListEntry(self.key, self.size, self.etag, self.last_modified)
         raw, end = apart(self.etag)
+        headers = {
+            name: value
+            for name, field in kept_headers.FIELDS.items()
+            if (value := getattr(self, field)) is not None
+        }
         info = ObjectInfo(
             self.key,
             self.size,
             raw,
             self.last_modified,
             self.content_type,
-            self.metadata | end,
+            self.metadata | headers | end,
             self.sha256,
-            content_encoding=self.content_encoding,
-            content_disposition=self.content_disposition,
-            content_language=self.content_language,
-            cache_control=self.cache_control,
         )
         return hidden.entry(info)
 
@@ -90,8 +91,8 @@ def not_ours(doing: str) -> StorageUnavailableError:
 
 
 def info_of(key: str, headers: Mapping[str, str], size: int, doing: str) -> ObjectInfo:
-    """What the headers say about an object. The end of its life is in its ETag, and becomes metadata, as in
-    every other store."""
+    """What the headers say about an object. The end of its life is in its ETag. It and the headers that the
+    object is kept with become metadata, as in every other store."""
     etag = headers.get("ETag", "")
     modified = headers.get("Last-Modified")
     if not (etag.startswith('"') and etag.endswith('"') and len(etag) > 2) or modified is None:
@@ -100,8 +101,10 @@ def info_of(key: str, headers: Mapping[str, str], size: int, doing: str) -> Obje
     for name, value in headers.items():
         if name.lower().startswith(_META):
             metadata[unquote(name[len(_META) :].lower())] = _text(value)
+    for name, kept in kept_headers.METADATA.items():
+        if (value := headers.get(name)) is not None and (name, value) != ("Cache-Control", _UNCACHED):
+            metadata[kept] = value
     digest = _DIGEST.search(headers.get("Repr-Digest", ""))
-    cache_control = headers.get("Cache-Control")
     try:
         return ObjectInfo(
             key,
@@ -111,10 +114,6 @@ def info_of(key: str, headers: Mapping[str, str], size: int, doing: str) -> Obje
             headers.get("Content-Type") or "application/octet-stream",
             metadata,
             None if digest is None else base64.b64decode(digest[1]).hex(),
-            content_encoding=headers.get("Content-Encoding"),
-            content_disposition=headers.get("Content-Disposition"),
-            content_language=headers.get("Content-Language"),
-            cache_control=None if cache_control == _UNCACHED else cache_control,
         )
     except (ValueError, binascii.Error) as error:
         raise not_ours(doing) from error

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
 from storage_lib.backends.cloud.requests import Claim, Requests
+from storage_lib.backends.cloud.responses import INLINE_BYTES, Response
 from storage_lib.backends.http.errors import error_of
 from storage_lib.config import check_http_key, check_http_url
 from storage_lib.errors import StorageError, StorageUnavailableError
 
 if TYPE_CHECKING:
     import aiohttp
-
-_INLINE_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """The whole answer to a request."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class HttpClient:
@@ -87,7 +76,7 @@ class HttpClient:
         from yarl import URL
 
         # A large body is sent piece by piece. An app gets none that is sent without a length.
-        content: Any = io.BytesIO(body) if len(body) > _INLINE_BYTES else body
+        content: Any = io.BytesIO(body) if len(body) > INLINE_BYTES else body
         session = await self._sessions.get()
         try:
             async with session.request(

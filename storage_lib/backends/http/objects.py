@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.backends.http.answers import Listing, Saved, apart, decoded, info_of, not_ours, range_in
@@ -16,6 +19,7 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     RangeNotSatisfiableError,
+    StorageError,
     TransientStorageError,
     UnsupportedOperationError,
 )
@@ -23,18 +27,31 @@ from storage_lib.keys import MAX_KEY_BYTES, MAX_SEGMENT_BYTES, encode_metadata_v
 from storage_lib.ports import expiry, hidden, kept_headers
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectCapabilities, ObjectDriver, PutOptions
 from storage_lib.ports.errors import missing, unmet
-from storage_lib.ports.hidden import ATTEMPT, is_own
+from storage_lib.ports.hidden import ATTEMPT, SOURCE, is_own
 from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult, StoredObject
+from storage_lib.ports.repeat import Repeat, once
+from storage_lib.ports.streaming import Parts, sha256_of
 
 PART_BYTES = 8 * 1024 * 1024
 MAX_BODY_BYTES = 100 * 1024 * 1024
 """The longest request that the host of an app accepts."""
+UPLOADED_PART_BYTES = 4 * 1024 * 1024
+"""Of an upload in parts: what an app takes whatever a part begins with."""
+MAX_UPLOADED_BYTES = 10_000 * UPLOADED_PART_BYTES
+WHOLE_BYTES = 4 * PART_BYTES
+"""A stream that is longer is uploaded in parts."""
 MAX_PAGE = 1000
 _LAST = "\U0010fffd"
 """The greatest character of a key."""
 _OF_THIS_STORE = hidden.ADDED_BELOW | {hidden.CALL}
 """Metadata that say how an object came here. The app has its own."""
 _FRESH = {"Cache-Control": "no-cache"}
+_HEADERS = {kept_headers.METADATA[name]: name for name in kept_headers.GIVEN}
+_ENCODING = kept_headers.METADATA["Content-Encoding"]
+
+
+class _Upload(msgspec.Struct):
+    upload_id: str
 
 
 class HttpObjects(ObjectDriver):
@@ -43,10 +60,11 @@ class HttpObjects(ObjectDriver):
     capabilities = ObjectCapabilities(
         reports_created=True,
         lists_sizes=True,
+        asks_for_details=True,
         ends_objects=True,
         max_object_bytes=MAX_BODY_BYTES,
         part_bytes=PART_BYTES,
-        max_parts=MAX_BODY_BYTES // PART_BYTES,
+        max_parts=MAX_UPLOADED_BYTES // PART_BYTES,
     )
 
     def __init__(self, client: HttpClient) -> None:
@@ -61,7 +79,8 @@ class HttpObjects(ObjectDriver):
             headers["If-None-Match"] = "*"
         elif options.if_match is not None:
             headers["If-Match"] = _tag(options.if_match)
-        if options.is_conditional and (mark := options.metadata.get(ATTEMPT)):
+        mark = options.metadata.get(ATTEMPT) or options.metadata.get(SOURCE)
+        if options.is_conditional and mark:
             # Should the answer be lost, the app knows the same save when it comes again.
             headers["Idempotency-Key"] = f'"{mark}"'
         try:
@@ -79,6 +98,88 @@ class HttpObjects(ObjectDriver):
             raise unmet(key, options.if_match) from error
         raw, _ = apart(decoded(response.body, Saved, doing).etag)
         return PutResult(key, raw, len(data), response.status == 201)
+
+    async def put_stream(
+        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
+    ) -> PutResult:
+        held: list[bytes] = []
+        stream = aiter(parts)
+        while sum(map(len, held)) <= WHOLE_BYTES:
+            if (part := await anext(stream, None)) is None:
+                complete = parts.complete(options.metadata)
+                whole = replace(options, metadata=complete, sha256=parts.sha256)
+                return await self.put(key, b"".join(held), whole)
+            held.append(part)
+        return await self._upload(key, held, stream, parts, options, repeat)
+
+    async def _upload(
+        self,
+        key: str,
+        held: list[bytes],
+        stream: AsyncIterator[bytes],
+        parts: Parts,
+        options: PutOptions,
+        repeat: Repeat,
+    ) -> PutResult:
+        """In parts, of which an app makes the object when they are all there."""
+        doing = f"put {key!r}"
+        self._described(options.metadata)  # :raises UnsupportedOperationError: an app does not take it.
+        end = expiry.end_in(options.metadata)
+        wanted = {
+            "content_type": options.content_type,
+            "metadata": _callers(options.metadata),
+            "expires_at": None if end is None else datetime.fromtimestamp(end, UTC),
+        }
+        for name in _HEADERS.keys() & options.metadata.keys():
+            wanted[kept_headers.FIELDS[name]] = options.metadata[name]
+        json = {"Content-Type": "application/json"}
+
+        async def ask(method: str, query: dict[str, str], body: bytes, headers: dict[str, str]) -> Response:
+            return await self._client.send(
+                method,
+                "uploads",
+                doing=doing,
+                query={"key": key, **query},
+                headers=headers,
+                body=body,
+                expected=(200, 201, 204),
+            )
+
+        begun = await repeat(f"{doing}, begin", lambda: ask("POST", {}, msgspec.json.encode(wanted), json))
+        named = {"upload_id": decoded(begun.body, _Upload, doing).upload_id}
+        number = 0
+
+        async def send(part: bytes) -> None:
+            nonlocal number
+            for start in range(0, len(part), UPLOADED_PART_BYTES):
+                number += 1
+                query = {**named, "part": str(number)}
+                data = part[start : start + UPLOADED_PART_BYTES]
+                digest = base64.b64encode(bytes.fromhex(await sha256_of(data))).decode()
+                headers = {"Repr-Digest": f"sha-256=:{digest}:"}
+                await repeat(f"{doing}, a part", partial(ask, "PUT", query, data, headers))
+
+        try:
+            while held:
+                await send(held.pop(0))
+            async for part in stream:
+                await send(part)
+            conditions = {}
+            if options.if_absent:
+                conditions["If-None-Match"] = "*"
+            elif options.if_match is not None:
+                conditions["If-Match"] = _tag(options.if_match)
+            body = msgspec.json.encode({"sha256": parts.sha256})
+            # The app knows a completion that comes again.
+            done = await repeat(f"{doing}, complete", lambda: ask("POST", named, body, json | conditions))
+        except BaseException as error:
+            with suppress(StorageError):
+                await ask("DELETE", named, b"", {})
+            if isinstance(error, PreconditionFailedError):
+                raise unmet(key, options.if_match) from error
+            raise
+        raw, _ = apart(decoded(done.body, Saved, doing).etag)
+        return PutResult(key, raw, parts.size, done.status == 201)
 
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         doing = f"get {key!r}"
@@ -133,6 +234,8 @@ class HttpObjects(ObjectDriver):
         query = {"prefix": prefix} if prefix else {}
         if options.delimiter is not None:
             query["delimiter"] = options.delimiter
+        if options.details:
+            query["include"] = "metadata"
         query["limit"] = str(MAX_PAGE if options.count is None else min(options.count, MAX_PAGE))
         if options.after is not None:
             query["start_after"] = _behind(options.after, options.delimiter)
@@ -190,9 +293,8 @@ class HttpObjects(ObjectDriver):
             yield more.data
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
-        for name, field in kept_headers.FIELDS.items():
-            if getattr(source, field) is not None:
-                raise _not_taken(name)
+        if _ENCODING in source.metadata:
+            raise _not_taken(_ENCODING)
         return await super().copy(source, target, if_absent)
 
     async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
@@ -201,6 +303,11 @@ class HttpObjects(ObjectDriver):
         # What stays is not sent: another program may have given names that the app takes from nobody.
         if (given := _callers(metadata)) != _callers(source.metadata):
             change["metadata"] = given
+        for name, field in kept_headers.FIELDS.items():
+            if metadata.get(name) != source.metadata.get(name):
+                if name == _ENCODING:
+                    raise _not_taken(name)
+                change[field] = metadata.get(name)
         end = expiry.end_in(metadata)
         if end != expiry.end_in(source.metadata):
             change["expires_at"] = None if end is None else datetime.fromtimestamp(end, UTC)
@@ -256,6 +363,8 @@ class HttpObjects(ObjectDriver):
             elif name == expiry.METADATA:
                 end = datetime.fromtimestamp(expiry.end_in(metadata) or 0, UTC)
                 headers["x-expires-at"] = end.isoformat(timespec="milliseconds")
+            elif name in _HEADERS:
+                headers[_HEADERS[name]] = value
             elif name not in _OF_THIS_STORE:
                 raise _not_taken(name)
         return headers
@@ -265,12 +374,11 @@ class HttpObjects(ObjectDriver):
 
 
 def _not_taken(name: str) -> UnsupportedOperationError:
-    for header, kept in kept_headers.METADATA.items():
-        if kept == name:
-            return UnsupportedOperationError(
-                f"it has a {header}, which an app takes from nobody",
-                remedy="copy it with storage_lib where it is stored",
-            )
+    if name == _ENCODING:
+        return UnsupportedOperationError(
+            "it has a Content-Encoding, which an app takes from nobody",
+            remedy="copy it with storage_lib where it is stored",
+        )
     return UnsupportedOperationError(
         f"an app takes no {name!r} from others: it is one of its layers' own",
         remedy="set the layer in the app",

@@ -129,7 +129,13 @@ def _bucket_url(bucket: str, endpoint: str | None, region: str, *, virtual_hoste
         domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
         endpoint = f"https://s3.{region}.{domain}"
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or "@" in parts.netloc:
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+    ):
         raise ConfigurationError(
             f"endpoint {without_secrets(endpoint)[:200]!a} is not the URL of a server",
             field="endpoint",

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
 from urllib.parse import urlsplit
 
+from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.byte_stores import Use, new_store, use_of_put
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Claim
-from storage_lib.backends.s3.client import Response, S3Client, encode_path
+from storage_lib.backends.s3.client import RequestOptions, Response, S3Client, encode_path
 from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, is_error, read
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError
 from storage_lib.ports.errors import missing
@@ -103,25 +104,13 @@ class Bucket:
                 return result
 
     async def send(
-        self,
-        method: str,
-        key: str = "",
-        *,
-        doing: str,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        claims: Sequence[Claim] = (),
+        self, method: str, key: str = "", *, doing: str, **options: Unpack[RequestOptions]
     ) -> Response:
-        """The answer to a request of our own, if it is a good one.
-
-        :param claims: what it writes; see `S3Client.claim`.
-        """
+        """The answer to a request of our own, if it is a good one. The options are those of
+        `S3Client.request`."""
         while True:
             seen = self._seen
-            response = await self.client.request(
-                method, key, query=query, headers=headers, body=body, claims=claims
-            )
+            response = await self.client.request(method, key, **options)
             if not is_error(response.status, response.body):
                 self._seen = True
                 return response
@@ -245,7 +234,7 @@ def fail(error: Exception, doing: str) -> NoReturn:
     answer = read(error)
     if answer is None:
         raise error
-    raise answer.as_error(doing) from error
+    raise answer.as_error(doing) from told(error)
 
 
 def is_aws(url: str) -> bool:

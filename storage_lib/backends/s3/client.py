@@ -4,35 +4,43 @@ with a condition, copies with new metadata."""
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote, urlencode, urlsplit
 
 from storage_lib import threads
+from storage_lib.backends.cloud import responses
 from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
 from storage_lib.backends.s3.credentials import Credential, Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
 from storage_lib.errors import StorageUnavailableError
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 
 if TYPE_CHECKING:
     import aiohttp
 
-_INLINE_BYTES = 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class Response(responses.Response):
     """The whole answer to a request."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
     @property
     def answer(self) -> Answer:
         return read_response(self.status, self.headers, self.body)
+
+
+class RequestOptions(TypedDict, total=False):
+    """What a request has besides its method and key; `S3Client.request` says what each means."""
+
+    query: Mapping[str, str] | None
+    headers: Mapping[str, str] | None
+    body: bytes
+    content: Callable[[], tuple[Mapping[str, str], bytes]] | None
+    claims: Sequence[Claim]
 
 
 class S3Client:
@@ -53,14 +61,20 @@ class S3Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        content: Callable[[], tuple[Mapping[str, str], bytes]] | None = None,
         claims: Sequence[Claim] = (),
     ) -> Response:
         """The answer, whatever its status. Without a ``key`` the bucket itself is asked.
 
+        :param content: makes headers and body when it is the request's turn.
         :param claims: what the request writes; see `claim`.
         :raises StorageUnavailableError: there was none, or not to its end.
         """
-        return await self.requests.send(lambda: self._request(method, key, query, headers, body), claims)
+
+        def call() -> Awaitable[Response]:
+            return self._request(method, key, query, *((headers, body) if content is None else content()))
+
+        return await self.requests.send(call, claims)
 
     def claim(self, key: str, *, conditional: bool = False) -> Claim:
         """That a request writes ``key``.
@@ -86,7 +100,7 @@ class S3Client:
         credential = await self.credentials.get()
         arguments = (method, url, headers or {}, body, credential, self.region)
         content: bytes | io.BytesIO | None = body or None
-        if len(body) > _INLINE_BYTES:
+        if len(body) > responses.INLINE_BYTES:
             signed = await threads.working.run(_signed, *arguments)
             content = io.BytesIO(body)  # shares the bytes; aiohttp sends it piece by piece
         else:
@@ -105,6 +119,28 @@ class S3Client:
                 return Response(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             raise StorageUnavailableError(f"{method} {url}: {error or type(error).__name__}") from error
+
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        """A presigned URL ("Authenticating requests: using query parameters", Amazon S3 API reference). It
+        binds the method, the key, the end, and the type of an upload; neither addresses nor sizes."""
+        if options.ip is not None:
+            return NoStoreLink("S3 does not bind a link to addresses")
+        if options.max_bytes is not None:
+            return NoStoreLink("S3 does not bound the size of what is uploaded by a link")
+        credential = await self.credentials.get()
+        ends = options.expires_at
+        if credential.ends_at is not None:
+            ends = min(ends, credential.ends_at.replace(microsecond=0))
+        # The service counts from the date of the signature.
+        left = math.floor((ends - datetime.now(UTC)).total_seconds())
+        if left < 1:
+            raise StorageUnavailableError("the credentials are about to end", remedy="try again")
+        given = {} if options.content_type is None else {"Content-Type": options.content_type}
+        url = f"{self.url}/{encode_path(key)}"
+        signed = await threads.working.run(
+            _presigned, options.method, url, given, credential, self.region, left
+        )
+        return StoreLink(signed, ends, given)
 
     async def close(self) -> None:
         await self.sessions.close()
@@ -126,6 +162,17 @@ def _signed(
     request = AWSRequest(method, url, {"host": urlsplit(url).netloc, **headers}, body)
     S3SigV4Auth(credential, "s3", region).add_auth(request)
     return dict(request.headers.items())
+
+
+def _presigned(
+    method: str, url: str, headers: Mapping[str, str], credential: Credential, region: str, seconds: int
+) -> str:
+    from botocore.auth import S3SigV4QueryAuth
+    from botocore.awsrequest import AWSRequest
+
+    request = AWSRequest(method, url, {"host": urlsplit(url).netloc, **headers})
+    S3SigV4QueryAuth(credential, "s3", region, expires=seconds).add_auth(request)
+    return str(request.url)
 
 
 def _make() -> tuple[aiohttp.ClientSession, Callable[[], Awaitable[None]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage_lib.backends.s3 import wire
+from storage_lib.backends.s3 import encoding
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.backends.s3.client import encode_path
@@ -19,18 +19,18 @@ async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
     :raises KeyNotFoundError: the source is gone.
     :raises PreconditionFailedError: it has been replaced meanwhile.
     """
-    mark = wire.new_mark()
+    mark = encoding.new_mark()
     doing = f"copy {info.key!r} to {target!r}"
-    async with described(bucket, info.metadata, mark, info.sha256, doing) as metadata:
-        headers = wire.to_headers(metadata, info.content_type) | {
+    async with described(bucket, target, info.metadata, mark, info.sha256, doing) as metadata:
+        headers = encoding.to_headers(metadata, info.content_type) | {
             "x-amz-copy-source": f"/{bucket.name}/{encode_path(info.key)}",
-            "x-amz-copy-source-if-match": wire.quoted(info.etag),
+            "x-amz-copy-source-if-match": encoding.quoted(info.etag),
             "x-amz-metadata-directive": "REPLACE",
             **headers_in(info.metadata),
         }
         if target == info.key:
             # What replaces it while it is copied must not be overwritten; older servers ignore this one.
-            headers["if-match"] = wire.quoted(info.etag)
+            headers["if-match"] = encoding.quoted(info.etag)
         claims = [bucket.client.claim(target)]
         try:
             answer = await bucket.send("PUT", target, headers=headers, doing=doing, claims=claims)
@@ -38,4 +38,4 @@ async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:
             raise missing(info.key) from error.__cause__
         except PreconditionFailedError as error:
             raise unmet(info.key, info.etag) from error
-    return wire.join(wire.bare(text_of(answer.body, "ETag")), mark)
+    return encoding.join(encoding.bare(text_of(answer.body, "ETag")), mark)

@@ -40,6 +40,8 @@ class Credential:
     secret_key: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
+    ends_at: datetime | None = None
+    """When temporary keys end, as far as their source tells: what they have signed ends then, too."""
 
     @property
     def is_due(self) -> bool:
@@ -146,6 +148,7 @@ class Credentials:
             keys.secret_key,
             keys.token,
             datetime.now(UTC) + RENEW_BEFORE + _ASK_AGAIN if ends else None,
+            getattr(found, "_expiry_time", None) if ends else None,
         )
 
 
@@ -158,7 +161,7 @@ def _from_mapping(found: Mapping[str, Any]) -> Credential:
             field="credential_provider",
             limit="a datetime with a time zone, or None if they never expire",
         )
-    return Credential(access_key, secret_key, found.get("token"), ends)
+    return Credential(access_key, secret_key, found.get("token"), ends, ends)
 
 
 _REFUSED = re.compile(r"\bresponse 4(?!08|29)\d\d\b")

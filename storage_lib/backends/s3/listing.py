@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
@@ -204,8 +205,12 @@ def parse(body: bytes) -> Page:
 
 
 def _entry(node: Element, space: str, encoded: bool) -> ListEntry:
-    size = node.findtext(space + "Size")
-    return ListEntry(_decoded(node.findtext(space + "Key"), encoded), int(size) if size else 0)
+    size, modified = node.findtext(space + "Size"), node.findtext(space + "LastModified")
+    key = _decoded(node.findtext(space + "Key"), encoded)
+    # The ETag of an object has a part that only its metadata tell.
+    return ListEntry(
+        key, int(size) if size else 0, last_modified=datetime.fromisoformat(modified) if modified else None
+    )
 
 
 def _decoded(name: str | None, encoded: bool) -> str:

@@ -8,18 +8,28 @@ metadata it has not.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace as with_fields
 from itertools import batched
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from storage_lib.backends.cloud.creating import Creating
-from storage_lib.backends.cloud.objects import Found, attributes_of, check_length, chunks_of, is_key, restless
+from storage_lib.backends.cloud.objects import (
+    Found,
+    attributes_of,
+    check_length,
+    chunks_of,
+    contended,
+    is_key,
+)
 from storage_lib.backends.cloud.recent import Recent
-from storage_lib.backends.s3 import continuing, wire
+from storage_lib.backends.cloud.requests import Claim
+from storage_lib.backends.cloud.together import Asked, Together
+from storage_lib.backends.s3 import continuing, encoding
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
 from storage_lib.backends.s3.copying import copy
 from storage_lib.backends.s3.discarding import MAX_DISCARDED, discard
@@ -29,6 +39,7 @@ from storage_lib.backends.s3.reading import Reading
 from storage_lib.backends.s3.sidecars import described
 from storage_lib.backends.s3.upload import clean_up, upload
 from storage_lib.errors import (
+    AccessDeniedError,
     IntegrityError,
     KeyNotFoundError,
     PreconditionFailedError,
@@ -38,15 +49,15 @@ from storage_lib.errors import (
 )
 from storage_lib.ports import hidden
 from storage_lib.ports.drivers import (
+    UNASKED,
     GetOptions,
     ListOptions,
     ObjectCapabilities,
     ObjectDriver,
     PutOptions,
-    Repeat,
-    once,
 )
 from storage_lib.ports.errors import unmet
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import (
     ANY_VERSION,
     ListEntry,
@@ -55,6 +66,7 @@ from storage_lib.ports.object_model import (
     StoredObject,
     agrees,
 )
+from storage_lib.ports.repeat import Repeat, once
 from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
 
@@ -62,32 +74,49 @@ MAX_COPY_BYTES = 5_000_000_000
 _HEADS_AT_ONCE = 250
 """That are handed in together; `Requests` bounds how many are under way."""
 _KEPT_SIDECARS = 1024
-"""Names, by the ETags of objects that were looked at: who looks at one may be about to remove it."""
+"""By the keys and ETags of objects that were looked at: who looks at one may be about to remove it."""
+_KEPT_LOOKS = 1024
+_LOOK_SECONDS = 1.0
+"""For so long a look at an object serves the deletion that may follow it: that insists on what was seen."""
+_WORTH_A_LISTING = 16
+"""Objects that are deleted together: a listing costs as much as a dozen looks."""
 _ATTEMPTS = 8
 _ATTEMPTS_AT_ANY = 64
 """How often an object may be replaced by others between a look and the save that replaces any version."""
 
 
+class _Look(NamedTuple):
+    """When it was, by the monotonic clock, and what it told."""
+
+    at: float
+    etag: str
+    sidecar: encoding.Sidecar | None
+
+
 class S3Objects(ObjectDriver):
-    """A bucket. What an ETag is here, and how exact a condition on one is, stands in wire.py."""
+    """A bucket. What an ETag is here, and how exact a condition on one is, stands in encoding.py."""
 
     capabilities = ObjectCapabilities(
         reports_created=False,
         tells_created=True,
         folds_foreign_names=True,
         lists_sizes=True,
+        asks_for_details=True,
         max_parts=10_000,  # "Amazon S3 multipart upload limits"
         resumes_streams=True,
         discards_together=True,
-        tells_saves=False,  # wire.py
+        tells_saves=False,  # encoding.py
     )
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._reading = Reading(bucket)
         self._listing = Listing(self._page)
-        self._sidecars: Recent[str, str] = Recent(_KEPT_SIDECARS)
+        self._sidecars: Recent[tuple[str, str], encoding.Sidecar] = Recent(_KEPT_SIDECARS)
+        self._looks: Recent[str, _Look] = Recent(_KEPT_LOOKS)
         self._creating = Creating(self, self._metadata)
+        self._together = Together(MAX_DISCARDED, self._alone, self._send)
+        self._asking: dict[asyncio.AbstractEventLoop, asyncio.Future[Page]] = {}
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         if options.tell_created:
@@ -99,16 +128,18 @@ class S3Objects(ObjectDriver):
                 etag, _ = await self._expect(key, if_match)
                 with suppress(PreconditionFailedError):
                     return await self.put(key, data, replace(options, if_match=etag))
-            raise restless(f"put {key!r}")
-        mark = wire.new_mark()
+            raise contended(f"put {key!r}")
+        mark = encoding.new_mark()
         mode: Any = "create" if if_absent else None
         sidecar = None
         if if_match is not None:
             _, sidecar = await self._expect(key, if_match)
-            mode = {"e_tag": wire.quoted(if_match)}
+            mode = {"e_tag": encoding.quoted(if_match)}
         doing = f"put {key!r}"
         try:
-            async with described(self._bucket, options.metadata, mark, options.sha256, doing) as metadata:
+            async with described(
+                self._bucket, key, options.metadata, mark, options.sha256, doing
+            ) as metadata:
                 attributes = attributes_of(options, metadata)
                 try:
                     etag = await self._bucket.put(key, data, attributes, mode, doing)
@@ -121,7 +152,10 @@ class S3Objects(ObjectDriver):
                 raise
             raise unmet(key, if_match) from error.__cause__ or error
         await self._forget(sidecar)
-        return PutResult(key, wire.join(wire.bare(etag), mark), len(data), options.has_created)
+        return PutResult(key, encoding.join(encoding.bare(etag), mark), len(data), options.has_created)
+
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        return await self._bucket.client.link(key, options)
 
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         unchanged = options.if_none_match
@@ -133,29 +167,64 @@ class S3Objects(ObjectDriver):
             complete = await self._reading.completed(info, sidecar)
             if complete is not None:
                 return StoredObject(complete, data, result.range[0])
-        raise restless(f"get {key!r}")
+        raise contended(f"get {key!r}")
 
     async def head(self, key: str) -> ObjectInfo:
         for _ in range(_ATTEMPTS):
             info, sidecar = await self._reading.raw_head(key)
             if sidecar is not None:
-                self._sidecars.get(info.etag, lambda name=sidecar: name)
+                self._sidecars.get((key, info.etag), lambda found=sidecar: found)
+            self._looks.put(key, _Look(time.monotonic(), info.etag, sidecar))
             complete = await self._reading.completed(info, sidecar)
             if complete is not None:
                 return complete
-        raise restless(f"head {key!r}")
+        raise contended(f"head {key!r}")
 
     async def delete(self, key: str, if_match: str | None) -> None:
+        if if_match is not None or UNASKED.get() < _WORTH_A_LISTING or await self._has_sidecars():
+            await self._delete(key, if_match)
+        elif (error := await self._together.ask(key)) is not None:
+            raise error
+
+    async def _alone(self, key: str, if_match: str | None) -> StorageError | None:
+        await self._delete(key, if_match)
+
+    async def _send(self, batch: Sequence[Asked[StorageError | None]]) -> list[StorageError | None]:
+        """What became of deletes that share a request."""
+
+        def still() -> list[str]:
+            # What was given up before its turn may have been saved since.
+            return [one.key for one in batch if not one.answer.done()]
+
+        failures = await discard(self._bucket, [one.key for one in batch], still)
+        return [failures.get(one.key) for one in batch]
+
+    async def _has_sidecars(self) -> bool:
+        """Whether any object has one, which a delete without a look would leave. Those who come together ask
+        once."""
+        loop = asyncio.get_running_loop()
+        if (asking := self._asking.get(loop)) is None:
+            asking = self._asking[loop] = asyncio.ensure_future(self._page(Query(encoding.SIDECARS, None, 1)))
+            asking.add_done_callback(lambda _: self._asking.pop(loop, None))
+        try:
+            return bool((await asyncio.shield(asking)).found)
+        except AccessDeniedError:
+            return True  # Who may not list may look.
+
+    async def _delete(self, key: str, if_match: str | None) -> None:
         doing = f"delete {key!r}"
         for _ in range(_ATTEMPTS):
             # Behind what still writes it: it would be called missing and appear after that.
             claims = [self._bucket.client.claim(key)]
-            info, sidecar = await self._reading.raw_head(key, claims)
-            if if_match is not None and info.etag != if_match:
+            seen = self._seen(key)
+            if if_match is not None or not await self._bucket.deletes_conditionally():
+                seen = None
+            etag, sidecar = seen or await self._look(key, claims)
+            if if_match is not None and etag != if_match:
                 raise unmet(key, if_match)
             headers: dict[str, str] = {}
             if await self._bucket.deletes_conditionally():
-                headers["if-match"] = wire.quoted(info.etag)
+                headers["if-match"] = encoding.quoted(etag)
             elif if_match is not None:
                 raise UnsupportedOperationError(
                     f"{doing}: the server ignores If-Match on a DELETE",
@@ -167,23 +236,36 @@ class S3Objects(ObjectDriver):
                 continue  # It was replaced or deleted; the next look tells which.
             await self._forget(sidecar)
             return
-        raise restless(doing)
+        raise contended(doing)
+
+    async def _look(self, key: str, claims: Sequence[Claim]) -> tuple[str, encoding.Sidecar | None]:
+        """The ETag of an object, and its sidecar."""
+        info, sidecar = await self._reading.raw_head(key, claims)
+        return info.etag, sidecar
+
+    def _seen(self, key: str) -> tuple[str, encoding.Sidecar | None] | None:
+        """What `head` has just told of an object, once."""
+        look = self._looks.pop(key)
+        if look is None or time.monotonic() - look.at > _LOOK_SECONDS:
+            return None
+        return look.etag, look.sidecar
 
     async def remove(self, info: ObjectInfo) -> None:
         key, doing = info.key, f"delete {info.key!r}"
         if not await self._bucket.deletes_conditionally():
             await self.delete(key, info.etag)
             return
-        headers, claims = {"if-match": wire.quoted(info.etag)}, [self._bucket.client.claim(key)]
+        headers, claims = {"if-match": encoding.quoted(info.etag)}, [self._bucket.client.claim(key)]
         try:
             await self._bucket.send("DELETE", key, headers=headers, doing=doing, claims=claims)
         except PreconditionFailedError as error:
             raise unmet(key, info.etag) from error
-        await self._forget(self._sidecars.pop(info.etag))
+        await self._forget(self._sidecars.pop((key, info.etag)))
 
     async def discard(self, keys: Sequence[str]) -> None:
         for some in batched(keys, MAX_DISCARDED, strict=False):
-            await discard(self._bucket, some)
+            for failure in (await discard(self._bucket, some)).values():
+                raise failure
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         size = MAX_PAGE if options.count is None else options.count + 1
@@ -214,7 +296,7 @@ class S3Objects(ObjectDriver):
             nonlocal sidecar
             if (wanted := if_match) is not None:
                 etag, sidecar = await repeat(f"head {key!r}", lambda: self._expect(key, wanted))
-                condition["if-match"] = wire.quoted(etag)
+                condition["if-match"] = encoding.quoted(etag)
 
         await expect()  # Now, to tell before all is sent, and once more at the end.
 
@@ -225,7 +307,7 @@ class S3Objects(ObjectDriver):
                 raise
             if if_match == ANY_VERSION:
                 await self._expect(key, if_match)
-                raise restless(f"put {key!r}") from error
+                raise contended(f"put {key!r}") from error
             raise unmet(key, if_match) from error.__cause__ or error
         await self._forget(sidecar)
         return PutResult(key, etag, parts.size, options.has_created)
@@ -250,7 +332,7 @@ class S3Objects(ObjectDriver):
             complete = await self._reading.completed(info, sidecar)
             if complete is not None:
                 return complete, result.range[0], chunks_of(key, result, read)
-        raise restless(f"get {key!r}")
+        raise contended(f"get {key!r}")
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         # Not every server heeds a condition on a copy; on a put they do.
@@ -284,9 +366,9 @@ class S3Objects(ObjectDriver):
             return {}
         return None if found is None else found[0].metadata
 
-    async def _expect(self, key: str, if_match: str) -> tuple[str, str | None]:
-        """See that the object has this ETag, its mark included. Its ETag, and the name of its sidecar, to be
-        removed with it."""
+    async def _expect(self, key: str, if_match: str) -> tuple[str, encoding.Sidecar | None]:
+        """See that the object has this ETag, its mark included. Its ETag, and its sidecar, to be removed with
+        it."""
         try:
             info, sidecar = await self._reading.raw_head(key)
         except KeyNotFoundError as error:
@@ -295,11 +377,11 @@ class S3Objects(ObjectDriver):
             raise unmet(key, if_match)
         return info.etag, sidecar
 
-    async def _forget(self, sidecar: str | None) -> None:
-        """Remove a sidecar; one that stays does no harm."""
-        if sidecar is not None:
+    async def _forget(self, sidecar: encoding.Sidecar | None) -> None:
+        """Remove the sidecar of an object; one that stays does no harm."""
+        if sidecar is not None and sidecar.is_own:
             with suppress(StorageError):
-                await self._bucket.send("DELETE", sidecar, doing=f"delete {sidecar!r}")
+                await self._bucket.send("DELETE", sidecar.name, doing=f"delete {sidecar.name!r}")
 
     # -- listing
 
@@ -331,7 +413,7 @@ class S3Objects(ObjectDriver):
             return found
         try:
             info, sidecar = await self._reading.raw_head(found.key)
-            if sidecar is not None and wire.has_metadata(sidecar):  # The caller's size is there.
+            if sidecar is not None and encoding.has_metadata(sidecar.name):  # The caller's size is there.
                 info = await self._reading.completed(info, sidecar) or await self.head(found.key)
         except KeyNotFoundError:
             return None  # Deleted since it was listed.

@@ -8,8 +8,9 @@ from typing import Any
 
 from storage_lib.backends.cloud.objects import request_range
 from storage_lib.backends.cloud.requests import Claim
-from storage_lib.backends.s3 import wire
+from storage_lib.backends.s3 import encoding
 from storage_lib.backends.s3.bucket import Bucket, fail
+from storage_lib.backends.s3.encoding import Sidecar
 from storage_lib.backends.s3.errors import KEY_MISSING, NOT_PARTIAL, read
 from storage_lib.errors import (
     IntegrityError,
@@ -34,13 +35,13 @@ class Reading:
 
     async def open(
         self, key: str, wanted: GetOptions, *, whole: bool = False
-    ) -> tuple[tuple[Any, bytes], ObjectInfo, str | None]:
+    ) -> tuple[tuple[Any, bytes], ObjectInfo, Sidecar | None]:
         """obstore's answer, its body if the ``whole`` is asked for, and what it says."""
         doing = f"get {key!r}"
         byte_range, if_match = wanted.byte_range, wanted.if_match
         options: dict[str, Any] = {}
         if if_match is not None:
-            options["if_match"] = wire.quoted(if_match)
+            options["if_match"] = encoding.quoted(if_match)
         if byte_range is not None:
             options["range"] = await self._range(key, byte_range)
         try:
@@ -53,7 +54,7 @@ class Reading:
             if byte_range is not None and answer is not None and answer.code in _OF_EMPTY:
                 byte_range.resolve((await self.raw_head(key))[0].size)
             raise
-        info, sidecar = wire.to_info(key, opened[0])
+        info, sidecar = encoding.to_info(key, opened[0])
         if if_match is not None and info.etag != if_match:
             raise unmet(key, if_match)
         return opened, info, sidecar
@@ -63,16 +64,16 @@ class Reading:
             return {"suffix": -byte_range.start}
         return request_range(byte_range) or byte_range.resolve((await self.raw_head(key))[0].size)
 
-    async def raw_head(self, key: str, claims: Sequence[Claim] = ()) -> tuple[ObjectInfo, str | None]:
-        """What is known of the object without its sidecar, and the name of that if it has one."""
+    async def raw_head(self, key: str, claims: Sequence[Claim] = ()) -> tuple[ObjectInfo, Sidecar | None]:
+        """What is known of the object without its sidecar, and that if it has one."""
         if (found := await self.look(key, claims)) is None:
             # The answer to HEAD has no body: only GET tells a missing object from a missing bucket, and an
             # expired token from a request that is wrong. Its body is not read.
             result, _ = await self._bucket.get(key, {}, f"head {key!r}")
-            found = wire.to_info(key, result)
+            found = encoding.to_info(key, result)
         return found
 
-    async def look(self, key: str, claims: Sequence[Claim] = ()) -> tuple[ObjectInfo, str | None] | None:
+    async def look(self, key: str, claims: Sequence[Claim] = ()) -> tuple[ObjectInfo, Sidecar | None] | None:
         """`raw_head`; None if the service refuses without a word, as where there is no such object."""
         try:
             result, _ = await self._bucket.get(key, {"head": True}, f"head {key!r}", claims=claims)
@@ -81,26 +82,28 @@ class Reading:
             if answer is None or not answer.is_wordless:
                 raise
             return None
-        return wire.to_info(key, result)
+        return encoding.to_info(key, result)
 
-    async def completed(self, info: ObjectInfo, sidecar: str | None) -> ObjectInfo | None:
+    async def completed(self, info: ObjectInfo, sidecar: Sidecar | None) -> ObjectInfo | None:
         """``info`` with what its sidecar has: checksum and late metadata; None if the object is not there any
-        more.
+        more. What another program has made has no checksum once its original was removed.
 
         :raises IntegrityError: it is, and its sidecar is not, or is damaged.
         """
         if sidecar is None:
             return info
-        doing = f"checksum of {info.key!r}"
+        doing, name = f"checksum of {info.key!r}", sidecar.name
         try:
-            _, data = await self._bucket.get(sidecar, {}, doing, whole=True)
-            sha256, late = wire.from_sidecar(sidecar, data)
+            _, data = await self._bucket.get(name, {}, doing, whole=True)
+            sha256, late = encoding.from_sidecar(name, data)
         except ValueError as error:
-            raise IntegrityError(f"{doing} is damaged: {sidecar!r} does not hold one") from error
+            raise IntegrityError(f"{doing} is damaged: {name!r} does not hold one") from error
         except KeyNotFoundError as error:
             if (await self.raw_head(info.key))[0].etag != info.etag:
                 return None
-            raise IntegrityError(f"{doing} is missing: {sidecar!r} has been removed") from error
+            if sidecar.is_shared and not encoding.has_metadata(name):
+                return info  # The original is gone, with the checksum; all else is here.
+            raise IntegrityError(f"{doing} is missing: {name!r} has been removed") from error
         except Exception as error:
             fail(error, doing)
         return replace(info, metadata={**late, **info.metadata}, sha256=sha256)

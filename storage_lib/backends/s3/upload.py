@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from xml.sax.saxutils import escape
 
 from storage_lib.backends.cloud.parts import send_all
-from storage_lib.backends.s3 import continuing, wire
+from storage_lib.backends.s3 import continuing, encoding
 from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
 from storage_lib.errors import (
@@ -50,11 +50,11 @@ async def upload(
     begun = None
     if options.upload is not None:
         begun = await _begun(bucket, key, parts, options.upload)
-    mark = wire.new_mark() if begun is None else begun.mark
-    metadata, moved = wire.divided(options.metadata)
-    sidecar = wire.sidecar_name(mark, full=parts.is_late or bool(moved))
-    headers = wire.to_headers(wire.to_metadata(metadata, mark, None, sidecar=sidecar), options.content_type)
-    headers |= headers_in(metadata)
+    mark = encoding.new_mark() if begun is None else begun.mark
+    metadata, moved = encoding.divided(options.metadata)
+    sidecar = encoding.sidecar_name(mark, full=parts.is_late or bool(moved))
+    stored = encoding.to_metadata(metadata, mark, None, sidecar=sidecar, key=key)
+    headers = encoding.to_headers(stored, options.content_type) | headers_in(metadata)
     # Begun twice, one of the uploads stays empty and is none of anybody's.
     if begun is None:
         query, by_md5 = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
@@ -81,7 +81,7 @@ async def upload(
         etags = [parts.known[index].name for index in range(parts.before)]
         etags += await send_all(aiter(parts), send)
         await before_the_end()
-        checksum = wire.to_sidecar(sidecar, parts.sha256, parts.complete(moved))
+        checksum = encoding.to_sidecar(sidecar, parts.sha256, parts.complete(moved))
         plain = {"Content-Type": "text/plain"}
         await repeat(f"{doing}, checksum", lambda: bucket.put(sidecar, checksum, plain, doing=doing))
         completing = True
@@ -114,7 +114,7 @@ async def upload(
         raise
     if options.upload is not None:
         await continuing.forget(bucket, key)
-    return wire.join(wire.bare(text_of(answer.body, "ETag")), mark)
+    return encoding.join(encoding.bare(text_of(answer.body, "ETag")), mark)
 
 
 async def _begun(bucket: Bucket, key: str, parts: Parts, upload: str) -> continuing.Begun | None:

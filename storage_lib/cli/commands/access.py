@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from storage_lib.cli.command import Run, command, group
+from storage_lib.cli.interrupts import interruptible
+from storage_lib.cli.local_files import all_of_stdin
 
 app = group("access", "The access policy.")
 
@@ -61,8 +63,10 @@ async def digest(run: Run) -> None:
     """Read a function key from stdin, and write what stands for it in a policy."""
     import hashlib
 
-    run.out.line(hashlib.sha256(sys.stdin.readline().rstrip("\r\n").encode()).hexdigest())
+    with interruptible():
+        key = sys.stdin.readline()
+    run.out.line(hashlib.sha256(key.rstrip("\r\n").encode()).hexdigest())
 
 
 def _read(file: str) -> bytes:
-    return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    return all_of_stdin() if file == "-" else Path(file).read_bytes()

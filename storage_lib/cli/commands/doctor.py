@@ -1,5 +1,6 @@
 """``doctor`` and ``sweep``: what is wrong with a store, and what mends some of it."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,13 +61,19 @@ def _show(run: Run, check: "Check") -> None:
 
 @command(app, "sweep", json=True)
 async def sweep(run: Run) -> None:
-    """Remove expired objects, and write how many there were. An app that runs does this every minute."""
+    """Remove expired objects, and write how many there were; and what is over of conversations. An app that
+    runs does this every minute."""
+    from storage_lib.conversations import Conversations
+    from storage_lib.errors import UnsupportedOperationError
+
     total = 0
     async with run.open() as storage:
         with Progress("Removing", unit="objects") as progress:
             while removed := await storage.sweep_expired(1000):
                 total += removed
                 progress.advance(removed)
+        with suppress(UnsupportedOperationError):  # Without tables there are none.
+            await Conversations(storage).sweep(1_000_000, seconds=3600)
     if run.out.as_json:
         run.out.document({"removed": total})
     else:

@@ -1,6 +1,7 @@
 """``stat``, ``touch``, ``cp``, ``mv`` and ``rm``: objects, one or many."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -135,81 +136,61 @@ async def _touched(
     raise TransientStorageError(f"object {key!r} is being replaced all the time", remedy="try again later")
 
 
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What is copied or moved, and how."""
+
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A key or, with -r, a folder.")]
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A key, or a folder, which ends with /.")]
+    recursive: Recursive = False
+    if_absent: IfAbsent = False
+    dry_run: DryRun = False
+    jobs: Jobs = JOBS
+
+
 @command(app, "cp", json=True)
-async def cp(
-    run: Run,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A key or, with -r, a folder.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A key, or a folder, which ends with /.")],
-    recursive: Recursive = False,
-    if_absent: IfAbsent = False,
-    dry_run: DryRun = False,
-    jobs: Jobs = JOBS,
-) -> None:
+async def cp(run: Run, what: Transfer) -> None:
     """Copy an object within the store, with its type and metadata; the bytes stay there where possible."""
-    await _transfer(run, "copy", source, target, recursive, if_absent, dry_run, jobs)
+    await _transfer(run, "copy", what)
 
 
 @command(app, "mv", json=True)
-async def mv(
-    run: Run,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A key or, with -r, a folder.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A key, or a folder, which ends with /.")],
-    recursive: Recursive = False,
-    if_absent: IfAbsent = False,
-    dry_run: DryRun = False,
-    jobs: Jobs = JOBS,
-) -> None:
+async def mv(run: Run, what: Transfer) -> None:
     """Move an object within the store. If it is interrupted, there may be both; moving again goes on."""
-    await _transfer(run, "move", source, target, recursive, if_absent, dry_run, jobs)
+    await _transfer(run, "move", what)
 
 
-async def _transfer(
-    run: Run,
-    what: str,
-    source: str,
-    target: str,
-    recursive: bool,
-    if_absent: bool,
-    dry_run: bool,
-    jobs: int,
-) -> None:
-    done = "Copied" if what == "copy" else "Moved"
+async def _transfer(run: Run, how: str, what: Transfer) -> None:
     async with run.open() as storage:
-        doing = storage.copy if what == "copy" else storage.move
-        if dry_run and not recursive:
+        doing = storage.copy if how == "copy" else storage.move
+        if what.dry_run and not what.recursive:
             raise typer.BadParameter("it is for --recursive", param_hint="--dry-run")
-        if not recursive:
-            target += source.rpartition("/")[2] if target.endswith("/") else ""
-            result = await doing(source, target, if_absent=if_absent)
-            if run.out.as_json:
-                run.out.document({"source": source} | put_fields(result))
-            run.note(f"{done} {source} to {target}.")
+        if what.recursive:
+            await _transfer_folder(run, storage, how, what)
             return
-        await _transfer_folder(run, storage, what, folder(source), folder(target), if_absent, dry_run, jobs)
+        source, target = what.source, what.target
+        target += source.rpartition("/")[2] if target.endswith("/") else ""
+        result = await doing(source, target, if_absent=what.if_absent)
+        if run.out.as_json:
+            run.out.document({"source": source} | put_fields(result))
+        run.note(f"{'Copied' if how == 'copy' else 'Moved'} {source} to {target}.")
 
 
-async def _transfer_folder(
-    run: Run,
-    storage: "StorageManager",
-    what: str,
-    source: str,
-    target: str,
-    if_absent: bool,
-    dry_run: bool,
-    jobs: int,
-) -> None:
-    doing = storage.copy_prefix if what == "copy" else storage.move_prefix
-    with Progress(f"{'Copying' if what == 'copy' else 'Moving'} {source}", unit="objects") as progress:
+async def _transfer_folder(run: Run, storage: "StorageManager", how: str, what: Transfer) -> None:
+    doing = storage.copy_prefix if how == "copy" else storage.move_prefix
+    source, target = folder(what.source), folder(what.target)
+    with Progress(f"{'Copying' if how == 'copy' else 'Moving'} {source}", unit="objects") as progress:
         result = await doing(
             source,
             target,
-            if_absent=if_absent,
-            dry_run=dry_run,
-            concurrency=jobs,
+            if_absent=what.if_absent,
+            dry_run=what.dry_run,
+            concurrency=what.jobs,
             on_progress=_follow(progress),
         )
-    done = "Copied" if what == "copy" else "Moved"
-    _end(run, result, {"source": source, "target": target}, f"Would have {done.lower()}" if dry_run else done)
+    done = "copied" if how == "copy" else "moved"
+    told = f"Would have {done}" if what.dry_run else done.capitalize()
+    _end(run, result, {"source": source, "target": target}, told)
     if not result.done and not result.skipped:
         found_any(run, source, 0)
 

@@ -7,8 +7,9 @@ import typer
 
 from storage_lib.cli.amounts import pairs
 from storage_lib.cli.command import Run, command, commands
-from storage_lib.cli.commands.task_doors import registry, tasks_of
+from storage_lib.cli.commands.task_access import registry, tasks_of
 from storage_lib.cli.exits import warn
+from storage_lib.cli.interrupts import interruptible
 from storage_lib.cli.text import count_text
 
 app = commands()
@@ -44,7 +45,8 @@ async def query(
     if sql == "-":
         import sys
 
-        sql = sys.stdin.read()
+        with interruptible():
+            sql = sys.stdin.read()
     tables = pairs(table or [], "--table")
     statement = with_names(sql, tables)
     if not tables:
@@ -94,7 +96,7 @@ def _name_for(key: str, taken: dict[str, str]) -> str:
 
 async def _here(run: Run, payload: dict[str, Any]) -> dict[str, Any]:
     from storage_lib.errors import UnsupportedOperationError
-    from storage_lib.tasks.here import run_here
+    from storage_lib.tasks.inline import run_here
 
     known = registry()
     if not known.knows("query"):

@@ -1,12 +1,12 @@
 """``queues``: messages that wait."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from storage_lib.cli.amounts import duration
 from storage_lib.cli.command import Run, command, group
+from storage_lib.cli.local_files import all_of_stdin
 from storage_lib.cli.text import count_text, printable, time_text
 
 app = group("queues", "Queues of messages.")
@@ -20,7 +20,7 @@ async def list_queues(
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only names that begin so.")] = "",
 ) -> None:
     """Write the names of queues, and what of the library those belong to that are not its users'."""
-    from storage_lib.own_names import owner_of_queue
+    from storage_lib.reserved_names import owner_of_queue
 
     async with run.open() as storage:
         names = await storage.list_queues(prefix)
@@ -84,17 +84,38 @@ def _shown(body: bytes | None, text: str) -> str:
 
 
 @command(app, "length", json=True)
-async def length(run: Run, queue: Queue) -> None:
+async def length(
+    run: Run,
+    queue: Annotated[
+        str | None, typer.Argument(metavar="QUEUE", help="By default those of tasks, and their sum.")
+    ] = None,
+) -> None:
     """Write how many messages there are.
 
     Hidden ones are counted; on Azure it is an approximation, never too low.
     """
+    if queue is None:
+        await _lengths(run)
+        return
     async with run.open() as storage:
         count = await storage.backend.queues.length(queue)
     if run.out.as_json:
         run.out.document({"queue": queue, "length": count})
     else:
         run.out.line(str(count))
+
+
+async def _lengths(run: Run) -> None:
+    from storage_lib.tasks.queues import lengths
+
+    async with run.open() as storage:
+        found = await lengths(storage.backend.queues)
+    total = sum(found.values())
+    if run.out.as_json:
+        run.out.document({"queues": found, "length": total})
+    else:
+        rows = [(queue, str(count)) for queue, count in (*found.items(), ("together", total))]
+        run.out.table(("QUEUE", "MESSAGES"), rows)
 
 
 @command(app, "send", json=True)
@@ -110,7 +131,7 @@ async def send(
     ] = None,
 ) -> None:
     """Send a message. The queue is created if there is none."""
-    data = sys.stdin.buffer.read() if body == "-" else body
+    data = all_of_stdin() if body == "-" else body
     lifetime = None if ttl is None else duration(ttl)
     async with run.open(creating=True) as storage:
         sent = await storage.backend.queues.send(queue, data, delay=duration(delay), ttl=lifetime)

@@ -16,7 +16,7 @@ async def list_tables(
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Only names that begin so.")] = "",
 ) -> None:
     """Write the names of tables, and what of the library those belong to that are not its users'."""
-    from storage_lib.own_names import owners_of_tables
+    from storage_lib.reserved_names import owners_of_tables
 
     async with run.open() as storage:
         names = await storage.list_tables(prefix)

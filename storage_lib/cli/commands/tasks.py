@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +12,10 @@ import typer
 
 from storage_lib.cli.amounts import duration, json_value, moment
 from storage_lib.cli.command import Run, command, group
-from storage_lib.cli.commands.task_doors import record_fields, tasks_of
+from storage_lib.cli.commands.task_access import tasks_of
 from storage_lib.cli.exits import EndError, Exit, is_terminal, say, warn
 from storage_lib.cli.text import printable, time_text
+from storage_lib.tasks.record_json import record_fields
 
 if TYPE_CHECKING:
     from storage_lib.tasks.model import TaskRecord
@@ -30,10 +32,56 @@ class Priority(StrEnum):
 
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="Of the task.")]
+CorrelationId = Annotated[str | None, typer.Option("--correlation-id", metavar="ID")]
 TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Of the tasks.")]
 Timeout = Annotated[
     str | None, typer.Option("--timeout", metavar="TIME", help="Follow it no longer: 90 (seconds), 15m.")
 ]
+
+
+SomeIds = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID...]", help="Of the tasks; without, those of the filters.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, and write which there are.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which tasks are meant; without any, all."""
+
+    status: Annotated[
+        str | None,
+        typer.Option(
+            "--status", help="queued, running, succeeded, failed, cancelled or dead; several with commas."
+        ),
+    ] = None
+    agent: Annotated[str | None, typer.Option("--agent", "-a", metavar="ID", help="Those of an agent.")] = (
+        None
+    )
+    action: Annotated[str | None, typer.Option("--action", metavar="ACTION", help="Those of an action.")] = (
+        None
+    )
+    parent: Annotated[str | None, typer.Option("--parent", metavar="ID", help="The children of a task.")] = (
+        None
+    )
+    correlation_id: CorrelationId = None
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Submitted within 2h, or since 2026-11-25.")
+    ] = None
+    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Submitted before it.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that are given, by the names of `TaskFilters`."""
+        found: dict[str, Any] = {
+            "status": None if self.status is None else [each.strip() for each in self.status.split(",")],
+            "agent_id": self.agent,
+            "action": self.action,
+            "parent_id": self.parent,
+            "correlation_id": self.correlation_id,
+            "created_after": moment(self.since, "--since"),
+            "created_before": moment(self.until, "--until"),
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @command(app, "submit", json=True)
@@ -90,35 +138,22 @@ async def submit(
 @command(app, "list", json=True)
 async def list_tasks(
     run: Run,
-    status: Annotated[
-        str | None, typer.Option("--status", help="queued, running, succeeded, failed, cancelled or dead.")
-    ] = None,
-    agent: Annotated[str | None, typer.Option("--agent", "-a", metavar="ID")] = None,
-    action: Annotated[str | None, typer.Option("--action", metavar="ACTION")] = None,
-    parent: Annotated[str | None, typer.Option("--parent", metavar="ID", help="Its children.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Submitted within 2h, or since 2026-11-25.")
-    ] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Submitted before it.")] = None,
+    filters: Filters,
+    once: Annotated[str | None, typer.Option("--idempotency-key", metavar="KEY")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="No more tasks.")] = 50,
 ) -> None:
     """List tasks, newest first.
 
     A line has id, status, action, agent, time and, if the task failed, why.
     """
-    filters: dict[str, Any] = {
-        "status": status,
-        "agent_id": agent,
-        "action": action,
-        "parent_id": parent,
-        "created_after": moment(since, "--since"),
-        "created_before": moment(until, "--until"),
-    }
+    chosen = filters.given()
+    if once is not None:
+        chosen["idempotency_key"] = once
     rows: list[tuple[str, ...]] = []
     count, cursor, unreadable = 0, None, 0
     async with tasks_of(run) as tasks:
         while count < limit:
-            page = await tasks.list(limit=min(limit - count, 1000), cursor=cursor, **filters)
+            page = await tasks.list(limit=min(limit - count, 1000), cursor=cursor, **chosen)
             for record in page.records:
                 if run.out.as_json:
                     run.out.item(record_fields(record))
@@ -235,27 +270,100 @@ def _changed(run: Run, record: "TaskRecord") -> None:
 
 
 @command(app, "cancel", json=True)
-async def cancel(run: Run, task_ids: TaskIds) -> None:
+async def cancel(run: Run, filters: Filters, task_ids: SomeIds = None, dry_run: DryRun = False) -> None:
     """Cancel tasks.
 
     One that has not started never will; a running one is asked to stop.
     """
-    async with tasks_of(run) as tasks:
-        for task_id in task_ids:
-            with run.several(task_id, len(task_ids)):
-                _changed_by(run, await tasks.cancel(task_id))
+    await _change(run, "cancel", task_ids, filters.given(), dry_run)
 
 
 @command(app, "requeue", json=True)
-async def requeue(run: Run, task_ids: TaskIds) -> None:
+async def requeue(run: Run, filters: Filters, task_ids: SomeIds = None, dry_run: DryRun = False) -> None:
     """Run ended tasks again.
 
-    They have failed, were cancelled or are dead, and keep their history.
+    They have failed, were cancelled or are dead, and keep their history. Of those that filters find,
+    cancelled ones run again only if --status names them.
+    """
+    await _change(run, "requeue", task_ids, filters.given(), dry_run)
+
+
+async def _change(
+    run: Run, how: str, task_ids: list[str] | None, filters: dict[str, Any], dry_run: bool
+) -> None:
+    if task_ids and (filters or dry_run):
+        raise typer.BadParameter("give the ids of tasks, or filters, and not both")
+    if not task_ids and not filters:
+        raise typer.BadParameter("give the ids of tasks, or a filter such as --agent")
+    async with tasks_of(run) as tasks:
+        for task_id in task_ids or ():
+            with run.several(task_id, len(task_ids or ())):
+                _changed_by(run, await getattr(tasks, how)(task_id))
+        cursor: str | None = ""
+        while filters and cursor is not None:
+            found = await getattr(tasks, f"{how}_matching")(
+                limit=1000, cursor=cursor or None, dry_run=dry_run, **filters
+            )
+            for task_id, state in found.changed:
+                if run.out.as_json:
+                    run.out.item({"task_id": task_id, "status": state, "dry_run": dry_run})
+                else:
+                    run.out.line(f"{task_id}\t{state.value}")
+            for task_id, error in found.failed:
+                with run.several(task_id, 2):
+                    raise error
+            cursor = found.cursor
+
+
+@command(app, "counts", json=True)
+async def counts(
+    run: Run,
+    filters: Filters,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, max=10_000, help="Count no state further.")
+    ] = 1000,
+) -> None:
+    """Count tasks by their states.
+
+    A state of which there may be more than --limit has a + behind its number.
+    """
+    async with tasks_of(run) as tasks:
+        found = await tasks.count(limit=limit, **filters.given())
+    if run.out.as_json:
+        run.out.document(
+            {"counts": found.counts, "counted_up_to": found.counted_up_to, "at_least": found.at_least}
+        )
+        return
+    for name, count in found.counts.items():
+        run.out.line(f"{name}\t{count}{'+' if name in found.at_least else ''}")
+
+
+@command(app, "delete", json=True)
+async def delete(run: Run, task_ids: TaskIds) -> None:
+    """Delete the records of ended tasks.
+
+    With their payloads and results. What they did stays.
     """
     async with tasks_of(run) as tasks:
         for task_id in task_ids:
             with run.several(task_id, len(task_ids)):
-                _changed_by(run, await tasks.requeue(task_id))
+                await tasks.delete(task_id)
+                if run.out.as_json:
+                    run.out.item({"task_id": task_id, "deleted": True})
+
+
+@command(app, "actions", json=True)
+async def actions(run: Run) -> None:
+    """List what tasks can do.
+
+    A line has name and description; --json also has the payload's JSON Schema.
+    """
+    async with tasks_of(run) as tasks:
+        for each in await tasks.actions():
+            if run.out.as_json:
+                run.out.item(each)
+            else:
+                run.out.line(f"{each['name']}\t{printable(each['description'])}")
 
 
 def _changed_by(run: Run, record: "TaskRecord") -> None:

@@ -55,9 +55,7 @@ async def list_versions(run: Run, key: Key) -> None:
     async with run.open() as storage:
         found = await storage.list_versions(key, details=True)
     if not found:
-        from storage_lib.errors import KeyNotFoundError
-
-        raise KeyNotFoundError(f"{key!r} has no versions", remedy="agent-storage versions save makes one")
+        raise _no_versions(key)
     if run.out.as_json:
         for each in found:
             run.out.item(each)
@@ -78,6 +76,12 @@ async def list_versions(run: Run, key: Key) -> None:
     )
 
 
+def _no_versions(key: str) -> Exception:
+    from storage_lib.errors import KeyNotFoundError
+
+    return KeyNotFoundError(f"{key!r} has no versions", remedy="agent-storage versions save makes one")
+
+
 @command(app, "save", json=True)
 async def save(
     run: Run,
@@ -94,12 +98,10 @@ async def save(
 
     It becomes the current one. JSON and text are saved as such.
     """
-    import sys
-
     from storage_lib.cli.amounts import pairs
-    from storage_lib.cli.local_files import type_of
+    from storage_lib.cli.local_files import all_of_stdin, type_of
 
-    data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    data = all_of_stdin() if source == "-" else Path(source).read_bytes()
     names = (key,) if source == "-" else (source, key)
     kind = content_type or type_of(*names)
     async with run.open(creating=True) as storage:
@@ -229,6 +231,8 @@ async def prune(
     }
     async with run.open() as storage:
         found = await storage.prune_versions(key, **rule, dry_run=True)
+        if not found and not await storage.list_versions(key):
+            raise _no_versions(key)
         if found and not dry_run:
             shown = ", ".join(f"v{number}" for number in found[:10]) + (", …" if len(found) > 10 else "")
             run.confirm(f"Delete {count_text(len(found), 'version')} of {key} ({shown})?")

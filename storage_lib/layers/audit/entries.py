@@ -99,6 +99,10 @@ class Seal:
         outer.update(inner.digest())
         return outer.hexdigest()
 
+    def is_on(self, body: bytes, mark: bytes) -> bool:
+        """Whether ``mark`` is the hash of the body, compared in constant time."""
+        return hmac.compare_digest(self.hash_of(body).encode(), mark)
+
     def sealed(self, what: Entry | Head) -> tuple[bytes, str]:
         """Its JSON with the hash, and the hash."""
         body = _encode(what)

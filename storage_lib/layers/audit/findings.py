@@ -143,7 +143,7 @@ class ChainCheck:
             return entry
         body, mark_bytes = parts
         mark = mark_bytes.decode("ascii", "replace")
-        if seal.hash_of(body) != mark:
+        if not seal.is_on(body, mark_bytes):
             if entry.seq == self._expected:
                 self.find("edited", where, entry.seq, "its hash is not that of its content")
                 self._advance(entry.seq, mark)
@@ -268,7 +268,7 @@ def read_head(report: Report, keys: Keys, where: str, writer: str, line: bytes) 
     if seal is None:
         find("unverifiable", keys.lacks(head.key))
         return head
-    if seal.hash_of(parts[0]).encode() != parts[1]:
+    if not seal.is_on(*parts):
         find("head", "its hash is not that of its content")
         return None
     return head

@@ -49,7 +49,7 @@ def known_heads(folder: str, seal: Seal) -> list[tuple[str, int]]:
         with contextlib.suppress(OSError, *UNREADABLE):
             line = path.read_bytes().rstrip(b"\n")
             head, parts = msgspec.json.decode(line, type=Head), split(line)
-            is_right = parts is not None and seal.hash_of(parts[0]).encode() == parts[1]
+            is_right = parts is not None and seal.is_on(*parts)
             if head.count and is_right and path.name == head.writer + SUFFIX:
                 found.append((head.writer, head.count))
     return found

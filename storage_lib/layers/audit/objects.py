@@ -9,6 +9,7 @@ from storage_lib.layers.audit.pending import Pending
 from storage_lib.layers.base import ObjectLayer, Operation
 from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.streaming import Parts
 
@@ -69,6 +70,16 @@ class AuditedObjects(ObjectLayer):
             lambda _: ("success", size),
             f"objects/{source.key}",
         )
+
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        use = Operation("objects", "get" if options.method == "GET" else "put", key)
+
+        async def made() -> StoreLink | NoStoreLink:
+            if self._layer.begun(use) is not None:
+                return NoStoreLink("the audit log records each use")
+            return await self.inner.link(key, options)
+
+        return await self._layer.audited(Operation("objects", "link", key, (options,)), made, succeeded)
 
     async def read_stream(
         self, key: str, options: GetOptions

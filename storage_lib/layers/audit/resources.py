@@ -11,6 +11,7 @@ WRITES = frozenset(
         "objects.delete",
         "objects.copy",
         "objects.touch",
+        "objects.link",
         "tables.create_table",
         "tables.insert",
         "tables.upsert",
@@ -24,7 +25,8 @@ WRITES = frozenset(
         "queues.clear",
     }
 )
-"""All others are reads. So is receiving a message, which hides it for a while."""
+"""All others are reads. So is receiving a message, which hides it for a while. A link counts as a write: it
+lets others in."""
 
 
 def named(operation: Operation) -> list[tuple[str, str]]:

@@ -133,17 +133,4 @@ def seen(info: ObjectInfo) -> ObjectInfo:
 
 def own(info: ObjectInfo) -> ObjectInfo:
     """An equal info with a dict of its own, so that nobody changes another's."""
-    return ObjectInfo(
-        info.key,
-        info.size,
-        info.etag,
-        info.last_modified,
-        info.content_type,
-        dict(info.metadata),
-        info.sha256,
-        info.expires_at,
-        info.content_encoding,
-        info.content_disposition,
-        info.content_language,
-        info.cache_control,
-    )
+    return info.with_metadata(dict(info.metadata), info.expires_at)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from storage_lib.ports.older import told
+from storage_lib.ports.staleness import told
 
 if TYPE_CHECKING:
     from storage_lib.layers.caching.entries import Entry

@@ -17,7 +17,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.layers.base import Around
-from storage_lib.layers.compression import worth
+from storage_lib.layers.compression import compressibility
 from storage_lib.layers.compression.codecs import Gzip, codec_of
 from storage_lib.layers.compression.expansion import Expansion
 from storage_lib.layers.compression.frames import FRAME_BYTES, Table, encoded_table
@@ -65,7 +65,9 @@ class CompressedObjects(TransformingObjects):
     async def _compressed(self, data: bytes) -> tuple[bytes, Mark] | None:
         """What to store instead of ``data``; None if that is not worth it."""
         size, compress = len(data), self._codec.compress
-        if size > worth.SAMPLED_BYTES and not await threads.working.run(worth.looks_worth, data, compress):
+        if size > compressibility.SAMPLED_BYTES and not await threads.working.run(
+            compressibility.looks_worth, data, compress
+        ):
             return None
         mark = Mark(self._options.codec, size)
         if size <= self._inline_bytes:
@@ -77,7 +79,7 @@ class CompressedObjects(TransformingObjects):
             table = encoded_table([frame.entry for frame in made])
             stored = b"".join([*(frame.stored for frame in made), table])
             mark = Mark(mark.codec, size, FRAME_BYTES, len(stored))
-        if not worth.is_worth(len(stored), size) or size > self._limit(len(stored)):
+        if not compressibility.is_worth(len(stored), size) or size > self._limit(len(stored)):
             return None
         return stored, mark
 
@@ -97,9 +99,9 @@ class CompressedObjects(TransformingObjects):
         return await self.put_transformed(key, parts, chunks, options, repeat, late)
 
     async def _is_worth(self, part: bytes) -> bool:
-        if len(part) > worth.SAMPLED_BYTES:
-            return await threads.working.run(worth.looks_worth, part, self._codec.compress)
-        return worth.is_worth(len(await threads.working.run(self._codec.compress, part)), len(part))
+        if len(part) > compressibility.SAMPLED_BYTES:
+            return await threads.working.run(compressibility.looks_worth, part, self._codec.compress)
+        return compressibility.is_worth(len(await threads.working.run(self._codec.compress, part)), len(part))
 
     # -- reading
 
@@ -243,5 +245,5 @@ def _may_compress(options: PutOptions) -> bool:
     return not (
         CONTENT_ENCODING in options.metadata
         or hidden.COMPRESSION in options.metadata
-        or worth.is_compressed(options.content_type)
+        or compressibility.is_compressed(options.content_type)
     )

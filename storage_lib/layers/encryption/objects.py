@@ -19,7 +19,7 @@ from storage_lib.errors import (
 )
 from storage_lib.layers.base import Around, ObjectLayer
 from storage_lib.layers.encryption import record
-from storage_lib.layers.encryption.cutting import Cutter
+from storage_lib.layers.encryption.chunking import Cutter
 from storage_lib.layers.encryption.envelope import (
     AT_ONCE,
     CHUNK_BYTES,

@@ -31,9 +31,10 @@ from storage_lib.ports.drivers import (
     rewritten,
 )
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.objects import ObjectStore
-from storage_lib.ports.older import OLDER
+from storage_lib.ports.staleness import OLDER
 from storage_lib.ports.streaming import Parts
 
 _ATTEMPTS = 20
@@ -82,15 +83,8 @@ class FallbackObjects(ObjectLayer):
             is_local=one.is_local and other.is_local,
         )
 
-    @property
-    def clock(self) -> Callable[[], float]:
-        return self.inner.clock
-
-    @clock.setter
-    def clock(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, clock: Callable[[], float]
-    ) -> None:
-        self.inner.clock = clock
+    def _set_clock(self, clock: Callable[[], float]) -> None:
+        super()._set_clock(clock)
         self.secondary.driver.clock = clock
 
     @property
@@ -113,6 +107,9 @@ class FallbackObjects(ObjectLayer):
 
     async def fresh_head(self, key: str) -> ObjectInfo:
         return await self.head(key)  # Nothing is kept here.
+
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        return NoStoreLink("there is a second store, which a link to the first would leave out")
 
     async def read_stream(
         self, key: str, options: GetOptions
@@ -397,11 +394,10 @@ class FallbackObjects(ObjectLayer):
         else:
             self._counts.primary.responded()
         async with aclosing(listing):
-            if first is None:
-                return
-            yield first
-            async for found in listing:
-                yield found
+            if first is not None:
+                yield first
+                async for found in listing:
+                    yield found
 
     def _primary_listing(self, has_journal: bool) -> Scan:
         """How to list the primary, with what is journaled."""

@@ -113,11 +113,9 @@ class SecondStore:
 
     async def put(self, key: str, data: bytes, options: PutOptions, when: When) -> PutResult | None:
         for _ in range(ATTEMPTS):
-            found = await self.find(key)
-            if when.only_journaled and not _is_journaled(found):
+            if (begun := await self._begin(key, options, when)) is None:
                 return None
-            prepared = self._prepared(key, found, options, when)
-            await self.journal.put(key)
+            found, prepared = begun
             try:
                 result = await self.driver.put(key, data, prepared)
             except PreconditionFailedError:
@@ -129,11 +127,9 @@ class SecondStore:
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, when: When, repeat: Repeat
     ) -> PutResult | None:
-        found = await self.find(key)
-        if when.only_journaled and not _is_journaled(found):
+        if (begun := await self._begin(key, options, when)) is None:
             return None
-        prepared = self._prepared(key, found, options, when)
-        await self.journal.put(key)
+        found, prepared = begun
         try:
             result = await self.driver.put_stream(key, parts, prepared, repeat)
         except PreconditionFailedError as error:
@@ -167,6 +163,18 @@ class SecondStore:
             await self._taken(result, found)
             return True
         raise _busy(key)
+
+    async def _begin(
+        self, key: str, options: PutOptions, when: When
+    ) -> tuple[ObjectInfo | None, PutOptions] | None:
+        """Note in the journal that an object is about to be written: the one that is there, and the options
+        that replace exactly this one. None if it is not to be written."""
+        found = await self.find(key)
+        if when.only_journaled and not _is_journaled(found):
+            return None
+        prepared = self._prepared(key, found, options, when)
+        await self.journal.put(key)
+        return found, prepared
 
     def _prepared(
         self, key: str, found: ObjectInfo | None, options: PutOptions, when: When, *, deleted: bool = False

@@ -13,9 +13,9 @@ from storage_lib.layers.metrics.journal import LOG, Journal
 from storage_lib.layers.metrics.meters import BEGUN, IN, OUT, Meter, Meters
 from storage_lib.layers.metrics.objects import MeasuredObjects
 from storage_lib.metrics.registry import Registry, default_registry
-from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.backend import StorageBackend, statistics_of
 from storage_lib.ports.drivers import ObjectDriver
-from storage_lib.ports.statistics import Statistic, statistics_of
+from storage_lib.ports.statistics import Statistic
 
 PATIENCE_SECONDS = 1.0
 """A store that was asked in vain for so long, before its caller gave up, does not answer."""

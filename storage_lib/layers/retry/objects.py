@@ -22,7 +22,7 @@ from storage_lib.layers.retry.retrier import Retrier, Tries
 from storage_lib.layers.retry.unknown import unknown
 from storage_lib.ports import expiry
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
-from storage_lib.ports.hidden import ATTEMPT
+from storage_lib.ports.hidden import ATTEMPT, SOURCE
 from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult
 from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
@@ -35,9 +35,9 @@ _REPLACED = "r"
 class RetryingObjects(ObjectLayer):
     """Every request of another driver, with retries.
 
-    A conditional save leaves a unique mark in the object's metadata. If the response to an attempt was
-    lost and the next attempt meets a conflict, the mark tells whether the object in the way is that of
-    the first attempt.
+    A conditional save leaves a unique mark in the object's metadata, if there is none that tells what it is
+    a copy of. If the response to an attempt was lost and the next attempt meets a conflict, the mark tells
+    whether the object in the way is that of the first attempt.
 
     The source of an upload cannot be read twice: its parts are retried one by one (``repeat``), but not
     the request that completes the object. A download resumes where it broke off, in the same version.
@@ -52,8 +52,11 @@ class RetryingObjects(ObjectLayer):
         return self
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
-        mark, if_absent = "", options.if_absent
-        if options.is_conditional or options.tell_created:
+        name, mark, if_absent = ATTEMPT, "", options.if_absent
+        if if_absent and SOURCE in options.metadata:
+            # As good as a mark of its own: what has it is a copy of the same version.
+            name, mark = SOURCE, options.metadata[SOURCE]
+        elif options.is_conditional or options.tell_created:
             mark = f"{_CREATED if if_absent or options.tell_created else _REPLACED}{os.urandom(16).hex()}"
             options = with_options(options, metadata={**options.metadata, ATTEMPT: mark})
 
@@ -70,11 +73,12 @@ class RetryingObjects(ObjectLayer):
                     info = await self.inner.head(key)
                 except KeyNotFoundError:
                     raise unknown(f"put {key!r}") from error
-                found = info.metadata.get(ATTEMPT, "")
-                if found == mark:
+                if info.metadata.get(name) == mark:
                     return PutResult(key, info.etag, len(data), created=if_absent)
                 # What another has created was not made of ours, as a replacement may have been.
-                if if_absent and (found.startswith(_CREATED) or self._is_expired(info)):
+                created = _CREATED if SOURCE in info.metadata else ""
+                is_new = info.metadata.get(ATTEMPT, created).startswith(_CREATED)
+                if if_absent and (is_new or self._is_expired(info)):
                     raise
                 raise unknown(f"put {key!r}") from error
 

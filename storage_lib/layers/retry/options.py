@@ -14,7 +14,8 @@ class RetryOptions:
 
     Attempt n + 1 begins between half of and all of ``base_seconds * 2 ** (n - 1)`` after attempt n
     failed, but never after more than ``max_seconds``, and not before the store's ``Retry-After``. An
-    attempt that could not begin within ``deadline_seconds`` of the first is not made.
+    attempt that could not begin within ``deadline_seconds`` of the first is not made. A request that carries
+    out many operations prolongs that (`storage_lib.ports.deadline`).
 
     :param attempts: attempts in all; 1 means no retries.
     """

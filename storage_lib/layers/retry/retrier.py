@@ -149,8 +149,8 @@ class Tries:
 
     async def in_time[T](self, operation: Awaitable[T]) -> T:
         """:raises StorageUnavailableError: it took longer than there is."""
-        left = max(self.deadline.until - self._retrier.clock(), 0)
-        limit = asyncio.timeout(left)
+        began = self._retrier.clock()
+        limit = asyncio.timeout(max(self.deadline.until - began, 0))
         try:
             async with limit:
                 self.deadline.limit = limit
@@ -158,7 +158,8 @@ class Tries:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise StorageUnavailableError(f"{self._doing}: no answer within {left:.0f} s") from error
+            took = self._retrier.clock() - began
+            raise StorageUnavailableError(f"{self._doing}: no answer within {took:.0f} s") from error
         finally:
             self.deadline.limit = None
 

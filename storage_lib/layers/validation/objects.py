@@ -14,6 +14,7 @@ from storage_lib.layers.validation.ledger import Ledger
 from storage_lib.layers.validation.rules import ReadyRule
 from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.records import IS_RECORD
 from storage_lib.ports.sent import SentPart
@@ -85,6 +86,12 @@ class ValidatingObjects(ObjectLayer):
                 result = await self.inner.put_stream(key, parts, options, repeat)
             write.wrote(result)
             return result
+
+    async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
+        is_checked = key.startswith(self._read_prefixes) if options.method == "GET" else self._rules_for(key)
+        if is_checked:
+            return NoStoreLink("a rule of the configuration is checked with each use")
+        return await self.inner.link(key, options)
 
     async def uploaded(self, key: str, upload: str) -> Mapping[int, SentPart]:
         # A rule is checked against the whole of an object.

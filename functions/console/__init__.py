@@ -1,0 +1,39 @@
+"""HTTP: the console, a page by which people see what the agents keep and do. Its source is in ``console/``.
+
+The page itself holds no data and needs no key: each of its calls goes through the documented API, with the
+user's own key or sign-in.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import azure.functions as func
+
+from functions.endpoint import endpoint
+
+blueprint = func.Blueprint()
+_OPEN = func.AuthLevel.ANONYMOUS
+
+
+@blueprint.function_name("console_page")
+@blueprint.route(route="console", methods=["GET", "HEAD"], auth_level=_OPEN)
+@endpoint(headers=("If-None-Match",), answers={200: "ConsolePage", 304: ""}, is_open=True)
+async def console_page(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/console``: the console, for browsers. It holds no data: what it shows it asks this API for,
+    with the key that its user gives."""
+    from functions.console.assets import page
+    from functions.sign_in import providers
+
+    path = urlsplit(req.url).path
+    return page(path.endswith("/"), providers()).answer(req)
+
+
+@blueprint.function_name("console_asset")
+@blueprint.route(route="console/{asset}", methods=["GET", "HEAD"], auth_level=_OPEN)
+@endpoint(headers=("If-None-Match",), answers={200: "bytes", 304: ""}, problems=(404,), is_open=True)
+async def console_asset(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/console/{asset}``: a script or a style sheet of the console."""
+    from functions.console.assets import asset
+
+    return asset(req.route_params.get("asset", "")).answer(req)

@@ -1,0 +1,134 @@
+"""Objects as resources: listed, read, and completed by their keys."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+import azure.functions as func
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    Annotations,
+    BlobResourceContents,
+    CompleteRequestParams,
+    CompleteResult,
+    Completion,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    ResourceTemplateReference,
+    TextResourceContents,
+)
+
+from functions import access
+from functions.batch import AnswerTooLargeError
+from functions.bounded_storage import BoundedStorage
+from functions.mcp.calls import MAX_LOADED_BYTES, asked
+from functions.mcp.uris import TEMPLATE, key_of, uri_of
+from storage_lib.keys import essence, user_key
+from storage_lib.ports.backend import ObjectInfo
+
+_PAGE = 100
+_MOST_COMPLETIONS = 100
+"""A result must have no more."""
+_TEXTS = (
+    "application/json",
+    "application/xml",
+    "application/yaml",
+    "application/x-ndjson",
+    "application/sql",
+)
+
+
+def templates() -> ListResourceTemplatesResult:
+    """The template of every object."""
+    return ListResourceTemplatesResult(
+        resource_templates=[
+            ResourceTemplate(
+                uri_template=TEMPLATE,
+                name="object",
+                title="An object",
+                description="The object of a key: segments joined by slashes, such as reports/2026/q1.json.",
+            )
+        ]
+    )
+
+
+async def listed(req: func.HttpRequest, cursor: str | None) -> ListResourcesResult:
+    """A page of the objects that the sender may list.
+
+    :raises StorageError: there is no such page.
+    """
+    query = {"limit": str(_PAGE), "include": "metadata", **({"cursor": cursor} if cursor else {})}
+    page = await asked(req, "list_objects", query=query)
+    found = [_resource(each) for each in page["objects"]]
+    return ListResourcesResult(resources=found, next_cursor=page["cursor"])
+
+
+def _resource(shown: dict[str, Any]) -> Resource:
+    key, modified = shown["key"], shown.get("last_modified")
+    return Resource(
+        uri=uri_of(key),
+        name=key.rpartition("/")[2],
+        title=key,
+        mime_type=shown.get("content_type"),
+        size=shown.get("size"),
+        annotations=None if modified is None else Annotations(last_modified=modified),
+    )
+
+
+async def read(uri: str) -> ReadResourceResult:
+    """The contents of an object: text where it is some, else its bytes.
+
+    :raises StorageError: it cannot be read, or is too large for a message.
+    """
+
+    async def admit(info: ObjectInfo) -> None:
+        if info.size > MAX_LOADED_BYTES:
+            raise AnswerTooLargeError(
+                f"object {info.key!r} has {info.size} bytes",
+                field="uri",
+                limit=f"{MAX_LOADED_BYTES} bytes in a message",
+                remedy="load it by a link: the tool make_link",
+            )
+
+    found = await BoundedStorage(access.storage(), admit).read(user_key(key_of(uri)))
+    kind, text = found.info.content_type, None
+    if found.info.content_encoding is None and _is_text(essence(kind)):
+        text = _decoded(found.data)
+    if text is not None:
+        return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=kind, text=text)])
+    blob = await asyncio.to_thread(base64.b64encode, found.data)
+    return ReadResourceResult(contents=[BlobResourceContents(uri=uri, mime_type=kind, blob=blob.decode())])
+
+
+def _is_text(kind: str) -> bool:
+    return kind.startswith("text/") or kind in _TEXTS or kind.endswith(("+json", "+xml"))
+
+
+def _decoded(data: bytes) -> str | None:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+async def completed(req: func.HttpRequest, params: CompleteRequestParams) -> CompleteResult:
+    """Keys and folders that begin as the argument does.
+
+    :raises MCPError: there is nothing of this name to be completed.
+    """
+    reference, argument = params.ref, params.argument
+    if not isinstance(reference, ResourceTemplateReference) or reference.uri != TEMPLATE:
+        raise MCPError(INVALID_PARAMS, f"there is nothing to complete but the key of {TEMPLATE}")
+    if argument.name != "key":
+        raise MCPError(INVALID_PARAMS, f"{TEMPLATE} has the argument key, not {argument.name[:80]!r}")
+    query = {"prefix": argument.value, "delimiter": "/", "limit": str(_MOST_COMPLETIONS)}
+    page = await asked(req, "list_objects", query=query)
+    found = sorted([*page["prefixes"], *(each["key"] for each in page["objects"])])
+    more = page["cursor"] is not None or len(found) > _MOST_COMPLETIONS
+    return CompleteResult(completion=Completion(values=found[:_MOST_COMPLETIONS], has_more=more))

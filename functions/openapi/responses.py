@@ -1,0 +1,170 @@
+"""What answers have besides their bodies: their headers, and the problems that any route may answer with."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+_TEXT: dict[str, Any] = {"type": "string"}
+
+EVERY_PROBLEM = (400, 401, 403, 429, 500, 503)
+"""What every route may answer: a malformed request, nobody whom it knows, somebody who may not, somebody who
+asks too often, and an app that cannot."""
+
+OF_STATUS = {
+    201: ("Location",),
+    206: ("Content-Range",),
+    304: ("ETag",),
+    401: ("WWW-Authenticate",),
+    405: ("Allow",),
+    409: ("Retry-After",),
+    415: ("Accept-Patch",),
+    416: ("Content-Range",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    503: ("Retry-After",),
+}
+"""The headers of answers with a status."""
+
+OF_SCHEMA: dict[str, tuple[str, ...]] = {
+    "SavedObject": ("ETag",),
+    "SavedVersion": ("ETag",),
+    "EntityWritten": ("ETag",),
+    "Entity": ("ETag",),
+    "Conversation": ("ETag",),
+    "ConversationRead": ("ETag",),
+    "ConversationEdited": ("ETag",),
+    "MessagesAppended": ("ETag",),
+    "OpenApiDocument": ("ETag",),
+    "DocumentationPage": ("ETag",),
+    "ConsolePage": ("ETag",),
+    "Task": ("ETag", "Retry-After", "Preference-Applied"),
+    "bytes": (
+        "ETag",
+        "Last-Modified",
+        "Accept-Ranges",
+        "Content-Encoding",
+        "Vary",
+        "Content-Disposition",
+        "Content-Language",
+        "Cache-Control",
+        "Content-Digest",
+        "Repr-Digest",
+        "x-expires-at",
+    ),
+}
+"""The headers of answers with a schema."""
+
+OF_OPERATION = {
+    ("submit_task", 200): ("Location",),
+    ("submit_task", 202): ("Location",),
+    ("submit_task", 409): ("Retry-After",),
+    ("get_task", 304): ("Retry-After", "Preference-Applied"),
+    **{
+        (name, status): ("Content-Location",)
+        for name in ("load_versions", "by_query_load_versions")
+        for status in (200, 206, 304)
+    },
+}
+"""The headers of one route's answers with a status."""
+
+HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Location": ("The path of what was made.", _TEXT),
+    "Content-Location": ("The path of the version, by its number.", _TEXT),
+    "ETag": ("Names this version, in quotes.", _TEXT),
+    "Last-Modified": ("When it was saved, an HTTP date.", _TEXT),
+    "Accept-Ranges": ("`bytes`.", _TEXT),
+    "Content-Range": (
+        "Which bytes these are, and how many there are. Several ranges are `multipart/byteranges`, whose"
+        " parts have this header.",
+        _TEXT,
+    ),
+    "Content-Encoding": ("The coding that `Accept-Encoding` asked for; the ETag is its own.", _TEXT),
+    "Vary": ("Which headers of the request the answer depends on.", _TEXT),
+    "Content-Disposition": ("As it was saved.", _TEXT),
+    "Content-Language": ("As it was saved.", _TEXT),
+    "Cache-Control": ("As it was saved, or `private, no-cache`.", _TEXT),
+    "Content-Digest": ("The digest of these bytes (RFC 9530) that `Want-Content-Digest` asked for.", _TEXT),
+    "Repr-Digest": (
+        "The digest of the whole object: SHA-256 unless `Want-Repr-Digest` prefers another.",
+        _TEXT,
+    ),
+    "x-expires-at": ("When its life ends.", {"type": "string", "format": "date-time"}),
+    "Preference-Applied": ("Which preferences counted (RFC 7240).", _TEXT),
+    "Allow": ("Which methods there are.", _TEXT),
+    "Retry-After": ("Seconds after which to ask again.", {"type": "integer", "minimum": 0}),
+    "Accept-Patch": ("Of a `PATCH`: which media types it takes (RFC 5789).", _TEXT),
+    "RateLimit": ("How many requests are left (`r`), and in how many seconds there are more (`t`).", _TEXT),
+    "RateLimit-Policy": ("How many requests a caller has (`q`) in how many seconds (`w`).", _TEXT),
+    "WWW-Authenticate": ("What is wrong with the token (RFC 6750).", _TEXT),
+}
+
+OF_THE_HOST = {
+    400: "or, from the host itself and without a body, a malformed URL",
+    401: "From the host, without a body: the function key is missing or wrong. From the app, with a problem:"
+    " the token is invalid",
+    500: "without a body from the host itself: the function was cut off",
+}
+"""What the host answers in place of a route."""
+
+CODES: dict[int, tuple[str, ...]] = {
+    400: (
+        "digest-mismatch",
+        "invalid-argument",
+        "invalid-key",
+        "serialization-error",
+        "unknown-action",
+    ),
+    401: ("invalid-token",),
+    403: ("forbidden", "invalid-link"),
+    404: ("key-not-found",),
+    405: ("method-not-allowed",),
+    406: ("not-acceptable",),
+    409: (
+        "entity-exists",
+        "idempotency-conflict",
+        "idempotency-key-in-use",
+        "not-json",
+        "not-versions",
+        "task-state",
+        "upload-state",
+    ),
+    411: ("length-required",),
+    412: ("precondition-failed",),
+    413: ("answer-too-large", "object-too-large", "rule-violation"),
+    415: ("rule-violation", "unsupported-media-type"),
+    416: ("range-not-satisfiable",),
+    422: ("idempotency-key-reused", "rule-violation", "unprocessable-patch"),
+    429: ("rate-limited",),
+    500: (
+        "access-denied",
+        "configuration-error",
+        "encryption-error",
+        "integrity-error",
+        "internal-error",
+        "rule-violation",
+    ),
+    501: ("unsupported-operation",),
+    503: ("audit-unavailable", "backend-closed", "storage-unavailable", "transient-storage-error"),
+    507: ("quota-exceeded",),
+}
+"""The codes that stay the same, by the status that they come with."""
+
+SUCCESSES = {
+    200: "Done.",
+    201: "Made.",
+    202: "Accepted.",
+    204: "Done; there is nothing to show.",
+    206: "A part.",
+    304: "What the client has is current.",
+}
+
+
+def described(status: int) -> str:
+    """What an answer with this status means."""
+    if status in SUCCESSES:
+        return SUCCESSES[status]
+    host = OF_THE_HOST.get(status, "")
+    if host[:1].isupper():
+        return f"{host}."
+    phrase = HTTPStatus(status).phrase
+    return f"{phrase}; {host}." if host else f"{phrase}."
