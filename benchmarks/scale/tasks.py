@@ -31,6 +31,8 @@ from storage_lib.tasks.registry import task
 from storage_lib.tasks.submission import NewTask
 
 CHILDREN = 200
+BETWEEN_POLLS = 0.002
+"""Seconds, of a host that was given no messages."""
 LATENCY = 0.008
 OWN = 6
 """Requests of a task that does nothing, without its share of a poll."""
@@ -265,9 +267,11 @@ async def served(engines: Sequence[TaskEngine], count: int) -> None:
             if len(running) <= 8:
                 running |= {asyncio.create_task(_one(engine, *each)) for each in await _received(engine)}
             if not running:
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(BETWEEN_POLLS)
                 continue
-            done, running = await asyncio.wait(running, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
+            # It asks for more as often as one that has nothing to do.
+            timeout = BETWEEN_POLLS if len(running) <= 8 else None
+            done, running = await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             for each in done:
                 each.result()
             left -= len(done)
