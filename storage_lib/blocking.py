@@ -17,8 +17,9 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from functools import wraps
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate
 
 from storage_lib.ports.listed import Listed
 
@@ -207,15 +208,15 @@ class _Line:
     """Calls that have to be made one after another in one event loop: those of a stream."""
 
     def __init__(self, blocking: Blocking) -> None:
-        self._blocking = blocking
+        self.blocking = blocking
         self._loop: _Loop | None = None
         self._generation = 0
 
     def call[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
         if asyncio._get_running_loop() is not None:
-            return self._blocking.elsewhere(lambda: self.call(coroutine))
+            return self.blocking.elsewhere(lambda: self.call(coroutine))
         if self._loop is None:
-            self._loop, self._generation = self._blocking.take(), self._blocking.generation
+            self._loop, self._generation = self.blocking.take(), self.blocking.generation
         return self._loop.call(coroutine)
 
     @property
@@ -227,9 +228,9 @@ class _Line:
         loop, self._loop = self._loop, None
         if loop is not None:
             if asyncio._get_running_loop() is not None:
-                self._blocking.elsewhere(lambda: self._blocking.give_back(loop, self._generation))
+                self.blocking.elsewhere(lambda: self.blocking.give_back(loop, self._generation))
             else:
-                self._blocking.give_back(loop, self._generation)
+                self.blocking.give_back(loop, self._generation)
 
 
 def iterated[T](blocking: Blocking, items: AsyncIterator[T]) -> Iterator[T]:
@@ -309,12 +310,72 @@ class Opened[T, S](AbstractContextManager[S]):
             self._line.end()
 
 
-class Streamed[T]:
-    """Something that was opened, whose coroutines are called."""
+class Twin[A]:
+    """The twin without async of an object: `called`, `listed` and `opened` make its methods, with the
+    parameters, types and docstrings of the object's own."""
 
-    def __init__(self, opened: T, line: _Line) -> None:
-        self._opened = opened
+    def __init__(self, of: A, blocking: Blocking) -> None:
+        self._of = of
+        self._blocking = blocking
+
+    def _call[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._blocking.call(coroutine)
+
+
+class Streamed[A](Twin[A]):
+    """The twin of something that was opened."""
+
+    def __init__(self, opened: A, line: _Line) -> None:
+        super().__init__(opened, line.blocking)
         self._line = line
+
+    def _call[T](self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._line.call(coroutine)
 
     def _chunks[S](self, items: AsyncIterator[S]) -> Iterator[S]:
         return _each(self._line, items)
+
+
+def called[A, **P, T](
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Twin[A], P], T]:
+    """The method of a twin that calls a coroutine method."""
+
+    @wraps(method)
+    def twin(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._call(method(self._of, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
+
+    return _told(twin)
+
+
+def listed[A, **P, T](
+    method: Callable[Concatenate[A, P], Listed[T]],
+) -> Callable[Concatenate[Twin[A], P], Listing[T]]:
+    """The method of a twin that gives a listing."""
+
+    @wraps(method)
+    def twin(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> Listing[T]:
+        return Listing(self._blocking, method(self._of, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
+
+    return _told(twin)
+
+
+def opened[A, **P, T, S](
+    method: Callable[Concatenate[A, P], AbstractAsyncContextManager[T]], shown: Callable[[T, _Line], S]
+) -> Callable[Concatenate[Twin[A], P], AbstractContextManager[S]]:
+    """The method of a twin that opens something, which ``shown`` makes the twin of."""
+
+    @wraps(method)
+    def twin(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[S]:
+        return Opened(self._blocking, method(self._of, *args, **kwargs), shown)  # pyright: ignore[reportPrivateUsage]
+
+    return _told(twin)
+
+
+def _told[F: Callable[..., Any]](twin: F) -> F:
+    """With the examples of its docstring as code without async has them."""
+    told = twin.__doc__ or ""
+    for awaited, plain in (("async with ", "with "), ("async for ", "for "), ("await ", "")):
+        told = told.replace(awaited, plain)
+    twin.__doc__ = told.replace("an async iterator", "an iterator")
+    return twin

@@ -18,7 +18,7 @@ import pytest
 
 from storage_lib import StorageConfig, StorageManager, SyncStorageManager
 from storage_lib.backends.memory import MemoryBackend
-from storage_lib.conversations import SyncConversations
+from storage_lib.conversations import Conversations, SyncConversations
 from storage_lib.errors import (
     IntegrityError,
     InvalidArgumentError,
@@ -27,11 +27,11 @@ from storage_lib.errors import (
     StorageError,
 )
 from storage_lib.ports.backend import ByteRange
-from storage_lib.sync import SyncObjectReader
+from storage_lib.ports.objects import ObjectReader, ObjectWriter
+from storage_lib.sync import SyncObjectReader, SyncObjectWriter
 from tests.effort import awaited, calls
 from tests.http_app import config_of
 from tests.layer_stacks import FULL, stacked
-from tests.sync_source import CONVERSATIONS, TARGET, generated, generated_conversations
 
 WAITED: contextvars.ContextVar[str] = contextvars.ContextVar("WAITED", default="")
 
@@ -48,18 +48,25 @@ def anywhere(any_store: tuple[str, object], tmp_path: Path) -> Iterator[SyncStor
         yield storage
 
 
-def test_it_is_what_the_manager_makes_of_it() -> None:
-    assert TARGET.read_text() == generated(), "run: python -m tests.sync_source"
-    assert CONVERSATIONS.read_text() == generated_conversations(), "run: python -m tests.sync_source"
+TWINS = {
+    StorageManager: SyncStorageManager,
+    Conversations: SyncConversations,
+    ObjectReader: SyncObjectReader,
+    ObjectWriter: SyncObjectWriter,
+}
 
 
-@pytest.mark.parametrize("name", [name for name in vars(StorageManager) if not name.startswith("_")])
-def test_it_has_every_method_with_the_same_parameters(name: str) -> None:
-    one, other = getattr(StorageManager, name), getattr(SyncStorageManager, name)
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in TWINS for name in vars(kind) if not name.startswith("_")]
+)
+def test_it_has_every_method_with_the_same_parameters(kind: type[Any], name: str) -> None:
+    one, other = getattr(kind, name), getattr(TWINS[kind], name)
     if callable(one):
         assert not inspect.iscoroutinefunction(other)
         assert inspect.signature(one).parameters == inspect.signature(other).parameters
         assert other.__doc__
+        assert "await " not in other.__doc__
+        assert "async with" not in other.__doc__
 
 
 def lived(storage: SyncStorageManager) -> None:
@@ -261,6 +268,10 @@ def test_conversations_without_async(files: SyncStorageManager) -> None:
     assert [each.id for each in log.list(participant="ceo")] == ["c"]
     assert log.pop("c").message == {"of": 2}
     assert log.pop("c", default=None) is None
+
+    def appended(n: int) -> int:
+        return log.append("c", [{"n": n}]).position
+
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda n: log.append("c", [{"n": n}]).position, range(40)))
+        found = list(threads.map(appended, range(40)))
     assert sorted(found) == list(range(3, 43))
