@@ -1,6 +1,8 @@
 """Run as a process of its own: the app on files with telemetry to where the environment says, used once.
 
-Prints what it used: the module names, and the trace of its requests.
+Prints what it used: the module names, and the trace of its requests. It must not import tests.conftest, which
+names another folder for temporary files: the exporter stores there what it could not send, and any later
+process with the same connection string sends it.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from devhost.runtime import invoke, load_app, queue_datum
-from tests.conftest import PROJECT
 from tests.platform_host import PlatformHost
 
 HOST = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
@@ -22,7 +24,7 @@ HOST = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
 async def use() -> dict[str, Any]:
     if missing := os.environ.get("WITHOUT"):
         sys.modules[missing] = None  # type: ignore[assignment]
-    index = load_app(PROJECT)
+    index = load_app(Path(__file__).parent.parent)
     host = PlatformHost(index)
     host.trace_parent = HOST
     early = sorted(name for name in sys.modules if name.startswith(("opentelemetry", "azure.monitor")))
@@ -31,6 +33,7 @@ async def use() -> dict[str, Any]:
     waited = time.perf_counter() - began
     from functions import monitor, state
 
+    monitor.FLUSH_SECONDS = float(os.environ.get("FLUSH_SECONDS", monitor.FLUSH_SECONDS))
     for thread in monitor._started:
         await asyncio.to_thread(thread.join)
     body = json.dumps({"action": "copy", "agent_id": "a", "payload": None}).encode()
