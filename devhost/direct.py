@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SILENCE_SECONDS = 60.0
 """How long nothing of a body may come."""
 _SAVES = ("save_by_link", "by_query_save_by_link")
+_BY_LINK = endpoint("key", *links.SIGNED, is_open=True)
 
 
 @dataclass(eq=False)
@@ -78,12 +79,22 @@ async def answer(
         size = request.content_length or 0
         if size <= app.max_body_bytes or hdrs.TRANSFER_ENCODING in request.headers:
             return None
-        response = await _save(req, Arriving(size, _arriving(request)))
-        return _answer(response, close=not request.content.at_eof())
+        source = Arriving(size, _arriving(request))
+
+        @_BY_LINK
+        async def save(req: func.HttpRequest) -> func.HttpResponse:
+            return await links.save(req, source)
+
+        return _answer(await save(req), close=not request.content.at_eof())
     if request.method != "GET" or not await _is_large(req, app):
         return None
     parts: list[_Part] = []
-    return _answer(await _load(req, parts), parts)
+
+    @_BY_LINK
+    async def load(req: func.HttpRequest) -> func.HttpResponse:
+        return await links.load(req, lambda req: _read(req, parts))
+
+    return _answer(await load(req), parts)
 
 
 async def close() -> None:
@@ -123,16 +134,6 @@ async def _is_large(req: func.HttpRequest, app: AppState) -> bool:
         return (await app.storage.info(key)).size > app.max_body_bytes
     except StorageError:
         return False
-
-
-@endpoint("key", *links.SIGNED, is_open=True)
-async def _save(req: func.HttpRequest, source: Arriving) -> func.HttpResponse:
-    return await links.save(req, source)
-
-
-@endpoint("key", *links.SIGNED, is_open=True)
-async def _load(req: func.HttpRequest, parts: list[_Part]) -> func.HttpResponse:
-    return await links.load(req, lambda req: _read(req, parts))
 
 
 async def _read(req: func.HttpRequest, parts: list[_Part]) -> func.HttpResponse:

@@ -8,15 +8,13 @@ import azure.functions as func
 
 from functions import access
 from functions.answers import json_response
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.state import state
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 
 
-@blueprint.function_name("list_actions")
-@blueprint.route(route="actions", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
-@endpoint(answers={200: "Actions"})
+@blueprint.http("GET HEAD", "actions", answers={200: "Actions"})
 async def list_actions(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/actions``: list what tasks can do. The actions whose tasks the sender may submit, each
     with the JSON Schema of its payload, its time limit and its retries; and the limits of a submission."""

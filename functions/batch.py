@@ -14,7 +14,7 @@ import azure.functions as func
 from functions import access
 from functions.answers import json_response
 from functions.bodies import MAX_RAW_ITEMS, json_text
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.paths import url_path
 from functions.problems import internal_problem, problem
 from functions.repeats import idempotency_key
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from functions.operations import Operation
     from storage_lib.ports.backend import ObjectInfo
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 _log = logging.getLogger("AOS.Http")
 MAX_OPERATIONS = 1000
 MAX_LOADED_BYTES = 8 * 1024 * 1024
@@ -49,9 +49,14 @@ class AnswerTooLargeError(InvalidArgumentError):
     code = "answer-too-large"
 
 
-@blueprint.function_name("run_batch")
-@blueprint.route(route="batch", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
-@endpoint(headers=("Idempotency-Key",), body="Batch", answers={200: "BatchResults"}, problems=(411, 413, 415))
+@blueprint.http(
+    "POST",
+    "batch",
+    headers=("Idempotency-Key",),
+    body="Batch",
+    answers={200: "BatchResults"},
+    problems=(411, 413, 415),
+)
 async def run_batch(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/batch`` ``{"operations": [{"op", "key", …}, …]}``: save, load, delete, copy or move up to
     1,000 objects, or ask whether they exist.

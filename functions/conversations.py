@@ -11,7 +11,7 @@ from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
 from functions.conversation_requests import check_read, expected, ids_of, in_json, shown
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.parameters import integer_parameter, is_named
 from functions.paths import object_key, object_location
 from functions.state import messages_as_objects, state
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from storage_lib.conversations import Conversations
     from storage_lib.manager import StorageManager
 
-blueprint = func.Blueprint()
-_AUTH = func.AuthLevel.FUNCTION
+blueprint = Blueprint()
 _ALL, _ONE, _EDITS = "conversations", "conversations/{*key}", "conversation-edits/{*key}"
 _RANGE = ("last", "after", "before", "limit")
 _LISTING = ("participant", "topic", "prefix", "cursor")
@@ -36,44 +35,19 @@ _READS: dict[str, Any] = {
     "problems": (404, 412, 501),
 }
 _LISTS: dict[str, Any] = _READS | {"answers": {200: ("ConversationPage", "ConversationRead"), 304: ""}}
-_APPENDS: dict[str, Any] = {
-    "headers": ("If-Match", "Idempotency-Key"),
-    "body": "NewMessages",
-    "answers": {200: "MessagesAppended"},
-    "problems": (404, 411, 412, 413, 415, 501),
-}
-_CHANGES: dict[str, Any] = {
-    "headers": ("If-Match",),
-    "body": "ConversationChange",
-    "answers": {200: "Conversation"},
-    "problems": (404, 411, 412, 413, 415, 501),
-}
-_DELETES: dict[str, Any] = {
-    "headers": ("If-Match",),
-    "answers": {204: ""},
-    "problems": (404, 412, 501),
-}
-_EDITING: dict[str, Any] = {
-    "headers": ("If-Match",),
-    "body": "ConversationEdit",
-    "answers": {200: "ConversationEdited", 201: "ConversationEdited"},
-    "problems": (404, 411, 412, 413, 415, 501),
-}
 
 _handles: WeakKeyDictionary[StorageManager, Conversations] = WeakKeyDictionary()
 """Of each caller's storage: one that has seen a conversation appends to it in one request."""
 
 
-@blueprint.function_name("list_conversations")
-@blueprint.route(route=_ALL, methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("key", *_LISTING, *_RANGE, **_LISTS)
+@blueprint.http("GET HEAD", _ALL, "key", *_LISTING, *_RANGE, **_LISTS)
 async def list_conversations(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/conversations?participant=&topic=&prefix=&limit=&cursor=``: a page of conversations, the one
     that was created last first; only those of a participant, with a topic, or whose ids begin so. With
     ``key``: that conversation, for ids that a path cannot carry."""
     if is_named(req, "key"):
         _refuse_mixed(req, _LISTING)
-        return await _read(req)
+        return await read_conversation(req)
     _refuse_mixed(req, ("last", "after", "before"))
     _refuse_conditions(req, *_CONDITIONS)
     page = await conversations().page(
@@ -87,18 +61,12 @@ async def list_conversations(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"conversations": found, "cursor": page.cursor})
 
 
-@blueprint.function_name("read_conversation")
-@blueprint.route(route=_ONE, methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(*_RANGE, **_READS)
+@blueprint.http("GET HEAD", _ONE, *_RANGE, **_READS)
 async def read_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/conversations/{key}?last=&after=&before=&limit=``: a conversation and its messages, oldest
     first: the ``last`` ones (100 if nothing is said), or those behind ``after`` and before ``before``, two
     positions, at most ``limit``. The ETag begins with the position; 304 if ``If-None-Match`` says that the
     client has it."""
-    return await _read(req)
-
-
-async def _read(req: func.HttpRequest) -> func.HttpResponse:
     key = _key(req)
     wanted = {name: integer_parameter(req, name, 0, 0, _MOST) for name in _RANGE if name in req.params}
     for name in ("last", "limit"):
@@ -115,9 +83,15 @@ async def _read(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"conversation": shown(found), "entries": entries}, headers=headers)
 
 
-@blueprint.function_name("extend_conversation")
-@blueprint.route(route=_ONE, methods=["POST"], auth_level=_AUTH)
-@endpoint(**_APPENDS)
+@blueprint.http(
+    "POST",
+    _ONE,
+    by_query=("key",),
+    headers=("If-Match", "Idempotency-Key"),
+    body="NewMessages",
+    answers={200: "MessagesAppended"},
+    problems=(404, 411, 412, 413, 415, 501),
+)
 async def extend_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/conversations/{key}`` ``{"messages": [{…}, …], "participants"?: …, "topic"?: …}``: append
     messages, all or none; the conversation is created if there is none.
@@ -126,18 +100,6 @@ async def extend_conversation(req: func.HttpRequest) -> func.HttpResponse:
     ETag; 412 if another message has come. A message with an ``id`` is appended once, and the messages of a
     request with an ``Idempotency-Key`` are: either may be sent again if its answer was lost.
     """
-    return await _append(req)
-
-
-@blueprint.function_name("by_query_extend_conversation")
-@blueprint.route(route=_ALL, methods=["POST"], auth_level=_AUTH)
-@endpoint("key", **_APPENDS)
-async def by_query_extend_conversation(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/conversations?key=``: like the id in the path, for ids that a path cannot carry."""
-    return await _append(req)
-
-
-async def _append(req: func.HttpRequest) -> func.HttpResponse:
     key = _key(req)
     _refuse_conditions(req, "If-None-Match")
     await access.need(key, "save")
@@ -163,25 +125,19 @@ async def _append(req: func.HttpRequest) -> func.HttpResponse:
     return json_response(appended, headers={"ETag": f'"{appended.etag}"'})
 
 
-@blueprint.function_name("change_conversation")
-@blueprint.route(route=_ONE, methods=["PATCH"], auth_level=_AUTH)
-@endpoint(**_CHANGES)
+@blueprint.http(
+    "PATCH",
+    _ONE,
+    by_query=("key",),
+    headers=("If-Match",),
+    body="ConversationChange",
+    answers={200: "Conversation"},
+    problems=(404, 411, 412, 413, 415, 501),
+)
 async def change_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``PATCH /api/conversations/{key}`` ``{"topic"?: …, "participants"?: […], "metadata"?: {…},
     "ttl_seconds"?: …, "max_messages"?: …, "max_age_seconds"?: …}``: replace what is given; null takes it
     away. ``If-Match`` changes only this version; 412 if there is another."""
-    return await _change(req)
-
-
-@blueprint.function_name("by_query_change_conversation")
-@blueprint.route(route=_ALL, methods=["PATCH"], auth_level=_AUTH)
-@endpoint("key", **_CHANGES)
-async def by_query_change_conversation(req: func.HttpRequest) -> func.HttpResponse:
-    """``PATCH /api/conversations?key=``: like the id in the path, for ids that a path cannot carry."""
-    return await _change(req)
-
-
-async def _change(req: func.HttpRequest) -> func.HttpResponse:
     key = _key(req)
     _refuse_conditions(req, "If-None-Match")
     await access.need(key, "load", "save")
@@ -211,24 +167,12 @@ _CHANGED = {
 }
 
 
-@blueprint.function_name("delete_conversation")
-@blueprint.route(route=_ONE, methods=["DELETE"], auth_level=_AUTH)
-@endpoint(**_DELETES)
+@blueprint.http(
+    "DELETE", _ONE, by_query=("key",), headers=("If-Match",), answers={204: ""}, problems=(404, 412, 501)
+)
 async def delete_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/conversations/{key}``: delete a conversation with its messages. 204; 404 if there is
     none; 412 if ``If-Match`` does not hold."""
-    return await _delete(req)
-
-
-@blueprint.function_name("by_query_delete_conversation")
-@blueprint.route(route=_ALL, methods=["DELETE"], auth_level=_AUTH)
-@endpoint("key", **_DELETES)
-async def by_query_delete_conversation(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/conversations?key=``: like the id in the path, for ids that a path cannot carry."""
-    return await _delete(req)
-
-
-async def _delete(req: func.HttpRequest) -> func.HttpResponse:
     key = _key(req)
     _refuse_conditions(req, "If-None-Match")
     wanted = expected(req)
@@ -241,9 +185,15 @@ async def _delete(req: func.HttpRequest) -> func.HttpResponse:
     return func.HttpResponse(status_code=204)
 
 
-@blueprint.function_name("edit_conversation")
-@blueprint.route(route=_EDITS, methods=["POST"], auth_level=_AUTH)
-@endpoint(**_EDITING)
+@blueprint.http(
+    "POST",
+    _EDITS,
+    by_query=("key",),
+    headers=("If-Match",),
+    body="ConversationEdit",
+    answers={200: "ConversationEdited", 201: "ConversationEdited"},
+    problems=(404, 411, 412, 413, 415, 501),
+)
 async def edit_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/conversation-edits/{key}``: take messages away, or copy the conversation.
 
@@ -252,33 +202,6 @@ async def edit_conversation(req: func.HttpRequest) -> func.HttpResponse:
     ``{"do": "fork", "to": "other/id", "until"?: 40}`` copies the conversation (201), which appears when it is
     complete; 412 if there is one with this id. ``If-Match`` as for appending.
     """
-    return await _edit(req)
-
-
-@blueprint.function_name("by_query_edit_conversation")
-@blueprint.route(route="conversation-edits", methods=["POST"], auth_level=_AUTH)
-@endpoint("key", **_EDITING)
-async def by_query_edit_conversation(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/conversation-edits?key=``: like the id in the path, for ids that a path cannot carry."""
-    return await _edit(req)
-
-
-_FIELDS = {
-    "pop": ("do",),
-    "clear": ("do",),
-    "compact": ("do", "until", "message"),
-    "fork": ("do", "to", "until"),
-}
-_NEEDED = {
-    "pop": ("load", "delete"),
-    "clear": ("load", "delete"),
-    "compact": ("load", "save", "delete"),
-    "fork": ("load",),
-}
-"""Each is answered with the conversation."""
-
-
-async def _edit(req: func.HttpRequest) -> func.HttpResponse:
     key, log = _key(req), conversations()
     _refuse_conditions(req, "If-None-Match")
     await access.need(key, "load")  # Each of them does, and a body is not looked at for others.
@@ -316,6 +239,21 @@ async def _edit(req: func.HttpRequest) -> func.HttpResponse:
         headers["Location"] = _location(req, found.id)
     done["conversation"] = shown(found)
     return json_response(done, status=status, headers=headers)
+
+
+_FIELDS = {
+    "pop": ("do",),
+    "clear": ("do",),
+    "compact": ("do", "until", "message"),
+    "fork": ("do", "to", "until"),
+}
+_NEEDED = {
+    "pop": ("load", "delete"),
+    "clear": ("load", "delete"),
+    "compact": ("load", "save", "delete"),
+    "fork": ("load",),
+}
+"""Each is answered with the conversation."""
 
 
 def conversations() -> Conversations:

@@ -1,13 +1,13 @@
-"""What every HTTP function does around its own work."""
+"""What every HTTP function does around its own work, and under which names and routes it is registered."""
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, Concatenate
+from functools import wraps
+from typing import Any
 
 import azure.functions as func
 from msgspec import Struct
@@ -25,7 +25,8 @@ from storage_lib.errors import StorageError
 
 _log = logging.getLogger("AOS.Http")
 
-type Handler[**P] = Callable[Concatenate[func.HttpRequest, P], Awaitable[func.HttpResponse]]
+type Handler = Callable[[func.HttpRequest], Awaitable[func.HttpResponse]]
+type Answer = Callable[..., Awaitable[func.HttpResponse]]
 
 
 class Described(Struct, frozen=True):
@@ -40,7 +41,41 @@ class Described(Struct, frozen=True):
     is_open: bool = False
 
 
-def endpoint[**P](
+class Blueprint(func.Blueprint):
+    """A blueprint whose functions of HTTP are endpoints."""
+
+    def http(
+        self,
+        methods: str,
+        path: str,
+        *parameters: str,
+        by_query: tuple[str, ...] = (),
+        level: func.AuthLevel = func.AuthLevel.FUNCTION,
+        **description: Any,
+    ) -> Callable[[Handler], Handler]:
+        """Register a handler, within an `endpoint`, as the function of its name.
+
+        :param methods: separated by blanks.
+        :param by_query: the last parameters of the path, which may be in the query instead, for values that a
+            path cannot carry: the function ``by_query_NAME`` is the same with them there.
+        :param description: what `endpoint` is told besides the parameters.
+        """
+
+        def register(handler: Handler) -> Handler:
+            places = [(handler.__name__, path, parameters)]
+            if by_query:
+                above = path[: path.index(by_query[0])].rpartition("/")[0]
+                places.append((f"by_query_{handler.__name__}", above, (*by_query, *parameters)))
+            for name, where, known in places:
+                answer = endpoint(*known, **description)(handler)
+                answer.__name__ = answer.__qualname__ = name
+                self.function_name(name)(self.route(where, methods=methods.split(), auth_level=level)(answer))
+            return handler
+
+        return register
+
+
+def endpoint(
     *parameters: str,
     headers: tuple[str, ...] = (),
     body: str | tuple[str, ...] = "",
@@ -48,7 +83,7 @@ def endpoint[**P](
     problems: tuple[int, ...] = (),
     is_open: bool = False,
     is_limited: bool = True,
-) -> Callable[[Handler[P]], Handler[P]]:
+) -> Callable[[Handler], Answer]:
     """Find out who asks, refuse unknown query parameters, turn errors into problems, and complete every
     response. Only this library's errors show their details. With traces on, each request is a span
     (functions/tracing.py). All but ``parameters`` is for readers of the document: `Described`.
@@ -63,15 +98,15 @@ def endpoint[**P](
     is_limited = is_limited and not is_open
     described = Described(parameters, headers, body, answers, problems, is_open)
 
-    def around(handler: Handler[P]) -> Handler[P]:
-        async def answered(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
+    def around(handler: Handler) -> Answer:
+        async def answered(req: func.HttpRequest) -> func.HttpResponse:
             counted = None
             try:
                 with nullcontext() if is_open else await on_behalf_of(req):
                     if is_limited and (counted := standing(req)) is not None:
                         counted.need()
                     check_query(req, parameters)
-                    response = await handler(req, *others, **outputs)
+                    response = await handler(req)
             except StorageError as error:
                 response = problem(error)
                 if response.status_code >= 500:
@@ -83,24 +118,20 @@ def endpoint[**P](
                 counted.tell(response)
             return await completed(req, response)
 
-        @functools.wraps(handler)
-        async def guarded(req: func.HttpRequest, *others: P.args, **outputs: P.kwargs) -> func.HttpResponse:
-            context: Any = outputs.pop("context", None)
+        @wraps(handler)
+        async def guarded(req: func.HttpRequest, context: func.Context | None = None) -> func.HttpResponse:
             with acting_as(actor_of(req), correlation_of(req, context)):
                 if not is_traced():
-                    return await answered(req, *others, **outputs)
+                    return await answered(req)
                 from functions.tracing import request
 
-                with request(handler.__name__, req, context) as span:
-                    response = await answered(req, *others, **outputs)
+                with request(guarded.__name__, req, context) as span:
+                    response = await answered(req)
                     span.answered(response.status_code)
                     return response
 
-        # The worker passes the context of the invocation to functions that have a parameter of this name.
-        signature = inspect.signature(handler)
-        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, default=None)
-        taken = [*signature.parameters.values(), context]
-        vars(guarded)["__signature__"] = signature.replace(parameters=taken)
+        # The worker looks at the parameters, and passes the context to those of this name.
+        vars(guarded)["__signature__"] = inspect.signature(guarded, follow_wrapped=False)
         vars(guarded)["described"] = described
         return guarded
 

@@ -14,7 +14,7 @@ from functions.addresses import api_path, api_url, client_address, proxies
 from functions.admission import mark_of_maker, standing_of_link
 from functions.answers import json_response
 from functions.bodies import Arriving, UnsupportedMediaTypeError, optional_json_body
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.headers import header
 from functions.object_requests import HEADS, LOADS, SAVES
 from functions.paths import object_key, path_to
@@ -29,25 +29,24 @@ from storage_lib.errors import (
 from storage_lib.keys import validate_key
 from storage_lib.spelling import refuse_unknown
 
-blueprint = func.Blueprint()
-_AUTH = func.AuthLevel.FUNCTION
+blueprint = Blueprint()
 _BY_LINK = func.AuthLevel.ANONYMOUS
 _FIELDS = ("method", "expires_in", "ip", "content_type", "max_bytes")
 SIGNED = ("expires", "ip", "type", "max", "maker", "kid", "sig")
 _OF_SHARED_CACHES = ("", "private", "public", "s-maxage", "proxy-revalidate")
-_MAKES: Any = {
-    "body": "LinkRequest",
-    "answers": {201: "Link"},
-    "problems": (404, 411, 413, 415, 501),
-}
 _LOADS: Any = LOADS | {"is_open": True, "problems": (*LOADS["problems"], 429)}
 _HEADS: Any = HEADS | {"is_open": True, "problems": (*HEADS["problems"], 429)}
 _SAVES: Any = SAVES | {"is_open": True, "problems": (404, *SAVES["problems"], 429)}
 
 
-@blueprint.function_name("make_link")
-@blueprint.route(route="links/{*key}", methods=["POST"], auth_level=_AUTH)
-@endpoint(**_MAKES)
+@blueprint.http(
+    "POST",
+    "links/{*key}",
+    by_query=("key",),
+    body="LinkRequest",
+    answers={201: "Link"},
+    problems=(404, 411, 413, 415, 501),
+)
 async def make_link(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/links/{key}`` ``{method?, expires_in?, ip?, content_type?, max_bytes?}``: a URL by which
     whoever has it loads (GET) or saves (PUT) this object, without a key of the app.
@@ -56,60 +55,6 @@ async def make_link(req: func.HttpRequest) -> func.HttpResponse:
     leads to the ``store`` itself or to the ``app``; ``max_bytes`` is the largest body that is taken by it, if
     there is a bound; ``unenforced`` names what was asked for and nobody checks.
     """
-    return await _make(req)
-
-
-@blueprint.function_name("by_query_make_link")
-@blueprint.route(route="links", methods=["POST"], auth_level=_AUTH)
-@endpoint("key", **_MAKES)
-async def by_query_make_link(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/links?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _make(req)
-
-
-@blueprint.function_name("load_by_link")
-@blueprint.route(route="signed/{*key}", methods=["GET"], auth_level=_BY_LINK)
-@endpoint(*SIGNED, **_LOADS)
-async def load_by_link(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/signed/{key}``: load an object by a link of the app; 403 if the link was changed, has ended,
-    or does not allow it. Otherwise like ``GET /api/objects/{key}``."""
-    return await load(req)
-
-
-@blueprint.function_name("head_by_link")
-@blueprint.route(route="signed/{*key}", methods=["HEAD"], auth_level=_BY_LINK)
-@endpoint(*SIGNED, **_HEADS)
-async def head_by_link(req: func.HttpRequest) -> func.HttpResponse:
-    """``HEAD /api/signed/{key}``: the headers of a load, by a link to load by."""
-    return await load(req)
-
-
-@blueprint.function_name("save_by_link")
-@blueprint.route(route="signed/{*key}", methods=["PUT"], auth_level=_BY_LINK)
-@endpoint(*SIGNED, **_SAVES)
-async def save_by_link(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT /api/signed/{key}``: save an object by a link of the app; 403 if the link was changed, has ended,
-    or does not allow it. Otherwise like ``PUT /api/objects/{key}``."""
-    return await save(req)
-
-
-@blueprint.function_name("by_query_load_by_link")
-@blueprint.route(route="signed", methods=["GET", "HEAD"], auth_level=_BY_LINK)
-@endpoint("key", *SIGNED, **_LOADS)
-async def by_query_load_by_link(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/signed?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await load(req)
-
-
-@blueprint.function_name("by_query_save_by_link")
-@blueprint.route(route="signed", methods=["PUT"], auth_level=_BY_LINK)
-@endpoint("key", *SIGNED, **_SAVES)
-async def by_query_save_by_link(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT /api/signed?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await save(req)
-
-
-async def _make(req: func.HttpRequest) -> func.HttpResponse:
     from storage_lib import links
 
     key, app = object_key(req), state()
@@ -156,6 +101,32 @@ async def _make(req: func.HttpRequest) -> func.HttpResponse:
     if made.unenforced:
         answer["unenforced"] = made.unenforced
     return json_response(answer, status=201)
+
+
+@blueprint.http("GET HEAD", "signed", "key", *SIGNED, level=_BY_LINK, **_LOADS)
+async def by_query_load_by_link(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/signed?key=``: like the key in the path, for keys that a path cannot carry."""
+    return await load(req)
+
+
+@blueprint.http("GET", "signed/{*key}", *SIGNED, level=_BY_LINK, **_LOADS)
+async def load_by_link(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/signed/{key}``: load an object by a link of the app; 403 if the link was changed, has ended,
+    or does not allow it. Otherwise like ``GET /api/objects/{key}``."""
+    return await load(req)
+
+
+@blueprint.http("HEAD", "signed/{*key}", *SIGNED, level=_BY_LINK, **_HEADS)
+async def head_by_link(req: func.HttpRequest) -> func.HttpResponse:
+    """``HEAD /api/signed/{key}``: the headers of a load, by a link to load by."""
+    return await load(req)
+
+
+@blueprint.http("PUT", "signed/{*key}", *SIGNED, by_query=("key",), level=_BY_LINK, **_SAVES)
+async def save_by_link(req: func.HttpRequest) -> func.HttpResponse:
+    """``PUT /api/signed/{key}``: save an object by a link of the app; 403 if the link was changed, has ended,
+    or does not allow it. Otherwise like ``PUT /api/objects/{key}``."""
+    return await save(req)
 
 
 async def load(

@@ -7,14 +7,12 @@ import azure.functions as func
 from functions import access
 from functions.answers import json_response
 from functions.callers import principal_of
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 
 
-@blueprint.function_name("show_caller")
-@blueprint.route(route="me", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
-@endpoint(answers={200: "Caller"})
+@blueprint.http("GET HEAD", "me", answers={200: "Caller"})
 async def show_caller(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/me``: your principal, and your rights by the access policy; null where there is none, and
     you may do everything. ``signed_in`` says whether the platform's authentication has let you in."""

@@ -20,7 +20,7 @@ from functions.bodies import (
 )
 from functions.conditional import Pin
 from functions.digests import check_digest, checked, has_digest
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.headers import header
 from functions.object_json import listed
 from functions.object_requests import CONDITIONS, HEADS, LOADS, SAVES
@@ -46,82 +46,18 @@ from storage_lib.spelling import refuse_unknown
 if TYPE_CHECKING:
     from storage_lib.ports.backend import PutResult
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 _ROUTE = "objects/{*key}"
-_AUTH = func.AuthLevel.FUNCTION
 _LISTING = ("prefix", "delimiter", "limit", "cursor", "start_after", "include")
-_TOUCHES: Any = {
-    "headers": (*CONDITIONS, "Idempotency-Key"),
-    "body": ("ObjectChange", "MergePatch"),
-    "answers": {200: "SavedObject"},
-    "problems": (404, 409, 411, 412, 413, 415, 422, 501, 507),
-}
-_DELETES: Any = {
-    "headers": CONDITIONS,
-    "answers": {204: ""},
-    "problems": (404, 412),
-}
 
 
-@blueprint.function_name("save_object")
-@blueprint.route(route=_ROUTE, methods=["PUT"], auth_level=_AUTH)
-@endpoint(**SAVES)
-async def save_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT /api/objects/{key}``: store the body under its Content-Type.
-
-    201 with Location for a new object, 200 for a replaced one, with its ETag; 412 if a precondition does not
-    hold. ``x-ttl-seconds`` is its time to live, or ``x-expires-at`` the end of it; ``x-meta-*`` is stored
-    with it, and ``Cache-Control``, ``Content-Disposition`` and ``Content-Language`` are served with it. A
-    conditional request with an ``Idempotency-Key`` may be sent again if its answer was lost.
-    """
-    return await save(req)
-
-
-@blueprint.function_name("load_object")
-@blueprint.route(route=_ROUTE, methods=["GET"], auth_level=_AUTH)
-@endpoint(**LOADS)
-async def load_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/objects/{key}``: the bytes as they were saved, under their Content-Type; 206 for a
-    ``Range``, 304 if ``If-None-Match`` or ``If-Modified-Since`` says that the client has them, 412 if
-    ``If-Match`` or ``If-Unmodified-Since`` does not hold."""
-    return await loading.load(req)
-
-
-@blueprint.function_name("stat_object")
-@blueprint.route(route=_ROUTE, methods=["HEAD"], auth_level=_AUTH)
-@endpoint(**HEADS)
-async def stat_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``HEAD /api/objects/{key}``: the headers of a load, without the bytes."""
-    return await loading.head(req)
-
-
-@blueprint.function_name("delete_object")
-@blueprint.route(route=_ROUTE, methods=["DELETE"], auth_level=_AUTH)
-@endpoint(**_DELETES)
-async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/objects/{key}``: remove an object. 204; 404 if there is none; 412 if a precondition does
-    not hold."""
-    return await _delete(req)
-
-
-@blueprint.function_name("touch_object")
-@blueprint.route(route=_ROUTE, methods=["PATCH"], auth_level=_AUTH)
-@endpoint(**_TOUCHES)
-async def touch_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``PATCH /api/objects/{key}`` ``{metadata?, ttl_seconds?, expires_at?, cache_control?,
-    content_disposition?, content_language?}``: give an object other metadata, in place of all it has, another
-    time to live (null: for ever), or another of these headers (null: none). Its bytes stay where they are;
-    200 with its new ETag.
-
-    As ``application/merge-patch+json`` the body changes the JSON value of the object (RFC 7396) in one step,
-    whoever else writes at the same time. Type, metadata, headers and time to live stay.
-    """
-    return await _patch(req)
-
-
-@blueprint.function_name("list_objects")
-@blueprint.route(route="objects", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("key", *_LISTING, **(LOADS | {"answers": {200: ("ObjectPage", "bytes"), 206: "bytes", 304: ""}}))
+@blueprint.http(
+    "GET HEAD",
+    "objects",
+    "key",
+    *_LISTING,
+    **LOADS | {"answers": {200: ("ObjectPage", "bytes"), 206: "bytes", 304: ""}},
+)
 async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/objects?prefix=&delimiter=&limit=&cursor=``: a page of objects, ordered by key, each with
     its size, ETag and time of its last change as far as a listing of the store tells them; with
@@ -147,28 +83,72 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"objects": objects, "prefixes": page.prefixes, "cursor": page.cursor})
 
 
-@blueprint.function_name("by_query_save_object")
-@blueprint.route(route="objects", methods=["PUT"], auth_level=_AUTH)
-@endpoint("key", **SAVES)
-async def by_query_save_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT /api/objects?key=``: like the key in the path, for keys that a path cannot carry."""
+@blueprint.http("PUT", _ROUTE, by_query=("key",), **SAVES)
+async def save_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``PUT /api/objects/{key}``: store the body under its Content-Type.
+
+    201 with Location for a new object, 200 for a replaced one, with its ETag; 412 if a precondition does not
+    hold. ``x-ttl-seconds`` is its time to live, or ``x-expires-at`` the end of it; ``x-meta-*`` is stored
+    with it, and ``Cache-Control``, ``Content-Disposition`` and ``Content-Language`` are served with it. A
+    conditional request with an ``Idempotency-Key`` may be sent again if its answer was lost.
+    """
     return await save(req)
 
 
-@blueprint.function_name("by_query_touch_object")
-@blueprint.route(route="objects", methods=["PATCH"], auth_level=_AUTH)
-@endpoint("key", **_TOUCHES)
-async def by_query_touch_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``PATCH /api/objects?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _patch(req)
+@blueprint.http("GET", _ROUTE, **LOADS)
+async def load_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/objects/{key}``: the bytes as they were saved, under their Content-Type; 206 for a
+    ``Range``, 304 if ``If-None-Match`` or ``If-Modified-Since`` says that the client has them, 412 if
+    ``If-Match`` or ``If-Unmodified-Since`` does not hold."""
+    return await loading.load(req)
 
 
-@blueprint.function_name("by_query_delete_object")
-@blueprint.route(route="objects", methods=["DELETE"], auth_level=_AUTH)
-@endpoint("key", **_DELETES)
-async def by_query_delete_object(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/objects?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _delete(req)
+@blueprint.http("HEAD", _ROUTE, **HEADS)
+async def stat_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``HEAD /api/objects/{key}``: the headers of a load, without the bytes."""
+    return await loading.head(req)
+
+
+@blueprint.http(
+    "DELETE", _ROUTE, by_query=("key",), headers=CONDITIONS, answers={204: ""}, problems=(404, 412)
+)
+async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``DELETE /api/objects/{key}``: remove an object. 204; 404 if there is none; 412 if a precondition does
+    not hold."""
+    await conditional.delete(req, access.storage(deleting=True), object_key(req))
+    return func.HttpResponse(status_code=204)
+
+
+@blueprint.http(
+    "PATCH",
+    _ROUTE,
+    by_query=("key",),
+    headers=(*CONDITIONS, "Idempotency-Key"),
+    body=("ObjectChange", "MergePatch"),
+    answers={200: "SavedObject"},
+    problems=(404, 409, 411, 412, 413, 415, 422, 501, 507),
+)
+async def touch_object(req: func.HttpRequest) -> func.HttpResponse:
+    """``PATCH /api/objects/{key}`` ``{metadata?, ttl_seconds?, expires_at?, cache_control?,
+    content_disposition?, content_language?}``: give an object other metadata, in place of all it has, another
+    time to live (null: for ever), or another of these headers (null: none). Its bytes stay where they are;
+    200 with its new ETag.
+
+    As ``application/merge-patch+json`` the body changes the JSON value of the object (RFC 7396) in one step,
+    whoever else writes at the same time. Type, metadata, headers and time to live stay.
+    """
+    merges = essence(header(req, "Content-Type") or "") == merging.MEDIA_TYPE
+    try:
+        return await (_merge if merges else _touch)(req)
+    except UnsupportedMediaTypeError as error:
+        # A merge patch is refused for its coding, or because this object is not JSON (RFC 5789, 2.2).
+        of_object = merges and error.field == "Content-Type"
+        accepted = "application/json" if of_object else f"application/json, {merging.MEDIA_TYPE}"
+        if error.field == "Content-Type":
+            error.limit = accepted
+        response = problem(error)
+        response.headers["Accept-Patch"] = accepted
+        return response
 
 
 async def save(req: func.HttpRequest, source: Arriving | None = None) -> func.HttpResponse:
@@ -222,21 +202,6 @@ async def save(req: func.HttpRequest, source: Arriving | None = None) -> func.Ht
     return json_response(
         {"key": key, "etag": put.etag, "size": put.size}, status=201 if created else 200, headers=headers
     )
-
-
-async def _patch(req: func.HttpRequest) -> func.HttpResponse:
-    merges = essence(header(req, "Content-Type") or "") == merging.MEDIA_TYPE
-    try:
-        return await (_merge if merges else _touch)(req)
-    except UnsupportedMediaTypeError as error:
-        # A merge patch is refused for its coding, or because this object is not JSON (RFC 5789, 2.2).
-        of_object = merges and error.field == "Content-Type"
-        accepted = "application/json" if of_object else f"application/json, {merging.MEDIA_TYPE}"
-        if error.field == "Content-Type":
-            error.limit = accepted
-        response = problem(error)
-        response.headers["Accept-Patch"] = accepted
-        return response
 
 
 async def _merge(req: func.HttpRequest) -> func.HttpResponse:
@@ -296,8 +261,3 @@ def _name(error: InvalidArgumentError, argument: str, sent: str) -> None:
     """Have the error name an argument of the library as it was sent."""
     if error.field == argument:
         error.field, error.message = sent, error.message.replace("ttl is", f"{sent} is", 1)
-
-
-async def _delete(req: func.HttpRequest) -> func.HttpResponse:
-    await conditional.delete(req, access.storage(deleting=True), object_key(req))
-    return func.HttpResponse(status_code=204)

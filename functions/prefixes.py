@@ -11,7 +11,7 @@ import azure.functions as func
 from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.problems import problem_document
 from functions.state import state
 from storage_lib.arguments import seconds, whole
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
     from storage_lib.prefixes import PrefixResult
 
-blueprint = func.Blueprint()
-_AUTH = func.AuthLevel.FUNCTION
+blueprint = Blueprint()
 MAX_SECONDS = 60.0
 """After this time no other object begins."""
 END_SECONDS = 180.0
@@ -43,9 +42,9 @@ _FIELDS = {"source": "prefix", "target": "to", "after": "cursor"}
 """Arguments of the library by other names."""
 
 
-@blueprint.function_name("delete_prefix")
-@blueprint.route(route="prefixes/delete", methods=["POST"], auth_level=_AUTH)
-@endpoint(body="PrefixDelete", answers={200: "PrefixResult"}, problems=(411, 413, 415))
+@blueprint.http(
+    "POST", "prefixes/delete", body="PrefixDelete", answers={200: "PrefixResult"}, problems=(411, 413, 415)
+)
 async def delete_prefix(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/prefixes/delete`` ``{prefix, dry_run?, cursor?, limit?, seconds?}``: delete the objects
     whose keys start with ``prefix``, their versions included.
@@ -61,9 +60,9 @@ async def delete_prefix(req: func.HttpRequest) -> func.HttpResponse:
     return await _answer(req, (), work)
 
 
-@blueprint.function_name("copy_prefix")
-@blueprint.route(route="prefixes/copy", methods=["POST"], auth_level=_AUTH)
-@endpoint(body="PrefixTransfer", answers={200: "PrefixResult"}, problems=(411, 413, 415))
+@blueprint.http(
+    "POST", "prefixes/copy", body="PrefixTransfer", answers={200: "PrefixResult"}, problems=(411, 413, 415)
+)
 async def copy_prefix(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/prefixes/copy`` ``{prefix, to, skip_existing?, dry_run?, cursor?, limit?, seconds?}``: copy
     each object ``prefix + rest`` to ``to + rest``, with its type, metadata and the end of its life.
@@ -78,9 +77,9 @@ async def copy_prefix(req: func.HttpRequest) -> func.HttpResponse:
     return await _answer(req, ("to", "skip_existing"), work)
 
 
-@blueprint.function_name("move_prefix")
-@blueprint.route(route="prefixes/move", methods=["POST"], auth_level=_AUTH)
-@endpoint(body="PrefixTransfer", answers={200: "PrefixResult"}, problems=(411, 413, 415))
+@blueprint.http(
+    "POST", "prefixes/move", body="PrefixTransfer", answers={200: "PrefixResult"}, problems=(411, 413, 415)
+)
 async def move_prefix(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/prefixes/move`` ``{prefix, to, skip_existing?, dry_run?, cursor?, limit?, seconds?}``: like
     a copy, but each object is deleted once it is copied. Sent again, it goes on where it was cut off."""

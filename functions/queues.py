@@ -19,7 +19,7 @@ import azure.functions as func
 from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.named import page_of_names
 from functions.parameters import flag_parameter, integer_parameter
 from functions.paths import named_in_path
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from storage_lib.ports.queue_model import QueueMessage
     from storage_lib.ports.queues import QueueStore
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 _MESSAGES = "queues/{queue}/messages"
-_AUTH = func.AuthLevel.FUNCTION
 _MOST_MESSAGES = 32
 _AT_ONCE = 16
 """Of how many queues it is asked at the same time how long they are."""
@@ -41,9 +40,9 @@ _MOST_SECONDS = 7 * 24 * 3600
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@blueprint.function_name("list_queues")
-@blueprint.route(route="queues", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("prefix", "limit", "cursor", "lengths", answers={200: "QueuePage"}, problems=(501,))
+@blueprint.http(
+    "GET HEAD", "queues", "prefix", "limit", "cursor", "lengths", answers={200: "QueuePage"}, problems=(501,)
+)
 async def list_queues(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/queues?prefix=&limit=&cursor=&lengths=``: a page of the queues that you may use, by name,
     each with what of the app it belongs to, if it is the app's own. With ``lengths=true`` also how many
@@ -68,9 +67,7 @@ async def _measure(shown: dict[str, Any], turns: asyncio.Semaphore) -> None:
     shown |= {"length": length, "oldest_at": oldest}
 
 
-@blueprint.function_name("queue_length")
-@blueprint.route(route="queues/{queue}", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(answers={200: "Queue"}, problems=(404, 501))
+@blueprint.http("GET HEAD", "queues/{queue}", answers={200: "Queue"}, problems=(404, 501))
 async def queue_length(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/queues/{queue}``: how many messages there are, hidden ones included. On Azure that is an
     approximation, never too low."""
@@ -78,9 +75,9 @@ async def queue_length(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"queue": queue, "length": await _queues().length(queue)})
 
 
-@blueprint.function_name("send_message")
-@blueprint.route(route=_MESSAGES, methods=["POST"], auth_level=_AUTH)
-@endpoint(
+@blueprint.http(
+    "POST",
+    _MESSAGES,
     body=("NewMessage", "NewBinaryMessage"),
     answers={201: "SentMessage"},
     problems=(411, 413, 415, 501),
@@ -104,9 +101,7 @@ async def send_message(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"id": message_id}, status=201)
 
 
-@blueprint.function_name("peek_messages")
-@blueprint.route(route=_MESSAGES, methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("max_messages", answers={200: "Messages"}, problems=(404, 501))
+@blueprint.http("GET HEAD", _MESSAGES, "max_messages", answers={200: "Messages"}, problems=(404, 501))
 async def peek_messages(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/queues/{queue}/messages?max_messages=``: up to 32 visible messages, which stay visible and
     have no receipts."""
@@ -114,9 +109,14 @@ async def peek_messages(req: func.HttpRequest) -> func.HttpResponse:
     return _answer(await _queues().peek(queue, max_messages=most))
 
 
-@blueprint.function_name("receive_messages")
-@blueprint.route(route="queues/{queue}/receive", methods=["POST"], auth_level=_AUTH)
-@endpoint("max_messages", "visibility_timeout", answers={200: "Messages"}, problems=(404, 501))
+@blueprint.http(
+    "POST",
+    "queues/{queue}/receive",
+    "max_messages",
+    "visibility_timeout",
+    answers={200: "Messages"},
+    problems=(404, 501),
+)
 async def receive_messages(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/queues/{queue}/receive?max_messages=&visibility_timeout=``: up to 32 visible messages that
     nobody else receives for ``visibility_timeout`` seconds (30). Each has the receipt to delete it with."""
@@ -132,9 +132,7 @@ async def receive_messages(req: func.HttpRequest) -> func.HttpResponse:
     return _answer(await _queues().receive(queue, max_messages=most, visibility_timeout=seconds))
 
 
-@blueprint.function_name("delete_message")
-@blueprint.route(route=f"{_MESSAGES}/{{message_id}}", methods=["DELETE"], auth_level=_AUTH)
-@endpoint("receipt", answers={204: ""}, problems=(404, 501))
+@blueprint.http("DELETE", f"{_MESSAGES}/{{message_id}}", "receipt", answers={204: ""}, problems=(404, 501))
 async def delete_message(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/queues/{queue}/messages/{message_id}?receipt=``: delete a received message; 404 if the
     receipt is no longer valid, because the message has been visible again since, or is gone."""

@@ -12,7 +12,7 @@ from msgspec import to_builtins
 
 from functions.access import need_to_operate
 from functions.answers import json_response
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.parameters import integer_parameter
 from functions.state import state
 from storage_lib.errors import KeyNotFoundError, StorageUnavailableError, TransientStorageError
@@ -21,24 +21,22 @@ from storage_lib.tasks.model import TASK_QUEUE
 if TYPE_CHECKING:
     from storage_lib.ports.backend import StorageBackend
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 
 READY_SECONDS = 5.0
 """How long a readiness check waits for the storage."""
 
 
-@blueprint.function_name("health_live")
-@blueprint.route(route="health/live", methods=["GET", "HEAD"], auth_level=func.AuthLevel.ANONYMOUS)
-@endpoint(answers={200: "Live"}, is_open=True)
+@blueprint.http(
+    "GET HEAD", "health/live", level=func.AuthLevel.ANONYMOUS, answers={200: "Live"}, is_open=True
+)
 async def health_live(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/health/live``: whether the process is up. 200 as long as it answers; does not touch the
     storage."""
     return json_response({"status": "live"})
 
 
-@blueprint.function_name("health_ready")
-@blueprint.route(route="health/ready", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
-@endpoint(answers={200: "Ready"}, is_limited=False)
+@blueprint.http("GET HEAD", "health/ready", answers={200: "Ready"}, is_limited=False)
 async def health_ready(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/health/ready``: whether the app can work. 200 if objects, tables and queues answer
     within five seconds, the encryption key is at hand and the settings are valid, else 503 or 500 with the
@@ -105,9 +103,7 @@ def _text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-@blueprint.function_name("metrics")
-@blueprint.route(route="metrics", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
-@endpoint(answers={200: ("PrometheusText", "OpenMetricsText")}, problems=(501,))
+@blueprint.http("GET HEAD", "metrics", answers={200: ("PrometheusText", "OpenMetricsText")}, problems=(501,))
 async def metrics(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/metrics``: the metrics of this process in Prometheus' text format, or in OpenMetrics if
     ``Accept`` says so; 501 if metrics are off."""
@@ -117,9 +113,7 @@ async def metrics(req: func.HttpRequest) -> func.HttpResponse:
     return await metrics_response(req, state())
 
 
-@blueprint.function_name("list_sizes")
-@blueprint.route(route="sizes", methods=["GET", "HEAD"], auth_level=func.AuthLevel.FUNCTION)
-@endpoint("limit", answers={200: "Sizes"})
+@blueprint.http("GET HEAD", "sizes", "limit", answers={200: "Sizes"})
 async def list_sizes(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/sizes?limit=``: how many objects and bytes are stored below each first-level prefix, as a
     timer has measured it: the newest measurements, oldest first; and by how many bytes each prefix has grown

@@ -15,7 +15,7 @@ from functions import access, entities
 from functions.answers import json_response
 from functions.bodies import json_body
 from functions.conditions import Preconditions
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.entity_changes import Place, Seen, changed, in_http, put, tables_of_sender
 from functions.named import page_of_names
 from functions.parameters import integer_parameter, is_named
@@ -24,9 +24,8 @@ from functions.state import state
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
 from storage_lib.patterns import pattern
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 _TABLE, _ENTITY = "tables/{table}", "tables/{table}/{partition}/{row}"
-_AUTH = func.AuthLevel.FUNCTION
 _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 _KEYS = ("partition", "row")
 _QUERY = ("filter", "select", "limit", "cursor")
@@ -39,7 +38,6 @@ _REPLACES: dict[str, Any] = {
     "problems": (404, 411, 412, 413, 415, 501),
 }
 _MERGES: dict[str, Any] = _REPLACES | {"answers": {200: "EntityWritten"}}
-_DELETES: dict[str, Any] = {"headers": _CONDITIONS, "answers": {204: ""}, "problems": (404, 412, 501)}
 
 
 class EntityExistsError(InvalidArgumentError):
@@ -48,65 +46,25 @@ class EntityExistsError(InvalidArgumentError):
     code = "entity-exists"
 
 
-@blueprint.function_name("list_tables")
-@blueprint.route(route="tables", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("prefix", "limit", "cursor", answers={200: "TablePage"}, problems=(501,))
+@blueprint.http(
+    "GET HEAD", "tables", "prefix", "limit", "cursor", answers={200: "TablePage"}, problems=(501,)
+)
 async def list_tables(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tables?prefix=&limit=&cursor=``: a page of the tables that you may use, by name, each with
     what of the app it belongs to, if it is the app's own."""
     return json_response(await page_of_names(req, "tables"))
 
 
-@blueprint.function_name("get_entity")
-@blueprint.route(route=_ENTITY, methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(**_READS, answers={200: "Entity", 304: ""})
-async def get_entity(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/tables/{table}/{partition}/{row}``: the entity as JSON, with its ETag; 304 if
-    ``If-None-Match`` says that the client has it, 412 if ``If-Match`` does not hold."""
-    return await _get(req)
-
-
-@blueprint.function_name("replace_entity")
-@blueprint.route(route=_ENTITY, methods=["PUT"], auth_level=_AUTH)
-@endpoint(**_REPLACES)
-async def replace_entity(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT /api/tables/{table}/{partition}/{row}``: make the entity what the body says, and nothing else.
-
-    201 with Location for a new one, 200 for a replaced one, with its ETag. ``If-Match`` replaces only this
-    version, ``If-None-Match: *`` only creates; 412 if that does not hold. The table is created if there is
-    none.
-    """
-    return await _replace(req)
-
-
-@blueprint.function_name("merge_entity")
-@blueprint.route(route=_ENTITY, methods=["PATCH"], auth_level=_AUTH)
-@endpoint(**_MERGES)
-async def merge_entity(req: func.HttpRequest) -> func.HttpResponse:
-    """``PATCH /api/tables/{table}/{partition}/{row}``: set the properties of the body, and keep the others;
-    404 if there is no such entity. Conditions as for ``PUT``."""
-    return await _merge(req)
-
-
-@blueprint.function_name("delete_entity")
-@blueprint.route(route=_ENTITY, methods=["DELETE"], auth_level=_AUTH)
-@endpoint(**_DELETES)
-async def delete_entity(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/tables/{table}/{partition}/{row}``: remove an entity. 204; 404 if there is none; 412
-    if a condition does not hold."""
-    return await _delete(req)
-
-
-@blueprint.function_name("query_entities")
-@blueprint.route(route=_TABLE, methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(*_KEYS, *_QUERY, "@name", **_READS, answers={200: ("EntityPage", "Entity"), 304: ""})
+@blueprint.http(
+    "GET HEAD", _TABLE, *_KEYS, *_QUERY, "@name", **_READS, answers={200: ("EntityPage", "Entity"), 304: ""}
+)
 async def query_entities(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tables/{table}?filter=&@name=&select=&limit=&cursor=``: a page of entities, ordered by
     partition and row. Each ``@name`` in the OData filter is a query parameter with a literal: ``@day='mon'``.
     With ``partition`` and ``row``: that entity, for keys that a path cannot carry."""
     if any(is_named(req, name) for name in _KEYS):
         _alone(req)
-        return await _get(req)
+        return await get_entity(req)
     select = req.params.get("select")
     with in_http():
         page = await tables_of_sender().query(
@@ -121,9 +79,9 @@ async def query_entities(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"entities": found, "cursor": page.cursor})
 
 
-@blueprint.function_name("insert_entity")
-@blueprint.route(route=_TABLE, methods=["POST"], auth_level=_AUTH)
-@endpoint(body="NewEntity", answers={201: "EntityWritten"}, problems=(409, 411, 413, 415, 501))
+@blueprint.http(
+    "POST", _TABLE, body="NewEntity", answers={201: "EntityWritten"}, problems=(409, 411, 413, 415, 501)
+)
 async def insert_entity(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tables/{table}`` ``{"PartitionKey": …, "RowKey": …, …}``: add an entity; 201 with its ETag
     and Location, 409 if there is one with these keys. The table is created if there is none."""
@@ -143,34 +101,10 @@ async def insert_entity(req: func.HttpRequest) -> func.HttpResponse:
     return _written(req, Place(table, partition, row), etag, created=True)
 
 
-@blueprint.function_name("by_query_replace_entity")
-@blueprint.route(route=_TABLE, methods=["PUT"], auth_level=_AUTH)
-@endpoint(*_KEYS, **_REPLACES)
-async def by_query_replace_entity(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT /api/tables/{table}?partition=&row=``: as with the keys in the path, for keys that a path cannot
-    carry."""
-    return await _replace(req)
-
-
-@blueprint.function_name("by_query_merge_entity")
-@blueprint.route(route=_TABLE, methods=["PATCH"], auth_level=_AUTH)
-@endpoint(*_KEYS, **_MERGES)
-async def by_query_merge_entity(req: func.HttpRequest) -> func.HttpResponse:
-    """``PATCH /api/tables/{table}?partition=&row=``: as with the keys in the path, for keys that a path
-    cannot carry."""
-    return await _merge(req)
-
-
-@blueprint.function_name("by_query_delete_entity")
-@blueprint.route(route=_TABLE, methods=["DELETE"], auth_level=_AUTH)
-@endpoint(*_KEYS, **_DELETES)
-async def by_query_delete_entity(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/tables/{table}?partition=&row=``: as with the keys in the path, for keys that a path
-    cannot carry."""
-    return await _delete(req)
-
-
-async def _get(req: func.HttpRequest) -> func.HttpResponse:
+@blueprint.http("GET HEAD", _ENTITY, **_READS, answers={200: "Entity", 304: ""})
+async def get_entity(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/tables/{table}/{partition}/{row}``: the entity as JSON, with its ETag; 304 if
+    ``If-None-Match`` says that the client has it, 412 if ``If-Match`` does not hold."""
     place, conditions = _place(req), Preconditions.of(req)
     with in_http():
         entity = await tables_of_sender().get(*place)
@@ -180,14 +114,24 @@ async def _get(req: func.HttpRequest) -> func.HttpResponse:
     return json_response(entities.shown(entity), headers=headers)
 
 
-async def _replace(req: func.HttpRequest) -> func.HttpResponse:
+@blueprint.http("PUT", _ENTITY, by_query=_KEYS, **_REPLACES)
+async def replace_entity(req: func.HttpRequest) -> func.HttpResponse:
+    """``PUT /api/tables/{table}/{partition}/{row}``: make the entity what the body says, and nothing else.
+
+    201 with Location for a new one, 200 for a replaced one, with its ETag. ``If-Match`` replaces only this
+    version, ``If-None-Match: *`` only creates; 412 if that does not hold. The table is created if there is
+    none.
+    """
     place = _place(req)
     await access.need_to_write("tables", place.table)
     etag, created = await put(req, place, _sent(req, place))
     return _written(req, place, etag, created=created)
 
 
-async def _merge(req: func.HttpRequest) -> func.HttpResponse:
+@blueprint.http("PATCH", _ENTITY, by_query=_KEYS, **_MERGES)
+async def merge_entity(req: func.HttpRequest) -> func.HttpResponse:
+    """``PATCH /api/tables/{table}/{partition}/{row}``: set the properties of the body, and keep the others;
+    404 if there is no such entity. Conditions as for ``PUT``."""
     place = _place(req)
     await access.need_to_write("tables", place.table)
     properties = _sent(req, place)
@@ -201,7 +145,12 @@ async def _merge(req: func.HttpRequest) -> func.HttpResponse:
     return _written(req, place, etag, created=False)
 
 
-async def _delete(req: func.HttpRequest) -> func.HttpResponse:
+@blueprint.http(
+    "DELETE", _ENTITY, by_query=_KEYS, headers=_CONDITIONS, answers={204: ""}, problems=(404, 412, 501)
+)
+async def delete_entity(req: func.HttpRequest) -> func.HttpResponse:
+    """``DELETE /api/tables/{table}/{partition}/{row}``: remove an entity. 204; 404 if there is none; 412
+    if a condition does not hold."""
     place = _place(req)
     await access.need_to_write("tables", place.table)
     await changed(req, place, lambda etag: tables_of_sender().delete(*place, etag=etag))

@@ -10,7 +10,7 @@ import azure.functions as func
 from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.parameters import integer_parameter, moment, time_parameter
 from functions.problems import problem_document
 from functions.sealed import seal, unseal
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from storage_lib.tasks.model import TaskRecord
     from storage_lib.tasks.records import RecordPage
 
-blueprint = func.Blueprint()
-_AUTH = func.AuthLevel.FUNCTION
+blueprint = Blueprint()
 _TEXTS: dict[str, Callable[[Any], str | None]] = {
     "agent_id": check_agent_id,
     "action": check_action,
@@ -49,9 +48,7 @@ _MOST_PAGES = 10
 """How many pages are read for one of a sender who may see the tasks of some agents."""
 
 
-@blueprint.function_name("list_tasks")
-@blueprint.route(route="tasks", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(*FILTERS, "limit", "cursor", answers={200: "TaskPage"})
+@blueprint.http("GET HEAD", "tasks", *FILTERS, "limit", "cursor", answers={200: "TaskPage"})
 async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tasks?status=&agent_id=&action=&parent_id=&correlation_id=&idempotency_key=&created_after=
     &created_before=&limit=&cursor=``: a page of records, newest first, without large payloads and results.
@@ -65,9 +62,7 @@ async def list_tasks(req: func.HttpRequest) -> func.HttpResponse:
     return json_response(answer)
 
 
-@blueprint.function_name("count_tasks")
-@blueprint.route(route="tasks/counts", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(*FILTERS, "by", "limit", answers={200: "TaskCounts"})
+@blueprint.http("GET HEAD", "tasks/counts", *FILTERS, "by", "limit", answers={200: "TaskCounts"})
 async def count_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/tasks/counts?by=&limit=``: count tasks by their states. The filters are those of the list;
     ``by`` counts those of each ``agent_id`` or ``action``, too. No status is counted further than ``limit``
@@ -93,9 +88,9 @@ async def count_tasks(req: func.HttpRequest) -> func.HttpResponse:
     return json_response(answer)
 
 
-@blueprint.function_name("cancel_tasks")
-@blueprint.route(route="tasks/cancel", methods=["POST"], auth_level=_AUTH)
-@endpoint(body="TaskSelection", answers={200: "ChangedTasks"}, problems=(411, 413, 415))
+@blueprint.http(
+    "POST", "tasks/cancel", body="TaskSelection", answers={200: "ChangedTasks"}, problems=(411, 413, 415)
+)
 async def cancel_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/cancel`` ``{status?, agent_id?, action?, parent_id?, correlation_id?,
     idempotency_key?, created_after?, created_before?, limit?, cursor?, dry_run?}``: cancel the tasks that
@@ -105,9 +100,9 @@ async def cancel_tasks(req: func.HttpRequest) -> func.HttpResponse:
     return await _change(req, "cancel_matching")
 
 
-@blueprint.function_name("requeue_tasks")
-@blueprint.route(route="tasks/requeue", methods=["POST"], auth_level=_AUTH)
-@endpoint(body="TaskSelection", answers={200: "ChangedTasks"}, problems=(411, 413, 415))
+@blueprint.http(
+    "POST", "tasks/requeue", body="TaskSelection", answers={200: "ChangedTasks"}, problems=(411, 413, 415)
+)
 async def requeue_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/requeue``: run the tasks that filters find again. They are those that failed or are
     dead, and cancelled ones if ``status`` names them. The rest is as for ``/api/tasks/cancel``."""

@@ -9,7 +9,7 @@ import azure.functions as func
 from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.headers import header
 from functions.paths import location_below
 from functions.preferences import Preferences, seconds_to_wait
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from storage_lib.tasks.model import TaskRecord
     from storage_lib.tasks.submission import NewTask
 
-blueprint = func.Blueprint()
-_AUTH = func.AuthLevel.FUNCTION
+blueprint = Blueprint()
 _FIELDS = frozenset(
     {"action", "agent_id", "payload", "correlation_id", "idempotency_key", "delay_seconds", "priority"}
 )
@@ -48,9 +47,9 @@ EVENT_SECONDS = 15
 _RETRY_MILLISECONDS = 500
 
 
-@blueprint.function_name("submit_task")
-@blueprint.route(route="tasks", methods=["POST"], auth_level=_AUTH)
-@endpoint(
+@blueprint.http(
+    "POST",
+    "tasks",
     headers=("Idempotency-Key", "Prefer"),
     body=("TaskSubmission", "TaskSubmissions"),
     answers={200: "Task", 202: ("Task", "SubmittedTasks")},
@@ -166,9 +165,9 @@ def _new_task(item: Any, trace_parent: str | None, key: str | None = None) -> Ne
     )
 
 
-@blueprint.function_name("get_task")
-@blueprint.route(route="tasks/{task_id}", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(
+@blueprint.http(
+    "GET HEAD",
+    "tasks/{task_id}",
     "wait",
     headers=("If-None-Match", "Last-Event-ID", "Prefer"),
     answers={200: ("Task", "TaskEvents"), 202: "Task", 204: "", 304: ""},
@@ -224,9 +223,9 @@ async def _events(req: func.HttpRequest, task_id: str, seconds: int) -> func.Htt
     )
 
 
-@blueprint.function_name("cancel_task")
-@blueprint.route(route="tasks/{task_id}/cancel", methods=["POST"], auth_level=_AUTH)
-@endpoint(headers=("If-Match",), answers={200: "Task"}, problems=(404, 409, 412))
+@blueprint.http(
+    "POST", "tasks/{task_id}/cancel", headers=("If-Match",), answers={200: "Task"}, problems=(404, 409, 412)
+)
 async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/cancel``: cancel a task. 200 with the record. A task that has not
     started never will; a running one is asked to stop; 409 for one that has ended in another way."""
@@ -234,9 +233,9 @@ async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
     return record_response(await state().engine.cancel(task_id, check=check_of(req)))
 
 
-@blueprint.function_name("requeue_task")
-@blueprint.route(route="tasks/{task_id}/requeue", methods=["POST"], auth_level=_AUTH)
-@endpoint(headers=("If-Match",), answers={202: "Task"}, problems=(404, 409, 412))
+@blueprint.http(
+    "POST", "tasks/{task_id}/requeue", headers=("If-Match",), answers={202: "Task"}, problems=(404, 409, 412)
+)
 async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/requeue``: run a task again. 202 with the record. A failed,
     cancelled or dead task runs again, keeping its history; 409 for any other."""
@@ -256,9 +255,9 @@ async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
     return record_response(record, status=202, headers={"Retry-After": "1"})
 
 
-@blueprint.function_name("delete_task")
-@blueprint.route(route="tasks/{task_id}", methods=["DELETE"], auth_level=_AUTH)
-@endpoint(headers=("If-Match",), answers={204: ""}, problems=(404, 409, 412))
+@blueprint.http(
+    "DELETE", "tasks/{task_id}", headers=("If-Match",), answers={204: ""}, problems=(404, 409, 412)
+)
 async def delete_task(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/tasks/{task_id}``: delete a task that has ended. 204. Removes its record, with payload
     and result; 409 if it, or one of its children, has not, and for a child whose parent's record is there."""

@@ -13,7 +13,7 @@ from functions.answers import json_response
 from functions.bodies import body_of, optional_json_body, refuse_encoded, refuse_parts
 from functions.conditional import Pin
 from functions.digests import check_digest
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.object_requests import CONDITIONS, DIGESTS
 from functions.parameters import integer_parameter, is_named, moment
 from functions.paths import object_key, path_to
@@ -27,72 +27,16 @@ if TYPE_CHECKING:
     from storage_lib.ports.backend import PutResult
     from storage_lib.uploads import Part, Upload, Uploads
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 _ROUTE = "uploads/{*key}"
-_AUTH = func.AuthLevel.FUNCTION
 _CREATED = ("content_type", "metadata", "ttl_seconds", "expires_at", "expires_in", *GIVEN_FIELDS)
 _COMPLETED = ("parts", "sha256")
 _MOST_PARTS = 10_000
-_POSTS: Any = {
-    "headers": CONDITIONS,
-    "body": ("UploadRequest", "UploadCompletion"),
-    "answers": {200: "SavedObject", 201: ("Upload", "SavedObject")},
-    "problems": (404, 409, 411, 412, 413, 415, 422, 507),
-}
-_PUTS: Any = {
-    "headers": DIGESTS,
-    "body": "bytes",
-    "answers": {200: "UploadPart"},
-    "problems": (404, 409, 411, 413, 415, 507),
-}
-_GETS: Any = {"answers": {200: "UploadParts"}, "problems": (404,)}
-_DELETES: Any = {"answers": {204: ""}, "problems": (404,)}
-_POST, _PUT, _GET, _DELETE = ("upload_id",), ("upload_id", "part"), ("upload_id",), ("upload_id",)
 
 
-@blueprint.function_name("create_or_complete_upload")
-@blueprint.route(route=_ROUTE, methods=["POST"], auth_level=_AUTH)
-@endpoint(*_POST, **_POSTS)
-async def create_or_complete_upload(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/uploads/{key}`` ``{content_type?, metadata?, ttl_seconds?, expires_at?, cache_control?,
-    content_disposition?, content_language?, expires_in?}``: begin to send an object in parts; 201 with its
-    ``upload_id``. ``expires_in`` is how many seconds there are for it, a day without it, seven days at most.
-
-    With ``upload_id``, and ``{parts?, sha256?}``: make the object of its parts, or of those whose numbers are
-    given; 201 for a new object, 200 for a replaced one, 409 if parts are missing, 412 if a precondition does
-    not hold. It may be sent again if its answer was lost.
-    """
-    return await _post(req)
-
-
-@blueprint.function_name("save_upload_part")
-@blueprint.route(route=_ROUTE, methods=["PUT"], auth_level=_AUTH)
-@endpoint(*_PUT, **_PUTS)
-async def save_upload_part(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT /api/uploads/{key}?upload_id=&part=``: store a part, 1 to 10,000, in any order; one that is sent
-    again replaces the first. 200 with its size and SHA-256."""
-    return await _put(req)
-
-
-@blueprint.function_name("show_upload")
-@blueprint.route(route=_ROUTE, methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(*_GET, **_GETS)
-async def show_upload(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/uploads/{key}?upload_id=``: an upload, and the parts of it that are there."""
-    return await _get(req)
-
-
-@blueprint.function_name("discard_upload")
-@blueprint.route(route=_ROUTE, methods=["DELETE"], auth_level=_AUTH)
-@endpoint(*_DELETE, **_DELETES)
-async def discard_upload(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/uploads/{key}?upload_id=``: give an upload up, with its parts. 204."""
-    return await _abort(req)
-
-
-@blueprint.function_name("list_uploads")
-@blueprint.route(route="uploads", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(
+@blueprint.http(
+    "GET HEAD",
+    "uploads",
     "key",
     "upload_id",
     "prefix",
@@ -109,7 +53,7 @@ async def list_uploads(req: func.HttpRequest) -> func.HttpResponse:
             raise InvalidArgumentError(
                 f"key names one upload, {mixed} is of a list", field=mixed, remedy="leave one of them out"
             )
-        return await _get(req)
+        return await show_upload(req)
     await access.need_some("save")
     found, cursor = await _uploads().list(
         req.params.get("prefix", ""),
@@ -119,28 +63,71 @@ async def list_uploads(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"uploads": [_shown(each) for each in found], "cursor": cursor})
 
 
-@blueprint.function_name("by_query_create_or_complete_upload")
-@blueprint.route(route="uploads", methods=["POST"], auth_level=_AUTH)
-@endpoint("key", *_POST, **_POSTS)
-async def by_query_create_or_complete_upload(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/uploads?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _post(req)
+@blueprint.http(
+    "POST",
+    _ROUTE,
+    "upload_id",
+    by_query=("key",),
+    headers=CONDITIONS,
+    body=("UploadRequest", "UploadCompletion"),
+    answers={200: "SavedObject", 201: ("Upload", "SavedObject")},
+    problems=(404, 409, 411, 412, 413, 415, 422, 507),
+)
+async def create_or_complete_upload(req: func.HttpRequest) -> func.HttpResponse:
+    """``POST /api/uploads/{key}`` ``{content_type?, metadata?, ttl_seconds?, expires_at?, cache_control?,
+    content_disposition?, content_language?, expires_in?}``: begin to send an object in parts; 201 with its
+    ``upload_id``. ``expires_in`` is how many seconds there are for it, a day without it, seven days at most.
+
+    With ``upload_id``, and ``{parts?, sha256?}``: make the object of its parts, or of those whose numbers are
+    given; 201 for a new object, 200 for a replaced one, 409 if parts are missing, 412 if a precondition does
+    not hold. It may be sent again if its answer was lost.
+    """
+    return await (_complete if is_named(req, "upload_id") else _create)(req)
 
 
-@blueprint.function_name("by_query_save_upload_part")
-@blueprint.route(route="uploads", methods=["PUT"], auth_level=_AUTH)
-@endpoint("key", *_PUT, **_PUTS)
-async def by_query_save_upload_part(req: func.HttpRequest) -> func.HttpResponse:
-    """``PUT /api/uploads?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _put(req)
+@blueprint.http(
+    "PUT",
+    _ROUTE,
+    "upload_id",
+    "part",
+    by_query=("key",),
+    headers=DIGESTS,
+    body="bytes",
+    answers={200: "UploadPart"},
+    problems=(404, 409, 411, 413, 415, 507),
+)
+async def save_upload_part(req: func.HttpRequest) -> func.HttpResponse:
+    """``PUT /api/uploads/{key}?upload_id=&part=``: store a part, 1 to 10,000, in any order; one that is sent
+    again replaces the first. 200 with its size and SHA-256."""
+    key, app = await _permitted(req), state()
+    upload_id = _upload_id(req)
+    if not is_named(req, "part"):
+        raise InvalidArgumentError("there is no part", field="part", limit=f"1 to {_MOST_PARTS}")
+    number = integer_parameter(req, "part", 0, 1, _MOST_PARTS)
+    refuse_parts(req)
+    refuse_encoded(req)
+    body = body_of(req, app, _SMALLER, large="send it as several parts", check=False)
+    await check_digest(req, body)
+    part = await _uploads().put(upload_id, number, body, key=key)
+    return json_response(_shown_part(part))
 
 
-@blueprint.function_name("by_query_discard_upload")
-@blueprint.route(route="uploads", methods=["DELETE"], auth_level=_AUTH)
-@endpoint("key", *_DELETE, **_DELETES)
-async def by_query_discard_upload(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/uploads?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _abort(req)
+@blueprint.http("GET HEAD", _ROUTE, "upload_id", answers={200: "UploadParts"}, problems=(404,))
+async def show_upload(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/uploads/{key}?upload_id=``: an upload, and the parts of it that are there."""
+    key, uploads = await _permitted(req), _uploads()
+    upload_id = _upload_id(req)
+    upload = await uploads.get(upload_id, key)
+    parts = [] if upload.completed is not None else await uploads.parts(upload_id)
+    return json_response(_shown(upload) | {"parts": [_shown_part(part) for part in parts]})
+
+
+@blueprint.http("DELETE", _ROUTE, "upload_id", by_query=("key",), answers={204: ""}, problems=(404,))
+async def discard_upload(req: func.HttpRequest) -> func.HttpResponse:
+    """``DELETE /api/uploads/{key}?upload_id=``: give an upload up, with its parts. 204."""
+    key = await _permitted(req)
+    await _uploads().abort(_upload_id(req), key=key)
+    return func.HttpResponse(status_code=204)
 
 
 def _uploads() -> Uploads:
@@ -169,10 +156,6 @@ def _upload_id(req: func.HttpRequest) -> str:
             remedy="POST /api/uploads/{key} without it begins an upload, and answers with one",
         )
     return found
-
-
-async def _post(req: func.HttpRequest) -> func.HttpResponse:
-    return await (_complete if is_named(req, "upload_id") else _create)(req)
 
 
 async def _create(req: func.HttpRequest) -> func.HttpResponse:
@@ -208,20 +191,6 @@ async def _create(req: func.HttpRequest) -> func.HttpResponse:
     where = path_to(f"{api_path(req, 'uploads')}/uploads", key)
     location = f"{where}{'&' if '?' in where else '?'}upload_id={upload.id}"
     return json_response(answer, status=201, headers={"Location": location})
-
-
-async def _put(req: func.HttpRequest) -> func.HttpResponse:
-    key, app = await _permitted(req), state()
-    upload_id = _upload_id(req)
-    if not is_named(req, "part"):
-        raise InvalidArgumentError("there is no part", field="part", limit=f"1 to {_MOST_PARTS}")
-    number = integer_parameter(req, "part", 0, 1, _MOST_PARTS)
-    refuse_parts(req)
-    refuse_encoded(req)
-    body = body_of(req, app, _SMALLER, large="send it as several parts", check=False)
-    await check_digest(req, body)
-    part = await _uploads().put(upload_id, number, body, key=key)
-    return json_response(_shown_part(part))
 
 
 _SMALLER = "send less in this part: the first bytes of a large JSON object may be a part of their own"
@@ -261,20 +230,6 @@ async def _complete(req: func.HttpRequest) -> func.HttpResponse:
     return json_response(
         {"key": key, "etag": etag, "size": size}, status=201 if created else 200, headers=headers
     )
-
-
-async def _get(req: func.HttpRequest) -> func.HttpResponse:
-    key, uploads = await _permitted(req), _uploads()
-    upload_id = _upload_id(req)
-    upload = await uploads.get(upload_id, key)
-    parts = [] if upload.completed is not None else await uploads.parts(upload_id)
-    return json_response(_shown(upload) | {"parts": [_shown_part(part) for part in parts]})
-
-
-async def _abort(req: func.HttpRequest) -> func.HttpResponse:
-    key = await _permitted(req)
-    await _uploads().abort(_upload_id(req), key=key)
-    return func.HttpResponse(status_code=204)
 
 
 def _shown(upload: Upload) -> dict[str, Any]:

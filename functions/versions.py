@@ -14,7 +14,7 @@ from functions.answers import json_response
 from functions.bodies import body_of, json_body, refuse_encoded, refuse_parts
 from functions.callers import FUNCTION_KEY
 from functions.digests import check_digest
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.merging import NotJsonError
 from functions.object_requests import CONDITIONS, CONTENT, LOADS
 from functions.parameters import flag_parameter, integer_parameter, kept_headers_of, metadata_of
@@ -37,8 +37,7 @@ from storage_lib.spelling import refuse_unknown
 if TYPE_CHECKING:
     from storage_lib.versioning import Version, Versions
 
-blueprint = func.Blueprint()
-_AUTH = func.AuthLevel.FUNCTION
+blueprint = Blueprint()
 _ROUTE = "versions/{*key}"
 CURRENT = "current"
 """What the current version is called in a URL."""
@@ -50,23 +49,9 @@ _READS: Any = LOADS | {
     "answers": {200: ("VersionPage", "JsonPatch", "bytes"), 206: "bytes", 304: ""},
     "problems": (404, 409, 412, 413, 416),
 }
-_SAVES: Any = {
-    "headers": CONTENT,
-    "body": "bytes",
-    "answers": {201: "SavedVersion"},
-    "problems": (404, 409, 411, 412, 413, 415, 422, 507),
-}
-_CHANGES: Any = {
-    "body": "VersionsChange",
-    "answers": {200: "VersionsChanged"},
-    "problems": (404, 409, 411, 413, 415),
-}
-_PRUNES: Any = {"answers": {200: "PrunedVersions"}, "problems": (409,)}
 
 
-@blueprint.function_name("load_versions")
-@blueprint.route(route=_ROUTE, methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("version", "diff", "limit", "cursor", **_READS)
+@blueprint.http("GET HEAD", _ROUTE, "version", "diff", "limit", "cursor", by_query=("key",), **_READS)
 async def load_versions(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/versions/{key}``: the versions of an object, newest first; with ``version``, one of them.
 
@@ -74,18 +59,6 @@ async def load_versions(req: func.HttpRequest) -> func.HttpResponse:
     same conditions and ranges; ``Content-Location`` is the URL by its number. ``diff``, another version, asks
     for what changes from it to ``version``, or to the current one, as a JSON Patch (RFC 6902).
     """
-    return await _read(req)
-
-
-@blueprint.function_name("by_query_load_versions")
-@blueprint.route(route="versions", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint("key", "version", "diff", "limit", "cursor", **_READS)
-async def by_query_load_versions(req: func.HttpRequest) -> func.HttpResponse:
-    """``GET /api/versions?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _read(req)
-
-
-async def _read(req: func.HttpRequest) -> func.HttpResponse:
     key = _key(req)
     _refuse_mixed(req)
     if "diff" in req.params:
@@ -105,9 +78,17 @@ async def _read(req: func.HttpRequest) -> func.HttpResponse:
     )
 
 
-@blueprint.function_name("save_version")
-@blueprint.route(route=_ROUTE, methods=["POST"], auth_level=_AUTH)
-@endpoint("number", "label", **_SAVES)
+@blueprint.http(
+    "POST",
+    _ROUTE,
+    "number",
+    "label",
+    by_query=("key",),
+    headers=CONTENT,
+    body="bytes",
+    answers={201: "SavedVersion"},
+    problems=(404, 409, 411, 412, 413, 415, 422, 507),
+)
 async def save_version(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/versions/{key}``: save the body as a new version, under its Content-Type.
 
@@ -115,18 +96,6 @@ async def save_version(req: func.HttpRequest) -> func.HttpResponse:
     current one unless there is a higher number; ``label`` gives it a label in the same step. A request with
     an ``Idempotency-Key`` may be sent again if its answer was lost: it saves no second version.
     """
-    return await _save(req)
-
-
-@blueprint.function_name("by_query_save_version")
-@blueprint.route(route="versions", methods=["POST"], auth_level=_AUTH)
-@endpoint("key", "number", "label", **_SAVES)
-async def by_query_save_version(req: func.HttpRequest) -> func.HttpResponse:
-    """``POST /api/versions?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _save(req)
-
-
-async def _save(req: func.HttpRequest) -> func.HttpResponse:
     from storage_lib.versioning import object_of, record_of
 
     key, app = _key(req), state()
@@ -163,9 +132,14 @@ async def _save(req: func.HttpRequest) -> func.HttpResponse:
     )
 
 
-@blueprint.function_name("change_versions")
-@blueprint.route(route=_ROUTE, methods=["PATCH"], auth_level=_AUTH)
-@endpoint(**_CHANGES)
+@blueprint.http(
+    "PATCH",
+    _ROUTE,
+    by_query=("key",),
+    body="VersionsChange",
+    answers={200: "VersionsChanged"},
+    problems=(404, 409, 411, 413, 415),
+)
 async def change_versions(req: func.HttpRequest) -> func.HttpResponse:
     """``PATCH /api/versions/{key}`` ``{current?, labels?}``: make another version the current one, and set or
     remove labels, all in one step.
@@ -173,18 +147,6 @@ async def change_versions(req: func.HttpRequest) -> func.HttpResponse:
     ``current`` and the values of ``labels`` are versions; null removes a label. A label that another version
     has is taken from it. 404 if there is no such version, or no label to remove: then nothing is changed.
     """
-    return await _change(req)
-
-
-@blueprint.function_name("by_query_change_versions")
-@blueprint.route(route="versions", methods=["PATCH"], auth_level=_AUTH)
-@endpoint("key", **_CHANGES)
-async def by_query_change_versions(req: func.HttpRequest) -> func.HttpResponse:
-    """``PATCH /api/versions?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _change(req)
-
-
-async def _change(req: func.HttpRequest) -> func.HttpResponse:
     from storage_lib.versioning import record_of
 
     key = _key(req)
@@ -207,27 +169,22 @@ async def _change(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"key": key, "current": now, "labels": made | dict.fromkeys(removed)})
 
 
-@blueprint.function_name("prune_versions")
-@blueprint.route(route=_ROUTE, methods=["DELETE"], auth_level=_AUTH)
-@endpoint("keep_last", "younger_than_seconds", "dry_run", **_PRUNES)
+@blueprint.http(
+    "DELETE",
+    _ROUTE,
+    "keep_last",
+    "younger_than_seconds",
+    "dry_run",
+    by_query=("key",),
+    answers={200: "PrunedVersions"},
+    problems=(409,),
+)
 async def prune_versions(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/versions/{key}?keep_last=&younger_than_seconds=&dry_run=``: delete old versions.
 
     The ``keep_last`` highest numbers stay, those that are younger, the current one, and those with a label.
     200 with the numbers of those that were deleted; ``dry_run=true`` tells them, and deletes nothing.
     """
-    return await _prune(req)
-
-
-@blueprint.function_name("by_query_prune_versions")
-@blueprint.route(route="versions", methods=["DELETE"], auth_level=_AUTH)
-@endpoint("key", "keep_last", "younger_than_seconds", "dry_run", **_PRUNES)
-async def by_query_prune_versions(req: func.HttpRequest) -> func.HttpResponse:
-    """``DELETE /api/versions?key=``: like the key in the path, for keys that a path cannot carry."""
-    return await _prune(req)
-
-
-async def _prune(req: func.HttpRequest) -> func.HttpResponse:
     key = _key(req)
     _refuse_conditions(req, *CONDITIONS)
     if "keep_last" not in req.params:

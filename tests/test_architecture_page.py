@@ -68,7 +68,7 @@ async def test_the_route_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AGENT_STORAGE_TYPE", "file")
     monkeypatch.setenv("AGENT_STORAGE_PATH", str(tmp_path))
     app = func.FunctionApp()
-    app.register_functions(module("architecture_page_route", code("blueprint = func.Blueprint()")).blueprint)
+    app.register_functions(module("architecture_page_route", code("blueprint = Blueprint()")).blueprint)
     (function,) = app.get_functions()
     try:
         await state().storage.save("reports/a.txt", "hello")

@@ -60,8 +60,8 @@ def test_every_route_is_in_it() -> None:
 def test_every_route_says_what_it_does(name: str) -> None:
     route = ROUTES[name]
     found = route.described
-    assert found is not None, "it is registered without @endpoint"
-    assert found.answers, "@endpoint does not say what it answers"
+    assert found is not None, "it is registered without `Blueprint.http`"
+    assert found.answers, "`Blueprint.http` is not told what it answers"
     assert route.docstring, "it has no docstring"
     summary, _ = described_text(route.docstring, name)
     assert re.match(r"[A-Z]\w*[ ,]", summary), summary

@@ -10,15 +10,20 @@ from urllib.parse import urlsplit
 
 import azure.functions as func
 
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 _OPEN = func.AuthLevel.ANONYMOUS
 
 
-@blueprint.function_name("console_page")
-@blueprint.route(route="console", methods=["GET", "HEAD"], auth_level=_OPEN)
-@endpoint(headers=("If-None-Match",), answers={200: "ConsolePage", 304: ""}, is_open=True)
+@blueprint.http(
+    "GET HEAD",
+    "console",
+    level=_OPEN,
+    headers=("If-None-Match",),
+    answers={200: "ConsolePage", 304: ""},
+    is_open=True,
+)
 async def console_page(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/console``: the console, for browsers. It holds no data: what it shows it asks this API for,
     with the key that its user gives."""
@@ -29,9 +34,15 @@ async def console_page(req: func.HttpRequest) -> func.HttpResponse:
     return page(path.endswith("/"), providers()).answer(req)
 
 
-@blueprint.function_name("console_asset")
-@blueprint.route(route="console/{asset}", methods=["GET", "HEAD"], auth_level=_OPEN)
-@endpoint(headers=("If-None-Match",), answers={200: "bytes", 304: ""}, problems=(404,), is_open=True)
+@blueprint.http(
+    "GET HEAD",
+    "console/{asset}",
+    level=_OPEN,
+    headers=("If-None-Match",),
+    answers={200: "bytes", 304: ""},
+    problems=(404,),
+    is_open=True,
+)
 async def console_asset(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/console/{asset}``: a script or a style sheet of the console."""
     from functions.console.assets import asset

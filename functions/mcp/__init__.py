@@ -14,16 +14,15 @@ import azure.functions as func
 
 from functions import access
 from functions.bodies import MAX_ITEMS, body_of, check_items, need_json, refuse_encoded
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 from functions.headers import header
 from functions.mcp.origins import check_origin
 from functions.problems import problem
 from functions.state import state
 from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError
 
-blueprint = func.Blueprint()
+blueprint = Blueprint()
 _ROUTE = "mcp"
-_AUTH = func.AuthLevel.FUNCTION
 _imported: list[Any] = []
 """The server, once it is whole."""
 _LARGE = "save a large object by a link: the tool make_link"
@@ -41,9 +40,9 @@ class NotAcceptableError(InvalidArgumentError):
     code = "not-acceptable"
 
 
-@blueprint.function_name("exchange_mcp_message")
-@blueprint.route(route=_ROUTE, methods=["POST"], auth_level=_AUTH)
-@endpoint(
+@blueprint.http(
+    "POST",
+    _ROUTE,
     headers=("Accept", "Origin", "MCP-Protocol-Version", "Mcp-Method", "Mcp-Name"),
     body="McpMessage",
     answers={200: ("McpMessage", "McpEvents"), 202: "", 400: "McpMessage", 404: "McpMessage"},
@@ -77,18 +76,14 @@ async def exchange_mcp_message(req: func.HttpRequest) -> func.HttpResponse:
     return await _imported[0].exchanged(req, body, takes_events="text/event-stream" in accepted)
 
 
-@blueprint.function_name("refuse_mcp_stream")
-@blueprint.route(route=_ROUTE, methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(answers={405: "Problem"}, is_open=True)
+@blueprint.http("GET HEAD", _ROUTE, answers={405: "Problem"}, is_open=True)
 async def refuse_mcp_stream(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/mcp``: no stream. Answers are sent whole, and nothing else is: 405, which tells clients of
     the Model Context Protocol to do without."""
     return _refused(req)
 
 
-@blueprint.function_name("refuse_mcp_session_end")
-@blueprint.route(route=_ROUTE, methods=["DELETE"], auth_level=_AUTH)
-@endpoint(answers={405: "Problem"}, is_open=True)
+@blueprint.http("DELETE", _ROUTE, answers={405: "Problem"}, is_open=True)
 async def refuse_mcp_session_end(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/mcp``: no session, which could be ended: 405."""
     return _refused(req)

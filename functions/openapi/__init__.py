@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import azure.functions as func
 
-from functions.endpoint import endpoint
+from functions.endpoint import Blueprint
 
-blueprint = func.Blueprint()
-_AUTH = func.AuthLevel.FUNCTION
+blueprint = Blueprint()
 _apps: list[func.FunctionApp] = []
 
 
@@ -21,9 +20,9 @@ def registered() -> func.FunctionApp:
     return _apps[0]
 
 
-@blueprint.function_name("openapi_document")
-@blueprint.route(route="openapi.json", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(headers=("If-None-Match",), answers={200: "OpenApiDocument", 304: ""})
+@blueprint.http(
+    "GET HEAD", "openapi.json", headers=("If-None-Match",), answers={200: "OpenApiDocument", 304: ""}
+)
 async def openapi_document(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/openapi.json``: this document, OpenAPI 3.1."""
     from functions.openapi.served import document_of
@@ -31,9 +30,7 @@ async def openapi_document(req: func.HttpRequest) -> func.HttpResponse:
     return document_of(registered()).answer(req)
 
 
-@blueprint.function_name("docs_page")
-@blueprint.route(route="docs", methods=["GET", "HEAD"], auth_level=_AUTH)
-@endpoint(headers=("If-None-Match",), answers={200: "DocumentationPage", 304: ""})
+@blueprint.http("GET HEAD", "docs", headers=("If-None-Match",), answers={200: "DocumentationPage", 304: ""})
 async def docs_page(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/docs``: the document as a page for people, with an example of each operation. It needs no
     script and nothing from elsewhere."""

@@ -1,5 +1,5 @@
 """The OpenAPI document, made from what is registered: routes, methods, who may ask, docstrings, and what
-`functions.endpoint.endpoint` was told."""
+`functions.endpoint.Blueprint.http` was told."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Parameters and headers, each described once. A route names those that it reads
-(`functions.endpoint.endpoint`); one that stands nowhere here is text."""
+(`functions.endpoint.Blueprint.http`); one that stands nowhere here is text."""
 
 from __future__ import annotations
 

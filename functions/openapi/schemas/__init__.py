@@ -1,5 +1,5 @@
 """The schemas of requests and answers, by area. A module here brings its own: every class and ``Annotated``
-type that it defines is found by its name, which routes name in `functions.endpoint.endpoint`.
+type that it defines is found by its name, which routes name in `functions.endpoint.Blueprint.http`.
 
 What clients send is a ``Struct`` that forbids unknown fields, as the app does; what they get is a
 ``TypedDict``, which may grow. ``CONSTRAINTS`` of a module say what neither can. Only the document is made of
