@@ -264,25 +264,31 @@ class TableLayer(TableDriver):
         self.etags = inner.etags
         self._around = around
 
+    async def _do[T](
+        self, name: str, table: str, call: Callable[[str], Awaitable[T]], arguments: tuple[Any, ...] = ()
+    ) -> T:
+        """``call`` with the table's name, which is the inner driver's operation."""
+        return await self._around(Operation("tables", name, table, arguments), lambda: call(table))
+
     async def create_table(self, table: str) -> None:
-        operation = Operation("tables", "create_table", table)
-        await self._around(operation, lambda: self.inner.create_table(table))
+        await self._do("create_table", table, self.inner.create_table)
 
     async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
-        doing = Operation("tables", type(operation).__name__.lower(), table, (pk, operation))
-        return await self._around(doing, lambda: self.inner.write(table, pk, operation))
+        name = type(operation).__name__.lower()
+        return await self._do(
+            name, table, lambda stored: self.inner.write(stored, pk, operation), (pk, operation)
+        )
 
     async def batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
-        doing = Operation("tables", "batch", table, (pk, operations))
-        return await self._around(doing, lambda: self.inner.batch(table, pk, operations))
+        return await self._do(
+            "batch", table, lambda stored: self.inner.batch(stored, pk, operations), (pk, operations)
+        )
 
     async def get(self, table: str, pk: str, rk: str) -> Entity:
-        doing = Operation("tables", "get", table, (pk, rk))
-        return await self._around(doing, lambda: self.inner.get(table, pk, rk))
+        return await self._do("get", table, lambda stored: self.inner.get(stored, pk, rk), (pk, rk))
 
     async def query(self, table: str, options: QueryOptions) -> EntityPage:
-        doing = Operation("tables", "query", table, (options,))
-        return await self._around(doing, lambda: self.inner.query(table, options))
+        return await self._do("query", table, lambda stored: self.inner.query(stored, options), (options,))
 
     async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
         doing = Operation("tables", "list_tables", prefix)
@@ -310,33 +316,39 @@ class QueueLayer(QueueDriver):
         return self.inner.decode(text)
 
     async def _do[T](
-        self, name: str, queue: str, call: Callable[[], Awaitable[T]], size: int | None = None
+        self, name: str, queue: str, call: Callable[[str], Awaitable[T]], size: int | None = None
     ) -> T:
-        return await self._around(Operation("queues", name, queue, (), size), call)
+        """``call`` with the queue's name, which is the inner driver's operation."""
+        return await self._around(Operation("queues", name, queue, (), size), lambda: call(queue))
 
     async def create_queue(self, queue: str) -> None:
-        await self._do("create_queue", queue, lambda: self.inner.create_queue(queue))
+        await self._do("create_queue", queue, self.inner.create_queue)
 
     async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
-        return await self._do("send", queue, lambda: self.inner.send(queue, text, delay, ttl), len(text))
+        return await self._do(
+            "send", queue, lambda stored: self.inner.send(stored, text, delay, ttl), len(text)
+        )
 
     async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
-        return await self._do("receive", queue, lambda: self.inner.receive(queue, count, visibility))
+        return await self._do("receive", queue, lambda stored: self.inner.receive(stored, count, visibility))
 
     async def delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
-        await self._do("delete", queue, lambda: self.inner.delete(queue, message_id, pop_receipt))
+        await self._do("delete", queue, lambda stored: self.inner.delete(stored, message_id, pop_receipt))
 
     async def update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
-        return await self._do("update", queue, lambda: self.inner.update(queue, message, visibility, text))
+        return await self._do(
+            "update", queue, lambda stored: self.inner.update(stored, message, visibility, text)
+        )
 
     async def peek(self, queue: str, count: int) -> list[QueueMessage]:
-        return await self._do("peek", queue, lambda: self.inner.peek(queue, count))
+        return await self._do("peek", queue, lambda stored: self.inner.peek(stored, count))
 
     async def length(self, queue: str) -> int:
-        return await self._do("length", queue, lambda: self.inner.length(queue))
+        return await self._do("length", queue, self.inner.length)
 
     async def clear(self, queue: str) -> None:
-        await self._do("clear", queue, lambda: self.inner.clear(queue))
+        await self._do("clear", queue, self.inner.clear)
 
     async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
-        return await self._do("list_queues", prefix, lambda: self.inner.list_queues(prefix, cursor))
+        doing = Operation("queues", "list_queues", prefix)
+        return await self._around(doing, lambda: self.inner.list_queues(prefix, cursor))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Any
 
 from storage_lib.errors import StorageError
 from storage_lib.layers.base import Around, Layer, QueueLayer, TableLayer
@@ -17,9 +18,7 @@ from storage_lib.namespaces import (
     tables_of,
 )
 from storage_lib.ports.backend import QueueStore, StorageBackend, TableStore
-from storage_lib.ports.drivers import NamePage, ObjectDriver, QueryOptions, QueueDriver, TableDriver
-from storage_lib.ports.queue_model import QueueMessage
-from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
+from storage_lib.ports.drivers import NamePage, ObjectDriver, QueueDriver, TableDriver
 
 
 class NamespaceLayer(Layer):
@@ -51,28 +50,11 @@ class _Tables(TableLayer):
         super().__init__(inner, around)
         self._namespace = namespace
 
-    def _in(self, table: str) -> AbstractContextManager[str]:
-        return _stored_as(table_in(self._namespace, table), table)
-
-    async def create_table(self, table: str) -> None:
-        with self._in(table) as stored:
-            await self.inner.create_table(stored)
-
-    async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
-        with self._in(table) as stored:
-            return await self.inner.write(stored, pk, operation)
-
-    async def batch(self, table: str, pk: str, operations: list[TableOperation]) -> list[str | None]:
-        with self._in(table) as stored:
-            return await self.inner.batch(stored, pk, operations)
-
-    async def get(self, table: str, pk: str, rk: str) -> Entity:
-        with self._in(table) as stored:
-            return await self.inner.get(stored, pk, rk)
-
-    async def query(self, table: str, options: QueryOptions) -> EntityPage:
-        with self._in(table) as stored:
-            return await self.inner.query(stored, options)
+    async def _do[T](
+        self, name: str, table: str, call: Callable[[str], Awaitable[T]], arguments: tuple[Any, ...] = ()
+    ) -> T:
+        with _stored_as(table_in(self._namespace, table), table) as stored:
+            return await call(stored)
 
     async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
         page = await self.inner.list_tables(before_tables(self._namespace) + prefix, cursor)
@@ -84,40 +66,11 @@ class _Queues(QueueLayer):
         super().__init__(inner, around)
         self._namespace = namespace
 
-    def _in(self, queue: str) -> AbstractContextManager[str]:
-        return _stored_as(queue_in(self._namespace, queue), queue)
-
-    async def create_queue(self, queue: str) -> None:
-        with self._in(queue) as stored:
-            await self.inner.create_queue(stored)
-
-    async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
-        with self._in(queue) as stored:
-            return await self.inner.send(stored, text, delay, ttl)
-
-    async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
-        with self._in(queue) as stored:
-            return await self.inner.receive(stored, count, visibility)
-
-    async def delete(self, queue: str, message_id: str, pop_receipt: str) -> None:
-        with self._in(queue) as stored:
-            await self.inner.delete(stored, message_id, pop_receipt)
-
-    async def update(self, queue: str, message: QueueMessage, visibility: float, text: str) -> QueueMessage:
-        with self._in(queue) as stored:
-            return await self.inner.update(stored, message, visibility, text)
-
-    async def peek(self, queue: str, count: int) -> list[QueueMessage]:
-        with self._in(queue) as stored:
-            return await self.inner.peek(stored, count)
-
-    async def length(self, queue: str) -> int:
-        with self._in(queue) as stored:
-            return await self.inner.length(stored)
-
-    async def clear(self, queue: str) -> None:
-        with self._in(queue) as stored:
-            await self.inner.clear(stored)
+    async def _do[T](
+        self, name: str, queue: str, call: Callable[[str], Awaitable[T]], size: int | None = None
+    ) -> T:
+        with _stored_as(queue_in(self._namespace, queue), queue) as stored:
+            return await call(stored)
 
     async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
         page = await self.inner.list_queues(before_queues(self._namespace) + prefix, cursor)
