@@ -287,11 +287,8 @@ class Versions:
 
     async def number(self, key: str, version: int | str | None = None) -> int:
         """The number of a version: of the current one, or of the one with a label."""
-        if isinstance(version, int):
-            return _checked_number(version)
-        if version is not None and (match := _NUMBER.fullmatch(version)):
-            return int(match[1])
-        return _pointed_to(key, *await self._state(key), version)
+        found = _number_in(version)
+        return _pointed_to(key, *await self._state(key), version) if found is None else found
 
     async def list(self, key: str, *, details: bool = False) -> list[Version]:
         """See `StorageManager.list_versions`."""
@@ -371,17 +368,18 @@ class Versions:
         for label in without:
             _checked_label(label)
         unsure: _State | None = None
+        numbers: dict[str | None, int] = {}
         for attempt in range(_ATTEMPTS):
             # In this order: a version that a prune removes meanwhile has changed the state.
             state, etag = await self._state(key)
             before = state.copied()
 
-            if current is not None and not _set_by_another(state, unsure, None):
-                state.version = await self._standing(key, current, before, etag)
+            if current is not None and not _set_by_another(before, unsure, None):
+                state.version = numbers[None] = await self._standing(key, current, before, etag)
             for label, version in labels.items():
                 if not _set_by_another(before, unsure, label):
                     _check_room(key, label, state)
-                    state.labels[label] = await self._standing(key, version, before, etag)
+                    state.labels[label] = numbers[label] = await self._standing(key, version, before, etag)
             for label in without:
                 if _set_by_another(before, unsure, label):
                     continue
@@ -390,11 +388,12 @@ class Versions:
                 state.labels.pop(label, None)
             state.version = state.version or max(state.labels.values(), default=0)
             state.highest = max(state.highest, state.version)
-            told = state.version, {label: state.labels[label] for label in labels if label in state.labels}
             if etag is None and not state.version:
                 raise KeyNotFoundError(f"object {key!r} has no versions", field="key")
+            # What others have changed since a change whose answer was lost is theirs.
+            told = numbers.get(None, state.version), {label: numbers[label] for label in labels}
             if unsure is not None and state == before:
-                return told  # It was made; what others have changed since is theirs.
+                return told
             done = await self._set(key, state, etag, attempt)
             if done:
                 return told
@@ -403,44 +402,13 @@ class Versions:
 
     async def point(self, key: str, version: int | str, label: str | None) -> int:
         """Make a version the current one, or give it a label."""
-        if label is not None:
-            _new_label(label)
-        number = 0
-        unsure: _State | None = None
-        for attempt in range(_ATTEMPTS):
-            # In this order: a version that a prune removes meanwhile has changed the state.
-            state, etag = await self._state(key)
-            if _set_by_another(state, unsure, label):
-                return number  # A label may be another's by now, or gone.
-            number = await self.number(key, version)
-            before = state.copied()
-            if not await self._stays(key, number, state):
-                raise no_version(key, number)
-            if label is None:
-                state.version = number
-                state.highest = max(state.highest, number)
-            else:
-                _check_room(key, label, state)
-                state.version = state.version or number
-                state.labels[label] = number
-            done = await self._set(key, state, etag, attempt)
-            if done:
-                return number
-            unsure = before if done is None else None
-        raise _contended(key)
+        if label is None:
+            return (await self.change(key, current=version, labels={}))[0]
+        return (await self.change(key, labels={label: version}))[1][label]
 
     async def unlabel(self, key: str, label: str) -> None:
         """See `StorageManager.unlabel_version`."""
-        _checked_label(label)
-
-        def without(state: _State, unsure: _State | None) -> None:
-            if _set_by_another(state, unsure, label):
-                return
-            if label not in state.labels:
-                raise KeyNotFoundError(f"object {key!r} has no label {label!r}", field="label")
-            del state.labels[label]
-
-        await self._change(key, without)
+        await self.change(key, labels={}, without=(label,))
 
     async def prune(
         self, key: str, *, keep_last: int | None, younger_than: timedelta | None, dry_run: bool
@@ -540,12 +508,8 @@ class Versions:
 
     async def _standing(self, key: str, version: int | str | None, state: _State, etag: str | None) -> int:
         """The number of a version that stays until the state has changed."""
-        if isinstance(version, int):
-            number = _checked_number(version)
-        elif version is not None and (match := _NUMBER.fullmatch(version)):
-            number = int(match[1])
-        else:
-            number = _pointed_to(key, state, etag, version)
+        found = _number_in(version)
+        number = _pointed_to(key, state, etag, version) if found is None else found
         if not await self._stays(key, number, state):
             raise no_version(key, number)
         return number
@@ -662,7 +626,15 @@ def _set_by_another(state: _State, unsure: _State | None, label: str | None) -> 
     return state.labels.get(label) != unsure.labels.get(label)
 
 
-def _pointed_to(key: str, state: _State, etag: str | None, version: str | None) -> int:
+def _number_in(version: int | str | None) -> int | None:
+    """The number that a version is called by; None for one that is called by a label, or current."""
+    if isinstance(version, str):
+        match = _NUMBER.fullmatch(version)
+        return None if match is None else int(match[1])
+    return None if version is None else _checked_number(version)
+
+
+def _pointed_to(key: str, state: _State, etag: str | None, version: Any) -> int:
     """The number of the current version, or of the one with a label."""
     if etag is None:
         raise KeyNotFoundError(f"object {key!r} has no versions", field="key")
