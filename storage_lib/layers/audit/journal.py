@@ -92,6 +92,11 @@ class Journal(ABC):
             context["unsure"] = self._unsure
         return Entry(time=datetime.now(UTC), kind="gap", actor="system", action="audit.gap", context=context)
 
+    def _begin(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
+        """The first entries of a chain, behind the one that begins it."""
+        context = {"key": self.seal.name}
+        return (Entry(time=entries[0].time, kind="begin", actor="system", context=context), *entries)
+
     def _recovered(self) -> None:
         _log.warning("the audit log is written again; %d entries are missing", self._missed)
         self._missed, self._unsure, self._since, self._reason = 0, 0, None, ""

@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from storage_lib.config.audit import AuditOptions
 from storage_lib.errors import StorageError, UnsupportedOperationError
@@ -15,13 +16,15 @@ from storage_lib.layers.audit.entries import Entry, Seal
 from storage_lib.layers.audit.files import FileJournal
 from storage_lib.layers.audit.journal import AuditUnavailableError, Journal
 from storage_lib.layers.audit.logs import LogJournal
-from storage_lib.layers.audit.objects import AuditedObjects, succeeded
+from storage_lib.layers.audit.objects import AuditedObjects
 from storage_lib.layers.audit.pending import Pending
 from storage_lib.layers.audit.resources import WRITES, named
 from storage_lib.layers.audit.tables import TableJournal, head_table
 from storage_lib.layers.base import Layer, Operation
+from storage_lib.ports import expiry
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ObjectDriver
+from storage_lib.ports.object_model import ObjectInfo, StoredObject
 
 _log = logging.getLogger("AOS.Storage")
 
@@ -133,21 +136,16 @@ class AuditLayer(Layer):
         await self.record(entry, must=self.is_strict)
 
     async def around[T](self, operation: Operation, call: Callable[[], Awaitable[T]], /) -> T:
-        return await self.audited(operation, call, succeeded)
+        return await self.audited(operation, call)
 
     async def audited[T](
-        self,
-        operation: Operation,
-        call: Callable[[], Awaitable[T]],
-        told: Callable[[T], tuple[str, int | None]],
-        source: str | None = None,
+        self, operation: Operation, call: Callable[[], Awaitable[T]], /, *, size: int | None = None
     ) -> T:
         """Do ``call`` and record it.
 
-        :param told: the outcome and the size that its result tells.
-        :param source: what a copy reads.
+        :param size: of the object, if neither the operation nor its result tells.
         """
-        pending = self.begun(operation, source)
+        pending = self.begun(operation)
         if pending is None:
             return await call()
         if self.is_strict and pending.is_write:
@@ -157,17 +155,34 @@ class AuditLayer(Layer):
         except BaseException as error:
             await pending.failed(error, operation.size)
             raise
-        outcome, size = told(result)
+        outcome, told = self._told(operation, result)
         must = self.is_strict and not pending.is_write
-        await self.record(*pending.ended(outcome, operation.size if size is None else size), must=must)
+        await self.record(*pending.ended(outcome, size if told is None else told), must=must)
         return result
 
-    def begun(self, operation: Operation, source: str | None = None) -> Pending | None:
+    def _told(self, operation: Operation, result: Any) -> tuple[str, int | None]:
+        """The outcome, and the size as the caller knows it."""
+        if isinstance(result, StoredObject):
+            return self.outcome_of(result.info), len(result.data)
+        if isinstance(result, ObjectInfo):
+            return self.outcome_of(result), None
+        if operation.port == "objects" and operation.name == "put_stream":
+            return "success", result.size
+        is_unchanged = result is None and operation.name == "get"
+        return "not-modified" if is_unchanged else "success", operation.size
+
+    def outcome_of(self, info: ObjectInfo) -> str:
+        """Of a read that has found this."""
+        until = expiry.end_in(info.metadata)
+        return "key-not-found" if until is not None and until <= self.objects.clock() else "success"
+
+    def begun(self, operation: Operation) -> Pending | None:
         """The operation, if it is to be recorded."""
         is_write = f"{operation.port}.{operation.name}" in WRITES
         if not (is_write or self._reads):
             return None
         what = named(operation)
+        source = f"objects/{operation.target}" if operation.name == "copy" else None
         if self._filtered and not (what := self._wanted(operation, what, source)):
             return None
         return Pending(self, what, source, is_write)

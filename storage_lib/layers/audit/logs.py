@@ -55,9 +55,7 @@ class LogJournal(Journal):
             self._closed = False
             if self.chain.seq:  # Nothing may follow the head that closed it.
                 self.chain = Chain(self.seal)
-            begin = Entry(kind="begin", actor="system", context={"key": self.seal.name})
-            begin.time = entries[0].time
-            entries = (begin, *entries)
+            entries = self._begin(entries)
         for line in self.chain.link(entries):
             self._emit(line)
         self.chain.advance()

@@ -1,17 +1,16 @@
-"""Audited objects, with the sizes that callers know, and streams that are recorded when they end."""
+"""Audited objects, and streams that are recorded when they end."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.layers.audit.pending import Pending
 from storage_lib.layers.base import ObjectLayer, Operation
-from storage_lib.ports import expiry, hidden
-from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports import hidden
+from storage_lib.ports.drivers import GetOptions, ObjectDriver
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
-from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.object_model import ObjectInfo, PutResult
 
 if TYPE_CHECKING:
     from storage_lib.layers.audit.layer import AuditLayer
@@ -21,54 +20,14 @@ class AuditedObjects(ObjectLayer):
     """Objects with the sizes that callers know."""
 
     def __init__(self, inner: ObjectDriver, layer: AuditLayer) -> None:
-        super().__init__(inner, layer.around)
+        super().__init__(inner, layer.audited)
         self._layer = layer
-
-    def _outcome(self, info: ObjectInfo) -> str:
-        until = expiry.end_in(info.metadata)
-        return "key-not-found" if until is not None and until <= self.clock() else "success"
-
-    async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
-        operation = Operation("objects", "put", key, (options,), len(data))
-        return await self._layer.audited(operation, lambda: self.inner.put(key, data, options), succeeded)
-
-    async def get(self, key: str, options: GetOptions) -> StoredObject | None:
-        def told(found: StoredObject | None) -> tuple[str, int | None]:
-            return ("not-modified", None) if found is None else (self._outcome(found.info), len(found.data))
-
-        operation = Operation("objects", "get", key, (options,))
-        return await self._layer.audited(operation, lambda: self.inner.get(key, options), told)
-
-    async def head(self, key: str) -> ObjectInfo:
-        return await self._head(key, self.inner.head)
-
-    async def fresh_head(self, key: str) -> ObjectInfo:
-        return await self._head(key, self.inner.fresh_head)
-
-    async def _head(self, key: str, head: Callable[[str], Awaitable[ObjectInfo]]) -> ObjectInfo:
-        operation = Operation("objects", "head", key)
-        return await self._layer.audited(
-            operation, lambda: head(key), lambda info: (self._outcome(info), None)
-        )
-
-    async def put_stream(
-        self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
-    ) -> PutResult:
-        operation = Operation("objects", "put_stream", key, (options,))
-        return await self._layer.audited(
-            operation,
-            lambda: self.inner.put_stream(key, parts, options, repeat),
-            lambda _: ("success", parts.size),
-        )
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         operation = Operation("objects", "copy", source.key, (target, if_absent))
         size = hidden.presented(source).size
         return await self._layer.audited(
-            operation,
-            lambda: self.inner.copy(source, target, if_absent),
-            lambda _: ("success", size),
-            f"objects/{source.key}",
+            operation, lambda: self.inner.copy(source, target, if_absent), size=size
         )
 
     async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
@@ -79,7 +38,7 @@ class AuditedObjects(ObjectLayer):
                 return NoStoreLink("the audit log records each use")
             return await self.inner.link(key, options)
 
-        return await self._layer.audited(Operation("objects", "link", key, (options,)), made, succeeded)
+        return await self._layer.audited(Operation("objects", "link", key, (options,)), made)
 
     async def read_stream(
         self, key: str, options: GetOptions
@@ -96,7 +55,7 @@ class AuditedObjects(ObjectLayer):
         except BaseException as error:
             await pending.failed(error, None)
             raise
-        return info, start, Counted(chunks, pending, self._outcome(info))
+        return info, start, Counted(chunks, pending, self._layer.outcome_of(info))
 
 
 class Counted(AsyncGenerator[bytes]):
@@ -144,8 +103,3 @@ class Counted(AsyncGenerator[bytes]):
     def _taken(self) -> Pending | None:
         pending, self._pending = self._pending, None
         return pending
-
-
-def succeeded(result: Any) -> tuple[str, int | None]:
-    """What a result tells that tells nothing."""
-    return "success", None

@@ -75,9 +75,7 @@ class TableJournal(Journal):
 
     def _put(self, entries: Sequence[Entry]) -> None:
         if self.chain.seq == 0 and not self._pending:
-            begin = Entry(kind="begin", actor="system", context={"key": self.seal.name})
-            begin.time = entries[0].time
-            entries = (begin, *entries)
+            entries = self._begin(entries)
         if len(self._pending) + len(entries) > MAX_PENDING:
             raise TransientStorageError(f"{MAX_PENDING} entries wait for the table {self._table!r}")
         seq = self.chain.seq
@@ -99,19 +97,20 @@ class TableJournal(Journal):
             return self._seconds
         return min(max(self._seconds, 0.5) * 2.0**self._failures, _LONGEST_PAUSE_SECONDS)
 
-    def _send_in(self, seconds: float) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _send_in(self, seconds: float) -> None:
+        self._stop_timer()
         if seconds:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._send)
         else:
             self._send()
 
     def _send(self) -> asyncio.Task[None]:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         if self._sending is None:
             task = asyncio.get_running_loop().create_task(self._send_all(), name="audit")
             self._sending = task
@@ -181,9 +180,7 @@ class TableJournal(Journal):
 
     async def finish(self) -> None:
         """Write what is pending, and seal it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._stop_timer()
         try:
             while self._pending:
                 await asyncio.shield(self._send())
@@ -204,9 +201,7 @@ class TableJournal(Journal):
             )
             self._pending.clear()
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._stop_timer()
 
 
 async def _until_closed(journal: TableJournal) -> AsyncGenerator[None]:
