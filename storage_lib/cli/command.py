@@ -131,6 +131,10 @@ class Run:
     def has_failed(self) -> bool:
         return bool(self._failures)
 
+    def end(self, *, ok: bool) -> None:
+        """The exit code tells whether all is as it was to be."""
+        self._failures += not ok
+
     def finish(self) -> None:
         """:raises EndError: something has `failed`."""
         if self._failures:

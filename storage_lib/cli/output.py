@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from storage_lib.cli.exits import PipeClosedError, is_terminal, styled
@@ -34,6 +34,27 @@ class Output:
     def text(self, text: str) -> None:
         """Write text as it is, line ends included."""
         self._write(printable(text, lines=True) if self.is_terminal else text)
+
+    def answer(self, value: Any, line: str | None = None) -> None:
+        """Write the answer of a command: JSON for a program, else a line, if there is one."""
+        if self.as_json:
+            self.document(value)
+        elif line is not None:
+            self.line(line)
+
+    def each[T](
+        self,
+        values: Iterable[T],
+        headings: Sequence[str],
+        row: Callable[[T], Sequence[str]],
+        item: Callable[[T], Any] = lambda value: value,
+    ) -> None:
+        """Write several values: a line of JSON for each, or a table."""
+        if self.as_json:
+            for value in values:
+                self.item(item(value))
+        else:
+            self.table(headings, map(row, values))
 
     def document(self, value: Any) -> None:
         """Write a value as JSON on one line, or indented for a terminal."""

@@ -59,6 +59,10 @@ class Progress:
         elif time.monotonic() - self._since > _QUIET_SECONDS:
             self._begin()
 
+    def reach(self, done: int) -> None:
+        """So much is done in all."""
+        self.advance(done - self._done)
+
     def _begin(self) -> None:
         from rich import progress as rich
         from rich.console import Console

@@ -1,14 +1,14 @@
 """``backup``, ``restore`` and ``import``: from files and to them."""
 
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from storage_lib.cli.amounts import pairs
 from storage_lib.cli.command import Run, command, commands
-from storage_lib.cli.exits import EndError, Exit, is_terminal, say
+from storage_lib.cli.commands.options import NoTables, Prefix, Sealed, TableNames
+from storage_lib.cli.exits import is_terminal, say
 from storage_lib.cli.many import JOBS, Jobs
 from storage_lib.cli.progress import Progress
 from storage_lib.cli.text import count_text, printable, size_text
@@ -16,11 +16,6 @@ from storage_lib.cli.text import count_text, printable, size_text
 app = commands()
 
 Archive = Annotated[str, typer.Argument(metavar="FILE", help="The archive, .tar.zst; - is stdin or stdout.")]
-Prefix = Annotated[str, typer.Option("--prefix", help="Only objects whose keys begin so.")]
-Sealed = Annotated[
-    bool, typer.Option("--sealed", help="The stored bytes as they are, encrypted and compressed.")
-]
-NoTables = Annotated[bool, typer.Option("--no-tables", help="No tables.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 
 
@@ -29,10 +24,7 @@ async def backup(
     run: Run,
     archive: Archive,
     prefix: Prefix = "",
-    tables: Annotated[
-        list[str] | None,
-        typer.Option("--table", metavar="NAME", help="This table: a name, or a pattern; repeatable."),
-    ] = None,
+    tables: TableNames = None,
     no_tables: NoTables = False,
     queues: Annotated[
         list[str] | None,
@@ -66,7 +58,7 @@ async def backup(
                 layers="sealed" if sealed else "open",
                 overwrite=overwrite,
                 level=level,
-                progress=_follow(progress, lambda report: report.objects),
+                progress=lambda report: progress.reach(report.objects),
             )
     _tell_named("error", report.failed)
     for name in report.unlisted:
@@ -80,7 +72,7 @@ async def backup(
             + (f", {count_text(report.messages, 'message')}" if report.messages else "")
             + f"; the archive has {size_text(report.archive_bytes)}"
         )
-    _end(run, ok=report.ok)
+    run.end(ok=report.ok)
 
 
 @command(app, "restore", json=True)
@@ -124,7 +116,7 @@ async def restore(
                 f"{count_text(found.objects, 'object')} of {size_text(found.bytes)},"
                 f" {count_text(found.damages, 'damage')}" + ("" if found.complete else "; it is cut off")
             )
-        _end(run, ok=found.ok)
+        run.end(ok=found.ok)
         return
     async with run.open(creating=True) as storage:
         with Progress("Restoring", unit="objects") as progress:
@@ -138,7 +130,7 @@ async def restore(
                 layers="sealed" if sealed else "open",
                 overwrite=overwrite,
                 dry_run=dry_run,
-                progress=_follow(progress, lambda report: report.restored + report.unchanged),
+                progress=lambda report: progress.reach(report.restored + report.unchanged),
             )
     _tell_damage(report.damage, report.damages)
     _tell_named("error", report.failed)
@@ -154,19 +146,7 @@ async def restore(
             f" {report.unchanged:,} unchanged, {report.kept.count:,} kept, {report.failed.count:,} failed"
             + ("" if report.complete else "; the archive is cut off")
         )
-    _end(run, ok=report.ok)
-
-
-def _follow(progress: Progress, count: Callable[[Any], int]) -> Callable[[Any], None]:
-    done = 0
-
-    def told(report: Any) -> None:
-        nonlocal done
-        now = count(report)
-        progress.advance(now - done)
-        done = now
-
-    return told
+    run.end(ok=report.ok)
 
 
 def _tell_named(kind: str, named: Any, why: str = "") -> None:
@@ -181,12 +161,6 @@ def _tell_damage(damage: list[Any], count: int) -> None:
         say(f"error: {printable(str(each))}")
     if (more := count - len(damage)) > 0:
         say(f"error: {more:,} more are damaged")
-
-
-def _end(run: Run, *, ok: bool) -> None:
-    if not ok:
-        run.out.flush()
-        raise EndError(Exit.FAILED)
 
 
 @command(app, "import", json=True)
@@ -235,4 +209,4 @@ async def import_aos(
         run.out.table((), ambiguous)
         if ambiguous:
             say("remedy: say which key is meant: --name FILE=KEY")
-    _end(run, ok=report.ok)
+    run.end(ok=report.ok)

@@ -50,12 +50,12 @@ async def show(
     """Write the newest messages, oldest first."""
     async with run.open() as storage:
         entries = await Conversations(storage).read(conversation, last=last)
-    if run.out.as_json:
-        for each in entries:
-            run.out.item(msgspec.to_builtins(each))
-    else:
-        rows = [(str(each.position), each.id, run.out.json(each.message)) for each in entries]
-        run.out.table(("POSITION", "ID", "MESSAGE"), rows)
+    run.out.each(
+        entries,
+        ("POSITION", "ID", "MESSAGE"),
+        lambda each: (str(each.position), each.id, run.out.json(each.message)),
+        msgspec.to_builtins,
+    )
 
 
 @command(app, "append", json=True)
@@ -83,10 +83,7 @@ async def append(
         objects = os.environ.get("AGENT_CONVERSATION_MESSAGES") == "objects"
         log = Conversations(storage, messages_as_objects=objects)
         appended = await log.append(conversation, messages, if_position=position)
-    if run.out.as_json:
-        run.out.document(msgspec.to_builtins(appended))
-    else:
-        run.out.line(str(appended.position))
+    run.out.answer(msgspec.to_builtins(appended), str(appended.position))
 
 
 @command(app, "fork")

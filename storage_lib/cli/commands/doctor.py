@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from storage_lib.cli.command import Run, command, commands
-from storage_lib.cli.exits import EndError, Exit
 from storage_lib.cli.progress import Progress
 from storage_lib.cli.text import count_text
 
@@ -42,9 +41,7 @@ async def doctor(
             _show(run, check)
     if run.out.as_json:
         run.out.document(found)
-    if any(check.verdict == "error" for check in found):
-        run.out.flush()
-        raise EndError(Exit.FAILED)
+    run.end(ok=all(check.verdict != "error" for check in found))
 
 
 def _show(run: Run, check: "Check") -> None:
@@ -74,8 +71,5 @@ async def sweep(run: Run) -> None:
                 progress.advance(removed)
         with suppress(UnsupportedOperationError):  # Without tables there are none.
             await Conversations(storage).sweep(1_000_000, seconds=3600)
-    if run.out.as_json:
-        run.out.document({"removed": total})
-    else:
-        run.out.line(str(total))
+    run.out.answer({"removed": total}, str(total))
     run.note(f"Removed {count_text(total, 'object')}.")

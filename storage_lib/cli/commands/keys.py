@@ -6,6 +6,7 @@ import typer
 
 from storage_lib.cli.command import Run, command, group
 from storage_lib.cli.exits import say
+from storage_lib.cli.many import JOBS, Jobs
 
 app = group("keys", "Encryption keys.")
 
@@ -41,13 +42,15 @@ async def rotate(
     include_plaintext: Annotated[
         bool, typer.Option("--include-plaintext", help="Also encrypt what is stored in clear.")
     ] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="How many at a time.")] = 16,
+    jobs: Jobs = JOBS,
 ) -> None:
     """Encrypt anew what has an earlier key.
 
     The first key of the settings encrypts. The store may be in use. Running it again goes on:
     what has the first key already costs one request.
     """
+    from msgspec import to_builtins
+
     async with run.open() as storage:
         done = await storage.rotate_keys(
             prefix, after=after, include_plaintext=include_plaintext, concurrency=jobs
@@ -56,16 +59,7 @@ async def rotate(
         run.failed(key, error)
     if done.failures > len(done.failed):
         say(f"{done.failures - len(done.failed):,} more failed")
-    if run.out.as_json:
-        failed = {key: error.explained() for key, error in done.failed.items()}
-        run.out.document(
-            {
-                "examined": done.examined,
-                "encrypted": done.encrypted,
-                "failures": done.failures,
-                "failed": failed,
-                "last": done.last,
-            }
-        )
-    else:
-        run.out.line(f"{done.examined} examined, {done.encrypted} encrypted anew, {done.failures} failed")
+    fields = to_builtins(done, enc_hook=lambda error: error.explained())
+    run.out.answer(
+        fields, f"{done.examined} examined, {done.encrypted} encrypted anew, {done.failures} failed"
+    )

@@ -1,7 +1,6 @@
 """``ls``, ``tree`` and ``du``: what is stored."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,49 +10,12 @@ from storage_lib.cli.exits import say, warn
 from storage_lib.cli.text import count_text, size_text, time_text
 
 if TYPE_CHECKING:
-    from storage_lib.manager import StorageManager
     from storage_lib.ports.object_model import ListEntry
 
 app = commands()
 
 Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="Only keys that begin so.")]
-_PAGE = 1000
 _TREE_LIMIT = 10_000
-
-
-async def pages(
-    storage: "StorageManager",
-    prefix: str,
-    *,
-    delimiter: str | None = None,
-    after: str | None = None,
-    details: bool = False,
-) -> AsyncIterator["list[ListEntry | str]"]:
-    """The pages of a listing; folders are texts, in their place among the keys."""
-    cursor = None
-    while True:
-        page = await storage.list_page(
-            prefix,
-            delimiter=delimiter,
-            limit=_PAGE,
-            cursor=cursor,
-            start_after=after if cursor is None else None,
-            details=details,
-        )
-        found: list[Any] = [*page.entries, *page.prefixes]
-        yield sorted(found, key=lambda each: (each if isinstance(each, str) else each.key).encode())
-        if (cursor := page.cursor) is None:
-            return
-
-
-async def entries(
-    storage: "StorageManager", prefix: str, *, details: bool = False
-) -> AsyncIterator["ListEntry"]:
-    """Every object whose key begins with ``prefix``."""
-    async for page in pages(storage, prefix, details=details):
-        for each in page:
-            assert not isinstance(each, str)  # noqa: S101 - without a delimiter there are no folders
-            yield each
 
 
 @command(app, "ls", json=True)
@@ -77,14 +39,21 @@ async def ls(
     What lies deeper is shown as its folder, which ends with a slash; --recursive lists the keys instead. With
     --long a line has size, time and key; into a pipe, bytes and time separated by tabs.
     """
-    out, left = run.out, limit
+    from storage_lib.keys import SYSTEM_PREFIX
+
     async with run.open() as storage:
-        details = long or out.as_json
-        delimiter = None if recursive else "/"
-        async for page in pages(storage, prefix, delimiter=delimiter, after=after, details=details):
-            for each in page[:left]:
-                _show(run, each, long=long)
-            if left is not None and (left := left - len(page)) <= 0:
+        found = storage.backend.objects.iterate(
+            prefix,
+            delimiter=None if recursive else "/",
+            start_after=after,
+            details=long or run.out.as_json,
+            skip=SYSTEM_PREFIX,
+        )
+        count = 0
+        async for each in found:
+            _show(run, each, long=long)
+            count += 1
+            if count == limit:
                 return
 
 
@@ -142,12 +111,12 @@ async def tree(
     count, folders, cut = 0, 0, False
     start = prefix.rpartition("/")[0]
     async with run.open() as storage:
-        async for entry in entries(storage, prefix):
+        async for key in storage.list_keys(prefix):
             if count == limit:
                 cut = True
                 break
             count += 1
-            *above, name = entry.key.removeprefix(start).removeprefix("/").split("/")
+            *above, name = key.removeprefix(start).removeprefix("/").split("/")
             place = root
             for segment in above if depth is None else above[: depth - 1 if depth else 0]:
                 folders += segment + "/" not in place
@@ -201,7 +170,7 @@ async def du(
     start = len(prefix) - len(prefix.rpartition("/")[2])
     async with run.open() as storage:
         if depth:
-            async for entry in entries(storage, prefix, details=True):
+            async for entry in storage.list_objects(prefix):
                 segments = entry.key[start:].split("/")[:-1]
                 above = ["/".join(segments[:level]) for level in range(1, min(depth, len(segments)) + 1)]
                 for name in ("", *(f"{entry.key[:start]}{folder}/" for folder in above)):

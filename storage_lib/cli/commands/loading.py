@@ -1,6 +1,6 @@
 """``load``: objects become files, folders or stdout."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +8,6 @@ import typer
 
 from storage_lib.cli.amounts import folder
 from storage_lib.cli.command import Run, command, commands
-from storage_lib.cli.commands.listings import entries
 from storage_lib.cli.commands.options import (
     IfMatch,
     Key,
@@ -146,10 +145,6 @@ async def _show(run: Run, key: str, chunks: AsyncIterable[bytes]) -> None:
 
 
 async def _load_folder(run: Run, prefix: str, target: Path, jobs: int) -> None:
-    async def keys() -> AsyncIterator[str]:
-        async for entry in entries(storage, prefix):
-            yield entry.key
-
     async with run.open() as storage:
         target.mkdir(parents=True, exist_ok=True)
         with Progress(f"Loading {prefix}", unit="objects") as progress:
@@ -159,7 +154,7 @@ async def _load_folder(run: Run, prefix: str, target: Path, jobs: int) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 await _load_to_file(storage, key, path, quiet=True)
 
-            count = await each(run, keys(), one, jobs=jobs, named=str, progress=progress)
+            count = await each(run, storage.list_keys(prefix), one, jobs=jobs, named=str, progress=progress)
     found_any(run, prefix, count)
     run.note(f"Loaded {count_text(count, 'object')}.")
 

@@ -7,7 +7,8 @@ import typer
 
 from storage_lib.cli.amounts import byte_count
 from storage_lib.cli.command import Run, command, commands
-from storage_lib.cli.exits import EndError, Exit, say
+from storage_lib.cli.commands.options import NoTables, Prefix, Sealed, TableNames
+from storage_lib.cli.exits import say
 from storage_lib.cli.progress import Progress
 from storage_lib.cli.text import count_text, printable, size_text
 
@@ -18,7 +19,6 @@ app = commands()
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The URL of a store, such as file:./data.")]
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="The URL of another, such as azure:.")]
-Prefix = Annotated[str, typer.Option("--prefix", help="Only objects whose keys begin so.")]
 Onto = Annotated[
     str | None,
     typer.Option("--target-prefix", metavar="PREFIX", help="What their keys begin with in TARGET."),
@@ -30,15 +30,7 @@ Include = Annotated[
 Exclude = Annotated[
     list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Not such keys; repeatable.")
 ]
-TableNames = Annotated[
-    list[str] | None,
-    typer.Option("--table", metavar="NAME", help="This table: a name, or a pattern; repeatable."),
-]
-NoTables = Annotated[bool, typer.Option("--no-tables", help="No tables.")]
 NoObjects = Annotated[bool, typer.Option("--no-objects", help="No objects.")]
-Sealed = Annotated[
-    bool, typer.Option("--sealed", help="The stored bytes as they are, encrypted and compressed.")
-]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="How many objects at a time.")]
 
 
@@ -160,9 +152,7 @@ async def migrate(
             parts.append(f"{count_text(report.messages_moved, 'message')} {would}moved")
         resumed = f", {size_text(report.bytes_resumed)} resumed" if report.bytes_resumed else ""
         say(f"{', '.join(parts)}; {size_text(report.bytes_copied)}{resumed} in {report.seconds:.1f} s")
-    if not report.ok:
-        run.out.flush()
-        raise EndError(Exit.FAILED)
+    run.end(ok=report.ok)
 
 
 @command(app, "check", json=True, store=False)
@@ -198,6 +188,4 @@ async def check(
             f"{report.same:,} equal, {count_text(found, 'difference')}"
             + (f", {report.failures:,} failed" if report.failures else "")
         )
-    if not report.equal:
-        run.out.flush()
-        raise EndError(Exit.FAILED)
+    run.end(ok=report.equal)

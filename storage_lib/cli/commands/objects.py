@@ -8,7 +8,6 @@ import typer
 
 from storage_lib.cli.amounts import duration, folder, pairs
 from storage_lib.cli.command import Run, command, commands
-from storage_lib.cli.commands.listings import entries
 from storage_lib.cli.commands.options import (
     IfAbsent,
     IfMatch,
@@ -171,8 +170,7 @@ async def _transfer(run: Run, how: str, what: Transfer) -> None:
         source, target = what.source, what.target
         target += source.rpartition("/")[2] if target.endswith("/") else ""
         result = await doing(source, target, if_absent=what.if_absent)
-        if run.out.as_json:
-            run.out.document({"source": source} | put_fields(result))
+        run.out.answer({"source": source} | put_fields(result))
         run.note(f"{'Copied' if how == 'copy' else 'Moved'} {source} to {target}.")
 
 
@@ -196,15 +194,7 @@ async def _transfer_folder(run: Run, storage: "StorageManager", how: str, what: 
 
 
 def _follow(progress: Progress) -> Callable[["PrefixResult"], None]:
-    tried = 0
-
-    def told(result: "PrefixResult") -> None:
-        nonlocal tried
-        now = result.done + result.skipped + result.failures
-        progress.advance(now - tried)
-        tried = now
-
-    return told
+    return lambda result: progress.reach(result.done + result.skipped + result.failures)
 
 
 def _end(run: Run, result: "PrefixResult", about: dict[str, Any], done: str) -> None:
@@ -253,8 +243,8 @@ async def rm(
         async def chosen() -> AsyncIterator[str]:
             for key in keys:
                 if recursive:
-                    async for entry in entries(storage, folder(key)):
-                        yield entry.key
+                    async for found in storage.list_keys(folder(key)):
+                        yield found
                 elif key == "-":
                     for line in lines_of_stdin():
                         yield line

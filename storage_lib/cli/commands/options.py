@@ -18,6 +18,15 @@ ContentType = Annotated[
 Metadata = Annotated[
     list[str] | None, typer.Option("--meta", "-m", metavar="NAME=VALUE", help="Metadata; may be repeated.")
 ]
+Prefix = Annotated[str, typer.Option("--prefix", help="Only objects whose keys begin so.")]
+TableNames = Annotated[
+    list[str] | None,
+    typer.Option("--table", metavar="NAME", help="This table: a name, or a pattern; repeatable."),
+]
+NoTables = Annotated[bool, typer.Option("--no-tables", help="No tables.")]
+Sealed = Annotated[
+    bool, typer.Option("--sealed", help="The stored bytes as they are, encrypted and compressed.")
+]
 IfAbsent = Annotated[bool, typer.Option("--if-absent", help="Never replace an object.")]
 IfMatch = Annotated[
     str | None, typer.Option("--if-match", metavar="ETAG", help="Only if the object has this ETag.")

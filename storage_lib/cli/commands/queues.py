@@ -24,13 +24,12 @@ async def list_queues(
 
     async with run.open() as storage:
         names = await storage.list_queues(prefix)
-    if run.out.as_json:
-        for name in names:
-            run.out.item({"name": name, "owner": owner_of_queue(name)})
-    else:
-        run.out.table(
-            ("QUEUE", "OF"), [(name, owner) if (owner := owner_of_queue(name)) else (name,) for name in names]
-        )
+    run.out.each(
+        names,
+        ("QUEUE", "OF"),
+        lambda name: (name, owner) if (owner := owner_of_queue(name)) else (name,),
+        lambda name: {"name": name, "owner": owner_of_queue(name)},
+    )
 
 
 @command(app, "peek", json=True)
@@ -45,24 +44,22 @@ async def peek(
     """
     async with run.open() as storage:
         found = await storage.backend.queues.peek(queue, max_messages=count)
-    if run.out.as_json:
-        for each in found:
-            run.out.item(
-                {
-                    "id": each.id,
-                    "dequeue_count": each.dequeue_count,
-                    "inserted_at": each.inserted_at,
-                    "expires_at": each.expires_at,
-                    **_body(each.body, each.text),
-                }
-            )
-        return
-    run.out.table(
+    run.out.each(
+        found,
         ("ID", "DELIVERED", "SENT", "BODY"),
-        [
-            (each.id, str(each.dequeue_count), time_text(each.inserted_at), _shown(each.body, each.text))
-            for each in found
-        ],
+        lambda each: (
+            each.id,
+            str(each.dequeue_count),
+            time_text(each.inserted_at),
+            _shown(each.body, each.text),
+        ),
+        lambda each: {
+            "id": each.id,
+            "dequeue_count": each.dequeue_count,
+            "inserted_at": each.inserted_at,
+            "expires_at": each.expires_at,
+            **_body(each.body, each.text),
+        },
     )
 
 
@@ -99,10 +96,7 @@ async def length(
         return
     async with run.open() as storage:
         count = await storage.backend.queues.length(queue)
-    if run.out.as_json:
-        run.out.document({"queue": queue, "length": count})
-    else:
-        run.out.line(str(count))
+    run.out.answer({"queue": queue, "length": count}, str(count))
 
 
 async def _lengths(run: Run) -> None:
@@ -135,10 +129,7 @@ async def send(
     lifetime = None if ttl is None else duration(ttl)
     async with run.open(creating=True) as storage:
         sent = await storage.backend.queues.send(queue, data, delay=duration(delay), ttl=lifetime)
-    if run.out.as_json:
-        run.out.document({"queue": queue, "id": sent})
-    else:
-        run.out.line(sent)
+    run.out.answer({"queue": queue, "id": sent}, sent)
 
 
 @command(app, "clear", json=True, yes=True)
@@ -148,6 +139,5 @@ async def clear(run: Run, queue: Queue) -> None:
         count = await storage.backend.queues.length(queue)
         run.confirm(f"Remove {count_text(count, 'message')} from {printable(queue)}?")
         await storage.backend.queues.clear(queue)
-    if run.out.as_json:
-        run.out.document({"queue": queue, "cleared": count})
+    run.out.answer({"queue": queue, "cleared": count})
     run.note(f"Removed {count_text(count, 'message')}.")

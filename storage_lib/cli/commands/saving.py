@@ -98,10 +98,8 @@ async def save(
 
 
 def _saved(run: Run, result: "PutResult", kind: str) -> None:
-    if run.out.as_json:
-        run.out.document(put_fields(result) | {"content_type": kind})
-    else:
-        run.note(f"Saved {result.key} ({size_text(result.size)}).")
+    run.out.answer(put_fields(result) | {"content_type": kind})
+    run.note(f"Saved {result.key} ({size_text(result.size)}).")
 
 
 async def _save_stdin(

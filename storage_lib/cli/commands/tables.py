@@ -21,14 +21,12 @@ async def list_tables(
     async with run.open() as storage:
         names = await storage.list_tables(prefix)
         owners = owners_of_tables(names, storage)
-    if run.out.as_json:
-        for name in names:
-            run.out.item({"name": name, "owner": owners.get(name)})
-    else:
-        run.out.table(
-            ("TABLE", "OF"),
-            [(name, owner) if (owner := owners.get(name)) else (name,) for name in names],
-        )
+    run.out.each(
+        names,
+        ("TABLE", "OF"),
+        lambda name: (name, owner) if (owner := owners.get(name)) else (name,),
+        lambda name: {"name": name, "owner": owners.get(name)},
+    )
 
 
 @command(app, "query", json=True)

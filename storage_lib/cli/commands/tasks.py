@@ -126,10 +126,7 @@ async def submit(
     async with tasks_of(run, creating=True) as tasks:
         record = await tasks.submit_new(task)
         if not wait:
-            if run.out.as_json:
-                run.out.document(record_fields(record))
-            else:
-                run.out.line(record.task_id)
+            run.out.answer(record_fields(record), record.task_id)
             return
         run.note(f"Task {record.task_id}")
         await _follow(run, tasks, [record.task_id], timeout)

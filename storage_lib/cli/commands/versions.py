@@ -56,23 +56,17 @@ async def list_versions(run: Run, key: Key) -> None:
         found = await storage.list_versions(key, details=True)
     if not found:
         raise _no_versions(key)
-    if run.out.as_json:
-        for each in found:
-            run.out.item(each)
-        return
     shown = size_text if run.out.is_terminal else str
-    run.out.table(
+    run.out.each(
+        found,
         ("VERSION", "SIZE", "SAVED", "BY", "LABELS"),
-        [
-            (
-                f"v{each.number}",
-                shown(each.size),
-                time_text(each.saved_at),
-                each.saved_by or "",
-                ", ".join(["current", *each.labels] if each.is_current else each.labels),
-            )
-            for each in found
-        ],
+        lambda each: (
+            f"v{each.number}",
+            shown(each.size),
+            time_text(each.saved_at),
+            each.saved_by or "",
+            ", ".join(["current", *each.labels] if each.is_current else each.labels),
+        ),
     )
 
 
@@ -113,10 +107,7 @@ async def save(
             saved_by=by,
             label=label,
         )
-    if run.out.as_json:
-        run.out.document({"key": key, "version": number, "label": label})
-    else:
-        run.out.line(f"v{number}")
+    run.out.answer({"key": key, "version": number, "label": label}, f"v{number}")
 
 
 def _value(data: bytes, kind: str | None) -> Any:
@@ -150,10 +141,7 @@ async def current(run: Run, key: Key) -> None:
 
 
 def _tell(run: Run, key: str, number: int) -> None:
-    if run.out.as_json:
-        run.out.document({"key": key, "version": number})
-    else:
-        run.out.line(f"v{number}")
+    run.out.answer({"key": key, "version": number}, f"v{number}")
 
 
 @command(app, "rollback", json=True)
