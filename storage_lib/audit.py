@@ -207,7 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     key = [os.environ[name] for name in names if os.environ.get(name)]
     try:
         if given.table is not None:
-            report = asyncio.run(_verified(given.table, key, given.allow_unsealed))
+            verifying_it = verify_configured(StorageConfig.from_env(), given.table, key, given.allow_unsealed)
+            report = asyncio.run(verifying_it)
         else:
             report = verify(given.path, key=key, heads=given.heads, allow_unsealed=given.allow_unsealed)
     except (OSError, StorageError) as error:
@@ -215,22 +216,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for finding in report.findings:
         print(finding)
-    for note in report.notes:
-        print(f"note: {note}")
-    if report.unsealed:
-        print(f"note: {report.unsealed} entries follow the last seal of a writer that did not end in order")
-    if report.gaps:
-        print(f"note: the sink failed, and {report.gaps} entries were not recorded")
-    print(f"{report.entries} entries of {report.writers} writers, {len(report.findings)} findings")
+    for remark in report.remarks:
+        print(f"note: {remark}")
+    print(report.summary)
     return 0 if report.ok else 1
 
 
-async def _verified(table: str, key: list[str], allow_unsealed: bool) -> Report:
+async def verify_configured(
+    config: StorageConfig, table: str, key: Sequence[str], allow_unsealed: bool
+) -> Report:
+    """`verify_table`, of the store that is configured."""
     from dataclasses import replace
 
     from storage_lib.factory import build
 
-    backend = build(replace(StorageConfig.from_env(), audit=None))
+    backend = build(replace(config, audit=None))
     try:
         return await verify_table(backend, table, key=key, allow_unsealed=allow_unsealed)
     finally:

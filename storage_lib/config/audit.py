@@ -110,28 +110,15 @@ def from_env(env: Mapping[str, str]) -> AuditOptions | None:
     sink = settings.switch(*get_args(AuditSink))
     if sink is None:
         return None
-    given = settings.given(
-        path=settings.text("PATH"),
-        heads=settings.text("HEADS"),
-        table=settings.text("TABLE"),
-        key=settings.text("KEY"),
-        operations=settings.text("OPERATIONS"),
-        prefixes=_several(settings.text("PREFIXES")),
-        exclude=_several(settings.text("EXCLUDE")),
-        on_failure=settings.text("ON_FAILURE"),
-        sync_ms=settings.whole("SYNC_MS"),
-        rotate_bytes=settings.whole("ROTATE_BYTES"),
-        rotate_daily=settings.boolean("ROTATE_DAILY"),
-    )
+    given: dict[str, Any] = {"sink": sink, **settings.options(AuditOptions, "sink")}
+    for name in ("prefixes", "exclude"):
+        if name in given:
+            given[name] = tuple(part.strip() for part in given[name].split(",") if part.strip())
     try:
-        return AuditOptions(sink=sink, **given)  # pyright: ignore[reportArgumentType] - checked there
+        return AuditOptions(**given)
     except ConfigurationError as error:
         error.field = f"AGENT_STORAGE_AUDIT_{(error.field or 'KEY').upper()}"
         raise
-
-
-def _several(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:

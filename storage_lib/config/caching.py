@@ -74,12 +74,4 @@ def from_env(env: Mapping[str, str]) -> CachingOptions | None:
     settings = Settings(env, "AGENT_STORAGE_CACHING")
     if not settings.switch():
         return None
-    return CachingOptions(
-        **settings.given(
-            ttl=settings.number("TTL"),
-            negative_ttl=settings.number("NEGATIVE_TTL"),
-            max_bytes=settings.whole("MAX_BYTES"),
-            max_object_bytes=settings.whole("MAX_OBJECT_BYTES"),
-            keep_writes=settings.boolean("KEEP_WRITES"),
-        )
-    )
+    return CachingOptions(**settings.options(CachingOptions))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -57,10 +57,7 @@ def from_env(env: Mapping[str, str]) -> CompressionOptions | None:
     settings = Settings(env, "AGENT_STORAGE_COMPRESSION")
     if (codec := settings.switch("true", "zstd", "gzip")) is None:
         return None
-    given: dict[str, Any] = settings.given(
-        codec=None if codec == "true" else codec,
-        level=settings.whole("LEVEL"),
-        min_bytes=settings.whole("MIN_BYTES"),
-        max_expanded_bytes=settings.whole("MAX_EXPANDED_BYTES"),
-    )
+    given = settings.options(CompressionOptions, "codec")
+    if codec != "true":
+        given["codec"] = codec
     return CompressionOptions(**given)

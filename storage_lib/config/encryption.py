@@ -242,14 +242,7 @@ def from_env(env: Mapping[str, str]) -> EncryptionOptions | None:
     settings = Settings(env, _SETTING)
     if not settings.switch():
         return None
-    given = settings.given(
-        keys=settings.text("KEYS"),
-        keys_file=settings.text("KEYS_FILE"),
-        key_vault_key=settings.text("KEY_VAULT_KEY"),
-        context=settings.text("CONTEXT"),
-        allow_plaintext_reads=settings.boolean("ALLOW_PLAINTEXT_READS"),
-        fernet_keys=settings.text("FERNET_KEYS"),
-    )
+    given = settings.options(EncryptionOptions)
     try:
         return EncryptionOptions(**given)
     except ConfigurationError as error:

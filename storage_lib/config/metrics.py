@@ -61,20 +61,11 @@ def from_env(env: Mapping[str, str]) -> MetricsOptions | None:
             limit=f"{_CONNECTION} of the form InstrumentationKey=…;IngestionEndpoint=…",
             remedy=f"set {_CONNECTION}, or remove AGENT_STORAGE_METRICS_AZURE_MONITOR",
         )
-    given = settings.given(
-        traces=settings.boolean("TRACES"),
-        azure_monitor=monitor,
-        opentelemetry=settings.boolean("OPENTELEMETRY"),
-        log_level=_level_of(settings, "LOG_LEVEL"),
-        failure_log_level=_level_of(settings, "FAILURE_LOG_LEVEL"),
-        sizes_hours=settings.number("SIZES_HOURS"),
-    )
+    given = settings.options(MetricsOptions)
+    for name in ("log_level", "failure_log_level"):
+        if name in given:
+            given[name] = _level(f"AGENT_STORAGE_METRICS_{name.upper()}", given[name].strip().upper())
     return MetricsOptions(**given)
-
-
-def _level_of(settings: Settings, name: str) -> str | None:
-    text = settings.text(name)
-    return None if text is None else _level(f"AGENT_STORAGE_METRICS_{name}", text.strip().upper())
 
 
 def _level(field: str, level: Any) -> str:

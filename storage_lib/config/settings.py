@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from storage_lib.errors import ConfigurationError
 
@@ -71,6 +71,20 @@ class Settings:
         if (said := text.lower()) not in (*_ON, *_OFF):
             raise self._refused(name, text, "true or false")
         return said in _ON
+
+    def options(self, kind: type[Any], *but: str) -> dict[str, Any]:
+        """The arguments of the options ``kind`` that are set, each by its field's name and of its type.
+
+        :param but: fields that are read in another way.
+        """
+        readers = {str: self.text, int: self.whole, float: self.number, bool: self.boolean}
+        found: dict[str, Any] = {}
+        for name, hint in get_type_hints(kind).items():
+            if name not in but:
+                types = {hint, *get_args(hint)}
+                read = next((reader for each, reader in readers.items() if each in types), self.text)
+                found[name] = read(name.upper())
+        return self.given(**found)
 
     def given(self, **values: Any) -> dict[str, Any]:
         """Those of ``values`` that are not None: the arguments of the layer's options."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from storage_lib.cli.command import Run, command, group
-from storage_lib.cli.exits import EndError, Exit, say
+from storage_lib.cli.exits import say
 
 app = group("audit", "The audit log.")
 
@@ -60,15 +60,7 @@ async def verify(
         path, table = (options.path, None) if options.sink == "file" else (None, options.table)
         heads = heads or options.heads
     if table is not None:
-        from dataclasses import replace
-
-        from storage_lib.factory import build
-
-        backend = build(replace(run.config, audit=None))
-        try:
-            report = await audit.verify_table(backend, table, key=key, allow_unsealed=allow_unsealed)
-        finally:
-            await backend.close()
+        report = await audit.verify_configured(run.config, table, key, allow_unsealed)
     else:
         report = await asyncio.to_thread(
             audit.verify, path or "", key=key, heads=heads, allow_unsealed=allow_unsealed
@@ -88,13 +80,7 @@ async def verify(
     else:
         for finding in report.findings:
             run.out.line(str(finding))
-        for each in report.notes:
+        for each in report.remarks:
             say(f"note: {each}", lines=True)
-        if report.unsealed:
-            say(f"note: {report.unsealed} entries follow the last seal of a writer that did not end in order")
-        if report.gaps:
-            say(f"note: the sink failed, and {report.gaps} entries were not recorded")
-        say(f"{report.entries} entries of {report.writers} writers, {len(report.findings)} findings")
-    if not report.ok:
-        run.out.flush()
-        raise EndError(Exit.FAILED)
+        say(report.summary)
+    run.end(ok=report.ok)

@@ -53,6 +53,20 @@ class Report(msgspec.Struct):
     def ok(self) -> bool:
         return not self.findings
 
+    @property
+    def remarks(self) -> list[str]:
+        """The notes, and what ``unsealed`` and ``gaps`` mean."""
+        said = list(self.notes)
+        if self.unsealed:
+            said.append(f"{self.unsealed} entries follow the last seal of a writer that did not end in order")
+        if self.gaps:
+            said.append(f"the sink failed, and {self.gaps} entries were not recorded")
+        return said
+
+    @property
+    def summary(self) -> str:
+        return f"{self.entries} entries of {self.writers} writers, {len(self.findings)} findings"
+
 
 class _Told(msgspec.Struct):
     """What the context of a begin or of a gap tells."""
