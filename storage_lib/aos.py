@@ -8,7 +8,6 @@ is its key only if it has no ``_``; all others are reported, not guessed.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -31,6 +30,7 @@ from storage_lib.errors import (
 )
 from storage_lib.keys import validate_prefix, validate_user_key
 from storage_lib.manager import StorageManager
+from storage_lib.several import Several
 
 FOLDERS = {
     "agent_id": "agents",
@@ -129,11 +129,9 @@ async def import_aos(
         except (StorageError, OSError) as error:
             report.failed[file.name] = str(error)
 
-    for start in range(0, len(files), concurrency):
-        some = files[start : start + concurrency]
-        for outcome in await asyncio.gather(*(one(file) for file in some), return_exceptions=True):
-            if outcome is not None:
-                raise outcome
+    async with Several(concurrency) as running:
+        for file in files:
+            await running.start(one(file))
     return report
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from storage_lib.arguments import several
-from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
+from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, UnsupportedOperationError
 from storage_lib.keys import SYSTEM_PREFIX
 from storage_lib.names import table_name
 from storage_lib.ports.backend import StorageBackend, layers_of
@@ -83,6 +83,33 @@ def _without_namespace(table: str) -> str:
     """The name of a table in its namespace; see namespaces.py."""
     length = table[1:3]
     return table[3 + int(length) :] if table[:1] == "n" and length.isdecimal() else table
+
+
+class Tables(NamedTuple):
+    """The tables that are meant; ``left_out`` are those of the library that were not named."""
+
+    names: list[str]
+    left_out: list[str]
+
+
+async def meant_tables(wanted: Sequence[str] | None, *stores: StorageManager, tasks: bool = False) -> Tables:
+    """The tables that are wanted, of those that any of ``stores`` has; the parameters and the other errors
+    are those of `chosen_tables`.
+
+    :raises UnsupportedOperationError: some are wanted, and the stores have no tables.
+    """
+    there: set[str] = set()
+    refusal: UnsupportedOperationError | None = None
+    for storage in stores:
+        try:
+            there.update(await storage.list_tables())
+        except UnsupportedOperationError as error:
+            refusal = error
+    if wanted and not there and refusal is not None:
+        raise refusal
+    owners = owners_of_tables(there, *stores)
+    names = chosen_tables(wanted, sorted(there), owners, tasks=tasks)
+    return Tables(names, sorted(owners.keys() - set(names)))
 
 
 def chosen_tables(

@@ -616,6 +616,16 @@ def is_record(data: bytes) -> bool:
         return False
 
 
+def named_in(data: bytes) -> list[int]:
+    """The versions that ``KEY/current`` names: the current one and those with a label; none if these bytes
+    are another object's, which just has such a name."""
+    try:
+        state = msgspec.json.decode(data, type=_State)
+    except msgspec.MsgspecError:
+        return []
+    return sorted(state.kept) if state.makes_sense else []
+
+
 def _set_by_another(state: _State, unsure: _State | None, label: str | None) -> bool:
     """Whether the label, or without one the current version, was changed since ``unsure``, the state before a
     change whose answer was lost: by that change, or after it."""

@@ -6,7 +6,6 @@ visible again when it has them all; one that is cut off leaves them to become vi
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from datetime import UTC, datetime
 
@@ -21,16 +20,16 @@ from storage_lib.errors import (
     StorageUnavailableError,
 )
 from storage_lib.manager import StorageManager
+from storage_lib.migration.queues import NEVER, give_back
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage, decoded
 from storage_lib.ports.queues import MAX_RECEIVE
 from storage_lib.reserved_names import TASKS, owner_of_queue
+from storage_lib.several import Several
 
 _HIDDEN_SECONDS = 300
 _PART_BYTES = 128 * 1024
 _HELD_BYTES = 64 * 1024 * 1024
 _CONCURRENCY = 16
-_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
-"""What does not expire has a later date."""
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
@@ -84,7 +83,7 @@ async def messages_of(
                     comes_again = True  # Those that have not been seen come before it.
                     continue
                 seen.add(message.id)
-                expires = message.expires_at if message.expires_at < _NEVER else None
+                expires = message.expires_at if message.expires_at < NEVER else None
                 lines.append(
                     msgspec.json.encode(_Line(message.text, encoding, message.inserted_at, expires)) + b"\n"
                 )
@@ -101,20 +100,7 @@ async def messages_of(
                 f"queue {queue}", f"{hidden} messages are hidden: they are being worked on, or delayed"
             )
     finally:
-        await _give_back(storage, queue, held)
-
-
-async def _give_back(storage: StorageManager, queue: str, held: list[QueueMessage]) -> None:
-    free = asyncio.Semaphore(_CONCURRENCY)
-
-    async def one(message: QueueMessage) -> None:
-        async with free:
-            await storage.backend.queues.update(queue, message, visibility_timeout=0)
-
-    for outcome in await asyncio.gather(*map(one, held), return_exceptions=True):
-        # It has expired or is visible already; or it will be soon.
-        if outcome is not None and not isinstance(outcome, KeyNotFoundError | StorageUnavailableError):
-            raise outcome
+        await give_back(queues, queue, held)
 
 
 class RestoredQueues:
@@ -177,14 +163,9 @@ class RestoredQueues:
 
     async def send(self, queue: str, lines: bytes) -> None:
         """Send the messages of a part."""
-        found = [line for line in lines.split(b"\n") if line]
-        for start in range(0, len(found), _CONCURRENCY):
-            some = enumerate(found[start : start + _CONCURRENCY], start + 1)
-            for outcome in await asyncio.gather(
-                *(self._one(queue, *each) for each in some), return_exceptions=True
-            ):
-                if outcome is not None:
-                    raise outcome
+        async with Several(_CONCURRENCY) as running:
+            for number, text in enumerate(filter(None, lines.split(b"\n")), 1):
+                await running.start(self._one(queue, number, text))
 
     async def _one(self, queue: str, number: int, text: bytes) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 
@@ -31,6 +30,7 @@ from storage_lib.names import table_name
 from storage_lib.ports import expiry
 from storage_lib.ports.streaming import Parts
 from storage_lib.reserved_names import MESSAGES, has_conversations
+from storage_lib.several import Several
 
 _MAX_PART_BYTES = 64 * 1024 * 1024
 """No part of a table or a queue is so long."""
@@ -134,7 +134,6 @@ class _Restore:
         self._dry_run = dry_run
         self._max_bytes = max_bytes
         self._progress = progress
-        self._running: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self.report = RestoreReport()
         self.seen_tables: set[str] = set()
@@ -144,31 +143,17 @@ class _Restore:
     async def all(self, chunks: AsyncGenerator[bytes], concurrency: int) -> None:
         async with aclosing(chunks):
             reader = ArchiveReader(chunks)
-            try:
-                async with aclosing(aiter(reader)) as entries:
-                    async for found in entries:
-                        if isinstance(found, Damage):
-                            self.report.damaged(found)
-                        else:
-                            await self._entry(found)
-                        await self._until(concurrency - 1)
-                        if self._progress is not None:
-                            self._progress(self.report)
-                await self._until(0)
-            finally:
-                for task in self._running:
-                    task.cancel()
-                await asyncio.gather(*self._running, return_exceptions=True)
+            async with Several(concurrency) as storing, aclosing(aiter(reader)) as entries:
+                async for found in entries:
+                    if isinstance(found, Damage):
+                        self.report.damaged(found)
+                    else:
+                        await self._entry(found, storing)
+                    if self._progress is not None:
+                        self._progress(self.report)
             self.report.complete = reader.end is not None
 
-    async def _until(self, most: int) -> None:
-        """Wait until no more than so many are running."""
-        while len(self._running) > most:
-            done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-
-    async def _entry(self, entry: Entry) -> None:
+    async def _entry(self, entry: Entry, storing: Several) -> None:
         about = entry.about
         if about.kind == "archive":
             check_format(about)
@@ -190,7 +175,7 @@ class _Restore:
             if await self.queues.wants(about.name) and (lines := await self._lines(entry)) is not None:
                 await self.queues.send(about.name, lines)
         elif self._takes_messages if about.name.startswith(MESSAGES) else about.name.startswith(self._prefix):
-            await self._object(entry)
+            await self._object(entry, storing)
 
     async def _table(self, entry: Entry) -> None:
         name = entry.about.name
@@ -226,7 +211,7 @@ class _Restore:
         self.seen_tables.add(name)
         return name in self._tables
 
-    async def _object(self, entry: Entry) -> None:
+    async def _object(self, entry: Entry, storing: Several) -> None:
         about = entry.about
         key = about.name
         if self._into is not None and not key.startswith(MESSAGES):
@@ -255,7 +240,7 @@ class _Restore:
             data = await entry.read()
         except IntegrityError:
             return  # The reader tells of it.
-        self._running.add(asyncio.create_task(self._store(key, about, data)))
+        await storing.start(self._store(key, about, data))
 
     async def _store(self, key: str, about: About, content: bytes | Entry) -> None:
         """Store an object, unless it is there."""

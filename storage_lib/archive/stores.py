@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, nullcontext
-from typing import Any, Literal
-
-import msgspec
+from typing import Literal
 
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
 from storage_lib.keys import (
@@ -25,8 +23,9 @@ from storage_lib.ports.object_model import ListEntry, ObjectInfo
 from storage_lib.ports.objects import ObjectReader, ObjectStore, Parts
 from storage_lib.ports.records import of_a_record
 from storage_lib.reserved_names import MESSAGES
+from storage_lib.versioning import CURRENT, is_record
 
-_CURRENT = "/current"
+_CURRENT = f"/{CURRENT}"
 
 Layers = Literal["open", "sealed"]
 
@@ -94,7 +93,9 @@ class Objects:
         self, key: str, data: bytes | Parts, content_type: str, metadata: dict[str, str], *, if_absent: bool
     ) -> None:
         """Store an object as an archive has it."""
-        with of_a_record() if isinstance(data, bytes) and _is_record(key, data) else nullcontext():
+        # What rules say of those below a prefix is not meant for what says which version is current.
+        is_current = key.endswith(_CURRENT) and isinstance(data, bytes) and is_record(data)
+        with of_a_record() if is_current else nullcontext():
             await self.store.adopt(key, data, content_type, metadata, if_absent=if_absent)
 
     def checked(self, key: str, content_type: str, metadata: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -116,17 +117,6 @@ class Objects:
                     f"object {key!r} has the reserved metadata {name!r} in the archive", field="metadata"
                 )
         return validate_content_type(content_type), metadata
-
-
-def _is_record(key: str, data: bytes) -> bool:
-    """Whether an object says which version is current: what rules say of those below a prefix is not meant
-    for it."""
-    if not key.endswith(_CURRENT):
-        return False
-    try:
-        return {"version", "highest"} <= msgspec.json.decode(data, type=dict[str, Any]).keys()
-    except msgspec.MsgspecError:
-        return False
 
 
 def _metadata_of(info: ObjectInfo) -> dict[str, str]:

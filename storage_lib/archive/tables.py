@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -16,10 +15,10 @@ from storage_lib.errors import (
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
-    UnsupportedOperationError,
 )
 from storage_lib.manager import StorageManager
-from storage_lib.reserved_names import chosen_tables, owners_of_tables
+from storage_lib.reserved_names import Tables, meant_tables
+from storage_lib.several import Several
 
 _PART_BYTES = 128 * 1024
 """A part of a table is lost with any of its bytes, so it is small. An entity may have 1 MiB."""
@@ -34,32 +33,15 @@ class _Line(msgspec.Struct):
     properties: dict[str, Any]
 
 
-class Tables(NamedTuple):
-    """The tables of a backup; ``left_out`` are those of the library that were not named."""
-
-    names: list[str]
-    left_out: list[str]
-
-
 async def tables_of(storage: StorageManager, wanted: Iterable[str] | None, prefix: str) -> Tables:
     """The tables that are wanted; None means all, if the whole store is.
 
     :raises KeyNotFoundError: there is no such table.
     """
-    if wanted is None and prefix:
-        return Tables([], [])
     patterns = None if wanted is None else several("tables", wanted)
-    if patterns is not None and not patterns:
+    if (patterns is None and prefix) or patterns == []:
         return Tables([], [])
-    try:
-        there = await storage.list_tables()
-    except UnsupportedOperationError:
-        if patterns is None:
-            return Tables([], [])
-        raise
-    owners = owners_of_tables(there, storage)
-    names = chosen_tables(patterns, there, owners, tasks=True)
-    return Tables(names, [name for name in there if name in owners and name not in names])
+    return await meant_tables(patterns, storage, tasks=True)
 
 
 async def lines_of(storage: StorageManager, table: str) -> AsyncGenerator[tuple[bytes, int]]:
@@ -126,12 +108,9 @@ async def restore_lines(
 
     if not dry_run:
         await tables.create_table(table)
-    found = [line for line in lines.split(b"\n") if line]
-    for start in range(0, len(found), _CONCURRENCY):
-        some = enumerate(found[start : start + _CONCURRENCY], start + 1)
-        for outcome in await asyncio.gather(*(one(*each) for each in some), return_exceptions=True):
-            if outcome is not None:
-                raise outcome
+    async with Several(_CONCURRENCY) as running:
+        for number, text in enumerate(filter(None, lines.split(b"\n")), 1):
+            await running.start(one(number, text))
 
 
 _decode = msgspec.json.Decoder(_Line).decode

@@ -266,11 +266,7 @@ def check_retry_attempts(attempts: object) -> int:
 
     :raises ConfigurationError: it is out of range.
     """
-    if type(attempts) is not int or not 1 <= attempts <= MAX_RETRY_ATTEMPTS:
-        raise ConfigurationError(
-            f"retry_attempts is {attempts!r}", field="retry_attempts", limit=f"1 to {MAX_RETRY_ATTEMPTS}"
-        )
-    return attempts
+    return _from_one("retry_attempts", attempts, MAX_RETRY_ATTEMPTS)
 
 
 def _connection(env: Mapping[str, str], name: str) -> dict[str, str]:
@@ -307,13 +303,13 @@ def check_concurrent_requests(value: object) -> int:
 
     :raises ConfigurationError: it is out of range.
     """
-    if type(value) is int and 1 <= value <= MAX_CONCURRENT_REQUESTS:
-        return value
-    raise ConfigurationError(
-        f"concurrent_requests is {value!r}",
-        field="concurrent_requests",
-        limit=f"1 to {MAX_CONCURRENT_REQUESTS}",
-    )
+    return _from_one("concurrent_requests", value, MAX_CONCURRENT_REQUESTS)
+
+
+def _from_one(name: str, value: object, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ConfigurationError(f"{name} is {value!r}", field=name, limit=f"1 to {most}")
+    return value
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -6,8 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from storage_lib.errors import StorageError
-from storage_lib.migration.report import MOST_NAMED, Failure
+from storage_lib.migration.report import MOST_NAMED, Failure, MigrationReport
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -40,11 +39,7 @@ class CheckReport(msgspec.Struct, kw_only=True):
         """Whether both hold the same, and all of it could be compared."""
         return not (self.different or self.only_in_first or self.only_in_second or self.failures)
 
-    def fail(self, name: str, error: StorageError) -> None:
-        """Count what could not be compared, and name it likewise."""
-        self.failures += 1
-        if len(self.failed) < MOST_NAMED:
-            self.failed.append(Failure(name, error.code, error.explained()))
+    fail = MigrationReport.fail
 
     def add(self, found: Difference) -> None:
         """Count a difference, and name it if there are not too many yet."""

@@ -20,13 +20,14 @@ from storage_lib.migration.listing import listed
 from storage_lib.migration.options import MigrationOptions
 from storage_lib.migration.pairing import Pair, paired
 from storage_lib.migration.report import MigrationReport
-from storage_lib.migration.versions import is_pointer, pointed_at
 from storage_lib.migration.views import Open, Sealed, View
 from storage_lib.ports.object_model import ListEntry
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
 
+_CURRENT = "/current"
+"""How the names of objects end that may say which versions there are (`storage_lib.versioning`)."""
 _AWAY = 20
 """After so many objects in a row that failed because a store was away, the run ends: the others would too."""
 
@@ -163,7 +164,7 @@ class Migration:
         if self._has_pointers:
             # After the versions that they name.
             await self._each(
-                self._copy_pointer, lambda pair: pair.source is not None and is_pointer(pair.name)
+                self._copy_pointer, lambda pair: pair.source is not None and pair.name.endswith(_CURRENT)
             )
         if self.options.delete and self.report.ok:
             await self._each(self._delete, lambda pair: pair.source is None)
@@ -181,7 +182,7 @@ class Migration:
             await self._each(self._delete, lambda pair: pair.source is None)
 
     def _is_deferred(self, pair: Pair) -> bool:
-        if not is_pointer(pair.name):
+        if not pair.name.endswith(_CURRENT):
             return False
         self._has_pointers = True
         return True
@@ -259,8 +260,10 @@ class Migration:
             return Outcome.VANISHED.value
         entry = ListEntry(key, seen.size, seen.etag)
         if not (self.options.layers == "sealed" or self.options.dry_run):
-            for version in pointed_at(key, content):
-                await self._copy_version(version)
+            from storage_lib.versioning import named_in, object_of  # Only where it is used.
+
+            for number in named_in(content):
+                await self._copy_version(object_of(key.removesuffix(_CURRENT), number))
         return (await self._copier.copy(key, onto, entry, pair.target)).value
 
     async def _copy_version(self, key: str) -> None:

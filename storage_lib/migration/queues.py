@@ -28,7 +28,7 @@ from storage_lib.ports.queues import MAX_RECEIVE, QueueStore
 from storage_lib.reserved_names import TASKS, owner_of_queue
 
 _HELD_SECONDS = 300
-_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 """What does not expire has a later date."""
 
 
@@ -103,7 +103,7 @@ class QueueMover:
                     if isinstance(outcome, BaseException):
                         raise outcome
         finally:
-            await self._give_back(queue, kept)
+            await give_back(self._from, queue, kept)
         if (left := await self._from.length(queue) - len(kept)) > 0:
             raise TransientStorageError(
                 f"{left} messages of queue {queue!r} are hidden: they are being worked on, or delayed",
@@ -126,20 +126,6 @@ class QueueMover:
             return False
         return True
 
-    async def _give_back(self, queue: str, kept: list[QueueMessage]) -> None:
-        """What was not moved is visible at once, and not only when its time is over."""
-        free = asyncio.Semaphore(MAX_RECEIVE)
-
-        async def one(message: QueueMessage) -> None:
-            # Visible already, or soon.
-            async with free:
-                with suppress(KeyNotFoundError, StorageUnavailableError):
-                    await self._from.update(queue, message, visibility_timeout=0)
-
-        for outcome in await asyncio.gather(*map(one, kept), return_exceptions=True):
-            if outcome is not None:
-                raise outcome
-
     def _moved(self, queue: str, count: int) -> None:
         self._report.messages_moved += count
         if count and self._tell is not None:
@@ -151,10 +137,25 @@ class QueueMover:
             self._tell(name, "failed")
 
 
+async def give_back(queues: QueueStore, queue: str, held: list[QueueMessage]) -> None:
+    """Make messages that were received visible at once, and not only when their time is over."""
+    free = asyncio.Semaphore(MAX_RECEIVE)
+
+    async def one(message: QueueMessage) -> None:
+        # Visible already, or soon.
+        async with free:
+            with suppress(KeyNotFoundError, StorageUnavailableError):
+                await queues.update(queue, message, visibility_timeout=0)
+
+    for outcome in await asyncio.gather(*map(one, held), return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+
+
 def _left(message: QueueMessage) -> float | None:
     """How many seconds a message that was just received has to live; None if it does not expire. By the clock
     of its store: to one that is fast, it may seem to have expired."""
-    if message.expires_at >= _NEVER:
+    if message.expires_at >= NEVER:
         return None
     received = message.next_visible_at - timedelta(seconds=_HELD_SECONDS)
     return max((message.expires_at - received).total_seconds(), 1.0)

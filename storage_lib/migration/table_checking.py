@@ -8,9 +8,9 @@ from storage_lib.entity_json import differences
 from storage_lib.errors import StorageError, StorageUnavailableError
 from storage_lib.manager import StorageManager
 from storage_lib.migration.check_report import CheckReport, Difference
-from storage_lib.migration.several import Several
 from storage_lib.migration.tables import joined, label
 from storage_lib.ports.table_model import Entity
+from storage_lib.several import Several
 
 _READERS = 32
 

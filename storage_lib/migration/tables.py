@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import NamedTuple
 
 from storage_lib.entity_json import is_same
 from storage_lib.errors import (
@@ -15,17 +14,16 @@ from storage_lib.errors import (
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
-    UnsupportedOperationError,
 )
 from storage_lib.manager import StorageManager
 from storage_lib.migration.limits import Bandwidth
 from storage_lib.migration.options import MigrationOptions, Span
 from storage_lib.migration.patterns import KeyFilter
 from storage_lib.migration.report import MigrationReport
-from storage_lib.migration.several import Several
 from storage_lib.ports.table_model import Entity, EntityPage, Insert
 from storage_lib.ports.tables import MAX_BATCH_OPERATIONS, MAX_QUERY_PAGE, TableStore
-from storage_lib.reserved_names import MESSAGES, chosen_tables, has_conversations, owners_of_tables
+from storage_lib.reserved_names import MESSAGES, Tables, has_conversations, meant_tables
+from storage_lib.several import Several
 
 _BATCH_BYTES = 1024 * 1024
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -42,34 +40,9 @@ def label(table: str, partition_key: str, row_key: str) -> str:
     return f"table {table}, entity {partition_key!r} {row_key!r}"
 
 
-class Tables(NamedTuple):
-    """The tables of a migration or a comparison; ``left_out`` are those that belong to the library."""
-
-    names: list[str]
-    left_out: list[str]
-
-
 async def tables_of(options: MigrationOptions, *stores: StorageManager) -> Tables:
-    """The tables that are meant, of those that any of ``stores`` has.
-
-    :raises KeyNotFoundError: none of them has a table that is named.
-    :raises UnsupportedOperationError: likewise, for they have no tables.
-    """
-    if not options.takes_tables:
-        return Tables([], [])
-    there: set[str] = set()
-    refusal: UnsupportedOperationError | None = None
-    for storage in stores:
-        try:
-            there.update(await storage.list_tables())
-        except UnsupportedOperationError as error:
-            refusal = error
-    if options.tables and not there and refusal is not None:
-        raise refusal
-    owners = owners_of_tables(there, *stores)
-    chosen = chosen_tables(options.tables, sorted(there), owners)
-    left_out = {name for name in there if name in owners}.difference(chosen)
-    return Tables(chosen, sorted(left_out))
+    """The tables that are meant, of those that any of ``stores`` has; see `meant_tables`."""
+    return await meant_tables(options.tables, *stores) if options.takes_tables else Tables([], [])
 
 
 def messages_of(options: MigrationOptions, names: Sequence[str], *stores: StorageManager) -> Span | None:

@@ -12,6 +12,7 @@ from storage_lib.layers.caching.entries import Entries, Entry, seen
 from storage_lib.layers.caching.reading import Reading, another
 from storage_lib.ports.object_model import ObjectInfo, StoredObject
 from storage_lib.ports.streaming import one_chunk
+from storage_lib.several import end
 
 Read = Callable[[float], Awaitable[Entry]]
 """A read that begins now, at this moment of the cache's clock."""
@@ -31,13 +32,7 @@ class SharedReads:
 
     async def close(self) -> None:
         """End the reads that are still under way."""
-        here = asyncio.get_running_loop()
-        for task in list(self._tasks):
-            if (loop := task.get_loop()) is here:
-                task.cancel()
-                await asyncio.wait((task,))
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(task.cancel)
+        await end(self._tasks)
         self._tasks.clear()
 
     async def read(self, key: str, read: Read, *, fresh: bool, whole: bool) -> Entry:

@@ -16,6 +16,7 @@ from storage_lib.config.encryption import EncryptionOptions, Keys, Wrapped, chec
 from storage_lib.errors import BackendClosedError, ConfigurationError, StorageError
 from storage_lib.layers.encryption.vault import Vault
 from storage_lib.ports.portable import Stationary
+from storage_lib.several import end
 
 _LOOK_AGAIN_SECONDS = 5.0
 _log = logging.getLogger("AOS.Storage")
@@ -102,16 +103,7 @@ class Unwrapped:
     async def close(self) -> None:
         """Forget the keys, and end what is under way."""
         self._known.clear()
-        here = asyncio.get_running_loop()
-        own: list[asyncio.Task[Key]] = []
-        for (loop, *_), asking in list(self._asking.items()):
-            if loop is here:
-                asking.cancel()
-                own.append(asking)
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(asking.cancel)
-        if own:
-            await asyncio.wait(own)
+        await end(self._asking.values())
 
 
 def _seen(asking: asyncio.Task[Key]) -> None:

@@ -11,8 +11,7 @@ from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
 from storage_lib.layers.base import Layer, Operation
 from storage_lib.layers.retry.objects import RetryingObjects
 from storage_lib.layers.retry.options import RetryOptions
-from storage_lib.layers.retry.retrier import Retrier
-from storage_lib.layers.retry.unknown import unknown
+from storage_lib.layers.retry.retrier import Retrier, unknown
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ObjectDriver
 from storage_lib.ports.statistics import Statistic

@@ -18,8 +18,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.layers.base import ObjectLayer
-from storage_lib.layers.retry.retrier import Retrier, Tries
-from storage_lib.layers.retry.unknown import unknown
+from storage_lib.layers.retry.retrier import Retrier, Tries, unknown
 from storage_lib.ports import expiry
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.hidden import ATTEMPT, SOURCE
@@ -44,7 +43,7 @@ class RetryingObjects(ObjectLayer):
     """
 
     def __init__(self, inner: ObjectDriver, retrier: Retrier) -> None:
-        super().__init__(inner, retrier.around)
+        super().__init__(inner, retrier.step)
         self._retrier = retrier
 
     @property

@@ -10,15 +10,24 @@ from collections.abc import Awaitable, Callable
 from storage_lib.errors import StorageError, StorageUnavailableError, TransientStorageError
 from storage_lib.layers.retry.breaker import Breaker
 from storage_lib.layers.retry.options import RetryOptions
-from storage_lib.layers.retry.unknown import UnknownOutcomeError
 from storage_lib.ports.attempts import REPEATED
 from storage_lib.ports.deadline import DEADLINE, Deadline
+from storage_lib.ports.errors import UnknownOutcomeError
 
 _log = logging.getLogger("AOS.Storage")
 
 
 class NotTriedError(StorageUnavailableError):
     """The store has been unavailable for a while and was not asked."""
+
+
+def unknown(doing: object) -> UnknownOutcomeError:
+    """The error of a conflict after a lost response."""
+    return UnknownOutcomeError(
+        f"{doing}: the response was lost and it has since changed; it is not known whether this call"
+        " changed it",
+        remedy="read it again and decide",
+    )
 
 
 class Retrier:
@@ -112,10 +121,6 @@ class Retrier:
         """`call`, for a step that may be repeated; with ``only_refused``, one that may be repeated if
         refused."""
         return await self.call(doing, lambda _: step(), only_refused=only_refused)
-
-    async def around[T](self, operation: object, call: Callable[[], Awaitable[T]], /) -> T:
-        """`step`, as layers do it."""
-        return await self.call(operation, lambda _: call())
 
     async def small[T](self, doing: str, step: Callable[[], Awaitable[T]]) -> T:
         """`step`, for a request that transfers no contents."""

@@ -14,6 +14,7 @@ from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ObjectDriver
 from storage_lib.ports.quotas import QuotaUsage
 from storage_lib.ports.statistics import Statistic
+from storage_lib.several import end
 
 _USED = "What the objects of a quota take, as far as this process knows"
 _LIMIT = "What the objects of a quota may take"
@@ -57,17 +58,6 @@ class ValidationLayer(Layer):
 
     async def close(self) -> None:
         try:
-            await self._stop_listings()
+            await end(self._listings)
         finally:
             await self.inner.close()
-
-    async def _stop_listings(self) -> None:
-        loop = asyncio.get_running_loop()
-        here: list[asyncio.Task[None]] = []
-        for task in list(self._listings):
-            if task.get_loop() is loop:
-                task.cancel()
-                here.append(task)
-            elif not task.get_loop().is_closed():
-                task.get_loop().call_soon_threadsafe(task.cancel)
-        await asyncio.gather(*here, return_exceptions=True)

@@ -1,9 +1,9 @@
-"""Several coroutines at a time."""
+"""Several coroutines at a time, and the end of tasks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 
@@ -39,3 +39,17 @@ class Several:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks: those of this event loop have ended when this returns, those of others are told to."""
+    here = asyncio.get_running_loop()
+    own: list[asyncio.Task[Any]] = []
+    for task in list(tasks):
+        if (loop := task.get_loop()) is here:
+            task.cancel()
+            own.append(task)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
+    if own:
+        await asyncio.wait(own)
