@@ -27,13 +27,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from storage_lib.backends.file import FileStorageBackend, directories, durable, sqlite, watches
+from storage_lib.backends.file import FileStorageBackend, directories, durable, sqlite
 from storage_lib.backends.file import tables as file_tables
+from storage_lib.backends.file.errors import os_errors
 from storage_lib.backends.file.files import ObjectFiles
 from storage_lib.backends.file.folder import Folder
 from storage_lib.backends.file.format import Header, data_offset, decode_header, encode_header
 from storage_lib.backends.file.locks import KeyLocks
-from storage_lib.backends.file.oserrors import os_errors
 from storage_lib.backends.file.paths import PathMap
 from storage_lib.backends.file.writes import PutBytes
 from storage_lib.backends.memory import MemoryBackend
@@ -559,7 +559,7 @@ async def test_pages_of_a_directory_are_read_once_and_changes_are_seen(
     for key in keys:
         _plant(folder, key, foreign=False)
     if kept != "watched":
-        monkeypatch.setattr(watches, "_calls", lambda: None)
+        monkeypatch.setattr(directories, "_calls", lambda: None)
     if kept == "quiet":
         monkeypatch.setattr(directories, "_QUIET_SECONDS", -1)
     assert await _pages(backend) == keys
@@ -620,7 +620,7 @@ async def test_a_directory_whose_changes_are_not_known_is_read_again(
     for key in keys:
         _plant(folder, key, foreign=False)
     if loss == "no more watches":
-        calls = watches._calls()
+        calls = directories._calls()
         assert calls is not None
         monkeypatch.setattr(calls, "add", lambda *_: -1)
     assert await _pages(backend) == keys
@@ -631,7 +631,7 @@ async def test_a_directory_whose_changes_are_not_known_is_read_again(
         for key in keys:
             _plant(folder, key, foreign=False)
     else:
-        count = {"too many changes": watches.MAX_CHANGES + 1, "no more watches": 1}.get(loss, 20_000)
+        count = {"too many changes": directories.MAX_CHANGES + 1, "no more watches": 1}.get(loss, 20_000)
         for n in range(count):  # one name twice in a row would be one event
             for name in ("one", "two"):
                 (folder / f"flat/{name}{n if loss == 'too many changes' else ''}.obj").touch()
@@ -648,13 +648,13 @@ async def test_a_directory_whose_changes_are_not_known_is_read_again(
 def test_nothing_is_kept_of_changes_that_nobody_takes(tmp_path: Path) -> None:
     for name in ("busy", "other"):
         (tmp_path / name).mkdir()
-    kept = watches.Watches()
+    kept = directories.Watches()
     folder = Folder(os.fsencode(tmp_path))
     busy, other = kept.begin(folder, b"busy"), kept.begin(folder, b"other")
     assert busy is not None
     assert other is not None
     for n in range(3):
-        for m in range(watches.MAX_CHANGES + 1):
+        for m in range(directories.MAX_CHANGES + 1):
             (tmp_path / f"busy/{n}-{m}").touch()
         (tmp_path / f"other/{n}").touch()
         assert kept.take(other) == {b"%d" % n}

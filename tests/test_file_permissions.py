@@ -16,7 +16,7 @@ from zlib import crc32
 
 import pytest
 
-from storage_lib.backends.file import FileStorageBackend, locks, rights
+from storage_lib.backends.file import FileStorageBackend, folder, locks
 from storage_lib.backends.file.locks import KeyLocks
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError, TransientStorageError
@@ -219,7 +219,7 @@ async def test_a_folder_that_cannot_be_shared_is_refused_with_the_remedy(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(rights.os, "fchmod", refuse)
+    monkeypatch.setattr(folder.os, "fchmod", refuse)
     with pytest.raises(ConfigurationError) as refused:
         await FileStorageBackend(base, shared_group=True).open()
     assert "chgrp -R" in (refused.value.remedy or "")

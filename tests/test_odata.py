@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_lib.backends.file.prefilter import prefilter
-from storage_lib.backends.file.tables import _encode
+from storage_lib.backends.file.tables import _encode, prefilter
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.odata import bind, compile_filter
 from storage_lib.ports.tables import Entity

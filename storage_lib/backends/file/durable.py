@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator
 from itertools import count
 
-from storage_lib.backends.file.rights import OWNER, Rights
+from storage_lib.backends.file.folder import OWNER, Rights, descriptor
 
 _STALE_SECONDS = 60
 _KEPT_SUFFIX = ".part"
@@ -122,12 +122,9 @@ class TemporaryFiles:
 
 def _unlink_unlocked(path: str) -> None:
     """:raises OSError: the file is locked, gone, or no file."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
+    with descriptor(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path)
-    finally:
-        os.close(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -159,8 +156,5 @@ def start_writeback(fd: int, offset: int = 0, size: int = 0) -> None:
 
 
 def sync_directory(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with descriptor(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)

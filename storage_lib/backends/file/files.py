@@ -16,16 +16,17 @@ from types import TracebackType
 from typing import Self
 
 from storage_lib.backends.file.durable import write_all_at
+from storage_lib.backends.file.errors import MISSING, check_there
 from storage_lib.backends.file.folder import FILE, Folder, joined
-from storage_lib.backends.file.foreign import content_type_of, foreign_etag
 from storage_lib.backends.file.format import (
     READ_AHEAD_BYTES,
+    content_type_of,
     damaged,
     data_offset,
     decode_header,
+    foreign_etag,
 )
 from storage_lib.backends.file.layout import Layout
-from storage_lib.backends.file.oserrors import MISSING, check_there
 from storage_lib.backends.file.paths import SUFFIX
 from storage_lib.errors import IntegrityError, TransientStorageError
 from storage_lib.ports.drivers import GetOptions

@@ -2,8 +2,8 @@
 
 ::
 
-    AOSOBJ1 000000d2 5f3a90c1\\n      magic, length and CRC-32 of the header, both as 8 hex digits
-    {"key":"configs/ceo.json",…}\\n   the header: JSON, UTF-8, possibly padded with spaces at its end
+    AOSOBJ1 000000d2 5f3a90c1\n      magic, length and CRC-32 of the header, both as 8 hex digits
+    {"key":"configs/ceo.json",…}\n   the header: JSON, UTF-8, possibly padded with spaces at its end
     {"name": "CEO", …}               the data
 
 Content type, metadata, checksum and bytes are one file, so they can never come apart, and renaming it into
@@ -12,14 +12,18 @@ only at the end reserves a header of fixed length (``pad_to``) and overwrites it
 
 A header is accepted only if it is bit for bit what was written: magic, lengths, CRC-32, the key it was
 asked for, and a file of exactly the length it names. The data has its SHA-256 in the header.
+
+A file of another program has no header: its type is told by its name, its ETag by its inode, time and size.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import msgspec
 
+from storage_lib import content_types
 from storage_lib.errors import IntegrityError
 from storage_lib.patterns import pattern
 
@@ -97,3 +101,12 @@ def damaged(key: str, why: str) -> IntegrityError:
         remedy="restore the file from a backup, or save the object again; a file of another program must"
         " not end in .obj",
     )
+
+
+def content_type_of(key: str) -> str:
+    """By the extension."""
+    return content_types.content_type_of(key) or "application/octet-stream"
+
+
+def foreign_etag(status: os.stat_result) -> str:
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"

@@ -11,16 +11,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
 
-from storage_lib.backends.file.capabilities import check_capabilities
 from storage_lib.backends.file.durable import TemporaryFiles, sync_directory
-from storage_lib.backends.file.oserrors import check_there, os_errors
+from storage_lib.backends.file.errors import check_there, os_errors
+from storage_lib.backends.file.folder import OWNER, Rights, descriptor, of_group
 from storage_lib.backends.file.paths import PathMap
-from storage_lib.backends.file.rights import OWNER, Rights, of_group
 from storage_lib.errors import ConfigurationError
 
 VERSION = 1
@@ -131,11 +134,8 @@ def _make(directory: str, rights: Rights) -> None:
         if not os.path.isdir(directory):
             raise
         return
-    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    try:
+    with descriptor(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
         rights.give(fd, rights.directory)
-    finally:
-        os.close(fd)
 
 
 def _try(base: str, file: str | TemporaryFiles) -> None:
@@ -192,3 +192,40 @@ def _described_fold_case(path: str) -> bool:
             remedy="use the version of this library that made the folder, or a later one",
         )
     return described.fold_case
+
+
+_REFUSED = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.EPERM, errno.EACCES}
+    | {errno.EISDIR, errno.ENOLCK}
+)
+
+
+def check_capabilities(base: str, file: str, directories: list[str]) -> None:
+    """Sync a file and the directories of a data folder, and try a lock. All of it changes nothing.
+
+    :raises ConfigurationError: one of them is refused.
+    """
+    with descriptor(file, os.O_RDONLY) as fd, _needed(base, "sync a file (fsync)"):
+        os.fsync(fd)
+    for directory in directories:
+        with descriptor(directory, os.O_RDONLY) as fd, _needed(base, "sync a directory (fsync)"):
+            os.fsync(fd)
+    with descriptor(file, os.O_RDONLY) as fd, _needed(base, "lock a file (flock)"), suppress(BlockingIOError):
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@contextmanager
+def _needed(base: str, what: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            return  # It can be read.
+        if error.errno not in _REFUSED:
+            raise
+        raise ConfigurationError(
+            f"the file system of {base} cannot {what}: {error.strerror}",
+            field="base_path",
+            remedy="keep the data folder on a local file system (ext4, XFS, Btrfs, APFS), or mount the"
+            " network file system so that it can",
+        ) from error

@@ -15,6 +15,7 @@ from itertools import islice
 
 from storage_lib import threads as own_threads
 from storage_lib.backends.file.directories import KeptNames
+from storage_lib.backends.file.errors import os_errors
 from storage_lib.backends.file.files import (
     INLINE_BYTES,
     ObjectFiles,
@@ -23,13 +24,11 @@ from storage_lib.backends.file.files import (
     check_etag,
 )
 from storage_lib.backends.file.jobs import Job, Turns, check_process, resolve, thread_errors
-from storage_lib.backends.file.known import KnownEntries
-from storage_lib.backends.file.late import LateWrites
 from storage_lib.backends.file.layout import Layout
-from storage_lib.backends.file.oserrors import os_errors
-from storage_lib.backends.file.walk import Walk
+from storage_lib.backends.file.listing import KnownEntries, Walk
+from storage_lib.backends.file.locks import LateWrites
+from storage_lib.backends.file.writer import ObjectWriter
 from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
-from storage_lib.backends.file.writing import ObjectWriter
 from storage_lib.errors import BackendClosedError, TransientStorageError
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectCapabilities, ObjectDriver, PutOptions
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject

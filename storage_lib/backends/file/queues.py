@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from storage_lib.backends.file import given_names
+from storage_lib.backends.file import sqlite
 from storage_lib.backends.file.sqlite import Database
 from storage_lib.names import given_name
 from storage_lib.ports.drivers import NamePage, QueueDriver
@@ -48,7 +48,7 @@ class FileQueues(QueueDriver):
 
     async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
         return await self._database.read(
-            lambda connection: given_names.page(connection, "queues", prefix, cursor)
+            lambda connection: sqlite.names_page(connection, "queues", prefix, cursor)
         )
 
     async def send(self, queue: str, text: str, delay: float, ttl: float | None) -> str:
@@ -177,7 +177,7 @@ class FileQueues(QueueDriver):
 
 
 def _make(connection: Connection, queue: str, *, again: bool = False) -> None:
-    given_names.make(connection, "queues", str(queue), given_name(queue), again=again)
+    sqlite.make_named(connection, "queues", str(queue), given_name(queue), again=again)
 
 
 def _purge(connection: Connection, queue: str, now: int) -> None:

@@ -20,22 +20,21 @@ import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from storage_lib import threads as own_threads
 from storage_lib.backends.file import space
+from storage_lib.backends.file.errors import check_there, os_errors, sqlite_errors
+from storage_lib.backends.file.folder import OWNER, descriptor, of_group
 from storage_lib.backends.file.jobs import Job, Turns, check_process, resolve, thread_errors
-from storage_lib.backends.file.oserrors import check_there, os_errors
-from storage_lib.backends.file.rights import OWNER, of_group
 from storage_lib.errors import (
-    AccessDeniedError,
     BackendClosedError,
     ConfigurationError,
-    IntegrityError,
     StorageUnavailableError,
     TransientStorageError,
 )
+from storage_lib.names import MappedName
+from storage_lib.ports.drivers import NamePage
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -532,11 +531,8 @@ def _lengthened_log(opened: _Opened) -> int:
     try:
         size = os.stat(path).st_size
         if size % _LOG_STEP_BYTES != 0 and size < LONGEST_LOG_BYTES // 2:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            try:
+            with descriptor(path, os.O_WRONLY | os.O_APPEND) as fd:
                 os.write(fd, bytes(-size % _LOG_STEP_BYTES))
-            finally:
-                os.close(fd)
     except OSError:
         pass  # A full disk is the commit's to report.
     return size
@@ -567,39 +563,44 @@ def _answered(job: _Job, connection: Connection) -> bool:
     return job.result is not None or job.error is not None
 
 
-class sqlite_errors:  # noqa: N801 - used as a statement, like contextlib's
-    """Raise what sqlite3 raises as the `StorageError` it means: the one place that translates it."""
+_PAGE = 1000
 
-    __slots__ = ()
+Kind = Literal["tables", "queues"]
 
-    def __enter__(self) -> None:
+
+def make_named(connection: Connection, kind: Kind, name: str, given: str, *, again: bool = False) -> None:
+    """Add a table or queue if there is none.
+
+    :param again: remember what it was given, too, if there is one whose given name is not known.
+    """
+    made = connection.execute(f"INSERT OR IGNORE INTO {kind} (name) VALUES (?)", (name,))  # noqa: S608
+    if given == name or not (again or made.rowcount):
         return
+    # Made when it is first needed: versions of this library that do not know it use the same database.
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS given_names"
+        " (kind TEXT NOT NULL, name TEXT NOT NULL, given TEXT NOT NULL, PRIMARY KEY (kind, name))"
+        " WITHOUT ROWID"
+    )
+    connection.execute("INSERT OR IGNORE INTO given_names VALUES (?, ?, ?)", (kind, name, given))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            _raise(error)
 
-
-def _raise(error: BaseException) -> None:
-    import sqlite3
-
-    if not isinstance(error, sqlite3.Error):
-        return
-    code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    words = f"tables and queues (system/store.db): {error}"
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        raise TransientStorageError(words, remedy="another process holds the database; try again") from error
-    if code == sqlite3.SQLITE_FULL:
-        raise StorageUnavailableError(
-            f"{words}; the disk is full and nothing was changed",
-            remedy="the disk of the data folder is full: free some space, or raise the quota",
-        ) from error
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        raise IntegrityError(words, remedy="restore system/store.db from a backup") from error
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        raise AccessDeniedError(
-            words, remedy="give this process the right to write the data folder"
-        ) from error
-    raise StorageUnavailableError(words) from error
+def names_page(connection: Connection, kind: Kind, prefix: str, cursor: str | None) -> NamePage:
+    """Names in order, the cursor being the last one."""
+    rows = connection.execute(
+        f"SELECT name FROM {kind} WHERE name > ? AND substr(name, 1, ?) = ? ORDER BY name LIMIT ?",  # noqa: S608
+        (cursor or "", len(prefix), prefix, _PAGE),
+    )
+    names = [name for (name,) in rows]
+    given: dict[str, str] = {}
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'given_names'").fetchone():
+        for name in names:
+            found = connection.execute(
+                "SELECT given FROM given_names WHERE kind = ? AND name = ?", (kind, name)
+            ).fetchone()
+            if found is not None:
+                given[name] = found[0]
+    return NamePage(
+        [MappedName(name, given[name]) if name in given else name for name in names],
+        names[-1] if len(names) == _PAGE else None,
+    )

@@ -8,15 +8,14 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
 
-from storage_lib.backends.file import given_names
-from storage_lib.backends.file.prefilter import prefilter
+from storage_lib.backends.file import sqlite
 from storage_lib.backends.file.sqlite import Database
 from storage_lib.errors import (
     IntegrityError,
@@ -38,7 +37,68 @@ from storage_lib.ports.table_model import Delete, Entity, EntityPage, Insert, Ta
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-    from storage_lib.ports.odata import Filter
+    from storage_lib.ports.odata import Filter, Node
+
+MAX_TERMS = 200
+"""SQLite refuses an expression that is 1,000 levels deep; so long a filter is not the common one."""
+
+_OUTSIDE = frozenset({"PartitionKey", "RowKey", "Timestamp"})
+"""What is not in the map of properties."""
+
+type Encode = Callable[[Any], bytes]
+
+
+def prefilter(node: Node | None, encode: Encode) -> tuple[str, list[bytes]] | None:
+    """A cheap test in SQLite's own code for rows that may pass the filter, so that the others are never
+    decoded: an SQL condition on ``props`` that holds for each of them, with its values; None where there is
+    none that would leave out anything.
+
+    Properties are stored as a MessagePack map, in which a name stands directly before its value and both have
+    one shortest form: an entity whose ``status`` is ``'done'`` has the bytes of the two in its row. A row
+    without them cannot pass ``status eq 'done'``; a row with them is decoded and judged by the filter itself.
+    Only equality is worth it. Needs no index and no other layout.
+
+    :param encode: a property's name or value as it stands in the map.
+    """
+    found = None if node is None else _condition(node, encode)
+    return None if found is None or len(found[1]) > MAX_TERMS else found
+
+
+def _condition(node: Node, encode: Encode) -> tuple[str, list[bytes]] | None:
+    from storage_lib.ports.odata import Compare, Junction
+
+    if isinstance(node, Junction):
+        parts = [_condition(term, encode) for term in node.nodes]
+        useful = [part for part in parts if part is not None]
+        if not useful or (not node.every and len(useful) < len(parts)):
+            return None
+        condition = (" AND " if node.every else " OR ").join(sql for sql, _ in useful)
+        return f"({condition})", [value for _, values in useful for value in values]
+    if not isinstance(node, Compare) or node.operator != "eq" or node.name in _OUTSIDE:
+        return None
+    name = encode(node.name)
+    wanted = [name + encode(form) for form in _forms(node.value)]
+    return f"({' OR '.join(['instr(props, ?)'] * len(wanted))})", wanted
+
+
+def _forms(value: Any) -> Iterator[Any]:
+    """Every value that is equal to it and stored in another way: numbers are int or float."""
+    if type(value) not in (int, float):
+        yield value
+        return
+    yield value
+    if type(value) is int:
+        try:
+            other = float(value)
+        except OverflowError:
+            return
+        if other == value:
+            yield other
+    elif value.is_integer() and -(2**63) <= value < 2**63:
+        yield int(value)
+    if value == 0:
+        yield from (0.0, -0.0)
+
 
 ROWS_A_HOP = 2000
 """Rows that one query decodes before another gets its turn on the reader thread."""
@@ -73,7 +133,7 @@ class FileTables(TableDriver):
 
     async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
         return await self._database.read(
-            lambda connection: given_names.page(connection, "tables", prefix.lower(), cursor)
+            lambda connection: sqlite.names_page(connection, "tables", prefix.lower(), cursor)
         )
 
     async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
@@ -203,7 +263,7 @@ type _Row = tuple[str, int, bytes]
 
 
 def _make(connection: Connection, table: str, *, again: bool = False) -> None:
-    given_names.make(connection, "tables", table.lower(), given_name(table), again=again)
+    sqlite.make_named(connection, "tables", table.lower(), given_name(table), again=again)
 
 
 def _is_there(connection: Connection, table: str) -> bool:

@@ -1,7 +1,7 @@
 """The kinds of writes: a save of bytes at hand, of a stream or of another object's bytes, and a delete.
 
 A save first makes a temporary file that holds the whole of the new object, each kind in its own way. How such
-a file becomes the object is the same for all of them and stands in writing.py.
+a file becomes the object is the same for all of them and stands in writer.py.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable
 import msgspec
 
 from storage_lib.backends.file.durable import TemporaryFiles, start_writeback, write_all, write_all_at
+from storage_lib.backends.file.errors import MISSING, os_errors
 from storage_lib.backends.file.files import INLINE_BYTES, OpenObject
 from storage_lib.backends.file.format import Header, block_aligned, encode_header
-from storage_lib.backends.file.oserrors import MISSING, os_errors
 from storage_lib.errors import StorageError, TransientStorageError
 from storage_lib.ports.drivers import PutOptions
 from storage_lib.ports.object_model import PutResult

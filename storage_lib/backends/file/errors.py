@@ -1,4 +1,4 @@
-"""What the operating system says, in the words of errors.py: the one place that translates `OSError`."""
+"""What the operating system and SQLite say, in the words of errors.py: the one place that translates them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Never
 from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,
+    IntegrityError,
     InvalidKeyError,
     ObjectTooLargeError,
     StorageError,
@@ -112,3 +113,41 @@ def _raise(error: OSError, key: str | None, *, absent: bool) -> Never:
     raise StorageUnavailableError(
         f"{about}: {words} ({error.filename})", remedy=_RESTORE if code in MISSING else None
     ) from error
+
+
+class sqlite_errors:  # noqa: N801 - used as a statement, like contextlib's
+    """Raise what sqlite3 raises as the `StorageError` it means: the one place that translates it."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            _raise_sqlite(error)
+
+
+def _raise_sqlite(error: BaseException) -> None:
+    import sqlite3
+
+    if not isinstance(error, sqlite3.Error):
+        return
+    code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    words = f"tables and queues (system/store.db): {error}"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        raise TransientStorageError(words, remedy="another process holds the database; try again") from error
+    if code == sqlite3.SQLITE_FULL:
+        raise StorageUnavailableError(
+            f"{words}; the disk is full and nothing was changed",
+            remedy="the disk of the data folder is full: free some space, or raise the quota",
+        ) from error
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        raise IntegrityError(words, remedy="restore system/store.db from a backup") from error
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        raise AccessDeniedError(
+            words, remedy="give this process the right to write the data folder"
+        ) from error
+    raise StorageUnavailableError(words) from error

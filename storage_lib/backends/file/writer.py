@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 from storage_lib.backends.file.durable import TemporaryFiles
+from storage_lib.backends.file.errors import check_there, os_errors
 from storage_lib.backends.file.files import ObjectFiles, check_etag
 from storage_lib.backends.file.folder import DIRECTORY, parent
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.locks import KeyLocks, LockedError, name_of
-from storage_lib.backends.file.oserrors import check_there, os_errors
 from storage_lib.backends.file.writes import Delete, Put, PutCopy, PutParts, Write, upload_name
 from storage_lib.errors import (
     AccessDeniedError,
