@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from tests.environments import run_tests
+from tests.framework_table import assert_as_told
 
 
 async def test_fastmcp(azurite: object) -> None:
-    counted = await run_tests("fastmcp", azurite=azurite)
-    assert re.match(r"6 passed", counted), counted
+    assert_as_told("FastMCP", await run_tests("fastmcp", azurite=azurite))

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from tests.conftest import PROJECT
 from tests.downloads import fetched
+from tests.framework_table import pinned_versions
 
 
 def test_the_package_needs_what_is_deployed() -> None:
@@ -39,14 +40,6 @@ def test_the_package_needs_what_is_deployed() -> None:
 def extras_of_frameworks() -> set[str]:
     modules = [each.name for each in iter_modules([str(PROJECT / "integrations")])]
     return {name.replace("_", "-") for name in modules}
-
-
-def pinned_versions() -> dict[str, str]:
-    """Of the frameworks: those that the tests run with, some of them in environments of their own."""
-    files = [PROJECT / "requirements-dev.txt", *(PROJECT / "tests" / "frameworks").glob("*.txt")]
-    lines = [line for path in files for line in path.read_text().splitlines()]
-    pins = [Requirement(line) for line in lines if line and not line.startswith(("#", "-r"))]
-    return {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
 
 
 def test_each_adapter_has_an_extra_with_the_versions_that_it_was_tested_with() -> None:

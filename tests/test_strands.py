@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tests.environments import run_tests
+from tests.framework_table import assert_as_told
 
 
-async def test_its_storage(azurite: object, record_property: Callable[[str, str], None]) -> None:
-    record_property("measured", await run_tests("strands", azurite=azurite))
+async def test_its_storage(azurite: object) -> None:
+    assert_as_told("Strands Agents", await run_tests("strands", azurite=azurite))
