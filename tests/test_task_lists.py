@@ -647,3 +647,37 @@ async def test_a_task_that_changes_while_it_is_listed_is_seen(before: str, after
         assert await every(records, 3, filters) == [one.task_id for one in made], request
         request += 5  # Of the three rounds of sixteen partitions, each at several places.
     assert requests > 32
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["status", "searched"])
+@pytest.mark.parametrize("stride", [1, 2, 7, 16, 17, 31])
+async def test_a_task_that_goes_to_and_fro_while_it_is_listed_is_seen(stride: int, own: bool) -> None:
+    """It exists throughout and is wanted at each moment, and slips from one row to another all the time."""
+    filters: dict[str, Any] = {"status": ["queued", "running", "failed", "cancelled", "dead"]}
+    filters |= {"correlation_id": WORDS[0]} if own else {}
+    for first in range(0, 2 * stride, max(1, stride // 4)):
+        backend = MemoryBackend()
+        records, made = TaskRecords(backend), list[TaskRecord]()
+        assert await records.searchable.is_complete()
+        for n in range(5):
+            base = {"kind": "foreign" if n == 4 else "own", "at": START - timedelta(seconds=n)}
+            fields = {"agent_id": "a", "action": "note", "status": "failed", "correlation_id": WORDS[0]}
+            made.append(await records.insert(record(n, base | fields | {"late": timedelta()})))
+        expected = [one.task_id for one in made]
+        query, requests = backend.tables.driver.query, 0
+
+        async def moving(
+            *arguments: Any, query: Any = query, records: Any = records, made: Any = made, first: int = first
+        ) -> Any:
+            nonlocal requests
+            if requests >= first and (requests - first) % stride == 0:
+                for n, one in enumerate(made):
+                    ends = TaskStatus.CANCELLED if requests % 3 else TaskStatus.FAILED
+                    made[n] = await records.change(one, status=TaskStatus.QUEUED if one.is_final else ends)
+            requests += 1
+            return await query(*arguments)
+
+        backend.tables.driver.query = moving  # pyright: ignore[reportAttributeAccessIssue]
+        assert await every(records, 2, filters) == expected, first
+        backend.tables.driver.query = query  # pyright: ignore[reportAttributeAccessIssue]
+        assert await check_index(backend.tables) == []

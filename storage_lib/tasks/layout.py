@@ -8,6 +8,7 @@ stand the rows of the index, which are written in the same transaction as the re
 - ``~agent:HASH:KEY`` of each task;
 - ``~correlation:HASH:KEY`` and ``~once:HASH:KEY`` of one with a correlation id, and with an idempotency key;
 - ``~failed:KEY``, ``~cancelled:KEY`` and ``~dead:KEY`` of one that ended so;
+- ``~requeued:TIME:KEY`` of one that was requeued then, for lists that it would slip through (`Lists`);
 - ``~span:…:SPAN``, one for all records of 4.7 hours, by action, and of those that succeeded;
 - ``~span:late:UNTIL:TIME``, one for all records with that time in their ids, as those of a family, that were
   made later than that, in the minutes before ``UNTIL``.
@@ -37,6 +38,7 @@ OTHERS: Final = "x"
 OPEN: Final = "~open:"
 LISTED: Final = frozenset({TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.DEAD})
 """Final states that have rows of their own. Most tasks succeed, for which that would be a waste."""
+REQUEUED: Final = "~requeued:"
 SPANS: Final = "~span:"
 LATE: Final = f"{SPANS}late:"
 SUCCEEDED: Final = f"{SPANS}succeeded:"
@@ -150,9 +152,15 @@ def of_status(status: TaskStatus) -> str:
     return f"~{status}:"
 
 
+def requeued_since(moment: datetime) -> str:
+    """The beginning of the rows of tasks that were requeued at that time, before those of later times: a task
+    that is requeued again while they are read goes to where they have not been read yet."""
+    return f"{REQUEUED}{max(_milliseconds(moment), 0):012x}:"
+
+
 FACTS: Final = (
     *("agent_id", "action", "status", "created_at", "updated_at", "priority", "parent_id", "child_index"),
-    *("children", "due_at", "lease_until", "event_due", "correlation_id", "idempotency_key"),
+    *("children", "due_at", "lease_until", "event_due", "correlation_id", "idempotency_key", "requeued_at"),
 )
 """The properties of a record that `Facts` are made of."""
 NOTHING: Final[Mapping[str, Any]] = {}
@@ -177,6 +185,7 @@ class Facts:
     event_due: bool = False
     correlation_id: str | None = None
     idempotency_key: str | None = None
+    requeued_at: datetime | None = None
 
     @classmethod
     def of(cls, record: TaskRecord, changes: Mapping[str, Any] = NOTHING) -> Facts:
@@ -202,6 +211,7 @@ class Facts:
             now("event_due"),
             record.correlation_id,
             record.idempotency_key,
+            now("requeued_at"),
         )
 
     @classmethod
@@ -228,6 +238,7 @@ class Facts:
             properties.get("event_due") is True,
             found("correlation_id", str),
             found("idempotency_key", str),
+            found("requeued_at", datetime),
         )
 
     @property
@@ -244,6 +255,13 @@ class Facts:
             rows[of_status(TaskStatus(self.status)) + self.key] = {"agent_id": self.agent_id, **known}
             # Of an agent, too, those that succeeded are had without the others.
             known["status"] = self.status
+        if self.requeued_at is not None:
+            rows[requeued_since(self.requeued_at) + self.key] = {
+                "agent_id": self.agent_id,
+                "action": self.action,
+                "created_at": self.created_at,
+                "status": self.status,
+            }
         if self.event_due or (self.status is not None and self.status not in FINAL):
             every = {
                 "agent_id": self.agent_id,

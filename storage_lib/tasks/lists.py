@@ -26,6 +26,7 @@ from storage_lib.tasks.layout import (
     OTHERS,
     PARTITIONS,
     RECORDS_END,
+    REQUEUED,
     SUCCEEDED,
     end_of,
     first_at,
@@ -38,6 +39,7 @@ from storage_lib.tasks.layout import (
     of_status,
     partition_of,
     record_keys,
+    requeued_since,
     siblings_of,
     span_of,
 )
@@ -54,7 +56,7 @@ from storage_lib.tasks.model import (
     check_task_id,
     child_task_id,
 )
-from storage_lib.tasks.ranges import Condition, page_of, rows_of
+from storage_lib.tasks.ranges import Condition, all_partitions, page_of, rows_of
 from storage_lib.tasks.searchable import Searchable
 
 CONCURRENT_READS = 32
@@ -62,6 +64,8 @@ SPANS_READ = 64
 """In one query."""
 MOST_INTERVALS = 16
 """Of records that were made late, in a partition."""
+SKEW = timedelta(minutes=5)
+"""How far the clocks of two processes may be apart for a list to see what one of them has just requeued."""
 EXPIRED = "expired"
 """Set in a record whose contents are about to be removed, and which nobody may see any longer."""
 _AHEAD = timedelta(days=1)
@@ -233,12 +237,19 @@ class Lists:
         """The keys of a page, the records of those that were read with them, those of the layout before, and
         whether there may be more. The latter are read first: one that is carried over meanwhile is seen twice
         rather than never."""
+        began = datetime.now(UTC)
         older = dict(await self.before(wanted, behind, limit))
         keys, entities, more = set(older), dict[str, Entity](), len(older) == limit
-        for some in _turns(plans):
+        # A task that ends goes from one plan to another. Read in this order, it is seen, unless it was queued
+        # again meanwhile: then there is a row that says so.
+        is_open = [plan for plan in plans if plan.prefix == OPEN]
+        others = [plan for plan in plans if plan.prefix != OPEN]
+        for some in filter(None, (is_open, others)):
             found, are_more = await self._first(some, wanted, behind, limit, entities)
             keys.update(found)
             more = more or are_more
+        if is_open and others:
+            keys.update(await self._requeued(began - SKEW, wanted, behind))
         page = sorted(keys)[:limit]
         return page, entities, older, more or len(page) < len(keys)
 
@@ -280,6 +291,13 @@ class Lists:
             else:
                 heappop(heap)
         return keys, bool(heap)
+
+    async def _requeued(self, since: datetime, wanted: dict[str, Any], behind: str) -> list[str]:
+        """The keys of tasks that were requeued at that moment or later, and are wanted now."""
+        begin, condition = requeued_since(since), _condition(wanted, "status", "agent_id", "action")
+        rows = all_partitions(self._tables, begin, end_of(REQUEUED), condition, select=[])
+        keys = [row.row_key[len(begin) :] async for row in rows]
+        return [key for key in keys if key > behind]
 
     async def before(self, wanted: dict[str, Any], behind: str, limit: int) -> list[tuple[str, Entity]]:
         """The first records of the layout before, with their keys."""
@@ -422,14 +440,6 @@ class _Stream:
         row = await anext(self._rows, None)
         self.key, self.entity = (None, None) if row is None else row
         return row is not None
-
-
-def _turns(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Which are read at the same time. A task that ends, or is put back, goes from one plan to another. Read
-    one after the other, in the order in which tasks end, and then those that are open again, it is seen."""
-    is_open = [plan for plan in plans if plan.prefix == OPEN]
-    others = [plan for plan in plans if plan.prefix != OPEN]
-    return [is_open, others, is_open] if is_open and others else [list(plans)]
 
 
 def _are_neighbours(end: str, span: str) -> bool:

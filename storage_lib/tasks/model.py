@@ -143,6 +143,7 @@ class TaskRecord:
     - ``due_at``: it does not run before.
     - ``payload_key``: the object that holds a large payload.
     - ``children``: set once it waits for its children.
+    - ``requeued_at``: when it was queued again last, after an end without success.
     - ``history``: its latest attempts.
     - ``event_due``: it has ended and the event may not have been sent (`Outbox`).
     - ``submitter``: under an access policy, the principals of whoever submitted it, separated by spaces;
@@ -183,6 +184,7 @@ class TaskRecord:
     raw_message: str | None = None
     submitter: str | None = None
     requeued_by: str | None = None
+    requeued_at: datetime | None = None
     event_due: bool = False
     omitted: dict[str, str] = field(default_factory=dict[str, str], compare=False)
     etag: str = field(default="", compare=False)

@@ -6,7 +6,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import fields, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
@@ -166,6 +166,8 @@ class TaskRecords:
         """
         if changes.get("event_due"):
             changes["event_due"] = self.events
+        if record.is_final and changes.get("status", record.status) not in FINAL:
+            changes["requeued_at"] = datetime.now(UTC)  # The clock that lists look at as well.
         properties, stored = await self._to_properties(record.task_id, changes)
         before, after = Facts.of(record), Facts.of(record, changes)
         also = index_changes(before, after)
