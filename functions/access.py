@@ -116,6 +116,11 @@ def users_storage() -> StorageManager:
     return state().users_storage if sender is None else sender.reading
 
 
+def forbidden(message: str, right: str, field: str | None = None) -> ForbiddenError:
+    """:param right: what those who keep the access policy could give."""
+    return ForbiddenError(message, field=field, remedy=f"ask those who keep the access policy for {right}")
+
+
 async def need(key: str, *actions: str) -> None:
     """Asked before a body is looked at, so that nobody causes work for a request that is refused.
 
@@ -134,9 +139,7 @@ async def need_some(*actions: str) -> None:
     found = grant()
     if found is not None and all(found.listed(action) == frozenset() for action in actions):
         await state().access.denied(actions[0], "objects")
-        raise ForbiddenError(
-            "you may not use any object", remedy="ask those who keep the access policy for the right"
-        )
+        raise forbidden("you may not use any object", "the right")
 
 
 async def need_to_write(port: Literal["tables", "queues"], name: str) -> None:
@@ -167,10 +170,7 @@ async def need_to_operate() -> None:
     """:raises ForbiddenError: the sender may not see or do what is the app's own."""
     if not sees_inside():
         await state().access.denied("operate", "app")
-        raise ForbiddenError(
-            "you may not see or do what is the app's own",
-            remedy="ask those who keep the access policy for the right 'operate'",
-        )
+        raise forbidden("you may not see or do what is the app's own", "the right 'operate'")
 
 
 def need_task(record: TaskRecord) -> None:
@@ -179,11 +179,7 @@ def need_task(record: TaskRecord) -> None:
         and the sender may not put it back.
     """
     if record.raw_message is not None and (found := grant()) is not None and not found.operates:
-        raise ForbiddenError(
-            "you may not put back a message that is no task",
-            field="task_id",
-            remedy="ask those who keep the access policy for the right 'operate'",
-        )
+        raise forbidden("you may not put back a message that is no task", "the right 'operate'", "task_id")
 
 
 def submitter() -> str | None:
@@ -207,11 +203,7 @@ async def need_agent(agent_id: object, *, task_id: str | None = None) -> None:
     await state().access.denied("tasks", f"tasks/{task_id or agent_id}")
     if task_id is not None:
         raise KeyNotFoundError(f"task {task_id!r} does not exist", field="task_id")
-    raise ForbiddenError(
-        f"you may not use tasks of the agent {agent_id[:80]!r}",
-        field="agent_id",
-        remedy="ask those who keep the access policy for the right 'tasks'",
-    )
+    raise forbidden(f"you may not use tasks of the agent {agent_id[:80]!r}", "the right 'tasks'", "agent_id")
 
 
 async def need_action(name: str) -> None:
@@ -221,11 +213,7 @@ async def need_action(name: str) -> None:
         return
     if registry.get(name).whole_store:
         await state().access.denied("tasks", f"actions/{name}")
-        raise ForbiddenError(
-            f"the action {name!r} needs the rights to everything in the store",
-            field="action",
-            remedy="ask those who keep the access policy for them",
-        )
+        raise forbidden(f"the action {name!r} needs the rights to everything in the store", "them", "action")
 
 
 async def agents() -> frozenset[str] | None:
@@ -237,7 +225,5 @@ async def agents() -> frozenset[str] | None:
     allowed = None if found is None else found.listed("tasks")
     if allowed is not None and not allowed:
         await state().access.denied("tasks", "tasks")
-        raise ForbiddenError(
-            "you may not see any tasks", remedy="ask those who keep the access policy for the right 'tasks'"
-        )
+        raise forbidden("you may not see any tasks", "the right 'tasks'")
     return allowed

@@ -167,6 +167,17 @@ def json_text(req: func.HttpRequest, app: AppState, remedy: str, most: int = MAX
     return text
 
 
+def check_json_size(body: bytes, app: AppState, what: str, remedy: str) -> None:
+    """:raises ObjectTooLargeError: it is longer than what is read as JSON, whatever it begins with."""
+    if len(body) > app.max_json_bytes:
+        raise ObjectTooLargeError(
+            f"the {what} is {len(body)} bytes",
+            field="body",
+            limit=f"{app.max_json_bytes} bytes (app setting AGENT_STORAGE_MAX_JSON_BYTES)",
+            remedy=remedy,
+        )
+
+
 def check_items(text: bytes, most: int, field: str, remedy: str) -> None:
     """
     :raises ObjectTooLargeError: JSON has too many lists, objects and names to be read at once.

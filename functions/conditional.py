@@ -4,6 +4,7 @@ version is looked at, and read or replaced only if it is still the current one."
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
@@ -130,19 +131,7 @@ async def touch(
 
     :raises PreconditionFailedError: a condition does not hold.
     """
-    conditions = Preconditions.of(req)
-    if conditions.none or conditions.only_match is ANY:
-        return await storage.touch(key, **options)
-    if tag := single(conditions.only_match):
-        return await storage.touch(key, if_match=tag, **options)
-    for _ in range(ATTEMPTS):
-        info = await storage.info(key, fresh=True)
-        conditions.check_write(key, info)
-        try:
-            return await storage.touch(key, if_match=info.etag, **options)
-        except PreconditionFailedError:
-            continue
-    raise always_replaced(key)
+    return await _changed(req, storage, key, partial(storage.touch, key, **options))
 
 
 async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> None:
@@ -150,16 +139,26 @@ async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> No
     :raises KeyNotFoundError: there is no such object, whatever the conditions are (RFC 9110, 13.2.1).
     :raises PreconditionFailedError: a condition does not hold.
     """
+    await _changed(req, storage, key, partial(storage.delete, key))
+
+
+async def _changed[T](
+    req: func.HttpRequest, storage: StorageManager, key: str, change: Callable[..., Awaitable[T]]
+) -> T:
+    """What a change of an object that is there returns.
+
+    :param change: makes it, on condition of ``if_match`` if that is given.
+    """
     conditions = Preconditions.of(req)
     if conditions.none or conditions.only_match is ANY:
-        return await storage.delete(key)
+        return await change()
     if tag := single(conditions.only_match):
-        return await storage.delete(key, if_match=tag)
+        return await change(if_match=tag)
     for _ in range(ATTEMPTS):
         info = await storage.info(key, fresh=True)
         conditions.check_write(key, info)
         try:
-            return await storage.delete(key, if_match=info.etag)
+            return await change(if_match=info.etag)
         except PreconditionFailedError:
             continue
     raise always_replaced(key)

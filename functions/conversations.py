@@ -12,7 +12,7 @@ from functions.answers import json_response
 from functions.bodies import json_body
 from functions.conversation_requests import check_read, expected, ids_of, in_json, shown
 from functions.endpoint import Blueprint
-from functions.parameters import integer_parameter, is_named
+from functions.parameters import integer_parameter, is_named, refuse_headers
 from functions.paths import object_key, object_location
 from functions.state import messages_as_objects, state
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
@@ -49,7 +49,7 @@ async def list_conversations(req: func.HttpRequest) -> func.HttpResponse:
         _refuse_mixed(req, _LISTING)
         return await read_conversation(req)
     _refuse_mixed(req, ("last", "after", "before"))
-    _refuse_conditions(req, *_CONDITIONS)
+    refuse_headers(req, _CONDITIONS)
     page = await conversations().page(
         participant=req.params.get("participant"),
         topic=req.params.get("topic"),
@@ -101,7 +101,7 @@ async def extend_conversation(req: func.HttpRequest) -> func.HttpResponse:
     request with an ``Idempotency-Key`` are: either may be sent again if its answer was lost.
     """
     key = _key(req)
-    _refuse_conditions(req, "If-None-Match")
+    refuse_headers(req, ("If-None-Match",))
     await access.need(key, "save")
     body = json_body(req, state(), "append fewer messages in a request")
     refuse_unknown(
@@ -139,7 +139,7 @@ async def change_conversation(req: func.HttpRequest) -> func.HttpResponse:
     "ttl_seconds"?: …, "max_messages"?: …, "max_age_seconds"?: …}``: replace what is given; null takes it
     away. ``If-Match`` changes only this version; 412 if there is another."""
     key = _key(req)
-    _refuse_conditions(req, "If-None-Match")
+    refuse_headers(req, ("If-None-Match",))
     await access.need(key, "load", "save")
     body = json_body(req, state(), "send less metadata")
     refuse_unknown(body, _CHANGED, "field of the body")
@@ -174,7 +174,7 @@ async def delete_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/conversations/{key}``: delete a conversation with its messages. 204; 404 if there is
     none; 412 if ``If-Match`` does not hold."""
     key = _key(req)
-    _refuse_conditions(req, "If-None-Match")
+    refuse_headers(req, ("If-None-Match",))
     wanted = expected(req)
     if "if_position" in wanted:
         found = await conversations().describe(key)
@@ -203,7 +203,7 @@ async def edit_conversation(req: func.HttpRequest) -> func.HttpResponse:
     complete; 412 if there is one with this id. ``If-Match`` as for appending.
     """
     key, log = _key(req), conversations()
-    _refuse_conditions(req, "If-None-Match")
+    refuse_headers(req, ("If-None-Match",))
     await access.need(key, "load")  # Each of them does, and a body is not looked at for others.
     body = json_body(req, state(), "send a shorter message")
     what = body.get("do")
@@ -228,7 +228,7 @@ async def edit_conversation(req: func.HttpRequest) -> func.HttpResponse:
             made = await log.replace(key, body["message"], until=body["until"], **wanted)
             done |= {"entry": made.summary, "removed": made.replaced}
         case _:
-            _refuse_conditions(req, "If-Match")
+            refuse_headers(req, ("If-Match",))
             status = 201
     if what == "fork":
         found = await log.fork(key, _text(body["to"]), until=body.get("until"))
@@ -289,9 +289,3 @@ def _refuse_mixed(req: func.HttpRequest, names: tuple[str, ...]) -> None:
             field=given,
             remedy="leave it out",
         )
-
-
-def _refuse_conditions(req: func.HttpRequest, *names: str) -> None:
-    """Refuse what would otherwise be ignored."""
-    if given := next((name for name in names if name in req.headers), None):
-        raise InvalidArgumentError(f"{given} has no meaning here", field=given, remedy="leave it out")

@@ -10,7 +10,6 @@ import azure.functions as func
 from functions import access
 from functions.parameters import integer_parameter
 from functions.state import state
-from storage_lib.errors import ForbiddenError
 
 _PAGE = 100
 _MOST = 1000
@@ -27,9 +26,7 @@ async def page_of_names(req: func.HttpRequest, port: Literal["tables", "queues"]
     found = access.grant()
     if found is not None and not found.operates and found.listed(port) == frozenset():
         await state().access.denied(port, port)
-        raise ForbiddenError(
-            f"you may use no {port}", remedy="ask those who keep the access policy for the right"
-        )
+        raise access.forbidden(f"you may use no {port}", "the right")
     storage = access.users_storage()
     limit = integer_parameter(req, "limit", _PAGE, 1, _MOST)
     prefix, after = req.params.get("prefix", ""), req.params.get("cursor", "")

@@ -14,6 +14,7 @@ from functions.bodies import (
     UnsupportedMediaTypeError,
     body_of,
     check_items,
+    check_json_size,
     json_body,
     refuse_encoded,
     refuse_parts,
@@ -37,7 +38,7 @@ from functions.paths import object_key, object_location
 from functions.problems import problem
 from functions.repeats import repeated_call
 from functions.state import state
-from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError, RangeNotSatisfiableError
+from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import essence, validate_key
 from storage_lib.ports.created import wanted
 from storage_lib.ports.kept_headers import GIVEN_FIELDS
@@ -65,7 +66,7 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
     the only parameter: that object."""
     if is_named(req, "key"):
         if mixed := next((name for name in _LISTING if name in req.params), None):
-            raise RangeNotSatisfiableError(
+            raise InvalidArgumentError(
                 f"key names one object, {mixed} is of a listing", field=mixed, remedy="leave one of them out"
             )
         return await (loading.head if req.method == "HEAD" else loading.load)(req)
@@ -209,13 +210,7 @@ async def _merge(req: func.HttpRequest) -> func.HttpResponse:
     refuse_encoded(req)
     await access.need(key, "load", "save")
     patch = body_of(req, app)
-    if len(patch) > app.max_json_bytes:
-        raise ObjectTooLargeError(
-            f"the patch is {len(patch)} bytes",
-            field="body",
-            limit=f"{app.max_json_bytes} bytes (app setting AGENT_STORAGE_MAX_JSON_BYTES)",
-            remedy="send several patches",
-        )
+    check_json_size(patch, app, "patch", "send several patches")
     check_items(patch, MAX_ITEMS, "body", "send several patches")
     with repeated_call(req, key, patch):
         storage = access.storage(writing=True)

@@ -125,6 +125,12 @@ def moment(name: str, text: object) -> datetime:
     return found
 
 
+def refuse_headers(req: func.HttpRequest, names: Iterable[str], where: str = "here") -> None:
+    """:raises InvalidArgumentError: the request has one of these, which would otherwise be ignored."""
+    if given := next((name for name in names if name in req.headers), None):
+        raise InvalidArgumentError(f"{given} has no meaning {where}", field=given, remedy="leave it out")
+
+
 def metadata_of(req: func.HttpRequest) -> dict[str, str]:
     """User metadata of the ``x-meta-*`` headers; values are text, or percent-encoded UTF-8."""
     try:

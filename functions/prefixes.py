@@ -26,7 +26,6 @@ from storage_lib.spelling import refuse_unknown
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from storage_lib.manager import StorageManager
     from storage_lib.prefixes import PrefixResult
 
 blueprint = Blueprint()
@@ -53,11 +52,7 @@ async def delete_prefix(req: func.HttpRequest) -> func.HttpResponse:
     ``is_complete`` is false, the same request with the ``cursor`` of the answer goes on. ``dry_run`` tells
     what would be done.
     """
-
-    async def work(storage: StorageManager, body: dict[str, Any], bounds: dict[str, Any]) -> PrefixResult:
-        return await storage.delete_prefix(body["prefix"], **bounds)
-
-    return await _answer(req, (), work)
+    return await _answer(req, "delete_prefix")
 
 
 @blueprint.http(
@@ -69,12 +64,7 @@ async def copy_prefix(req: func.HttpRequest) -> func.HttpResponse:
 
     ``skip_existing`` skips objects that have a target. The rest is as for a delete.
     """
-
-    async def work(storage: StorageManager, body: dict[str, Any], bounds: dict[str, Any]) -> PrefixResult:
-        if_absent = _flag(body, "skip_existing")
-        return await storage.copy_prefix(body["prefix"], body["to"], if_absent=if_absent, **bounds)
-
-    return await _answer(req, ("to", "skip_existing"), work)
+    return await _answer(req, "copy_prefix", "to", "skip_existing")
 
 
 @blueprint.http(
@@ -83,18 +73,14 @@ async def copy_prefix(req: func.HttpRequest) -> func.HttpResponse:
 async def move_prefix(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/prefixes/move`` ``{prefix, to, skip_existing?, dry_run?, cursor?, limit?, seconds?}``: like
     a copy, but each object is deleted once it is copied. Sent again, it goes on where it was cut off."""
-
-    async def work(storage: StorageManager, body: dict[str, Any], bounds: dict[str, Any]) -> PrefixResult:
-        if_absent = _flag(body, "skip_existing")
-        return await storage.move_prefix(body["prefix"], body["to"], if_absent=if_absent, **bounds)
-
-    return await _answer(req, ("to", "skip_existing"), work)
+    return await _answer(req, "move_prefix", "to", "skip_existing")
 
 
-type _Work = Callable[[StorageManager, dict[str, Any], dict[str, Any]], Awaitable[PrefixResult]]
-
-
-async def _answer(req: func.HttpRequest, more: tuple[str, ...], work: _Work) -> func.HttpResponse:
+async def _answer(req: func.HttpRequest, method: str, *more: str) -> func.HttpResponse:
+    """
+    :param method: of the storage manager.
+    :param more: the fields of the body besides those of a delete.
+    """
     await access.need_some("list")
     body = json_body(req, state(), "name a shorter prefix")
     refuse_unknown(body, ("prefix", *more, *_BOUNDS), "field")
@@ -121,11 +107,14 @@ async def _answer(req: func.HttpRequest, more: tuple[str, ...], work: _Work) -> 
         "seconds": MAX_SECONDS if most is None else seconds("seconds", most, 1, MAX_SECONDS),
         "on_progress": seen,
     }
+    if more:
+        bounds["if_absent"] = _flag(body, "skip_existing")
+    work: Callable[..., Awaitable[PrefixResult]] = getattr(access.storage(writing=True), method)
     ended: StorageError | None = None
     clock = asyncio.timeout(END_SECONDS)
     try:
         async with clock:
-            found = await work(access.storage(writing=True), body, bounds)
+            found = await work(*(body[name] for name in ("prefix", *more[:1])), **bounds)
     except (StorageUnavailableError, TimeoutError) as error:
         if isinstance(error, TimeoutError):
             if not clock.expired():

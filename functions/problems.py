@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import azure.functions as func
 
 from functions.answers import json_response
-from functions.bodies import LARGE, LengthRequiredError, UnsupportedMediaTypeError
+from functions.bodies import LARGE
 from storage_lib.errors import (
-    BackendClosedError,
-    ForbiddenError,
-    InvalidArgumentError,
-    InvalidKeyError,
-    KeyNotFoundError,
     ObjectTooLargeError,
-    PreconditionFailedError,
     QuotaExceededError,
     RuleViolationError,
-    SerializationError,
     StorageError,
     TransientStorageError,
-    UnsupportedOperationError,
 )
 from storage_lib.patterns import pattern
 from storage_lib.spelling import UnknownNameError
@@ -29,64 +22,52 @@ from storage_lib.spelling import UnknownNameError
 PROBLEM_TYPE = "urn:agent-storage:problem:"
 """A problem's ``type`` is this and the stable code of its error."""
 
-_STATUS: tuple[tuple[type[StorageError], int], ...] = (
-    (LengthRequiredError, 411),
-    (UnsupportedMediaTypeError, 415),
-    (ForbiddenError, 403),
-    (KeyNotFoundError, 404),
-    (PreconditionFailedError, 412),
-    (ObjectTooLargeError, 413),
-    (RuleViolationError, 422),  # RFC 9110, 15.5.21; `_status` has the exceptions.
-    (QuotaExceededError, 507),  # RFC 4918, 11.5: the server has no room for it.
-    (InvalidKeyError, 400),
-    (InvalidArgumentError, 400),
-    (SerializationError, 400),
-    (UnsupportedOperationError, 501),
-    (TransientStorageError, 503),
-    (BackendClosedError, 503),  # This instance stops.
-    # Refused credentials, broken data and a wrong configuration are for the server's operator to fix.
-    (StorageError, 500),
-)
-_STATUS_OF_CODE = {
-    "task-state": 409,
-    "idempotency-conflict": 409,
-    "idempotency-key-in-use": 409,
-    "idempotency-key-reused": 422,
-    "upload-state": 409,
-    "invalid-token": 401,
-    "not-json": 409,
-    "not-versions": 409,
-    "unprocessable-patch": 422,
-    "answer-too-large": 413,
-    "entity-exists": 409,
-    "rate-limited": 429,
-    "method-not-allowed": 405,
-    "not-acceptable": 406,
+CODES: dict[int, tuple[str, ...]] = {
+    400: (
+        "digest-mismatch",
+        "invalid-argument",
+        "invalid-key",
+        "serialization-error",
+        "unknown-action",
+    ),
+    401: ("invalid-token",),
+    403: ("forbidden", "invalid-link"),
+    404: ("key-not-found",),
+    405: ("method-not-allowed",),
+    406: ("not-acceptable",),
+    409: (
+        "entity-exists",
+        "idempotency-conflict",
+        "idempotency-key-in-use",
+        "not-json",
+        "not-versions",
+        "task-state",
+        "upload-state",
+    ),
+    411: ("length-required",),
+    412: ("precondition-failed",),
+    413: ("answer-too-large", "object-too-large", "rule-violation"),
+    415: ("rule-violation", "unsupported-media-type"),
+    416: ("range-not-satisfiable",),
+    422: ("idempotency-key-reused", "rule-violation", "unprocessable-patch"),
+    429: ("rate-limited",),
+    500: (
+        "access-denied",
+        "configuration-error",
+        "encryption-error",
+        "integrity-error",
+        "internal-error",
+        "rule-violation",
+    ),
+    501: ("unsupported-operation",),
+    503: ("audit-unavailable", "backend-closed", "storage-unavailable", "transient-storage-error"),
+    507: ("quota-exceeded",),
 }
-"""Of errors of which the modules are not imported for their sake."""
+"""The codes that stay the same, by the status that they come with. Of another error, that of the class above
+it counts. What has 500 is for the operator of the server to fix."""
+_STATUS = {code: status for status, codes in CODES.items() for code in codes}
 _STATUS_OF_REQUIREMENT = {"content_types": 415, "max_bytes": 413, "max_value_bytes": 413}
 """Of rules about what HTTP has a status of its own for."""
-_TITLES = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    406: "Not Acceptable",
-    409: "Conflict",
-    411: "Length Required",
-    412: "Precondition Failed",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    416: "Range Not Satisfiable",
-    422: "Unprocessable Content",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    503: "Service Unavailable",
-    507: "Insufficient Storage",
-}
-
 _IN_HTTP = {
     "if_match": "If-Match",
     "if_position": "If-Match",
@@ -172,9 +153,9 @@ def _status(error: StorageError) -> int:
     if isinstance(error, RuleViolationError):
         if error.stored:
             return 500  # Not what the client sent, but what is stored.
-        if error.requirement in _STATUS_OF_REQUIREMENT:
-            return _STATUS_OF_REQUIREMENT[error.requirement]
-    return _STATUS_OF_CODE.get(error.code) or next(s for kind, s in _STATUS if isinstance(error, kind))
+        return _STATUS_OF_REQUIREMENT.get(error.requirement, 422)  # RFC 9110, 15.5.21.
+    inherited = (vars(kind).get("code") for kind in type(error).__mro__)
+    return next((_STATUS[code] for code in (error.code, *inherited) if code in _STATUS), 500)
 
 
 def problem_response(document: dict[str, Any], headers: dict[str, str] | None = None) -> func.HttpResponse:
@@ -191,5 +172,10 @@ def _worded(text: str, status: int) -> str:
 
 
 def _document(status: int, code: str, detail: str, **extra: Any) -> dict[str, Any]:
-    document = {"type": PROBLEM_TYPE + code, "title": _TITLES[status], "status": status, "detail": detail}
+    document = {
+        "type": PROBLEM_TYPE + code,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
     return document | {name: value for name, value in extra.items() if value is not None}

@@ -134,15 +134,7 @@ class AppState:
 
         :raises ConfigurationError: ``AGENT_STORAGE_LINKS`` is neither ``store`` nor ``app``.
         """
-        where = os.environ.get("AGENT_STORAGE_LINKS") or "store"
-        if where not in ("store", "app"):
-            raise ConfigurationError(
-                f"AGENT_STORAGE_LINKS is {where[:40]!r}",
-                field="AGENT_STORAGE_LINKS",
-                limit="store or app",
-                remedy="set it to one of them, or remove it: then it is store",
-            )
-        return where == "store"
+        return _choice("AGENT_STORAGE_LINKS", "store", "app") == "store"
 
     @cached_property
     def gauges(self) -> Gauges | None:
@@ -292,7 +284,7 @@ def payloads_as_objects() -> bool:
 
     :raises ConfigurationError: it is neither ``records`` nor ``objects``.
     """
-    return _as_objects("AGENT_TASK_PAYLOADS", "records")
+    return _choice("AGENT_TASK_PAYLOADS", "records", "objects") == "objects"
 
 
 def messages_as_objects() -> bool:
@@ -300,19 +292,20 @@ def messages_as_objects() -> bool:
 
     :raises ConfigurationError: it is neither ``rows`` nor ``objects``.
     """
-    return _as_objects("AGENT_CONVERSATION_MESSAGES", "rows")
+    return _choice("AGENT_CONVERSATION_MESSAGES", "rows", "objects") == "objects"
 
 
-def _as_objects(setting: str, otherwise: str) -> bool:
-    where = os.environ.get(setting) or otherwise
-    if where not in (otherwise, "objects"):
+def _choice(setting: str, usual: str, other: str) -> str:
+    """:raises ConfigurationError: the setting is neither of the two."""
+    where = os.environ.get(setting) or usual
+    if where not in (usual, other):
         raise ConfigurationError(
             f"{setting} is {where[:40]!r}",
             field=setting,
-            limit=f"{otherwise} or objects",
-            remedy=f"set it to one of them, or remove it: then it is {otherwise}",
+            limit=f"{usual} or {other}",
+            remedy=f"set it to one of them, or remove it: then it is {usual}",
         )
-    return where == "objects"
+    return where
 
 
 def task_events() -> bool:

@@ -17,7 +17,13 @@ from functions.digests import check_digest
 from functions.endpoint import Blueprint
 from functions.merging import NotJsonError
 from functions.object_requests import CONDITIONS, CONTENT, LOADS
-from functions.parameters import flag_parameter, integer_parameter, kept_headers_of, metadata_of
+from functions.parameters import (
+    flag_parameter,
+    integer_parameter,
+    kept_headers_of,
+    metadata_of,
+    refuse_headers,
+)
 from functions.paths import object_key, object_location
 from functions.repeats import idempotency_key, repeated_mark
 from functions.state import state
@@ -99,7 +105,7 @@ async def save_version(req: func.HttpRequest) -> func.HttpResponse:
     from storage_lib.versioning import object_of, record_of
 
     key, app = _key(req), state()
-    _refuse_conditions(req, *CONDITIONS, "x-ttl-seconds", "x-expires-at")
+    refuse_headers(req, (*CONDITIONS, "x-ttl-seconds", "x-expires-at"), "for versions")
     refuse_parts(req)
     refuse_encoded(req)
     await access.need(object_of(key, 1), "save")
@@ -150,7 +156,7 @@ async def change_versions(req: func.HttpRequest) -> func.HttpResponse:
     from storage_lib.versioning import record_of
 
     key = _key(req)
-    _refuse_conditions(req, *CONDITIONS)
+    refuse_headers(req, CONDITIONS, "for versions")
     await access.need(record_of(key), "load", "save")
     body = json_body(req, state(), "change fewer labels in a request")
     refuse_unknown(body, ("current", "labels"), "field")
@@ -186,7 +192,7 @@ async def prune_versions(req: func.HttpRequest) -> func.HttpResponse:
     200 with the numbers of those that were deleted; ``dry_run=true`` tells them, and deletes nothing.
     """
     key = _key(req)
-    _refuse_conditions(req, *CONDITIONS)
+    refuse_headers(req, CONDITIONS, "for versions")
     if "keep_last" not in req.params:
         raise InvalidArgumentError(
             "nothing says how many versions to keep", field="keep_last", remedy="give keep_last, such as 10"
@@ -260,12 +266,6 @@ def _refuse_mixed(req: func.HttpRequest) -> None:
         raise InvalidArgumentError(
             f"{of_list} is of a list of versions", field=of_list, remedy="leave it out, or version and diff"
         )
-
-
-def _refuse_conditions(req: func.HttpRequest, *names: str) -> None:
-    """Refuse what would otherwise be ignored."""
-    if given := next((name for name in names if name in req.headers), None):
-        raise InvalidArgumentError(f"{given} has no meaning for versions", field=given, remedy="leave it out")
 
 
 async def _loaded(req: func.HttpRequest, key: str, version: int | str | None) -> func.HttpResponse:

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 from devhost.runtime import load_app
-from functions.openapi import parameters, responses
+from functions.openapi import parameters
 from functions.openapi.examples import Example, examples, links
 from functions.openapi.operations import Route, routes_of
 from functions.openapi.schemas import schema_types
 from functions.openapi.wording import described_text
+from functions.problems import CODES
 from tests.conftest import PROJECT
 from tests.described_answers import DescribedApp, UndescribedError, described_app
 from tests.http_app import AppAnswer, PlatformApp
@@ -74,7 +75,7 @@ def test_every_route_says_what_it_does(name: str) -> None:
     )
     assert set(found.headers) <= {*parameters.HEADERS, *parameters.UNNAMED_HEADERS, "Content-Type"}
     assert set(re.findall(r"\{(\w+)\}", route.template)) <= parameters.PATH.keys()
-    assert set(found.problems) <= responses.CODES.keys() | {429}
+    assert set(found.problems) <= CODES.keys() | {429}
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))

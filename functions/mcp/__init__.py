@@ -13,13 +13,13 @@ from typing import Any
 import azure.functions as func
 
 from functions import access
-from functions.bodies import MAX_ITEMS, body_of, check_items, need_json, refuse_encoded
+from functions.bodies import MAX_ITEMS, body_of, check_items, check_json_size, need_json, refuse_encoded
 from functions.endpoint import Blueprint
 from functions.headers import header
 from functions.mcp.origins import check_origin
 from functions.problems import problem
 from functions.state import state
-from storage_lib.errors import InvalidArgumentError, ObjectTooLargeError
+from storage_lib.errors import InvalidArgumentError
 
 blueprint = Blueprint()
 _ROUTE = "mcp"
@@ -62,13 +62,7 @@ async def exchange_mcp_message(req: func.HttpRequest) -> func.HttpResponse:
     need_json(req)
     refuse_encoded(req)
     body = body_of(req, app, _LARGE, large=_LARGE)
-    if len(body) > app.max_json_bytes:
-        raise ObjectTooLargeError(
-            f"the message is {len(body)} bytes",
-            field="body",
-            limit=f"{app.max_json_bytes} bytes (app setting AGENT_STORAGE_MAX_JSON_BYTES)",
-            remedy=f"{_LARGE}; or raise AGENT_STORAGE_MAX_JSON_BYTES",
-        )
+    check_json_size(body, app, "message", f"{_LARGE}; or raise AGENT_STORAGE_MAX_JSON_BYTES")
     check_items(body, MAX_ITEMS, "body", _LARGE)
     accepted = _accepted(req)
     if not _imported:  # In a thread: other requests need not wait for it.

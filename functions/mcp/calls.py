@@ -142,20 +142,26 @@ async def _operated(
     raw = msgspec.Raw(msgspec.json.encode({"op": tool.operation, **exact}))
     found = operation(raw, f"{base(req)}/objects", None)
 
+    try:
+        done = await found.done(small_objects())
+    except AnswerTooLargeError:
+        return await _linked(req, arguments["key"])
+    return msgspec.json.decode(msgspec.json.encode(done))
+
+
+def small_objects() -> BoundedStorage:
+    """The sender's storage, from which nothing is loaded that is too large for a message."""
+
     async def admit(info: ObjectInfo) -> None:
         if info.size > MAX_LOADED_BYTES:
             raise AnswerTooLargeError(
                 f"object {info.key!r} has {info.size} bytes",
-                field="key",
+                field="uri",
                 limit=f"{MAX_LOADED_BYTES} bytes in a message",
-                remedy="load it by a link: make_link",
+                remedy="load it by a link: the tool make_link",
             )
 
-    try:
-        done = await found.done(BoundedStorage(access.storage(), admit))
-    except AnswerTooLargeError:
-        return await _linked(req, arguments["key"])
-    return msgspec.json.decode(msgspec.json.encode(done))
+    return BoundedStorage(access.storage(), admit)
 
 
 async def _linked(req: func.HttpRequest, key: str) -> dict[str, Any]:

@@ -24,13 +24,9 @@ from mcp_types import (
     TextResourceContents,
 )
 
-from functions import access
-from functions.batch import AnswerTooLargeError
-from functions.bounded_storage import BoundedStorage
-from functions.mcp.calls import MAX_LOADED_BYTES, asked
+from functions.mcp.calls import asked, small_objects
 from functions.mcp.uris import TEMPLATE, key_of, uri_of
 from storage_lib.keys import essence, user_key
-from storage_lib.ports.backend import ObjectInfo
 
 _PAGE = 100
 _MOST_COMPLETIONS = 100
@@ -86,17 +82,7 @@ async def read(uri: str) -> ReadResourceResult:
 
     :raises StorageError: it cannot be read, or is too large for a message.
     """
-
-    async def admit(info: ObjectInfo) -> None:
-        if info.size > MAX_LOADED_BYTES:
-            raise AnswerTooLargeError(
-                f"object {info.key!r} has {info.size} bytes",
-                field="uri",
-                limit=f"{MAX_LOADED_BYTES} bytes in a message",
-                remedy="load it by a link: the tool make_link",
-            )
-
-    found = await BoundedStorage(access.storage(), admit).read(user_key(key_of(uri)))
+    found = await small_objects().read(user_key(key_of(uri)))
     kind, text = found.info.content_type, None
     if found.info.content_encoding is None and _is_text(essence(kind)):
         text = _decoded(found.data)

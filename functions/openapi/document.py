@@ -13,6 +13,7 @@ from functions.openapi import parameters, responses
 from functions.openapi.operations import Route, area, header, operations, problem, rank
 from functions.openapi.schemas import schemas
 from functions.openapi.wording import described_text
+from functions.problems import CODES
 
 _SUMMARY = "Storage and tasks for agents."
 _ABOUT = """\
@@ -48,12 +49,11 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
                 for name, (text, schema) in responses.HEADERS.items()
             },
             "responses": {
-                f"Problem{status}": problem(status)
-                for status in sorted({*responses.CODES, *responses.EVERY_PROBLEM})
+                f"Problem{status}": problem(status) for status in sorted({*CODES, *responses.EVERY_PROBLEM})
             },
             "securitySchemes": _schemes(),
         },
-        "x-problem-codes": {str(status): list(codes) for status, codes in responses.CODES.items()},
+        "x-problem-codes": {str(status): list(codes) for status, codes in CODES.items()},
     }
 
 

@@ -106,49 +106,6 @@ OF_THE_HOST = {
 }
 """What the host answers in place of a route."""
 
-CODES: dict[int, tuple[str, ...]] = {
-    400: (
-        "digest-mismatch",
-        "invalid-argument",
-        "invalid-key",
-        "serialization-error",
-        "unknown-action",
-    ),
-    401: ("invalid-token",),
-    403: ("forbidden", "invalid-link"),
-    404: ("key-not-found",),
-    405: ("method-not-allowed",),
-    406: ("not-acceptable",),
-    409: (
-        "entity-exists",
-        "idempotency-conflict",
-        "idempotency-key-in-use",
-        "not-json",
-        "not-versions",
-        "task-state",
-        "upload-state",
-    ),
-    411: ("length-required",),
-    412: ("precondition-failed",),
-    413: ("answer-too-large", "object-too-large", "rule-violation"),
-    415: ("rule-violation", "unsupported-media-type"),
-    416: ("range-not-satisfiable",),
-    422: ("idempotency-key-reused", "rule-violation", "unprocessable-patch"),
-    429: ("rate-limited",),
-    500: (
-        "access-denied",
-        "configuration-error",
-        "encryption-error",
-        "integrity-error",
-        "internal-error",
-        "rule-violation",
-    ),
-    501: ("unsupported-operation",),
-    503: ("audit-unavailable", "backend-closed", "storage-unavailable", "transient-storage-error"),
-    507: ("quota-exceeded",),
-}
-"""The codes that stay the same, by the status that they come with."""
-
 SUCCESSES = {
     200: "Done.",
     201: "Made.",

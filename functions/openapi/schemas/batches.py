@@ -33,44 +33,36 @@ class SaveOperation(Struct, forbid_unknown_fields=True, kw_only=True, tag="save"
     if_none_match: _NoneMatch = UNSET
 
 
-class LoadOperation(Struct, forbid_unknown_fields=True, kw_only=True, tag="load", tag_field="op"):
+class _Conditional(Struct, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
+    key: str
+    if_match: _Match = UNSET
+    if_none_match: _NoneMatch = UNSET
+
+
+class LoadOperation(_Conditional, tag="load"):
     """As `GET`."""
 
-    key: str
-    if_match: _Match = UNSET
-    if_none_match: _NoneMatch = UNSET
 
-
-class ExistsOperation(Struct, forbid_unknown_fields=True, kw_only=True, tag="exists", tag_field="op"):
+class ExistsOperation(_Conditional, tag="exists"):
     """As `HEAD`."""
 
-    key: str
-    if_match: _Match = UNSET
-    if_none_match: _NoneMatch = UNSET
 
-
-class DeleteOperation(Struct, forbid_unknown_fields=True, kw_only=True, tag="delete", tag_field="op"):
+class DeleteOperation(_Conditional, tag="delete"):
     """As `DELETE`."""
 
+
+class _Transfer(Struct, forbid_unknown_fields=True, kw_only=True, tag_field="op"):
     key: str
-    if_match: _Match = UNSET
-    if_none_match: _NoneMatch = UNSET
+    to: str
+    if_none_match: Annotated[_Text, Meta(description="`*`: replace nothing.")] = UNSET
 
 
-class CopyOperation(Struct, forbid_unknown_fields=True, kw_only=True, tag="copy", tag_field="op"):
+class CopyOperation(_Transfer, tag="copy"):
     """A copy under another key."""
 
-    key: str
-    to: str
-    if_none_match: Annotated[_Text, Meta(description="`*`: replace nothing.")] = UNSET
 
-
-class MoveOperation(Struct, forbid_unknown_fields=True, kw_only=True, tag="move", tag_field="op"):
+class MoveOperation(_Transfer, tag="move"):
     """Another key for the object."""
-
-    key: str
-    to: str
-    if_none_match: Annotated[_Text, Meta(description="`*`: replace nothing.")] = UNSET
 
 
 _Operation = SaveOperation | LoadOperation | ExistsOperation | DeleteOperation | CopyOperation | MoveOperation
