@@ -21,6 +21,8 @@ ACCOUNT_NAME = "devstoreaccount1"
 ACCOUNT_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+_TIMEOUT_SECONDS = 60.0
+"""To wait for the folder, and again for the services."""
 _GUARD = Path(__file__).with_name("azurite_guard.cjs")
 _LISTENING = re.compile(r"Azurite (Blob|Queue|Table) service is successfully listening at https?://.*:(\d+)")
 
@@ -40,20 +42,14 @@ class Azurite:
         oauth: bool = False,
         cert: Path | None = None,
         key: Path | None = None,
-        root: Path = PROJECT_ROOT,
-        timeout: float = 60.0,
     ) -> None:
         """:param data_dir: the folder of its data, made if missing. One Azurite at a time.
         :param oauth: take bearer tokens too; needs ``cert`` and ``key`` (PEM), with which it speaks https.
-        :param root: the project whose ``.azurite`` folder has the package.
-        :param timeout: seconds to wait for the folder, and again for the services.
         """
         self.data_dir = data_dir
         self.blob_port = self.queue_port = self.table_port = 0
         self._oauth = oauth
         self._tls = (cert, key) if cert and key else None
-        self._root = root
-        self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -78,7 +74,7 @@ class Azurite:
 
         :raises DevhostError: it cannot be installed or started, or does not answer in time.
         """
-        package, node = await asyncio.to_thread(lambda: (ensure_installed(self._root), ensure_node().node))
+        package, node = await asyncio.to_thread(lambda: (ensure_installed(PROJECT_ROOT), ensure_node().node))
         command = [node, "--require", str(_GUARD), str(package / "dist" / "src" / "azurite.js")]
         command += ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
         command += ["--location", str(self.data_dir.resolve())]
@@ -94,13 +90,13 @@ class Azurite:
             command += ["--cert", str(self._tls[0]), "--key", str(self._tls[1])]
         await asyncio.to_thread(self._spawn, command)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 await self._ready()
         except BaseException as error:
             await self.stop()
             if isinstance(error, TimeoutError):
                 raise DevhostError(
-                    f"Azurite did not answer within {self._timeout:g} s:\n{self._output()}"
+                    f"Azurite did not answer within {_TIMEOUT_SECONDS:g} s:\n{self._output()}"
                 ) from error
             raise
 
@@ -138,7 +134,7 @@ class Azurite:
             # Output goes to a file: a pipe that breaks with this process would crash Azurite while it
             # closes. The lock's descriptor goes with it, so the lock stays held as long as Azurite runs.
             with (
-                locked(lock_path, self._timeout, "another Azurite") as lock,
+                locked(lock_path, _TIMEOUT_SECONDS, "another Azurite") as lock,
                 open_file(self._log, "wb") as log,
             ):
                 self._process = subprocess.Popen(  # noqa: S603 - node and Azurite as found by node.py
