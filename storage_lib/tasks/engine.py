@@ -181,7 +181,7 @@ class TaskEngine:
 
         :raises KeyNotFoundError: there is no such task.
         """
-        return await self.waiting.for_end(task_id, seconds)
+        return await self.waiting.until(task_id, seconds, lambda record: record.is_final)
 
     async def wait_until(
         self, task_id: str, seconds: float, holds: Callable[[TaskRecord], bool]

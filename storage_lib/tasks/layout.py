@@ -263,23 +263,10 @@ class Facts:
                 "status": self.status,
             }
         if self.event_due or (self.status is not None and self.status not in FINAL):
-            every = {
-                "agent_id": self.agent_id,
-                "action": self.action,
-                "created_at": self.created_at,
-                "status": self.status,
-                "updated_at": self.updated_at,
-                "priority": self.priority,
-                "parent_id": self.parent_id,
-                "child_index": self.child_index,
-                "children": self.children,
-                "due_at": self.due_at,
-                "lease_until": self.lease_until,
-                "event_due": self.event_due or None,
-                "correlation_id": self.correlation_id,
-                "idempotency_key": self.idempotency_key,
-            }
-            rows[OPEN + self.key] = {name: value for name, value in every.items() if value is not None}
+            every = {name: getattr(self, name) for name in FACTS}
+            # Nothing is false but that no event is due.
+            kept = {name: value for name, value in every.items() if value is not None and value is not False}
+            rows[OPEN + self.key] = kept
         return rows
 
     @property

@@ -203,11 +203,6 @@ class TaskRecord:
         )
         return hashlib.blake2b(msgspec.json.encode(state), digest_size=16).hexdigest()
 
-    def runs_again_with(self, parent: TaskRecord) -> bool:
-        """Whether it ended without success in a run before its parent was requeued. The parent's next run
-        submits it again, and its former end no longer counts."""
-        return self.is_final and self.status is not TaskStatus.SUCCEEDED and self.is_of_before(parent)
-
     def is_of_before(self, parent: TaskRecord) -> bool:
         """Whether it has not been submitted again since its parent was requeued."""
         return self.parent_fence < parent.requeue_fence
@@ -251,21 +246,10 @@ class TaskMessage:
     def of(cls, record: TaskRecord, *, requeue: int | None = None) -> TaskMessage:
         """The message of a task that has a record."""
         return cls(
-            task_id=record.task_id,
-            agent_id=record.agent_id,
-            action=record.action,
+            **{name: getattr(record, name) for name in CARRIED},
             payload=record.payload if record.payload_key is None else None,
-            payload_key=record.payload_key,
-            correlation_id=record.correlation_id,
-            trace_parent=record.trace_parent,
-            priority=record.priority,
-            idempotency_key=record.idempotency_key,
-            parent_id=record.parent_id,
-            child_index=record.child_index,
             parent_fence=record.parent_fence or None,
             requeue=requeue,
-            submitter=record.submitter,
-            requeued_by=record.requeued_by,
         )
 
     def to_bytes(self) -> bytes:
@@ -339,6 +323,11 @@ class TaskMessage:
         )
 
 
+CARRIED = (
+    *("task_id", "agent_id", "action", "payload_key", "correlation_id", "trace_parent", "priority"),
+    *("idempotency_key", "parent_id", "child_index", "submitter", "requeued_by"),
+)
+"""The fields that a record and its message have in common."""
 _OURS = frozenset(
     {
         "requeue",
@@ -351,17 +340,7 @@ _OURS = frozenset(
         "requeued_by",
     }
 )
-_NAMES = _OURS | {
-    "v",
-    "task_id",
-    "agent_id",
-    "action",
-    "payload",
-    "correlation_id",
-    "traceparent",
-    "priority",
-    "due_at",
-}
+_NAMES = {"v", "traceparent", *TaskMessage.__slots__} - {"trace_parent"}
 MAX_FENCE = 2**31 - 1
 MAX_SUBMITTER_CHARACTERS = 8192
 _SUBMITTER = pattern(rf"(?=.{{1,{MAX_SUBMITTER_CHARACTERS}}}\Z)[!-~]+(?: [!-~]+)*")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
 
@@ -79,18 +79,14 @@ async def all_partitions(
     behind: str,
     end: str,
     condition: Condition = ALWAYS,
-    *,
-    select: Sequence[str] | None = None,
-    partitions: Iterable[str] = PARTITIONS,
 ) -> AsyncIterator[Entity]:
     """The rows of such a range in every partition, one partition after the other. The first page of each is
     read at the same time."""
 
     def page(partition: str, cursor: str | None = None) -> Any:
-        return page_of(tables, partition, behind, end, condition, select=select, cursor=cursor)
+        return page_of(tables, partition, behind, end, condition, cursor=cursor)
 
-    several = list(partitions)
-    for partition, found in zip(several, await asyncio.gather(*map(page, several)), strict=True):
+    for partition, found in zip(PARTITIONS, await asyncio.gather(*map(page, PARTITIONS)), strict=True):
         for entity in found.entities:
             yield entity
         while found.cursor is not None:

@@ -30,7 +30,7 @@ async def delete_unchanged(
     groups: list[_Group] = [
         (each, [Delete(each.row_key, each.etag), *map(Delete, rows_of(each))]) for each in entities
     ]
-    return await _in_batches(tables, table, groups)
+    return await change_unchanged(tables, table, groups)
 
 
 async def mark_unchanged(
@@ -38,19 +38,9 @@ async def mark_unchanged(
 ) -> list[Entity]:
     """Set a property to true in entities that were not changed since they were read, and return those that
     have it now, with their new ETags."""
-    return await _in_batches(
+    return await change_unchanged(
         tables, table, [(each, [Update(each.row_key, {mark: True}, each.etag)]) for each in entities]
     )
-
-
-async def change_unchanged(
-    tables: TableStore, table: str, groups: Iterable[tuple[Entity, list[TableOperation]]]
-) -> list[Entity]:
-    """Do what is to be done with entities that were not changed since they were read, and return those.
-
-    :param groups: each with its operations; the first of them is that on the entity itself, with its ETag.
-    """
-    return await _in_batches(tables, table, groups)
 
 
 def index_of_blamed(error: StorageError) -> int | None:
@@ -60,7 +50,11 @@ def index_of_blamed(error: StorageError) -> int | None:
     return int(digits) if name == f"operations[{digits}]" and digits.isdecimal() else None
 
 
-async def _in_batches(tables: TableStore, table: str, groups: Iterable[_Group]) -> list[Entity]:
+async def change_unchanged(tables: TableStore, table: str, groups: Iterable[_Group]) -> list[Entity]:
+    """Do what is to be done with entities that were not changed since they were read, and return those.
+
+    :param groups: each with its operations; the first of them is that on the entity itself, with its ETag.
+    """
     partitions: defaultdict[str, list[_Group]] = defaultdict(list)
     for group in groups:
         partitions[group[0].partition_key].append(group)

@@ -28,6 +28,7 @@ from storage_lib.tasks.conflicts import Conflicts
 from storage_lib.tasks.control import Control, TaskStateError
 from storage_lib.tasks.jsonvalues import json_of
 from storage_lib.tasks.model import (
+    CARRIED,
     KEY_TABLE,
     MAX_CHILDREN,
     Priority,
@@ -475,24 +476,13 @@ def check_due(message: TaskMessage, now: datetime) -> None:
 def new_record(message: TaskMessage, now: datetime, payload: Any) -> TaskRecord:
     """The first record of a message's task."""
     return TaskRecord(
-        task_id=message.task_id,
-        agent_id=message.agent_id,
-        action=message.action,
+        **{name: getattr(message, name) for name in CARRIED},
         status=TaskStatus.QUEUED,
         created_at=now,
         updated_at=now,
         payload=payload,
-        payload_key=message.payload_key,
-        priority=message.priority,
-        correlation_id=message.correlation_id,
-        trace_parent=message.trace_parent,
-        idempotency_key=message.idempotency_key,
-        parent_id=message.parent_id,
-        child_index=message.child_index,
         parent_fence=message.parent_fence or 0,
         due_at=message.due_at,
-        submitter=message.submitter,
-        requeued_by=message.requeued_by,
     )
 
 

@@ -31,16 +31,12 @@ class Waiting:
         """Whether one more may wait."""
         return self._count < self._most
 
-    async def for_end(self, task_id: str, seconds: float) -> TaskRecord:
-        """The record of a task once it has ended, or as it is after that many seconds, or now if too many
-        wait already.
+    async def until(self, task_id: str, seconds: float, holds: Callable[[TaskRecord], bool]) -> TaskRecord:
+        """The record of a task once that holds for it, or as it is after that many seconds, or now if too
+        many wait already.
 
         :raises KeyNotFoundError: there is no such task.
         """
-        return await self.until(task_id, seconds, lambda record: record.is_final)
-
-    async def until(self, task_id: str, seconds: float, holds: Callable[[TaskRecord], bool]) -> TaskRecord:
-        """The record of a task once that holds for it; likewise."""
         if seconds <= 0 or self._count >= self._most:
             return await self._records.get(task_id)
         self._count += 1
