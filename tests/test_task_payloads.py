@@ -10,7 +10,7 @@ import pydantic
 import pytest
 
 from storage_lib.spelling import UnknownNameError
-from storage_lib.tasks.payloads import refuse_unknown_fields
+from storage_lib.tasks.payload_types import refuse_unknown_fields
 
 
 @dataclasses.dataclass

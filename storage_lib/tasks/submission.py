@@ -44,8 +44,7 @@ from storage_lib.tasks.model import (
     child_trace_parent,
     new_task_id,
 )
-from storage_lib.tasks.payload_types import is_struct, struct_of
-from storage_lib.tasks.payloads import refuse_unknown_fields
+from storage_lib.tasks.payload_types import is_struct, refuse_unknown_fields, struct_of
 from storage_lib.tasks.queues import TaskQueues
 from storage_lib.tasks.records import TaskRecords, TaskRemovedError
 from storage_lib.tasks.registry import RegisteredAction, Registry
