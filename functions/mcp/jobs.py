@@ -13,12 +13,13 @@ from typing import Any
 
 import azure.functions as func
 import msgspec
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, PaginatedRequestParams, RequestParams
+from mcp_types import INVALID_PARAMS, METHOD_NOT_FOUND, PaginatedRequestParams, RequestParams
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from functions.mcp.calls import asked
+from functions.mcp.exchange import request
 from functions.mcp.results import result_of
 from functions.preferences import MAX_WAIT_SECONDS
 from functions.state import state
@@ -33,6 +34,7 @@ _MOST_SECONDS = 200.0
 _STATUS = {"queued": "working", "running": "working", "cancelled": "cancelled"}
 """All others are ends with a result, which may be an error (``isError``)."""
 _FAILED = ("failed", "dead", "cancelled")
+type Context = ServerRequestContext[Any, Any]
 type Report = Callable[[float, float | None, str | None], Awaitable[None]]
 
 
@@ -42,11 +44,11 @@ class TaskParams(RequestParams):
     task_id: str
 
 
-def wants_task(ctx: ServerRequestContext[Any, Any]) -> bool:
+def wants_task(ctx: Context) -> bool:
     """Whether the client of protocol 2026-07-28 takes a task in place of a result."""
     known = ctx.session.client_capabilities
     extensions = None if known is None else known.extensions
-    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and EXTENSION in (extensions or {})
+    return _is_modern(ctx) and EXTENSION in (extensions or {})
 
 
 def created(record: dict[str, Any], version: str) -> dict[str, Any]:
@@ -118,22 +120,24 @@ async def waited(
     return record
 
 
-async def get(req: func.HttpRequest, task_id: str, version: str) -> dict[str, Any]:
+async def get(ctx: Context, params: TaskParams) -> HandlerResult:
     """The answer to ``tasks/get``."""
-    record = await asked(req, "get_task", path={"task_id": task_id})
-    shown = task_of(record, version)
-    if version in MODERN_PROTOCOL_VERSIONS and shown["status"] == "completed":
+    record = await asked(request.get(), "get_task", path={"task_id": params.task_id})
+    shown = task_of(record, ctx.protocol_version)
+    if _is_modern(ctx) and shown["status"] == "completed":
         shown["result"] = _dumped(record)
     return shown
 
 
-async def result(req: func.HttpRequest, task_id: str, report: Report) -> dict[str, Any]:
+async def result(ctx: Context, params: TaskParams) -> HandlerResult:
     """The answer to ``tasks/result`` of protocol 2025-11-25.
 
     :raises MCPError: the task has not ended within the time that a request may take.
     """
+    _only(ctx, modern=False)
+    req, task_id = request.get(), params.task_id
     record = await asked(req, "get_task", path={"task_id": task_id})
-    record = await waited(req, record, _MOST_SECONDS, report)
+    record = await waited(req, record, _MOST_SECONDS, ctx.session.report_progress)
     if not is_final(record):
         raise MCPError(
             INVALID_PARAMS,
@@ -143,32 +147,44 @@ async def result(req: func.HttpRequest, task_id: str, report: Report) -> dict[st
     return {**_dumped(record), "_meta": {_RELATED: {"taskId": task_id}}}
 
 
-async def listed(req: func.HttpRequest, params: PaginatedRequestParams, version: str) -> dict[str, Any]:
+async def listed(ctx: Context, params: PaginatedRequestParams) -> HandlerResult:
     """The answer to ``tasks/list`` of protocol 2025-11-25."""
-    page = await asked(req, "list_tasks", query={"cursor": params.cursor} if params.cursor else {})
-    shown: dict[str, Any] = {"tasks": [task_of(each, version) for each in page["tasks"]]}
+    _only(ctx, modern=False)
+    page = await asked(request.get(), "list_tasks", query={"cursor": params.cursor} if params.cursor else {})
+    shown: dict[str, Any] = {"tasks": [task_of(each, ctx.protocol_version) for each in page["tasks"]]}
     return shown | ({"nextCursor": page["cursor"]} if page["cursor"] is not None else {})
 
 
-async def cancelled(req: func.HttpRequest, task_id: str, version: str) -> dict[str, Any]:
+async def cancelled(ctx: Context, params: TaskParams) -> HandlerResult:
     """The answer to ``tasks/cancel``: in protocol 2026-07-28 that it was heard.
 
     :raises MCPError: in protocol 2025-11-25, the task has ended.
     """
-    modern = version in MODERN_PROTOCOL_VERSIONS
-    record = await asked(req, "get_task", path={"task_id": task_id})
+    req, path, modern = request.get(), {"task_id": params.task_id}, _is_modern(ctx)
+    record = await asked(req, "get_task", path=path)
     if is_final(record):
         if modern:
             return {}
-        raise MCPError(INVALID_PARAMS, f"task {task_id!r} has ended: it is {record['status']}")
-    record = await asked(req, "cancel_task", path={"task_id": task_id})
-    return {} if modern else task_of(record, version)
+        raise MCPError(INVALID_PARAMS, f"task {params.task_id!r} has ended: it is {record['status']}")
+    record = await asked(req, "cancel_task", path=path)
+    return {} if modern else task_of(record, ctx.protocol_version)
 
 
-async def updated(req: func.HttpRequest, task_id: str) -> dict[str, Any]:
+async def updated(ctx: Context, params: TaskParams) -> HandlerResult:
     """The answer to ``tasks/update``: no task asks for input, and what was not asked for is ignored."""
-    await asked(req, "get_task", path={"task_id": task_id})
+    _only(ctx, modern=True)
+    await asked(request.get(), "get_task", path={"task_id": params.task_id})
     return {}
+
+
+def _is_modern(ctx: Context) -> bool:
+    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+def _only(ctx: Context, *, modern: bool) -> None:
+    """:raises MCPError: the client's revision has no such method."""
+    if _is_modern(ctx) is not modern:
+        raise MCPError(METHOD_NOT_FOUND, "Method not found", ctx.method)
 
 
 def _dumped(record: dict[str, Any]) -> dict[str, Any]:

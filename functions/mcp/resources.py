@@ -6,7 +6,7 @@ import asyncio
 import base64
 from typing import Any
 
-import azure.functions as func
+from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -17,6 +17,8 @@ from mcp_types import (
     Completion,
     ListResourcesResult,
     ListResourceTemplatesResult,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
     ReadResourceResult,
     Resource,
     ResourceTemplate,
@@ -25,9 +27,11 @@ from mcp_types import (
 )
 
 from functions.mcp.calls import asked, small_objects
+from functions.mcp.exchange import request
 from functions.mcp.uris import TEMPLATE, key_of, uri_of
 from storage_lib.keys import essence, user_key
 
+type Context = ServerRequestContext[Any, Any]
 _PAGE = 100
 _MOST_COMPLETIONS = 100
 """A result must have no more."""
@@ -54,13 +58,15 @@ def templates() -> ListResourceTemplatesResult:
     )
 
 
-async def listed(req: func.HttpRequest, cursor: str | None) -> ListResourcesResult:
+async def listed(ctx: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
     """A page of the objects that the sender may list.
 
     :raises StorageError: there is no such page.
     """
-    query = {"limit": str(_PAGE), "include": "metadata", **({"cursor": cursor} if cursor else {})}
-    page = await asked(req, "list_objects", query=query)
+    query = {"limit": str(_PAGE), "include": "metadata"}
+    if params is not None and params.cursor:
+        query["cursor"] = params.cursor
+    page = await asked(request.get(), "list_objects", query=query)
     found = [_resource(each) for each in page["objects"]]
     return ListResourcesResult(resources=found, next_cursor=page["cursor"])
 
@@ -77,11 +83,12 @@ def _resource(shown: dict[str, Any]) -> Resource:
     )
 
 
-async def read(uri: str) -> ReadResourceResult:
+async def read(ctx: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
     """The contents of an object: text where it is some, else its bytes.
 
     :raises StorageError: it cannot be read, or is too large for a message.
     """
+    uri = params.uri
     found = await small_objects().read(user_key(key_of(uri)))
     kind, text = found.info.content_type, None
     if found.info.content_encoding is None and _is_text(essence(kind)):
@@ -103,7 +110,7 @@ def _decoded(data: bytes) -> str | None:
         return None
 
 
-async def completed(req: func.HttpRequest, params: CompleteRequestParams) -> CompleteResult:
+async def completed(ctx: Context, params: CompleteRequestParams) -> CompleteResult:
     """Keys and folders that begin as the argument does.
 
     :raises MCPError: there is nothing of this name to be completed.
@@ -114,7 +121,7 @@ async def completed(req: func.HttpRequest, params: CompleteRequestParams) -> Com
     if argument.name != "key":
         raise MCPError(INVALID_PARAMS, f"{TEMPLATE} has the argument key, not {argument.name[:80]!r}")
     query = {"prefix": argument.value, "delimiter": "/", "limit": str(_MOST_COMPLETIONS)}
-    page = await asked(req, "list_objects", query=query)
+    page = await asked(request.get(), "list_objects", query=query)
     found = sorted([*page["prefixes"], *(each["key"] for each in page["objects"])])
     more = page["cursor"] is not None or len(found) > _MOST_COMPLETIONS
     return CompleteResult(completion=Completion(values=found[:_MOST_COMPLETIONS], has_more=more))

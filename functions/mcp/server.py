@@ -11,7 +11,7 @@ import mcp_types as types
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolRequestParams, CompleteRequestParams, PaginatedRequestParams
+from mcp_types import CallToolRequestParams, PaginatedRequestParams
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
@@ -72,18 +72,18 @@ def _server() -> Server[Any]:
         instructions=_INSTRUCTIONS,
         on_list_tools=_list_tools,
         on_call_tool=call,
-        on_list_resources=_list_resources,
+        on_list_resources=resources.listed,
         on_list_resource_templates=_list_templates,
-        on_read_resource=_read_resource,
-        on_completion=_complete,
+        on_read_resource=resources.read,
+        on_completion=resources.completed,
         get_tool_input_schema=lambda name: None,  # No argument is to be in a header.
     )
     for method, params, handler in (
-        ("tasks/get", jobs.TaskParams, _get_task),
-        ("tasks/result", jobs.TaskParams, _task_result),
-        ("tasks/list", PaginatedRequestParams, _list_tasks),
-        ("tasks/cancel", jobs.TaskParams, _cancel_task),
-        ("tasks/update", jobs.TaskParams, _update_task),
+        ("tasks/get", jobs.TaskParams, jobs.get),
+        ("tasks/result", jobs.TaskParams, jobs.result),
+        ("tasks/list", PaginatedRequestParams, jobs.listed),
+        ("tasks/cancel", jobs.TaskParams, jobs.cancelled),
+        ("tasks/update", jobs.TaskParams, jobs.updated),
     ):
         server.add_request_handler(method, params, handler)  # pyright: ignore[reportArgumentType]
     # A request is a span already (functions/tracing.py).
@@ -182,10 +182,6 @@ async def _call_tool(ctx: Context, params: CallToolRequestParams) -> HandlerResu
         return refusal(error, names)
 
 
-async def _list_resources(ctx: Context, params: PaginatedRequestParams | None) -> types.ListResourcesResult:
-    return await resources.listed(request.get(), None if params is None else params.cursor)
-
-
 async def _list_templates(
     ctx: Context, params: PaginatedRequestParams | None
 ) -> types.ListResourceTemplatesResult:
@@ -199,40 +195,3 @@ def _only_page(params: PaginatedRequestParams | None) -> None:
         raise MCPError(
             types.INVALID_PARAMS, "cursor: there is one page; ask for it without", {"field": "cursor"}
         )
-
-
-async def _read_resource(ctx: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
-    return await resources.read(params.uri)
-
-
-async def _complete(ctx: Context, params: CompleteRequestParams) -> types.CompleteResult:
-    return await resources.completed(request.get(), params)
-
-
-async def _get_task(ctx: Context, params: jobs.TaskParams) -> HandlerResult:
-    return await jobs.get(request.get(), params.task_id, ctx.protocol_version)
-
-
-async def _task_result(ctx: Context, params: jobs.TaskParams) -> HandlerResult:
-    _only(ctx, modern=False)
-    return await jobs.result(request.get(), params.task_id, ctx.session.report_progress)
-
-
-async def _list_tasks(ctx: Context, params: PaginatedRequestParams) -> HandlerResult:
-    _only(ctx, modern=False)
-    return await jobs.listed(request.get(), params, ctx.protocol_version)
-
-
-async def _cancel_task(ctx: Context, params: jobs.TaskParams) -> HandlerResult:
-    return await jobs.cancelled(request.get(), params.task_id, ctx.protocol_version)
-
-
-async def _update_task(ctx: Context, params: jobs.TaskParams) -> HandlerResult:
-    _only(ctx, modern=True)
-    return await jobs.updated(request.get(), params.task_id)
-
-
-def _only(ctx: Context, *, modern: bool) -> None:
-    """:raises MCPError: the client's revision has no such method."""
-    if (ctx.protocol_version in MODERN_PROTOCOL_VERSIONS) is not modern:
-        raise MCPError(types.METHOD_NOT_FOUND, "Method not found", ctx.method)
