@@ -5,7 +5,6 @@ from __future__ import annotations
 import azure.functions as func
 
 from functions import (
-    actions,
     batch,
     console,
     conversations,
@@ -13,7 +12,6 @@ from functions import (
     logs,
     maintenance,
     mcp,
-    me,
     measurements,
     objects,
     openapi,
@@ -33,8 +31,8 @@ from functions.state import check_settings
 
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 _OBJECTS = (objects, links, uploads, batch, prefixes, versions)
-_TASKS = (tasks, task_lists, task_messages, actions)
-_ITSELF = (maintenance, measurements, service, me, openapi, console)
+_TASKS = (tasks, task_lists, task_messages)
+_ITSELF = (maintenance, measurements, service, openapi, console)
 for module in (*_OBJECTS, conversations, *_TASKS, tables, queues, mcp, *_ITSELF):
     app.register_functions(module.blueprint)
 openapi.describe(app)

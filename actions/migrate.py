@@ -75,21 +75,12 @@ class Migrate:
         """What each part of it does. :raises InvalidArgumentError: an option is out of range."""
         from storage_lib.migration import MigrationOptions
 
-        return MigrationOptions(
-            prefix=self.prefix,
-            target_prefix=self.target_prefix,
-            include=self.include,
-            exclude=self.exclude,
-            objects=objects,
-            tables=self.tables,
-            update=self.update,
-            delete=self.delete,
-            verify=self.verify,
-            layers="sealed" if self.sealed else "open",
-            after=self.after,
-            until=self.until,
-            bytes_per_second=self.bytes_per_second,
-        )
+        given = {name: value for name, value in asdict(self).items() if name not in _OWN}
+        return MigrationOptions(**given, objects=objects, layers="sealed" if self.sealed else "open")
+
+
+_OWN = ("source", "target", "sealed", "resumed")
+"""What is no option of a migration by this name."""
 
 
 class _Plan(msgspec.Struct, frozen=True):

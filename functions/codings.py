@@ -54,15 +54,15 @@ def chosen(req: func.HttpRequest, info: ObjectInfo) -> Coding | None:
         _NO_TRANSFORM.search(header(req, "Cache-Control") or "")
     ):
         return None
-    weights = _weights(asked)
-    any_other = weights.get("*", 0.0)
+    wanted = weights(asked)
+    any_other = wanted.get("*", 0.0)
     # Who takes anything does not say that it can read the newest.
     liking: dict[Coding, float] = {
-        "zstd": weights.get("zstd", 0.0),
-        "gzip": weights.get("gzip", any_other),
+        "zstd": wanted.get("zstd", 0.0),
+        "gzip": wanted.get("gzip", any_other),
     }
     best = max(CODINGS, key=liking.__getitem__)
-    identity = weights.get("identity", any_other if "*" in weights else None)
+    identity = wanted.get("identity", any_other if "*" in wanted else None)
     if liking[best] == 0 or (identity is not None and identity > liking[best]):
         return None
     is_ranged = req.method == "GET" and "Range" in req.headers
@@ -74,8 +74,8 @@ def is_worth_it(info: ObjectInfo) -> bool:
     return info.size >= MIN_BYTES and _COMPRESSIBLE.fullmatch(essence(info.content_type)) is not None
 
 
-def _weights(text: str) -> dict[str, float]:
-    """What is malformed is left out."""
+def weights(text: str) -> dict[str, float]:
+    """How much a client likes each coding, by ``Accept-Encoding``. What is malformed is left out."""
     found: dict[str, float] = {}
     for member in text.lower().split(","):
         if match := _MEMBER.fullmatch(member.strip(" \t")):

@@ -8,6 +8,7 @@ import hashlib
 import azure.functions as func
 import msgspec
 
+from functions.codings import weights
 from functions.conditions import ANY, Preconditions
 from functions.headers import header
 
@@ -31,7 +32,7 @@ class Served(msgspec.Struct, frozen=True):
         body, etag, headers = self.body, self.etag, dict(self.headers)
         if self.zipped is not None:
             headers["Vary"] = "Accept-Encoding"
-            if takes_gzip(header(req, "Accept-Encoding") or ""):
+            if weights(header(req, "Accept-Encoding") or "").get("gzip"):
                 body, etag = self.zipped, f"{etag}+gzip"
                 headers["Content-Encoding"] = "gzip"
         # The next version of the app has another one.
@@ -41,12 +42,3 @@ class Served(msgspec.Struct, frozen=True):
             headers.pop("Content-Encoding", None)
             return func.HttpResponse(status_code=304, headers=headers)
         return func.HttpResponse(body, headers=headers)
-
-
-def takes_gzip(asked: str) -> bool:
-    """Whether an ``Accept-Encoding`` names gzip, and not with a weight of zero."""
-    for each in asked.split(","):
-        coding, _, weight = each.partition(";")
-        if coding.strip().lower() in ("gzip", "x-gzip"):
-            return weight.strip().lower().removeprefix("q=").rstrip("0.") != "" or not weight.strip()
-    return False

@@ -1,4 +1,5 @@
-"""HTTP: health checks and metrics."""
+"""HTTP: health checks and metrics; and who asks, and what it may do, so that a client need not offer what
+would be refused."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import azure.functions as func
 from msgspec import to_builtins
 
-from functions.access import need_to_operate
+from functions.access import grant, need_to_operate
 from functions.answers import json_response
+from functions.callers import principal_of
 from functions.endpoint import Blueprint
 from functions.parameters import integer_parameter
 from functions.state import state
@@ -134,3 +136,13 @@ async def list_sizes(req: func.HttpRequest) -> func.HttpResponse:
             ],
         }
     )
+
+
+@blueprint.http("GET HEAD", "me", answers={200: "Caller"})
+async def show_caller(req: func.HttpRequest) -> func.HttpResponse:
+    """``GET /api/me``: your principal, and your rights by the access policy; null where there is none, and
+    you may do everything. ``signed_in`` says whether the platform's authentication has let you in."""
+    found = grant()
+    principal, rights = (None, None) if found is None else (found.principal, found.rights)
+    signed_in = principal_of(req) is not None
+    return json_response({"principal": principal, "rights": rights, "signed_in": signed_in})

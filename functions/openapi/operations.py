@@ -24,6 +24,8 @@ BYTES: dict[str, Any] = {
 """A body of any media type; clients that are generated know one of them."""
 _OF_NO_CLASS = {"application/octet-stream", "application/merge-patch+json"}
 COMPONENTS = "#/components/"
+BY_QUERY = "by_query_"
+"""How the name of a route begins that has in the query what another has in its path."""
 
 
 class Route(NamedTuple):
@@ -152,8 +154,8 @@ def _query(route: str, name: str, given: Iterable[Example]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "in": "query", "schema": schema}
     if text:
         found["description"] = text
-    in_place_of_path = route.startswith("by_query_") and name in parameters.PATH
-    if in_place_of_path or name in parameters.REQUIRED_QUERY.get(route, ()):
+    in_place_of_path = route.startswith(BY_QUERY) and name in parameters.PATH
+    if in_place_of_path or name in parameters.REQUIRED_QUERY.get(route.removeprefix(BY_QUERY), ()):
         found["required"] = True
         for each in given:
             if name in each.query:
@@ -218,7 +220,7 @@ def _responses(
         several = (whole,) if isinstance(whole, str) else whole
         headers = [
             *responses.OF_STATUS.get(status, ()),
-            *responses.OF_OPERATION.get((route.name, status), ()),
+            *responses.OF_OPERATION.get((route.name.removeprefix(BY_QUERY), status), ()),
             *(header for name in several for header in responses.OF_SCHEMA.get(name, ())),
         ]
         answer: dict[str, Any] = {"description": responses.described(status)}

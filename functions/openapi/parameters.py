@@ -160,24 +160,12 @@ QUERY: dict[str, tuple[str, dict[str, Any]]] = {
 REQUIRED_QUERY = {
     "delete_message": ("receipt",),
     "prune_versions": ("keep_last",),
-    "by_query_prune_versions": ("keep_last",),
     "save_upload_part": ("upload_id", "part"),
-    "by_query_save_upload_part": ("upload_id", "part"),
     "show_upload": ("upload_id",),
     "discard_upload": ("upload_id",),
-    "by_query_discard_upload": ("upload_id",),
-    **dict.fromkeys(
-        (
-            "load_by_link",
-            "head_by_link",
-            "save_by_link",
-            "by_query_load_by_link",
-            "by_query_save_by_link",
-        ),
-        ("expires", "kid", "sig"),
-    ),
+    **dict.fromkeys(("load_by_link", "head_by_link", "save_by_link"), ("expires", "kid", "sig")),
 }
-"""What a route cannot do without, besides what ``by_query_…`` has in place of a path."""
+"""What a route cannot do without; ``by_query_…`` likewise, besides what it has in place of a path."""
 
 QUERY_OF: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("count_tasks", "limit"): (

@@ -26,17 +26,14 @@ OF_STATUS = {
 """The headers of answers with a status."""
 
 OF_SCHEMA: dict[str, tuple[str, ...]] = {
-    "SavedObject": ("ETag",),
-    "SavedVersion": ("ETag",),
-    "EntityWritten": ("ETag",),
-    "Entity": ("ETag",),
-    "Conversation": ("ETag",),
-    "ConversationRead": ("ETag",),
-    "ConversationEdited": ("ETag",),
-    "MessagesAppended": ("ETag",),
-    "OpenApiDocument": ("ETag",),
-    "DocumentationPage": ("ETag",),
-    "ConsolePage": ("ETag",),
+    **dict.fromkeys(
+        (
+            *("SavedObject", "SavedVersion", "EntityWritten", "Entity", "MessagesAppended"),
+            *("Conversation", "ConversationRead", "ConversationEdited"),
+            *("OpenApiDocument", "DocumentationPage", "ConsolePage"),
+        ),
+        ("ETag",),
+    ),
     "Task": ("ETag", "Retry-After", "Preference-Applied"),
     "bytes": (
         "ETag",
@@ -59,13 +56,9 @@ OF_OPERATION = {
     ("submit_task", 202): ("Location",),
     ("submit_task", 409): ("Retry-After",),
     ("get_task", 304): ("Retry-After", "Preference-Applied"),
-    **{
-        (name, status): ("Content-Location",)
-        for name in ("load_versions", "by_query_load_versions")
-        for status in (200, 206, 304)
-    },
+    **dict.fromkeys((("load_versions", status) for status in (200, 206, 304)), ("Content-Location",)),
 }
-"""The headers of one route's answers with a status."""
+"""The headers of one route's answers with a status, and of its ``by_query_…``."""
 
 HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Location": ("The path of what was made.", _TEXT),
