@@ -132,10 +132,7 @@ class RemoteTasks:
     ) -> RecordPage:
         """A page of records, newest first, without large payloads and results. See `TaskEngine.list`."""
         query = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {}) | _query(filters)
-        response = await self._retrier.step(
-            "list tasks", lambda: self._client.send("GET", "tasks", doing="list tasks", query=query)
-        )
-        page = decoded(response.body, _Page, "list tasks")
+        page = await self._asked("tasks", "list tasks", _Page, query)
         return RecordPage([_record(each) for each in page.tasks], page.cursor, page.unreadable)
 
     async def count(
@@ -146,10 +143,7 @@ class RemoteTasks:
         from storage_lib.tasks.counts import TaskCounts
 
         doing, query = "count tasks", {"limit": str(limit)} | _query(filters) | ({"by": by} if by else {})
-        response = await self._retrier.step(
-            doing, lambda: self._client.send("GET", "tasks/counts", doing=doing, query=query)
-        )
-        found = decoded(response.body, _Counts, doing)
+        found = await self._asked("tasks/counts", doing, _Counts, query)
         groups = None
         if by is not None:
             groups = {str(each[by]): cast("dict[str, int]", each["counts"]) for each in found.groups}
@@ -158,10 +152,7 @@ class RemoteTasks:
     async def actions(self) -> list[dict[str, Any]]:
         """What can be submitted: each with its name, description, payload's JSON Schema, time limit and
         retries."""
-        response = await self._retrier.step(
-            "list actions", lambda: self._client.send("GET", "actions", doing="list actions")
-        )
-        return decoded(response.body, _Actions, "list actions").actions
+        return (await self._asked("actions", "list actions", _Actions)).actions
 
     async def delete(self, task_id: str) -> None:
         """Remove the record of a task that has ended. See `TaskEngine.delete`.
@@ -254,10 +245,13 @@ class RemoteTasks:
 
     async def _get(self, task_id: str, wait: int) -> TaskRecord:
         doing, query = f"get task {task_id!r}", {"wait": str(wait)} if wait else None
+        return _record(await self._asked(_path(task_id), doing, dict[str, Any], query))
+
+    async def _asked[T](self, path: str, doing: str, kind: type[T], query: dict[str, str] | None = None) -> T:
         response = await self._retrier.step(
-            doing, lambda: self._client.send("GET", _path(task_id), doing=doing, query=query)
+            doing, lambda: self._client.send("GET", path, doing=doing, query=query)
         )
-        return _record(decoded(response.body, dict[str, Any], doing))
+        return decoded(response.body, kind, doing)
 
     async def _post(
         self, path: str, doing: str, body: Any = None, trace_parent: str | None = None
