@@ -1,18 +1,19 @@
-"""Controlling a task from outside: cancel and requeue."""
+"""Controlling a task from outside: cancel, requeue, and delete its record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from storage_lib.errors import PreconditionFailedError, StorageError
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.ports.backend import QueueStore
 from storage_lib.tasks.conflicts import Conflicts
+from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.history import noted
-from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus
+from storage_lib.tasks.model import Children, TaskMessage, TaskRecord, TaskStatus, child_task_id
 from storage_lib.tasks.queues import TaskQueues
-from storage_lib.tasks.records import TaskRecords
+from storage_lib.tasks.records import TaskRecords, TaskRemovedError
 
 
 class TaskStateError(StorageError):
@@ -26,7 +27,7 @@ type Check = Callable[[TaskRecord], None]
 
 
 class Control:
-    """Cancels and requeues tasks, whatever the workers do at the same time."""
+    """Cancels, requeues and deletes tasks, whatever the workers do at the same time."""
 
     def __init__(
         self, records: TaskRecords, queues: QueueStore, used: TaskQueues, now: Callable[[], datetime]
@@ -163,3 +164,73 @@ class Control:
             return await self._records.change(record, history=history, updated_at=now)
         except PreconditionFailedError:
             return replace(record, history=history)
+
+    async def delete(
+        self,
+        task_id: str,
+        check: Check | None,
+        publish: Callable[[Sequence[TaskEvent]], Awaitable[None]],
+    ) -> None:
+        """See `TaskEngine.delete`.
+
+        :param publish: sends events, and notes in the records that they are out.
+        """
+        conflicts = Conflicts()
+        tried = False
+        told: TaskRecord | None = None
+        while True:
+            try:
+                record = await self._records.get(task_id, contents=False)
+            except TaskRemovedError:
+                # Whoever did it may have been cut off before the contents.
+                await self._records.remove_contents(task_id)
+                if tried:
+                    return
+                raise
+            await self._check_deletable(record)
+            if check is not None:
+                check(record)
+            if record.event_due and (told is None or record.finished_at != told.finished_at):
+                await publish([TaskEvent.of(record)])
+                told = record
+                continue  # It may have been requeued meanwhile.
+            try:
+                await self._records.remove(record, self._now())
+            except PreconditionFailedError:
+                tried = True
+                await conflicts.pause()
+            else:
+                return
+
+    async def _check_deletable(self, record: TaskRecord) -> None:
+        """:raises TaskStateError: what is left would not be right without it."""
+        task_id = record.task_id
+        if not record.is_final:
+            raise TaskStateError(
+                f"task {task_id!r} is {record.status}",
+                field="task_id",
+                limit="only the record of a task that has ended can be deleted",
+                remedy="cancel it, and wait for its end",
+            )
+        if record.parent_id is not None and await self._exists(record.parent_id):
+            # A requeue of its parent would run it again.
+            raise TaskStateError(
+                f"task {task_id!r} is a child of {record.parent_id!r}, whose record is there",
+                field="task_id",
+                remedy="delete that of the parent first",
+            )
+        first = child_task_id(task_id, record.created_at, 0)
+        if await self._records.has_open_child(task_id, first, None):
+            # They would not know any more whether they are to run.
+            raise TaskStateError(
+                f"task {task_id!r} has children that have not ended",
+                field="task_id",
+                remedy="cancel them, and wait for their ends",
+            )
+
+    async def _exists(self, task_id: str) -> bool:
+        try:
+            await self._records.get(task_id, contents=False)
+        except KeyNotFoundError:
+            return False
+        return True

@@ -16,7 +16,6 @@ from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, StorageEr
 from storage_lib.manager import StorageManager
 from storage_lib.ports.queues import MAX_TTL_SECONDS
 from storage_lib.tasks.control import Check, Control
-from storage_lib.tasks.deletion import Deletion
 from storage_lib.tasks.drain import Drain
 from storage_lib.tasks.events import TaskEvent
 from storage_lib.tasks.joins import Joins
@@ -122,7 +121,6 @@ class TaskEngine:
         )
         told = None if measures is None else measures.ended
         self.outbox = Outbox(self.records, store, told, sends=events, ttl=event_seconds)
-        self.deletion = Deletion(self.records, now, self._published)
         self.waiting = Waiting(self.records, max_waiters)
         joins = Joins(self.records, now, lease)
         self.repair = Repair(self.records, store, self.queues, self.outbox, now, lease, joins)
@@ -292,7 +290,7 @@ class TaskEngine:
         :raises KeyNotFoundError: there is no such task.
         :raises TaskStateError: it has not ended, has children that have not, or its parent's record is there.
         """
-        await self.deletion.delete(task_id, check)
+        await self.control.delete(task_id, check, self._published)
 
     async def actions(self) -> list[dict[str, Any]]:
         """What can be submitted: each with its name, description, payload's JSON Schema, time limit and
