@@ -230,13 +230,11 @@ class TransientStorageError(StorageError):
         self,
         message: str,
         *,
-        field: str | None = None,
-        limit: str | None = None,
-        remedy: str | None = None,
         retry_after: float | None = None,
         refused: bool = False,
+        **about: Unpack[About],
     ) -> None:
-        super().__init__(message, field=field, limit=limit, remedy=remedy)
+        super().__init__(message, **about)
         self.retry_after = retry_after
         self.refused = refused
 

@@ -207,34 +207,18 @@ class FallbackObjects(ObjectLayer):
     # -- writing
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
-        when = await self._when(key)
-        if when.only_journaled:
-            taken = await self.secondary.put(key, data, options, when)
-            if taken is not None:
-                return taken
-
-        async def write() -> PutResult:
-            return await self.inner.put(key, data, options)
-
-        def written(result: PutResult) -> Written:
-            return Written(result.etag, data, options)
-
-        async def instead(when: When) -> PutResult:
-            return _taken(await self.secondary.put(key, data, options, when))
-
-        # A copy may have been replaced, and an object deleted, in the primary alone.
-        sure = not options.if_absent and _names_second(options.if_match)
-        return await self._write(key, when.at, write, instead, written, sure=sure)
+        return await self._write(
+            key,
+            lambda: self.inner.put(key, data, options),
+            lambda when: self.secondary.put(key, data, options, when),
+            lambda result: Written(result.etag, data, options),
+            # A copy may have been replaced, and an object deleted, in the primary alone.
+            sure=not options.if_absent and _names_second(options.if_match),
+        )
 
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
     ) -> PutResult:
-        when = await self._when(key)
-        if when.only_journaled:
-            taken = await self.secondary.put_stream(key, parts, options, when, repeat)
-            if taken is not None:
-                return taken
-
         async def write() -> PutResult:
             if self._journals:
                 # A source can be read only once: first see whether the primary responds at all.
@@ -242,24 +226,20 @@ class FallbackObjects(ObjectLayer):
                     await self.inner.head(key)
             return await self.inner.put_stream(key, parts, options, repeat)
 
-        async def instead(when: When) -> PutResult:
-            return _taken(await self.secondary.put_stream(key, parts, options, when, repeat))
-
-        def again() -> bool:
-            return parts.size == 0
-
-        return await self._write(key, when.at, write, instead, again=again)
+        return await self._write(
+            key,
+            write,
+            lambda when: self.secondary.put_stream(key, parts, options, when, repeat),
+            again=lambda: parts.size == 0,
+        )
 
     async def delete(self, key: str, if_match: str | None) -> None:
-        when = await self._when(key)
-        if when.only_journaled and await self.secondary.delete(key, if_match, when):
-            return
-
-        async def instead(when: When) -> None:
-            await self.secondary.delete(key, if_match, when)
-
-        sure = _names_second(if_match)
-        await self._write(key, when.at, lambda: self.inner.delete(key, if_match), instead, sure=sure)
+        await self._write(
+            key,
+            lambda: self.inner.delete(key, if_match),
+            lambda when: self.secondary.delete(key, if_match, when),
+            sure=_names_second(if_match),
+        )
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         when = await self._when(target)
@@ -272,10 +252,10 @@ class FallbackObjects(ObjectLayer):
         # As for `put`; and whether the source has been replaced says nothing of the target.
         return await self._write(
             target,
-            when.at,
             lambda: self.inner.copy(source, target, if_absent),
             instead,
             sure=not if_absent,
+            when=when,
         )
 
     async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
@@ -291,7 +271,7 @@ class FallbackObjects(ObjectLayer):
         sure = _names_second(source.etag)  # As for `put`.
         try:
             return await self._write(
-                key, when.at, lambda: self.inner.touch(source, metadata), instead, sure=sure
+                key, lambda: self.inner.touch(source, metadata), instead, sure=sure, when=when
             )
         except StorageUnavailableError as error:
             if not isinstance(error.__cause__, PreconditionFailedError):
@@ -306,19 +286,26 @@ class FallbackObjects(ObjectLayer):
     async def _write[T](
         self,
         key: str,
-        began: float,
         write: Callable[[], Awaitable[T]],
-        instead: Callable[[When], Awaitable[T]],
+        instead: Callable[[When], Awaitable[T | None]],
         written: Callable[[T], Written] | None = None,
         *,
         again: Callable[[], bool] = lambda: True,
         sure: bool = True,
+        when: When | None = None,
     ) -> T:
-        """Write to the primary, or, if that is away and may be stood in for, do ``instead``.
+        """Write to the primary, or do ``instead``: if the newest version is in the second store, or the
+        primary is away and may be stood in for.
 
         :param again: whether the write can still be done another way.
         :param sure: a conflict in the second store is one, even if the primary may have taken the write.
+        :param when: as it was found; the newest version is not in the second store.
         """
+        if when is None:
+            when = await self._when(key)
+            if when.only_journaled and (taken := await instead(when)) is not None:
+                return taken
+        began = when.at
         mirror, intent = self._mirror, None
         try:
             if mirror is not None:
@@ -342,7 +329,7 @@ class FallbackObjects(ObjectLayer):
                     retry_after=error.retry_after,
                 ) from error
             try:
-                return await instead(When(began, since, unsure=not error.refused))
+                return _taken(await instead(When(began, since, unsure=not error.refused)))
             except TransientStorageError as other:
                 raise other if other.__cause__ is error else _both_away(error, other) from error
             except AbsentError:
@@ -449,7 +436,7 @@ class _Journaling(ObjectLayer):
         return _taken(await self._secondary.put_stream(key, parts, options, self._when, repeat))
 
 
-def _taken(result: PutResult | None) -> PutResult:
+def _taken[T](result: T | None) -> T:
     assert result is not None  # noqa: S101 - it was not asked for journaled ones only
     return result
 

@@ -38,11 +38,9 @@ class MeasuredObjects(ObjectLayer):
         try:
             result = await self.inner.put_stream(key, parts, options, repeat)
         except BaseException as error:
-            watch.pause()
             watch.size = parts.size
             watch.failed(error)
             raise
-        watch.pause()
         watch.size = parts.size
         watch.succeeded()
         return result
@@ -55,7 +53,6 @@ class MeasuredObjects(ObjectLayer):
         try:
             info, start, chunks = await self.inner.read_stream(key, options)
         except BaseException as error:
-            watch.pause()
             watch.failed(error)
             raise
         watch.pause()
@@ -92,11 +89,9 @@ class _MeasuredChunks(AsyncGenerator[bytes]):
         try:
             chunk = await anext(self._chunks)
         except StopAsyncIteration:
-            watch.pause()
             watch.succeeded()
             raise
         except BaseException as error:
-            watch.pause()
             watch.failed(error)
             raise
         watch.pause()

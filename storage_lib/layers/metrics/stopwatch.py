@@ -20,18 +20,21 @@ class Stopwatch:
         self._journal = journal
         self._target = target
         self._seconds = 0.0
-        self._since = perf_counter()
+        self._since: float | None = perf_counter()
         self.size = 0
         """Bytes of contents so far."""
 
     def pause(self) -> None:
-        self._seconds += perf_counter() - self._since
+        if self._since is not None:
+            self._seconds += perf_counter() - self._since
+            self._since = None
 
     def resume(self) -> None:
         self._since = perf_counter()
 
     def succeeded(self) -> None:
         """It has ended, or its caller needs no more of it; a later end is ignored."""
+        self.pause()
         if (meter := self._meter) is None:
             return
         self._meter = None
@@ -41,6 +44,7 @@ class Stopwatch:
 
     def failed(self, error: BaseException) -> None:
         """It raised ``error``; a later end is ignored."""
+        self.pause()
         if (meter := self._meter) is not None:
             self._meter = None
             ended = meter.failed(self._seconds, error)

@@ -65,40 +65,30 @@ class ReadyRule:
         """
         kind = essence(content_type)
         types = self.rule.content_types
+        refused = partial(self._refused, key, stored=stored)
         if types and kind not in types and f"{kind.partition('/')[0]}/*" not in types:
-            raise self._refused(
-                key,
-                f"its content type is {kind}",
-                "content_types",
-                stored,
-                field="content_type",
-                limit=", ".join(types),
+            raise refused(
+                f"its content type is {kind}", "content_types", field="content_type", limit=", ".join(types)
             )
         names = {name for name in metadata if not name.startswith(_RESERVED)}
         if missing := self._required - names:
-            raise self._refused(
-                key,
+            raise refused(
                 f"it has no metadata {min(missing)!r}",
                 "required_metadata",
-                stored,
                 field="metadata",
                 limit=f"with {', '.join(sorted(self._required))}",
             )
         if self._allowed is not None and (extra := names - self._allowed):
-            raise self._refused(
-                key,
+            raise refused(
                 f"it has the metadata {min(extra)!r}",
                 "allowed_metadata",
-                stored,
                 field="metadata",
                 limit=", ".join(sorted(self._allowed)) or "none",
             )
         if self.needs_value and not self._reads(kind):
-            raise self._refused(
-                key,
+            raise refused(
                 f"its content type is {kind}, of which the {self._demand} says nothing",
                 self._demand,
-                stored,
                 field="content_type",
                 limit=self._readable(),
                 remedy="save it as JSON, or under another prefix",
