@@ -102,7 +102,7 @@ async def save_version(req: func.HttpRequest) -> func.HttpResponse:
     current one unless there is a higher number; ``label`` gives it a label in the same step. A request with
     an ``Idempotency-Key`` may be sent again if its answer was lost: it saves no second version.
     """
-    from storage_lib.versioning import object_of, record_of
+    from storage_lib.version_record import object_of, record_of
 
     key, app = _key(req), state()
     refuse_headers(req, (*CONDITIONS, "x-ttl-seconds", "x-expires-at"), "for versions")
@@ -153,7 +153,7 @@ async def change_versions(req: func.HttpRequest) -> func.HttpResponse:
     ``current`` and the values of ``labels`` are versions; null removes a label. A label that another version
     has is taken from it. 404 if there is no such version, or no label to remove: then nothing is changed.
     """
-    from storage_lib.versioning import record_of
+    from storage_lib.version_record import record_of
 
     key = _key(req)
     refuse_headers(req, CONDITIONS, "for versions")
@@ -270,7 +270,7 @@ def _refuse_mixed(req: func.HttpRequest) -> None:
 
 async def _loaded(req: func.HttpRequest, key: str, version: int | str | None) -> func.HttpResponse:
     """The response of the object that is this version."""
-    from storage_lib.versioning import no_version, object_of
+    from storage_lib.version_record import no_version, object_of
 
     versions, number = _versions(), None
     load = loading.head if req.method == "HEAD" else loading.load
@@ -291,7 +291,7 @@ async def _loaded(req: func.HttpRequest, key: str, version: int | str | None) ->
 
 
 async def _compared(key: str, old: int | str | None, new: int | str | None) -> func.HttpResponse:
-    from storage_lib.versioning import object_of
+    from storage_lib.version_record import object_of
 
     versions, storage = _versions(), access.storage()
     numbers = [await versions.number(key, each) for each in (old, new)]

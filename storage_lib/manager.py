@@ -26,6 +26,7 @@ from storage_lib.errors import (
 )
 from storage_lib.factory import build
 from storage_lib.keys import SYSTEM_PREFIX, essence, user_key, validate_content_type, validate_prefix
+from storage_lib.many import for_each, raise_first
 from storage_lib.ports.backend import Listed, StorageBackend, layers_of
 from storage_lib.ports.kept_headers import keepable
 from storage_lib.ports.lifetime import Lifetime
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 
 _UPDATE_ATTEMPTS = 1000
 _NOTHING: Any = object()
-_NOTES = 10
 
 
 class StorageManager(Lifetime):
@@ -781,7 +781,7 @@ class StorageManager(Lifetime):
         :param options: options of `save`, applied to all.
         """
         given = mapping("items", items)
-        return await _each(
+        return await for_each(
             given, lambda key: self.save(key, given[key], **options), concurrency, raise_errors
         )
 
@@ -825,7 +825,7 @@ class StorageManager(Lifetime):
         async def load(key: str) -> Any:
             return await self.load(key, model, default=default, fresh=fresh)
 
-        return await _each(several("keys", keys), load, concurrency, raise_errors)
+        return await for_each(several("keys", keys), load, concurrency, raise_errors)
 
     async def delete_many(
         self,
@@ -851,7 +851,7 @@ class StorageManager(Lifetime):
         together = whole("concurrency", concurrency, 1)
         results |= await self.backend.objects.delete_many(valid, missing_ok=missing_ok, together=together)
         if raise_errors:
-            _raise_first(results)
+            raise_first(results)
         return results
 
     @overload
@@ -878,7 +878,7 @@ class StorageManager(Lifetime):
         async def info(key: str) -> ObjectInfo:
             return await self.info(key, fresh=fresh)
 
-        return await _each(several("keys", keys), info, concurrency, raise_errors)
+        return await for_each(several("keys", keys), info, concurrency, raise_errors)
 
     def list_keys(self, prefix: str = "", *, start_after: str | None = None) -> Listed[str]:
         """List the keys that start with ``prefix``, ordered by their UTF-8 bytes.
@@ -985,41 +985,6 @@ def _anywhere(config: StorageConfig) -> StorageConfig:
     if "file" not in (config.storage_type, config.tables_and_queues):
         return config
     return replace(config, base_path=os.path.abspath(config.base_path))
-
-
-async def _each[T](
-    keys: Iterable[str], work: Callable[[str], Awaitable[T]], concurrency: int, raise_errors: bool
-) -> dict[str, T | StorageError]:
-    """Do ``work`` once for each key; an error other than a `StorageError` ends them all."""
-    concurrency = whole("concurrency", concurrency, 1)
-    results: dict[str, T | StorageError] = dict.fromkeys(keys, cast("T", None))
-    waiting = iter(list(results))
-
-    async def worker() -> None:
-        for key in waiting:
-            try:
-                results[key] = await work(key)
-            except StorageError as error:
-                results[key] = error
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(results))):
-            group.create_task(worker())
-    if raise_errors:
-        _raise_first(results)
-    return results
-
-
-def _raise_first(results: Mapping[str, Any]) -> None:
-    """:raises StorageError: the first that is among the results, with notes about the others."""
-    failed = {key: error for key, error in results.items() if isinstance(error, StorageError)}
-    if not failed:
-        return
-    (key, first), *others = failed.items()
-    first.add_note(f"{len(failed)} of {len(results)} failed; this is the error of {key!r}")
-    for key, error in others[:_NOTES]:
-        first.add_note(f"{key!r}: {type(error).__name__}: {error}")
-    raise first
 
 
 def _pickling(config: StorageConfig) -> Pickling | None:

@@ -208,7 +208,7 @@ def _checked(prefix: str, field: str) -> str:
 async def _is_record(objects: ObjectStore, key: str) -> bool:
     if not key.endswith("/current"):
         return False
-    from storage_lib.versioning import is_record  # Only where it is used.
+    from storage_lib.version_record import is_record  # Only where it is used.
 
     # Read, not looked at: a caller may do the one and not the other.
     with of_a_record():

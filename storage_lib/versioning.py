@@ -1,10 +1,8 @@
 """Versions of an object: ``KEY/v1``, ``KEY/v2``, … and ``KEY/current``, which says which of them is current.
 
-A version is created and never replaced. ``KEY/current`` is a small JSON object: ``version``, the current one;
-``highest``, the highest number ever given, so that no number is given twice; ``labels``, names and their
-versions; ``removing``, what a `prune` has decided to remove; and ``calls``, which versions were saved by the
-last calls that may come again. It is changed by compare-and-set alone, so whatever it says holds at once. A
-crash between a version and ``KEY/current`` leaves a version that never became current, and nothing else.
+A version is created and never replaced. ``KEY/current`` (version_record.py) is changed by compare-and-set
+alone, so whatever it says holds at once. A crash between a version and ``KEY/current`` leaves a version that
+never became current, and nothing else.
 
 Where many write, a lost answer is often followed by somebody else's change, and then nobody can tell whether
 the lost one was made. So every change can be made again: it sets what it sets a second time, unless somebody
@@ -30,7 +28,6 @@ import msgspec
 from storage_lib import values
 from storage_lib.errors import (
     ForbiddenError,
-    IntegrityError,
     InvalidArgumentError,
     KeyNotFoundError,
     PreconditionFailedError,
@@ -38,30 +35,39 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.keys import user_key
-from storage_lib.patterns import pattern
 from storage_lib.ports.attempts import CALL
 from storage_lib.ports.errors import UnknownOutcomeError
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, Properties, PutResult
 from storage_lib.ports.records import of_a_record
+from storage_lib.version_record import (
+    MAX_VERSION,
+    VersionRecord,
+    check_room,
+    checked_label,
+    checked_number,
+    key_of,
+    new_label,
+    no_version,
+    not_versions,
+    number_in,
+    number_of,
+    pointed_to,
+    record_of,
+    set_by_another,
+)
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
 
-CURRENT = "current"
-"""What the current version is called where versions are named by text; so no label is."""
 SAVED_BY = "saved-by"
 """The metadata of a version that says who saved it."""
 SAVED_AT = "saved-at"
 """The metadata that says when, which a copy to another store keeps."""
-MAX_LABELS = 1000
-MAX_VERSION = 10**15
 MAX_CALLS = 100
 """How many of the last saves that may come again are remembered."""
 
 _MOST_COMPARED = 5_000
 """Items of two values; of more of them it takes seconds to find the shortest patch."""
-_NUMBER = pattern(r"v([1-9][0-9]{0,15})")
-_LOOKS_LIKE_A_NUMBER = pattern(r"v?[0-9]+")
 _ATTEMPTS = 1000
 _PROBES = 3
 """After so many numbers that were taken, the versions are listed to find the highest."""
@@ -69,12 +75,6 @@ _REMOVED_AT_A_TIME = 16
 
 _turns: WeakValueDictionary[tuple[int, int, str], asyncio.Lock] = WeakValueDictionary()
 """The saves of one key in one manager take turns: they would only fight over numbers."""
-
-
-class NotVersionsError(IntegrityError):
-    """``KEY/current`` is an object of somebody else, and says nothing of versions."""
-
-    code = "not-versions"
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,37 +102,6 @@ class VersionPage(msgspec.Struct, frozen=True, kw_only=True):
     before: int | None
 
 
-class _State(msgspec.Struct, omit_defaults=True):
-    """What ``KEY/current`` says."""
-
-    version: int
-    highest: int = 0
-    labels: dict[str, int] = {}
-    removing: list[int] = []
-    calls: dict[str, int] = {}
-
-    def __post_init__(self) -> None:
-        self.highest = max(self.highest, self.version)
-
-    @property
-    def makes_sense(self) -> bool:
-        return self.version >= 1 and all(
-            1 <= number <= MAX_VERSION
-            for number in (self.highest, *self.labels.values(), *self.removing, *self.calls.values())
-        )
-
-    @property
-    def kept(self) -> set[int]:
-        return {self.version, *self.labels.values()}
-
-    @property
-    def doomed(self) -> set[int]:
-        return set(self.removing) - self.kept
-
-    def copied(self) -> _State:
-        return _State(self.version, self.highest, {**self.labels}, [*self.removing], {**self.calls})
-
-
 class Versions:
     """The versions of the objects of a `StorageManager`."""
 
@@ -158,11 +127,11 @@ class Versions:
         :param once: what this call is known by. If it has been made before, and is among the last, nothing is
             saved, and the version that it saved then is returned.
         """
-        user_key(_key_of(key, MAX_VERSION))
+        user_key(key_of(key, MAX_VERSION))
         if version is not None:
-            _checked_number(version)
+            checked_number(version)
         if label is not None:
-            _new_label(label)
+            new_label(label)
         kept = dict(properties.get("metadata") or {})
         if saved_by is not None:
             kept[SAVED_BY] = saved_by
@@ -182,7 +151,7 @@ class Versions:
             number, result, state, etag = await self._put(key, put, version, label, found, once)
             double: int | None = None
 
-            def saved(state: _State, unsure: _State | None) -> None:
+            def saved(state: VersionRecord, unsure: VersionRecord | None) -> None:
                 nonlocal double
                 if once is not None:
                     double = earlier if (earlier := state.calls.get(once)) != number else None
@@ -193,7 +162,7 @@ class Versions:
                         del state.calls[old]
                 if number > state.highest or not state.version:
                     state.version = state.highest = number
-                if label is not None and not _set_by_another(state, unsure, label):
+                if label is not None and not set_by_another(state, unsure, label):
                     state.labels[label] = number
 
             await self._change(
@@ -201,13 +170,13 @@ class Versions:
             )
         if double is not None:
             with suppress(ForbiddenError, KeyNotFoundError, PreconditionFailedError):
-                await self._storage.delete(_key_of(key, number), if_match=result.etag)
+                await self._storage.delete(key_of(key, number), if_match=result.etag)
             return double, await self._saved_before(key, double)
         return number, result
 
     async def _saved_before(self, key: str, number: int) -> PutResult:
         try:
-            info = await self._storage.info(_key_of(key, number), fresh=True)
+            info = await self._storage.info(key_of(key, number), fresh=True)
         except KeyNotFoundError as error:
             raise KeyNotFoundError(
                 f"the same call has saved version {number} of object {key!r}, which was removed since",
@@ -222,13 +191,13 @@ class Versions:
         put: Callable[[str], Awaitable[PutResult]],
         version: int | None,
         label: str | None,
-        found: tuple[_State, str | None],
+        found: tuple[VersionRecord, str | None],
         once: str | None,
-    ) -> tuple[int, PutResult, _State, str | None]:
+    ) -> tuple[int, PutResult, VersionRecord, str | None]:
         """Store the data under a number that nobody has; the number, and the state before."""
         state, etag = found
         if label is not None:
-            _check_room(key, label, state)
+            check_room(key, label, state)
         number = version or state.highest + 1
         if number in state.removing:
             raise PreconditionFailedError(
@@ -248,7 +217,7 @@ class Versions:
             # conflict.
             token = CALL.set(once or CALL.get())
             try:
-                result = await put(_key_of(key, number))
+                result = await put(key_of(key, number))
             except PreconditionFailedError as error:
                 if version is not None:
                     raise PreconditionFailedError(
@@ -275,7 +244,7 @@ class Versions:
         number, fresh = await self.number(key, version), False
         for _ in range(_ATTEMPTS):
             try:
-                return await self._storage.load(_key_of(key, number), *wanted, fresh=fresh)
+                return await self._storage.load(key_of(key, number), *wanted, fresh=fresh)
             except KeyNotFoundError as error:
                 # Memory may not know yet that there is one; or another has become current, or got the label,
                 # and this one was pruned.
@@ -287,8 +256,8 @@ class Versions:
 
     async def number(self, key: str, version: int | str | None = None) -> int:
         """The number of a version: of the current one, or of the one with a label."""
-        found = _number_in(version)
-        return _pointed_to(key, *await self._state(key), version) if found is None else found
+        found = number_in(version)
+        return pointed_to(key, *await self._state(key), version) if found is None else found
 
     async def list(self, key: str, *, details: bool = False) -> list[Version]:
         """See `StorageManager.list_versions`."""
@@ -316,7 +285,7 @@ class Versions:
         return VersionPage(versions=shown, current=state.version or None, before=after)
 
     @staticmethod
-    def _shown(state: _State, stored: Mapping[int, ListEntry]) -> list[Version]:
+    def _shown(state: VersionRecord, stored: Mapping[int, ListEntry]) -> list[Version]:
         labels: dict[int, list[str]] = {}
         for label, number in sorted(state.labels.items()):
             labels.setdefault(number, []).append(label)
@@ -335,10 +304,10 @@ class Versions:
         ]
 
     async def _detailed(self, key: str, found: list[Version]) -> list[Version]:
-        told = await self._storage.info_many([_key_of(key, each.number) for each in found], fresh=True)
+        told = await self._storage.info_many([key_of(key, each.number) for each in found], fresh=True)
         shown: list[Version] = []
         for each in found:
-            info = told[_key_of(key, each.number)]
+            info = told[key_of(key, each.number)]
             if isinstance(info, KeyNotFoundError):
                 continue  # Removed meanwhile.
             if not isinstance(info, ObjectInfo):
@@ -364,24 +333,24 @@ class Versions:
         :raises KeyNotFoundError: there is no such version, or no such label; nothing was changed.
         """
         for label in labels:
-            _new_label(label)
+            new_label(label)
         for label in without:
-            _checked_label(label)
-        unsure: _State | None = None
+            checked_label(label)
+        unsure: VersionRecord | None = None
         numbers: dict[str | None, int] = {}
         for attempt in range(_ATTEMPTS):
             # In this order: a version that a prune removes meanwhile has changed the state.
             state, etag = await self._state(key)
             before = state.copied()
 
-            if current is not None and not _set_by_another(before, unsure, None):
+            if current is not None and not set_by_another(before, unsure, None):
                 state.version = numbers[None] = await self._standing(key, current, before, etag)
             for label, version in labels.items():
-                if not _set_by_another(before, unsure, label):
-                    _check_room(key, label, state)
+                if not set_by_another(before, unsure, label):
+                    check_room(key, label, state)
                     state.labels[label] = numbers[label] = await self._standing(key, version, before, etag)
             for label in without:
-                if _set_by_another(before, unsure, label):
+                if set_by_another(before, unsure, label):
                     continue
                 if label not in before.labels:
                     raise KeyNotFoundError(f"object {key!r} has no label {label!r}", field="label")
@@ -434,7 +403,7 @@ class Versions:
         }
         doomed: set[int] = set()
 
-        def removing(state: _State, _: _State | None) -> None:
+        def removing(state: VersionRecord, _: VersionRecord | None) -> None:
             nonlocal doomed
             # A version above the highest is being saved. What an earlier prune began is ended.
             found = {number for number in old if number <= state.highest} | {*state.removing} & stored.keys()
@@ -445,7 +414,7 @@ class Versions:
         removing(state, None)
         for number in doomed:
             # Before anything is marked: what a prune has decided to remove, the next one removes.
-            await self._storage.backend.objects.need(_key_of(key, number), "delete")
+            await self._storage.backend.objects.need(key_of(key, number), "delete")
         if dry_run or not doomed:
             return sorted(doomed)
         await self._change(key, removing, found=(state, etag))
@@ -453,7 +422,7 @@ class Versions:
         async def delete(number: int) -> bool:
             try:
                 # What was listed and nothing else: the number may have been given again by hand meanwhile.
-                await self._storage.delete(_key_of(key, number), if_match=stored[number].etag)
+                await self._storage.delete(key_of(key, number), if_match=stored[number].etag)
             except PreconditionFailedError:
                 return False
             except (KeyNotFoundError, UnknownOutcomeError):
@@ -470,7 +439,7 @@ class Versions:
                     raise outcome
                 gone += [number] * outcome
 
-        def removed(state: _State, _: _State | None) -> None:
+        def removed(state: VersionRecord, _: VersionRecord | None) -> None:
             state.removing = [number for number in state.removing if number not in doomed]
 
         await self._change(key, removed)
@@ -506,18 +475,20 @@ class Versions:
         )
         return patch
 
-    async def _standing(self, key: str, version: int | str | None, state: _State, etag: str | None) -> int:
+    async def _standing(
+        self, key: str, version: int | str | None, state: VersionRecord, etag: str | None
+    ) -> int:
         """The number of a version that stays until the state has changed."""
-        found = _number_in(version)
-        number = _pointed_to(key, state, etag, version) if found is None else found
+        found = number_in(version)
+        number = pointed_to(key, state, etag, version) if found is None else found
         if not await self._stays(key, number, state):
             raise no_version(key, number)
         return number
 
-    async def _stays(self, key: str, number: int, state: _State) -> bool:
+    async def _stays(self, key: str, number: int, state: VersionRecord) -> bool:
         """Whether there is this version, and no `prune` is about to remove it. That holds until the state has
         changed."""
-        return number not in state.removing and await self._storage.exists(_key_of(key, number), fresh=True)
+        return number not in state.removing and await self._storage.exists(key_of(key, number), fresh=True)
 
     async def _numbers(self, key: str, *, details: bool = False) -> dict[int, ListEntry]:
         return {number: entry async for number, entry in self._each(key, details=details)}
@@ -526,31 +497,31 @@ class Versions:
         async for entry in self._storage.backend.objects.iterate(
             user_key(f"{key}/v"), delimiter="/", details=details
         ):
-            if isinstance(entry, ListEntry) and (match := _NUMBER.fullmatch(entry.key[len(key) + 1 :])):
-                yield int(match[1]), entry
+            if isinstance(entry, ListEntry) and (number := number_of(entry.key[len(key) + 1 :])):
+                yield number, entry
 
-    async def _state(self, key: str) -> tuple[_State, str | None]:
+    async def _state(self, key: str) -> tuple[VersionRecord, str | None]:
         """What ``KEY/current`` says, and its ETag; None if there is none."""
         name = user_key(record_of(key))
         try:
             with of_a_record():
                 found = await self._storage.read(name, fresh=True)
         except KeyNotFoundError:
-            return _State(0), None
+            return VersionRecord(0), None
         try:
-            state = msgspec.json.decode(found.data, type=_State)
+            state = msgspec.json.decode(found.data, type=VersionRecord)
         except msgspec.MsgspecError as error:
-            raise _not_versions(key) from error
+            raise not_versions(key) from error
         if not state.makes_sense:
-            raise _not_versions(key)
+            raise not_versions(key)
         return state, found.info.etag
 
     async def _change(
         self,
         key: str,
-        change: Callable[[_State, _State | None], None],
+        change: Callable[[VersionRecord, VersionRecord | None], None],
         *,
-        found: tuple[_State, str | None] | None = None,
+        found: tuple[VersionRecord, str | None] | None = None,
         labelled: tuple[int, str] | None = None,
     ) -> None:
         """Change the state, again and again until nobody else has meanwhile.
@@ -561,13 +532,13 @@ class Versions:
         :param labelled: the version that gets a label, with it: another writer may have become faster, and a
             prune may have removed it.
         """
-        unsure: _State | None = None
+        unsure: VersionRecord | None = None
         for attempt in range(_ATTEMPTS):
             state, etag = found or await self._state(key)
             if (
                 found is None
                 and labelled is not None
-                and not _set_by_another(state, unsure, labelled[1])
+                and not set_by_another(state, unsure, labelled[1])
                 and not await self._stays(key, labelled[0], state)
             ):
                 raise TransientStorageError(
@@ -586,7 +557,7 @@ class Versions:
             unsure = before if done is None else None
         raise _contended(key)
 
-    async def _set(self, key: str, state: _State, etag: str | None, attempt: int) -> bool | None:
+    async def _set(self, key: str, state: VersionRecord, etag: str | None, attempt: int) -> bool | None:
         """Whether it was set; None if nobody can tell, and somebody has changed it since."""
         done: bool | None = False
         try:
@@ -608,133 +579,11 @@ class Versions:
         return done
 
 
-def is_record(data: bytes) -> bool:
-    """Whether these bytes are what ``KEY/current`` says, and nothing else."""
-    try:
-        return msgspec.json.encode(msgspec.json.decode(data, type=_State)) == data
-    except msgspec.MsgspecError:
-        return False
-
-
-def named_in(data: bytes) -> list[int]:
-    """The versions that ``KEY/current`` names: the current one and those with a label; none if these bytes
-    are another object's, which just has such a name."""
-    try:
-        state = msgspec.json.decode(data, type=_State)
-    except msgspec.MsgspecError:
-        return []
-    return sorted(state.kept) if state.makes_sense else []
-
-
-def _set_by_another(state: _State, unsure: _State | None, label: str | None) -> bool:
-    """Whether the label, or without one the current version, was changed since ``unsure``, the state before a
-    change whose answer was lost: by that change, or after it."""
-    if unsure is None:
-        return False
-    if label is None:
-        return state.version != unsure.version
-    return state.labels.get(label) != unsure.labels.get(label)
-
-
-def _number_in(version: int | str | None) -> int | None:
-    """The number that a version is called by; None for one that is called by a label, or current."""
-    if isinstance(version, str):
-        match = _NUMBER.fullmatch(version)
-        return None if match is None else int(match[1])
-    return None if version is None else _checked_number(version)
-
-
-def _pointed_to(key: str, state: _State, etag: str | None, version: Any) -> int:
-    """The number of the current version, or of the one with a label."""
-    if etag is None:
-        raise KeyNotFoundError(f"object {key!r} has no versions", field="key")
-    if version is None:
-        return state.version
-    if version not in state.labels:
-        raise KeyNotFoundError(
-            f"object {key!r} has no version with the label {_checked_label(version)!r}", field="version"
-        )
-    return state.labels[version]
-
-
-def _key_of(key: str, number: int) -> str:
-    return f"{key}/v{number}"
-
-
 def _moment(text: str | None) -> datetime | None:
     try:
         return None if text is None else datetime.fromisoformat(text)
     except ValueError:
         return None  # Another program's metadata.
-
-
-def _checked_number(version: Any) -> int:
-    if type(version) is not int or not 1 <= version <= MAX_VERSION:
-        raise InvalidArgumentError(
-            f"version {version!r:.40} is not a number of a version",
-            field="version",
-            limit=f"a whole number, 1 to {MAX_VERSION:,}",
-        )
-    return version
-
-
-def _checked_label(label: Any) -> str:
-    if (
-        not isinstance(label, str)
-        or not 1 <= len(label) <= 100
-        or not label.isprintable()
-        or _LOOKS_LIKE_A_NUMBER.fullmatch(label)
-    ):
-        raise InvalidArgumentError(
-            f"{str(label)[:40]!r} cannot be a label",
-            field="label",
-            limit="1 to 100 printable characters that do not look like a version's number, such as 3 or v3",
-        )
-    return label
-
-
-def _new_label(label: Any) -> str:
-    if _checked_label(label) == CURRENT:
-        raise InvalidArgumentError(
-            f"no label is named {CURRENT!r}: that is what the current version is called",
-            field="label",
-            remedy="choose another",
-        )
-    return label
-
-
-def _check_room(key: str, label: str, state: _State) -> None:
-    if len(state.labels) >= MAX_LABELS and label not in state.labels:
-        raise InvalidArgumentError(
-            f"object {key!r} has {len(state.labels)} labels",
-            field="label",
-            limit=f"{MAX_LABELS:,}",
-            remedy="move one of them, or remove one with unlabel_version",
-        )
-
-
-def object_of(key: str, number: int) -> str:
-    """The key of the object that is this version."""
-    return _key_of(key, _checked_number(number))
-
-
-def record_of(key: str) -> str:
-    """The key of the object that says which version is current."""
-    return f"{key}/{CURRENT}"
-
-
-def no_version(key: str, number: int) -> KeyNotFoundError:
-    """There is no such version."""
-    return KeyNotFoundError(f"object {key!r} has no version {number}", field="version")
-
-
-def _not_versions(key: str) -> NotVersionsError:
-    return NotVersionsError(
-        f"object {record_of(key)!r} does not say which version of {key!r} is current",
-        field="key",
-        remedy=f"it is another object of yours: save versions under another key than {key!r},"
-        " or move that object",
-    )
 
 
 def _contended(key: str) -> TransientStorageError:

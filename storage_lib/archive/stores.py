@@ -23,7 +23,7 @@ from storage_lib.ports.object_model import ListEntry, ObjectInfo
 from storage_lib.ports.objects import ObjectReader, ObjectStore, Parts
 from storage_lib.ports.records import of_a_record
 from storage_lib.reserved_names import MESSAGES
-from storage_lib.versioning import CURRENT, is_record
+from storage_lib.version_record import CURRENT, is_record
 
 _CURRENT = f"/{CURRENT}"
 

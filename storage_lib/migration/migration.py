@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
 
 _CURRENT = "/current"
-"""How the names of objects end that may say which versions there are (`storage_lib.versioning`)."""
+"""How the names of objects end that may say which versions there are (`storage_lib.version_record`)."""
 _AWAY = 20
 """After so many objects in a row that failed because a store was away, the run ends: the others would too."""
 
@@ -260,7 +260,7 @@ class Migration:
             return Outcome.VANISHED.value
         entry = ListEntry(key, seen.size, seen.etag)
         if not (self.options.layers == "sealed" or self.options.dry_run):
-            from storage_lib.versioning import named_in, object_of  # Only where it is used.
+            from storage_lib.version_record import named_in, object_of  # Only where it is used.
 
             for number in named_in(content):
                 await self._copy_version(object_of(key.removesuffix(_CURRENT), number))
