@@ -25,12 +25,10 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectExistsError,
     SerializationError,
-    StorageError,
-    StorageUnavailableError,
 )
 from storage_lib.keys import validate_prefix, validate_user_key
 from storage_lib.manager import StorageManager
-from storage_lib.several import Several
+from storage_lib.several import Several, surviving
 
 FOLDERS = {
     "agent_id": "agents",
@@ -116,7 +114,10 @@ async def import_aos(
         raise InvalidArgumentError(f"{os.fspath(folder)!r} is not a folder", field="folder") from error
 
     async def one(file: Path) -> None:
-        try:
+        def failed(error: Exception) -> None:
+            report.failed[file.name] = str(error)
+
+        with surviving(failed, OSError):
             found = await threads.waiting.run(_read, file, chosen.get(file.name), unwrap)
             if len(found.keys) != 1:
                 report.ambiguous[file.name] = found.keys
@@ -124,10 +125,6 @@ async def import_aos(
             key = validate_user_key(prefix + found.keys[0])
             outcome = await _save(storage, key, found, overwrite, dry_run)
             cast("dict[str, str]", getattr(report, outcome))[file.name] = key
-        except StorageUnavailableError:
-            raise
-        except (StorageError, OSError) as error:
-            report.failed[file.name] = str(error)
 
     async with Several(concurrency) as running:
         for file in files:

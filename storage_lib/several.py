@@ -1,10 +1,13 @@
-"""Several coroutines at a time, and the end of tasks."""
+"""Several things: coroutines at a time, the error of one that does not end the others, the end of tasks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any
+
+from storage_lib.errors import StorageError, StorageUnavailableError
 
 
 class Several:
@@ -39,6 +42,21 @@ class Several:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
+
+
+@contextmanager
+def surviving(tell: Callable[[Any], object], *also: type[Exception]) -> Generator[None]:
+    """One of several things: ``tell`` is called with its error, and the others go on. They do not if a store
+    is away: they would fail alike.
+
+    :param also: what is told like a `StorageError`.
+    """
+    try:
+        yield
+    except StorageUnavailableError:
+        raise
+    except (StorageError, *also) as error:
+        tell(error)
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:

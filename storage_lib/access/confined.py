@@ -268,15 +268,15 @@ class ConfinedObjects(ObjectStore):
 
     # -- writing
 
-    async def put(self, key: str, data: Buffer, **options: Unpack[SaveOptions]) -> PutResult:
-        name = await self._may(key, "save")
+    async def _saved(self, saving: Awaitable[PutResult]) -> PutResult:
         with self._told():
-            return self._result(await self._inner.put(name, data, **options))
+            return self._result(await saving)
+
+    async def put(self, key: str, data: Buffer, **options: Unpack[SaveOptions]) -> PutResult:
+        return await self._saved(self._inner.put(await self._may(key, "save"), data, **options))
 
     async def put_stream(self, key: str, source: ByteSource, **options: Unpack[SaveOptions]) -> PutResult:
-        name = await self._may(key, "save")
-        with self._told():
-            return self._result(await self._inner.put_stream(name, source, **options))
+        return await self._saved(self._inner.put_stream(await self._may(key, "save"), source, **options))
 
     @asynccontextmanager
     async def open_writer(self, key: str, **options: Unpack[SaveOptions]) -> AsyncGenerator[ObjectWriter]:
@@ -292,9 +292,7 @@ class ConfinedObjects(ObjectStore):
         raise UnsupportedOperationError("objects are copied from another store below the surface of this one")
 
     async def touch(self, key: str, **changes: Any) -> PutResult:
-        name = await self._may(key, "save")
-        with self._told():
-            return self._result(await self._inner.touch(name, **changes))
+        return await self._saved(self._inner.touch(await self._may(key, "save"), **changes))
 
     async def delete(self, key: str, *, if_match: str | None = None, missing_ok: bool = False) -> None:
         name = await self._may(key, "delete")
@@ -325,13 +323,11 @@ class ConfinedObjects(ObjectStore):
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         names = await self._may(source, "load"), await self._may(target, "save")
-        with self._told():
-            return self._result(await self._inner.copy(*names, if_absent=if_absent))
+        return await self._saved(self._inner.copy(*names, if_absent=if_absent))
 
     async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         names = await self._may(source, "load", "delete"), await self._may(target, "save")
-        with self._told():
-            return self._result(await self._inner.move(*names, if_absent=if_absent))
+        return await self._saved(self._inner.move(*names, if_absent=if_absent))
 
     async def mark(self, key: str, metadata: Mapping[str, str]) -> None:
         await self._inner.mark(await self._may(key, "save"), metadata)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -20,8 +20,7 @@ from storage_lib.archive.entries import (
     FORMAT_WITH_QUEUES,
     About,
     Paths,
-    queue_path,
-    table_path,
+    part_path,
     tar_header,
 )
 from storage_lib.archive.frames import FRAME_BYTES, FrameWriter
@@ -172,38 +171,43 @@ class _Backup:
             async for frame in frames:
                 yield frame
         for table in tables:
-            part = 0
-            try:
-                async with aclosing(lines_of(self._storage, table)) as parts:
-                    async for lines, count in parts:
-                        part += 1
-                        about = About("table", table, len(lines), modified=int(time.time()))
-                        async for frame in self._member(about, table_path(table, part), lines):
-                            yield frame
-                        self.report.entities += count
-            except StorageError as error:
-                self._lost(f"table {table}", error)
-            else:
-                self.report.tables += 1
+            async with aclosing(self._parts("table", table, lines_of(self._storage, table))) as frames:
+                async for frame in frames:
+                    yield frame
         if self.takes_messages:
             # After their rows, so that none that is appended meanwhile lacks its own.
             async with aclosing(self._below(MESSAGES)) as frames:
                 async for frame in frames:
                     yield frame
         for queue in queues:
-            part = 0
-            try:
-                async with aclosing(messages_of(self._storage, queue, self.report)) as parts:
-                    async for lines, count in parts:
-                        part += 1
-                        about = About("queue", queue, len(lines), modified=int(time.time()))
-                        async for frame in self._member(about, queue_path(queue, part), lines):
-                            yield frame
+            messages = messages_of(self._storage, queue, self.report)
+            async with aclosing(self._parts("queue", queue, messages)) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def _parts(
+        self, kind: Literal["table", "queue"], name: str, parts: AsyncGenerator[tuple[bytes, int]]
+    ) -> AsyncGenerator[bytes]:
+        """The frames of a table or a queue, a member for each of its parts."""
+        number = 0
+        try:
+            async with aclosing(parts):
+                async for lines, count in parts:
+                    number += 1
+                    about = About(kind, name, len(lines), modified=int(time.time()))
+                    async for frame in self._member(about, part_path(kind, name, number), lines):
+                        yield frame
+                    if kind == "table":
+                        self.report.entities += count
+                    else:
                         self.report.messages += count
-            except StorageError as error:
-                self._lost(f"queue {queue}", error)
-            else:
-                self.report.queues += 1
+        except StorageError as error:
+            self._lost(f"{kind} {name}", error)
+            return
+        if kind == "table":
+            self.report.tables += 1
+        else:
+            self.report.queues += 1
 
     async def _below(self, prefix: str) -> AsyncGenerator[bytes]:
         paths = Paths()

@@ -122,14 +122,9 @@ class Paths:
         return "/".join(["objects", *parts, _segment(last)])
 
 
-def table_path(table: str, part: int) -> str:
-    """The path of a part of a table."""
-    return f"tables/{_segment(table)}/{part:06}.jsonl"
-
-
-def queue_path(queue: str, part: int) -> str:
-    """The path of a part of a queue."""
-    return f"queues/{_segment(queue)}/{part:06}.jsonl"
+def part_path(kind: Literal["table", "queue"], name: str, part: int) -> str:
+    """The path of a part of a table or a queue."""
+    return f"{kind}s/{_segment(name)}/{part:06}.jsonl"
 
 
 def _segment(text: str, suffix: str = "") -> str:

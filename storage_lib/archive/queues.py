@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
 from storage_lib.archive.reports import BackupReport, RestoreReport
+from storage_lib.archive.tables import NOT_READ
 from storage_lib.arguments import several
 from storage_lib.errors import (
     InvalidArgumentError,
     KeyNotFoundError,
-    StorageError,
-    StorageUnavailableError,
 )
 from storage_lib.manager import StorageManager
 from storage_lib.migration.queues import NEVER, give_back
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage, decoded
 from storage_lib.ports.queues import MAX_RECEIVE
 from storage_lib.reserved_names import TASKS, owner_of_queue
-from storage_lib.several import Several
+from storage_lib.several import Several, surviving
 
 _HIDDEN_SECONDS = 300
 _PART_BYTES = 128 * 1024
@@ -140,7 +140,7 @@ class RestoredQueues:
         return self._open[queue]
 
     async def _opens(self, queue: str) -> bool:
-        try:
+        with surviving(partial(self._report.failed.add, f"queue {queue}")):
             if owner_of_queue(queue) == TASKS:
                 raise InvalidArgumentError(f"the queue {queue!r} is of tasks", field="queues")
             if not self._overwrite and await self._length(queue):
@@ -148,12 +148,8 @@ class RestoredQueues:
                 return False
             if not self._dry_run:
                 await self._queues.create_queue(queue)
-        except StorageUnavailableError:
-            raise
-        except StorageError as error:
-            self._report.failed.add(f"queue {queue}", error)
-            return False
-        return True
+            return True
+        return False
 
     async def _length(self, queue: str) -> int:
         try:
@@ -168,7 +164,8 @@ class RestoredQueues:
                 await running.start(self._one(queue, number, text))
 
     async def _one(self, queue: str, number: int, text: bytes) -> None:
-        try:
+        failed = partial(self._report.failed.add, f"queue {queue}, line {number}")
+        with surviving(failed, *NOT_READ):
             line = _decode(text)
             left = None if line.expires is None else (line.expires - datetime.now(UTC)).total_seconds()
             if left is not None and left <= 0:
@@ -183,10 +180,6 @@ class RestoredQueues:
             else:
                 await self._queues.send(queue, body, ttl=left)
             self._report.restored += 1
-        except StorageUnavailableError:
-            raise
-        except (StorageError, ValueError, TypeError, msgspec.MsgspecError) as error:
-            self._report.failed.add(f"queue {queue}, line {number}", error)
 
 
 _decode = msgspec.json.Decoder(_Line).decode

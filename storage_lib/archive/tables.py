@@ -13,16 +13,16 @@ from storage_lib.entity_json import is_same, read, written
 from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
-    StorageError,
-    StorageUnavailableError,
 )
 from storage_lib.manager import StorageManager
 from storage_lib.reserved_names import Tables, meant_tables
-from storage_lib.several import Several
+from storage_lib.several import Several, surviving
 
 _PART_BYTES = 128 * 1024
 """A part of a table is lost with any of its bytes, so it is small. An entity may have 1 MiB."""
 _CONCURRENCY = 16
+NOT_READ = (ValueError, TypeError, msgspec.MsgspecError)
+"""What reading a line raises that is none."""
 
 
 class _Line(msgspec.Struct):
@@ -75,15 +75,11 @@ async def restore_lines(
 
     async def one(number: int, text: bytes) -> None:
         name = f"table {table}, line {number}"
-        try:
+        with surviving(lambda error: report.failed.add(name, error), *NOT_READ):
             line = _decode(text)
             name = f"table {table}, entity {line.pk!r} {line.rk!r}"
             properties = {key: read(value) for key, value in line.properties.items()}
             await entity(name, line.pk, line.rk, properties)
-        except StorageUnavailableError:
-            raise
-        except (StorageError, ValueError, TypeError, msgspec.MsgspecError) as error:
-            report.failed.add(name, error)
 
     async def entity(name: str, pk: str, rk: str, properties: Mapping[str, Any]) -> None:
         if not (overwrite or dry_run):

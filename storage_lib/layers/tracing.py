@@ -66,21 +66,17 @@ class TracingLayer(Layer):
             }
             kind = "settle" if name in _SETTLES else _TYPES.get(name)
             return found if kind is None else {**found, "messaging.operation.type": kind}
-        if operation.port == "tables":
-            found = {
-                "db.system.name": self._second,
-                "db.operation.name": name,
-                "db.collection.name": target,
-            }
-            if name == "batch":
-                found["db.operation.batch.size"] = len(operation.arguments[1])
-            return found
-        return {
-            "db.system.name": self._system,
+        is_table = operation.port == "tables"
+        found = {
+            "db.system.name": self._second if is_table else self._system,
             "db.operation.name": name,
             "db.collection.name": target,
-            "agent_storage.object.key": operation.target,
         }
+        if not is_table:
+            found["agent_storage.object.key"] = operation.target
+        elif name == "batch":
+            found["db.operation.batch.size"] = len(operation.arguments[1])
+        return found
 
 
 class _Events:

@@ -79,7 +79,9 @@ class Migration:
         try:
             tables = await self.chosen_tables()
             if self.options.queues:
-                await self._check_queues()
+                from storage_lib.migration.queues import check_queues  # Only where it is used.
+
+                await check_queues(self.options, self.source)
             if self.options.objects:
                 await self._objects()
             if tables:
@@ -126,11 +128,6 @@ class Migration:
         if self.options.delete and self.report.ok:
             for name in names:
                 await copier.mirror(name)
-
-    async def _check_queues(self) -> None:
-        from storage_lib.migration.queues import check_queues
-
-        await check_queues(self.options, self.source)
 
     async def _queues(self) -> None:
         from storage_lib.migration.queues import QueueMover

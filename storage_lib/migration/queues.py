@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from storage_lib.errors import (
     AccessDeniedError,
@@ -26,6 +27,7 @@ from storage_lib.migration.report import MigrationReport
 from storage_lib.ports.queue_model import QueueMessage
 from storage_lib.ports.queues import MAX_RECEIVE, QueueStore
 from storage_lib.reserved_names import TASKS, owner_of_queue
+from storage_lib.several import surviving
 
 _HELD_SECONDS = 300
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -71,17 +73,13 @@ class QueueMover:
 
         :raises StorageUnavailableError: a store is away; what has not been moved is in the source.
         """
-        try:
+        with surviving(partial(self._failed, f"queue {queue}")):
             if self._dry_run:
                 await self._to.list_queues()  # Whether it has queues at all.
                 self._moved(queue, await self._from.length(queue))
                 return
             await self._to.create_queue(queue)
             await self._move(queue)
-        except StorageUnavailableError:
-            raise
-        except StorageError as error:
-            self._failed(f"queue {queue}", error)
 
     async def _move(self, queue: str) -> None:
         kept: list[QueueMessage] = []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from functools import partial
 
 from storage_lib.entity_json import differences
-from storage_lib.errors import StorageError, StorageUnavailableError
 from storage_lib.manager import StorageManager
 from storage_lib.migration.check_report import CheckReport, Difference
 from storage_lib.migration.tables import joined, label
 from storage_lib.ports.table_model import Entity
-from storage_lib.several import Several
+from storage_lib.several import Several, surviving
 
 _READERS = 32
 
@@ -31,12 +31,8 @@ class TableCheck:
         :raises StorageUnavailableError: a store is away.
         """
         for table in tables:
-            try:
+            with surviving(partial(self._report.fail, f"table {table}")):
                 await self._compare(table)
-            except StorageUnavailableError:
-                raise
-            except StorageError as error:
-                self._report.fail(f"table {table}", error)
 
     async def _compare(self, table: str) -> None:
         async with (

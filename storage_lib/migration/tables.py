@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
+from functools import partial
 
 from storage_lib.entity_json import is_same
 from storage_lib.errors import (
@@ -23,7 +24,7 @@ from storage_lib.migration.report import MigrationReport
 from storage_lib.ports.table_model import Entity, EntityPage, Insert
 from storage_lib.ports.tables import MAX_BATCH_OPERATIONS, MAX_QUERY_PAGE, TableStore
 from storage_lib.reserved_names import MESSAGES, Tables, has_conversations, meant_tables
-from storage_lib.several import Several
+from storage_lib.several import Several, surviving
 
 _BATCH_BYTES = 1024 * 1024
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -90,13 +91,8 @@ class TableCopier:
         await self._whole(table, self._delete)
 
     async def _whole(self, table: str, work: Callable[[str], Awaitable[None]]) -> None:
-        try:
+        with surviving(partial(self._failed, f"table {table}")):
             await work(table)
-        except StorageUnavailableError:
-            raise
-        except StorageError as error:
-            self._report.fail(f"table {table}", error)
-            self._said(f"table {table}", "failed")
 
     def _joined(self, table: str) -> AsyncGenerator[tuple[Entity | None, Entity | None]]:
         # A table that is deleted meanwhile is no reason to empty that of the target.
@@ -167,14 +163,11 @@ class TableCopier:
         )
         there = {each.row_key: each for each in listed}
         for entity in batch:
-            try:
-                found = there.get(entity.row_key)
-                if found is None:  # The store may have it elsewhere in its order.
-                    found = await self._to.get(table, entity.partition_key, entity.row_key, default=None)
+            found = there.get(entity.row_key)
+            if found is None:  # The store may have it elsewhere in its order.
+                found = await self._to.get(table, entity.partition_key, entity.row_key, default=None)
+            with self._survived(table, entity):
                 self._check(table, entity, found)
-            except IntegrityError as error:
-                self._failed(table, entity, error)
-            else:
                 self._count(table, entity, "copied")
 
     def _check(self, table: str, entity: Entity, there: Entity | None) -> None:
@@ -185,16 +178,11 @@ class TableCopier:
             )
 
     async def _one(self, table: str, entity: Entity) -> None:
-        try:
+        with self._survived(table, entity):
             outcome = await self._put(table, entity)
             if self._options.verify and outcome != "skipped" and not self._options.dry_run:
                 there = await self._to.get(table, entity.partition_key, entity.row_key, default=None)
                 self._check(table, entity, there)
-        except StorageUnavailableError:
-            raise
-        except StorageError as error:
-            self._failed(table, entity, error)
-        else:
             self._count(table, entity, outcome)
 
     async def _put(self, table: str, entity: Entity) -> str:
@@ -235,16 +223,11 @@ class TableCopier:
 
     async def _delete_one(self, table: str, theirs: Entity) -> None:
         keys = theirs.partition_key, theirs.row_key
-        try:
+        with self._survived(table, theirs):
             if await self._from.get(table, *keys, default=None) is not None:
                 return  # Added since it was listed.
             if not self._options.dry_run:
                 await self._to.delete(table, *keys, etag=theirs.etag, missing_ok=True)
-        except StorageUnavailableError:
-            raise
-        except StorageError as error:
-            self._failed(table, theirs, error)
-        else:
             self._count(table, theirs, "deleted")
 
     def _count(self, table: str, entity: Entity, outcome: str) -> None:
@@ -252,8 +235,10 @@ class TableCopier:
         setattr(self._report, name, getattr(self._report, name) + 1)
         self._said(label(table, entity.partition_key, entity.row_key), outcome)
 
-    def _failed(self, table: str, entity: Entity, error: StorageError) -> None:
-        name = label(table, entity.partition_key, entity.row_key)
+    def _survived(self, table: str, entity: Entity) -> AbstractContextManager[None]:
+        return surviving(partial(self._failed, label(table, entity.partition_key, entity.row_key)))
+
+    def _failed(self, name: str, error: StorageError) -> None:
         self._report.fail(name, error)
         self._said(name, "failed")
 

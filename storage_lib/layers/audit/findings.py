@@ -49,6 +49,9 @@ class Report(msgspec.Struct):
     gaps: int = 0
     notes: list[str] = []
 
+    def find(self, kind: str, where: str, writer: str, sequence: int | None, detail: str) -> None:
+        self.findings.append(Finding(kind, where, writer, sequence, detail))
+
     @property
     def ok(self) -> bool:
         return not self.findings
@@ -137,7 +140,7 @@ class ChainCheck:
         report.writers += 1
 
     def find(self, kind: str, where: str, sequence: int | None, detail: str) -> None:
-        self._report.findings.append(Finding(kind, where, self._writer, sequence, detail))
+        self._report.find(kind, where, self._writer, sequence, detail)
 
     def take(self, where: str, line: bytes) -> Line | None:
         """Check the next entry; return it if it is one."""
@@ -273,7 +276,7 @@ def read_head(report: Report, keys: Keys, where: str, writer: str, line: bytes) 
             head = msgspec.json.decode(line, type=Head)
 
     def find(kind: str, detail: str) -> None:
-        report.findings.append(Finding(kind, where, writer, None, detail))
+        report.find(kind, where, writer, None, detail)
 
     if parts is None or head is None or head.kind != "head" or head.writer != writer:
         find("head", "it is no head of this writer")

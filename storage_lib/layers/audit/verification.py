@@ -11,7 +11,7 @@ import msgspec
 
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.layers.audit.entries import UNREADABLE, Entry, Head
-from storage_lib.layers.audit.findings import ChainCheck, Finding, Keys, Report, read_head
+from storage_lib.layers.audit.findings import ChainCheck, Keys, Report, read_head
 from storage_lib.layers.audit.heads import SUFFIX
 from storage_lib.layers.audit.tables import columns, head_table, row_key
 from storage_lib.patterns import pattern
@@ -58,7 +58,7 @@ class _Folder:
         for found in sorted(folder.glob("*.jsonl")):
             named = _FILE.fullmatch(found.name)
             if named is None:
-                report.findings.append(Finding("inserted", str(found), "", None, "no file of this log"))
+                report.find("inserted", str(found), "", None, "no file of this log")
             elif only in (None, named[1]):
                 self._files.setdefault(named[1], []).append(found)
         self._known: dict[str, int] = {}
@@ -83,10 +83,9 @@ class _Folder:
                 self._counts[writer] = 0
                 return  # It died before its first entry.
         else:
-            find = Finding(
+            self._report.find(
                 "head", str(files[0]), writer, None, f"its head is missing in {self._heads_folder}"
             )
-            self._report.findings.append(find)
         check = ChainCheck(self._report, self._keys, writer, head)
         torn = ""
         for path in files:
@@ -119,14 +118,12 @@ class _Folder:
                 continue
             if found is None:
                 detail = f"all of it is missing; a later writer has seen {count} entries"
-                self._report.findings.append(
-                    Finding("missing", str(self._heads_folder), writer, None, detail)
-                )
+                self._report.find("missing", str(self._heads_folder), writer, None, detail)
             elif found < count:
                 place = self._files.get(writer)
                 detail = f"the log ends with entry {found}, and a later writer has seen {count}"
                 where = str(place[-1] if place else self._heads_folder)
-                self._report.findings.append(Finding("cut-off", where, writer, found + 1, detail))
+                self._report.find("cut-off", where, writer, found + 1, detail)
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, bool]]:
@@ -154,7 +151,7 @@ def _verify_text(report: Report, keys: Keys, path: Path) -> Report:
         try:
             named = msgspec.json.decode(text, type=_Named)
         except UNREADABLE:
-            report.findings.append(Finding("edited", str(path), "", None, "a damaged entry"))
+            report.find("edited", str(path), "", None, "a damaged entry")
             continue
         if named.kind == "head":
             heads[named.writer] = read_head(report, keys, str(path), named.writer, text)
