@@ -75,14 +75,15 @@ class Console:
 
 
 @asynccontextmanager
-async def browsing(url: str, **options: Any) -> AsyncIterator[Console]:
+async def browsing(url: str, *, arguments: tuple[str, ...] = (), **options: Any) -> AsyncIterator[Console]:
     """A browser of its own, with one tab.
 
+    :param arguments: of the command line of Chromium, besides the usual ones.
     :param options: of `playwright.async_api.Browser.new_context`.
     """
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=str(chromium() / "chromium"), args=ARGUMENTS
+            executable_path=str(chromium() / "chromium"), args=[*ARGUMENTS, *arguments]
         )
         try:
             context: BrowserContext = await browser.new_context(

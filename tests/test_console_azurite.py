@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +70,26 @@ async def test_objects_are_saved_listed_shown_edited_and_deleted(app: App, conso
     await console.press("Delete", console.dialog)
     await expect(console.rows).to_have_count(0)
     assert await app.missing("agents/ceo é.json")
+
+
+async def test_a_large_file_has_all_that_a_small_one_has(app: App, console: Console, tmp_path: Path) -> None:
+    """Its type, a checksum, no silent overwriting: as no link of the store could promise."""
+    page = console.page
+    large = tmp_path / "large.csv"
+    for content in (b"a,b\n" * (17 << 18), b"c,d\n" * (17 << 18)):
+        large.write_bytes(content)
+        await console.open("#/objects?prefix=large/")
+        await page.locator("input[type=file]").set_input_files(large)
+        if content.startswith(b"c"):
+            await expect(console.dialog).to_contain_text("large/large.csv exists already")
+            assert (await app.ask("GET", "objects/large/large.csv")).startswith(b"a,b")
+            await console.press("Replace", console.dialog)
+        await expect(page.get_by_text("large/large.csv was saved").last).to_be_visible()
+        async with app.session.get(f"{app.url}/api/objects/large/large.csv") as answer:
+            assert await answer.read() == content
+            assert answer.headers["Content-Type"].startswith("text/csv")
+            digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+            assert answer.headers["Repr-Digest"] == f"sha-256=:{digest}:"
 
 
 async def test_versions_are_compared_and_brought_back(app: App, console: Console) -> None:

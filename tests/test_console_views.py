@@ -16,6 +16,7 @@ from playwright.async_api import Dialog, Locator, Route
 
 from tests.client_tools import axe
 from tests.console_page import Console, browsing, expect
+from tests.effort import SOAK
 from tests.test_end_to_end import devhost
 
 
@@ -474,7 +475,7 @@ new MutationObserver((_, watch) => {
 
 async def test_the_first_view_is_small_and_takes_few_requests(app: App, record_property: Any) -> None:
     """Counted in a browser that has seen nothing of it: bytes over the wire and requests until the list is
-    there. The time is told, and bounded generously: it is that of a busy machine."""
+    there. The time is told, and bounded in a soak, which has the machine for itself."""
     await app.ask("PUT", "objects/first/a.json", {"n": 1})
     shown: list[float] = []
     for _ in range(3):
@@ -492,7 +493,7 @@ async def test_the_first_view_is_small_and_takes_few_requests(app: App, record_p
         shown.append(seen["shown"])
     told = f"{sum(files.values()) / 1000:.0f} kB, {min(shown):.0f} ms from the navigation to the list"
     record_property("measured", f"first view of the console: {told}")
-    assert min(shown) < 10_000
+    assert min(shown) < 300 or not SOAK
 
 
 SHAPES = {

@@ -16,6 +16,16 @@ export const isKeyWanted = signal(false);
 /** Changes when all that is shown is to be asked for anew. */
 export const visit = signal(0);
 
+/** Whether the last call was not answered at all. `poll.ts` asks until there is an answer. */
+export const isAway = signal(false);
+/** Changes when the app answers again. */
+export const returns = signal(0);
+
+export function heard(isAnswer: boolean): void {
+  if (isAnswer && isAway.value) returns.value += 1;
+  isAway.value = !isAnswer;
+}
+
 /** By which providers the platform has users sign in, if it does; the app tells in its page. */
 export const providers = document.querySelector<HTMLMetaElement>('meta[name="sign-in"]')?.content.split(' ') ?? [];
 /** The key, or the want of one, that the user does not want to be asked about again. */
@@ -106,8 +116,10 @@ export async function request(method: string, path: string, call: Call = {}): Pr
     });
   } catch (error) {
     if (call.signal?.aborted) throw error;
+    heard(false);
     throw new ApiError(0, { status: 0, title: '', type: 'urn:agent-storage:problem:unreachable', detail: T.unreachable });
   }
+  heard(true);
   if (response.type === 'opaqueredirect') throw await errorOf(401, '');
   if (!response.ok) throw await errorOf(response.status, await response.text());
   return response;

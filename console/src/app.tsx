@@ -2,7 +2,7 @@
 
 import { Component, type ComponentChildren } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
-import { declineKey, isKeyWanted, key, providers, signInUrl, signOutUrl, useKey, visit } from './api';
+import { declineKey, isAway, isKeyWanted, key, providers, returns, signInUrl, signOutUrl, useKey, visit } from './api';
 import { Conversations } from './conversations/view';
 import { Objects } from './objects/view';
 import { isSignedIn, learn, mayBelow, mayUse, operates, principal } from './rights';
@@ -28,7 +28,7 @@ const VIEWS = [
 
 export function App() {
   const [isKeyOpen, setKeyOpen] = useState(false);
-  useEffect(() => void learn(), [key.value]);
+  useEffect(() => void learn(), [key.value, returns.value]);
   const current = VIEWS.find((each) => each.name === view.value) ?? VIEWS.find((each) => each.name === 'objects')!;
   return (
     <>
@@ -61,7 +61,9 @@ export function App() {
           {T.key.button}
         </button>
       </header>
-      {staleness() && <p class="stale" role="status">{T.stale(staleness()!.message)}</p>}
+      <div role="status">
+        {isAway.value ? <p class="stale away">{T.away}</p> : staleness() && <p class="stale">{T.stale(staleness()!.message)}</p>}
+      </div>
       <main id="content" tabIndex={-1}>
         <Safe key={`${visit.value} ${current.name}`}>
           {current.isOffered() ? <current.show /> : <p class="empty">{T.notYours}</p>}

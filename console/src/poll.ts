@@ -1,8 +1,9 @@
 // What is shown live is asked for again and again, in turns: an open page costs the app at most one request in two
 // seconds, and none while nobody looks at it.
 
-import { signal } from '@preact/signals';
+import { effect, signal } from '@preact/signals';
 import { useEffect, useRef, useState } from 'preact/hooks';
+import { isAway, request } from './api';
 import { useLoaded } from './load';
 import { T } from './texts';
 
@@ -44,15 +45,23 @@ async function turn(ask: Ask): Promise<void> {
 
 function next(): void {
   timer ??= setTimeout(async () => {
-    const ask = document.hidden ? undefined : asked.shift();
+    const ask = document.hidden || isAway.value ? undefined : asked.shift();
     if (ask) {
       asked.push(ask);
       await turn(ask);
+    } else if (isAway.value && !document.hidden) {
+      // Whether it has come back, before anything else is asked of it.
+      await turn(knock);
     }
     timer = undefined;
-    if (asked.length) next();
+    if (asked.length || isAway.value) next();
   }, PAUSE);
 }
+
+const knock: Ask = (signal) => request('GET', 'health/live', { signal });
+effect(() => {
+  if (isAway.value) next();
+});
 
 /** Call `ask` in its turn for as long as the component is shown. */
 export function usePoll(ask: Ask, isOn = true): void {

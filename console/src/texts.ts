@@ -93,6 +93,7 @@ export const T = {
     return `The call was answered with ${status}.${remedy ? ` ${remedy}` : ''}`;
   },
   unreachable: 'The app does not answer. Is it running?',
+  away: 'The app does not answer. What is shown may be out of date; what you have typed is kept. The page goes on by itself once the app answers.',
   stale: (why: string): string => `What is shown may be out of date: ${why}`,
   list: {
     root: 'All objects',

@@ -1,6 +1,6 @@
 // Bytes to the store and from it, through the app alone: what is large goes in parts.
 
-import { address, ApiError, BASE, errorOf, json, keyHeaders, request } from '../api';
+import { address, ApiError, BASE, errorOf, heard, isAway, json, keyHeaders, request } from '../api';
 import type { Link, VersionPage } from '../model';
 
 /** Well below what the platform takes as a body. */
@@ -21,10 +21,14 @@ function send(
     for (const [name, value] of Object.entries(headers)) sending.setRequestHeader(name, value);
     sending.upload.onprogress = (event) => onProgress(event.loaded / (event.total || 1));
     sending.onload = async () => {
+      heard(true);
       if (sending.status >= 200 && sending.status < 300) resolve();
       else reject(await errorOf(sending.status, sending.responseText));
     };
-    sending.onerror = async () => reject(await errorOf(0, ''));
+    sending.onerror = async () => {
+      heard(false);
+      reject(await errorOf(0, ''));
+    };
     sending.onabort = () => reject(signal.reason);
     signal.throwIfAborted();
     signal.addEventListener('abort', () => sending.abort());
@@ -32,15 +36,23 @@ function send(
   });
 }
 
-/** A part may be sent again: the last one of its number counts. */
-async function sendAgain(...call: Parameters<typeof send>): Promise<void> {
+const pause = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** Do what may be done twice: the last part of a number counts, and a completion tells what the first one did. */
+async function insist(work: () => Promise<unknown>, signal: AbortSignal): Promise<void> {
   for (let left = 3; ; left -= 1) {
     try {
-      return await send(...call);
+      await work();
+      return;
     } catch (error) {
       const isPassing = error instanceof ApiError && (error.status === 0 || error.status === 429 || error.status >= 500);
       if (!isPassing || left === 0) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 500 * 2 ** (3 - left)));
+      await pause(500 * 2 ** (3 - left));
+      // An upload does not end because the app is away for a while.
+      while (isAway.value) {
+        await request('GET', 'health/live', { signal }).catch(() => pause(2000));
+        signal.throwIfAborted();
+      }
     }
   }
 }
@@ -71,9 +83,9 @@ async function uploadParts(key: string, file: Blob, type: string, only: Record<s
       const bytes = file.slice(from, from + PART);
       const url = address('uploads', { key, upload_id, part });
       const told = (share: number) => onProgress((from + share * bytes.size) / file.size);
-      await sendAgain('PUT', url, { ...keyHeaders(), 'Content-Type': 'application/octet-stream' }, bytes, told, signal);
+      await insist(() => send('PUT', url, { ...keyHeaders(), 'Content-Type': 'application/octet-stream' }, bytes, told, signal), signal);
     }
-    await request('POST', 'uploads', { query: { key, upload_id }, headers: only, json: {}, signal });
+    await insist(() => request('POST', 'uploads', { query: { key, upload_id }, headers: only, json: {}, signal }), signal);
   } catch (error) {
     // Its parts are of no more use. If this fails too, they go with the upload's time.
     request('DELETE', 'uploads', { query: { key, upload_id } }).catch(() => undefined);

@@ -1,6 +1,8 @@
 // What has happened, told at the edge of the page and to screen readers.
 
 import { signal } from '@preact/signals';
+import { useEffect, useRef } from 'preact/hooks';
+import { ApiError, returns } from '../api';
 import { T } from '../texts';
 
 interface Notice {
@@ -41,6 +43,13 @@ export function Notices() {
 }
 
 export function Trouble({ error, again }: { error: Error; again?: () => void }) {
+  const since = useRef(returns.value);
+  useEffect(() => {
+    if (returns.value === since.current) return;
+    since.current = returns.value;
+    // What the app was not there to answer is asked again once it is.
+    if (error instanceof ApiError && error.status === 0) again?.();
+  }, [returns.value]);
   return (
     <div class="trouble" role="alert">
       <p>{error.message}</p>
