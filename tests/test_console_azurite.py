@@ -78,6 +78,7 @@ async def test_a_large_file_has_all_that_a_small_one_has(app: App, console: Cons
     large = tmp_path / "large.csv"
     for content in (b"a,b\n" * (17 << 18), b"c,d\n" * (17 << 18)):
         large.write_bytes(content)
+        await page.goto("about:blank")
         await console.open("#/objects?prefix=large/")
         await page.locator("input[type=file]").set_input_files(large)
         if content.startswith(b"c"):

@@ -35,9 +35,9 @@ async def app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
             ("drawn.svg", "image/svg+xml", drawn),
             ("value.json", "application/json", json.dumps({"page": page})),
             ("rows.csv", "text/csv", f'a,b\n1,"{page}"\n'),
-            ("bytes.bin", "application/octet-stream", page),
+            ("bytes.bin", "application/octet-stream", f"\xff{page}"),
         ):
-            await app.ask("PUT", f"objects/cut/{name}", content.encode(), **{"Content-Type": kind})
+            await app.ask("PUT", f"objects/cut/{name}", content.encode("latin-1"), **{"Content-Type": kind})
         for n in (1, 2):
             await app.ask("POST", "versions/cut/value.json", {"n": n})
         said = {"messages": [{"role": "user", "content": page}], "topic": "cut off"}
