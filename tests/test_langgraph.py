@@ -4,6 +4,7 @@ what removes and copies checkpoints."""
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from storage_lib import (
     InvalidArgumentError,
     InvalidKeyError,
     KeyNotFoundError,
+    MemoryBackend,
     PreconditionFailedError,
     SerializationError,
     StorageConfig,
@@ -98,6 +100,52 @@ async def test_it_passes_the_conformance_suite(any_storage: StorageManager, larg
     assert [name for name, result in report.results.items() if not result.passed] == []
     assert len(report.results) == 8
     assert sum(result.tests_passed for result in report.results.values()) == table()["LangGraph"].suite
+
+
+# -- runs that are cancelled
+
+
+class Log(TypedDict):
+    log: Annotated[list[str], operator.add]
+
+
+async def turns_of_the_loop() -> None:
+    """Whatever can go on without another's doing has gone on."""
+    for _ in range(500):
+        await asyncio.sleep(0)
+
+
+async def test_a_cancelled_run_is_followed_by_another_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangGraph leaves the last writes of a run behind that is cancelled while it waits for them."""
+    saver = AgentStorageSaver(StorageManager(backend=MemoryBackend()))
+    built = StateGraph(Log)
+    for name in "abc":
+        built.add_node(name, lambda state, name=name: {"log": [name]})
+    for edge in ((START, "a"), ("a", "b"), ("b", "c")):
+        built.add_edge(*edge)
+    graph = built.compile(checkpointer=saver)
+    assert len((await graph.ainvoke({"log": ["first"]}, config("t")))["log"]) == 4
+
+    opened, waiting = asyncio.Event(), 0
+    batch = saver._rows.tables.batch
+
+    async def gated(*arguments: Any) -> Any:
+        nonlocal waiting
+        waiting += 1
+        await opened.wait()
+        return await batch(*arguments)
+
+    monkeypatch.setattr(saver._rows.tables, "batch", gated)
+    run = asyncio.ensure_future(graph.ainvoke({"log": ["second"]}, config("t")))
+    await turns_of_the_loop()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert waiting
+    again = asyncio.ensure_future(graph.ainvoke({"log": ["third"]}, config("t")))
+    await turns_of_the_loop()
+    opened.set()
+    assert (await again)["log"] == [*("first", *"abc"), *("second", *"abc"), *("third", *"abc")]
 
 
 # -- delta channels

@@ -12,12 +12,13 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Coroutine,
+    Generator,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, override
@@ -62,6 +63,8 @@ _MARKED = 256
 _ATTEMPTS = 20
 _STEPS = 16
 """Of a run, which are remembered for what comes late."""
+_TURNS = 8
+"""Of the event loop, after which LangGraph has begun the next write that waited for one."""
 _NULL_TASK = "00000000-0000-0000-0000-000000000000"
 """Under which LangGraph stores what a `Command` writes: in addition to what an earlier one has written."""
 _FILTERED = {"source": str, "step": int, "run_id": str}
@@ -147,6 +150,7 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         self._strict = on_conflict == "error"
         self._ttl = None if ttl is None else timedelta(seconds=ttl)
         self._blocking = Blocking()
+        self._underway = _Underway()
         self._empty = _Recent[Place, bool]()
         """Namespaces that a reader was told are empty: they can be begun once."""
         self._name = uuid4().hex
@@ -170,6 +174,7 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         thread, namespace, checkpoint = _addressed(config)
         partition = key_of(thread)
         start, end = _range(namespace, checkpoint)
+        await self._underway.ended((partition, namespace))
         group = await self._first(partition, start, end)
         for _ in range(_ATTEMPTS):
             if group is None or not await self._is_over(partition, group):
@@ -337,6 +342,16 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         :raises ThreadConflictError: another checkpoint follows the same one, or it was deleted and there are
             large values; this one was not stored.
         """
+        with self._underway.write(config):
+            return await self._put(config, checkpoint, metadata, new_versions)
+
+    async def _put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
         thread, namespace, parent = _addressed(config)
         partition, key, before = (
             key_of(thread),
@@ -430,6 +445,12 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """See `BaseCheckpointSaver`: one transaction; what a task has written already stays as it is."""
+        with self._underway.write(config):
+            await self._put_writes(config, writes, task_id, task_path)
+
+    async def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
         thread, namespace, checkpoint = _addressed(config)
         if checkpoint is None:
             raise InvalidArgumentError("writes belong to a checkpoint", field="checkpoint_id", limit="its id")
@@ -690,6 +711,40 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         """A number that counts up, and chance: two branches of a thread never share a version."""
         number = 0 if current is None else int(str(current).partition(".")[0])
         return f"{number + 1:032}.{random.random():016}"  # noqa: S311 - no secret
+
+
+class _Underway:
+    """The writes that have begun here and not ended. A run that is cancelled at its end leaves some behind:
+    LangGraph no longer waits for them. A run that is begun in its place goes on from what they make."""
+
+    def __init__(self) -> None:
+        self._writes: dict[tuple[int, Place], set[asyncio.Future[None]]] = {}
+        """By the event loop, and the thread and namespace."""
+
+    @contextmanager
+    def write(self, config: RunnableConfig) -> Generator[None]:
+        thread, namespace, _ = _addressed(config)
+        loop = asyncio.get_running_loop()
+        key, ended = (id(loop), (key_of(thread), namespace)), loop.create_future()
+        writes = self._writes.setdefault(key, set())
+        writes.add(ended)
+        try:
+            yield
+        finally:
+            ended.set_result(None)
+            writes.remove(ended)
+            if not writes:
+                del self._writes[key]
+
+    async def ended(self, place: Place) -> None:
+        """Wait for those of a thread and namespace, and for a few that follow them at once."""
+        key = id(asyncio.get_running_loop()), place
+        for _ in range(_STEPS):
+            if not (writes := self._writes.get(key)):
+                return
+            await asyncio.wait(writes)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
 
 
 class _Recent[Key, Value]:
