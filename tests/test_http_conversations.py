@@ -39,6 +39,9 @@ async def test_a_life_of_a_conversation(platform_anywhere: PlatformApp) -> None:
     assert (none.status, none.problem["field"]) == (412, "If-Match")
     for method, body in (("PATCH", {"topic": "x"}), ("DELETE", None)):  # A 404 without the condition, too.
         assert (await sent(app, method, AT, body, If_Match="*")).status == 404
+    edits = AT.replace("conversations", "conversation-edits")
+    for body in ({"do": "pop"}, {"do": "clear"}, {"do": "compact", "until": 1, "message": {"summary": "x"}}):
+        assert (await sent(app, "POST", edits, body, If_Match="*")).problem["code"] == "key-not-found"
     first = await sent(
         app, "POST", AT, {**said("one"), "participants": ["ceo"], "topic": "t"}, If_Match='"0"'
     )
@@ -72,7 +75,6 @@ async def test_a_life_of_a_conversation(platform_anywhere: PlatformApp) -> None:
     assert (changed.json["topic"], changed.json["metadata"]) == (None, {"a": 1})
     assert (await sent(app, "PATCH", AT, {"topic": "x"}, If_Match=found.headers["etag"])).status == 412
 
-    edits = AT.replace("conversations", "conversation-edits")
     popped = await sent(app, "POST", edits, {"do": "pop"}, If_Match='"4"')
     assert (popped.json["entry"]["message"]["content"], popped.json["conversation"]["count"]) == ("four", 3)
     compacted = await sent(

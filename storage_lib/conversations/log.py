@@ -201,7 +201,7 @@ class Conversations(Stationary):
 
         :param if_position: as in `append`, and so is ``if_match``.
         :param default: returned if there is no message; without it that is an error.
-        :raises KeyNotFoundError: there is no such conversation, or no message in it.
+        :raises KeyNotFoundError: there is no such conversation, whatever was expected of it, or it is empty.
         :raises PreconditionFailedError: the position is another one.
         """
         if if_position is not None:
@@ -240,7 +240,8 @@ class Conversations(Stationary):
         position.
 
         :param if_position: as in `append`, and so is ``if_match``.
-        :raises KeyNotFoundError: there is no such conversation.
+        :raises KeyNotFoundError: there is no such conversation, whatever was expected of it.
+        :raises PreconditionFailedError: the position or the ETag is another one.
         """
         if if_position is not None:
             if_position = whole("if_position", if_position, 0, MAX_POSITION)

@@ -254,6 +254,30 @@ class ConversationsContract:
 
     # -- the conversation itself
 
+    @pytest.mark.parametrize("expected", [{}, {"if_match": "*"}, {"if_match": "x"}], ids=str)
+    async def test_what_needs_a_conversation_says_that_there_is_none(
+        self, storage: StorageManager, expected: dict[str, str]
+    ) -> None:
+        """Whatever is expected of it; only an append, which could make it, says that this does not hold."""
+        log = Conversations(storage)
+        calls = (
+            lambda: log.pop("c", **expected),
+            lambda: log.clear("c", **expected),
+            lambda: log.replace("c", {"summary": "none"}, until=1, **expected),
+            lambda: log.change("c", topic="t", **expected),
+            lambda: log.delete("c", **expected),
+        )
+        for call in calls:
+            with pytest.raises(KeyNotFoundError):
+                await call()
+        assert await log.pop("c", default=None, **expected) is None
+        await log.delete("c", missing_ok=True, **expected)
+        if expected:
+            with pytest.raises(PreconditionFailedError):
+                await log.append("c", [{"n": 1}], **expected)
+            with pytest.raises(KeyNotFoundError):
+                await log.describe("c")
+
     async def test_a_conversation_says_what_it_is(self, log: Conversations) -> None:
         appended = await log.append(
             "c", said("x"), participants=["ceo", "cfo", "ceo"], topic="money", metadata={"a": 1, "b": [2]}
