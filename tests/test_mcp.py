@@ -108,6 +108,45 @@ async def test_a_session_is_begun_without_one(speaker: Speaker) -> None:
     assert (answer.status, answer.body) == (202, b"")
 
 
+@pytest.mark.parametrize("version", ["1999-01-01", "2099-01-01", ""])
+async def test_an_unknown_revision_is_answered_with_one_that_is_known(
+    platform: PlatformApp, version: str
+) -> None:
+    asked = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": asked}).encode()
+    answer = await platform("POST", "/api/mcp", body, {"Content-Type": "application/json"})
+    assert answer.json["result"]["protocolVersion"] == CORE
+    body, headers = message("tools/list")
+    unknown = body.replace(MODERN.encode(), b"2099-01-01")
+    answer = await platform("POST", "/api/mcp", unknown, headers | {"MCP-Protocol-Version": "2099-01-01"})
+    assert (answer.status, answer.json["error"]["data"]["supported"]) == (400, [MODERN])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "method", ["notifications/cancelled", "notifications/progress", "notifications/none"]
+)
+async def test_a_notification_changes_nothing(platform: PlatformApp, version: str, method: str) -> None:
+    """There are no sessions: of a request that another one answers, nothing is known."""
+    params = {"requestId": 1, "reason": "x", "progressToken": "no", "progress": "no number"}
+    body, headers = message(method, params, version)
+    sent = json.loads(body)
+    del sent["id"]
+    answer = await platform("POST", "/api/mcp", json.dumps(sent).encode(), headers)
+    assert (answer.status, answer.body) == (202, b"")
+
+
+@pytest.mark.parametrize("identity_of_request", ["i" * 100_000, "", -5, 10**30])
+async def test_an_answer_has_the_id_of_its_request(
+    platform: PlatformApp, identity_of_request: str | int
+) -> None:
+    body, headers = message("tools/list", version=CORE)
+    sent = json.loads(body) | {"id": identity_of_request}
+    answer = await platform("POST", "/api/mcp", json.dumps(sent).encode(), headers)
+    assert answer.json["id"] == identity_of_request
+    assert answer.json["result"]["tools"]
+
+
 async def test_tools_say_what_they_take_give_and_do(speaker: Speaker) -> None:
     tools = {each["name"]: each for each in (await speaker.result("tools/list"))["tools"]}
     assert list(tools) == [tool.name for tool in TOOLS]
@@ -592,6 +631,27 @@ async def test_a_principal_sees_its_prefix_as_the_whole_store(policy_file: Path,
             for method in ("tasks/get", "tasks/cancel", *(() if version == MODERN else ("tasks/result",))):
                 error = (await ask(method, {"taskId": foreign}))["error"]
                 assert (error["code"], error["data"]["status"]) == (-32602, 404) or error["code"] == -32002
+
+
+async def test_a_cursor_leads_nobody_to_another_prefix(policy_file: Path) -> None:
+    everything = dict.fromkeys(("load", "list", "save", "delete"), ("",))
+    async with worlds(Rights("tenants/a/", everything), policy_file, memory()) as (world,):
+        shown, _ = identity("key")
+        storage = world.state.storage
+        for tenant in "ab":
+            await storage.save_many({f"tenants/{tenant}/k{n:03}": n for n in range(120)}, raise_errors=True)
+
+        async def page(cursor: str | None) -> dict[str, Any]:
+            body, headers = message("resources/list", {"cursor": cursor} if cursor else {})
+            return (await world.ask("POST", "/api/mcp", body, headers | shown)).json
+
+        first = (await page(None))["result"]
+        rest = (await page(first["nextCursor"]))["result"]["resources"]
+        own = [key.removeprefix("tenants/a/") for key in await storage.list_keys("tenants/a/")]
+        assert [each["title"] for each in (*first["resources"], *rest)] == own
+        for prefix in ("tenants/b/", "tenants/", ""):
+            stolen = (await storage.list_page(prefix, limit=100)).cursor
+            assert (await page(stolen))["error"]["data"]["field"] == "cursor"
 
 
 async def test_one_who_may_nothing_gets_nothing(policy_file: Path) -> None:
