@@ -256,7 +256,7 @@ class ConversationsContract:
 
     @pytest.mark.parametrize("expected", [{}, {"if_match": "*"}, {"if_match": "x"}], ids=str)
     async def test_what_needs_a_conversation_says_that_there_is_none(
-        self, storage: StorageManager, expected: dict[str, str]
+        self, storage: StorageManager, expected: dict[str, Any]
     ) -> None:
         """Whatever is expected of it; only an append, which could make it, says that this does not hold."""
         log = Conversations(storage)
