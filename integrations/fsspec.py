@@ -53,6 +53,7 @@ from storage_lib import (
     StorageManager,
     config_of,
 )
+from storage_lib.keys import validate_user_key
 
 __all__ = ["AgentStorageFile", "AgentStorageFileSystem"]
 
@@ -485,8 +486,10 @@ class _Upload:
         return writer
 
     async def _begin(self, **options: Any) -> ObjectWriter:
-        self._block = self._storage.open_writer(self._path, **options)
-        return await self._block.__aenter__()
+        block = self._storage.open_writer(self._path, **options)
+        writer = await block.__aenter__()
+        self._block = block
+        return writer
 
     async def finish(self) -> None:
         block, self._block = self._block, None
@@ -511,6 +514,8 @@ class AgentStorageFile(AbstractBufferedFile):
 
     def __init__(self, fs: AgentStorageFileSystem, path: str, mode: str = "rb", **options: Any) -> None:
         found: dict[str, Any] = {"size": options.pop("size", None)}
+        if mode != "rb":
+            validate_user_key(path)
         if found["size"] is None and mode != "wb":
             found = cast("dict[str, Any]", sync(fs.loop, fs.version, path, mode))
         super().__init__(fs, path, mode, size=found["size"], **options)

@@ -107,6 +107,15 @@ here = pytest.mark.parametrize("kind", ["memory", "file"], indirect=True)
 on_files = pytest.mark.parametrize("kind", ["file"], indirect=True)
 
 
+@here
+def test_a_name_that_cannot_be_is_refused_when_it_is_opened(fs: AgentStorageFileSystem) -> None:
+    for path in ("a/../b", ".system/x", "x" * 2000):
+        for mode in ("wb", "ab", "xb"):
+            with pytest.raises(InvalidKeyError):
+                fs.open(path, mode)
+    assert fs.find("") == []
+
+
 @everywhere
 def test_a_file_and_what_is_known_of_it(fs: AgentStorageFileSystem) -> None:
     fs.pipe("runs/1.csv", b"a,b\n1,2\n", content_type="text/csv", metadata={"author": "ann"})

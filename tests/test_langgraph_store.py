@@ -332,6 +332,20 @@ async def test_a_search_that_would_compare_too_much_is_refused(storage: StorageM
     assert len(await ours.asearch(("n", "0"), query="number")) == 2
 
 
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), "soon"], ids=str)
+async def test_a_life_that_cannot_be_is_refused(storage: StorageManager, ttl: Any) -> None:
+    store = AgentStorageStore(storage)
+    await store.aput(("a",), "k", {"a": 1})
+    with pytest.raises(InvalidArgumentError) as refused:
+        await store.aput(("a",), "k", {"a": 2}, ttl=ttl)
+    assert refused.value.field == "ttl"
+    with pytest.raises(SerializationError, match="list"):
+        await store.aput(("a",), "k", [1])  # type: ignore[arg-type]
+    found = await store.aget(("a",), "k")
+    assert found is not None
+    assert found.value == {"a": 1}
+
+
 async def test_what_cannot_be_stored_is_refused_by_name(storage: StorageManager) -> None:
     ours = AgentStorageStore(storage, index=INDEX)
     with pytest.raises(SerializationError, match="not JSON"):

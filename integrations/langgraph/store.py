@@ -387,11 +387,15 @@ def _home(partition: str) -> str:
 
 def _end(now: datetime, minutes: float | None) -> datetime:
     try:
+        if minutes is not None and minutes <= 0:
+            raise ValueError
         return _NEVER if minutes is None else now + timedelta(minutes=minutes)
     except OverflowError:
         return _NEVER
     except (TypeError, ValueError) as error:
-        raise InvalidArgumentError(f"ttl is {minutes!r:.80}", field="ttl", limit="minutes") from error
+        raise InvalidArgumentError(
+            f"ttl is {minutes!r:.80}", field="ttl", limit="minutes, more than 0"
+        ) from error
 
 
 def _text_of(value: Any) -> str:
@@ -422,6 +426,10 @@ def _content(op: PutOp) -> dict[str, Any]:
     """What is known of an item before anything is written."""
     _partition(op.namespace)
     _end(datetime.now(UTC), op.ttl)
+    if not isinstance(op.value, dict | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SerializationError(
+            f"the value is a {type(op.value).__name__}", field="value", limit="a dict of plain JSON values"
+        )
     return {} if op.value is None else {"text": _text_of(op.value)}
 
 
