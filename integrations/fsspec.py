@@ -9,9 +9,9 @@ objects of a store as files, ``agentstorage://KEY``.
 ``asynchronous=True``, as it belongs to its event loop), or nothing: the store of the environment.
 
 A path is a key. A folder is a prefix with objects below it: it is there while they are, so `mkdir` makes
-none and needs none. A file appears as a whole when it is closed, and not at all if the block of
-``fs.open`` raises (``fsspec.open`` and pandas close it even then); one that is being read is of one
-version. What writes also takes ``content_type``, ``metadata``, ``headers`` and ``ttl``, as
+none and needs none. A file appears as a whole when it is closed, and not at all if it never is, or if the
+block of ``fs.open`` raises (``fsspec.open``, pandas and pyarrow close it even then); one that is being
+read is of one version. What writes also takes ``content_type``, ``metadata``, ``headers`` and ``ttl``, as
 `StorageManager.save` does.
 """
 
@@ -553,6 +553,12 @@ class AgentStorageFile(AbstractBufferedFile):
             self.discard()
         self.close()
 
+    def __del__(self) -> None:
+        # pyarrow drops its file when it cannot begin to write.
+        if not self.closed and self.writable():
+            self.discard()
+        super().__del__()
+
 
 class _CompressedFile(io.BufferedIOBase):
     """A file that is compressed while it is written. Those that compress do not close or discard it."""
@@ -634,17 +640,20 @@ class _StreamedFile(AbstractAsyncStreamedFile):
 _BLOCKS = {
     ("fsspec.core", "OpenFile.__exit__"): "fobjects",
     ("pandas.io.common", "IOHandles.__exit__"): "created_handles",
+    ("pyarrow.parquet.core", "ParquetWriter.__exit__"): None,
 }
-"""What closes files at the end of a block, and where it has them."""
+"""What closes files at the end of a block, and where it has them; None if it has just one, in a wrapper."""
 
 
 def _is_given_up(file: AgentStorageFile) -> bool:
-    """Whether the file is being closed because a block of `fsspec.open` or of pandas has raised: both close
-    their files without a word of it, so it is read from their frames."""
+    """Whether the file is being closed because a block of `fsspec.open`, pandas or pyarrow has raised: they
+    close their files without a word of it, so it is read from their frames."""
     frame = inspect.currentframe()
     while frame is not None:
-        files = _BLOCKS.get((frame.f_globals.get("__name__", ""), frame.f_code.co_qualname))
-        if files is not None and any(each is file for each in getattr(frame.f_locals["self"], files)):
+        block = (frame.f_globals.get("__name__", ""), frame.f_code.co_qualname)
+        files = _BLOCKS.get(block)
+        closed = getattr(frame.f_locals["self"], files) if files else [file]
+        if block in _BLOCKS and any(each is file for each in closed):
             given = frame.f_locals
             return any(isinstance(each, BaseException) for each in (*given.get("args", ()), *given.values()))
         frame = frame.f_back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -400,6 +401,59 @@ def test_what_pandas_writes_is_not_stored_if_it_raises(options: dict[str, Any], 
             write(values)
         assert stored.exists(name) is (len(values) == 51)
     assert stored.cat(name) == kept
+
+
+@pytest.mark.parametrize("kind", [("memory", None), ("file", None)], ids=["memory", "file"])
+@pytest.mark.parametrize("fails", ["when it begins", "in the middle", "not at all"])
+def test_what_pyarrow_writes_is_not_stored_if_it_raises(fs: AgentStorageFileSystem, fails: str) -> None:
+    """As `pandas.DataFrame.to_parquet` does it: by a writer that closes its file, whatever has happened, or, if
+    it could not begin, leaves it alone. The writer is a model of pyarrow's, in a module of that name."""
+    pyarrow: dict[str, Any] = {"__name__": "pyarrow.parquet.core"}
+    exec(PARQUET_WRITER, pyarrow)
+    fs.pipe_file("frame.parquet", b"before")
+
+    def write() -> None:
+        with pyarrow["ParquetWriter"](fs, "frame.parquet", fails) as writer:
+            writer.write_table(b"x" * 100)
+
+    if fails == "not at all":
+        write()
+    else:
+        with pytest.raises(RuntimeError):
+            write()
+    gc.collect()
+    assert fs.cat_file("frame.parquet") == (b"PAR1" + b"x" * 100 if fails == "not at all" else b"before")
+
+
+PARQUET_WRITER = """
+class ParquetWriter:
+    def __init__(self, fs, path, fails):
+        self.is_open = False
+        self.fails = fails
+        self.sink = [fs.open(path, "wb")]
+        if fails == "when it begins":
+            raise RuntimeError
+        self.is_open = True
+
+    def write_table(self, data):
+        self.sink[0].write(b"PAR1")
+        self.sink[0].flush()
+        if self.fails == "in the middle":
+            raise RuntimeError
+        self.sink[0].write(data)
+
+    def __enter__(self):
+        return self
+
+    def close(self):
+        if self.is_open:
+            self.is_open = False
+            self.sink[0].close()
+
+    def __exit__(self, *args):
+        self.close()
+        return False
+"""
 
 
 @pytest.mark.parametrize("kind", [("memory", None), ("file", None)], ids=["memory", "file"])
