@@ -406,10 +406,10 @@ def test_what_pandas_writes_is_not_stored_if_it_raises(options: dict[str, Any], 
 @pytest.mark.parametrize("kind", [("memory", None), ("file", None)], ids=["memory", "file"])
 @pytest.mark.parametrize("fails", ["when it begins", "in the middle", "not at all"])
 def test_what_pyarrow_writes_is_not_stored_if_it_raises(fs: AgentStorageFileSystem, fails: str) -> None:
-    """As `pandas.DataFrame.to_parquet` does it: by a writer that closes its file, whatever has happened, or, if
-    it could not begin, leaves it alone. The writer is a model of pyarrow's, in a module of that name."""
+    """As `pandas.DataFrame.to_parquet` does it: by a writer that closes its file, whatever has happened, or,
+    if it could not begin, leaves it alone. The writer is a model of pyarrow's, in a module of that name."""
     pyarrow: dict[str, Any] = {"__name__": "pyarrow.parquet.core"}
-    exec(PARQUET_WRITER, pyarrow)
+    exec(PARQUET_WRITER, pyarrow)  # noqa: S102 - it is read from the names of frames
     fs.pipe_file("frame.parquet", b"before")
 
     def write() -> None:

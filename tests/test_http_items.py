@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from functions.bodies import MAX_ITEMS, MAX_RAW_ITEMS
+from functions.bodies import ITEM_BYTES, MAX_ITEMS, MAX_RAW_ITEMS
 from storage_lib.json_text import has_more_items
+from storage_lib.tasks import registry
+from storage_lib.tasks.context import TaskContext
 from tests.http_app import AppAnswer, PlatformApp
 from tests.test_mcp import message
 
@@ -86,11 +88,40 @@ ROUTES = [
 @pytest.mark.parametrize("route", ROUTES)
 async def test_a_body_of_too_many_items_is_refused_unread(route: str, platform: PlatformApp) -> None:
     most = MAX_RAW_ITEMS if route == "batch" else MAX_ITEMS
-    for made in SHAPES.values():
-        problem = (await posted(platform, route, made(most + 1))).problem
+    for name, made in SHAPES.items():
+        if (route, name) == ("batch", "names"):
+            continue  # So few in their bytes that a batch may have them up to its limit.
+        is_fixed = route in ("merge", "mcp")
+        value = made(most + 1 if is_fixed else 3 * most if name == "names" else 2 * most)
+        problem = (await posted(platform, route, value)).problem
         assert (problem["status"], problem["code"], problem["field"]) == (413, "object-too-large", "body")
-        assert problem["limit"] == f"{most:,} of them together"
+        told = int(problem["limit"].removesuffix(" of them together").replace(",", ""))
+        more = 0 if is_fixed else len(value) // ITEM_BYTES
+        assert most + more <= told <= most + more + 20
         assert problem["remedy"]
+
+
+async def test_ordinary_documents_are_taken_up_to_the_limit_of_their_bytes(
+    platform: PlatformApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many messages, and as many tasks, as a request may have."""
+    registry.Registry(["actions"]).names()
+    monkeypatch.setattr(registry, "_actions", dict(registry._actions))  # pyright: ignore[reportPrivateUsage]
+
+    @registry.task("anything")
+    async def anything(context: TaskContext, payload: Any) -> Any:
+        return payload
+
+    assert anything
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"q": 1}'}}
+    turn = {"role": "assistant", "content": "Let me look that up.", "tool_calls": [call]}
+    messages = json.dumps({"messages": [turn] * 5000}).encode()
+    answer = await platform("POST", "/api/conversations/c/messages", messages, JSON)
+    assert answer.status == 200, answer.body
+    payload = {f"field_{n}": n for n in range(100)}
+    task = {"action": "anything", "agent_id": "a", "payload": payload}
+    answer = await posted(platform, "many tasks", json.dumps([task] * 500).encode())
+    assert answer.status == 202, answer.body
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -241,3 +241,19 @@ async def test_a_message_is_not_due_in_a_thousand_years(worker: Worker) -> None:
     later = (worker.engine.worker._now() + timedelta(days=365)).isoformat()
     assert await worker.engine.worker.process(json.dumps(FOREIGN | {"due_at": later}), queue=TASK_QUEUE) == []
     assert (await worker.get("t")).status is TaskStatus.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("submitter", "requeued_by", "is_told"),
+    [("alice", "alice", False), (None, None, False), ("alice", "bob", True), (None, "bob", True)],
+)
+def test_a_message_says_who_requeued_it_only_if_that_bounds_its_rights(
+    submitter: str | None, requeued_by: str | None, is_told: bool
+) -> None:
+    """During a deployment the version before takes what it knows, and must not run what has fewer rights."""
+    message = TaskMessage(**FOREIGN, submitter=submitter, requeued_by=requeued_by, requeue=1)
+    sent = json.loads(message.to_bytes())
+    known_before = {"v", *FOREIGN, "priority", "submitter", "requeue"}
+    assert (set(sent) <= known_before) is not is_told
+    read = TaskMessage.parse(message.to_bytes().decode())
+    assert {read.submitter, read.requeued_by} - {None} == {submitter, requeued_by} - {None}

@@ -253,8 +253,14 @@ class TaskMessage:
         )
 
     def to_bytes(self) -> bytes:
-        """The JSON of one of the engine's own messages, without fields that are not set."""
+        """The JSON of one of the engine's own messages, without fields that are not set.
+
+        Whoever requeued a task of their own takes no right from it. Versions that know no ``requeued_by``
+        refuse a message with it; they would run the task with rights that it must not have.
+        """
         fields = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        if self.requeued_by == self.submitter:
+            fields.pop("requeued_by", None)
         if "trace_parent" in fields:
             fields["traceparent"] = fields.pop("trace_parent")
         return msgspec.json.encode({"v": SCHEMA_VERSION, **fields})
