@@ -79,12 +79,14 @@ async def all_partitions(
     behind: str,
     end: str,
     condition: Condition = ALWAYS,
+    *,
+    select: Sequence[str] | None = None,
 ) -> AsyncIterator[Entity]:
     """The rows of such a range in every partition, one partition after the other. The first page of each is
     read at the same time."""
 
     def page(partition: str, cursor: str | None = None) -> Any:
-        return page_of(tables, partition, behind, end, condition, cursor=cursor)
+        return page_of(tables, partition, behind, end, condition, select=select, cursor=cursor)
 
     for partition, found in zip(PARTITIONS, await asyncio.gather(*map(page, PARTITIONS)), strict=True):
         for entity in found.entities:
