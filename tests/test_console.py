@@ -325,6 +325,29 @@ async def test_a_confined_caller_sees_and_is_offered_nothing_outside_its_rights(
         assert console.complaints == []
 
 
+async def test_with_a_key_files_are_sent_and_fetched(guarded: App, tmp_path: Path) -> None:
+    """Small ones, those in parts, and downloads, which a browser fetches without the key."""
+    small, large = tmp_path / "small.txt", tmp_path / "large.bin"
+    small.write_text("small")
+    large.write_bytes(bytes(range(256)) * (17 * 4096))
+    key = {"x-functions-key": MASTER_KEY}
+    async with browsing(guarded.url) as console:
+        page = console.page
+        await console.open("#/objects?prefix=keyed/")
+        await console.dialog.get_by_label("Key").fill(MASTER_KEY)
+        await console.press("Use this key", console.dialog)
+        await expect(page.get_by_text("key:all")).to_be_visible()
+        await page.locator("input[type=file]").set_input_files([small, large])
+        for file in (small, large):
+            await console.rows.get_by_text(file.name).click()
+            async with page.expect_download() as downloading:
+                await console.press("Download", console.detail)
+            assert (await (await downloading.value).path()).read_bytes() == file.read_bytes()
+            assert await guarded.ask("GET", f"objects/keyed/{file.name}", **key) == file.read_bytes()
+        assert all(MASTER_KEY not in url for url in console.requests)
+        assert console.complaints == []
+
+
 NAME = "odd/<script>document.title='ran'<\N{DIVISION SLASH}script> #1 100% a?b ü\N{GRINNING FACE}.json"
 PAGES = (
     "#/overview",
