@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PROJECT = Path(__file__).resolve().parent.parent
-DEADLINE = 120.0
+DEADLINE = 600.0
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -166,7 +166,7 @@ async def test_many_files_are_sent_a_few_at_a_time(app: App, console: Console) -
         await console.open("#/objects?prefix=sent/")
         files = [{"name": f"{n}.txt", "mimeType": "text/plain", "buffer": b"x"} for n in range(9)]
         await page.locator("input[type=file]").set_input_files(files)  # type: ignore[arg-type]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             await is_full.wait()
         await expect(page.locator(".upload")).to_have_count(9)
         assert len(sent) == 3

@@ -20,7 +20,7 @@ from tests.conftest import PROJECT
 PAGE = 4096
 LEAST = (space.MIN_PAGES + 200) * PAGE
 """So much may be left of a file: what is kept, and what is not worth being given back."""
-PATIENCE = 60.0
+PATIENCE = 600.0
 TEXT = "x" * 20_000
 """Of a message; its row has some pages of its own."""
 

@@ -26,7 +26,7 @@ from storage_lib.errors import SerializationError
 from storage_lib.manager import StorageManager
 from storage_lib.packing import pack
 from storage_lib.structure import check_packed
-from tests.effort import examples
+from tests.effort import calls, examples
 from tests.test_values import json_values, rich_values
 
 M = 2**61 - 1
@@ -125,7 +125,7 @@ def test_keys_with_equal_hashes_are_refused_before_a_table_is_filled(data: bytes
 
 
 def test_the_work_of_keys_is_linear() -> None:
-    """Twice the bytes take no more than twice the time, and not four times: in CPU seconds, best of three."""
+    """Of sixteen times the bytes, not 256 times the time: in CPU seconds, best of three."""
 
     def seconds(count: int) -> float:
         data = ext(2, array([uuid(M * i) for i in range(count)]))
@@ -137,7 +137,7 @@ def test_the_work_of_keys_is_linear() -> None:
             best = min(best, time.process_time() - start)
         return best
 
-    assert seconds(80_000) < 8 * max(seconds(20_000), 0.005)
+    assert seconds(80_000) < 64 * max(seconds(5_000), 0.001)
 
 
 @pytest.mark.parametrize(
@@ -577,13 +577,13 @@ async def test_a_number_that_python_can_not_hold_is_named_by_its_place(body: byt
 
 def test_a_number_far_behind_is_told_by_its_byte_for_its_name_takes_long_to_find() -> None:
     items = b"[" + b"0," * 1_500_000
-    start = time.process_time()
-    values.validate(items + b"0]", values.JSON)
-    checked = time.process_time()
-    with pytest.raises(SerializationError, match=r"a number behind byte 29\d{5} is beyond") as refused:
-        values.validate(items + b"1e400]", values.JSON)
-    assert refused.value.field == "data"
-    assert time.process_time() - checked < 3 * (checked - start) + 0.1
+
+    def refusal() -> None:
+        with pytest.raises(SerializationError, match=r"a number behind byte 29\d{5} is beyond") as refused:
+            values.validate(items + b"1e400]", values.JSON)
+        assert refused.value.field == "data"
+
+    assert calls(refusal) < calls(lambda: values.validate(items + b"0]", values.JSON)) + 1000
 
 
 async def test_numbers_up_to_the_limit_are_taken() -> None:

@@ -242,11 +242,11 @@ async def test_no_more_than_so_many_are_under_way() -> None:
 
 
 async def test_waiting_for_a_turn_does_not_count_as_a_store_that_is_silent() -> None:
-    async with StubService(Crowd(1)) as service:
-        backend = RetryBackend(azure(service, 1), RetryOptions(deadline_seconds=3.5))
+    async with StubService(Crowd(0.25)) as service:
+        backend = RetryBackend(azure(service, 1), RetryOptions(deadline_seconds=5))
         await asyncio.gather(
-            *(backend.tables.upsert("t", "p", f"{n}", {}) for n in range(5)),
-            *(backend.objects.head(f"{n}") for n in range(5)),
+            *(backend.tables.upsert("t", "p", f"{n}", {}) for n in range(24)),
+            *(backend.objects.head(f"{n}") for n in range(24)),
         )
         await backend.close()
 

@@ -112,17 +112,18 @@ async def test_an_object_that_lands_while_a_sweep_looks_for_it_is_swept_by_the_n
             if key == "late":
                 driver.head = head  # type: ignore[method-assign]
                 uploaded.set()
-                await asyncio.sleep(0.01)
+                await asyncio.wait([upload])
 
-    uploaded = asyncio.Event()
+    begun, uploaded = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"xxx"
+        begun.set()
         await uploaded.wait()
 
     objects.part_bytes = 1
     upload = asyncio.create_task(objects.put_stream("late", slow(), ttl=1))
-    await asyncio.sleep(0.01)
+    await begun.wait()
     now += 2
     driver.head = lands  # type: ignore[method-assign]
     await objects.sweep_expired()

@@ -33,8 +33,9 @@ MOST_REQUESTS = 250
 partitions every 15 seconds."""
 MOST_OF_A_QUEUE = 150
 """More for each further queue, of which there are two of two priorities."""
-MOST_CPU = 0.1
-"""Of one processor, of an idle host with its worker."""
+MOST_CPU = 0.1 if SOAK else 0.5
+"""Of one processor, of an idle host with its worker. What a look at an empty store costs differs between machines;
+that it is looked at seldom is what the requests tell."""
 TICKED = """
 import os
 import azure.functions as func
@@ -194,7 +195,8 @@ def test_a_timer_runs_on_one_of_three_hosts_and_on_another_when_that_is_gone(tmp
         (first,) = seen()
         hosts[first].kill()
         wait_for(lambda: seen().total() >= seen()[first] + 4)
-        passed = time.monotonic() - began
-    assert len(seen()) == 2
-    assert seen().keys() <= hosts.keys()
-    assert seen().total() <= passed + 2
+        ran = seen()
+        passed = time.monotonic() - began  # They go on while they are ended.
+    assert len(ran) == 2
+    assert ran.keys() <= hosts.keys()
+    assert ran.total() <= passed + 2
