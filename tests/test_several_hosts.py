@@ -34,8 +34,8 @@ partitions every 15 seconds."""
 MOST_OF_A_QUEUE = 150
 """More for each further queue, of which there are two of two priorities."""
 MOST_CPU = 0.1 if SOAK else 0.5
-"""Of one processor, of an idle host with its worker. What a look at an empty store costs differs between machines;
-that it is looked at seldom is what the requests tell."""
+"""Of one processor, of an idle host with its worker. What a look at an empty store costs differs between
+machines; that it is looked at seldom is what the requests tell."""
 TICKED = """
 import os
 import azure.functions as func
