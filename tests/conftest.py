@@ -60,7 +60,6 @@ SHARED: list[str] = []
 LONGEST = [
     "end_to_end",
     "infra",
-    "layers_s3",
     "task_stops",
     "fallback_contract",
     "azure_backend",

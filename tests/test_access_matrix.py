@@ -689,7 +689,7 @@ def _secrets(rights: Rights) -> set[str]:
 
 @settings(
     deadline=None,
-    max_examples=5000 if SOAK else 300,
+    max_examples=5000 if SOAK else 100,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(case=cases())
@@ -813,7 +813,7 @@ def audit() -> Iterator[Audit]:
 
 @settings(
     deadline=None,
-    max_examples=500 if SOAK else 12,
+    max_examples=500 if SOAK else 6,
     phases=UNSHRUNK,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -890,7 +890,7 @@ PREFIXES = ("", "a", "agents", "agents/", "agents/ceo", "agents/ceo/", "shared",
 
 @settings(
     deadline=None,
-    max_examples=1000 if SOAK else 50,
+    max_examples=1000 if SOAK else 25,
     phases=UNSHRUNK,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -36,6 +36,7 @@ from storage_lib.tasks.records import record_keys
 from storage_lib.tasks.registry import Registry
 from tests.cli_runs import PROGRAM, Cli, environment
 from tests.conftest import PROJECT
+from tests.effort import SOAK
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 ESCAPE = "\x1b]0;owned\x07\x1b[31mred"
@@ -366,6 +367,7 @@ def _wait_until_it_sleeps(pid: int, pipe: int, where: str = "epoll") -> None:
     raise AssertionError("it never read its stdin")
 
 
+@pytest.mark.skipif(not SOAK, reason="SOAK=1, as any strict bound of time; what it imports is told below")
 def test_it_starts_fast() -> None:
     """Below 150 ms on a quiet machine; here the time of the processor is compared with what Python and typer
     need themselves."""
@@ -402,6 +404,13 @@ def test_what_needs_no_store_imports_little(arguments: list[str]) -> None:
     loaded = done.stdout.splitlines()[-1].split()
     assert "typer" in loaded
     assert {"pydantic", "rich", "storage_lib.manager"}.isdisjoint(loaded)
+    bare = subprocess.run(
+        [sys.executable, "-c", "import sys, typer.main\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(loaded) < 2 * len(bare.stdout.split())
     if arguments[-2:] in (["--help"], ["ls", "--help"]):
         assert {"asyncio", "msgspec", "logging"}.isdisjoint(loaded)
 

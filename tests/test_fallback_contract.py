@@ -13,6 +13,7 @@ from storage_lib.config.fallback import FallbackOptions
 from storage_lib.layers.fallback import FallbackLayer
 from storage_lib.ports.backend import ObjectStore
 from tests import test_file_backend as files
+from tests.effort import SOAK
 from tests.outages import Switched, refused
 from tests.test_layers import MemoryBehindALayer
 
@@ -50,16 +51,18 @@ class TestDuringAnOutage(_OnTheSecondStore):
         return FallbackLayer(primary, MemoryBackend(), options()).objects
 
 
-class TestFilesDuringAnOutage(files.TestFileObjects):
-    race_rounds = 5
+if SOAK:  # On memory above; the layer and files together in tests/test_layers_files.py.
 
-    @pytest.fixture
-    def objects(self, shared: FileStorageBackend) -> ObjectStore:
-        self.folder = Path(shared.base_path, "objects")
-        primary = Switched(MemoryBackend())
-        primary.away = True
-        primary.error = refused
-        return FallbackLayer(primary, shared, options()).objects
+    class TestFilesDuringAnOutage(files.TestFileObjects):
+        race_rounds = 5
+
+        @pytest.fixture
+        def objects(self, shared: FileStorageBackend) -> ObjectStore:
+            self.folder = Path(shared.base_path, "objects")
+            primary = Switched(MemoryBackend())
+            primary.away = True
+            primary.error = refused
+            return FallbackLayer(primary, shared, options()).objects
 
 
 shared = files.shared

@@ -21,10 +21,12 @@ from functions.dates import http_date, parsed
 from functions.headers import header as header_of
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.manager import StorageManager
+from tests.effort import SOAK
 from tests.http_app import PlatformApp, config_of, serve
 
 BODY = b"0123456789"
 METHODS = ("GET", "HEAD", "PUT", "DELETE")
+KINDS = ("there", "missing", "expired")
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,12 @@ async def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterat
         yield Bench(app)
 
 
-@pytest.mark.parametrize("kind", ["there", "missing", "expired"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
 async def test_every_combination(memory: Bench, method: str, kind: str) -> None:
-    for conditions in EVERY:
+    """With each of three methods and kinds; `make soak` has every one with all twelve."""
+    first = (METHODS.index(method) + KINDS.index(kind)) % 4
+    for conditions in EVERY if SOAK else EVERY[first::4]:
         await memory.check(method, conditions, kind)
 
 
@@ -183,7 +187,10 @@ def parts() -> Iterator[tuple[Any, Any, Conditions]]:
 async def test_conditions_come_before_parts(memory: Bench) -> None:
     await memory.app.storage.write("a", BODY)
     info = await memory.app.storage.info("a")
-    for (wanted, found), (if_range, holds), conditions in parts():
+    # 7 has no factor of how many there are of anything: each meets each.
+    for (wanted, found), (if_range, holds), conditions in itertools.islice(
+        parts(), 0, None, 1 if SOAK else 7
+    ):
         headers = conditions.headers(info.etag, info.last_modified)
         if wanted is not None:
             headers["Range"] = wanted

@@ -203,10 +203,11 @@ def parts_of(answer: AppAnswer) -> list[tuple[str | None, str | None, bytes]]:
     ]
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file"] if SOAK else ["memory"])
 async def local(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> AsyncIterator[Table]:
+    """The others have each pair of headers."""
     async with serve(monkeypatch, await config_of(request.param, None, tmp_path)) as app:
         yield Table(app)
 

@@ -78,7 +78,7 @@ def test_whatever_is_taken_out_or_turned_round_is_noticed() -> None:
     """Every property, element, resource and module of every template, one at a time; every flag, condition
     default, text, number and type changed; infra_mutations finds them. All of them are Bicep.
 
-    The soak tries every one; otherwise every fifth is tried. What is deployed is looked at until each item
+    The soak tries every one; otherwise every fifteenth is tried. What is deployed is looked at until each item
     was missed, and what takes out most is tried first.
     """
     real = set(items(files()))
@@ -90,7 +90,7 @@ def test_whatever_is_taken_out_or_turned_round_is_noticed() -> None:
         conditions += " unless " in mutation.name
         defaults += " defaults to " in mutation.name
         changed = mutation.apply(files())
-        if SOAK or count % 5 == 0:
+        if SOAK or count % 15 == 0:
             parse(mutation.source)
             if not problems(changed, app()):
                 found.add(mutation.place)

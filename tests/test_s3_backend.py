@@ -98,6 +98,9 @@ def raw(server: S3Server, backend: S3StorageBackend) -> S3Store:
     return raw_store(server, repr(backend).rpartition("/")[2].rstrip(")"))
 
 
+@pytest.mark.parametrize(
+    "server", ["moto", "seaweedfs"] if SOAK else ["seaweedfs"], indirect=True, scope="module"
+)
 class TestS3Objects(ObjectStoreContract):
     small_part = 5 * 1024 * 1024  # "Amazon S3 multipart upload limits"
 
