@@ -78,8 +78,8 @@ def test_whatever_is_taken_out_or_turned_round_is_noticed() -> None:
     """Every property, element, resource and module of every template, one at a time; every flag, condition
     default, text, number and type changed; infra_mutations finds them. All of them are Bicep.
 
-    The soak tries every one; otherwise every fifteenth is tried. What is deployed is looked at until each item
-    was missed, and what takes out most is tried first.
+    The soak tries every one; otherwise every fifteenth is tried. What is deployed is looked at until each
+    item was missed, and what takes out most is tried first.
     """
     real = set(items(files()))
     found: set[str] = set()

@@ -1,5 +1,5 @@
-"""All layers on S3: the whole contract of objects, in a soak. Otherwise it is run on memory, files and Azure, and
-tests/test_late_metadata.py tells what differs on S3."""
+"""All layers on S3: the whole contract of objects, in a soak. Otherwise it is run on memory, files and Azure,
+and tests/test_late_metadata.py tells what differs on S3."""
 
 from __future__ import annotations
 
