@@ -263,10 +263,12 @@ class Facts:
                 "status": self.status,
             }
         if self.event_due or (self.status is not None and self.status not in FINAL):
-            every = {name: getattr(self, name) for name in FACTS}
             # Nothing is false but that no event is due.
-            kept = {name: value for name, value in every.items() if value is not None and value is not False}
-            rows[OPEN + self.key] = kept
+            rows[OPEN + self.key] = {
+                name: value
+                for name in FACTS
+                if (value := getattr(self, name)) is not None and value is not False
+            }
         return rows
 
     @property
