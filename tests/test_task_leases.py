@@ -23,11 +23,11 @@ from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, Storag
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
-from storage_lib.tasks.lease import Lease
+from storage_lib.tasks.lease import Lease, stall
 from storage_lib.tasks.model import TASK_QUEUE, TaskRecord, TaskStatus
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryPolicy
-from storage_lib.tasks.watch import stall, watch
+from storage_lib.tasks.watch import watch
 from tests.conftest import PROJECT
 
 LEASE = 1.5

@@ -24,7 +24,6 @@ from storage_lib.tasks.history import noted
 from storage_lib.tasks.jsonvalues import told
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
-from storage_lib.tasks.watch import stall, watch
 
 _log = logging.getLogger("AOS.Tasks")
 
@@ -87,6 +86,8 @@ class Lease:
         self._notes: list[tuple[str, str]] = []
         self.kept = False
         """Whether a thread had to renew it (watch.py)."""
+        self.silence: Callable[[asyncio.AbstractEventLoop], float] = lambda loop: 0.0
+        """For how many seconds in total a loop did not respond, as far as that thread sees it."""
 
     @property
     def is_due(self) -> bool:
@@ -267,7 +268,7 @@ class Lease:
     async def _wait_for(self, action: asyncio.Future[Any]) -> None:
         """Wait until it has ended, or for a third of the lease, or less if the renewal is late."""
         pause = self.length.total_seconds() / 3
-        began = _Moment()
+        began = _Moment(self.silence)
         self._early = asyncio.get_running_loop().create_future()
         await asyncio.wait({action, self._early}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         self._note_stall(began, pause)
@@ -275,7 +276,7 @@ class Lease:
     def _note_stall(self, began: _Moment, expected: float) -> bool:
         """Whether a wait of at most that many seconds took a third of the lease longer: then the machine
         stood still, which the record will say."""
-        now = _Moment()
+        now = _Moment(self.silence)
         late = max(now.clock - began.clock, now.steady - began.steady) - expected
         if late < self.length.total_seconds() / 3:
             return False
@@ -291,7 +292,7 @@ class Lease:
         while True:
             left = length if self._until is None else (self._until - self.now()).total_seconds()
             limit = length if left <= 0 else max(left, min(length / 6, _LEAST_SECONDS))
-            began = _Moment()
+            began = _Moment(self.silence)
             try:
                 async with asyncio.timeout(limit):
                     changed = await self.change(lease_until=self.now() + self.length)
@@ -315,6 +316,23 @@ class _Moment:
     """Now, in seconds: wall-clock time, monotonic time (which stops with the machine), CPU time of the
     process, and the time that the running loop did not respond."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence: Callable[[asyncio.AbstractEventLoop], float]) -> None:
         self.clock, self.steady, self.computing = time.time(), time.monotonic(), time.process_time()
-        self.silence = watch.silence(asyncio.get_running_loop())
+        self.silence = silence(asyncio.get_running_loop())
+
+
+def stall(late: float, lag: float, busy: float) -> tuple[str, str]:
+    """The name of what held up a loop, and the explanation.
+
+    :param late: seconds that the loop was late by the clock.
+    :param lag: seconds that it did not respond while the thread went on.
+    :param busy: CPU seconds of the process in that time.
+    """
+    seconds = max(late, lag)
+    if max(lag, busy) >= late / 2:
+        return (
+            "blocked",
+            f"the event loop was blocked for {seconds:.1f} s: what blocks goes through"
+            " await asyncio.to_thread(…)",
+        )
+    return "suspended", f"the process or its machine stood still for {seconds:.1f} s"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from storage_lib import tracing
 from storage_lib.tasks.events import TaskEvent
@@ -12,9 +11,6 @@ from storage_lib.tasks.history import outcome_of
 from storage_lib.tasks.lease import Lease
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tracing import Link, Span, SpanKind
-
-if TYPE_CHECKING:
-    from storage_lib.tasks.submission import NewTask
 
 _FAILED = frozenset({TaskStatus.FAILED, TaskStatus.DEAD})
 
@@ -24,10 +20,12 @@ class TaskSpans:
     ``traceparent`` of the span that submitted it, and each run is a span in that trace, linked to it."""
 
     @contextmanager
-    def created(self, task: NewTask, task_id: str, queue: str) -> Generator[str | None]:
+    def created(
+        self, action: str, trace_parent: str | None, task_id: str, queue: str
+    ) -> Generator[str | None]:
         """The span of a submission, in the current trace, or in that of the task's own ``trace_parent`` if
         that is another. Yields the ``traceparent`` that the task is to carry."""
-        given = tracing.parent(task.trace_parent)
+        given = tracing.parent(trace_parent)
         remote, here = tracing.span_context(given), tracing.current()
         if remote is not None and here is not None and remote.trace_id == here.trace_id:
             given = None
@@ -36,12 +34,12 @@ class TaskSpans:
             "messaging.operation.type": "create",
             "messaging.destination.name": queue,
             "messaging.message.id": task_id,
-            "agent_storage.task.action": task.action,
+            "agent_storage.task.action": action,
         }
         span = tracing.start(f"create {queue}", SpanKind.PRODUCER, attributes, within=given)
         with tracing.entered(span):
             # Also of one that records nothing: those who go on with its trace record nothing either.
-            yield tracing.traceparent_of(span) if span.get_span_context().is_valid else task.trace_parent
+            yield tracing.traceparent_of(span) if span.get_span_context().is_valid else trace_parent
 
     async def around(
         self, lease: Lease, queue: str, run: Callable[[], Awaitable[list[TaskEvent]]]

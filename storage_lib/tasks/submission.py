@@ -291,7 +291,7 @@ class Submission:
         if self._spans is None:
             return await self._sent(task, data, task_id, now, parent, child_index)
         queue = self._queues.of(task_id, task.priority)
-        with self._spans.created(task, task_id, queue) as trace_parent:
+        with self._spans.created(task.action, task.trace_parent, task_id, queue) as trace_parent:
             traced = replace(task, trace_parent=trace_parent)
             return await self._sent(traced, data, task_id, now, parent, child_index)
 

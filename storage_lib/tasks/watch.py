@@ -17,15 +17,12 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from storage_lib.errors import KeyNotFoundError, NotPortableError, PreconditionFailedError
 from storage_lib.ports.backend import StorageBackend
+from storage_lib.tasks.lease import Lease
 from storage_lib.tasks.model import TaskRecord, TaskStatus
 from storage_lib.tasks.records import TaskRecords
-
-if TYPE_CHECKING:
-    from storage_lib.tasks.lease import Lease
 
 _LONGEST_TICK = 1.0
 _TICKS = 8
@@ -87,6 +84,7 @@ class LeaseWatch:
     def holding(self, lease: Lease, place: Place) -> Generator[None]:
         """Renew a lease of the running event loop when necessary."""
         loop = asyncio.get_running_loop()
+        lease.silence = self._silence
         with self._lock:
             self._held[id(lease)] = (lease, place, loop, threading.get_ident())
             if self._thread is None and not self._end.is_set():
@@ -112,7 +110,7 @@ class LeaseWatch:
             for lease in held
         )
 
-    def silence(self, loop: asyncio.AbstractEventLoop) -> float:
+    def _silence(self, loop: asyncio.AbstractEventLoop) -> float:
         """For how many seconds in total a loop did not respond although this process went on; only
         differences are meaningful, and only while the loop holds a lease."""
         pulse = self._pulses.get(loop)
@@ -234,23 +232,6 @@ def _place_of(thread: int) -> str:
     return (
         "?" if frame is None else f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
     )
-
-
-def stall(late: float, lag: float, busy: float) -> tuple[str, str]:
-    """The name of what held up a loop, and the explanation.
-
-    :param late: seconds that the loop was late by the clock.
-    :param lag: seconds that it did not respond while the thread went on.
-    :param busy: CPU seconds of the process in that time.
-    """
-    seconds = max(late, lag)
-    if max(lag, busy) >= late / 2:
-        return (
-            "blocked",
-            f"the event loop was blocked for {seconds:.1f} s: what blocks goes through"
-            " await asyncio.to_thread(…)",
-        )
-    return "suspended", f"the process or its machine stood still for {seconds:.1f} s"
 
 
 watch = LeaseWatch()
