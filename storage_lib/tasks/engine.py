@@ -364,10 +364,6 @@ class TaskEngine:
         except KeyNotFoundError:
             return 0
 
-    async def unused_queues(self) -> list[str]:
-        """The task queues that the store has, and that are no longer in use."""
-        return await self._drain.unused()
-
     # -- for timers
 
     async def drain(self, seconds: float) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import typer
 
 from storage_lib.cli.command import Run, command, group
 from storage_lib.cli.interrupts import interruptible
-from storage_lib.cli.text import count_text
+from storage_lib.cli.text import count_text, time_text
 from storage_lib.conversations import Conversations
 from storage_lib.errors import InvalidArgumentError
 
@@ -33,7 +33,7 @@ async def list_conversations(
             if run.out.as_json:
                 run.out.item(msgspec.to_builtins(each))
             else:
-                updated = each.updated_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+                updated = time_text(each.updated_at)
                 rows.append(
                     (each.id, str(each.count), updated, each.topic or "", ", ".join(each.participants))
                 )
