@@ -21,7 +21,7 @@ from benchmarks.memory import peak_mib
 from devhost.azurite import Azurite
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.azure.objects import AzureObjects
-from storage_lib.backends.cloud.parts import PARTS_AT_ONCE
+from storage_lib.backends.cloud.objects import PARTS_AT_ONCE
 
 SIZE = 1024 * 1024 * 1024
 WARM_UP = 32 * 1024 * 1024

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage_lib.backends.azure import enumeration
-from storage_lib.backends.azure.enumeration import Item, end_of, items_of, parsed
+from storage_lib.backends.azure import listing
+from storage_lib.backends.azure.listing import Item, end_of, items_of, parsed
 from storage_lib.errors import StorageUnavailableError
 
 texts = st.text(
@@ -78,7 +78,7 @@ REAL = (
 
 
 def test_the_form_of_the_service_needs_no_xml_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enumeration, "parsed", None)
+    monkeypatch.setattr(listing, "parsed", None)
     assert items_of(REAL.encode(), "list") == [
         Item("é/1", {"Etag": "0x1", "Content-Length": "7"}, {"a": "b > c", "d": ""}),
         Item("é/2", {"Etag": "0x2"}, {}),
@@ -110,7 +110,7 @@ def test_any_other_form_is_read_as_an_xml_parser_does(
     assert usual in REAL
     body = REAL.replace(usual, other).encode()
     found = items_of(body, "list")
-    monkeypatch.setattr(enumeration, "_usual_items", lambda _: None)
+    monkeypatch.setattr(listing, "_usual_items", lambda _: None)
     assert items_of(body, "list") == found
 
 

@@ -5,8 +5,6 @@ It is the simplest code that keeps the guarantees of the ports, and the model fo
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 import uuid
 from bisect import bisect_left, insort
@@ -15,9 +13,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from storage_lib.errors import InvalidArgumentError, StorageError
+from storage_lib.errors import StorageError
 from storage_lib.names import MappedName, given_name
-from storage_lib.ports import expiry, hidden
+from storage_lib.ports import cursors, expiry, hidden
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import (
     MAX_PAGE_BYTES,
@@ -296,7 +294,9 @@ class MemoryTables(TableDriver):
         return [None if row is None else row.etag for row in after]
 
     async def query(self, table: str, options: QueryOptions) -> EntityPage:
-        after = _decode_row_cursor(options.cursor) if options.cursor is not None else None
+        after = None
+        if options.cursor is not None:
+            after = tuple(key.encode() for key in cursors.unpacked(options.cursor, tuple[str, str]))
         rows = self._tables.get(table.lower())
         if rows is None:
             raise missing_table(table)
@@ -312,7 +312,7 @@ class MemoryTables(TableDriver):
             if not options.filter(entity):
                 continue
             if len(page) == options.limit or size >= MAX_PAGE_BYTES:
-                return EntityPage(page, _encode_row_cursor(page[-1]))
+                return EntityPage(page, cursors.packed(page[-1].partition_key, page[-1].row_key))
             page.append(entity.selected(options.select))
             size += size_of(page[-1].properties)
         return EntityPage(page, None)
@@ -353,20 +353,6 @@ class MemoryTables(TableDriver):
 
 def _entity(pk: str, rk: str, row: _Row) -> Entity:
     return Entity(pk, rk, dict(row.properties), row.etag, row.timestamp)
-
-
-def _encode_row_cursor(last: Entity) -> str:
-    return base64.urlsafe_b64encode(f"{last.partition_key}\n{last.row_key}".encode()).decode()
-
-
-def _decode_row_cursor(cursor: str) -> tuple[bytes, bytes]:
-    try:
-        pk, separator, rk = base64.b64decode(cursor, altchars=b"-_", validate=True).partition(b"\n")
-    except (binascii.Error, ValueError) as error:
-        raise InvalidArgumentError("cursor is not one that a query returned", field="cursor") from error
-    if not separator:
-        raise InvalidArgumentError("cursor is not one that a query returned", field="cursor")
-    return pk, rk
 
 
 def _moment(seconds: float) -> datetime:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
+
+import msgspec
 
 from storage_lib.errors import InvalidArgumentError
 
@@ -37,3 +40,22 @@ def refused() -> InvalidArgumentError:
 def _mark(listing: tuple[object, ...]) -> str:
     digest = hashlib.blake2b(repr(listing).encode(errors="surrogatepass"), digest_size=9).digest()
     return base64.urlsafe_b64encode(digest).decode()
+
+
+def packed(*place: object) -> str:
+    """Where a query of a driver goes on, as text for a URL."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def unpacked[T](cursor: str, kind: type[T]) -> T:
+    """The place before `packed`.
+
+    :raises InvalidArgumentError: no query returned it.
+    """
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(text, type=kind)
+    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+        raise InvalidArgumentError(
+            "cursor is not one that a query returned", field="cursor", remedy="start again without a cursor"
+        ) from error

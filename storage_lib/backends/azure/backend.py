@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from storage_lib.backends.azure.blobs import MAX_CONTAINERS, Containers
-from storage_lib.backends.azure.byte_clients import kept_clients
-from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.azure.clients import Clients, kept_clients
 from storage_lib.backends.azure.endpoints import Endpoints, check_key, check_sas, resolve
 from storage_lib.backends.azure.objects import AzureObjects
 from storage_lib.backends.azure.queues import AzureQueues

@@ -6,8 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from storage_lib.backends.azure.byte_clients import KeptClients
-from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.azure.clients import Clients, KeptClients
 from storage_lib.backends.azure.errors import read
 from storage_lib.backends.azure.objects import AzureObjects
 from storage_lib.backends.cloud.answers import told

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,11 +19,11 @@ from urllib.parse import urlsplit
 from storage_lib.azure_credential import Credential
 from storage_lib.backends.azure.bounded import bounded_response
 from storage_lib.backends.azure.endpoints import Endpoints
-from storage_lib.backends.cloud.connections import Connections
-from storage_lib.backends.cloud.lookups import has_proxy
-from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
+from storage_lib.backends.cloud.byte_stores import Use, new_store
+from storage_lib.backends.cloud.connections import MAX_IDLE, Connections
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Requests
+from storage_lib.backends.cloud.sessions import CONNECT_SECONDS, READ_SECONDS, PerLoop, has_proxy, new_session
 
 if TYPE_CHECKING:
     import aiohttp
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from azure.data.tables.aio import TableClient, TableServiceClient
     from azure.storage.blob.aio import ContainerClient
     from azure.storage.queue.aio import QueueClient, QueueServiceClient
+    from obstore.store import AzureStore
 
 SCOPE = "https://storage.azure.com/.default"
 _TOKEN_LEFT_SECONDS = 300
@@ -221,3 +223,66 @@ class _LoopClients:
     containers: Recent[str, ContainerClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
     queues: Recent[str, QueueClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
     tables: Recent[str, TableClient] = field(default_factory=lambda: Recent(_MAX_CACHED))
+
+
+_MAX_CLIENTS = 6
+"""That are kept, of all containers together."""
+
+type KeptClients = Recent[tuple[str, Use], AzureStore]
+"""Those of a backend, for each container and use. The `Clients` do not know them: see `_tokens`."""
+
+
+def kept_clients() -> KeptClients:
+    return Recent(_MAX_CLIENTS)
+
+
+class ByteClients:
+    """obstore's clients for containers, which move the bytes: made when first needed, with our endpoints,
+    credentials and timeouts.
+
+    Each has connections of its own, so that only those of the containers used last are kept. A client that is
+    let go while it carries out a request closes its connections after that.
+    """
+
+    def __init__(self, clients: Clients, kept: KeptClients) -> None:
+        self._clients = clients
+        self._kept = kept
+
+    def get(self, use: Use = "request") -> AzureStore:
+        """:raises BackendClosedError: it is."""
+        name = (self._clients.container_name, use)
+        return self._kept.get(name, lambda: self._make(use))
+
+    def _make(self, use: Use) -> AzureStore:
+        from obstore.store import AzureStore
+
+        self._clients.loops.check_open()
+        endpoints = self._clients.endpoints
+        options: dict[str, Any] = {
+            "account_name": endpoints.account_name,
+            "endpoint": endpoints.blob,
+            # obstore reads AZURE_… variables for what is not given, and would prefer some of them.
+            "use_emulator": False,
+            "use_fabric_endpoint": False,
+            "skip_signature": False,
+        }
+        if endpoints.account_key is not None:
+            options |= {"account_key": endpoints.account_key, "credential_type": "access_key"}
+        elif endpoints.sas is not None:
+            options |= {"sas_key": endpoints.sas, "credential_type": "sas_token"}
+        else:
+            options["credential_provider"] = _tokens(self._clients)
+        name, verify = self._clients.container_name, self._clients.verify
+        idle = MAX_IDLE if self._clients.is_direct else 2 * MAX_IDLE  # There are connections of our own, too.
+        return new_store(AzureStore, name, endpoints.blob, use, idle=idle, verify=verify, **options)
+
+
+def _tokens(clients: Clients) -> Any:
+    """What obstore asks for tokens. It does not know the `KeptClients`: the collector does not see into
+    obstore, and would never find the two of them dead."""
+
+    async def token() -> Any:
+        token = await clients.token()
+        return {"token": token.token, "expires_at": datetime.fromtimestamp(token.expires_on, UTC)}
+
+    return token

@@ -7,15 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.attributes import bare
-from storage_lib.backends.azure.byte_clients import ByteClients, KeptClients
-from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.azure.clients import ByteClients, Clients, KeptClients
 from storage_lib.backends.azure.errors import CONTAINER_MISSING, check, read, read_signed
 from storage_lib.backends.azure.signed import SignedRequests
 from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.byte_stores import Use
-from storage_lib.backends.cloud.connections import Response
-from storage_lib.backends.cloud.per_loop import READ_SECONDS
 from storage_lib.backends.cloud.requests import ALONE, BESIDE
+from storage_lib.backends.cloud.sessions import READ_SECONDS, Response
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.ports.errors import missing, unmet
 

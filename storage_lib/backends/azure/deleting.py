@@ -15,7 +15,7 @@ from storage_lib.backends.azure.attributes import quoted
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.errors import Answer, RefusedError, read_part, read_signed
 from storage_lib.backends.azure.signed import now
-from storage_lib.backends.cloud.connections import Response
+from storage_lib.backends.cloud.sessions import Response
 from storage_lib.backends.cloud.together import Asked, Together
 from storage_lib.errors import StorageUnavailableError
 from storage_lib.patterns import pattern

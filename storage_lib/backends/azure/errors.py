@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from storage_lib.backends.cloud import answers
 from storage_lib.backends.cloud.answers import CONFLICT, Meaning, on, told, without_secrets
-from storage_lib.backends.cloud.connections import Response
+from storage_lib.backends.cloud.sessions import Response
 from storage_lib.errors import (
     AccessDeniedError,
     ConfigurationError,

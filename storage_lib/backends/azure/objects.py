@@ -22,15 +22,21 @@ from storage_lib.backends.azure.attributes import (
     quoted,
     touched_metadata,
 )
-from storage_lib.backends.azure.byte_clients import KeptClients
-from storage_lib.backends.azure.clients import Clients
+from storage_lib.backends.azure.clients import Clients, KeptClients
 from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.copies import copy_blob, set_metadata
 from storage_lib.backends.azure.deleting import Deleting
-from storage_lib.backends.azure.enumeration import end_of, items_of
 from storage_lib.backends.azure.errors import check, etag_of, read
 from storage_lib.backends.azure.links import Links
-from storage_lib.backends.azure.listing import Page, behind, entries_of, in_key_order, without
+from storage_lib.backends.azure.listing import (
+    Page,
+    behind,
+    end_of,
+    entries_of,
+    in_key_order,
+    items_of,
+    without,
+)
 from storage_lib.backends.azure.signed import place_of
 from storage_lib.backends.azure.streams import is_ordered, put_blocks, staged
 from storage_lib.backends.cloud.byte_stores import Use, use_of_put

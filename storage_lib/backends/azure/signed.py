@@ -18,9 +18,8 @@ from typing import TypedDict, Unpack
 from urllib.parse import quote, urlsplit
 
 from storage_lib.backends.azure.clients import Clients
-from storage_lib.backends.cloud.connections import PIECE_BYTES, Response
-from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS
-from storage_lib.errors import StorageUnavailableError
+from storage_lib.backends.cloud.connections import PIECE_BYTES
+from storage_lib.backends.cloud.sessions import CONNECT_SECONDS, READ_SECONDS, Response, exchange
 
 _VERSION = "2023-11-03"
 _SIGNED = ("Content-MD5", "Content-Type", "", "", "If-Match", "If-None-Match", "", "")
@@ -155,24 +154,18 @@ class SignedRequests:
         self, method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> Response:
         import aiohttp
-        from yarl import URL
 
-        session = await self._clients.session()
-        try:
-            async with session.request(
-                method,
-                URL(f"{self._base}{target}", encoded=True),
-                headers={**headers, "Content-Length": str(len(body))},
-                data=_pieces(body) if body else None,
-                timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
-                skip_auto_headers=("Content-Type", "User-Agent"),
-                allow_redirects=False,
-                ssl=self._clients.trust(),
-            ) as response:
-                return Response(response.status, response.headers, await response.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
-            path = target.partition("?")[0]
-            raise StorageUnavailableError(f"{method} {path}: {error or type(error).__name__}") from error
+        return await exchange(
+            await self._clients.session(),
+            method,
+            f"{self._base}{target}",
+            {**headers, "Content-Length": str(len(body))},
+            _pieces(body) if body else None,
+            doing=f"{method} {target.partition('?')[0]}",
+            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
+            skip_auto_headers=("Content-Type", "User-Agent"),
+            ssl=self._clients.trust(),
+        )
 
 
 async def _pieces(body: bytes) -> AsyncGenerator[memoryview]:

@@ -21,10 +21,10 @@ from hashlib import sha256
 from storage_lib import threads
 from storage_lib.backends.azure.attributes import bare, blob_metadata, commit_headers
 from storage_lib.backends.azure.container import Container
-from storage_lib.backends.azure.enumeration import parsed
 from storage_lib.backends.azure.errors import check, etag_of
-from storage_lib.backends.cloud.connections import Response
-from storage_lib.backends.cloud.parts import send_all
+from storage_lib.backends.azure.listing import parsed
+from storage_lib.backends.cloud.objects import send_all
+from storage_lib.backends.cloud.sessions import Response
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.object_model import ANY_VERSION

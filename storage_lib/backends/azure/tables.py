@@ -3,9 +3,6 @@ wraps on the way back is unwrapped. The service filters as filters.py asks, the 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -29,8 +26,9 @@ from storage_lib.backends.azure.errors import (
 from storage_lib.backends.azure.filters import question
 from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
-from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, StorageError
+from storage_lib.errors import KeyNotFoundError, StorageError
 from storage_lib.names import MappedName
+from storage_lib.ports import cursors
 from storage_lib.ports.drivers import MAX_PAGE_BYTES, NamePage, QueryOptions, TableDriver
 from storage_lib.ports.errors import (
     at_operation,
@@ -391,18 +389,11 @@ def _encode_cursor(token: Any, most: int | None) -> str | None:
     if not token:
         return None
     parts = [token.get(name) for name in _KEYS] + ([] if most is None else [most])
-    text = json.dumps(parts, separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return cursors.packed(*parts)
 
 
 def _decode_cursor(cursor: str) -> tuple[dict[str, str | None], int | None]:
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        partition, row, most = msgspec.json.decode(text, type=_Cursor)
-    except (binascii.Error, msgspec.MsgspecError):
-        raise InvalidArgumentError(
-            "cursor is not one that a query returned", field="cursor", remedy="start again without a cursor"
-        ) from None
+    partition, row, most = cursors.unpacked(cursor, _Cursor)
     return dict(zip(_KEYS, (partition, row), strict=True)), most
 
 

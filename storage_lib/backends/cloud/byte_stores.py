@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
+import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from storage_lib.backends.cloud.forks import use_process
-from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS
-from storage_lib.backends.cloud.shutdown import wait_at_exit
+from storage_lib.backends.cloud.requests import use_process
+from storage_lib.backends.cloud.sessions import CONNECT_SECONDS, READ_SECONDS
+
+_WAIT_SECONDS = 0.05
+
+
+@cache
+def wait_at_exit() -> None:
+    """Let obstore's threads end what they do after they have handed over their last result, before the
+    interpreter ends: one that lets go of a Python object then aborts the process, after all had gone well
+    (pyo3-async-runtimes, issue 40)."""
+    atexit.register(time.sleep, _WAIT_SECONDS)
+
 
 Use = Literal["request", "upload", "stream"]
 """What a store is for. The time of a whole request is limited, and how long the service may be silent. An

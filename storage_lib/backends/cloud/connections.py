@@ -17,11 +17,11 @@ import ssl
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS
+from storage_lib.backends.cloud.sessions import CONNECT_SECONDS, READ_SECONDS, Response
 from storage_lib.errors import BackendClosedError, InvalidArgumentError, StorageUnavailableError
 from storage_lib.threads import naming
 
@@ -53,12 +53,6 @@ class Headers(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._values)
-
-
-class Response(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Connections:

@@ -13,14 +13,48 @@ that no two operations can wait for each other.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable, Sequence
 from typing import Any, NamedTuple, cast
 
-from storage_lib.backends.cloud.forks import use_process
 from storage_lib.backends.cloud.turns import ALONE, BESIDE, LOCK, Slots, Turns, Waiter, join_key, leave_key
 from storage_lib.config import check_concurrent_requests
+from storage_lib.errors import StorageError
 from storage_lib.ports.deadline import DEADLINE
+
+
+class _Process:
+    """``used``: it has sent a request. ``spoiled``: it was forked from one that had."""
+
+    used = False
+    spoiled = False
+
+
+def use_process() -> None:
+    """Note that this process sends requests.
+
+    Network clients do not survive a fork: their threads stay in the parent, and whoever waits for one in the
+    child waits for ever. obstore has one runtime per process, so a new backend there would wait as well.
+
+    :raises StorageError: it was forked from a process that already had.
+    """
+    if _Process.spoiled:
+        raise StorageError(
+            "this process was forked from one that already used Azure or S3, whose clients do not survive a"
+            " fork",
+            remedy="start processes with the 'spawn' method of multiprocessing, or use Azure and S3 only"
+            " after the fork",
+        )
+    _Process.used = True
+
+
+def _after_fork() -> None:
+    _Process.spoiled = _Process.spoiled or _Process.used
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 ABANDONED_SECONDS = 30.0
 """How long a write goes on without its caller. One without an answer by then is cut off: if it was still
@@ -29,7 +63,7 @@ being sent it never happens; what became of one that was sent nobody can know.""
 Claim = tuple[Hashable, int]
 """What a write changes, and whether it needs that `ALONE` or may run `BESIDE` others."""
 
-__all__ = ["ALONE", "BESIDE", "Claim", "Requests"]
+__all__ = ["ALONE", "BESIDE", "Claim", "Requests", "use_process"]
 
 _SLOTS: dict[str, Slots] = {}
 _ABANDONED: dict[asyncio.AbstractEventLoop, _Abandoned] = {}

@@ -1,7 +1,7 @@
-"""Deletes that come together and share a request.
+"""Calls that come together and share a request: deletes, and questions.
 
-Those that are asked for in one turn of the event loop go together; nobody waits for others to come. A request
-goes on as long as any who asked still waits for it.
+Deletes that are asked for in one turn of the event loop go together; nobody waits for others to come. Such a
+request goes on as long as any who asked still waits for it.
 """
 
 from __future__ import annotations
@@ -106,3 +106,23 @@ class Together[A]:
             for one, answer in zip(batch, answers, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(answer)
+
+
+class AskedOnce[T]:
+    """An answer for all who want it at once in an event loop: of them one asks, whoever is cancelled."""
+
+    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
+        self._ask = ask
+        self._asking: dict[asyncio.AbstractEventLoop, asyncio.Future[T]] = {}
+
+    async def get(self) -> T:
+        loop = asyncio.get_running_loop()
+        if (asking := self._asking.get(loop)) is None:
+            asking = self._asking[loop] = asyncio.ensure_future(self._ask())
+            asking.add_done_callback(self._answered)
+        return await asyncio.shield(asking)
+
+    def _answered(self, asking: asyncio.Future[T]) -> None:
+        self._asking.pop(asking.get_loop(), None)
+        if not asking.cancelled():
+            asking.exception()  # There may be nobody left to ask for it.

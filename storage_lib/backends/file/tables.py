@@ -5,8 +5,6 @@ Azure orders keys by UTF-16 units, which differs only where characters beyond U+
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,10 +17,10 @@ from storage_lib.backends.file import sqlite
 from storage_lib.backends.file.sqlite import Database
 from storage_lib.errors import (
     IntegrityError,
-    InvalidArgumentError,
     StorageError,
 )
 from storage_lib.names import given_name
+from storage_lib.ports import cursors
 from storage_lib.ports.drivers import MAX_PAGE_BYTES, NamePage, QueryOptions, TableDriver
 from storage_lib.ports.entities import check_size, size_of
 from storage_lib.ports.errors import (
@@ -202,7 +200,7 @@ class FileTables(TableDriver):
         return etag
 
     async def query(self, table: str, options: QueryOptions) -> EntityPage:
-        after = _decode_cursor(options.cursor) if options.cursor is not None else None
+        after = cursors.unpacked(options.cursor, tuple[str, str]) if options.cursor is not None else None
         holds, limit, size = options.filter, options.limit, 0
         certain, select = holds.of_keys, options.select
         likely = None if certain else prefilter(holds.node, _encode)
@@ -255,7 +253,7 @@ class FileTables(TableDriver):
                 break
             few, hop = False, hop if likely is not None else ROWS_A_HOP
         page = found[:limit]
-        return EntityPage(page, _encode_cursor(page[-1]) if is_more else None)
+        return EntityPage(page, cursors.packed(page[-1].partition_key, page[-1].row_key) if is_more else None)
 
 
 type _Row = tuple[str, int, bytes]
@@ -338,18 +336,3 @@ def _properties(props: bytes, table: str, pk: str, rk: str) -> dict[str, Any]:
 def _entity(table: str, pk: str, rk: str, etag: str, ts: int, props: bytes) -> Entity:
     moment = _EPOCH + timedelta(microseconds=ts)
     return Entity(pk, rk, _properties(props, table, pk, rk), etag, moment)
-
-
-def _encode_cursor(last: Entity) -> str:
-    keys = msgspec.json.encode([last.partition_key, last.row_key])
-    return base64.urlsafe_b64encode(keys).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str) -> tuple[str, str]:
-    try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(raw, type=tuple[str, str])
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
-        raise InvalidArgumentError(
-            "cursor is not one that a query returned", field="cursor", remedy="start again without a cursor"
-        ) from error

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, urlencode
 
-from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
 from storage_lib.backends.cloud.requests import Claim, Requests
-from storage_lib.backends.cloud.responses import INLINE_BYTES, Response
+from storage_lib.backends.cloud.sessions import (
+    INLINE_BYTES,
+    Response,
+    exchange,
+    open_sessions,
+)
 from storage_lib.backends.http.errors import error_of
 from storage_lib.config import check_http_key, check_http_url
-from storage_lib.errors import StorageError, StorageUnavailableError
-
-if TYPE_CHECKING:
-    import aiohttp
+from storage_lib.errors import StorageError
 
 
 class HttpClient:
@@ -35,7 +36,7 @@ class HttpClient:
         self.url = check_http_url(url)
         self._key = None if key is None else check_http_key(key)
         self._requests = Requests("http", concurrent_requests)
-        self._sessions = PerLoop(_make, self._requests)
+        self._sessions = open_sessions(self._requests)
 
     async def send(
         self,
@@ -72,31 +73,14 @@ class HttpClient:
     async def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, doing: str
     ) -> Response:
-        import aiohttp
-        from yarl import URL
-
         # A large body is sent piece by piece. An app gets none that is sent without a length.
         content: Any = io.BytesIO(body) if len(body) > INLINE_BYTES else body
-        session = await self._sessions.get()
-        try:
-            async with session.request(
-                method,
-                URL(url, encoded=True),
-                headers=headers,
-                data=content if method in ("PUT", "POST", "PATCH") else None,
-                allow_redirects=False,
-            ) as response:
-                return Response(response.status, response.headers, await response.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise StorageUnavailableError(
-                f"{doing}: {self.url} does not answer: {error or type(error).__name__}",
-                remedy="check that the URL is the app's and that it runs",
-            ) from error
-
-
-def _make() -> tuple[aiohttp.ClientSession, Callable[[], Awaitable[None]]]:
-    import aiohttp
-
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-    session = new_session(timeout=timeout)
-    return session, session.close
+        return await exchange(
+            await self._sessions.get(),
+            method,
+            url,
+            headers,
+            content if method in ("PUT", "POST", "PATCH") else None,
+            doing=f"{doing}: {self.url} does not answer",
+            remedy="check that the URL is the app's and that it runs",
+        )

@@ -3,7 +3,6 @@ leaves here as an error of this library."""
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack, cast
@@ -13,6 +12,7 @@ from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.byte_stores import Use, new_store, use_of_put
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Claim
+from storage_lib.backends.cloud.together import AskedOnce
 from storage_lib.backends.s3.client import RequestOptions, Response, S3Client, encode_path
 from storage_lib.backends.s3.errors import BUCKET_MISSING, Answer, is_error, read
 from storage_lib.errors import AccessDeniedError, KeyNotFoundError
@@ -37,7 +37,7 @@ class Bucket:
         self._create = create
         self._seen = False
         self._stores: Recent[Use, S3Store] = Recent(3)
-        self._asking: dict[asyncio.AbstractEventLoop, asyncio.Future[bool]] = {}
+        self._asking_for_deletes = AskedOnce(self._ask_for_deletes)
         self._is_by_folder = False if is_aws(client.url) else None
         self._deletes_conditionally = True if is_aws(client.url) else None
         self._copies_conditionally = self._deletes_conditionally
@@ -120,12 +120,7 @@ class Bucket:
         """Whether the server heeds If-Match on DELETE, as AWS does. Others are asked once, with an object
         that may go: who does not know the header would delete what has changed meanwhile."""
         if self._deletes_conditionally is None:
-            # Of many who want to know at once, one asks.
-            loop = asyncio.get_running_loop()
-            if (asking := self._asking.get(loop)) is None:
-                asking = self._asking[loop] = asyncio.ensure_future(self._ask_for_deletes())
-                asking.add_done_callback(lambda _: self._asking.pop(loop, None))
-            return await asyncio.shield(asking)
+            return await self._asking_for_deletes.get()
         return self._deletes_conditionally
 
     async def _ask_for_deletes(self) -> bool:

@@ -6,27 +6,25 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 from urllib.parse import quote, urlencode, urlsplit
+from xml.etree import ElementTree
 
 from storage_lib import threads
-from storage_lib.backends.cloud import responses
-from storage_lib.backends.cloud.per_loop import CONNECT_SECONDS, READ_SECONDS, PerLoop, new_session
+from storage_lib.backends.cloud import sessions
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim, Requests
+from storage_lib.backends.cloud.sessions import INLINE_BYTES, exchange, open_sessions
 from storage_lib.backends.s3.credentials import Credential, Credentials
 from storage_lib.backends.s3.errors import Answer, read_response
 from storage_lib.errors import StorageUnavailableError
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 
-if TYPE_CHECKING:
-    import aiohttp
 
-
-@dataclass(frozen=True, slots=True)
-class Response(responses.Response):
+class Response(sessions.Response):
     """The whole answer to a request."""
+
+    __slots__ = ()
 
     @property
     def answer(self) -> Answer:
@@ -51,7 +49,7 @@ class S3Client:
         self.region = region
         self.credentials = credentials
         self.requests = requests
-        self.sessions = PerLoop(_make, requests)
+        self.sessions = open_sessions(requests)
 
     async def request(
         self,
@@ -91,34 +89,24 @@ class S3Client:
         headers: Mapping[str, str] | None,
         body: bytes,
     ) -> Response:
-        import aiohttp
-        from yarl import URL
-
         url = f"{self.url}/{encode_path(key)}" if key else self.url + "/"
         if query:
             url = f"{url}?{urlencode(query, quote_via=quote, safe='')}"
         credential = await self.credentials.get()
         arguments = (method, url, headers or {}, body, credential, self.region)
         content: bytes | io.BytesIO | None = body or None
-        if len(body) > responses.INLINE_BYTES:
+        if len(body) > INLINE_BYTES:
             signed = await threads.working.run(_signed, *arguments)
             content = io.BytesIO(body)  # shares the bytes; aiohttp sends it piece by piece
         else:
             signed = _signed(*arguments)
         # S3 wants a type only where it keeps one; aiohttp would send one with every body.
         session = await self.sessions.get()
-        try:
-            async with session.request(
-                method,
-                URL(url, encoded=True),
-                headers=signed,
-                data=content,
-                skip_auto_headers=("Content-Type", "User-Agent"),
-                allow_redirects=False,
-            ) as response:
-                return Response(response.status, response.headers, await response.read())
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise StorageUnavailableError(f"{method} {url}: {error or type(error).__name__}") from error
+        skipped = ("Content-Type", "User-Agent")
+        doing = f"{method} {url}"
+        return Response(
+            *await exchange(session, method, url, signed, content, doing=doing, skip_auto_headers=skipped)
+        )
 
     async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
         """A presigned URL ("Authenticating requests: using query parameters", Amazon S3 API reference). It
@@ -175,9 +163,24 @@ def _presigned(
     return str(request.url)
 
 
-def _make() -> tuple[aiohttp.ClientSession, Callable[[], Awaitable[None]]]:
-    import aiohttp
+def children_of(body: bytes, name: str) -> list[dict[str, str]]:
+    """The texts inside each element of this name, by the names of theirs."""
+    return [
+        {child.tag.rpartition("}")[2]: child.text or "" for child in node} for node in _elements(body, name)
+    ]
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-    session = new_session(timeout=timeout)
-    return session, session.close
+
+def text_of(body: bytes, name: str) -> str:
+    """The text of the first element of this name. :raises StorageUnavailableError: there is none."""
+    for node in _elements(body, name):
+        if node.text:
+            return node.text
+    raise StorageUnavailableError(f"this is no answer of S3: there is no {name} in it")
+
+
+def _elements(body: bytes, name: str) -> list[ElementTree.Element]:
+    try:
+        nodes = ElementTree.fromstring(body.strip()).iter()  # noqa: S314 - the service's own answer
+    except ElementTree.ParseError as error:
+        raise StorageUnavailableError(f"this is no answer of S3: {error}") from error
+    return [node for node in nodes if node.tag.rpartition("}")[2] == name]

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+
 from storage_lib.backends.s3 import encoding
-from storage_lib.backends.s3.answers import text_of
 from storage_lib.backends.s3.bucket import Bucket
-from storage_lib.backends.s3.client import encode_path
-from storage_lib.backends.s3.sidecars import described
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.backends.s3.client import encode_path, text_of
+from storage_lib.errors import (
+    KeyNotFoundError,
+    PreconditionFailedError,
+    StorageError,
+    StorageUnavailableError,
+)
 from storage_lib.ports.errors import missing, unmet
 from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.object_model import ObjectInfo
+
+
+@asynccontextmanager
+async def described(
+    bucket: Bucket, key: str, metadata: Mapping[str, str], mark: str, sha256: str | None, doing: str
+) -> AsyncGenerator[dict[str, str]]:
+    """The metadata to store an object with, within. What finds no room there is in a sidecar before the
+    object is there, and is removed if that is refused."""
+    kept, moved = encoding.divided(metadata)
+    if not moved:
+        yield encoding.to_metadata(kept, mark, sha256)
+        return
+    sidecar = encoding.sidecar_name(mark, full=True)
+    content = encoding.to_sidecar(sidecar, sha256, moved)
+    await bucket.put(sidecar, content, {"Content-Type": "text/plain"}, doing=f"{doing}, metadata")
+    try:
+        yield encoding.to_metadata(kept, mark, sha256, sidecar=sidecar, key=key)
+    except StorageError as error:
+        if not isinstance(error, StorageUnavailableError):  # Else the object may be there.
+            with suppress(StorageError):
+                await bucket.send("DELETE", sidecar, doing=f"clean up after {doing}")
+        raise
 
 
 async def copy(bucket: Bucket, info: ObjectInfo, target: str) -> str:

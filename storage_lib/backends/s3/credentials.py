@@ -6,7 +6,6 @@ Source: "Credentials", configuring credentials (Boto3 documentation).
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import re
 import threading
@@ -17,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from storage_lib import threads
+from storage_lib.backends.cloud.together import AskedOnce
 from storage_lib.errors import AccessDeniedError, ConfigurationError, StorageError, StorageUnavailableError
 
 RENEW_BEFORE = timedelta(minutes=5)
@@ -67,7 +67,7 @@ class Credentials:
         self._provider = provider
         call = getattr(provider, "__call__", None)  # noqa: B004 - an object may be called as a coroutine
         self._is_async = inspect.iscoroutinefunction(provider) or inspect.iscoroutinefunction(call)
-        self._asking: dict[asyncio.AbstractEventLoop, asyncio.Task[Credential]] = {}
+        self._asking = AskedOnce(self._asked)
         self._region = region
         self._session: Any = None
         self._lock = threading.Lock()
@@ -79,14 +79,8 @@ class Credentials:
         if current is not None and not current.is_due:
             return current
         if self._is_async:
-            # Asked once for all who wait, whoever of them is cancelled.
-            loop = asyncio.get_running_loop()
-            asking = self._asking.get(loop)
-            if asking is None:
-                asking = self._asking[loop] = loop.create_task(self._asked())
-                asking.add_done_callback(self._answered)
             try:
-                return await asyncio.shield(asking)
+                return await self._asking.get()
             except Exception as error:
                 raise _failure(error, of_provider=True) from error
         return await threads.waiting.run(self._renewed)
@@ -104,11 +98,6 @@ class Credentials:
     async def _asked(self) -> Credential:
         self._current = current = _from_mapping(await cast("CredentialProvider", self._provider)())
         return current
-
-    def _answered(self, asking: asyncio.Task[Credential]) -> None:
-        self._asking.pop(asking.get_loop(), None)
-        if not asking.cancelled():
-            asking.exception()  # There may be nobody left to ask for it.
 
     def _renewed(self) -> Credential:
         with self._lock:

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from xml.sax.saxutils import escape
 
-from storage_lib.backends.s3.answers import children_of
 from storage_lib.backends.s3.bucket import Bucket
+from storage_lib.backends.s3.client import children_of
 from storage_lib.backends.s3.errors import Answer
 from storage_lib.errors import StorageError
 from storage_lib.ports.deadline import DEADLINE

@@ -28,16 +28,15 @@ from storage_lib.backends.cloud.objects import (
 )
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.backends.cloud.requests import Claim
-from storage_lib.backends.cloud.together import Asked, Together
-from storage_lib.backends.s3 import continuing, encoding
+from storage_lib.backends.cloud.together import Asked, AskedOnce, Together
+from storage_lib.backends.s3 import encoding, uploads
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
-from storage_lib.backends.s3.copying import copy
+from storage_lib.backends.s3.copying import copy, described
 from storage_lib.backends.s3.discarding import MAX_DISCARDED, discard
 from storage_lib.backends.s3.errors import has_unreadable_metadata, read
 from storage_lib.backends.s3.listing import MAX_PAGE, Listing, Page, Query, parse
 from storage_lib.backends.s3.reading import Reading
-from storage_lib.backends.s3.sidecars import described
-from storage_lib.backends.s3.upload import clean_up, upload
+from storage_lib.backends.s3.uploads import clean_up, upload
 from storage_lib.errors import (
     AccessDeniedError,
     IntegrityError,
@@ -116,7 +115,7 @@ class S3Objects(ObjectDriver):
         self._looks: Recent[str, _Look] = Recent(_KEPT_LOOKS)
         self._creating = Creating(self, self._metadata)
         self._together = Together(MAX_DISCARDED, self._alone, self._send)
-        self._asking: dict[asyncio.AbstractEventLoop, asyncio.Future[Page]] = {}
+        self._first_sidecars = AskedOnce(lambda: self._page(Query(encoding.SIDECARS, None, 1)))
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         if options.tell_created:
@@ -200,14 +199,9 @@ class S3Objects(ObjectDriver):
         return [failures.get(one.key) for one in batch]
 
     async def _has_sidecars(self) -> bool:
-        """Whether any object has one, which a delete without a look would leave. Those who come together ask
-        once."""
-        loop = asyncio.get_running_loop()
-        if (asking := self._asking.get(loop)) is None:
-            asking = self._asking[loop] = asyncio.ensure_future(self._page(Query(encoding.SIDECARS, None, 1)))
-            asking.add_done_callback(lambda _: self._asking.pop(loop, None))
+        """Whether any object has one, which a delete without a look would leave."""
         try:
-            return bool((await asyncio.shield(asking)).found)
+            return bool((await self._first_sidecars.get()).found)
         except AccessDeniedError:
             return True  # Who may not list may look.
 
@@ -313,16 +307,16 @@ class S3Objects(ObjectDriver):
         return PutResult(key, etag, parts.size, options.has_created)
 
     async def uploaded(self, key: str, upload: str) -> dict[int, SentPart]:
-        begun = await continuing.find(self._bucket, key)
+        begun = await uploads.find_upload(self._bucket, key)
         if begun is None or begun.upload != upload:
             return {}
-        return await continuing.sent(self._bucket, key, begun) or {}
+        return await uploads.sent_parts(self._bucket, key, begun) or {}
 
     async def give_up(self, key: str, upload: str) -> None:
-        begun = await continuing.find(self._bucket, key)
+        begun = await uploads.find_upload(self._bucket, key)
         if begun is not None and begun.upload == upload:
             await clean_up(self._bucket, key, begun.query, None)
-            await continuing.forget(self._bucket, key)
+            await uploads.forget_upload(self._bucket, key)
 
     async def read_stream(
         self, key: str, options: GetOptions

@@ -11,23 +11,96 @@ Source: "Multipart upload overview", CompleteMultipartUpload (Amazon S3 API refe
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from xml.sax.saxutils import escape
 
-from storage_lib.backends.cloud.parts import send_all
-from storage_lib.backends.s3 import continuing, encoding
-from storage_lib.backends.s3.answers import text_of
+import msgspec
+
+from storage_lib.backends.cloud.objects import send_all
+from storage_lib.backends.s3 import encoding
 from storage_lib.backends.s3.bucket import Bucket
+from storage_lib.backends.s3.client import children_of, text_of
 from storage_lib.errors import (
+    KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
     StorageUnavailableError,
     TransientStorageError,
     UnsupportedOperationError,
 )
+from storage_lib.keys import SYSTEM_PREFIX
 from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.kept_headers import headers_in
+from storage_lib.ports.sent import SentPart
 from storage_lib.ports.streaming import Parts
+
+_IS_MD5 = re.compile(r"[0-9a-f]{32}").fullmatch
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """An upload that was begun, and that another process may continue. S3 knows it by an id that it gives. A
+    small object of the library's own, one for each key, keeps this.
+
+    ``upload`` is the caller's name for it; ``mark`` is in the metadata of the object to be. ``by_md5``: the
+    ETags of its parts are their MD5 (with keys of AWS KMS they are not).
+    """
+
+    upload_id: str
+    mark: str
+    upload: str = ""
+    by_md5: bool = False
+
+    @property
+    def query(self) -> dict[str, str]:
+        return {"uploadId": self.upload_id}
+
+
+def _record(key: str) -> str:
+    return f"{SYSTEM_PREFIX}uploads/{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+async def _keep(bucket: Bucket, key: str, begun: Begun) -> None:
+    """Keep what is needed to continue an upload."""
+    doing = "_keep the id of an upload"
+    await bucket.put(_record(key), msgspec.json.encode(begun), {"Content-Type": "text/plain"}, doing=doing)
+
+
+async def forget_upload(bucket: Bucket, key: str) -> None:
+    """Remove what was kept; what stays does no harm."""
+    with suppress(StorageError):
+        await bucket.send("DELETE", _record(key), doing="forget_upload an upload")
+
+
+async def find_upload(bucket: Bucket, key: str) -> Begun | None:
+    """The upload for a key that was begun last, and may be there still."""
+    doing = "look for the id of an upload"
+    try:
+        _, content = await bucket.get(_record(key), {}, doing, whole=True)
+        return msgspec.json.decode(content, type=Begun)
+    except (KeyNotFoundError, msgspec.DecodeError):
+        return None
+
+
+async def sent_parts(bucket: Bucket, key: str, begun: Begun) -> dict[int, SentPart] | None:
+    """The parts of an upload that are there; None if it was completed or given up."""
+    found, last = dict[int, SentPart](), "0"
+    while True:
+        query = {**begun.query, "part-number-marker": last}
+        try:
+            answer = await bucket.send("GET", key, query=query, doing=f"list the parts of {key!r}")
+        except KeyNotFoundError:
+            return None
+        parts = children_of(answer.body, "Part")
+        for part in parts:
+            last, etag = part["PartNumber"], part["ETag"]
+            md5 = etag.strip('"')
+            known = bytes.fromhex(md5) if begun.by_md5 and _IS_MD5(md5) else None
+            found[int(last) - 1] = SentPart(etag, int(part["Size"]), known)
+        if not parts:
+            return found
 
 
 async def upload(
@@ -59,8 +132,8 @@ async def upload(
     if begun is None:
         query, by_md5 = await repeat(f"{doing}, begin", lambda: _begin(bucket, key, headers, doing))
         if options.upload is not None:
-            kept = continuing.Begun(query["uploadId"], mark, options.upload, by_md5)
-            await repeat(f"{doing}, keep", lambda: continuing.keep(bucket, key, kept))
+            kept = Begun(query["uploadId"], mark, options.upload, by_md5)
+            await repeat(f"{doing}, keep", lambda: _keep(bucket, key, kept))
     else:
         query = begun.query
     completing = False
@@ -110,21 +183,21 @@ async def upload(
         is_refused = isinstance(error, StorageError) and not isinstance(error, StorageUnavailableError)
         await clean_up(bucket, key, query, sidecar if is_refused or not completing else None)
         if options.upload is not None:
-            await continuing.forget(bucket, key)
+            await forget_upload(bucket, key)
         raise
     if options.upload is not None:
-        await continuing.forget(bucket, key)
+        await forget_upload(bucket, key)
     return encoding.join(encoding.bare(text_of(answer.body, "ETag")), mark)
 
 
-async def _begun(bucket: Bucket, key: str, parts: Parts, upload: str) -> continuing.Begun | None:
+async def _begun(bucket: Bucket, key: str, parts: Parts, upload: str) -> Begun | None:
     """The upload to be continued. One of another stream for this key, which nobody will continue, is given
     up."""
-    begun = await continuing.find(bucket, key)
+    begun = await find_upload(bucket, key)
     if begun is not None and begun.upload != upload:
         await clean_up(bucket, key, begun.query, None)
         begun = None
-    elif begun is not None and not parts.known and await continuing.sent(bucket, key, begun) is None:
+    elif begun is not None and not parts.known and await sent_parts(bucket, key, begun) is None:
         begun = None
     if begun is None and parts.known:
         raise TransientStorageError(f"put {key!r}: its upload was given up or completed", remedy="try again")
