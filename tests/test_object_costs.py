@@ -16,7 +16,7 @@ from storage_lib.azure_backend import AzureStorageBackend
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.manager import StorageManager
-from storage_lib.ports import endings
+from storage_lib.ports import listing
 from storage_lib.ports.backend import ListEntry, ObjectStore, StorageBackend
 from storage_lib.s3_backend import S3StorageBackend
 from tests.counting_proxy import Passed, counted
@@ -102,8 +102,8 @@ async def test_a_page_costs_one_request_whatever_is_unswept(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On S3, whose listings have no metadata, another one for the markers, and a look at what they name."""
-    monkeypatch.setattr(endings, "_FIRST", 4)
-    monkeypatch.setattr(endings, "_HELD", 8)
+    monkeypatch.setattr(listing, "_FIRST", 4)
+    monkeypatch.setattr(listing, "_HELD", 8)
     objects, now = place.objects, objects_clock(place.objects, monkeypatch)
     for n in range(12):
         await objects.put(f"a/{n:02}", b"x")

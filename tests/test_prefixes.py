@@ -13,7 +13,7 @@ from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.s3 import S3StorageBackend
 from storage_lib.layers.retry import RetryBackend
 from storage_lib.manager import StorageManager
-from storage_lib.ports import prefixes
+from storage_lib.ports import listing
 from storage_lib.ports.backend import ObjectStore, StorageBackend
 from storage_lib.ports.objects import ListEntry
 from tests.effort import SOAK
@@ -66,7 +66,7 @@ async def test_a_prefix_is_shown_where_there_is_a_key(
     names_at_first: int,
     retried: bool,
 ) -> None:
-    monkeypatch.setattr(prefixes, "NAMES", names_at_first)
+    monkeypatch.setattr(listing, "NAMES", names_at_first)
     backend, put_raw = place
     objects = (RetryBackend(backend) if retried else backend).objects
     for marker in ("empty/", "full/", "deep/empty/", "deep/full/", "zz/"):

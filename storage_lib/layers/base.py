@@ -31,9 +31,8 @@ from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
 from storage_lib.ports.reach import Reach
-from storage_lib.ports.sent import SentPart
 from storage_lib.ports.statistics import Statistic
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.streaming import Parts, SentPart
 from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
 
 _WORDS = {

@@ -27,8 +27,7 @@ from storage_lib.migration.report import MigrationReport
 from storage_lib.migration.views import Seen, View
 from storage_lib.ports import expiry, hidden, kept_headers
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
-from storage_lib.ports.sent import SentPart
-from storage_lib.ports.streaming import Digest, Parts, sha256_of
+from storage_lib.ports.streaming import Digest, Parts, SentPart, sha256_of
 
 _ATTEMPTS = 5
 """How often an object may change while it is being copied."""

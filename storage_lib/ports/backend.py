@@ -24,10 +24,9 @@ from storage_lib.ports.object_model import (
 from storage_lib.ports.objects import ByteSource, ObjectReader, ObjectStore, ObjectWriter
 from storage_lib.ports.portable import Portable
 from storage_lib.ports.queues import MessageEncoding, QueueMessage, QueueStore
-from storage_lib.ports.quotas import QuotaUsage
 from storage_lib.ports.reach import Reach
 from storage_lib.ports.shortcuts import TableAndQueueMethods
-from storage_lib.ports.statistics import Statistic
+from storage_lib.ports.statistics import QuotaUsage, Statistic
 from storage_lib.ports.tables import (
     Delete,
     Entity,

@@ -10,11 +10,11 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -30,13 +30,28 @@ from storage_lib.ports.object_model import (
 )
 from storage_lib.ports.portable import Stationary
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage, decoded
-from storage_lib.ports.repeat import Repeat, once
-from storage_lib.ports.sent import SentPart
-from storage_lib.ports.streaming import ObjectReader, Parts, one_chunk, sha256_of
+from storage_lib.ports.streaming import ObjectReader, Parts, SentPart, one_chunk, sha256_of
 from storage_lib.ports.table_model import Entity, EntityPage, TableOperation
 
 if TYPE_CHECKING:
     from storage_lib.ports.odata import Filter
+
+
+class Repeat(Protocol):
+    """How a backend does a step of a longer operation: once, or with retries, as set by the retry layer.
+
+    ``doing`` describes the step for logs; ``step`` does it, and may be repeated. With ``only_refused``
+    it may be repeated only if the store said that it did nothing.
+    """
+
+    async def __call__[T](
+        self, doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False
+    ) -> T: ...
+
+
+async def once[T](doing: str, step: Callable[[], Awaitable[T]], *, only_refused: bool = False) -> T:
+    """`Repeat` without retries."""
+    return await step()
 
 
 # -- objects

@@ -9,10 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import math
-import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Buffer, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Buffer, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -30,7 +27,6 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
-    StorageUnavailableError,
     TransientStorageError,
 )
 from storage_lib.keys import (
@@ -58,7 +54,7 @@ from storage_lib.ports.errors import (
 )
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.listed import Listed
-from storage_lib.ports.living import Living
+from storage_lib.ports.listing import Living
 from storage_lib.ports.object_model import (
     ANY_VERSION,
     DEFAULT_CONTENT_TYPE,
@@ -102,9 +98,6 @@ __all__ = [
 
 DELETED_TOGETHER = 256
 """What Azure deletes in one request (Blob Batch)."""
-_SWEEP_FAILURES = 16
-_SWEEP_MARKERS = 1000
-"""How many markers are listed at a time; each listing starts again."""
 _ATTEMPTS = 8
 _STREAM = "stream"
 """Stands for the content of a stream in the mark of its call: who streams marks calls by what they stream."""
@@ -611,37 +604,7 @@ class ObjectStore(Stationary):
             The others were removed, and the next sweep tries again.
         """
         limit = whole("limit", limit, 0)
-        if self._ends_objects:
-            return 0
-        await self._core.remove_stale()
-        removed = 0
-        failures: list[BaseException] = []
-        now, until = (
-            expiry.end_of(self.clock(), 0),
-            time.monotonic() + (math.inf if seconds is None else seconds),
-        )
-        due: deque[tuple[str, str]] = deque()
-        after, more = None, True
-        while removed < limit and time.monotonic() < until:
-            if not due:
-                if not more:
-                    break
-                due.extend([found async for found in self._expired_markers(_SWEEP_MARKERS, after, now)])
-                more = len(due) == _SWEEP_MARKERS
-                if not due:
-                    break
-            batch = [due.popleft() for _ in range(min(len(due), sweeping.TOGETHER, limit - removed))]
-            after = batch[-1][0]
-            count, failed = await sweeping.remove(self._core, batch)
-            removed += count
-            failures += failed
-            if any(isinstance(failure, StorageUnavailableError) for failure in failed):
-                break  # The others would fail alike.
-            if len(failures) >= max(limit, _SWEEP_FAILURES):
-                break  # What cannot be removed must not make one sweep endless.
-        if failures:
-            raise failures[0]
-        return removed
+        return 0 if self._ends_objects else await sweeping.sweep(self._core, limit, seconds)
 
     async def list_page(
         self,
@@ -873,30 +836,6 @@ class ObjectStore(Stationary):
         if self._ends_objects:
             return
         await sweeping.put_marker(self._core, name, content)
-
-    async def _expired_markers(
-        self, limit: int | None, after: str | None = None, now: str | None = None
-    ) -> AsyncIterator[tuple[str, str]]:
-        """(marker, key) of what has expired, first the longest gone, behind the marker ``after``.
-
-        :param now: the moment, as `expiry.end_of` writes it, that decides; None takes the clock's.
-        """
-        now = now or expiry.end_of(self.clock(), 0)
-        count = 0
-        async for found in self._core.scan(expiry.MARKERS, ListOptions(after=after, count=limit)):
-            assert isinstance(found, ListEntry)  # noqa: S101 - there is no delimiter
-            if not expiry.is_due(found.key, now) or count == limit:
-                return
-            count += 1
-            key = expiry.marked_key(found.key)
-            if key is None:
-                try:
-                    stored = await self._core.get(found.key, PLAIN_GET)
-                except KeyNotFoundError:
-                    continue  # Another sweep was here.
-                assert stored is not None  # noqa: S101 - only a get with if_none_match answers None
-                key = stored.data.decode()
-            yield found.key, key
 
 
 async def _errors(

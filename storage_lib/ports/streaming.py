@@ -14,13 +14,34 @@ from collections.abc import (
     Mapping,
 )
 from inspect import isawaitable
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from storage_lib import threads
 from storage_lib.buffers import as_bytes
 from storage_lib.errors import IntegrityError, InvalidArgumentError, ObjectTooLargeError, StorageError
 from storage_lib.ports.object_model import ObjectInfo, StoredObject
-from storage_lib.ports.sent import SentPart
+
+
+class SentPart(NamedTuple):
+    """A part that the store has, as a driver tells of it.
+
+    ``name`` is what the driver knows it by; ``md5`` is its digest, or how that begins, if the store tells it.
+    """
+
+    name: str
+    size: int
+    md5: bytes | None = None
+
+    async def agrees(self, part: bytes) -> bool:
+        """Whether it is this part, as far as that can be told."""
+        if len(part) != self.size:
+            return False
+        return self.md5 is None or (await threads.working.run(md5_of, part)).startswith(self.md5)
+
+
+def md5_of(part: bytes) -> bytes:
+    return hashlib.md5(part, usedforsecurity=False).digest()
+
 
 ByteSource = AsyncIterable[Buffer] | Iterable[Buffer] | BinaryIO
 

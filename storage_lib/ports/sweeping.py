@@ -7,18 +7,24 @@ Where a condition does not heed a save of the same bytes, each is removed right 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
+from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageUnavailableError
 from storage_lib.ports import expiry
-from storage_lib.ports.drivers import ObjectDriver, PutOptions
+from storage_lib.ports.drivers import PLAIN_GET, ListOptions, ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError
-from storage_lib.ports.object_model import ObjectInfo
+from storage_lib.ports.object_model import ListEntry, ObjectInfo
 from storage_lib.ports.staleness import told
 from storage_lib.ports.streaming import sha256_of
 
+_FAILURES = 16
+_MARKERS = 1000
+"""How many markers are listed at a time; each listing starts again."""
 TOGETHER = 512
 """Objects; how many requests are under way is the driver's to bound."""
 _ONE_BY_ONE = 64
@@ -47,6 +53,61 @@ type _Outcome = _State | _Alive | BaseException
 async def put_marker(core: ObjectDriver, name: str, content: bytes) -> None:
     """Leave a marker (`expiry.marker`)."""
     await core.put(name, content, PutOptions(_MARKER_TYPE, {}, await sha256_of(content)))
+
+
+async def sweep(core: ObjectDriver, limit: int, seconds: float | None) -> int:
+    """`ObjectStore.sweep_expired`, of a store that does not end objects itself."""
+    await core.remove_stale()
+    removed = 0
+    failures: list[BaseException] = []
+    now, until = expiry.end_of(core.clock(), 0), time.monotonic() + (math.inf if seconds is None else seconds)
+    due: deque[tuple[str, str]] = deque()
+    after, more = None, True
+    while removed < limit and time.monotonic() < until:
+        if not due:
+            if not more:
+                break
+            due.extend([found async for found in due_markers(core, _MARKERS, after, now)])
+            more = len(due) == _MARKERS
+            if not due:
+                break
+        batch = [due.popleft() for _ in range(min(len(due), TOGETHER, limit - removed))]
+        after = batch[-1][0]
+        count, failed = await remove(core, batch)
+        removed += count
+        failures += failed
+        if any(isinstance(failure, StorageUnavailableError) for failure in failed):
+            break  # The others would fail alike.
+        if len(failures) >= max(limit, _FAILURES):
+            break  # What cannot be removed must not make one sweep endless.
+    if failures:
+        raise failures[0]
+    return removed
+
+
+async def due_markers(
+    core: ObjectDriver, limit: int | None, after: str | None = None, now: str | None = None
+) -> AsyncIterator[tuple[str, str]]:
+    """(marker, key) of what has expired, first the longest gone, behind the marker ``after``.
+
+    :param now: the moment, as `expiry.end_of` writes it, that decides; None takes the clock's.
+    """
+    now = now or expiry.end_of(core.clock(), 0)
+    count = 0
+    async for found in core.scan(expiry.MARKERS, ListOptions(after=after, count=limit)):
+        assert isinstance(found, ListEntry)  # noqa: S101 - there is no delimiter
+        if not expiry.is_due(found.key, now) or count == limit:
+            return
+        count += 1
+        key = expiry.marked_key(found.key)
+        if key is None:
+            try:
+                stored = await core.get(found.key, PLAIN_GET)
+            except KeyNotFoundError:
+                continue  # Another sweep was here.
+            assert stored is not None  # noqa: S101 - only a get with if_none_match answers None
+            key = stored.data.decode()
+        yield found.key, key
 
 
 async def remove(core: ObjectDriver, found: Sequence[tuple[str, str]]) -> tuple[int, list[BaseException]]:

@@ -23,6 +23,7 @@ from storage_lib.errors import (
     RangeNotSatisfiableError,
     TransientStorageError,
 )
+from storage_lib.ports import sweeping
 from storage_lib.ports.backend import ByteRange, ListEntry, ObjectInfo, ObjectStore
 from storage_lib.ports.drivers import PutOptions
 from storage_lib.testing.buffers import NOT_BYTES, buffers
@@ -914,7 +915,7 @@ class ObjectStoreContract(
         assert await objects.sweep_expired() == 1
         now += 25 * 3600
         assert await objects.sweep_expired() == 0
-        due = [key async for _, key in objects._expired_markers(None)]  # pyright: ignore[reportPrivateUsage]
+        due = [key async for _, key in sweeping.due_markers(objects.driver.core, None)]
         assert due == []
 
     async def test_an_object_that_can_not_be_removed_does_not_hold_up_the_sweep(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError
-from storage_lib.ports import endings, expiry, sweeping
+from storage_lib.ports import expiry, listing, sweeping
 from storage_lib.ports.backend import ListEntry, ObjectInfo, ObjectStore, PutResult
 
 
@@ -121,7 +121,7 @@ class SweepContract:
         now += 62
         await objects.put(f"{unique}/heartbeat", b"alive", ttl=60)
         assert await objects.sweep_expired(3) == 1
-        due = [marker async for marker in objects._expired_markers(None)]  # pyright: ignore[reportPrivateUsage]
+        due = [marker async for marker in sweeping.due_markers(objects.driver.core, None)]
         assert due == []
         assert await _delete_all(objects, unique) == [f"{unique}/heartbeat"]
 
@@ -202,8 +202,8 @@ class SweepContract:
         self, objects: ObjectStore, unique: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Whatever was saved again, with another life or none, and however many markers are due."""
-        monkeypatch.setattr(endings, "_FIRST", 3)
-        monkeypatch.setattr(endings, "_HELD", 12)
+        monkeypatch.setattr(listing, "_FIRST", 3)
+        monkeypatch.setattr(listing, "_HELD", 12)
         now = float(int(datetime.now(UTC).timestamp()))
         monkeypatch.setattr(objects, "clock", lambda: now)
         chance = random.Random(7)  # noqa: S311 - the same each time

@@ -54,7 +54,15 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
 )
-from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectCapabilities, ObjectDriver, PutOptions
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectCapabilities,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+)
 from storage_lib.ports.errors import unmet
 from storage_lib.ports.kept_headers import headers_in
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
@@ -66,9 +74,7 @@ from storage_lib.ports.object_model import (
     StoredObject,
     agrees,
 )
-from storage_lib.ports.repeat import Repeat, once
-from storage_lib.ports.sent import SentPart
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.streaming import Parts, SentPart
 
 MAX_PAGE = 5000
 DETAILED_PAGE = 2500

@@ -28,8 +28,7 @@ from storage_lib.backends.cloud.sessions import Response
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.object_model import ANY_VERSION
-from storage_lib.ports.sent import SentPart, md5_of
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.streaming import Parts, SentPart, md5_of
 
 _UPLOAD_BYTES, _INDEX_BYTES, _MD5_BYTES = 9, 3, 12
 

@@ -30,11 +30,17 @@ from storage_lib.backends.file.locks import LateWrites
 from storage_lib.backends.file.writer import ObjectWriter
 from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
 from storage_lib.errors import BackendClosedError, TransientStorageError
-from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectCapabilities, ObjectDriver, PutOptions
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectCapabilities,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+)
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
-from storage_lib.ports.repeat import Repeat, once
-from storage_lib.ports.sent import SentPart
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.streaming import Parts, SentPart
 
 THREADS = 16
 WRITERS = 2

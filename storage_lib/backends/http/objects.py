@@ -25,11 +25,18 @@ from storage_lib.errors import (
 )
 from storage_lib.keys import MAX_KEY_BYTES, MAX_SEGMENT_BYTES, encode_metadata_value
 from storage_lib.ports import expiry, hidden, kept_headers
-from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectCapabilities, ObjectDriver, PutOptions
+from storage_lib.ports.drivers import (
+    GetOptions,
+    ListOptions,
+    ObjectCapabilities,
+    ObjectDriver,
+    PutOptions,
+    Repeat,
+    once,
+)
 from storage_lib.ports.errors import missing, unmet
 from storage_lib.ports.hidden import ATTEMPT, SOURCE, is_own
 from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult, StoredObject
-from storage_lib.ports.repeat import Repeat, once
 from storage_lib.ports.streaming import Parts, sha256_of
 
 PART_BYTES = 8 * 1024 * 1024

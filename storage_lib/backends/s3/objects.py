@@ -54,6 +54,8 @@ from storage_lib.ports.drivers import (
     ObjectCapabilities,
     ObjectDriver,
     PutOptions,
+    Repeat,
+    once,
 )
 from storage_lib.ports.errors import unmet
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
@@ -65,9 +67,7 @@ from storage_lib.ports.object_model import (
     StoredObject,
     agrees,
 )
-from storage_lib.ports.repeat import Repeat, once
-from storage_lib.ports.sent import SentPart
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.streaming import Parts, SentPart
 
 MAX_COPY_BYTES = 5_000_000_000
 _HEADS_AT_ONCE = 250

@@ -34,8 +34,7 @@ from storage_lib.errors import (
 from storage_lib.keys import SYSTEM_PREFIX
 from storage_lib.ports.drivers import PutOptions, Repeat
 from storage_lib.ports.kept_headers import headers_in
-from storage_lib.ports.sent import SentPart
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.streaming import Parts, SentPart
 
 _IS_MD5 = re.compile(r"[0-9a-f]{32}").fullmatch
 

@@ -23,8 +23,7 @@ from storage_lib.ports import expiry
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.hidden import ATTEMPT, SOURCE
 from storage_lib.ports.object_model import ByteRange, ListEntry, ObjectInfo, PutResult
-from storage_lib.ports.sent import SentPart
-from storage_lib.ports.streaming import Parts
+from storage_lib.ports.streaming import Parts, SentPart
 
 _CREATED = "c"
 _REPLACED = "r"

@@ -12,8 +12,7 @@ from storage_lib.layers.validation.objects import ValidatingObjects
 from storage_lib.layers.validation.rules import ReadyRule
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.ports.drivers import ObjectDriver
-from storage_lib.ports.quotas import QuotaUsage
-from storage_lib.ports.statistics import Statistic
+from storage_lib.ports.statistics import QuotaUsage, Statistic
 from storage_lib.several import end
 
 _USED = "What the objects of a quota take, as far as this process knows"

@@ -15,7 +15,7 @@ from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import ObjectDriver
 from storage_lib.ports.object_model import ObjectStats, PutResult
 from storage_lib.ports.objects import ObjectStore
-from storage_lib.ports.quotas import QuotaUsage
+from storage_lib.ports.statistics import QuotaUsage
 
 
 class Ledger:

@@ -17,8 +17,7 @@ from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repe
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.records import IS_RECORD
-from storage_lib.ports.sent import SentPart
-from storage_lib.ports.streaming import Parts, one_chunk, verify
+from storage_lib.ports.streaming import Parts, SentPart, one_chunk, verify
 
 
 class ValidatingObjects(ObjectLayer):

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from storage_lib.config.validation import Rule
 from storage_lib.errors import BackendClosedError, QuotaExceededError
 from storage_lib.ports.object_model import ObjectStats
-from storage_lib.ports.quotas import QuotaUsage
+from storage_lib.ports.statistics import QuotaUsage
 
 _CLOSE = 0.8
 """From this part of a quota on, a write first asks for what it replaces."""

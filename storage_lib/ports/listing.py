@@ -3,12 +3,17 @@
 A store that tells in its listing when each life ends is asked for nothing more. Of any other the markers that
 are due are read beside it, and the objects that they name are looked at, many at once: a marker tells of a
 save, and the object may have been saved again since.
+
+A service folds everything below a prefix, including names that are not keys, such as folder markers of
+consoles (``a/``) and ``a//b``. Whether there is a key among them must be checked. One page of unfolded names
+is enough for the prefixes of most listings; beyond that, each prefix is checked separately.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
 from msgspec.structs import replace
@@ -17,11 +22,157 @@ from storage_lib.errors import IntegrityError, KeyNotFoundError
 from storage_lib.keys import SYSTEM_PREFIX
 from storage_lib.ports import expiry
 from storage_lib.ports.drivers import ListOptions, ObjectDriver
-from storage_lib.ports.endings import Endings
 from storage_lib.ports.object_model import ListEntry
-from storage_lib.ports.prefixes import without_empty
 
 type Found = ListEntry | str
+type Names = Callable[[str, str | None, int], AsyncGenerator[Found]]
+"""The keys that start with a prefix, behind a name, of which about so many will be read."""
+
+NAMES = 500
+"""How many are read at first, at most."""
+PREFIXES_AT_ONCE = 16
+"""Prefixes that are looked into at once."""
+
+
+async def without_empty(
+    found: AsyncGenerator[Found],
+    names: Names,
+    prefix: str,
+    after: str | None,
+    count: int | None,
+    skip: str | None,
+) -> AsyncGenerator[Found]:
+    """What was found, without the common prefixes below which there is no key.
+
+    :param skip: a common prefix that is left out, with all that is below it. The caller will not go on behind
+        the first name below it, and is given that unseen.
+    """
+    look = _Look(names, prefix, after, NAMES if count is None else min(NAMES, 10 * count), skip)
+    waiting: list[Found] = []
+    async with aclosing(found):
+        async for one in found:
+            if one == skip:
+                continue
+            if skip is not None and isinstance(one, str) and one.startswith(skip):
+                for shown in await look.filter(waiting):
+                    yield shown
+                yield one
+                return
+            waiting.append(one)
+            if isinstance(waiting[0], str) and len(waiting) < PREFIXES_AT_ONCE:
+                continue
+            for shown in await look.filter(waiting):
+                yield shown
+            waiting.clear()
+    for shown in await look.filter(waiting):
+        yield shown
+
+
+class _Look:
+    def __init__(self, names: Names, prefix: str, after: str | None, size: int, skip: str | None) -> None:
+        self._names = names
+        self._skip = skip
+        self._from = ""
+        self._prefix = prefix
+        self._after = after
+        self._size = size
+        self._keys: list[str] | None = None
+        self._complete = False
+
+    async def filter(self, found: list[Found]) -> list[Found]:
+        if self._keys is None and any(isinstance(one, str) for one in found):
+            if self._skip is not None and (self._after or "") < self._skip < _name(found[-1]):
+                self._after = self._from = self._skip  # It may hold more than all else.
+            self._keys = await self._read(self._prefix, self._after, self._size)
+            self._complete = len(self._keys) < self._size
+        shown = await asyncio.gather(*(self._is_shown(one) for one in found))
+        if found:
+            self._after = _name(found[-1])
+        return [one for one, is_shown in zip(found, shown, strict=True) if is_shown]
+
+    async def _is_shown(self, one: Found) -> bool:
+        if not isinstance(one, str):
+            return True
+        if one < self._from:
+            return bool(await self._read(one, None, 1))
+        keys = self._keys or []
+        at = bisect_left(keys, one)
+        if at < len(keys):
+            return keys[at].startswith(one)
+        return not self._complete and bool(await self._read(one, None, 1))
+
+    async def _read(self, prefix: str, after: str | None, size: int) -> list[str]:
+        keys: list[str] = []
+        async with aclosing(self._names(prefix, after, size)) as names:
+            async for found in names:
+                if isinstance(found, ListEntry):
+                    keys.append(found.key)
+                if len(keys) == size:
+                    break
+        return keys
+
+
+_FIRST = 100
+"""Markers that are asked for at first; mostly none of them is due."""
+_HELD = 1000
+"""Keys that are held at most. Of more, each object is looked at instead."""
+_FRESH_SECONDS = 1.0
+"""For which a look counts: another process may save what ends at once."""
+
+
+class Endings:
+    """Which objects may be over: those of the markers that are due. Whether one is, it tells itself: it
+    may have been saved again since.
+
+    :param core: the driver whose markers these are.
+    """
+
+    def __init__(self, core: ObjectDriver) -> None:
+        self._core = core
+        self._keys: list[str] = []
+        self._hashes: set[str] = set()
+        self._looked: float | None = None
+        self._next: float | None = None
+        self.too_many = False
+        """More markers are due than are held, and any object may be over."""
+
+    async def look(self) -> None:
+        """Read the markers that are due, if that may have changed."""
+        now = self._core.clock()
+        is_fresh = self._looked is not None and 0 <= now - self._looked < _FRESH_SECONDS
+        if is_fresh and (self._next is None or now < self._next):
+            return
+        keys: set[str] = set()
+        hashes: set[str] = set()
+        following = None
+        too_many = False
+        due = expiry.end_of(now, 0)
+        async with aclosing(self._core.scan(expiry.MARKERS, ListOptions(count=_FIRST))) as markers:
+            async for found in markers:
+                assert isinstance(found, ListEntry)  # noqa: S101 - there is no delimiter
+                if not expiry.is_due(found.key, due):
+                    following = int(expiry.told_end(found.key)) / 1000
+                    break
+                if too_many := len(keys) + len(hashes) == _HELD:
+                    break
+                if (key := expiry.marked_key(found.key)) is None:
+                    hashes.add(found.key.rpartition("/")[2])
+                else:
+                    keys.add(key)
+        self._keys, self._hashes, self.too_many = sorted(keys), hashes, too_many
+        self._looked, self._next = now, following
+
+    def may_have(self, name: str) -> bool:
+        """Whether the object of this key may be over, or one below a common prefix."""
+        if self.too_many:
+            return True
+        at = bisect_left(self._keys, name)
+        if name.endswith("/"):
+            return bool(self._hashes) or (at < len(self._keys) and self._keys[at].startswith(name))
+        if at < len(self._keys) and self._keys[at] == name:
+            return True
+        return bool(self._hashes) and expiry.hash_of(name) in self._hashes
+
 
 AT_ONCE = 250
 """Objects that are looked at together; how many requests are under way is the driver's to bound."""
