@@ -1,13 +1,15 @@
-"""The same work for many keys: a result or an error for each."""
+"""The same work for many keys, several at a time: a result or an error for each."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from traceback import clear_frames
 from typing import Any, cast
 
 from storage_lib.arguments import whole
-from storage_lib.errors import StorageError
+from storage_lib.errors import StorageError, StorageUnavailableError
 
 _NOTES = 10
 """How many errors are noted at the one that is raised."""
@@ -34,6 +36,44 @@ async def for_each[T](
     if raise_errors:
         raise_first(results)
     return results
+
+
+async def in_order[T](
+    keys: AsyncIterable[str],
+    work: Callable[[str], Awaitable[T]],
+    concurrency: int,
+    told: Callable[[str, T | StorageError], object],
+) -> None:
+    """Do ``work`` for each key, and tell its result or its error, in the order of the keys.
+
+    :raises StorageUnavailableError: the others would fail alike; what was told stays done.
+    """
+    running: deque[tuple[str, asyncio.Future[T]]] = deque()
+
+    async def settle() -> None:
+        key, task = running[0]
+        outcome: T | StorageError
+        try:
+            outcome = await task
+        except StorageUnavailableError:
+            raise
+        except StorageError as error:
+            clear_frames(error.__traceback__)  # They may hold parts of the object.
+            outcome = error
+        running.popleft()
+        told(key, outcome)
+
+    try:
+        async for key in keys:
+            running.append((key, asyncio.ensure_future(work(key))))
+            if len(running) == concurrency:
+                await settle()
+        while running:
+            await settle()
+    finally:
+        for _, task in running:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
 
 def raise_first(results: Mapping[str, Any]) -> None:

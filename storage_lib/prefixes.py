@@ -7,12 +7,9 @@ called again, from the beginning or after the last key that it told.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import nullcontext
-from traceback import clear_frames
 from typing import TypedDict, Unpack
 
 import msgspec
@@ -24,10 +21,10 @@ from storage_lib.errors import (
     KeyNotFoundError,
     ObjectExistsError,
     StorageError,
-    StorageUnavailableError,
 )
 from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_prefix
-from storage_lib.ports.objects import ListEntry, ObjectInfo, ObjectStore
+from storage_lib.many import in_order
+from storage_lib.ports.objects import ObjectInfo, ObjectStore
 from storage_lib.ports.records import of_a_record
 
 _MOST_NAMED = 1000
@@ -147,57 +144,36 @@ async def _each(
     until = None
     if seconds is not None:
         until = time.monotonic() + checked_seconds("seconds", seconds, 0, _LONGEST)
-    result = PrefixResult()
-    running: deque[tuple[str, asyncio.Task[bool]]] = deque()
+    result, is_listed = PrefixResult(), False
 
-    async def settle() -> None:
-        key, task = running[0]
-        try:
-            if await task:
-                result.done += 1
-            else:
-                result.skipped += 1
-        except KeyNotFoundError:
-            result.skipped += 1  # Deleted since it was listed.
-        except StorageUnavailableError:
-            raise  # The others would fail alike.
-        except StorageError as error:
-            clear_frames(error.__traceback__)
+    async def keys() -> AsyncIterator[str]:
+        nonlocal is_listed
+        begun = 0
+        async for entry in objects.iterate(prefix, start_after=after, skip=SYSTEM_PREFIX):
+            if isinstance(entry, str) or (left_out is not None and entry.key.startswith(left_out)):
+                continue
+            if begun == limit or (until is not None and time.monotonic() >= until):
+                return
+            begun += 1
+            yield entry.key
+        is_listed = True
+
+    def told(key: str, outcome: bool | StorageError) -> None:
+        result.last = key
+        if outcome is True:
+            result.done += 1
+        elif isinstance(outcome, StorageError) and not isinstance(outcome, KeyNotFoundError):
             result.failures += 1
             if len(result.failed) < _MOST_NAMED:
-                result.failed[key] = error
-        running.popleft()
-        result.last = key
+                result.failed[key] = outcome
+        else:
+            result.skipped += 1  # Perhaps it was deleted since it was listed.
         if on_progress is not None:
             on_progress(result)
 
-    begun, is_listed = 0, False
-    try:
-        async for key in _keys(objects, prefix, left_out, after):
-            if begun == limit or (until is not None and time.monotonic() >= until):
-                break
-            begun += 1
-            running.append((key, asyncio.ensure_future(work(key))))
-            if len(running) == concurrency:
-                await settle()
-        else:
-            is_listed = True
-        while running:
-            await settle()
-        result.is_complete = is_listed
-    finally:
-        for _, task in running:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
+    await in_order(keys(), work, concurrency, told)
+    result.is_complete = is_listed
     return result
-
-
-async def _keys(
-    objects: ObjectStore, prefix: str, left_out: str | None, after: str | None
-) -> AsyncIterator[str]:
-    async for entry in objects.iterate(prefix, start_after=after, skip=SYSTEM_PREFIX):
-        if isinstance(entry, ListEntry) and (left_out is None or not entry.key.startswith(left_out)):
-            yield entry.key
 
 
 def _checked(prefix: str, field: str) -> str:

@@ -71,20 +71,4 @@ class MigrationReport(msgspec.Struct, kw_only=True):
         self.failed += other.failed[: max(MOST_NAMED - len(self.failed), 0)]
 
 
-_COUNTED = (
-    "copied",
-    "updated",
-    "skipped",
-    "deleted",
-    "vanished",
-    "retried",
-    "tables",
-    "entities_copied",
-    "entities_updated",
-    "entities_skipped",
-    "entities_deleted",
-    "messages_moved",
-    "bytes_copied",
-    "bytes_resumed",
-    "failures",
-)
+_COUNTED = [name for name, hint in MigrationReport.__annotations__.items() if hint == "int"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from traceback import clear_frames
 
 import msgspec
 
@@ -12,13 +10,13 @@ from storage_lib.errors import (
     KeyNotFoundError,
     PreconditionFailedError,
     StorageError,
-    StorageUnavailableError,
     TransientStorageError,
 )
 from storage_lib.keys import SYSTEM_PREFIX
 from storage_lib.layers.encryption import record
 from storage_lib.layers.encryption.keys import KeyRing
 from storage_lib.layers.encryption.objects import EncryptedObjects
+from storage_lib.many import in_order
 from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import ListOptions, rewritten
 from storage_lib.ports.object_model import ObjectInfo
@@ -61,40 +59,25 @@ async def rotate(
     """
     done = Rotation()
     current = (await ring.current()).id
-    batch: list[str] = []
 
-    async def renew(key: str) -> bool | StorageError:
-        try:
-            info = await _renewed(objects, key, current, include_plaintext)
-            if info is not None:
-                # A sweep that found the earlier ciphertext removes the marker of its end.
-                await store.mark_again(key, info.metadata)
-            return info is not None
-        except StorageError as error:
-            clear_frames(error.__traceback__)  # They hold parts of the object.
-            return error
+    async def renew(key: str) -> bool:
+        info = await _renewed(objects, key, current, include_plaintext)
+        if info is not None:
+            # A sweep that found the earlier ciphertext removes the marker of its end.
+            await store.mark_again(key, info.metadata)
+        return info is not None
 
-    async def finish() -> None:
-        outcomes = await asyncio.gather(*(renew(key) for key in batch))
-        for key, outcome in zip(batch, outcomes, strict=True):
-            done.examined += 1
-            if isinstance(outcome, StorageUnavailableError):
-                raise outcome  # The others would fail alike; what was done stays done.
-            if isinstance(outcome, StorageError):
-                done.failures += 1
-                if len(done.failed) < _MOST_NAMED:
-                    done.failed[key] = outcome
-            else:
-                done.encrypted += outcome
-        done.last = batch[-1]
-        batch.clear()
+    def told(key: str, outcome: bool | StorageError) -> None:
+        done.examined += 1
+        done.last = key
+        if not isinstance(outcome, StorageError):
+            done.encrypted += outcome
+            return
+        done.failures += 1
+        if len(done.failed) < _MOST_NAMED:
+            done.failed[key] = outcome
 
-    async for key in _keys(objects, prefix, after):
-        batch.append(key)
-        if len(batch) == concurrency:
-            await finish()
-    if batch:
-        await finish()
+    await in_order(_keys(objects, prefix, after), renew, concurrency, told)
     return done
 
 

@@ -67,10 +67,7 @@ class RetryingObjects(ObjectLayer):
             except PreconditionFailedError as error:
                 if not unsure:
                     raise
-                try:
-                    info = await self.inner.head(key)
-                except KeyNotFoundError:
-                    raise unknown(f"put {key!r}") from error
+                info = await self._in_the_way(key, f"put {key!r}", error)
                 if info.metadata.get(name) == mark:
                     return PutResult(key, info.etag, len(data), created=if_absent)
                 # What another has created was not made of ours, as a replacement may have been.
@@ -81,6 +78,13 @@ class RetryingObjects(ObjectLayer):
                 raise unknown(f"put {key!r}") from error
 
         return await self._retrier.call(f"put {key!r}", put)
+
+    async def _in_the_way(self, key: str, doing: str, error: StorageError) -> ObjectInfo:
+        """The object that an attempt has met, which may be that of an earlier one."""
+        try:
+            return await self.inner.head(key)
+        except KeyNotFoundError:
+            raise unknown(doing) from error
 
     async def head(self, key: str) -> ObjectInfo:
         return await self._retrier.small(f"head {key!r}", lambda: self.inner.head(key))
@@ -131,10 +135,7 @@ class RetryingObjects(ObjectLayer):
             except (PreconditionFailedError, KeyNotFoundError) as error:
                 if not unsure:
                     raise
-                try:
-                    info = await self.inner.head(key)
-                except KeyNotFoundError:
-                    raise unknown(f"touch {key!r}") from error
+                info = await self._in_the_way(key, f"touch {key!r}", error)
                 if info.metadata.get(ATTEMPT) == mark:
                     return PutResult(key, info.etag, info.size, created=False)
                 raise unknown(f"touch {key!r}") from error
