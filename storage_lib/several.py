@@ -14,30 +14,43 @@ class Several:
     """Runs coroutines, so many at a time; the first error ends all."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self._free = asyncio.Semaphore(most)
         self._running: set[asyncio.Task[None]] = set()
+        self._error: BaseException | None = None
 
     async def __aenter__(self) -> Several:
         return self
 
     async def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start one as soon as there is room.
+
+        :raises Exception: the first error of those before.
+        """
         try:
-            await self._until(self._most - 1)
+            await self._free.acquire()
+            self._check()
         except BaseException:
             work.close()
             raise
-        self._running.add(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
 
-    async def _until(self, most: int) -> None:
-        while len(self._running) > most:
-            done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._free.release()
+        self._error = self._error or (asyncio.CancelledError() if task.cancelled() else task.exception())
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
+            while kind is None and self._running and self._error is None:
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             if kind is None:
-                await self._until(0)
+                self._check()
         finally:
             for task in self._running:
                 task.cancel()

@@ -1,6 +1,5 @@
 """The same for many keys: some at a time, with an account of those that failed."""
 
-import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Annotated
 
@@ -29,26 +28,21 @@ async def each[T](
     :param progress: counts the things; None if ``work`` does.
     """
     from storage_lib.errors import StorageError
+    from storage_lib.several import Several
 
-    waiting: asyncio.Queue[T | None] = asyncio.Queue(2 * jobs)
     succeeded = 0
 
-    async def worker() -> None:
+    async def one(thing: T) -> None:
         nonlocal succeeded
-        while (thing := await waiting.get()) is not None:
-            try:
-                await work(thing)
-                succeeded += 1
-            except (StorageError, OSError) as error:
-                run.failed(named(thing), error)
-            if progress is not None:
-                progress.advance()
+        try:
+            await work(thing)
+            succeeded += 1
+        except (StorageError, OSError) as error:
+            run.failed(named(thing), error)
+        if progress is not None:
+            progress.advance()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(jobs):
-            group.create_task(worker())
+    async with Several(jobs) as running:
         async for thing in things:
-            await waiting.put(thing)
-        for _ in range(jobs):
-            await waiting.put(None)
+            await running.start(one(thing))
     return succeeded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from storage_lib.migration.pairing import Pair, paired
 from storage_lib.migration.table_checking import TableCheck
 from storage_lib.migration.tables import messages_of, tables_of
 from storage_lib.migration.views import Open, Sealed, View
+from storage_lib.several import Several
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
@@ -72,24 +72,15 @@ class _Check:
     async def run(self) -> None:
         options = self._options
         prefix, onto, wants = self._span
-        free = asyncio.Semaphore(options.concurrency)
-
-        async def compare(pair: Pair) -> None:
-            try:
-                await self._compare(pair)
-            finally:
-                free.release()
-
         ours = listed(self._first, options, prefix)
         theirs = listed(self._second, options, onto)
         async with (
             aclosing(paired(ours, theirs, prefix, onto)) as pairs,
-            asyncio.TaskGroup() as group,
+            Several(options.concurrency) as comparing,
         ):
             async for pair in pairs:
                 if wants(pair.name):
-                    await free.acquire()
-                    group.create_task(compare(pair))
+                    await comparing.start(self._compare(pair))
 
     async def _compare(self, pair: Pair) -> None:
         name = self._span.prefix + pair.name

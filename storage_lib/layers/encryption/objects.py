@@ -19,7 +19,6 @@ from storage_lib.errors import (
 )
 from storage_lib.layers.base import Around, ObjectLayer
 from storage_lib.layers.encryption import record
-from storage_lib.layers.encryption.chunking import Cutter
 from storage_lib.layers.encryption.envelope import (
     AT_ONCE,
     CHUNK_BYTES,
@@ -281,10 +280,40 @@ def _chunks_of(wanted: ByteRange) -> ByteRange:
     return ByteRange(first, None if end is None else HEADER_BYTES - (-end // CHUNK_BYTES) * SEALED_BYTES)
 
 
+class _Cutter:
+    """Cuts a stream into pieces of ``size`` bytes. The last one, which may be shorter, is the `rest`."""
+
+    def __init__(self, size: int, *, skip: int = 0) -> None:
+        """:param skip: how many bytes at the start are left out."""
+        self._size = size
+        self._skip = skip
+        self.rest = b""
+
+    def cut(self, data: bytes | memoryview) -> list[bytes | memoryview]:
+        """The pieces that are complete and behind which there is more; most are views of ``data``."""
+        view = memoryview(data)
+        if self._skip:
+            self._skip, view = max(self._skip - len(view), 0), view[self._skip :]
+        if not view:
+            return []
+        found: list[bytes | memoryview] = []
+        if self.rest:
+            missing = self._size - len(self.rest)
+            self.rest += view[:missing]
+            view = view[missing:]
+            if not view:
+                return []
+            found.append(self.rest)
+        whole = (len(view) - 1) // self._size * self._size
+        found += [view[start : start + self._size] for start in range(0, whole, self._size)]
+        self.rest = bytes(view[whole:])
+        return found
+
+
 async def _encrypted_stream(cipher: Cipher, parts: Parts) -> AsyncGenerator[bytes]:
     """The envelope of the parts."""
     yield bytes(cipher.header)
-    cutter, number = Cutter(CHUNK_BYTES), 0
+    cutter, number = _Cutter(CHUNK_BYTES), 0
     async for part in parts:
         for few in batched(cutter.cut(part), AT_ONCE, strict=False):
             for sealed in cipher.encrypt(few, number, ends=False):
@@ -300,7 +329,7 @@ async def _decrypted_stream(
 ) -> AsyncGenerator[bytes]:
     """The span of the chunks. :param at: where they begin in the envelope."""
     header = bytes(cipher.header)[at:]
-    cutter = Cutter(SEALED_BYTES, skip=max(span.stored_start - max(at, HEADER_BYTES), 0))
+    cutter = _Cutter(SEALED_BYTES, skip=max(span.stored_start - max(at, HEADER_BYTES), 0))
     number, skip, left = span.first, span.skip, span.size
     async with aclosing(chunks):
         async for piece in chunks:
