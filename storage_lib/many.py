@@ -16,7 +16,7 @@ _NOTES = 10
 
 
 async def for_each[T](
-    keys: Iterable[str], work: Callable[[str], Awaitable[T]], concurrency: int, raise_errors: bool
+    keys: Iterable[str], work: Callable[[str], Awaitable[T]], concurrency: int, raise_errors: bool = False
 ) -> dict[str, T | StorageError]:
     """Do ``work`` once for each key; an error other than a `StorageError` ends them all."""
     concurrency = whole("concurrency", concurrency, 1)

@@ -38,6 +38,7 @@ from storage_lib.errors import (
     StorageError,
 )
 from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_content_type, validate_metadata
+from storage_lib.many import for_each
 from storage_lib.patterns import pattern
 from storage_lib.ports import attempts, expiry, kept_headers
 from storage_lib.ports.object_model import PutResult
@@ -401,17 +402,13 @@ class Uploads:
                 names.append(entry.key)  # What this listing does not tell.
             else:
                 found.append(Part(int(entry.key[-5:]), info.size, info.sha256, info.etag))
-        for start in range(0, len(names), _AT_ONCE):
-            looked = await asyncio.gather(
-                *(self._objects.head(name, fresh=True) for name in names[start : start + _AT_ONCE]),
-                return_exceptions=True,
-            )
-            for info in looked:
-                if isinstance(info, KeyNotFoundError):
-                    continue
-                if isinstance(info, BaseException):
-                    raise info
-                found.append(Part(int(info.key[-5:]), info.size, info.sha256, info.etag))
+        looked = await for_each(names, lambda name: self._objects.head(name, fresh=True), _AT_ONCE)
+        for info in looked.values():
+            if isinstance(info, KeyNotFoundError):
+                continue
+            if isinstance(info, StorageError):
+                raise info
+            found.append(Part(int(info.key[-5:]), info.size, info.sha256, info.etag))
         return sorted(found, key=lambda part: part.part)
 
     async def _chunks(

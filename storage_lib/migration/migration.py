@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -22,6 +21,7 @@ from storage_lib.migration.pairing import Pair, paired
 from storage_lib.migration.report import MigrationReport
 from storage_lib.migration.views import Open, Sealed, View
 from storage_lib.ports.object_model import ListEntry
+from storage_lib.several import Several
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
@@ -186,32 +186,14 @@ class Migration:
 
     async def _each(self, work: Callable[[Pair], Awaitable[str]], is_meant: Callable[[Pair], bool]) -> None:
         """Do ``work`` for the pairs that are meant, several at a time."""
-        waiting: asyncio.Queue[Pair | None] = asyncio.Queue(self.options.concurrency * 2)
-
-        async def worker() -> None:
-            while (pair := await waiting.get()) is not None:
-                await self._do(work, pair)
-
-        async def list_all() -> None:
-            async with aclosing(self._pairs()) as pairs:
-                async for pair in pairs:
-                    if not (self._span.wants(pair.name) and is_meant(pair)):
-                        continue
-                    if self._copier.is_done(pair):
-                        self._count(self._span.prefix + pair.name, Outcome.SKIPPED.value)
-                    else:
-                        await waiting.put(pair)
-            for _ in range(self.options.concurrency):
-                await waiting.put(None)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.options.concurrency):
-                    group.create_task(worker())
-                group.create_task(list_all())
-        except BaseExceptionGroup as failed:
-            # The others were cancelled for it. Callers know errors, not groups.
-            raise failed.exceptions[0] from failed.exceptions[0].__cause__
+        async with aclosing(self._pairs()) as pairs, Several(self.options.concurrency) as running:
+            async for pair in pairs:
+                if not (self._span.wants(pair.name) and is_meant(pair)):
+                    continue
+                if self._copier.is_done(pair):
+                    self._count(self._span.prefix + pair.name, Outcome.SKIPPED.value)
+                else:
+                    await running.start(self._do(work, pair))
 
     async def _do(self, work: Callable[[Pair], Awaitable[str]], pair: Pair) -> None:
         name = self._span.prefix + pair.name
