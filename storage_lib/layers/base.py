@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -267,7 +268,7 @@ class TableLayer(TableDriver):
         self, name: str, table: str, call: Callable[[str], Awaitable[T]], arguments: tuple[Any, ...] = ()
     ) -> T:
         """``call`` with the table's name, which is the inner driver's operation."""
-        return await self._around(Operation("tables", name, table, arguments), lambda: call(table))
+        return await self._around(Operation("tables", name, table, arguments), partial(call, table))
 
     async def create_table(self, table: str) -> None:
         await self._do("create_table", table, self.inner.create_table)
@@ -318,7 +319,7 @@ class QueueLayer(QueueDriver):
         self, name: str, queue: str, call: Callable[[str], Awaitable[T]], size: int | None = None
     ) -> T:
         """``call`` with the queue's name, which is the inner driver's operation."""
-        return await self._around(Operation("queues", name, queue, (), size), lambda: call(queue))
+        return await self._around(Operation("queues", name, queue, (), size), partial(call, queue))
 
     async def create_queue(self, queue: str) -> None:
         await self._do("create_queue", queue, self.inner.create_queue)
