@@ -105,7 +105,7 @@ async def test_progress_comes_before_the_result(tmp_path: Path) -> None:
                 await asyncio.sleep(0.1)
         (tmp_path / "gate").touch()
         result = await call
-        assert result.structured_content["status"] == "succeeded"
+        assert result.structured_content["status"] == "succeeded", (seen, result)
         assert any((message or "").startswith("step") for _, message in seen), seen
         assert [each for each, _ in seen] == sorted({each for each, _ in seen})
 

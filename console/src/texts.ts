@@ -18,7 +18,15 @@ export function size(bytes: number | null | undefined): string {
   return `${value.toFixed(value < 10 ? 1 : 0)} ${UNITS[unit]}`;
 }
 
-const times = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'medium' });
+const times = new Intl.DateTimeFormat('en-GB', {
+  year: 'numeric',
+  month: 'short',
+  day: 'numeric',
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  timeZoneName: 'short',
+});
 
 export const time = (iso: string | null | undefined): string => (iso ? times.format(new Date(iso)) : '');
 
