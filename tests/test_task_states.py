@@ -369,7 +369,6 @@ def nothing_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = LeaseWatch()
     nobody.stop()
     monkeypatch.setattr(worker_module, "watch", nobody)
-    monkeypatch.setattr(lease_module, "watch", nobody)
     monkeypatch.setattr(lease_module, "_CONCLUDE_SECONDS", 0)
     monkeypatch.setattr(Conflicts, "pause", pause)
     monkeypatch.setattr(submission, "new_task_id", lambda now: "01a3185c-5000-7000-8000-000000000000")
