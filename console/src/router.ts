@@ -24,7 +24,8 @@ const mayGo = (to: string): boolean => subject(read(to)) === subject(place.value
 
 let here = location.hash;
 addEventListener('hashchange', () => {
-  if (location.hash !== here && !mayGo(location.hash)) {
+  if (location.hash === here) return;
+  if (!mayGo(location.hash)) {
     // Gone by the browser's own buttons: the address becomes again what is shown.
     history.pushState(null, '', here || '#/');
     return;
@@ -49,11 +50,9 @@ export function link(view: string, query: Record<string, string | undefined> = {
 
 export function go(to: string, { replace = false } = {}): void {
   if (!mayGo(to)) return;
-  if (replace) {
-    history.replaceState(null, '', to);
-    here = location.hash;
-    place.value = read();
-  } else {
-    location.hash = to;
-  }
+  if (replace) history.replaceState(null, '', to);
+  else location.hash = to;
+  // At once: the event of it comes later, when the address may have been changed again.
+  here = location.hash;
+  place.value = read();
 }
