@@ -2,8 +2,8 @@
 
 ::
 
-    AOSOBJ1 000000d2 5f3a90c1\n      magic, length and CRC-32 of the header, both as 8 hex digits
-    {"key":"configs/ceo.json",…}\n   the header: JSON, UTF-8, possibly padded with spaces at its end
+    AOSOBJ1 000000d2 5f3a90c1\\n     magic, length and CRC-32 of the header, both as 8 hex digits
+    {"key":"configs/ceo.json",…}\\n  the header: JSON, UTF-8, possibly padded with spaces at its end
     {"name": "CEO", …}               the data
 
 Content type, metadata, checksum and bytes are one file, so they can never come apart, and renaming it into

@@ -63,14 +63,14 @@ def _record(key: str) -> str:
 
 async def _keep(bucket: Bucket, key: str, begun: Begun) -> None:
     """Keep what is needed to continue an upload."""
-    doing = "_keep the id of an upload"
+    doing = "keep the id of an upload"
     await bucket.put(_record(key), msgspec.json.encode(begun), {"Content-Type": "text/plain"}, doing=doing)
 
 
 async def forget_upload(bucket: Bucket, key: str) -> None:
     """Remove what was kept; what stays does no harm."""
     with suppress(StorageError):
-        await bucket.send("DELETE", _record(key), doing="forget_upload an upload")
+        await bucket.send("DELETE", _record(key), doing="forget an upload")
 
 
 async def find_upload(bucket: Bucket, key: str) -> Begun | None:
