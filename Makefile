@@ -33,7 +33,7 @@ lock: $(VENV)/python.stamp
 # Hundreds of processes are started by tests: compiled once, modules are read by all of them.
 test soak: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/dev.stamp
-	$(PYTEST)
+	@$(PYTEST) || $(BIN)/python -m tests.second_look $$?
 
 soak: $(VENV)/dev.stamp
 	SOAK=1 $(PYTEST)

@@ -425,7 +425,8 @@ def test_a_killed_writer_loses_nothing_and_is_no_tampering(tmp_path: Path) -> No
         acknowledged += int(rest[-1]) if rest else read
         report = verify(tmp_path, key=KEY)
         assert report.findings == []
-    begins = len(list(tmp_path.glob("*.jsonl")))
+    # A writer that was killed as it began a file may have left it empty.
+    begins = sum(path.stat().st_size > 0 for path in tmp_path.glob("*.jsonl"))
     assert report.writers == kills
     # The operation that was under way may have its entry, too.
     assert acknowledged <= report.entries - begins <= acknowledged + kills
