@@ -12,13 +12,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from storage_lib.errors import KeyNotFoundError, StorageError
+from storage_lib.manager import StorageManager
 from storage_lib.metrics import Registry
-
-if TYPE_CHECKING:
-    from functions.state import AppState
 
 _log = logging.getLogger("AOS.Maintenance")
 
@@ -35,13 +32,19 @@ ASK_SECONDS = 2.0
 class Gauges:
     """The gauges of one storage.
 
+    :param lengths: tells the number of messages in each queue of tasks.
     :param clock: monotonic seconds; tests inject their own.
     """
 
     def __init__(
-        self, app: AppState, registry: Registry, clock: Callable[[], float] = time.monotonic
+        self,
+        storage: StorageManager,
+        lengths: Callable[[], Awaitable[dict[str, int]]],
+        registry: Registry,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._app = app
+        self._storage = storage
+        self._lengths = lengths
         self._clock = clock
         self._asked: dict[str, float] = {}
         self._stale: dict[str, asyncio.TimerHandle] = {}
@@ -98,7 +101,7 @@ class Gauges:
                 gauge.forget(dict(tags))
 
     async def _ask_queues(self) -> None:
-        lengths = await self._app.engine.queue_lengths()
+        lengths = await self._lengths()
         for gauge in (self._length, self._age):
             for tags in gauge.series():
                 if dict(tags)["queue"] not in lengths:  # It is no longer in use, and empty now.
@@ -107,7 +110,7 @@ class Gauges:
 
     async def _tell(self, queue: str, length: int) -> None:
         try:
-            next_one = await self._app.storage.backend.queues.peek(queue) if length else []
+            next_one = await self._storage.backend.queues.peek(queue) if length else []
         except KeyNotFoundError:
             next_one = []
         age = (datetime.now(UTC) - next_one[0].inserted_at).total_seconds() if next_one else 0
@@ -117,7 +120,7 @@ class Gauges:
     async def _ask_sizes(self) -> None:
         from storage_lib.sizes import Sizes
 
-        series = await Sizes(self._app.storage).read()
+        series = await Sizes(self._storage).read()
         newest = series.newest
         if newest is None:
             return

@@ -143,7 +143,7 @@ class AppState:
             return None
         from functions.gauges import Gauges
 
-        return Gauges(self, registry)
+        return Gauges(self.storage, lambda: self.engine.queue_lengths(), registry)
 
     @cached_property
     def registry(self) -> Registry:

@@ -184,7 +184,7 @@ async def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 class Shown:
     def __init__(self, app: PlatformApp) -> None:
         self.now, self.registry = 0.0, Registry()
-        self.of = Gauges(app.state, self.registry, lambda: self.now)
+        self.of = Gauges(app.state.storage, app.state.engine.queue_lengths, self.registry, lambda: self.now)
 
     def __getitem__(self, name: str) -> dict[str, float]:
         found = next(each for each in self.registry.instruments() if each.name == name)

@@ -593,7 +593,7 @@ async def test_the_line_of_the_timer_and_the_gauges_tell_of_each_queue(
     }
 
     registry = Metrics()
-    gauges = Gauges(app, registry)
+    gauges = Gauges(app.storage, app.engine.queue_lengths, registry)
     await gauges.refresh()
     shown = {dict(tags)["queue"]: level.value for tags, level in gauges._length.series().items()}
     assert shown == told
@@ -602,7 +602,7 @@ async def test_the_line_of_the_timer_and_the_gauges_tell_of_each_queue(
 
 async def test_gauges_show_an_unused_queue_until_it_is_empty(app: AppState) -> None:
     queues, now = app.storage.backend.queues, [0.0]
-    gauges = Gauges(app, Metrics(), lambda: now[0])
+    gauges = Gauges(app.storage, app.engine.queue_lengths, Metrics(), lambda: now[0])
     await queues.send("agent-tasks-5", b"hidden", delay=600)
     await app.engine.drain(1)
     await gauges.refresh()

@@ -7,16 +7,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from storage_lib.errors import SerializationError, TransientStorageError
 from storage_lib.manager import StorageManager
 from storage_lib.tasks.jsonvalues import json_of
 from storage_lib.tasks.lease import Lease
 from storage_lib.tasks.model import Priority, TaskRecord, TaskStatus
-
-if TYPE_CHECKING:
-    from storage_lib.tasks.submission import Submission
 
 MAX_PROGRESS_BYTES = 8 * 1024
 _CHECK_SECONDS = 1.0
@@ -25,6 +22,21 @@ _ISOLATED_CHECK_SECONDS = 2.0
 
 class TaskCancelledError(Exception):
     """The task was asked to stop. An action may clean up, and lets this exception pass."""
+
+
+class SubmitChild(Protocol):
+    """Submits child number ``index`` of a task: the fields are checked at once, the rest is awaited."""
+
+    def __call__(
+        self,
+        parent: TaskRecord,
+        index: int,
+        action: str,
+        payload: Any,
+        *,
+        priority: Priority | None,
+        delay_seconds: float,
+    ) -> Awaitable[TaskRecord]: ...
 
 
 class TaskLog(logging.LoggerAdapter[logging.Logger]):
@@ -58,7 +70,7 @@ class TaskContext:
         lease: Lease,
         log: TaskLog,
         deadline: datetime,
-        submission: Submission,
+        submit_child: SubmitChild,
         *,
         is_confined: bool = False,
     ) -> None:
@@ -68,7 +80,7 @@ class TaskContext:
         self.log = log
         self.deadline = deadline
         self._lease = lease
-        self._submission = submission
+        self._submit_child = submit_child
         self._checked_at = time.monotonic()
         self._progress_at = float("-inf")
         self.children = 0
@@ -173,13 +185,13 @@ class TaskContext:
             # A child submitted now would get the number of another one in the next run.
             raise self.unsubmitted
         index = self.children
-        new = self._submission.new_child(
+        submitting = self._submit_child(
             self.task, index, action, payload, priority=priority, delay_seconds=delay_seconds
         )
         # Taken before the first await, so that concurrent calls get different numbers.
         self.children += 1
         try:
-            record = await self._submission.child(self.task, index, new)
+            record = await submitting
         except BaseException as error:
             known = isinstance(error, Exception)
             self.unsubmitted = error if known else TransientStorageError(f"child {index} may be missing")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -201,7 +201,7 @@ class Submission:
 
         return await asyncio.gather(*map(one, tasks))
 
-    def new_child(
+    def child(
         self,
         parent: TaskRecord,
         index: int,
@@ -210,10 +210,11 @@ class Submission:
         *,
         priority: Priority | None,
         delay_seconds: float,
-    ) -> NewTask:
-        """Child number ``index`` of a task.
+    ) -> Awaitable[TaskRecord]:
+        """Submit child number ``index`` of the run that holds ``parent``; submitting it again gives the same
+        task. After each requeue of the parent, a child that did not succeed is run again once.
 
-        :raises InvalidArgumentError: a field is invalid.
+        :raises InvalidArgumentError: a field is invalid; nothing is to be awaited then.
         """
         if index >= MAX_CHILDREN:
             raise InvalidArgumentError(
@@ -230,13 +231,9 @@ class Submission:
             submitter=parent.submitter,
             requeued_by=parent.requeued_by,
         )
-        self.check(task)
-        return task
+        return self._child(parent, index, task, self.check(task))
 
-    async def child(self, parent: TaskRecord, index: int, task: NewTask) -> TaskRecord:
-        """Submit a child of the run that holds ``parent``; submitting it again gives the same task.
-        After each requeue of the parent, a child that did not succeed is run again once.
-        """
+    async def _child(self, parent: TaskRecord, index: int, task: NewTask, data: bytes) -> TaskRecord:
         task_id = child_task_id(parent.task_id, parent.created_at, index)
         conflicts = Conflicts()
         while True:
@@ -246,7 +243,7 @@ class Submission:
                 found = None
             if found is None:  # as in every first run
                 # Its message of a run before may make the record first.
-                found = await self._send(task, self.check(task), task_id, self._now(), parent, index)
+                found = await self._send(task, data, task_id, self._now(), parent, index)
             if not found.is_of_before(parent) or found.status is TaskStatus.SUCCEEDED:
                 return found
             try:
