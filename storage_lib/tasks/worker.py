@@ -348,8 +348,8 @@ class Worker:
             if self._storage_of is not None:
                 whose = (record.submitter, record.requeued_by)
                 storage = await self._storage_of(*(whose if record.requeued_by else whose[:1]))
-            is_confined = storage is not self._storage
-            context = TaskContext(storage, lease, log, deadline, self._submission.child, is_confined=is_confined)
+            is_confined, submit = storage is not self._storage, self._submission.child
+            context = TaskContext(storage, lease, log, deadline, submit, is_confined=is_confined)
             await lease.confirm()
             result = await lease.hold(_limited(registered, context, payload), registered.timeout)
             if context.unsubmitted is not None:
