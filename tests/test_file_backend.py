@@ -27,14 +27,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from storage_lib.backends.file import FileStorageBackend, directories, durable, sqlite
+from storage_lib.backends.file import FileStorageBackend, caches, layout, sqlite
 from storage_lib.backends.file import tables as file_tables
 from storage_lib.backends.file.errors import os_errors
 from storage_lib.backends.file.files import ObjectFiles
 from storage_lib.backends.file.folder import Folder
-from storage_lib.backends.file.format import Header, data_offset, decode_header, encode_header
-from storage_lib.backends.file.locks import KeyLocks
-from storage_lib.backends.file.paths import PathMap
+from storage_lib.backends.file.format import Header, PathMap, data_offset, decode_header, encode_header
+from storage_lib.backends.file.layout import KeyLocks
 from storage_lib.backends.file.writes import PutBytes
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import (
@@ -247,7 +246,7 @@ async def test_only_what_crashed_processes_left_is_removed(tmp_path: Path) -> No
     temporary = tmp_path / "system/tmp"
     temporary.mkdir(parents=True)
     hour_ago = time.time() - 3600
-    writing = durable.TemporaryFiles(str(temporary)).create()
+    writing = layout.TemporaryFiles(str(temporary)).create()
     for path, modified in (
         (temporary / "1-aa.tmp", hour_ago),
         (temporary / "1-bb.tmp", time.time()),
@@ -492,8 +491,8 @@ def test_a_listing_is_the_sorted_filtered_set_of_keys(
     async def check() -> None:
         with tempfile.TemporaryDirectory() as base, pytest.MonkeyPatch.context() as patch:
             if kept:
-                patch.setattr(directories, "_MIN_NAMES", 0)
-                patch.setattr(directories, "_QUIET_SECONDS", -1)
+                patch.setattr(caches, "_MIN_NAMES", 0)
+                patch.setattr(caches, "_QUIET_SECONDS", -1)
             folder = Path(base, "objects")
             for key in ours:
                 _plant(folder, key, foreign=False)
@@ -559,9 +558,9 @@ async def test_pages_of_a_directory_are_read_once_and_changes_are_seen(
     for key in keys:
         _plant(folder, key, foreign=False)
     if kept != "watched":
-        monkeypatch.setattr(directories, "_calls", lambda: None)
+        monkeypatch.setattr(caches, "_calls", lambda: None)
     if kept == "quiet":
-        monkeypatch.setattr(directories, "_QUIET_SECONDS", -1)
+        monkeypatch.setattr(caches, "_QUIET_SECONDS", -1)
     assert await _pages(backend) == keys
     assert read.count("flat") == (14 if kept == "neither" else 1)
     for n in range(3):
@@ -620,7 +619,7 @@ async def test_a_directory_whose_changes_are_not_known_is_read_again(
     for key in keys:
         _plant(folder, key, foreign=False)
     if loss == "no more watches":
-        calls = directories._calls()
+        calls = caches._calls()
         assert calls is not None
         monkeypatch.setattr(calls, "add", lambda *_: -1)
     assert await _pages(backend) == keys
@@ -631,7 +630,7 @@ async def test_a_directory_whose_changes_are_not_known_is_read_again(
         for key in keys:
             _plant(folder, key, foreign=False)
     else:
-        count = {"too many changes": directories.MAX_CHANGES + 1, "no more watches": 1}.get(loss, 20_000)
+        count = {"too many changes": caches.MAX_CHANGES + 1, "no more watches": 1}.get(loss, 20_000)
         for n in range(count):  # one name twice in a row would be one event
             for name in ("one", "two"):
                 (folder / f"flat/{name}{n if loss == 'too many changes' else ''}.obj").touch()
@@ -648,13 +647,13 @@ async def test_a_directory_whose_changes_are_not_known_is_read_again(
 def test_nothing_is_kept_of_changes_that_nobody_takes(tmp_path: Path) -> None:
     for name in ("busy", "other"):
         (tmp_path / name).mkdir()
-    kept = directories.Watches()
+    kept = caches.Watches()
     folder = Folder(os.fsencode(tmp_path))
     busy, other = kept.begin(folder, b"busy"), kept.begin(folder, b"other")
     assert busy is not None
     assert other is not None
     for n in range(3):
-        for m in range(directories.MAX_CHANGES + 1):
+        for m in range(caches.MAX_CHANGES + 1):
             (tmp_path / f"busy/{n}-{m}").touch()
         (tmp_path / f"other/{n}").touch()
         assert kept.take(other) == {b"%d" % n}
@@ -728,8 +727,8 @@ def test_what_is_kept_of_a_directory_is_what_is_in_it(rounds: list[list[tuple[st
                 for changes in rounds:
                     for what, name, other in changes:
                         change(os.fsencode(folder), what, name, other)
-                    patch.setattr(directories, "_MIN_NAMES", 0)
-                    patch.setattr(directories, "_WATCHED_BYTES", 0)
+                    patch.setattr(caches, "_MIN_NAMES", 0)
+                    patch.setattr(caches, "_WATCHED_BYTES", 0)
                     found = await listed(backend)
                     patch.undo()
                     async with FileStorageBackend(base) as new:
@@ -773,9 +772,9 @@ def test_many_names_are_put_in_order() -> None:
     chance = random.Random(1)
     for count in (0, 1, 4096, 4097, 30_000):
         names = [chance.choice(["", "é", "common/"]) + str(chance.randrange(count)) for _ in range(count)]
-        assert directories.in_order(names) == sorted(names)
-        assert directories.in_order(sorted(names)) == sorted(names)
-        assert directories.in_order(["same"] * count) == ["same"] * count
+        assert caches.in_order(names) == sorted(names)
+        assert caches.in_order(sorted(names)) == sorted(names)
+        assert caches.in_order(["same"] * count) == ["same"] * count
 
 
 async def test_a_directory_left_empty_is_no_common_prefix(backend: FileStorageBackend, folder: Path) -> None:
@@ -1108,8 +1107,8 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return pwrite(fd, data, offset)
 
-    monkeypatch.setattr(durable.os, "write", limited)
-    monkeypatch.setattr(durable.os, "pwrite", limited_at)
+    monkeypatch.setattr(layout.os, "write", limited)
+    monkeypatch.setattr(layout.os, "pwrite", limited_at)
     yield folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage_lib.backends.file import FileStorageBackend, listing
+from storage_lib.backends.file import FileStorageBackend, caches
 from storage_lib.backends.file.files import ObjectFiles
 from storage_lib.ports.object_model import ListEntry
 
@@ -42,7 +42,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_a_listing_opens_no_file_that_another_has_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
-    monkeypatch.setattr(listing, "_QUIET_SECONDS", -10)
+    monkeypatch.setattr(caches, "_QUIET_SECONDS", -10)
     async with FileStorageBackend(tmp_path) as backend:
         for n in range(5):
             await backend.objects.put(f"a/{n % 2}/ü{n}", b"x" * n, metadata={"n": str(n)})
@@ -54,7 +54,7 @@ async def test_a_listing_opens_no_file_that_another_has_read(
 
 
 async def test_every_change_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]) -> None:
-    monkeypatch.setattr(listing, "_QUIET_SECONDS", -10)
+    monkeypatch.setattr(caches, "_QUIET_SECONDS", -10)
     async with FileStorageBackend(tmp_path) as backend:
         objects = backend.objects
         for name in ("saved", "touched", "deleted", "theirs", "emptied", "cut"):
@@ -98,7 +98,7 @@ async def test_how_long_it_took_to_read_a_file_does_not_make_it_older(
         def time(self) -> float:
             return time.time() + late
 
-    monkeypatch.setattr(listing, "time", Clock())
+    monkeypatch.setattr(caches, "time", Clock())
     told_at = ObjectFiles.told_at
 
     def slowly(self: ObjectFiles, directory: int, name: bytes, key: str) -> Any:
@@ -120,8 +120,8 @@ async def test_how_long_it_took_to_read_a_file_does_not_make_it_older(
 async def test_no_more_is_kept_than_ten_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
-    monkeypatch.setattr(listing, "_QUIET_SECONDS", -10)
-    monkeypatch.setattr(listing, "_KEPT", 3)
+    monkeypatch.setattr(caches, "_QUIET_SECONDS", -10)
+    monkeypatch.setattr(caches, "_KEPT_ENTRIES", 3)
     async with FileStorageBackend(tmp_path) as backend:
         for n in range(5):
             await backend.objects.put(f"a/{n}", b"x")
@@ -137,7 +137,7 @@ async def test_no_more_is_kept_than_ten_pages(
 async def test_what_a_caller_makes_of_an_entry_is_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(listing, "_QUIET_SECONDS", -10)
+    monkeypatch.setattr(caches, "_QUIET_SECONDS", -10)
     async with FileStorageBackend(tmp_path) as backend:
         await backend.objects.put("a/1", b"x", metadata=metadata)
         for _ in range(3):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_lib.backends.file import FileStorageBackend
-from storage_lib.backends.file.paths import PathMap, composed
+from storage_lib.backends.file.format import PathMap, composed
 from storage_lib.errors import IntegrityError, InvalidKeyError, KeyNotFoundError, PreconditionFailedError
 from storage_lib.keys import validate_key
 from storage_lib.ports.objects import ListEntry, ObjectStore

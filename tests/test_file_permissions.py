@@ -16,8 +16,8 @@ from zlib import crc32
 
 import pytest
 
-from storage_lib.backends.file import FileStorageBackend, folder, locks
-from storage_lib.backends.file.locks import KeyLocks
+from storage_lib.backends.file import FileStorageBackend, folder, layout
+from storage_lib.backends.file.layout import KeyLocks
 from storage_lib.config import StorageConfig
 from storage_lib.errors import ConfigurationError, TransientStorageError
 from storage_lib.manager import StorageManager
@@ -240,7 +240,7 @@ async def test_what_a_user_closes_can_still_be_loaded(tmp_path: Path) -> None:
 
 
 async def test_waiting_for_a_lock_ends_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(layout, "PATIENCE_SECONDS", 0.3)
     async with FileStorageBackend(tmp_path / "data") as backend:
         objects = backend.objects
         await objects.put("k", b"old")
@@ -278,7 +278,7 @@ async def test_waiting_for_a_lock_ends_with_its_name(tmp_path: Path, monkeypatch
 async def test_one_lock_that_is_held_keeps_no_other_key_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 600.0)
+    monkeypatch.setattr(layout, "PATIENCE_SECONDS", 600.0)
     async with FileStorageBackend(tmp_path / "data") as backend:
         await backend.objects.put("other/0", b"")
         with KeyLocks(str(tmp_path / "data/system/locks")).held("k"):
@@ -315,7 +315,7 @@ async def test_those_who_wait_for_a_lock_keep_nobody_else_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many they are: neither listings nor saves of other keys."""
-    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr(layout, "PATIENCE_SECONDS", 20.0)
     backend = FileStorageBackend(tmp_path)
     await backend.objects.put("k", b"1")
     with KeyLocks(str(tmp_path / "system" / "locks")).held("k"):
@@ -329,7 +329,7 @@ async def test_those_who_wait_for_a_lock_keep_nobody_else_waiting(
         assert not any(task.done() for task in waiting)
         waiting[70].cancel()
         failed = await asyncio.gather(*waiting, return_exceptions=True)
-        assert {type(failure) for failure in failed} == {locks.LockedError, asyncio.CancelledError}
+        assert {type(failure) for failure in failed} == {layout.LockedError, asyncio.CancelledError}
     assert list((tmp_path / "system" / "tmp").iterdir()) == []
     await backend.objects.put("k", b"3")
     await backend.close()

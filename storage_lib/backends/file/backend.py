@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from storage_lib.backends.file.layout import Layout, check, prepare
+from storage_lib.backends.file.layout import DataFolder
 from storage_lib.backends.file.objects import FileObjects
 from storage_lib.backends.file.queues import FileQueues
 from storage_lib.backends.file.sqlite import Database
@@ -21,25 +20,6 @@ from storage_lib.ports.objects import ObjectStore
 from storage_lib.ports.queues import QueueStore
 from storage_lib.ports.shortcuts import load_value, names_below, put_value
 from storage_lib.ports.tables import TableStore
-
-
-class _Place:
-    """The folder, made on first use and only checked ever after. It does not know its backend, so that a
-    thread that knows it keeps nothing alive."""
-
-    def __init__(self, base_path: str, shared_group: bool) -> None:
-        self._base_path = base_path
-        self._shared_group = shared_group
-        self._layout: Layout | None = None
-        self._lock = threading.Lock()
-
-    def prepare(self) -> Layout:
-        with self._lock:
-            if self._layout is None:
-                self._layout = prepare(self._base_path, shared_group=self._shared_group)
-            else:
-                check(self._layout)
-            return self._layout
 
 
 class FileStorageBackend(StorageBackend):
@@ -69,9 +49,9 @@ class FileStorageBackend(StorageBackend):
         shared_group: bool = False,
     ) -> None:
         self.base_path = os.path.abspath(os.fspath(base_path))
-        place = _Place(self.base_path, shared_group)
-        self._database = Database(lambda: place.prepare().database, shared_group=shared_group)
-        self._files = FileObjects(place.prepare, clock)
+        folder = DataFolder(self.base_path, shared_group)
+        self._database = Database(lambda: folder.prepare().database, shared_group=shared_group)
+        self._files = FileObjects(folder.prepare, clock)
         self.objects = ObjectStore(self._files)
         self.tables = TableStore(FileTables(self._database, clock))
         self.queues = QueueStore(FileQueues(self._database, message_encoding, clock))

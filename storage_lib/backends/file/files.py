@@ -5,6 +5,7 @@ Readers take no lock: a rename replaces a file whole, and what was opened stays 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,11 +16,11 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from storage_lib.backends.file.durable import write_all_at
 from storage_lib.backends.file.errors import MISSING, check_there
 from storage_lib.backends.file.folder import FILE, Folder, joined
 from storage_lib.backends.file.format import (
     READ_AHEAD_BYTES,
+    SUFFIX,
     content_type_of,
     damaged,
     data_offset,
@@ -27,7 +28,6 @@ from storage_lib.backends.file.format import (
     foreign_etag,
 )
 from storage_lib.backends.file.layout import Layout
-from storage_lib.backends.file.paths import SUFFIX
 from storage_lib.errors import IntegrityError, TransientStorageError
 from storage_lib.ports.drivers import GetOptions
 from storage_lib.ports.errors import missing, unmet
@@ -356,3 +356,31 @@ def _copy_range(source: int, target: int, size: int, start: int, at: int) -> int
     data = _read_at(source, start, min(size, 1024 * 1024))
     write_all_at(target, data, at)
     return len(data)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    written = os.write(fd, data)
+    while written < len(data):  # a signal, or more than the 2 GiB that one call takes
+        with memoryview(data) as view, view[written:] as rest:
+            written += os.write(fd, rest)
+
+
+def write_all_at(fd: int, data: bytes, offset: int) -> None:
+    with memoryview(data) as view:
+        written = 0
+        while written < len(data):
+            with view[written:] as rest:
+                written += os.pwrite(fd, rest, offset + written)
+
+
+def start_writeback(fd: int, offset: int = 0, size: int = 0) -> None:
+    """Ask the system to begin writing the file's data (``size`` bytes from ``offset``; 0: to the end),
+    without waiting.
+
+    Files that are all on their way when the first of them is synced share one commit of the file system's
+    journal. Only a hint: what is promised is promised by fsync.
+    """
+    if hasattr(os, "posix_fadvise"):
+        # On Linux this begins the writeback of what is dirty, which cannot be dropped.
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)

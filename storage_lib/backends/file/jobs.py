@@ -1,13 +1,18 @@
-"""Work that is done in batches by threads for callers on any event loop."""
+"""Work that threads do for callers on any event loop: in batches, or late where a lock is in the way."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Generator, Iterable
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from storage_lib.backends.file import layout
 from storage_lib.errors import StorageError, TransientStorageError
 
 
@@ -85,3 +90,55 @@ def _tell(jobs: list[Job]) -> None:
             job.future.set_result(job.result)
         else:
             job.future.set_exception(job.error)
+
+
+_THREADS = 16
+
+
+class LateWrites:
+    """One thread for each lock: who waits for the same one has nothing to try before that."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lines: dict[str, deque[tuple[Callable[[float], None], float]]] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    def add(self, key: str, finish: Callable[[float], None]) -> None:
+        """Have it finished in a thread of its own; at once, here, if there is none.
+
+        :param finish: does it, waiting for the lock no longer than it is told.
+        """
+        name, late = layout.name_of(key), (finish, time.monotonic() + layout.PATIENCE_SECONDS)
+        with self._lock:
+            if name in self._lines:
+                return self._lines[name].append(late)
+            self._lines[name] = deque([late])
+            try:
+                if not self._closed:
+                    self._threads = self._threads or ThreadPoolExecutor(
+                        _THREADS, thread_name_prefix="storage-files-late"
+                    )
+                    self._threads.submit(self._work_off, name)
+                    return None
+            except RuntimeError:  # no more threads
+                pass
+        self._work_off(name)
+        return None
+
+    def _work_off(self, name: str) -> None:
+        while True:
+            with self._lock:
+                if not (line := self._lines[name]):
+                    del self._lines[name]
+                    return
+                finish, until = line.popleft()
+            finish(max(until - time.monotonic(), 0))
+
+    def close(self) -> None:
+        """Wait until all are done."""
+        with self._lock:
+            self._closed = True
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()

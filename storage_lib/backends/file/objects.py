@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 
 from storage_lib import threads as own_threads
-from storage_lib.backends.file.directories import KeptNames
+from storage_lib.backends.file.caches import KeptNames, KnownEntries
 from storage_lib.backends.file.errors import os_errors
 from storage_lib.backends.file.files import (
     INLINE_BYTES,
@@ -23,12 +23,10 @@ from storage_lib.backends.file.files import (
     TooLargeError,
     check_etag,
 )
-from storage_lib.backends.file.jobs import Job, Turns, check_process, resolve, thread_errors
+from storage_lib.backends.file.jobs import Job, LateWrites, Turns, check_process, resolve, thread_errors
 from storage_lib.backends.file.layout import Layout
-from storage_lib.backends.file.listing import KnownEntries, Walk
-from storage_lib.backends.file.locks import LateWrites
-from storage_lib.backends.file.writer import ObjectWriter
-from storage_lib.backends.file.writes import Delete, Put, PutBytes, PutCopy, PutParts, Write
+from storage_lib.backends.file.listing import Walk
+from storage_lib.backends.file.writes import Delete, ObjectWriter, Put, PutBytes, PutCopy, PutParts, Write
 from storage_lib.errors import BackendClosedError, TransientStorageError
 from storage_lib.ports.drivers import (
     GetOptions,
