@@ -51,7 +51,7 @@ from storage_lib.ports.link_model import (
 )
 
 if TYPE_CHECKING:
-    from storage_lib.manager import StorageManager
+    from storage_lib.object_methods import ObjectMethods
 
 SECRETS = f"{SYSTEM_PREFIX}links/secrets.json"
 """The object with the secrets, where none is given."""
@@ -143,7 +143,7 @@ def options_of(
 
 
 async def make_link(
-    storage: StorageManager,
+    storage: ObjectMethods,
     key: str,
     options: LinkOptions,
     *,
@@ -216,7 +216,7 @@ class Signer:
     :raises ConfigurationError: one is too short.
     """
 
-    def __init__(self, storage: StorageManager, given: Sequence[str] = ()) -> None:
+    def __init__(self, storage: ObjectMethods, given: Sequence[str] = ()) -> None:
         if any(len(each) < MIN_SECRET_CHARACTERS for each in given):
             raise ConfigurationError(
                 "a secret of links is too short",

@@ -57,7 +57,7 @@ from storage_lib.version_record import (
 )
 
 if TYPE_CHECKING:
-    from storage_lib.manager import StorageManager
+    from storage_lib.object_methods import ObjectMethods
 
 SAVED_BY = "saved-by"
 """The metadata of a version that says who saved it."""
@@ -105,7 +105,7 @@ class VersionPage(msgspec.Struct, frozen=True, kw_only=True):
 class Versions:
     """The versions of the objects of a `StorageManager`."""
 
-    def __init__(self, storage: StorageManager) -> None:
+    def __init__(self, storage: ObjectMethods) -> None:
         self._storage = storage
 
     async def add(

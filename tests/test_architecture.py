@@ -20,6 +20,7 @@ ROOMS = [
     (
         "storage_lib.links",
         "storage_lib.manager",
+        "storage_lib.object_methods",
         "storage_lib.prefixes",
         "storage_lib.uploads",
         "storage_lib.versioning",
@@ -89,16 +90,19 @@ def modules() -> dict[str, Path]:
 
 
 @cache
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports, anywhere in it, except for the eyes of a type checker only."""
+def imports(path: Path, *, for_types: bool = False) -> set[str]:
+    """Every module that a file imports, anywhere in it.
+
+    :param for_types: also what it imports for the eyes of a type checker only.
+    """
     tree = ast.parse(path.read_text())
-    for_types: set[ast.AST] = set()
+    unseen: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            for_types.update(child for statement in node.body for child in ast.walk(statement))
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and not for_types:
+            unseen.update(child for statement in node.body for child in ast.walk(statement))
     found: set[str] = set()
     for node in ast.walk(tree):
-        if node in for_types:
+        if node in unseen:
             continue
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -206,9 +210,22 @@ def test_an_adapter_of_a_framework_is_imported_by_nobody() -> None:
     ] == []
 
 
+STILL_IN_CIRCLES = {
+    "storage_lib.tasks.context": "storage_lib.tasks.submission",
+    "functions.gauges": "functions.state",
+}
+"""Imports for types that are to go."""
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Nor for the eyes of a type checker."""
     inner: dict[str, set[str]] = {
-        name: {module for imported in imports(path) if (module := module_of(imported)) not in (None, name)}  # type: ignore[misc]
+        name: {
+            module
+            for imported in imports(path, for_types=True)
+            if (module := module_of(imported)) is not None
+            and module not in (name, STILL_IN_CIRCLES.get(name))
+        }
         for name, path in modules().items()
     }
     # Whatever imports nothing that is left is in no circle.

@@ -135,7 +135,7 @@ async def test_the_agent_of_a_task(
         (message,) = await storage.backend.queues.receive(TASK_QUEUE)
         await engine.deliver(message.text, queue=TASK_QUEUE)
         assert (await engine.get(record.task_id)).status == "succeeded"
-        journal = await layer.journal()
+        journal = await layer.recorder.journal()
         await journal.end()
     made = [entry for entry in logged(tmp_path / "log") if entry["action"] in ("objects.put", "approve")]
     assert [entry["resource"] for entry in made] == ["objects/made", "orders/17"]

@@ -613,7 +613,7 @@ async def test_every_tampering_with_the_table_is_found_and_named(store: StorageB
     layer = AuditLayer(store, AuditOptions(sink="table", table=table, key=KEY))
     for n in range(ROWS - 1):
         await layer.objects.put(f"k{n}", b"x")
-    journal = await layer.journal()
+    journal = await layer.recorder.journal()
     await journal.end()
     untouched = await verify_table(layer, table, key=KEY)
     assert untouched == Report(entries=ROWS, writers=1)
@@ -646,7 +646,7 @@ async def test_a_whole_partition_that_is_missing_is_found() -> None:
     store = MemoryBackend()
     layer = AuditLayer(store, AuditOptions(sink="table"))
     await layer.objects.put("a", b"x")
-    await (await layer.journal()).end()
+    await (await layer.recorder.journal()).end()
     for entity in await store.tables.iterate("audit"):
         await store.tables.delete("audit", entity.partition_key, entity.row_key)
     (finding,) = (await verify_table(store)).findings

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import msgspec
+
 from storage_lib.config.http import check_http_key, check_http_url
 from storage_lib.config.layers import LAYERS, check_options, options_from_env
 from storage_lib.config.spelling import warn_of_misspelt
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from storage_lib.config.caching import CachingOptions
     from storage_lib.config.compression import CompressionOptions
     from storage_lib.config.encryption import EncryptionOptions
-    from storage_lib.config.fallback import FallbackOptions
     from storage_lib.config.metrics import MetricsOptions
     from storage_lib.config.validation import ValidationOptions
 
@@ -38,6 +39,7 @@ DEFAULT_CONCURRENT_REQUESTS = 64
 """With all four services and files in use, all connections together stay below 1,024 file descriptors, the
 limit on most systems."""
 MAX_CONCURRENT_REQUESTS = 1000
+MAX_CHECK_SECONDS = 3600.0
 
 NOT_OVER_HTTP = ("validation", "compression", "encryption", "fallback")
 """Layers that keep something in a store that its API shows to nobody."""
@@ -251,6 +253,81 @@ class StorageConfig:
             values["concurrent_requests"] = _whole(requests)
         values |= options_from_env(env)
         return cls(**values)  # pyright: ignore[reportArgumentType] - __post_init__ checks the choices
+
+
+class FallbackOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the fallback layer uses a second store for when the first is unavailable.
+
+    :param secondary: the second store. Only objects are kept there; its own layers must be off.
+    :param mode: ``fallback`` leaves it to you what the second store holds. ``mirror`` writes each object to
+        both stores, and the primary decides.
+    :param writes: while the primary is away, ``primary`` refuses writes. ``secondary`` sends them to the
+        second store, whose journal keeps them for ``repair``.
+    :param complete: whether the second store is known to hold every key, so that a key that it lacks does not
+        exist. If it is not, such a key is unavailable while the primary is away. None means: with a mirror
+        that began on an empty primary, or that a full repair has filled.
+    :param check_seconds: for how long a process believes that the journal, which other processes write to,
+        is still empty; 0 looks with each operation.
+    """
+
+    secondary: StorageConfig
+    mode: Literal["fallback", "mirror"] = "fallback"
+    writes: Literal["primary", "secondary"] = "primary"
+    complete: bool | None = None
+    check_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("mode", ("fallback", "mirror")), ("writes", ("primary", "secondary"))):
+            if getattr(self, name) not in choices:
+                raise _refused(name, getattr(self, name), " or ".join(choices))
+        if self.complete not in (None, True, False):
+            raise _refused("complete", self.complete, "true, false, or None: what the mirror knows")
+        if type(self.check_seconds) not in (int, float) or not 0 <= self.check_seconds <= MAX_CHECK_SECONDS:
+            raise _refused("check_seconds", self.check_seconds, f"0 to {MAX_CHECK_SECONDS:g} seconds")
+        if not isinstance(self.secondary, StorageConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _refused(
+                "secondary", type(self.secondary).__name__, "the StorageConfig of the second store"
+            )
+        if self.secondary.storage_type == "http":
+            raise ConfigurationError(
+                "an app cannot be the second store: it keeps nothing of the layer's own",
+                field="fallback.secondary.storage_type",
+                limit="file, azure or s3",
+            )
+        if on := [layer for layer in LAYERS if getattr(self.secondary, layer) is not None]:
+            raise ConfigurationError(
+                f"the second store has {on[0]} of its own",
+                field=f"fallback.secondary.{on[0]}",
+                remedy=f"set {on[0]} on the outer StorageConfig: it then applies to both stores",
+            )
+        if self.secondary.tables_and_queues is not None:
+            raise ConfigurationError(
+                "the second store keeps objects only",
+                field="fallback.secondary.tables_and_queues",
+                remedy="remove it",
+            )
+
+    def check_apart(self, primary: StorageConfig) -> None:
+        """:raises ConfigurationError: the second store is the primary."""
+        if _place(primary) == _place(self.secondary) and primary.storage_type != "memory":
+            raise ConfigurationError(
+                "the second store is the primary itself",
+                field="fallback.secondary",
+                remedy="choose another folder, account, container or bucket",
+            )
+
+
+def _place(config: StorageConfig) -> tuple[Any, ...]:
+    if config.storage_type == "file":
+        return ("file", os.path.realpath(config.base_path))
+    if config.storage_type == "s3":
+        return ("s3", config.s3_bucket, config.s3_endpoint, config.s3_region)
+    account = (config.connection_string, config.account_url, config.blob_endpoint)
+    return (config.storage_type, *account, config.container)
+
+
+def _refused(name: str, value: object, limit: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} is {value!r}", field=f"fallback.{name}", limit=limit)
 
 
 def without_secrets(url: str) -> str:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from storage_lib.layers.audit.pending import Pending
+from storage_lib.layers.audit.recording import Pending, Recorder
 from storage_lib.layers.base import ObjectLayer, Operation
 from storage_lib.ports import hidden
 from storage_lib.ports.drivers import GetOptions, ObjectDriver
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ObjectInfo, PutResult
 
-if TYPE_CHECKING:
-    from storage_lib.layers.audit.layer import AuditLayer
-
 
 class AuditedObjects(ObjectLayer):
     """Objects with the sizes that callers know."""
 
-    def __init__(self, inner: ObjectDriver, layer: AuditLayer) -> None:
-        super().__init__(inner, layer.audited)
-        self._layer = layer
+    def __init__(self, inner: ObjectDriver, recorder: Recorder) -> None:
+        super().__init__(inner, recorder.audited)
+        self._recorder = recorder
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
         operation = Operation("objects", "copy", source.key, (target, if_absent))
         size = hidden.presented(source).size
-        return await self._layer.audited(
+        return await self._recorder.audited(
             operation, lambda: self.inner.copy(source, target, if_absent), size=size
         )
 
@@ -34,28 +31,28 @@ class AuditedObjects(ObjectLayer):
         use = Operation("objects", "get" if options.method == "GET" else "put", key)
 
         async def made() -> StoreLink | NoStoreLink:
-            if self._layer.begun(use) is not None:
+            if self._recorder.begun(use) is not None:
                 return NoStoreLink("the audit log records each use")
             return await self.inner.link(key, options)
 
-        return await self._layer.audited(Operation("objects", "link", key, (options,)), made)
+        return await self._recorder.audited(Operation("objects", "link", key, (options,)), made)
 
     async def read_stream(
         self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         """The operation ends with the stream."""
         operation = Operation("objects", "read_stream", key, (options,))
-        pending = self._layer.begun(operation)
+        pending = self._recorder.begun(operation)
         if pending is None:
             return await self.inner.read_stream(key, options)
-        if self._layer.is_strict:
+        if self._recorder.is_strict:
             await pending.intend()
         try:
             info, start, chunks = await self.inner.read_stream(key, options)
         except BaseException as error:
             await pending.failed(error, None)
             raise
-        return info, start, Counted(chunks, pending, self._layer.outcome_of(info))
+        return info, start, Counted(chunks, pending, self._recorder.outcome_of(info))
 
 
 class Counted(AsyncGenerator[bytes]):
