@@ -210,21 +210,13 @@ def test_an_adapter_of_a_framework_is_imported_by_nobody() -> None:
     ] == []
 
 
-STILL_IN_CIRCLES = {
-    "storage_lib.tasks.context": "storage_lib.tasks.submission",
-    "functions.gauges": "functions.state",
-}
-"""Imports for types that are to go."""
-
-
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Nor for the eyes of a type checker."""
     inner: dict[str, set[str]] = {
         name: {
             module
             for imported in imports(path, for_types=True)
-            if (module := module_of(imported)) is not None
-            and module not in (name, STILL_IN_CIRCLES.get(name))
+            if (module := module_of(imported)) not in (None, name)
         }
         for name, path in modules().items()
     }
