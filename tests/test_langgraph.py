@@ -110,7 +110,7 @@ class Log(TypedDict):
 
 
 async def turns_of_the_loop() -> None:
-    """Whatever can go on without another's doing has gone on."""
+    """Whatever can go on without another's doing has gone on; what is done in threads is not waited for."""
     for _ in range(500):
         await asyncio.sleep(0)
 
@@ -120,7 +120,11 @@ async def test_a_cancelled_run_is_followed_by_another_at_once(monkeypatch: pytes
     saver = AgentStorageSaver(StorageManager(backend=MemoryBackend()))
     built = StateGraph(Log)
     for name in "abc":
-        built.add_node(name, lambda state, name=name: {"log": [name]})
+
+        async def node(state: Log, name: str = name) -> Log:
+            return {"log": [name]}
+
+        built.add_node(name, node)
     for edge in ((START, "a"), ("a", "b"), ("b", "c")):
         built.add_edge(*edge)
     graph = built.compile(checkpointer=saver)
