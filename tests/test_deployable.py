@@ -207,7 +207,10 @@ def test_the_archive_has_the_app_and_nothing_else(home: Path) -> None:
     sources = {path for path in files if not path.startswith(str(SITE)) and "__pycache__" not in path}
     mine = {f"my_tasks/{name}" for name in ("__init__.py", "prompt.txt", "prompt.md", "data/terms.json")}
     assert {"function_app.py", "host.json"} | mine <= sources
-    for path in sources - {"function_app.py", "host.json"} - mine:
+    examples = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "functions").rglob("*.json")}
+    assert examples <= sources
+    assert len(examples) > 10
+    for path in sources - {"function_app.py", "host.json"} - mine - examples:
         assert path.startswith(tuple(f"{folder}/" for folder in OWN)), path
         assert path.endswith(
             (

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from openapi_spec_validator import validate
 
 from devhost.runtime import load_app
 from functions.openapi import parameters
-from functions.openapi.examples import Example, examples, links
+from functions.openapi.examples import Example, all_examples, read
 from functions.openapi.operations import Route, routes_of
 from functions.openapi.schemas import schema_types
 from functions.openapi.wording import described_text
@@ -36,10 +37,23 @@ OPERATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     for path, item in DOCUMENT["paths"].items()
     for method, operation in item.items()
 }
+FILES = sorted((PROJECT / "functions" / "openapi" / "examples").glob("*.json"))
+
+
+def examples_of(operation: str) -> tuple[Example, ...]:
+    """Those of a HEAD are those of its GET, without what is answered there."""
+    found = all_examples().examples
+    if operation in found or not operation.startswith("head_"):
+        return found.get(operation, ())
+    return tuple(
+        msgspec.structs.replace(each, answer=None) for each in found.get(operation.removeprefix("head_"), ())
+    )
+
+
 EXAMPLES = [
     pytest.param(name, n, id=f"{name}-{n}")
-    for name in sorted(examples())
-    for n in range(len(examples()[name]))
+    for name in sorted(OPERATIONS)
+    for n in range(len(examples_of(name)))
 ]
 
 
@@ -80,7 +94,7 @@ def test_every_route_says_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_every_operation_has_an_example(name: str) -> None:
-    assert examples().get(name), "functions/openapi/examples"
+    assert examples_of(name), "functions/openapi/examples"
 
 
 def test_nothing_is_said_twice() -> None:
@@ -104,8 +118,8 @@ def test_the_objects_come_first() -> None:
 
 
 def test_every_example_and_link_is_of_an_operation() -> None:
-    assert examples().keys() <= OPERATIONS.keys()
-    for (name, status), found in links().items():
+    assert all_examples().examples.keys() <= OPERATIONS.keys()
+    for (name, status), found in all_examples().links.items():
         assert str(status) in OPERATIONS[name][2]["responses"]
         for link in found.values():
             named = {
@@ -116,7 +130,7 @@ def test_every_example_and_link_is_of_an_operation() -> None:
 
 @pytest.mark.parametrize(("name", "n"), EXAMPLES)
 async def test_every_example_is_answered_as_it_says(name: str, n: int, platform: PlatformApp) -> None:
-    await Conversation(platform).send(name, examples()[name][n])
+    await Conversation(platform).send(name, examples_of(name)[n])
 
 
 class Conversation:
@@ -131,7 +145,7 @@ class Conversation:
     async def send(self, name: str, example: Example) -> AppAnswer:
         for earlier in example.after:
             if earlier not in self._sent:
-                await self.send(earlier, examples()[earlier][0])
+                await self.send(earlier, examples_of(earlier)[0])
         method, path, operation = OPERATIONS[name]
         answer = await self.app(
             method,
@@ -174,11 +188,10 @@ class Conversation:
 
 
 async def test_examples_are_valid_requests() -> None:
-    for name, found in examples().items():
-        _, _, operation = OPERATIONS[name]
+    for name, (_, _, operation) in OPERATIONS.items():
         named = {each["name"]: each["schema"] for each in operation["parameters"] if "name" in each}
         app = DescribedApp(DOCUMENT)
-        for example in found:
+        for example in examples_of(name):
             for parameter, value in (*example.path.items(), *example.query.items()):
                 schema = named.get(parameter, {"type": "string"})
                 assert parameter in named or parameter.startswith("@")
@@ -188,6 +201,71 @@ async def test_examples_are_valid_requests() -> None:
                 content = operation["requestBody"]["content"]
                 media = content.get(example.media_type) or content["*/*"]
                 app.validator(media.get("schema", True)).validate(example.body)
+
+
+def test_nothing_stands_twice_in_the_files_of_examples() -> None:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(pairs)) == len(pairs), [name for name, _ in pairs]
+        return dict(pairs)
+
+    found = [json.loads(path.read_bytes(), object_pairs_hook=once) for path in FILES]
+    assert sum(len(each["examples"]) for each in found) == len(all_examples().examples) > 60
+    for each in found:
+        for name in each.get("shared", {}):
+            assert json.dumps(each).count(f'"$like": "{name}"') > 1, name
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '{"examples": {"save_object": [{"name": "a", "staus": 201}]}}',
+            "mine.json, save_object: .*unknown field `staus`",
+        ),
+        (
+            '{"examples": {"save_object": [{"name": "a", "path": {"key": 1}}]}}',
+            r"mine.json, save_object: .*\[0\].path",
+        ),
+        (
+            '{"examples": {"save_object": [{"name": "a", "body": {"$like": "b"}}]}}',
+            "mine.json, save_object: .*'b' is not in `shared`",
+        ),
+        (
+            '{"shared": {"a": {"$like": "b"}, "b": {}}, "examples": {}}',
+            "mine.json, shared 'a': .*'b' is not in `shared`, or stands behind this",
+        ),
+        ('{"examples": {}, "link": {}}', "mine.json: .*unknown field `link`"),
+        (
+            '{"examples": {}, "links": {"get_task": {"200": {"a": {"operation": "b", "parameters": {}}}}}}',
+            "mine.json, links of get_task: .*unknown field `operation`",
+        ),
+        (
+            '{"examples": {}, "links": {"get_task": {"good": {"a": {"operationId": "b"}}}}}',
+            "mine.json, links of get_task: Expected `int`",
+        ),
+        ('{"examples": {}', "mine.json: Input data was truncated"),
+    ],
+)
+def test_a_file_of_examples_of_another_form_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=told):
+        read(path)
+
+
+def test_what_is_like_another_has_its_members_where_it_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(
+        """{
+        "shared": {"pair": {"a": 1, "b": 2}, "more": {"$like": "pair", "b": 3, "c": 4}},
+        "examples": {
+            "o": [{"name": "n", "body": [{"z": 0, "$like": "more", "a": 5}], "answer": {"$like": "pair"}}]
+        }
+        }"""
+    )
+    (found,) = read(path).examples["o"]
+    assert json.dumps(found.body) == '[{"z": 0, "a": 5, "b": 3, "c": 4}]'
+    assert found.answer == {"a": 1, "b": 2}
 
 
 def test_every_code_of_a_problem_is_in_it() -> None:

@@ -10,7 +10,7 @@ import azure.functions as func
 
 from functions.endpoint import Described
 from functions.openapi import parameters, responses
-from functions.openapi.examples import Example, examples, links
+from functions.openapi.examples import Example, all_examples
 from functions.openapi.schemas import REFERENCE, media_types
 from functions.openapi.wording import described_text
 
@@ -105,7 +105,7 @@ def _operation(route: Route, method: str, prefix: str) -> dict[str, Any]:
     if route.is_open:
         operation["security"] = []
     names = re.findall(r"\{(\w+)\}", route.template)
-    given = examples().get(operation["operationId"], ())
+    given = all_examples().examples.get(route.name, ())
     if found is None:  # Somebody's own function, which says nothing of itself.
         operation["parameters"] = [_path(name, given) for name in names]
         operation["responses"] = {"default": {"description": "What this function answers."}}
@@ -235,7 +235,7 @@ def _responses(
                     content["application/json" if "application/json" in content else "*/*"].setdefault(
                         "examples", {}
                     )[each.name] = {"value": each.answer}
-            if followed := links().get((route.name, status)):
+            if followed := all_examples().links.get((route.name, status)):
                 answer["links"] = followed
         result[str(status)] = answer
     for status in {*responses.EVERY_PROBLEM, *found.problems}:
