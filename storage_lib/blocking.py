@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
+import inspect
 import os
 import sys
 import threading
@@ -314,6 +315,12 @@ class Twin[A]:
     """The twin without async of an object: `called`, `listed` and `opened` make its methods, with the
     parameters, types and docstrings of the object's own."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, method in vars(cls).items():
+            if hasattr(method, "__wrapped__"):  # By this name it is found, as by pickle.
+                method.__module__, method.__qualname__ = cls.__module__, f"{cls.__qualname__}.{name}"
+
     def __init__(self, of: A, blocking: Blocking) -> None:
         self._of = of
         self._blocking = blocking
@@ -357,7 +364,7 @@ def listed[A, **P, T](
     def twin(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> Listing[T]:
         return Listing(self._blocking, method(self._of, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
 
-    return _told(twin)
+    return _told(twin, str(method.__annotations__["return"]).replace("Listed", "Listing"))
 
 
 def opened[A, **P, T, S](
@@ -369,11 +376,14 @@ def opened[A, **P, T, S](
     def twin(self: Twin[A], *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[S]:
         return Opened(self._blocking, method(self._of, *args, **kwargs), shown)  # pyright: ignore[reportPrivateUsage]
 
-    return _told(twin)
+    return _told(twin, f"AbstractContextManager[{getattr(shown, '__name__', shown)}]")
 
 
-def _told[F: Callable[..., Any]](twin: F) -> F:
-    """With the examples of its docstring as code without async has them."""
+def _told[F: Callable[..., Any]](twin: F, returns: str | None = None) -> F:
+    """With the examples of its docstring as code without async has them, and with what it ``returns``."""
+    if returns is not None:
+        signature = inspect.signature(twin).replace(return_annotation=returns)
+        vars(twin)["__signature__"] = signature
     told = twin.__doc__ or ""
     for awaited, plain in (("async with ", "with "), ("async for ", "for "), ("await ", "")):
         told = told.replace(awaited, plain)

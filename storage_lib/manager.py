@@ -295,7 +295,7 @@ class StorageManager(ObjectMethods, Lifetime):
         :param version: the number or label.
         :raises KeyNotFoundError: there is no such version.
         """
-        return await self._versions.point(key, version, None)
+        return await self._versions.rollback(key, version)
 
     async def label_version(self, key: str, version: int | str, label: str) -> int:
         """Give a version a label, such as ``v1.2`` or ``production``, and return the version's number.
@@ -307,7 +307,7 @@ class StorageManager(ObjectMethods, Lifetime):
         :param label: up to 100 printable characters; not what looks like a number, such as ``v3``.
         :raises KeyNotFoundError: there is no such version.
         """
-        return await self._versions.point(key, version, label)
+        return await self._versions.label(key, version, label)
 
     async def unlabel_version(self, key: str, label: str) -> None:
         """Remove a label; its version stays.

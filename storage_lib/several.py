@@ -39,7 +39,9 @@ class Several:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._free.release()
-        self._error = self._error or (asyncio.CancelledError() if task.cancelled() else task.exception())
+        # Asked for also where it is not the first, or asyncio would log that nobody has.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self._error = self._error or error
 
     def _check(self) -> None:
         if self._error is not None:

@@ -369,11 +369,13 @@ class Versions:
             unsure = before if done is None else None
         raise _contended(key)
 
-    async def point(self, key: str, version: int | str, label: str | None) -> int:
-        """Make a version the current one, or give it a label."""
-        if label is None:
-            return (await self.change(key, current=version, labels={}))[0]
-        return (await self.change(key, labels={label: version}))[1][label]
+    async def rollback(self, key: str, version: int | str) -> int:
+        """See `StorageManager.rollback`."""
+        return (await self.change(key, current=version, labels={}))[0]
+
+    async def label(self, key: str, version: int | str, label: str) -> int:
+        """See `StorageManager.label_version`."""
+        return (await self.change(key, labels={new_label(label): version}))[1][label]
 
     async def unlabel(self, key: str, label: str) -> None:
         """See `StorageManager.unlabel_version`."""

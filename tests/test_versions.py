@@ -247,13 +247,22 @@ def test_nested_lists_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert jsonpatch.apply_patch(nested(50, 1), list(patches.steps(nested(50, 1), after))) == after
 
 
-@pytest.mark.parametrize("label", ["", "3", "v3", "x" * 101, "a\nb", 5, "007"])
+@pytest.mark.parametrize("label", ["", "3", "v3", "x" * 101, "a\nb", 5, "007", ["x"], {"x": 1}])
 async def test_what_cannot_be_a_label(memory: StorageManager, label: Any) -> None:
     await memory.save_versioned("k", 1)
     for refused in (memory.label_version("k", 1, label), memory.save_versioned("k", 2, label=label)):
         with pytest.raises(InvalidArgumentError, match="label"):
             await refused
     assert await numbers(memory, "k") == [1]
+
+
+async def test_a_label_that_was_forgotten_makes_no_version_current(memory: StorageManager) -> None:
+    for value in (1, 2):
+        await memory.save_versioned("k", value)
+    forgotten: Any = None
+    with pytest.raises(InvalidArgumentError, match="'None' cannot be a label"):
+        await memory.label_version("k", 1, forgotten)
+    assert await memory.current_version("k") == 2
 
 
 @pytest.mark.parametrize("number", [0, -1, True, 1.0, 10**16])
