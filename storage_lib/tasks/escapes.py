@@ -11,7 +11,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
 
-_ENDS_THE_LOOP = (SystemExit, KeyboardInterrupt)
+type _Kinds = tuple[type[BaseException], ...]
+_EVERY: _Kinds = (BaseException,)
+_ENDS_THE_LOOP: _Kinds = (SystemExit, KeyboardInterrupt)
 _inside: ContextVar[bool] = ContextVar("inside_an_action", default=False)
 
 
@@ -30,15 +32,15 @@ class _Contained[T](Coroutine[Any, Any, T]):
     inner one.
     """
 
-    def __init__(self, inner: Coroutine[Any, Any, T], *, everything: bool) -> None:
+    def __init__(self, inner: Coroutine[Any, Any, T], kinds: _Kinds) -> None:
         self._inner = inner
-        self._everything = everything
+        self._kinds = kinds
 
     def send(self, value: Any, /) -> Any:
-        return self._step(lambda: self._inner.send(value))
+        return call(lambda: self._inner.send(value), self._kinds)
 
     def throw(self, *error: Any) -> Any:
-        return self._step(lambda: self._inner.throw(*error))
+        return call(lambda: self._inner.throw(*error), self._kinds)
 
     def close(self) -> None:
         self._inner.close()  # GeneratorExit is meant here.
@@ -55,16 +57,6 @@ class _Contained[T](Coroutine[Any, Any, T]):
     def __getattr__(self, name: str) -> Any:  # what debuggers look at: cr_code, cr_frame, __qualname__
         return getattr(self._inner, name)
 
-    def _step(self, step: Callable[[], Any]) -> Any:
-        try:
-            return step()
-        except (Exception, asyncio.CancelledError):
-            raise
-        except BaseException as error:
-            if self._everything or isinstance(error, _ENDS_THE_LOOP):
-                raise EscapedError(error) from error
-            raise
-
 
 async def contained[T](loop: asyncio.AbstractEventLoop, running: Coroutine[Any, Any, T]) -> T:
     """Await an action; neither it nor the tasks that it starts can end the loop.
@@ -73,28 +65,26 @@ async def contained[T](loop: asyncio.AbstractEventLoop, running: Coroutine[Any, 
     """
     _watch_tasks(loop)
     _inside.set(True)
-    return await _Contained(running, everything=True)
+    return await _Contained(running, _EVERY)
 
 
-def call[T](function: Callable[[], T]) -> T:
+def call[T](function: Callable[[], T], kinds: _Kinds = _EVERY) -> T:
     """Call a function of an action.
 
-    :raises EscapedError: it raised something other than an `Exception`.
+    :raises EscapedError: it raised one of ``kinds`` that is not an `Exception`.
     """
     try:
         return function()
     except (Exception, asyncio.CancelledError):
         raise
-    except BaseException as error:
+    except kinds as error:
         raise EscapedError(error) from error
 
 
 def _watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """Contain the tasks that actions start, too; other tasks are created as before."""
-    before = loop.get_task_factory()
-    if isinstance(before, _Factory):
-        return
-    loop.set_task_factory(_Factory(before))
+    if not isinstance(before := loop.get_task_factory(), _Factory):
+        loop.set_task_factory(_Factory(before))
 
 
 class _Factory:
@@ -103,7 +93,7 @@ class _Factory:
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
         if _inside.get():
-            coroutine = _Contained(coroutine, everything=False)
+            coroutine = _Contained(coroutine, _ENDS_THE_LOOP)
         if self._before is None:
             return asyncio.Task(coroutine, loop=loop, **options)
         return self._before(loop, coroutine, **options)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from storage_lib.errors import KeyNotFoundError
 from storage_lib.ports.backend import Entity, StorageBackend
-from storage_lib.ports.tables import MAX_QUERY_PAGE
+from storage_lib.ports.tables import MAX_QUERY_PAGE, Update
 from storage_lib.tasks.layout import (
     PARTITIONS,
     RECORDS_END,
@@ -26,7 +26,7 @@ from storage_lib.tasks.layout import (
 from storage_lib.tasks.lists import EXPIRED, task_id_of
 from storage_lib.tasks.model import FINAL, TASK_TABLE, content_prefix
 from storage_lib.tasks.ranges import Condition, rows_of
-from storage_lib.tasks.removal import delete_unchanged, mark_unchanged
+from storage_lib.tasks.removal import change_unchanged, delete_unchanged
 
 CONCURRENT_READS = 16
 LARGE: Final = ("payload", "result", "raw_message")
@@ -124,7 +124,11 @@ class Expiry:
         tables = self._backend.tables
         full = [entity for entity in entities if _may_have_contents(entity.properties)]
         plain = [entity for entity in entities if not _may_have_contents(entity.properties)]
-        emptied = await mark_unchanged(tables, TASK_TABLE, full, EXPIRED)
+        emptied = await change_unchanged(
+            tables,
+            TASK_TABLE,
+            [(each, [Update(each.row_key, {EXPIRED: True}, each.etag)]) for each in full],
+        )
         for some in batched(map(task_id_of, emptied), CONCURRENT_READS, strict=False):
             await asyncio.gather(*map(self.remove_contents, some))
         return await delete_unchanged(tables, TASK_TABLE, [*plain, *emptied], _rows_of)

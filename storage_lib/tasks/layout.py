@@ -158,11 +158,14 @@ def requeued_since(moment: datetime) -> str:
     return f"{REQUEUED}{max(_milliseconds(moment), 0):012x}:"
 
 
-FACTS: Final = (
-    *("agent_id", "action", "status", "created_at", "updated_at", "priority", "parent_id", "child_index"),
-    *("children", "due_at", "lease_until", "event_due", "correlation_id", "idempotency_key", "requeued_at"),
-)
-"""The properties of a record that `Facts` are made of."""
+FACTS: Final[dict[str, type]] = {
+    **dict.fromkeys(("agent_id", "action", "status", "priority", "parent_id"), str),
+    **dict.fromkeys(("correlation_id", "idempotency_key"), str),
+    **dict.fromkeys(("created_at", "updated_at", "due_at", "lease_until", "requeued_at"), datetime),
+    **dict.fromkeys(("child_index", "children"), int),
+    "event_due": bool,
+}
+"""The properties of a record that `Facts` are made of, with their types."""
 NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -171,10 +174,10 @@ class Facts:
     """What the index knows of a task. Of a damaged record some of it is missing."""
 
     key: str
-    agent_id: str | None
-    action: str | None
-    status: str | None
-    created_at: datetime | None
+    agent_id: str | None = None
+    action: str | None = None
+    status: str | None = None
+    created_at: datetime | None = None
     updated_at: datetime | None = None
     priority: str | None = None
     parent_id: str | None = None
@@ -217,29 +220,8 @@ class Facts:
     @classmethod
     def stored(cls, key: str, properties: Mapping[str, Any]) -> Facts:
         """Those of a record as it is in the table."""
-
-        def found[T](name: str, kind: type[T]) -> T | None:
-            value = properties.get(name)
-            return value if isinstance(value, kind) else None
-
-        return cls(
-            key,
-            found("agent_id", str),
-            found("action", str),
-            found("status", str),
-            found("created_at", datetime),
-            found("updated_at", datetime),
-            found("priority", str),
-            found("parent_id", str),
-            found("child_index", int),
-            found("children", int),
-            found("due_at", datetime),
-            found("lease_until", datetime),
-            properties.get("event_due") is True,
-            found("correlation_id", str),
-            found("idempotency_key", str),
-            found("requeued_at", datetime),
-        )
+        found: dict[str, Any] = {name: properties.get(name) for name in FACTS}
+        return cls(key, **{name: value for name, value in found.items() if isinstance(value, FACTS[name])})
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:

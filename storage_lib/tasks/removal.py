@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, StorageError
 from storage_lib.ports.backend import Entity
-from storage_lib.ports.tables import MAX_BATCH_OPERATIONS, Delete, TableOperation, TableStore, Update
+from storage_lib.ports.tables import MAX_BATCH_OPERATIONS, Delete, TableOperation, TableStore
 
 CONCURRENT_BATCHES = 8
 
@@ -33,16 +33,6 @@ async def delete_unchanged(
     return await change_unchanged(tables, table, groups)
 
 
-async def mark_unchanged(
-    tables: TableStore, table: str, entities: Iterable[Entity], mark: str
-) -> list[Entity]:
-    """Set a property to true in entities that were not changed since they were read, and return those that
-    have it now, with their new ETags."""
-    return await change_unchanged(
-        tables, table, [(each, [Update(each.row_key, {mark: True}, each.etag)]) for each in entities]
-    )
-
-
 def index_of_blamed(error: StorageError) -> int | None:
     """The index of the operation of a batch that an error is about."""
     name = error.field or ""
@@ -51,7 +41,8 @@ def index_of_blamed(error: StorageError) -> int | None:
 
 
 async def change_unchanged(tables: TableStore, table: str, groups: Iterable[_Group]) -> list[Entity]:
-    """Do what is to be done with entities that were not changed since they were read, and return those.
+    """Do what is to be done with entities that were not changed since they were read, and return those,
+    with their new ETags.
 
     :param groups: each with its operations; the first of them is that on the entity itself, with its ETag.
     """

@@ -61,10 +61,6 @@ class RetryDecision:
 
     delay: float | None
 
-    @property
-    def again(self) -> bool:
-        return self.delay is not None
-
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:

@@ -59,7 +59,7 @@ class Searchable:
                 left[0],
                 behind,
                 RECORDS_END,
-                select=FACTS,
+                select=tuple(FACTS),
                 limit=min(limit, MAX_QUERY_PAGE),
                 cursor=cursor,
             )

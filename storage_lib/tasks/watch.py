@@ -43,18 +43,12 @@ class Place:
         self._backend = backend
         self.is_reachable = True
 
-    def open(self) -> _Opened | None:
+    def open(self) -> StorageBackend | None:
         try:
-            return _Opened(copy.copy(self._backend))
+            return copy.copy(self._backend)
         except NotPortableError:
             self.is_reachable = False
             return None
-
-
-class _Opened:
-    def __init__(self, backend: StorageBackend) -> None:
-        self.close = backend.close
-        self.records = TaskRecords(backend)
 
 
 class _Pulse:
@@ -126,7 +120,7 @@ class LeaseWatch:
     # -- in the thread
 
     def _run(self) -> None:
-        opened: dict[Place, _Opened] = {}
+        opened: dict[Place, StorageBackend] = {}
         runner: asyncio.Runner | None = None
         idle = 0
         tick = _LONGEST_TICK
@@ -178,7 +172,7 @@ class LeaseWatch:
                     loop.call_soon_threadsafe(pulse.answer)
 
 
-async def _renew_all(due: list[tuple[Lease, Place, int]], opened: dict[Place, _Opened]) -> None:
+async def _renew_all(due: list[tuple[Lease, Place, int]], opened: dict[Place, StorageBackend]) -> None:
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def one(lease: Lease, place: Place, thread: int) -> None:
@@ -189,7 +183,7 @@ async def _renew_all(due: list[tuple[Lease, Place, int]], opened: dict[Place, _O
                     return
                 opened[place] = here
                 async with asyncio.timeout(max(lease.length.total_seconds() / 3, 1)):
-                    await _renew(lease, here.records, thread)
+                    await _renew(lease, TaskRecords(here), thread)
             except Exception as error:
                 _log.warning(
                     "the lease of task %s could not be renewed by the thread: %s", lease.record.task_id, error
@@ -221,7 +215,7 @@ async def _renew(lease: Lease, records: TaskRecords, thread: int) -> None:
         return
 
 
-async def _close(opened: dict[Place, _Opened]) -> None:
+async def _close(opened: dict[Place, StorageBackend]) -> None:
     async with asyncio.timeout(_CLOSE_SECONDS):
         for one in opened.values():
             await one.close()

@@ -35,8 +35,7 @@ from storage_lib.tasks.context import TaskCancelledError, TaskContext, TaskLog
 from storage_lib.tasks.control import Check, Control
 from storage_lib.tasks.escapes import EscapedError
 from storage_lib.tasks.events import TaskEvent
-from storage_lib.tasks.failures import error_of
-from storage_lib.tasks.groups import deciding
+from storage_lib.tasks.failures import dead_record, deciding, error_of
 from storage_lib.tasks.history import ended
 from storage_lib.tasks.joins import Joins
 from storage_lib.tasks.jsonvalues import json_of
@@ -48,7 +47,6 @@ from storage_lib.tasks.lease import (
     RefusedError,
 )
 from storage_lib.tasks.model import Children, TaskError, TaskMessage, TaskRecord, TaskStatus
-from storage_lib.tasks.poison import dead_record
 from storage_lib.tasks.records import TaskRecords, TaskRemovedError
 from storage_lib.tasks.registry import RegisteredAction, Registry
 from storage_lib.tasks.retry import RetryPolicy, is_transient
@@ -214,7 +212,7 @@ class Worker:
     ) -> list[TaskEvent]:
         """Handle a message that the platform gave up; when this returns, the message may be deleted.
 
-        A message that is not a task gets a dead record that holds the message and the reason (poison.py). A
+        A message that is not a task gets a dead record that holds the message and the reason (failures.py). A
         task that did not fail itself (the store was unavailable each time) is queued again; after
         `MAX_DELIVERIES` in a row without an attempt it ends dead.
 
