@@ -145,6 +145,23 @@ async def test_what_is_left_of_a_deleted_record_expires(engine: TaskEngine, cloc
     assert await check_index(rows) == []
 
 
+async def test_the_record_of_a_requeued_task_expires_with_all_its_rows(
+    engine: TaskEngine, clock: Clock
+) -> None:
+    record = await engine.submit("same_again", "a", 1, idempotency_key="k", correlation_id="c")
+    await engine.cancel(record.task_id)
+    await engine.requeue(record.task_id)
+    await engine.cancel(record.task_id)
+    clock.now += 40 * 24 * 3600
+    before = datetime.fromtimestamp(clock.now - 30 * 24 * 3600, UTC)
+    for _ in range(1 + len(PARTITIONS)):  # Each run tidies the spans of one.
+        await engine.expire(before, 100)
+    rows = engine.storage.backend.tables
+    left = [each.row_key async for each in rows.iterate("tasks") if each.partition_key in PARTITIONS]
+    assert left == []
+    assert await check_index(rows) == []
+
+
 async def test_a_task_that_was_requeued_meanwhile_is_not_deleted(
     engine: TaskEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

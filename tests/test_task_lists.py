@@ -390,6 +390,8 @@ CHANGES = [
         {"action": "note"},
         {"correlation_id": "c"},
         {"status": ["queued", "running", "failed", "cancelled", "dead"]},
+        {"status": ["succeeded"], "agent_id": "a"},
+        {"status": ["succeeded", "dead"], "correlation_id": "c"},
     ],
     ids=str,
 )
@@ -651,7 +653,9 @@ async def test_a_task_that_changes_while_it_is_listed_is_seen(before: str, after
 
 @pytest.mark.parametrize("own", [False, True], ids=["status", "searched"])
 @pytest.mark.parametrize("stride", [1, 2, 7, 16, 17, 31])
-async def test_a_task_that_goes_to_and_fro_while_it_is_listed_is_seen(stride: int, own: bool) -> None:
+async def test_a_task_that_goes_to_and_fro_while_it_is_listed_or_counted_is_seen(
+    stride: int, own: bool
+) -> None:
     """It exists throughout and is wanted at each moment, and slips from one row to another all the time."""
     filters: dict[str, Any] = {"status": ["queued", "running", "failed", "cancelled", "dead"]}
     filters |= {"correlation_id": WORDS[0]} if own else {}
@@ -679,5 +683,7 @@ async def test_a_task_that_goes_to_and_fro_while_it_is_listed_is_seen(stride: in
 
         backend.tables.driver.query = moving  # pyright: ignore[reportAttributeAccessIssue]
         assert await every(records, 2, filters) == expected, first
+        requests = 0
+        assert sum((await records.count(**filters)).counts.values()) == len(made), first
         backend.tables.driver.query = query  # pyright: ignore[reportAttributeAccessIssue]
         assert await check_index(backend.tables) == []

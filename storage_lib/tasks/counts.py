@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from storage_lib.arguments import whole
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.ports.tables import MAX_QUERY_PAGE
 from storage_lib.tasks.layout import LISTED
-from storage_lib.tasks.lists import CONCURRENT_READS, Lists, Plan, TaskFilters, checked
+from storage_lib.tasks.lists import CONCURRENT_READS, SKEW, Lists, Plan, TaskFilters, checked
 from storage_lib.tasks.model import FINAL, TaskStatus
-from storage_lib.tasks.ranges import Condition
 
 MOST_COUNTED = 100_000
 MOST_GROUPS = 1000
@@ -28,8 +27,8 @@ _OPEN = tuple(str(status) for status in TaskStatus if status not in FINAL)
 _MOST_OPEN = 5000
 """How many open tasks of each state are read, at least, to tell them from those that succeeded."""
 _SUCCEEDED = str(TaskStatus.SUCCEEDED)
-_REQUEUED = timedelta(minutes=1)
-"""What the rows of open tasks are read again for: the time of a count, and how far clocks may differ."""
+_TOLD = ("status", "agent_id", "action")
+"""What is read of a row."""
 
 type CountBy = Literal["agent_id", "action"]
 
@@ -89,7 +88,7 @@ class Counting:
         counts = dict.fromkeys(statuses, 0)
         groups: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for row in found.values():
-            status = row["status"]
+            status = row.get("status")
             if status not in counts:
                 continue  # It is of another state, or that is not known.
             if counts[status] == limit:
@@ -110,7 +109,9 @@ class Counting:
         most = limit * len(statuses) + 1
         if "idempotency_key" in wanted:
             return await self._listed(wanted, most, statuses)
+        began = datetime.now(UTC)
         older = await self._lists.before(wanted, "", most)
+        requeued = dict[str, Mapping[str, Any]]()
         if await self._lists.reads_records(wanted):
             (plan,) = await self._lists.plans(wanted)
             part = _Part(plan, statuses, most)
@@ -122,6 +123,9 @@ class Counting:
             for some in rounds:
                 await asyncio.gather(*(self._read(part, wanted, places) for part in some))
             parts = [part for some in rounds for part in some]
+            _, opened, ended = rounds
+            if opened and ended:  # A task that was requeued may have gone from the latter to the former.
+                requeued = await self._requeued(began - SKEW, wanted, most)
         full = {status for part in parts if part.is_full for status in part.statuses}
         # With more open tasks than were read nobody knows which of the others have succeeded.
         silent = None if full.intersection(_OPEN) else _SUCCEEDED
@@ -133,43 +137,46 @@ class Counting:
                 status = part.plan.status or row.get("status")
                 if status is not None or key not in found:
                     found[key] = {**row, "status": status or silent}
-        if len(older) >= most:
+        found |= requeued
+        if len(older) >= most or len(requeued) >= most:
             full.update(statuses)
         return {key: entity.properties for key, entity in older} | found, full
 
     async def _rounds(self, wanted: dict[str, Any], statuses: list[str], limit: int) -> list[list[_Part]]:
-        """What is read one after the other, so that a task that changes meanwhile is not missed: most are
-        open and then end, so the rows of those that are open come first, and at last, for tasks that were
-        requeued, those of the last minute again.
+        """What is read one after the other, so that a task that ends meanwhile is not missed: rows without a
+        status, those of open tasks, and those of tasks that have ended.
 
         Rows without a status are of tasks that have succeeded or are open. They are read before the rows that
         tell, so that a new task, or one that has just failed, is not taken for one that has succeeded.
         """
         silent, ended = list[_Part](), list[_Part]()
         is_open, most = [each for each in _OPEN if each in statuses], limit
-        again = bool(is_open)
         if _SUCCEEDED in statuses:
             (plan,) = await self._lists.plans({**wanted, "status": (_SUCCEEDED,)})
             if plan.prefix:  # Among its rows there are those of open tasks.
                 is_open, most = list(_OPEN), max(limit, _MOST_OPEN)
             size = limit + (len(_OPEN) * limit if plan.prefix else 0) + 1
             (silent if plan.prefix else ended).append(_Part(plan, [_SUCCEEDED], size))
-        for status in (each for each in statuses if each in LISTED):
+        for status in (str(each) for each in TaskStatus if each in LISTED and (silent or each in statuses)):
             plans = await self._lists.plans({**wanted, "status": (status,)})
             ended += [_Part(plan, [status], limit + 1) for plan in plans]
-        opened, late = list[_Part](), list[_Part]()
+        opened = list[_Part]()
         if is_open:
             (plan,) = await self._lists.plans({**wanted, "status": tuple(is_open)})
-            size = most * len(is_open) + 1
-            opened.append(_Part(plan, is_open, size))
-            if again and ended:
-                since = datetime.now(UTC) - _REQUEUED
-                recent = Condition(
-                    f"{plan.condition.text} and updated_at ge @since",
-                    {**plan.condition.values, "since": since},
-                )
-                late.append(_Part(replace(plan, condition=recent), is_open, size))
-        return [silent, opened, ended, late]
+            opened.append(_Part(plan, is_open, most * len(is_open) + 1))
+        return [silent, opened, ended]
+
+    async def _requeued(
+        self, since: datetime, wanted: dict[str, Any], most: int
+    ) -> dict[str, Mapping[str, Any]]:
+        """The rows of up to ``most`` tasks that were requeued since then, whatever their states are now."""
+        found: dict[str, Mapping[str, Any]] = {}
+        of_all = {name: value for name, value in wanted.items() if name != "status"}
+        async for key, row in self._lists.requeued(since, of_all, _TOLD):
+            found[key] = row.properties
+            if len(found) >= most:
+                break
+        return found
 
     async def _read(
         self, part: _Part, wanted: dict[str, Any], places: asyncio.Semaphore | None = None
@@ -180,9 +187,7 @@ class Counting:
 
         async def one(partition: str) -> None:
             async with limited:
-                rows = self._lists.rows(
-                    part.plan, wanted, partition, "", size, size, ("status", "agent_id", "action")
-                )
+                rows = self._lists.rows(part.plan, wanted, partition, "", size, size, _TOLD)
                 async for key, entity in rows:
                     part.rows[key] = entity.properties
                     if part.is_full:

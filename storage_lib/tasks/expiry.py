@@ -33,7 +33,7 @@ LARGE: Final = ("payload", "result", "raw_message")
 """The contents that may be objects of their own."""
 _NEEDED: Final = (
     *("task_id", "status", "agent_id", "parent_id", "event_due", "fence", EXPIRED),
-    *("correlation_id", "idempotency_key"),
+    *("correlation_id", "idempotency_key", "requeued_at"),
     *(f"{name}_key" for name in LARGE),
 )
 _AHEAD = timedelta(days=1)

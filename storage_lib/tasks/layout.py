@@ -243,6 +243,8 @@ class Facts:
                 "action": self.action,
                 "created_at": self.created_at,
                 "status": self.status,
+                "correlation_id": self.correlation_id,
+                "idempotency_key": self.idempotency_key,
             }
         if self.event_due or (self.status is not None and self.status not in FINAL):
             # Nothing is false but that no event is due.

@@ -207,8 +207,7 @@ class Lists:
         found: list[Plan] = []
         listed = [status for status in statuses if status in LISTED]
         if is_open := tuple(status for status in statuses if status not in FINAL):
-            names = ("status", "agent_id", "action", "correlation_id", "idempotency_key")
-            found.append(Plan(_condition({**wanted, "status": is_open}, *names), OPEN))
+            found.append(Plan(_condition({**wanted, "status": is_open}, *_OF_ROWS), OPEN))
         if listed and is_search and own is not None:
             found.append(Plan(_condition(wanted, "agent_id", "action", text=_rows_with(listed)), own))
         else:
@@ -249,7 +248,9 @@ class Lists:
             keys.update(found)
             more = more or are_more
         if is_open and others:
-            keys.update(await self._requeued(began - SKEW, wanted, behind))
+            async for key, _ in self.requeued(began - SKEW, wanted, ()):
+                if key > behind:
+                    keys.add(key)
         page = sorted(keys)[:limit]
         return page, entities, older, more or len(page) < len(keys)
 
@@ -292,12 +293,14 @@ class Lists:
                 heappop(heap)
         return keys, bool(heap)
 
-    async def _requeued(self, since: datetime, wanted: dict[str, Any], behind: str) -> list[str]:
-        """The keys of tasks that were requeued at that moment or later, and are wanted now."""
-        begin, condition = requeued_since(since), _condition(wanted, "status", "agent_id", "action")
-        rows = all_partitions(self._tables, begin, end_of(REQUEUED), condition, select=[])
-        keys = [row.row_key[len(begin) :] async for row in rows]
-        return [key for key in keys if key > behind]
+    async def requeued(
+        self, since: datetime, wanted: dict[str, Any], select: Sequence[str]
+    ) -> AsyncIterator[tuple[str, Entity]]:
+        """The rows of tasks that were requeued at that moment or later, and are wanted now, with the keys of
+        their records."""
+        begin, condition = requeued_since(since), _condition(wanted, *_OF_ROWS)
+        async for row in all_partitions(self._tables, begin, end_of(REQUEUED), condition, select=select):
+            yield row.row_key[len(begin) :], row
 
     async def before(self, wanted: dict[str, Any], behind: str, limit: int) -> list[tuple[str, Entity]]:
         """The first records of the layout before, with their keys."""
@@ -530,6 +533,8 @@ def _holds(entity: Entity, wanted: dict[str, Any]) -> bool:
 
 _EQUAL = ("agent_id", "action", "parent_id", "correlation_id", "idempotency_key")
 _PROPERTIES = ("status", *_EQUAL)
+_OF_ROWS = ("status", "agent_id", "action", "correlation_id", "idempotency_key")
+"""What the rows of open tasks say, and those of requeued ones."""
 
 
 def _first_before(moment: datetime) -> str:
