@@ -5,67 +5,72 @@ from __future__ import annotations
 
 from typing import Any
 
+from functions.preferences import MAX_WAIT_SECONDS
 from functions.task_lists import MOST_COUNTED
 
-_TEXT: dict[str, Any] = {"type": "string"}
+type Schema = dict[str, Any]
+type Parameters = dict[str, tuple[str, Schema]]
+"""By name: what it is, and its schema."""
+
+
+def _text(pattern: str) -> Schema:
+    return {"type": "string", "pattern": pattern}
+
+
+def _or_none(pattern: str) -> Schema:
+    """One without a value counts as not given; the host passes on no such parameter."""
+    return _text(f"^({pattern.strip('^$')})?$")
+
+
+def _one_of(*values: str) -> Schema:
+    return {"type": "string", "enum": list(values)}
+
+
+def _number(least: int, most: int, default: int | None = None) -> Schema:
+    found = {"type": "integer", "minimum": least, "maximum": most}
+    return found if default is None else found | {"default": default}
+
+
+_TEXT: Schema = {"type": "string"}
+_FLAG: Schema = {"type": "boolean", "default": False}
+_MOMENT: Schema = {"type": "string", "format": "date-time"}
+_COUNT = _number(0, 999_999_999)
 _DAY = r"((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31|02-29)"
 _TIME_OF_DAY = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _RFC_3339 = rf"^[0-9]{{4}}-{_DAY}T{_TIME_OF_DAY}$"
-_MOMENT: dict[str, Any] = {"type": "string", "format": "date-time"}
-_TAGS = r'^(\*|((W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)?)$'
+_TAGS = _text(r'^(\*|((W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)?)$')
 TEXT = "^[!-~]+( +[!-~]+)*$"
 DISPOSITION = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+( *;([ -~]*[!-~])?)?$"
 LANGUAGES = "^[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*( *, *[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*)*$"
 """Of the headers that are kept with an object."""
-_PRINTABLE: dict[str, Any] = {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]{1,128}$"}
-_IDEMPOTENCY_KEY = {**_PRINTABLE, "pattern": _PRINTABLE["pattern"].replace("128", "255")}
-_STATUS = "(queued|running|succeeded|failed|cancelled|dead)"
+_PRINTABLE = r"^[^\u0000-\u001f\u007f-\u009f]{1,%d}$"
+AGENT, IDEMPOTENCY_KEY, _PARTICIPANT = _PRINTABLE % 128, _PRINTABLE % 255, _PRINTABLE % 256
+ACTION = "^[a-z][a-z0-9_]{0,63}$"
 TASK_ID = "^[A-Za-z0-9]([A-Za-z0-9._:-]{0,126}[A-Za-z0-9_:-])?$"
-_TASK_ID: dict[str, Any] = {"type": "string", "pattern": TASK_ID}
-_ACTION: dict[str, Any] = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,63}$"}
+_STATUS = "(queued|running|succeeded|failed|cancelled|dead)"
 _NOT_IN_KEYS = r"/\\\u0000-\u001f\u007f-\u009f\ufdd0-\ufdef\ufffe\uffff"
 _SEGMENT = rf"[^{_NOT_IN_KEYS}]*[^.{_NOT_IN_KEYS}]"
-_KEY: dict[str, Any] = {
+_KEY: Schema = {
     "type": "string",
     "format": "object-key",
     "pattern": rf"^(?!\.system(/|$))(?!.*%2[fF]){_SEGMENT}(/{_SEGMENT})*$",
 }
 """Its other rules (bytes, NFC) are no regular expression."""
-_PATH_KEY = {**_KEY, "pattern": _KEY["pattern"].replace("%2[fF]", "%(2[fF]|[89a-fA-F][0-9a-fA-F])")}
-
-
-_NAME: dict[str, Any] = {
+_PATH_KEY = _KEY | {"pattern": _KEY["pattern"].replace("%2[fF]", "%(2[fF]|[89a-fA-F][0-9a-fA-F])")}
+_NOT_IN_PATHS = r"^(?!\.{1,2}$)(?!.*%[0-9a-fA-F]{2})"
+_NAME: Schema = {
     "type": "string",
     "maxLength": 255,
-    "pattern": r"^(?!\.{1,2}$)(?!.*%[0-9a-fA-F]{2})[^/\u0000-\u001f\u007f-\u009f]+$",
+    "pattern": _NOT_IN_PATHS + r"[^/\u0000-\u001f\u007f-\u009f]+$",
 }
-_TABLE_KEY: dict[str, Any] = {
-    "type": "string",
-    "pattern": r"^(?!\.{1,2}$)(?!.*%[0-9a-fA-F]{2})[^/\\#?\u0000-\u001f\u007f-\u009f]+$",
-}
-_TABLE_KEY_OR_NONE: dict[str, Any] = {
-    "type": "string",
-    "pattern": r"^[^/\\#?\u0000-\u001f\u007f-\u009f]*$",
-}
-
-
-def _or_none(schema: dict[str, Any]) -> dict[str, Any]:
-    """One without a value counts as not given; the host passes on no such parameter."""
-    return schema | {"pattern": f"^({schema['pattern'].strip('^$')})?$"}
-
-
-_PARTICIPANT: dict[str, Any] = {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f-\u009f]{1,256}$"}
-_COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
+_TABLE_KEY = _text(_NOT_IN_PATHS + r"[^/\\#?\u0000-\u001f\u007f-\u009f]+$")
+_TABLE_KEY_OR_NONE = _text(r"^[^/\\#?\u0000-\u001f\u007f-\u009f]*$")
 LABEL = r"^(?!v?[0-9]+$)(?!current$)[^\u0000-\u001f\u007f-\u009f]{1,100}$"
 VERSION = LABEL.replace("^", "^(v?[1-9][0-9]{0,14}$|current$|", 1) + ")"
-_VERSION: dict[str, Any] = {"type": "string", "pattern": VERSION}
+_VERSION = _text(VERSION)
 
 
-def _limit(default: int) -> dict[str, Any]:
-    return {"type": "integer", "minimum": 1, "maximum": 1000, "default": default}
-
-
-PATH: dict[str, tuple[str, dict[str, Any]]] = {
+PATH: Parameters = {
     "key": (
         "The key of the object: segments joined by `/`, at most 1,024 bytes of UTF-8 in form NFC, 255 in a"
         " segment. Slashes may be sent as they are or as `%2F`.",
@@ -76,82 +81,67 @@ PATH: dict[str, tuple[str, dict[str, Any]]] = {
     "row": ("The `RowKey`.", _TABLE_KEY),
     "queue": ("The queue.", _NAME),
     "message_id": ("The id of a message.", _TEXT),
-    "asset": ("A file that the console loads.", _TEXT | {"enum": ["console.js", "console.css", "charts.js"]}),
-    "task_id": ("The id that the submission was answered with.", _TASK_ID),
+    "asset": ("A file that the console loads.", _one_of("console.js", "console.css", "charts.js")),
+    "task_id": ("The id that the submission was answered with.", _text(TASK_ID)),
 }
 """Of a route's template, by name: what it is, and its schema."""
 
 
-QUERY: dict[str, tuple[str, dict[str, Any]]] = {
+QUERY: Parameters = {
     "key": ("The key of one object, for keys that a path cannot carry.", _KEY),
     "prefix": ("Only keys that begin so.", _TEXT | {"format": "object-prefix"}),
-    "delimiter": ("Fold what is below the next one into `prefixes`.", {"type": "string", "enum": ["/"]}),
-    "limit": ("How many at most are on a page.", _limit(100)),
+    "delimiter": ("Fold what is below the next one into `prefixes`.", _one_of("/")),
+    "limit": ("How many at most are on a page.", _number(1, 1000, 100)),
     "cursor": ("Of the page before, for the next one.", _TEXT | {"format": "cursor"}),
     "start_after": ("Begin behind this key, which need not exist.", _TEXT | {"format": "object-key"}),
     "include": (
         "`metadata`: also content type, metadata, expiry, checksum and headers.",
-        {"type": "string", "enum": ["metadata"]},
+        _one_of("metadata"),
     ),
     "version": ("A version: its number (`3` or `v3`), its label, or `current`.", _VERSION),
     "diff": ("The version from which changes are told, as a JSON Patch.", _VERSION),
     "number": ("The number of the new version; without it, it gets the next one.", _COUNT | {"minimum": 1}),
-    "label": ("A label that the new version gets.", _or_none({"type": "string", "pattern": LABEL})),
-    "lengths": ("Also tell how many messages are in each queue.", {"type": "boolean", "default": False}),
+    "label": ("A label that the new version gets.", _or_none(LABEL)),
+    "lengths": ("Also tell how many messages are in each queue.", _FLAG),
     "keep_last": ("How many of the versions with the highest numbers stay.", _COUNT),
     "younger_than_seconds": ("Versions that were saved within this time stay, too.", _COUNT),
-    "dry_run": ("Tell what would be done, and do nothing.", {"type": "boolean", "default": False}),
+    "dry_run": ("Tell what would be done, and do nothing.", _FLAG),
     "partition": ("The `PartitionKey` of one entity, for keys that a path cannot carry.", _TABLE_KEY_OR_NONE),
     "row": ("The `RowKey` of one entity.", _TABLE_KEY_OR_NONE),
     "filter": ("An OData filter of Azure Tables. Values belong into parameters: `day eq @day`.", _TEXT),
     "select": ("The properties to return, separated by commas.", _TEXT),
-    "max_messages": (
-        "How many messages at most.",
-        {"type": "integer", "minimum": 1, "maximum": 32, "default": 1},
-    ),
-    "visibility_timeout": (
-        "For how many seconds nobody else receives them.",
-        {"type": "integer", "minimum": 1, "maximum": 604800, "default": 30},
-    ),
+    "max_messages": ("How many messages at most.", _number(1, 32, 1)),
+    "visibility_timeout": ("For how many seconds nobody else receives them.", _number(1, 604_800, 30)),
     "receipt": ("What the message was received with.", _TEXT | {"minLength": 1}),
-    "upload_id": ("What the upload was begun with.", {"type": "string", "pattern": "^[0-9a-f]{32}$"}),
-    "part": ("The number of a part.", {"type": "integer", "minimum": 1, "maximum": 10_000}),
-    "expires": (
-        "Of a link: when it ends, in seconds since 1970.",
-        {"type": "string", "pattern": r"^\d{1,12}$"},
-    ),
+    "upload_id": ("What the upload was begun with.", _text("^[0-9a-f]{32}$")),
+    "part": ("The number of a part.", _number(1, 10_000)),
+    "expires": ("Of a link: when it ends, in seconds since 1970.", _text(r"^\d{1,12}$")),
     "ip": ("Of a link: the addresses that may use it.", _TEXT),
     "type": ("Of a link: the content type of what is saved.", _TEXT),
-    "max": ("Of a link: the largest body.", {"type": "string", "pattern": r"^\d{1,15}$"}),
+    "max": ("Of a link: the largest body.", _text(r"^\d{1,15}$")),
     "maker": ("Of a link: who has made it.", _TEXT),
-    "kid": ("Of a link: the secret that has signed it.", {"type": "string", "pattern": "^[0-9a-f]{8}$"}),
-    "sig": ("Of a link: its signature.", {"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"}),
+    "kid": ("Of a link: the secret that has signed it.", _text("^[0-9a-f]{8}$")),
+    "sig": ("Of a link: its signature.", _text("^[A-Za-z0-9_-]{43}$")),
     "wait": (
         "How many seconds the answer is held back until the task has ended, or has changed.",
-        {"type": "integer", "minimum": 0, "maximum": 30, "default": 0},
+        _number(0, MAX_WAIT_SECONDS, 0),
     ),
     "status": (
         "Only tasks in this state, or in one of several, separated by commas: `queued`, `running`,"
         " `succeeded`, `failed`, `cancelled`, `dead`.",
-        _or_none({"type": "string", "pattern": f"^{_STATUS}(,{_STATUS})*$"}),
+        _or_none(f"^{_STATUS}(,{_STATUS})*$"),
     ),
-    "correlation_id": ("Only tasks with this one.", _or_none(_PRINTABLE)),
-    "idempotency_key": ("Only tasks with this one.", _or_none(_IDEMPOTENCY_KEY)),
-    "by": (
-        "Count those of each agent or action, too.",
-        {"type": "string", "enum": ["agent_id", "action"]},
-    ),
-    "agent_id": ("Only tasks of this agent.", _or_none(_PRINTABLE)),
-    "action": ("Only tasks of this action.", _or_none(_ACTION)),
-    "parent_id": ("Only tasks that this one has submitted.", _or_none(_TASK_ID)),
+    "correlation_id": ("Only tasks with this one.", _or_none(AGENT)),
+    "idempotency_key": ("Only tasks with this one.", _or_none(IDEMPOTENCY_KEY)),
+    "by": ("Count those of each agent or action, too.", _one_of("agent_id", "action")),
+    "agent_id": ("Only tasks of this agent.", _or_none(AGENT)),
+    "action": ("Only tasks of this action.", _or_none(ACTION)),
+    "parent_id": ("Only tasks that this one has submitted.", _or_none(TASK_ID)),
     "created_after": ("Only tasks that were submitted after this moment.", _MOMENT),
     "created_before": ("Only tasks that were submitted before this moment.", _MOMENT),
     "participant": ("Only conversations that it takes part in.", _or_none(_PARTICIPANT)),
     "topic": ("Only conversations with this topic.", _or_none(_PARTICIPANT)),
-    "last": (
-        "Only so many of the newest messages.",
-        {"type": "integer", "minimum": 0, "maximum": 1000, "default": 100},
-    ),
+    "last": ("Only so many of the newest messages.", _number(0, 1000, 100)),
     "after": ("Only messages behind this position.", _COUNT),
     "before": ("Only messages before this position.", _COUNT),
 }
@@ -167,15 +157,9 @@ REQUIRED_QUERY = {
 }
 """What a route cannot do without; ``by_query_…`` likewise, besides what it has in place of a path."""
 
-QUERY_OF: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
-    ("count_tasks", "limit"): (
-        "No state is counted further.",
-        {"type": "integer", "minimum": 1, "maximum": MOST_COUNTED, "default": 1000},
-    ),
-    ("read_conversation", "limit"): (
-        "Only so many of the oldest messages.",
-        {"type": "integer", "minimum": 0, "maximum": 1000},
-    ),
+QUERY_OF: dict[tuple[str, str], tuple[str, Schema]] = {
+    ("count_tasks", "limit"): ("No state is counted further.", _number(1, MOST_COUNTED, 1000)),
+    ("read_conversation", "limit"): ("Only so many of the oldest messages.", _number(0, 1000)),
 }
 """Parameters that mean something else in one route, by its name and theirs."""
 
@@ -185,14 +169,11 @@ UNNAMED_QUERY = {
 }
 """Families of parameters, likewise."""
 
-HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "If-Match": (
-        "Only if the current ETag is one of these; `*`: only if it exists.",
-        _TEXT | {"pattern": _TAGS},
-    ),
+HEADERS: Parameters = {
+    "If-Match": ("Only if the current ETag is one of these; `*`: only if it exists.", _TAGS),
     "If-None-Match": (
         "Only if the current ETag is none of these; `*` with a write: only if it does not exist.",
-        _TEXT | {"pattern": _TAGS},
+        _TAGS,
     ),
     "If-Modified-Since": ("Only if it was changed after this HTTP date; ignored if malformed.", _TEXT),
     "If-Unmodified-Since": ("Only if it was not changed after this HTTP date; ignored if malformed.", _TEXT),
@@ -208,7 +189,7 @@ HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Want-Repr-Digest": ("Which digest of the whole object to give: `sha-256=1`, `sha-512=1`.", _TEXT),
     "Idempotency-Key": (
         "Names a conditional request, or a submission, that may be sent again if its answer was lost.",
-        _TEXT | {"pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+        _text("^[!-~]([ -~]{0,253}[!-~])?$"),
     ),
     "Prefer": (
         "`wait=SECONDS` (RFC 7240): hold the answer back until the task has ended, at most 30 seconds.",
@@ -222,25 +203,19 @@ HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Content-Digest": ("Likewise, of the bytes as they are sent.", _TEXT),
     "Content-MD5": (
         "The MD5 of the body, in base64; another body is refused.",
-        _TEXT | {"pattern": "^[A-Za-z0-9+/]{21}[AQgw]==$"},
+        _text("^[A-Za-z0-9+/]{21}[AQgw]==$"),
     ),
     "x-ttl-seconds": (
         "How many seconds the object lives, a decimal number, at most 100 years.",
-        _TEXT | {"pattern": r"^(([0-2]\d{9}|\d{1,9})(\.\d{0,9})?|\.\d{1,9})$"},
+        _text(r"^(([0-2]\d{9}|\d{1,9})(\.\d{0,9})?|\.\d{1,9})$"),
     ),
     # A pattern, not a format: generated clients refuse moments in headers, and leave the operation out.
     "x-expires-at": (
         "When its life ends (RFC 3339), instead of `x-ttl-seconds`; at most 100 years from now.",
-        _TEXT | {"pattern": _RFC_3339},
+        _text(_RFC_3339),
     ),
-    "Content-Disposition": (
-        "Kept with the object, and sent with it.",
-        _or_none({"type": "string", "pattern": DISPOSITION}),
-    ),
-    "Content-Language": (
-        "Kept with the object, and sent with it.",
-        _or_none({"type": "string", "pattern": LANGUAGES}),
-    ),
+    "Content-Disposition": ("Kept with the object, and sent with it.", _or_none(DISPOSITION)),
+    "Content-Language": ("Kept with the object, and sent with it.", _or_none(LANGUAGES)),
     "Origin": ("Of a web page: only those of the app itself, and of origins that a setting names.", _TEXT),
     "MCP-Protocol-Version": (
         "The revision of the protocol, such as `2026-07-28`; without it, `2025-03-26`.",
@@ -258,7 +233,7 @@ UNNAMED_HEADERS = {
 }
 """Families of headers, which OpenAPI cannot describe as such: what the text of an operation says of them."""
 
-EVERYWHERE: dict[str, tuple[str, dict[str, Any]]] = {
+EVERYWHERE: Parameters = {
     "x-correlation-id": ("Ties together what this request does, in logs, spans and the audit log.", _TEXT),
     "traceparent": ("The caller's span (W3C Trace Context); a malformed one is dropped.", _TEXT),
 }

@@ -21,6 +21,11 @@ REFERENCE = "#/components/schemas/{name}"
 
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """A moment as ISO 8601, with its time zone."""
+NextPage = Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+Metadata = dict[
+    Annotated[str, Meta(pattern="^(?!aos-)[a-z][a-z0-9-]{0,63}$")],
+    Annotated[str, Meta(pattern=r"^[^\u0000-\u001f\u007f-\u009f]*$")],
+]
 _SENT = Meta(description="Sent with the object; null: none.")
 HeaderText = Annotated[Annotated[str, Meta(pattern=TEXT)] | UnsetType | None, _SENT]
 Disposition = Annotated[Annotated[str, Meta(pattern=DISPOSITION)] | UnsetType | None, _SENT]

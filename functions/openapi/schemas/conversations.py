@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from functions.openapi.schemas import Moment
+from functions.openapi.schemas import Moment, NextPage
 
 _Position = Annotated[int, Meta(ge=0, description="Of the last message that was ever appended; 0: none.")]
 _OfMessage = Annotated[int, Meta(ge=1, description="Positions count from 1 and are never given again.")]
@@ -57,7 +57,7 @@ class ConversationPage(TypedDict):
     """Conversations; the one that was created last comes first."""
 
     conversations: list[Conversation]
-    cursor: Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+    cursor: NextPage
 
 
 class NewMessages(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from functions.openapi.schemas import Disposition, HeaderText, Languages, Moment
+from functions.openapi.schemas import Disposition, HeaderText, Languages, Metadata, Moment, NextPage
 from storage_lib.ports.expiry import MAX_TTL_SECONDS
 from storage_lib.ports.link_model import DEFAULT_LINK_SECONDS, MAX_LINK_SECONDS
 from storage_lib.uploads import DEFAULT_SECONDS, MAX_PARTS, MAX_SECONDS
@@ -14,8 +14,6 @@ from storage_lib.uploads import DEFAULT_SECONDS, MAX_PARTS, MAX_SECONDS
 _ContentType = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 _UploadId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", examples=["0f5d1f4bd6de5a1bb7c5ae0c6b9c7f10"])]
 _Size = Annotated[int, Meta(ge=0, description="Bytes.")]
-_MetadataName = Annotated[str, Meta(pattern="^(?!aos-)[a-z][a-z0-9-]{0,63}$")]
-_MetadataValue = Annotated[str, Meta(pattern=r"^[^\u0000-\u001f\u007f-\u009f]*$")]
 
 
 class LinkRequest(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -59,7 +57,7 @@ class UploadRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """The object that is to be sent in parts."""
 
     content_type: _ContentType | None = "application/octet-stream"
-    metadata: dict[_MetadataName, _MetadataValue] | UnsetType | None = UNSET
+    metadata: Metadata | UnsetType | None = UNSET
     ttl_seconds: Annotated[
         Annotated[float, Meta(ge=0, le=MAX_TTL_SECONDS)] | UnsetType | None,
         Meta(description="Seconds it lives from its completion on. Not with `expires_at`."),
@@ -132,4 +130,4 @@ class UploadPage(TypedDict):
     """Uploads that are under way, in no order of use."""
 
     uploads: list[UploadUnderWay]
-    cursor: Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+    cursor: NextPage

@@ -6,14 +6,12 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from functions.openapi.schemas import Disposition, HeaderText, Languages, Moment
+from functions.openapi.schemas import Disposition, HeaderText, Languages, Metadata, Moment, NextPage
 from storage_lib.ports.expiry import MAX_TTL_SECONDS
 
 _Key = Annotated[str, Meta(description="The key: segments, joined by `/`.", examples=["configs/ceo.json"])]
 _Etag = Annotated[str, Meta(description="The ETag without its quotes; another one after each change.")]
 _Size = Annotated[int, Meta(ge=0, description="Bytes.")]
-_MetadataName = Annotated[str, Meta(pattern="^(?!aos-)[a-z][a-z0-9-]{0,63}$")]
-_MetadataValue = Annotated[str, Meta(pattern=r"^[^\u0000-\u001f\u007f-\u009f]*$")]
 
 
 MEDIA_TYPES = {"MergePatch": "application/merge-patch+json"}
@@ -54,14 +52,14 @@ class ObjectPage(TypedDict):
 
     objects: list[ListedObject]
     prefixes: Annotated[list[str], Meta(description="With `delimiter`: what keys were folded into.")]
-    cursor: Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+    cursor: NextPage
 
 
 class ObjectChange(Struct, forbid_unknown_fields=True, kw_only=True):
     """Other metadata or another time to live; the bytes stay where they are."""
 
     metadata: Annotated[
-        dict[_MetadataName, _MetadataValue] | UnsetType | None,
+        Metadata | UnsetType | None,
         Meta(description="All the metadata that the object has from now on; null: none."),
     ] = UNSET
     ttl_seconds: Annotated[

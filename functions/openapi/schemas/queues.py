@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta, Struct
 
-from functions.openapi.schemas import Moment
+from functions.openapi.schemas import Moment, NextPage
 from functions.openapi.schemas.tables import NamedResource
 
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
@@ -26,7 +26,7 @@ class QueuePage(TypedDict):
     """Queues that the caller may use, by name."""
 
     queues: list[ListedQueue]
-    cursor: Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+    cursor: NextPage
 
 
 class Queue(TypedDict):

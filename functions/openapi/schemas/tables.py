@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from functions.openapi.schemas import Moment
+from functions.openapi.schemas import Moment, NextPage
 
 _Key = Annotated[
     str,
@@ -36,7 +36,7 @@ class TablePage(TypedDict):
     """Tables that the caller may use, by name."""
 
     tables: list[NamedResource]
-    cursor: Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+    cursor: NextPage
 
 
 class Entity(TypedDict):
@@ -77,7 +77,7 @@ class EntityPage(TypedDict):
     """A page of entities, ordered by partition and row."""
 
     entities: list[dict[str, Any]]
-    cursor: Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+    cursor: NextPage
 
 
 CONSTRAINTS = {"NewEntity": _PROPERTIES}

@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from functions.openapi.parameters import TASK_ID
-from functions.openapi.schemas import Moment
+from functions.openapi.parameters import ACTION, AGENT, IDEMPOTENCY_KEY, TASK_ID
+from functions.openapi.schemas import Moment, NextPage
 from functions.openapi.schemas.problems import Problem
 
 MEDIA_TYPES = {"TaskEvents": "text/event-stream"}
 
-_PRINTABLE = Meta(pattern=r"^[^\u0000-\u001f\u007f-\u009f]{1,128}$")
-_KEY = Meta(pattern=r"^[^\u0000-\u001f\u007f-\u009f]{1,255}$")
+_PRINTABLE = Meta(pattern=AGENT)
+_KEY = Meta(pattern=IDEMPOTENCY_KEY)
 _Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "dead"]
 _Priority = Literal["normal", "high"]
 MAX_DELAY_SECONDS = 366 * 24 * 3600
@@ -26,9 +26,7 @@ _Id = Annotated[str, Meta(examples=["7d1f0a52c3b94e0f8a6b5c4d3e2f1a09"])]
 class TaskSubmission(Struct, forbid_unknown_fields=True, kw_only=True):
     """A task to run."""
 
-    action: Annotated[
-        str, Meta(pattern="^[a-z][a-z0-9_]{0,63}$", description="What to do.", examples=["analyze_report"])
-    ]
+    action: Annotated[str, Meta(pattern=ACTION, description="What to do.", examples=["analyze_report"])]
     agent_id: Annotated[
         str, _PRINTABLE, Meta(description="The agent on whose behalf it is done.", examples=["ceo"])
     ]
@@ -135,7 +133,7 @@ class TaskPage(TypedDict):
     """A page of tasks, newest first."""
 
     tasks: list[Task]
-    cursor: Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+    cursor: NextPage
     unreadable: NotRequired[Annotated[Any, Meta(description="Damaged records of the page.")]]
 
 
@@ -171,7 +169,7 @@ class TaskSelection(Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(description="Those in one of these states."),
     ] = UNSET
     agent_id: Annotated[str, _PRINTABLE] | UnsetType | None = UNSET
-    action: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,63}$")] | UnsetType | None = UNSET
+    action: Annotated[str, Meta(pattern=ACTION)] | UnsetType | None = UNSET
     parent_id: Annotated[str, Meta(pattern=TASK_ID)] | UnsetType | None = UNSET
     correlation_id: Annotated[str, _PRINTABLE] | UnsetType | None = UNSET
     idempotency_key: Annotated[str, _KEY] | UnsetType | None = UNSET

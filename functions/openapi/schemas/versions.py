@@ -7,7 +7,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from functions.openapi.parameters import LABEL, VERSION
-from functions.openapi.schemas import Moment
+from functions.openapi.schemas import Moment, NextPage
 
 MEDIA_TYPES = {"JsonPatch": "application/json-patch+json"}
 
@@ -41,7 +41,7 @@ class VersionPage(TypedDict):
     key: str
     current: Annotated[int | None, Meta(description="The number of the current one; null: there are none.")]
     versions: list[ListedVersion]
-    cursor: Annotated[str | None, Meta(description="Leads to the next page; null ends the list.")]
+    cursor: NextPage
 
 
 class SavedVersion(TypedDict):
