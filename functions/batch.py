@@ -49,14 +49,7 @@ class AnswerTooLargeError(InvalidArgumentError):
     code = "answer-too-large"
 
 
-@blueprint.http(
-    "POST",
-    "batch",
-    headers=("Idempotency-Key",),
-    body="Batch",
-    answers={200: "BatchResults"},
-    problems=(411, 413, 415),
-)
+@blueprint.http("POST", "batch", headers=("Idempotency-Key",), body="Batch", answers={200: "BatchResults"})
 async def run_batch(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/batch`` ``{"operations": [{"op", "key", …}, …]}``: save, load, delete, copy or move up to
     1,000 objects, or ask whether they exist.

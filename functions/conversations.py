@@ -32,7 +32,7 @@ _MOST = 999_999_999
 _READS: dict[str, Any] = {
     "headers": _CONDITIONS,
     "answers": {200: "ConversationRead", 304: ""},
-    "problems": (404, 412, 501),
+    "problems": (404, 501),
 }
 _LISTS: dict[str, Any] = _READS | {"answers": {200: ("ConversationPage", "ConversationRead"), 304: ""}}
 
@@ -90,7 +90,7 @@ async def read_conversation(req: func.HttpRequest) -> func.HttpResponse:
     headers=("If-Match", "Idempotency-Key"),
     body="NewMessages",
     answers={200: "MessagesAppended"},
-    problems=(404, 411, 412, 413, 415, 501),
+    problems=(404, 501),
 )
 async def extend_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/conversations/{key}`` ``{"messages": [{…}, …], "participants"?: …, "topic"?: …}``: append
@@ -132,7 +132,7 @@ async def extend_conversation(req: func.HttpRequest) -> func.HttpResponse:
     headers=("If-Match",),
     body="ConversationChange",
     answers={200: "Conversation"},
-    problems=(404, 411, 412, 413, 415, 501),
+    problems=(404, 501),
 )
 async def change_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``PATCH /api/conversations/{key}`` ``{"topic"?: …, "participants"?: […], "metadata"?: {…},
@@ -168,7 +168,7 @@ _CHANGED = {
 
 
 @blueprint.http(
-    "DELETE", _ONE, by_query=("key",), headers=("If-Match",), answers={204: ""}, problems=(404, 412, 501)
+    "DELETE", _ONE, by_query=("key",), headers=("If-Match",), answers={204: ""}, problems=(404, 501)
 )
 async def delete_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/conversations/{key}``: delete a conversation with its messages. 204; 404 if there is
@@ -192,7 +192,7 @@ async def delete_conversation(req: func.HttpRequest) -> func.HttpResponse:
     headers=("If-Match",),
     body="ConversationEdit",
     answers={200: "ConversationEdited", 201: "ConversationEdited"},
-    problems=(404, 411, 412, 413, 415, 501),
+    problems=(404, 501),
 )
 async def edit_conversation(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/conversation-edits/{key}``: take messages away, or copy the conversation.

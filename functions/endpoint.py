@@ -91,7 +91,8 @@ def endpoint(
     :param headers: the request headers that it reads, beyond those that every route does.
     :param body: the schema of the request's body; several if it takes several media types.
     :param answers: the schema of each successful answer, by status; several if there are several.
-    :param problems: the statuses of its problems, beyond those that every route may give.
+    :param problems: the statuses of its problems, beyond those that every route may give, or every one with
+        a body (411, 413, 415) or with ``If-Match`` (412).
     :param is_open: whether it does not matter who asks, nor how often, unless the handler counts.
     :param is_limited: whether it counts for the caller's rate; a probe of the platform's does not.
     """

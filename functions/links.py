@@ -40,12 +40,7 @@ _SAVES: Any = SAVES | {"is_open": True, "problems": (404, *SAVES["problems"], 42
 
 
 @blueprint.http(
-    "POST",
-    "links/{*key}",
-    by_query=("key",),
-    body="LinkRequest",
-    answers={201: "Link"},
-    problems=(404, 411, 413, 415, 501),
+    "POST", "links/{*key}", by_query=("key",), body="LinkRequest", answers={201: "Link"}, problems=(404, 501)
 )
 async def make_link(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/links/{key}`` ``{method?, expires_in?, ip?, content_type?, max_bytes?}``: a URL by which

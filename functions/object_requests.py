@@ -21,7 +21,7 @@ SAVES: Any = {
     "headers": (*CONDITIONS, *CONTENT, "x-ttl-seconds", "x-expires-at"),
     "body": "bytes",
     "answers": {200: "SavedObject", 201: "SavedObject"},
-    "problems": (409, 411, 412, 413, 415, 422, 507),
+    "problems": (409, 422, 507),
 }
 LOADS: Any = {
     "headers": (
@@ -37,7 +37,7 @@ LOADS: Any = {
         "Want-Repr-Digest",
     ),
     "answers": {200: "bytes", 206: "bytes", 304: ""},
-    "problems": (404, 412, 416),
+    "problems": (404, 416),
 }
-HEADS: Any = LOADS | {"answers": {200: "bytes", 304: ""}, "problems": (404, 412)}
+HEADS: Any = LOADS | {"answers": {200: "bytes", 304: ""}, "problems": (404,)}
 """Words of `functions.endpoint.endpoint`."""

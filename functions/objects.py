@@ -110,9 +110,7 @@ async def stat_object(req: func.HttpRequest) -> func.HttpResponse:
     return await loading.head(req)
 
 
-@blueprint.http(
-    "DELETE", _ROUTE, by_query=("key",), headers=CONDITIONS, answers={204: ""}, problems=(404, 412)
-)
+@blueprint.http("DELETE", _ROUTE, by_query=("key",), headers=CONDITIONS, answers={204: ""}, problems=(404,))
 async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/objects/{key}``: remove an object. 204; 404 if there is none; 412 if a precondition does
     not hold."""
@@ -127,7 +125,7 @@ async def delete_object(req: func.HttpRequest) -> func.HttpResponse:
     headers=(*CONDITIONS, "Idempotency-Key"),
     body=("ObjectChange", "MergePatch"),
     answers={200: "SavedObject"},
-    problems=(404, 409, 411, 412, 413, 415, 422, 501, 507),
+    problems=(404, 409, 422, 501, 507),
 )
 async def touch_object(req: func.HttpRequest) -> func.HttpResponse:
     """``PATCH /api/objects/{key}`` ``{metadata?, ttl_seconds?, expires_at?, cache_control?,

@@ -41,9 +41,7 @@ _FIELDS = {"source": "prefix", "target": "to", "after": "cursor"}
 """Arguments of the library by other names."""
 
 
-@blueprint.http(
-    "POST", "prefixes/delete", body="PrefixDelete", answers={200: "PrefixResult"}, problems=(411, 413, 415)
-)
+@blueprint.http("POST", "prefixes/delete", body="PrefixDelete", answers={200: "PrefixResult"})
 async def delete_prefix(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/prefixes/delete`` ``{prefix, dry_run?, cursor?, limit?, seconds?}``: delete the objects
     whose keys start with ``prefix``, their versions included.
@@ -55,9 +53,7 @@ async def delete_prefix(req: func.HttpRequest) -> func.HttpResponse:
     return await _answer(req, "delete_prefix")
 
 
-@blueprint.http(
-    "POST", "prefixes/copy", body="PrefixTransfer", answers={200: "PrefixResult"}, problems=(411, 413, 415)
-)
+@blueprint.http("POST", "prefixes/copy", body="PrefixTransfer", answers={200: "PrefixResult"})
 async def copy_prefix(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/prefixes/copy`` ``{prefix, to, skip_existing?, dry_run?, cursor?, limit?, seconds?}``: copy
     each object ``prefix + rest`` to ``to + rest``, with its type, metadata and the end of its life.
@@ -67,9 +63,7 @@ async def copy_prefix(req: func.HttpRequest) -> func.HttpResponse:
     return await _answer(req, "copy_prefix", "to", "skip_existing")
 
 
-@blueprint.http(
-    "POST", "prefixes/move", body="PrefixTransfer", answers={200: "PrefixResult"}, problems=(411, 413, 415)
-)
+@blueprint.http("POST", "prefixes/move", body="PrefixTransfer", answers={200: "PrefixResult"})
 async def move_prefix(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/prefixes/move`` ``{prefix, to, skip_existing?, dry_run?, cursor?, limit?, seconds?}``: like
     a copy, but each object is deleted once it is copied. Sent again, it goes on where it was cut off."""

@@ -76,11 +76,7 @@ async def queue_length(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @blueprint.http(
-    "POST",
-    _MESSAGES,
-    body=("NewMessage", "NewBinaryMessage"),
-    answers={201: "SentMessage"},
-    problems=(411, 413, 415, 501),
+    "POST", _MESSAGES, body=("NewMessage", "NewBinaryMessage"), answers={201: "SentMessage"}, problems=(501,)
 )
 async def send_message(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/queues/{queue}/messages`` ``{body, encoding?, delay_seconds?, ttl_seconds?}``: send a

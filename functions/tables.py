@@ -30,12 +30,12 @@ _CONDITIONS = ("If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-
 _KEYS = ("partition", "row")
 _QUERY = ("filter", "select", "limit", "cursor")
 _PARAMETER = pattern(r"@[A-Za-z_]\w{0,254}")
-_READS: dict[str, Any] = {"headers": _CONDITIONS, "problems": (404, 412, 501)}
+_READS: dict[str, Any] = {"headers": _CONDITIONS, "problems": (404, 501)}
 _REPLACES: dict[str, Any] = {
     "headers": _CONDITIONS,
     "body": "EntityProperties",
     "answers": {200: "EntityWritten", 201: "EntityWritten"},
-    "problems": (404, 411, 412, 413, 415, 501),
+    "problems": (404, 501),
 }
 _MERGES: dict[str, Any] = _REPLACES | {"answers": {200: "EntityWritten"}}
 
@@ -79,9 +79,7 @@ async def query_entities(req: func.HttpRequest) -> func.HttpResponse:
     return json_response({"entities": found, "cursor": page.cursor})
 
 
-@blueprint.http(
-    "POST", _TABLE, body="NewEntity", answers={201: "EntityWritten"}, problems=(409, 411, 413, 415, 501)
-)
+@blueprint.http("POST", _TABLE, body="NewEntity", answers={201: "EntityWritten"}, problems=(409, 501))
 async def insert_entity(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tables/{table}`` ``{"PartitionKey": …, "RowKey": …, …}``: add an entity; 201 with its ETag
     and Location, 409 if there is one with these keys. The table is created if there is none."""
@@ -146,7 +144,7 @@ async def merge_entity(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @blueprint.http(
-    "DELETE", _ENTITY, by_query=_KEYS, headers=_CONDITIONS, answers={204: ""}, problems=(404, 412, 501)
+    "DELETE", _ENTITY, by_query=_KEYS, headers=_CONDITIONS, answers={204: ""}, problems=(404, 501)
 )
 async def delete_entity(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/tables/{table}/{partition}/{row}``: remove an entity. 204; 404 if there is none; 412

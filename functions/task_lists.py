@@ -75,9 +75,7 @@ async def count_tasks(req: func.HttpRequest) -> func.HttpResponse:
     return json_response(answer)
 
 
-@blueprint.http(
-    "POST", "tasks/cancel", body="TaskSelection", answers={200: "ChangedTasks"}, problems=(411, 413, 415)
-)
+@blueprint.http("POST", "tasks/cancel", body="TaskSelection", answers={200: "ChangedTasks"})
 async def cancel_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/cancel`` ``{status?, agent_id?, action?, parent_id?, correlation_id?,
     idempotency_key?, created_after?, created_before?, limit?, cursor?, dry_run?}``: cancel the tasks that
@@ -87,9 +85,7 @@ async def cancel_tasks(req: func.HttpRequest) -> func.HttpResponse:
     return await _change(req, "cancel_matching")
 
 
-@blueprint.http(
-    "POST", "tasks/requeue", body="TaskSelection", answers={200: "ChangedTasks"}, problems=(411, 413, 415)
-)
+@blueprint.http("POST", "tasks/requeue", body="TaskSelection", answers={200: "ChangedTasks"})
 async def requeue_tasks(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/requeue``: run the tasks that filters find again. They are those that failed or are
     dead, and cancelled ones if ``status`` names them. The rest is as for ``/api/tasks/cancel``."""

@@ -53,7 +53,7 @@ _RETRY_MILLISECONDS = 500
     headers=("Idempotency-Key", "Prefer"),
     body=("TaskSubmission", "TaskSubmissions"),
     answers={200: "Task", 202: ("Task", "SubmittedTasks")},
-    problems=(409, 411, 413, 415, 422),
+    problems=(409, 422),
 )
 async def submit_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks`` ``{action, agent_id, payload?, correlation_id?, idempotency_key?, delay_seconds?,
@@ -224,7 +224,7 @@ async def _events(req: func.HttpRequest, task_id: str, seconds: int) -> func.Htt
 
 
 @blueprint.http(
-    "POST", "tasks/{task_id}/cancel", headers=("If-Match",), answers={200: "Task"}, problems=(404, 409, 412)
+    "POST", "tasks/{task_id}/cancel", headers=("If-Match",), answers={200: "Task"}, problems=(404, 409)
 )
 async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/cancel``: cancel a task. 200 with the record. A task that has not
@@ -234,7 +234,7 @@ async def cancel_task(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @blueprint.http(
-    "POST", "tasks/{task_id}/requeue", headers=("If-Match",), answers={202: "Task"}, problems=(404, 409, 412)
+    "POST", "tasks/{task_id}/requeue", headers=("If-Match",), answers={202: "Task"}, problems=(404, 409)
 )
 async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/tasks/{task_id}/requeue``: run a task again. 202 with the record. A failed,
@@ -255,9 +255,7 @@ async def requeue_task(req: func.HttpRequest) -> func.HttpResponse:
     return record_response(record, status=202, headers={"Retry-After": "1"})
 
 
-@blueprint.http(
-    "DELETE", "tasks/{task_id}", headers=("If-Match",), answers={204: ""}, problems=(404, 409, 412)
-)
+@blueprint.http("DELETE", "tasks/{task_id}", headers=("If-Match",), answers={204: ""}, problems=(404, 409))
 async def delete_task(req: func.HttpRequest) -> func.HttpResponse:
     """``DELETE /api/tasks/{task_id}``: delete a task that has ended. 204. Removes its record, with payload
     and result; 409 if it, or one of its children, has not, and for a child whose parent's record is there."""

@@ -71,7 +71,7 @@ async def list_uploads(req: func.HttpRequest) -> func.HttpResponse:
     headers=CONDITIONS,
     body=("UploadRequest", "UploadCompletion"),
     answers={200: "SavedObject", 201: ("Upload", "SavedObject")},
-    problems=(404, 409, 411, 412, 413, 415, 422, 507),
+    problems=(404, 409, 422, 507),
 )
 async def create_or_complete_upload(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/uploads/{key}`` ``{content_type?, metadata?, ttl_seconds?, expires_at?, cache_control?,
@@ -94,7 +94,7 @@ async def create_or_complete_upload(req: func.HttpRequest) -> func.HttpResponse:
     headers=DIGESTS,
     body="bytes",
     answers={200: "UploadPart"},
-    problems=(404, 409, 411, 413, 415, 507),
+    problems=(404, 409, 507),
 )
 async def save_upload_part(req: func.HttpRequest) -> func.HttpResponse:
     """``PUT /api/uploads/{key}?upload_id=&part=``: store a part, 1 to 10,000, in any order; one that is sent

@@ -53,7 +53,7 @@ MAX_DIFF_BYTES = 1024 * 1024
 _ATTEMPTS = 10
 _READS: Any = LOADS | {
     "answers": {200: ("VersionPage", "JsonPatch", "bytes"), 206: "bytes", 304: ""},
-    "problems": (404, 409, 412, 413, 416),
+    "problems": (404, 409, 413, 416),
 }
 
 
@@ -93,7 +93,7 @@ async def load_versions(req: func.HttpRequest) -> func.HttpResponse:
     headers=CONTENT,
     body="bytes",
     answers={201: "SavedVersion"},
-    problems=(404, 409, 411, 412, 413, 415, 422, 507),
+    problems=(404, 409, 412, 422, 507),
 )
 async def save_version(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/versions/{key}``: save the body as a new version, under its Content-Type.
@@ -144,7 +144,7 @@ async def save_version(req: func.HttpRequest) -> func.HttpResponse:
     by_query=("key",),
     body="VersionsChange",
     answers={200: "VersionsChanged"},
-    problems=(404, 409, 411, 413, 415),
+    problems=(404, 409),
 )
 async def change_versions(req: func.HttpRequest) -> func.HttpResponse:
     """``PATCH /api/versions/{key}`` ``{current?, labels?}``: make another version the current one, and set or

@@ -46,7 +46,7 @@ class NotAcceptableError(InvalidArgumentError):
     headers=("Accept", "Origin", "MCP-Protocol-Version", "Mcp-Method", "Mcp-Name"),
     body="McpMessage",
     answers={200: ("McpMessage", "McpEvents"), 202: "", 400: "McpMessage", 404: "McpMessage"},
-    problems=(406, 411, 413, 415),
+    problems=(406,),
 )
 async def exchange_mcp_message(req: func.HttpRequest) -> func.HttpResponse:
     """``POST /api/mcp``: exchange a message of the Model Context Protocol, JSON-RPC 2.0.

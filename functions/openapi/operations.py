@@ -238,7 +238,9 @@ def _responses(
             if followed := all_examples().links.get((route.name, status)):
                 answer["links"] = followed
         result[str(status)] = answer
-    for status in {*responses.EVERY_PROBLEM, *found.problems}:
+    of_body = responses.OF_BODIES if found.body else ()
+    of_condition = (412,) if "If-Match" in found.headers else ()
+    for status in {*responses.EVERY_PROBLEM, *of_body, *of_condition, *found.problems}:
         if route.is_open and status in (401, 429) and status not in found.problems:
             continue
         if (own := result.get(str(status))) is not None:  # Its errors have a form of their own, too.

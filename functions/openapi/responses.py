@@ -11,6 +11,9 @@ EVERY_PROBLEM = (400, 401, 403, 429, 500, 503)
 """What every route may answer: a malformed request, nobody whom it knows, somebody who may not, somebody who
 asks too often, and an app that cannot."""
 
+OF_BODIES = (411, 413, 415)
+"""What a route with a body may answer, too: no length, too much, another media type."""
+
 OF_STATUS = {
     201: ("Location",),
     206: ("Content-Range",),
