@@ -833,7 +833,7 @@ async def test_a_file_sink_that_fails_leaves_a_gap(folder: Path, caplog: pytest.
     await layer.close()
     report = verify(folder, key=KEY)
     assert (report.findings, report.gaps) == ([], 3)
-    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    errors = [each for each in caplog.records if (each.name, each.levelname) == ("AOS.Storage", "ERROR")]
     assert len(errors) == 1, "an outage is told once"
 
 

@@ -143,9 +143,10 @@ async def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterat
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", METHODS)
 async def test_every_combination(memory: Bench, method: str, kind: str) -> None:
-    """With each of three methods and kinds; `make soak` has every one with all twelve."""
-    first = (METHODS.index(method) + KINDS.index(kind)) % 4
-    for conditions in EVERY if SOAK else EVERY[first::4]:
+    """`make soak` has every one; otherwise each is tried, by some methods and kinds, and each method and kind
+    meets each pair of headers."""
+    step = 1 if SOAK else 5  # No factor of how many there are of anything.
+    for conditions in EVERY[(METHODS.index(method) + KINDS.index(kind)) % step :: step]:
         await memory.check(method, conditions, kind)
 
 

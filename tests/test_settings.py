@@ -106,7 +106,7 @@ def test_a_misspelt_name_is_told_with_the_nearest(
     with caplog.at_level(logging.WARNING, "AOS.Settings"):
         for _ in range(2):
             StorageConfig.from_env({name: "x"})
-    (record,) = caplog.records
+    (record,) = (each for each in caplog.records if each.name == "AOS.Settings")
     assert name in record.getMessage()
     assert nearest in record.getMessage()
 

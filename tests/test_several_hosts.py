@@ -179,7 +179,7 @@ def test_a_timer_runs_on_one_of_three_hosts_and_on_another_when_that_is_gone(tmp
     for by one run."""
     ticks = tmp_path / "ticks"
     ticks.touch()
-    shared = ("--data", str(tmp_path / "data"), "--timer-lease-seconds", "2")
+    shared = ("--data", str(tmp_path / "data"), "--timer-lease-seconds", "8")
 
     def seen() -> Counter[str]:
         return Counter(ticks.read_text().split())

@@ -50,8 +50,11 @@ class Killed:
         starts = (start(PROJECT, self._data, self._settings) for _ in range(count))
         self._hosts += await asyncio.gather(*starts)
 
-    async def kill(self, chance: random.Random, count: int) -> None:
-        for host in chance.sample(self._hosts, count):
+    async def kill(self, chance: random.Random, count: int, busy: int | None = None) -> None:
+        """:param busy: a process that is to be among them."""
+        some = chance.sample(self._hosts, count)
+        some[:1] = [host for host in self._hosts if host.pid == busy and host not in some] or some[:1]
+        for host in some:
             self._hosts.remove(host)
             self.deaths[host.pid] = datetime.now(UTC)
             host.kill()
@@ -61,6 +64,17 @@ class Killed:
         for host in self._hosts:
             host.kill()
             await host.wait()
+
+    async def busy(self, engine: TaskEngine, submitted: list[str]) -> int | None:
+        """A host that has a task now; None once all have ended."""
+        left = [*submitted]
+        while await is_open(engine, left):
+            for (task_id, attempt), pid in self.runners().items():
+                if pid in self.pids:
+                    record = await engine.records.get(task_id, contents=False)
+                    if (record.status, record.attempts) == ("running", attempt):
+                        return pid
+        return None
 
     @property
     def pids(self) -> list[int]:
@@ -140,12 +154,14 @@ async def test_killed_hosts(
         submitted: list[str] = []
         try:
             await hosts.add(HOSTS)
-            for some in batched(families, per_round, strict=False):
+            for n, some in enumerate(batched(families, per_round, strict=False)):
                 results = await engine.submission.submit_many(some)
                 assert not any(isinstance(result, StorageError) for result in results), results
                 submitted += [result.task_id for result in results if isinstance(result, TaskRecord)]
-                await asyncio.sleep(chance.uniform(0, 3))  # the instant is meant to be any
-                await hosts.kill(chance, AT_ONCE)
+                if n % 2:
+                    await asyncio.sleep(chance.uniform(0, 3))  # the instant is meant to be any
+                busy = None if n % 2 else await hosts.busy(engine, submitted)
+                await hosts.kill(chance, AT_ONCE, busy)
                 await hosts.add(AT_ONCE)
             async with asyncio.timeout(600):
                 left = [*submitted]
