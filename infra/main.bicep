@@ -197,7 +197,7 @@ var tags = {
 }
 
 // The names that the code uses, of which it has constants, and no others: tests/test_infra.py compares them with
-// storage_lib/resources.py.
+// storage_lib/resource_names.py.
 // As storage_lib/namespaces.py makes them.
 var queuePrefix = empty(storageNamespace) ? '' : '${storageNamespace}-'
 var tablePrefix = empty(storageNamespace) ? '' : 'n${padLeft(length(storageNamespace), 2, '0')}${storageNamespace}'

@@ -28,6 +28,7 @@ import inspect
 import io
 import os
 import pickle
+import sys
 import uuid
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -540,11 +541,12 @@ class AgentStorageFile(AbstractBufferedFile):
     def discard(self) -> None:
         """Store nothing of it."""
         self.closed = True
-        sync(self.fs.loop, self._upload.abandon)
+        if not sys.is_finalizing():  # The thread that would do it has ended: sweeps remove what is there.
+            sync(self.fs.loop, self._upload.abandon)
 
     def close(self) -> None:
-        """Store what was written; nothing if the block that it was opened for has raised."""
-        if not self.closed and self.writable() and _is_given_up(self):
+        """Store what was written; nothing if the block that it was opened for has raised, or Python ends."""
+        if not self.closed and self.writable() and (sys.is_finalizing() or _is_given_up(self)):
             self.discard()
         super().close()
 

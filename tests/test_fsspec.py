@@ -456,6 +456,24 @@ class ParquetWriter:
 """
 
 
+def test_a_file_that_is_open_when_python_ends_is_not_stored_and_holds_nothing_up(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from integrations.fsspec import AgentStorageFileSystem\n"
+        "fs = AgentStorageFileSystem(storage=sys.argv[1])\n"
+        "fs.pipe_file('kept', b'x')\n"
+        "binary, text, large = fs.open('binary', 'wb'), fs.open('text', 'w'), fs.open('large', 'wb')\n"
+        "binary.write(b'x'), text.write('x'), large.write(bytes(20_000_000))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, f"file:{tmp_path}/data"],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        timeout=300,
+        check=True,
+    )
+    assert AgentStorageFileSystem(storage=f"file:{tmp_path}/data").find("") == ["kept"]
+
+
 @pytest.mark.parametrize("kind", [("memory", None), ("file", None)], ids=["memory", "file"])
 @pytest.mark.parametrize("name", ["a.gz", "a.bz2", "a.xz", "a.zip"])
 def test_a_compressed_file_whose_block_raises_is_not_stored(fs: AgentStorageFileSystem, name: str) -> None:
