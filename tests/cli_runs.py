@@ -89,7 +89,7 @@ for line in sys.stdin.buffer:
     if child:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         continue
-    signal.alarm(60)
+    signal.alarm(200)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["variables"])

@@ -86,7 +86,7 @@ def in_child(work):
     pid = os.fork()
     if not pid:
         try:
-            signal.alarm(20)
+            signal.alarm(300)
             work()
             os._exit(0)
         except BaseException:
