@@ -33,7 +33,8 @@ async def use() -> dict[str, Any]:
     waited = time.perf_counter() - began
     from functions import monitor, state
 
-    monitor.FLUSH_SECONDS = float(os.environ.get("FLUSH_SECONDS", monitor.FLUSH_SECONDS))
+    if seconds := os.environ.get("FLUSH_SECONDS"):
+        monitor.FLUSH_SECONDS = float(seconds)
     for thread in monitor._started:
         await asyncio.to_thread(thread.join)
     body = json.dumps({"action": "copy", "agent_id": "a", "payload": None}).encode()

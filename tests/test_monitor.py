@@ -214,7 +214,7 @@ async def test_an_unreachable_service_harms_nobody(tmp_path: Path) -> None:
     ingestion = Ingestion()
     async with served(ingestion) as port:
         pass
-    used = await use(environment(tmp_path, f"http://127.0.0.1:{port}/", FLUSH_SECONDS="5"))
+    used = await use(environment(tmp_path, f"http://127.0.0.1:{port}/", FLUSH_SECONDS=""))
     assert used["statuses"][:2] == [404, 201]
 
 
@@ -229,7 +229,7 @@ async def test_a_service_that_does_not_answer_holds_nobody_up(tmp_path: Path, st
 
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    more = {"FLUSH_SECONDS": "5"} | ({"EXIT_AT_ONCE": "true"} if stopped == "at once" else {})
+    more = {"FLUSH_SECONDS": ""} | ({"EXIT_AT_ONCE": "true"} if stopped == "at once" else {})
     try:
         used = await use(environment(tmp_path, f"http://127.0.0.1:{port}/", **more))
     finally:
