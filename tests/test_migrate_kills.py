@@ -67,6 +67,8 @@ async def test_killed_hosts_share_a_migration_to_azure(
     ):
         settings["AgentStorage"] = settings["AgentStorage"].replace(f":{azurite.blob_port}/", f":{log.port}/")
         settings |= {"AGENT_MIGRATION_STORES": url, "CHAOS_RANGE_KEYS": str(SMALL // 6)}
+        # Of a living host that a busy machine kept from renewing its lease, others would send the same again.
+        settings["AGENT_TASK_LEASE_SECONDS"] = "10"
         hosts = Killed(tmp_path / "data", tmp_path / "begun", settings)
         engine = TaskEngine(target)
         await fill(source, chance)

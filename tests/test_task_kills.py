@@ -40,7 +40,7 @@ class Killed:
     def __init__(self, data: Path, begun: Path, settings: dict[str, str]) -> None:
         self._data = data
         self._begun = begun
-        self._settings = settings | {"AGENT_TASK_LEASE_SECONDS": str(LEASE), "CHAOS_BEGUN": str(begun)}
+        self._settings = {"AGENT_TASK_LEASE_SECONDS": str(LEASE), "CHAOS_BEGUN": str(begun), **settings}
         self._hosts: list[asyncio.subprocess.Process] = []
         self.deaths: dict[int, datetime] = {}
         begun.mkdir()
