@@ -14,7 +14,7 @@ from tests.client_tools import chromium
 __all__ = ["Console", "browsing", "expect", "used"]
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
-TIMEOUT_MS = 90_000
+TIMEOUT_MS = 300_000
 expect.set_options(timeout=TIMEOUT_MS)
 
 
@@ -83,7 +83,7 @@ async def browsing(url: str, *, arguments: tuple[str, ...] = (), **options: Any)
     """
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=str(chromium() / "chromium"), args=[*ARGUMENTS, *arguments]
+            executable_path=str(chromium() / "chromium"), args=[*ARGUMENTS, *arguments], timeout=TIMEOUT_MS
         )
         try:
             context: BrowserContext = await browser.new_context(
