@@ -155,11 +155,12 @@ class ObjectFiles:
                 os.close(fd)
         raise _being_changed(key)
 
-    def open(self, key: str) -> OpenObject:
+    def open(self, key: str, if_match: str | None = None) -> OpenObject:
         """The object's file, to be read bit by bit. Whoever opens it closes it."""
         fd, status, own = self._open(key)
         try:
             info, offset, _ = _info(fd, status, key, own, 0)
+            check_etag(info, if_match)
         except BaseException:
             os.close(fd)
             raise

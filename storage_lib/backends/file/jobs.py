@@ -58,38 +58,43 @@ class Turns:
 class Job:
     """One caller's part of a batch: a thread sets ``result`` or ``error``, then `resolve` tells them."""
 
-    __slots__ = ("error", "future", "loop", "result")
+    __slots__ = ("error", "future", "result")
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.future: asyncio.Future[Any] | None = None
         self.result: Any = None
         self.error: BaseException | None = None
+
+    def awaited(self) -> asyncio.Future[Any]:
+        """What its caller, in this event loop, waits for."""
+        self.future = asyncio.get_running_loop().create_future()
+        return self.future
 
     @property
     def cancelled(self) -> bool:
         """Whether the caller has been cancelled. Once seen true it stays so; asked from any thread."""
-        return self.future.cancelled()
+        return self.future is not None and self.future.cancelled()
 
 
 def resolve(jobs: Iterable[Job]) -> None:
     """Tell the callers, waking each event loop once for all of them."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Job]]] = {}
     for job in jobs:
-        by_loop.setdefault(job.loop, []).append(job)
+        if job.future is not None:
+            by_loop.setdefault(job.future.get_loop(), []).append((job.future, job))
     for loop, of_loop in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(_tell, of_loop)
 
 
-def _tell(jobs: list[Job]) -> None:
-    for job in jobs:
-        if job.future.done():
+def _tell(jobs: list[tuple[asyncio.Future[Any], Job]]) -> None:
+    for future, job in jobs:
+        if future.done():
             continue
         if job.error is None:
-            job.future.set_result(job.result)
+            future.set_result(job.result)
         else:
-            job.future.set_exception(job.error)
+            future.set_exception(job.error)
 
 
 _THREADS = 16

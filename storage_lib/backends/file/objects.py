@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from storage_lib import threads as own_threads
 from storage_lib.backends.file.caches import KeptNames, KnownEntries
@@ -21,12 +22,20 @@ from storage_lib.backends.file.files import (
     ObjectFiles,
     OpenObject,
     TooLargeError,
-    check_etag,
 )
-from storage_lib.backends.file.jobs import Job, LateWrites, Turns, check_process, resolve, thread_errors
+from storage_lib.backends.file.jobs import LateWrites, Turns, check_process, resolve, thread_errors
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.listing import Walk
-from storage_lib.backends.file.writes import Delete, ObjectWriter, Put, PutBytes, PutCopy, PutParts, Write
+from storage_lib.backends.file.writes import (
+    Delete,
+    ObjectWriter,
+    Put,
+    PutBytes,
+    PutCopy,
+    PutParts,
+    Write,
+    upload_name,
+)
 from storage_lib.errors import BackendClosedError, TransientStorageError
 from storage_lib.ports.drivers import (
     GetOptions,
@@ -64,7 +73,7 @@ class FileObjects(ObjectDriver):
         self._opened: tuple[ObjectFiles, ObjectWriter] | None = None
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
-        self._waiting: deque[tuple[Write, Job]] = deque()
+        self._waiting: deque[Write] = deque()
         self._writers = 0
         self._turns = Turns()
         self._late = LateWrites()
@@ -111,31 +120,26 @@ class FileObjects(ObjectDriver):
         with self._lock:
             return self._executor().submit(work)
 
-    def _start[T](self, work: Callable[[], T]) -> asyncio.Future[T]:
+    def _in_thread[T](self, work: Callable[[], T]) -> asyncio.Future[T]:
         with self._lock:
             threads = self._executor()
         with thread_errors():
             return asyncio.get_running_loop().run_in_executor(threads, work)
 
-    async def _in_thread[T](self, work: Callable[[], T]) -> T:
-        return await self._start(work)
-
     # -- writing
 
-    async def _write(self, write: Write) -> None:
+    async def _write(self, write: Write) -> Any:
         """Have it done: by itself if it is large, else together with the others that wait. However it ends,
         it is discarded."""
-        job: Job | None = None
         try:
             _, writer = await self._open()
-            job = Job()
-            write.is_abandoned = job.future.cancelled
+            done = write.awaited()
             with self._lock:
                 threads = self._executor()
                 if write.is_large:
-                    threads.submit(self._run, writer, [(write, job)])
+                    threads.submit(self._run, writer, [write])
                 else:
-                    self._waiting.append((write, job))
+                    self._waiting.append(write)
                     if self._writers < WRITERS:
                         self._writers += 1
                         try:
@@ -144,19 +148,18 @@ class FileObjects(ObjectDriver):
                             self._writers -= 1
                             raise
         except BaseException:
-            if job is not None:
-                job.future.cancel()  # It may wait in a queue all the same, and must not be done later.
+            if write.future is not None:
+                write.future.cancel()  # It may wait in a queue all the same, and must not be done later.
             write.discard()
             with thread_errors():
                 raise
-        await job.future
+        return await done
 
     async def _save(self, put: Put) -> PutResult:
-        await self._write(put)
-        assert put.result is not None  # noqa: S101 - or its error had been raised
+        result: PutResult = await self._write(put)
         if put.replaces_until is not None and put.replaces_until <= self.clock():
-            return replace(put.result, created=True)
-        return put.result
+            return replace(result, created=True)
+        return result
 
     def _write_waiting(self, writer: ObjectWriter) -> None:
         while True:
@@ -167,11 +170,11 @@ class FileObjects(ObjectDriver):
                     return
             self._run(writer, batch)
 
-    def _run(self, writer: ObjectWriter, batch: list[tuple[Write, Job]]) -> None:
+    def _run(self, writer: ObjectWriter, batch: list[Write]) -> None:
         writes: list[Write] = []
         late: list[Write] = []
-        for write, job in batch:
-            if job.cancelled:
+        for write in batch:
+            if write.cancelled:
                 write.discard()
             else:
                 writes.append(write)
@@ -180,10 +183,9 @@ class FileObjects(ObjectDriver):
         except BaseException as error:
             for write in writes:
                 write.error = write.error or error
-        waiting = [(write, job) for write, job in batch if write in late]
-        _resolve([(write, job) for write, job in batch if write not in late])
-        for write, job in waiting:
-            self._late.add(write.key, partial(_finish, writer, write, job))
+        resolve(write for write in writes if write not in late)
+        for write in late:
+            self._late.add(write.key, partial(_finish, writer, write))
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         return await self._save(PutBytes(key, data, options))
@@ -203,7 +205,7 @@ class FileObjects(ObjectDriver):
                     await appended
                 if put.error is not None:
                     raise put.error
-                appended = self._start(lambda part=part: put.append(part))
+                appended = self._in_thread(lambda part=part: put.append(part))
             if appended is not None:
                 await appended
             await self._in_thread(lambda: put.finish(parts))
@@ -226,23 +228,16 @@ class FileObjects(ObjectDriver):
     async def give_up(self, key: str, upload: str) -> None:
         _, writer = await self._open()
         with os_errors(key):
-            await self._in_thread(lambda: writer.give_up(key, upload))
+            # Unless another process goes on with it.
+            await self._in_thread(lambda: writer.temporary.drop(upload_name(key, upload)))
 
     async def copy(self, source: ObjectInfo, target: str, if_absent: bool) -> PutResult:
-        return await self._save(PutCopy(await self._open_version(source), target, None, if_absent=if_absent))
+        file = await self._open_object(source.key, source.etag)
+        return await self._save(PutCopy(file, target, None, if_absent=if_absent))
 
     async def touch(self, source: ObjectInfo, metadata: dict[str, str]) -> PutResult:
-        file = await self._open_version(source)
+        file = await self._open_object(source.key, source.etag)
         return await self._save(PutCopy(file, source.key, source.etag, metadata=metadata))
-
-    async def _open_version(self, source: ObjectInfo) -> OpenObject:
-        file = await self._open_object(source.key)
-        try:
-            check_etag(file.info, source.etag)
-        except BaseException:
-            file.close()
-            raise
-        return file
 
     async def delete(self, key: str, if_match: str | None) -> None:
         await self._write(Delete(key, if_match))
@@ -254,20 +249,12 @@ class FileObjects(ObjectDriver):
         if self._turns.is_over():
             await asyncio.sleep(0)
         files, _ = self._opened if self._opened and not self._closed else await self._open()
-
-        try:
-            return files.read(key, options, limit=INLINE_BYTES)
-        except TooLargeError:
-            pass
-        except OSError as error:
-            with os_errors(key, absent=True):
-                raise error
-
-        def read() -> StoredObject | None:
-            with os_errors(key, absent=True):
-                return files.read(key, options)
-
-        return await self._in_thread(read)
+        with os_errors(key, absent=True):
+            try:
+                return files.read(key, options, limit=INLINE_BYTES)
+            except TooLargeError:
+                pass
+            return await self._in_thread(lambda: files.read(key, options))
 
     async def head(self, key: str) -> ObjectInfo:
         if self._turns.is_over():
@@ -279,9 +266,8 @@ class FileObjects(ObjectDriver):
     async def read_stream(
         self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
-        file = await self._open_object(key)
+        file = await self._open_object(key, options.if_match)
         try:
-            check_etag(file.info, options.if_match)
             size, wanted = file.info.size, options.byte_range
             start, end = (0, size) if wanted is None else wanted.resolve(size)
         except BaseException:
@@ -319,20 +305,20 @@ class FileObjects(ObjectDriver):
 
     def _ahead[T](self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Start work whose result may never be asked for; then nobody wants to hear that it failed either."""
-        future = self._start(work)
+        future = self._in_thread(work)
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return future
 
-    async def _open_object(self, key: str) -> OpenObject:
+    async def _open_object(self, key: str, if_match: str | None) -> OpenObject:
         files, _ = await self._open()
         with os_errors(key, absent=True):
-            return files.open(key)
+            return files.open(key, if_match)
 
     # -- listing
 
     async def remove_stale(self) -> None:
         _, writer = await self._open()
-        await self._in_thread(writer.remove_stale)
+        await self._in_thread(writer.temporary.remove_stale)
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         files, _ = await self._open()
@@ -359,18 +345,12 @@ class FileObjects(ObjectDriver):
                 yield entry
 
 
-def _finish(writer: ObjectWriter, write: Write, job: Job, patience: float) -> None:
+def _finish(writer: ObjectWriter, write: Write, patience: float) -> None:
     try:
-        if job.cancelled:
+        if write.cancelled:
             write.discard()
         else:
             writer.finish(write, patience)
     except BaseException as error:
         write.error = write.error or error
-    _resolve([(write, job)])
-
-
-def _resolve(done: list[tuple[Write, Job]]) -> None:
-    for write, job in done:
-        job.error = write.error
-    resolve(job for _, job in done)
+    resolve([write])

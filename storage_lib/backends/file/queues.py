@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from storage_lib.backends.file import sqlite
 from storage_lib.backends.file.sqlite import Database
-from storage_lib.names import given_name
 from storage_lib.ports.drivers import NamePage, QueueDriver
 from storage_lib.ports.errors import lost_receipt, missing_queue
 from storage_lib.ports.queue_model import MessageEncoding, QueueMessage
@@ -26,6 +25,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VISIBLE = (
     "FROM messages WHERE queue = ? AND visible_at <= ? AND expires > ? ORDER BY visible_at, seq LIMIT ?"
 )
+# The constant makes SQLite use the index of messages that do expire, which is nearly always empty.
 _PURGE = f"DELETE FROM messages WHERE queue = ? AND expires <= ? AND expires < {NEVER}"  # noqa: S608
 _COLUMNS = "id, text, inserted, expires, visible_at, dequeue_count"
 
@@ -44,7 +44,9 @@ class FileQueues(QueueDriver):
         return round(self._clock() * 1_000_000)
 
     async def create_queue(self, queue: str) -> None:
-        await self._database.write(lambda connection: _make(connection, queue, again=True))
+        await self._database.write(
+            lambda connection: sqlite.make_named(connection, "queues", queue, again=True)
+        )
 
     async def list_queues(self, prefix: str, cursor: str | None) -> NamePage:
         return await self._database.read(
@@ -57,8 +59,8 @@ class FileQueues(QueueDriver):
         def send(connection: Connection) -> str:
             now = self._now()
             expires = NEVER if ttl is None else min(now + round(ttl * 1_000_000), NEVER)
-            _make(connection, queue)
-            _purge(connection, queue, now)
+            sqlite.make_named(connection, "queues", queue)
+            connection.execute(_PURGE, (queue, now))
             connection.execute(
                 "INSERT INTO messages"
                 " (queue, id, text, inserted, expires, visible_at, dequeue_count, receipt)"
@@ -81,7 +83,7 @@ class FileQueues(QueueDriver):
 
         def receive(connection: Connection) -> list[QueueMessage]:
             now = self._now()
-            _purge(connection, queue, now)
+            connection.execute(_PURGE, (queue, now))
             rows = connection.execute(
                 f"SELECT seq, {_COLUMNS} {_VISIBLE}", (queue, now, now, count)
             ).fetchall()
@@ -174,15 +176,6 @@ class FileQueues(QueueDriver):
             expires_at=_moment(expires),
             next_visible_at=_moment(visible_at),
         )
-
-
-def _make(connection: Connection, queue: str, *, again: bool = False) -> None:
-    sqlite.make_named(connection, "queues", str(queue), given_name(queue), again=again)
-
-
-def _purge(connection: Connection, queue: str, now: int) -> None:
-    # The constant makes SQLite use the index of messages that do expire, which is nearly always empty.
-    connection.execute(_PURGE, (queue, now))
 
 
 def _check_exists(connection: Connection, queue: str) -> None:

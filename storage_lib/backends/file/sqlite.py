@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from storage_lib.errors import (
     StorageUnavailableError,
     TransientStorageError,
 )
-from storage_lib.names import MappedName
+from storage_lib.names import MappedName, given_name
 from storage_lib.ports.drivers import NamePage
 
 if TYPE_CHECKING:
@@ -105,15 +106,11 @@ class _Opened(NamedTuple):
         except OSError:
             with os_errors(None):
                 status = check_there(self.path)
-        return (status.st_dev, status.st_ino) == self.file
+        return _identity(status) == self.file
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
-
-
-class _LockedError(Exception):
-    """Another process has locked the database at this moment."""
 
 
 class Database:
@@ -152,8 +149,9 @@ class Database:
                 with thread_errors():
                     writer.start()
                 self._writer = writer
+            done = job.awaited()
             self._jobs.put(job)
-        return await job.future
+        return await done
 
     async def read[T](self, work: Work[T], *, few: bool = False) -> T:
         """The result of ``work``, which only reads.
@@ -166,8 +164,11 @@ class Database:
         if few and (opened := self._take_idle(self._prompt)) is not None:
             try:
                 return self._read_now(opened, work)
-            except _LockedError:
-                pass
+            except TransientStorageError as error:
+                import sqlite3
+
+                if not isinstance(error.__cause__, sqlite3.Error):
+                    raise  # Else it would have to wait for a lock.
         with self._lock:
             self._check_open()
             if self._readers is None:
@@ -196,17 +197,10 @@ class Database:
         check_process(self._pid)
 
     def _read_now[T](self, opened: _Opened, work: Work[T]) -> T:
-        """:raises _LockedError: it would have to wait."""
         try:
             with sqlite_errors():
                 self._check_open()
                 return work(opened.connection)
-        except TransientStorageError as error:
-            import sqlite3
-
-            if isinstance(error.__cause__, sqlite3.Error):
-                raise _LockedError from error
-            raise
         finally:
             self._give_back(opened, self._prompt)
 
@@ -340,18 +334,14 @@ def _reasons(path: str) -> Generator[None]:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CANTOPEN:
             with os_errors(None):
-                _look(path)
+                folder = os.path.dirname(path)
+                os.close(os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
+                for name, mode in ((path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK)):
+                    if os.path.lexists(name) and not os.access(name, mode):
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name) from error
+                if os.path.isdir(path):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path) from error
         raise
-
-
-def _look(path: str) -> None:
-    folder = os.path.dirname(path)
-    os.close(os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
-    for name, mode in ((path, os.R_OK | os.W_OK), (folder, os.W_OK | os.X_OK)):
-        if os.path.lexists(name) and not os.access(name, mode):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
 
 
 def _configure(connection: Connection) -> None:
@@ -362,7 +352,7 @@ def _configure(connection: Connection) -> None:
         # an exclusive transaction first waits for the others, who are doing the same.
         connection.execute("BEGIN EXCLUSIVE")
         connection.execute("COMMIT")
-        _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
+        _use_log(connection)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA temp_store=MEMORY")
     if _schema_version(connection) == SCHEMA_VERSION:
@@ -390,14 +380,13 @@ def _schema_version(connection: Connection) -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
-def _retry_while_locked(action: Callable[[], object]) -> None:
+def _use_log(connection: Connection) -> None:
     import sqlite3
-    import time
 
     give_up = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            action()
+            connection.execute("PRAGMA journal_mode=WAL").fetchone()
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > give_up:
@@ -568,11 +557,12 @@ _PAGE = 1000
 Kind = Literal["tables", "queues"]
 
 
-def make_named(connection: Connection, kind: Kind, name: str, given: str, *, again: bool = False) -> None:
+def make_named(connection: Connection, kind: Kind, named: str, *, again: bool = False) -> None:
     """Add a table or queue if there is none.
 
-    :param again: remember what it was given, too, if there is one whose given name is not known.
+    :param again: remember the name that it was given, too, if there is one of which that is not known.
     """
+    name, given = named.lower(), given_name(named)
     made = connection.execute(f"INSERT OR IGNORE INTO {kind} (name) VALUES (?)", (name,))  # noqa: S608
     if given == name or not (again or made.rowcount):
         return

@@ -15,11 +15,7 @@ import msgspec
 
 from storage_lib.backends.file import sqlite
 from storage_lib.backends.file.sqlite import Database
-from storage_lib.errors import (
-    IntegrityError,
-    StorageError,
-)
-from storage_lib.names import given_name
+from storage_lib.errors import IntegrityError, StorageError
 from storage_lib.ports import cursors
 from storage_lib.ports.drivers import MAX_PAGE_BYTES, NamePage, QueryOptions, TableDriver
 from storage_lib.ports.entities import check_size, size_of
@@ -127,7 +123,9 @@ class FileTables(TableDriver):
         self._clock = clock
 
     async def create_table(self, table: str) -> None:
-        await self._database.write(lambda connection: _make(connection, table, again=True))
+        await self._database.write(
+            lambda connection: sqlite.make_named(connection, "tables", table, again=True)
+        )
 
     async def list_tables(self, prefix: str, cursor: str | None) -> NamePage:
         return await self._database.read(
@@ -137,7 +135,7 @@ class FileTables(TableDriver):
     async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
         def write(connection: Connection) -> str | None:
             if isinstance(operation, _MAKES):
-                _make(connection, table)
+                sqlite.make_named(connection, "tables", table)
             return self._do(connection, table, pk, operation)
 
         return await self._database.write(write)
@@ -156,7 +154,7 @@ class FileTables(TableDriver):
             is_made = False
             for index, operation in enumerate(operations):
                 if not is_made and isinstance(operation, _MAKES):
-                    _make(connection, table)
+                    sqlite.make_named(connection, "tables", table)
                     is_made = True
                 try:
                     etags.append(self._do(connection, table, pk, operation))
@@ -258,10 +256,6 @@ class FileTables(TableDriver):
 
 type _Row = tuple[str, int, bytes]
 """ETag, timestamp in microseconds, properties."""
-
-
-def _make(connection: Connection, table: str, *, again: bool = False) -> None:
-    sqlite.make_named(connection, "tables", table.lower(), given_name(table), again=again)
 
 
 def _is_there(connection: Connection, table: str) -> bool:

@@ -23,7 +23,7 @@ from concurrent.futures import Future
 
 import msgspec
 
-from storage_lib.backends.file.errors import MISSING, check_there, os_errors
+from storage_lib.backends.file.errors import check_there, os_errors
 from storage_lib.backends.file.files import (
     INLINE_BYTES,
     ObjectFiles,
@@ -35,6 +35,7 @@ from storage_lib.backends.file.files import (
 )
 from storage_lib.backends.file.folder import DIRECTORY, parent
 from storage_lib.backends.file.format import Header, block_aligned, encode_header
+from storage_lib.backends.file.jobs import Job
 from storage_lib.backends.file.layout import Layout, LockedError, TemporaryFiles, name_of
 from storage_lib.errors import (
     AccessDeniedError,
@@ -59,19 +60,16 @@ class AbandonedError(Exception):
     """Whoever asked for this write was cancelled, and nothing was changed."""
 
 
-class Write:
-    """One save or delete on its way."""
+class Write(Job):
+    """One save or delete on its way; its ``result`` is that of a save."""
 
     is_large = False
     """Whether it takes so long that others should not wait for it in one batch."""
 
     def __init__(self, key: str, if_match: str | None = None) -> None:
+        super().__init__()
         self.key = key
         self.if_match = if_match
-        self.is_abandoned: Callable[[], bool] = bool
-        """Whether its caller has been cancelled and must not be surprised by it any more."""
-        self.result: PutResult | None = None
-        self.error: BaseException | None = None
         self.changed: list[bytes] = []
         """Directories, below that of the objects, whose entries it changed."""
 
@@ -81,7 +79,7 @@ class Write:
 
         :raises AbandonedError: its caller has been cancelled.
         """
-        if self.is_abandoned():
+        if self.cancelled:
             raise AbandonedError
 
     def discard(self) -> None:
@@ -117,7 +115,8 @@ class Put(Write):
                 os.close(fd)
         finally:
             if temporary is not None:
-                unlink_if_there(temporary)
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    os.unlink(temporary)
 
 
 class PutBytes(Put):
@@ -290,16 +289,6 @@ def upload_name(key: str, upload: str | None = None) -> str:
     return "".join(f"{hashlib.sha256(text.encode()).hexdigest()[:32]}-" for text in texts)
 
 
-def unlink_if_there(path: str) -> bool:
-    try:
-        os.unlink(path)
-    except OSError as error:
-        if error.errno in MISSING:
-            return False
-        raise
-    return True
-
-
 def _new_etag() -> str:
     return os.urandom(16).hex()
 
@@ -322,7 +311,7 @@ class ObjectWriter:
         self._rights = layout.rights
         self._files = files
         self._folder = files.folder
-        self._temporary = layout.temporary
+        self.temporary = layout.temporary
         self._locks = layout.locks
 
     def run(self, writes: list[Write]) -> list[Write]:
@@ -362,13 +351,8 @@ class ObjectWriter:
 
     def uploaded(self, key: str, upload: str, part_bytes: int) -> int:
         """How many whole parts there are of an upload."""
-        kept = self._temporary.kept(upload_name(key, upload))
-        sizes = [size - int(room) for room, size in kept if room.isdecimal()]
-        return max(*sizes, 0) // part_bytes if sizes else 0
-
-    def give_up(self, key: str, upload: str) -> None:
-        """Remove what there is of an upload, unless another process goes on with it."""
-        self._temporary.drop(upload_name(key, upload))
+        kept = self.temporary.kept(upload_name(key, upload))
+        return max([size - int(room) for room, size in kept if room.isdecimal()], default=0) // part_bytes
 
     def begin(self, put: PutParts, start: int = 0) -> None:
         """Make the file that parts are appended to before it is `run`.
@@ -378,15 +362,11 @@ class ObjectWriter:
         """
         with os_errors(put.key):
             self._check(put)
-            put.begin(self._temporary, start)
-
-    def remove_stale(self) -> None:
-        """Remove what crashed processes left of what they were writing."""
-        self._temporary.remove_stale()
+            put.begin(self.temporary, start)
 
     def _stage(self, put: Put) -> None:
         self._check(put)  # Without the lock: what has failed already need not be written first.
-        put.stage(self._temporary)
+        put.stage(self.temporary)
 
     def _sync(self, puts: list[Put]) -> None:
         """Several at a time: the disk is told once to keep what it has for all who wait for that."""
