@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from storage_lib.backends.azure.blobs import MAX_CONTAINERS, Containers
@@ -127,11 +128,9 @@ def _with_secret(endpoints: Endpoints, credential: Any) -> Endpoints:
                     field=f"{service}_endpoint",
                     remedy="use https, or an account key",
                 )
-    return Endpoints(
-        endpoints.blob,
-        endpoints.queue,
-        endpoints.table,
-        name,
-        None if key is None else check_key(key, "credential"),
-        None if sas is None else check_sas(sas, "credential"),
+    return replace(
+        endpoints,
+        account_name=name,
+        account_key=None if key is None else check_key(key, "credential"),
+        sas=None if sas is None else check_sas(sas, "credential"),
     )

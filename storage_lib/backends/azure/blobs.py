@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from storage_lib.backends.azure.clients import Clients, KeptClients
-from storage_lib.backends.azure.errors import read
+from storage_lib.backends.azure.container import Container
 from storage_lib.backends.azure.objects import AzureObjects
-from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.recent import Recent
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.names import container_name
@@ -105,15 +104,4 @@ class Containers(BlobNames):
             )
         mapped = container_name(name)
         public = None if access_level == "private" else access_level
-        doing = f"create container {mapped!r}"
-        try:
-            client = await self._clients.at(mapped).container()
-            await self._clients.blob_requests.send(lambda: client.create_container(public_access=public))
-        except Exception as error:
-            answer = read(error)
-            if answer is None:
-                raise
-            if answer.code == "ContainerAlreadyExists":
-                return False
-            raise answer.as_error(doing) from told(error)
-        return True
+        return await Container(self._clients.at(mapped), self._kept).create(public)

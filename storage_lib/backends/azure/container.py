@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage_lib.backends.azure.attributes import bare
 from storage_lib.backends.azure.clients import ByteClients, Clients, KeptClients
-from storage_lib.backends.azure.errors import CONTAINER_MISSING, check, read, read_signed
+from storage_lib.backends.azure.errors import CONTAINER_MISSING, RefusedError, read, read_signed, translated
 from storage_lib.backends.azure.signed import SignedRequests
 from storage_lib.backends.cloud.answers import told
 from storage_lib.backends.cloud.byte_stores import Use
@@ -110,21 +110,23 @@ class Container:
         signed = self.signed
         return await self.send(lambda: signed.send("GET", signed.path_of(_PROBE), {}))
 
+    async def create(self, access: str | None = None) -> bool:
+        """Make it; False if it is there. :param access: who else may read, as the service has it."""
+        signed, query = self.signed, {"restype": "container"}
+        headers = {} if access is None else {"x-ms-blob-public-access": access}
+        with translated(f"create container {self.clients.container_name!r}"):
+            response = await self.send(lambda: signed.send("PUT", signed.path_of(), headers, query=query))
+            if response.status != 201 and read_signed(*response).code != "ContainerAlreadyExists":
+                raise RefusedError(read_signed(*response))
+        return response.status == 201
+
     async def _create(self) -> None:
-        name = self.clients.container_name
         try:
-            signed, query = self.signed, {"restype": "container"}
-            response = await self.send(lambda: signed.send("PUT", signed.path_of(), {}, query=query))
-            check(response, 201)
-        except Exception as error:
-            answer = read(error)
-            if answer is None:
-                raise
-            if answer.code != "ContainerAlreadyExists":
-                failure = answer.as_error(f"create container {name!r}")
-                if isinstance(failure, AccessDeniedError):
-                    failure.remedy = f"create the container {name!r}, or allow these credentials to do it"
-                raise failure from told(error)
+            await self.create()
+        except AccessDeniedError as denied:
+            name = self.clients.container_name
+            denied.remedy = f"create the container {name!r}, or allow these credentials to do it"
+            raise
         self.seen, self._made = True, time.monotonic()
 
 

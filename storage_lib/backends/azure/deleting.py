@@ -55,9 +55,7 @@ class Deleting:
     async def _alone(self, key: str, if_match: str | None) -> Answer | None:
         path, headers = self._signed.path_of(key), _headers(if_match)
         response = await self._container.write([key], lambda: self._signed.begin("DELETE", path, headers))
-        if response.status == 202:
-            return None
-        return read_signed(response.status, response.headers, response.body)
+        return None if response.status == 202 else read_signed(*response)
 
     async def _send(self, batch: Sequence[_Delete]) -> list[Answer | None]:
         """What the service says of each; None also where nobody waits for it."""
@@ -75,7 +73,7 @@ class Deleting:
         if response is None:
             return [None] * len(batch)
         if response.status != 202:
-            return [read_signed(response.status, response.headers, response.body)] * len(batch)
+            return [read_signed(*response)] * len(batch)
         answers: dict[int, Answer | None] = {}
         refused = None
         given = response.headers.get("Content-Type", "").partition("boundary=")[2].strip('" ')

@@ -11,7 +11,7 @@ Sources: "Common REST API error codes", "Blob / Queue / Table service error code
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -249,6 +249,18 @@ class RefusedError(Exception):
     def __init__(self, answer: Answer) -> None:
         super().__init__(f"{answer.status} {answer.code or ''}: {answer.message}")
         self.answer = answer
+
+
+async def making[T](code: str, make: Callable[[], Awaitable[object]], call: Callable[[], Awaitable[T]]) -> T:
+    """What ``call`` returns. If it is answered with the ``code``, what it needs is made; then once more."""
+    try:
+        return await call()
+    except Exception as error:
+        answer = read(error)
+        if answer is None or answer.code != code:
+            raise
+    await make()
+    return await call()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ of an upload.
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,7 +17,7 @@ import msgspec
 
 from storage_lib import threads
 from storage_lib.backends.azure.container import Container
-from storage_lib.backends.azure.errors import RefusedError, read_signed
+from storage_lib.backends.azure.errors import check
 from storage_lib.backends.azure.signed import SignedRequests
 from storage_lib.errors import AccessDeniedError
 from storage_lib.ports.link_model import MAX_LINK_SECONDS, LinkOptions, NoStoreLink, StoreLink
@@ -106,12 +107,9 @@ class Links:
         query = {"restype": "service", "comp": "userdelegationkey"}
 
         async def ask() -> bytes:
-            response = await signed.send(
-                "POST", signed.path_of_service(), {"Content-Type": "application/xml"}, query=query, body=body
-            )
-            if response.status != 200:
-                raise RefusedError(read_signed(*response))
-            return response.body
+            headers = {"Content-Type": "application/xml"}
+            response = await signed.send("POST", signed.path_of_service(), headers, query=query, body=body)
+            return check(response, 200).body
 
         while True:
             try:
@@ -130,10 +128,7 @@ class Links:
 
         from azure.storage.blob import UserDelegationKey
 
-        told = {each.tag: each.text for each in ElementTree.fromstring(answer)}  # noqa: S314 - the service's own
         key = UserDelegationKey()
-        key.signed_oid, key.signed_tid = told.get("SignedOid"), told.get("SignedTid")
-        key.signed_start, key.signed_expiry = told.get("SignedStart"), told.get("SignedExpiry")
-        key.signed_service, key.signed_version = told.get("SignedService"), told.get("SignedVersion")
-        key.value = told.get("Value")
+        for each in ElementTree.fromstring(answer):  # noqa: S314 - the service's own
+            setattr(key, re.sub(r"\B(?=[A-Z])", "_", each.tag).lower(), each.text)  # SignedOid: signed_oid
         return _Delegated(key, ends.replace(microsecond=0))

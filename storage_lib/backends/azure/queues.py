@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from storage_lib.backends.azure.clients import Clients
-from storage_lib.backends.azure.errors import QUEUE_MISSING, Answer, read, translated
-from storage_lib.backends.cloud.answers import told
+from storage_lib.backends.azure.errors import QUEUE_MISSING, Answer, making, read, translated
 from storage_lib.backends.cloud.requests import ALONE, BESIDE, Claim
 from storage_lib.errors import StorageError
 from storage_lib.names import MappedName
@@ -67,28 +66,16 @@ class AzureQueues(QueueDriver):
         hidden = math.ceil(delay)
         # The service refuses a message that expires before it is ever visible.
         lives = NEVER_EXPIRES if ttl is None else max(math.ceil(ttl), hidden + 1)
-        for attempt in (1, 2):
-            try:
-                client = await self._clients.queue(queue)
-                sent = await self._write(
-                    partial(
-                        client.send_message,
-                        text,
-                        visibility_timeout=hidden,
-                        time_to_live=lives,
-                        **_hooks(text),
-                    ),
-                    (self._contents(queue), BESIDE),
-                )
-                return sent.id
-            except Exception as error:
-                answer = read(error)
-                if answer is None:
-                    raise
-                if answer.code != QUEUE_MISSING or attempt == 2:
-                    raise answer.as_error(f"send to queue {queue!r}") from told(error)
-            await self.create_queue(queue)
-        raise AssertionError("unreachable")
+        options = {"visibility_timeout": hidden, "time_to_live": lives, **_hooks(text)}
+        with translated(f"send to queue {queue!r}"):
+            client = await self._clients.queue(queue)
+            send = partial(client.send_message, text, **options)
+            sent = await making(
+                QUEUE_MISSING,
+                partial(self.create_queue, queue),
+                partial(self._write, send, (self._contents(queue), BESIDE)),
+            )
+        return sent.id
 
     async def receive(self, queue: str, count: int, visibility: float) -> list[QueueMessage]:
         async with self._client(queue, "receive from") as client:

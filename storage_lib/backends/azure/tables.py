@@ -19,6 +19,7 @@ from storage_lib.backends.azure.errors import (
     TABLE_MISSING,
     Answer,
     Known,
+    making,
     read,
     read_response,
     translated,
@@ -125,35 +126,24 @@ class AzureTables(TableDriver):
 
     async def write(self, table: str, pk: str, operation: TableOperation) -> str | None:
         rk, claim = operation.row_key, self._claim(table, pk, operation)
-        row = f"entity ({pk!r}, {rk!r})"
-        match operation:
-            case Insert(_, properties):
-                entity = _to_wire(pk, rk, properties)
-                return await self._made(
-                    table,
-                    f"insert {row}",
-                    lambda client: client.create_entity(entity),
-                    _known(table, pk, rk),
-                    claim,
-                )
-            case Upsert(_, properties, mode):
-                entity = _to_wire(pk, rk, properties)
-                return await self._made(
-                    table,
-                    f"upsert {row}",
-                    lambda client: client.upsert_entity(entity, mode=_mode(mode)),
-                    _known(table, pk, rk),
-                    claim,
-                )
-            case Update(_, properties, etag, mode):
-                entity = _to_wire(pk, rk, properties)
-                async with self._client(table, f"update {row} in", _known(table, pk, rk, etag)) as client:
-                    answer = await self._clients.table_requests.send(
-                        lambda: client.update_entity(entity, mode=_mode(mode), **_condition(etag)), [claim]
-                    )
-                return str(answer["etag"])
-            case Delete(_, etag):
-                return await self._delete(table, pk, rk, etag, claim)
+        if isinstance(operation, Delete):
+            return await self._delete(table, pk, rk, operation.etag, claim)
+        etag = operation.etag if isinstance(operation, Update) else None
+        entity = _to_wire(pk, rk, operation.properties)
+        doing = f"{type(operation).__name__.lower()} entity ({pk!r}, {rk!r}) in"
+        async with self._client(table, doing, _known(table, pk, rk, etag)) as client:
+
+            def call() -> Awaitable[Mapping[str, Any]]:
+                match operation:
+                    case Insert():
+                        return client.create_entity(entity)
+                    case Upsert():
+                        return client.upsert_entity(entity, mode=_mode(operation.mode))
+                    case Update():
+                        return client.update_entity(entity, mode=_mode(operation.mode), **_condition(etag))
+
+            made = await self._sent(table, call, [claim], makes=not isinstance(operation, Update))
+        return str(made["etag"])
 
     async def get(self, table: str, pk: str, rk: str) -> Entity:
         async with self._client(table, f"get entity ({pk!r}, {rk!r}) of", _known(table, pk, rk)) as client:
@@ -221,49 +211,25 @@ class AzureTables(TableDriver):
         adds = any(isinstance(operation, Insert | Upsert) for operation in operations)
         transaction = [_operation(pk, operation) for operation in operations]
         claims = [self._claim(table, pk, operation) for operation in operations]
-        for attempt in (1, 2):
-            try:
-                client = await self._clients.table(table)
-                answers = await self._clients.table_requests.send(
-                    partial(client.submit_transaction, transaction), claims
-                )
-                break
-            except Exception as error:
-                answer = read(error)
-                if answer is None:
-                    raise
-                if answer.code != TABLE_MISSING or not adds or attempt == 2:
-                    raise _failed(error, answer, doing, table, pk, operations) from told(error)
-            await self.create_table(table)
-        else:
-            raise AssertionError("unreachable")
+        try:
+            client = await self._clients.table(table)
+            call = partial(client.submit_transaction, transaction)
+            answers = await self._sent(table, call, claims, makes=adds)
+        except Exception as error:
+            if (answer := read(error)) is None:
+                raise
+            raise _failed(error, answer, doing, table, pk, operations) from told(error)
         return [
             None if isinstance(operation, Delete) else str(answer["etag"])
             for operation, answer in zip(operations, answers, strict=True)
         ]
 
-    async def _made(
-        self,
-        table: str,
-        doing: str,
-        call: Callable[[TableClient], Awaitable[Mapping[str, Any]]],
-        known: Known,
-        claim: Claim,
-    ) -> str:
-        """The ETag of what ``call`` wrote; the table is made if it was missing."""
-        for attempt in (1, 2):
-            try:
-                client = await self._clients.table(table)
-                made = await self._clients.table_requests.send(partial(call, client), [claim])
-                return str(made["etag"])
-            except Exception as error:
-                answer = read(error)
-                if answer is None:
-                    raise
-                if answer.code != TABLE_MISSING or attempt == 2:
-                    raise known(answer) or answer.as_error(f"{doing} in table {table!r}") from told(error)
-            await self.create_table(table)
-        raise AssertionError("unreachable")
+    async def _sent[T](
+        self, table: str, call: Callable[[], Awaitable[T]], claims: list[Claim], *, makes: bool
+    ) -> T:
+        """What ``call`` returns. :param makes: the table, if it is missing."""
+        send = partial(self._clients.table_requests.send, call, claims)
+        return await (making(TABLE_MISSING, partial(self.create_table, table), send) if makes else send())
 
     def _claim(self, table: str, pk: str, operation: TableOperation) -> Claim:
         """An insert or an update with an ETag that lands late fails, unless a deletion was between."""
@@ -369,16 +335,7 @@ def _from_wire(entity: Any, pk: str | None = None, rk: str | None = None) -> Ent
 def _value(value: Any) -> Any:
     if isinstance(value, datetime):
         # A subclass that also holds the service's own text, to 100 ns.
-        return datetime(
-            value.year,
-            value.month,
-            value.day,
-            value.hour,
-            value.minute,
-            value.second,
-            value.microsecond,
-            UTC,
-        )
+        return datetime.combine(value.date(), value.time(), UTC)
     return value[0] if isinstance(value, tuple) else value  # an EntityProperty: an Int64
 
 
