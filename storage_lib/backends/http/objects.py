@@ -79,32 +79,23 @@ class HttpObjects(ObjectDriver):
 
     async def put(self, key: str, data: bytes, options: PutOptions) -> PutResult:
         doing = f"put {key!r}"
-        headers = {"Content-Type": options.content_type, **self._described(options.metadata)}
+        headers = {"Content-Type": options.content_type, **_described(options.metadata)}
+        headers |= _conditions(options)
         if options.sha256:
-            headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(options.sha256)).decode()}:"
-        if options.if_absent:
-            headers["If-None-Match"] = "*"
-        elif options.if_match is not None:
-            headers["If-Match"] = _tag(options.if_match)
-        mark = options.metadata.get(ATTEMPT) or options.metadata.get(SOURCE)
-        if options.is_conditional and mark:
-            # Should the answer be lost, the app knows the same save when it comes again.
-            headers["Idempotency-Key"] = f'"{mark}"'
-        try:
-            response = await self._client.send(
-                "PUT",
-                "objects",
-                doing=doing,
-                query={"key": key},
-                headers=headers,
-                body=data,
-                claims=[self._claim(key, BESIDE if options.is_conditional else ALONE)],
-                expected=(200, 201),
-            )
-        except PreconditionFailedError as error:
-            raise unmet(key, options.if_match) from error
-        raw, _ = apart(decoded(response.body, Saved, doing).etag)
-        return PutResult(key, raw, len(data), response.status == 201)
+            headers |= _digest(options.sha256)
+        if options.is_conditional:
+            headers |= _repeated(options.metadata.get(ATTEMPT) or options.metadata.get(SOURCE))
+        response = await self._send(
+            "PUT",
+            key,
+            doing,
+            options.if_match,
+            headers=headers,
+            body=data,
+            claims=[self._claim(key, BESIDE if options.is_conditional else ALONE)],
+            expected=(200, 201),
+        )
+        return PutResult(key, _etag(response, doing), len(data), response.status == 201)
 
     async def put_stream(
         self, key: str, parts: Parts, options: PutOptions, repeat: Repeat = once
@@ -130,12 +121,11 @@ class HttpObjects(ObjectDriver):
     ) -> PutResult:
         """In parts, of which an app makes the object when they are all there."""
         doing = f"put {key!r}"
-        self._described(options.metadata)  # :raises UnsupportedOperationError: an app does not take it.
-        end = expiry.end_in(options.metadata)
+        _described(options.metadata)  # :raises UnsupportedOperationError: an app does not take it.
         wanted = {
             "content_type": options.content_type,
             "metadata": _callers(options.metadata),
-            "expires_at": None if end is None else datetime.fromtimestamp(end, UTC),
+            "expires_at": _end(options.metadata),
         }
         for name in _HEADERS.keys() & options.metadata.keys():
             wanted[kept_headers.FIELDS[name]] = options.metadata[name]
@@ -162,8 +152,7 @@ class HttpObjects(ObjectDriver):
                 number += 1
                 query = {**named, "part": str(number)}
                 data = part[start : start + UPLOADED_PART_BYTES]
-                digest = base64.b64encode(bytes.fromhex(await sha256_of(data))).decode()
-                headers = {"Repr-Digest": f"sha-256=:{digest}:"}
+                headers = _digest(await sha256_of(data))
                 await repeat(f"{doing}, a part", partial(ask, "PUT", query, data, headers))
 
         try:
@@ -171,11 +160,7 @@ class HttpObjects(ObjectDriver):
                 await send(held.pop(0))
             async for part in stream:
                 await send(part)
-            conditions = {}
-            if options.if_absent:
-                conditions["If-None-Match"] = "*"
-            elif options.if_match is not None:
-                conditions["If-Match"] = _tag(options.if_match)
+            conditions = _conditions(options)
             body = msgspec.json.encode({"sha256": parts.sha256})
             # The app knows a completion that comes again.
             done = await repeat(f"{doing}, complete", lambda: ask("POST", named, body, json | conditions))
@@ -185,8 +170,7 @@ class HttpObjects(ObjectDriver):
             if isinstance(error, PreconditionFailedError):
                 raise unmet(key, options.if_match) from error
             raise
-        raw, _ = apart(decoded(done.body, Saved, doing).etag)
-        return PutResult(key, raw, parts.size, done.status == 201)
+        return PutResult(key, _etag(done, doing), parts.size, done.status == 201)
 
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         doing = f"get {key!r}"
@@ -222,20 +206,11 @@ class HttpObjects(ObjectDriver):
         return info_of(key, response.headers, int(length), doing)
 
     async def delete(self, key: str, if_match: str | None) -> None:
-        try:
-            await self._client.send(
-                "DELETE",
-                "objects",
-                doing=f"delete {key!r}",
-                query={"key": key},
-                headers={} if if_match is None else {"If-Match": _tag(if_match)},
-                claims=[self._claim(key, ALONE)],
-                expected=(204,),
-            )
-        except KeyNotFoundError as error:
-            raise missing(key) from error
-        except PreconditionFailedError as error:
-            raise unmet(key, if_match) from error
+        headers = {} if if_match is None else {"If-Match": _tag(if_match)}
+        claims = [self._claim(key, ALONE)]
+        await self._send(
+            "DELETE", key, f"delete {key!r}", if_match, headers=headers, claims=claims, expected=(204,)
+        )
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         query = {"prefix": prefix} if prefix else {}
@@ -315,27 +290,15 @@ class HttpObjects(ObjectDriver):
                 if name == _ENCODING:
                     raise _not_taken(name)
                 change[field] = metadata.get(name)
-        end = expiry.end_in(metadata)
-        if end != expiry.end_in(source.metadata):
-            change["expires_at"] = None if end is None else datetime.fromtimestamp(end, UTC)
+        if (end := _end(metadata)) != _end(source.metadata):
+            change["expires_at"] = end
         headers = {"Content-Type": "application/json", "If-Match": _tag(source.etag)}
-        if mark := metadata.get(ATTEMPT):
-            headers["Idempotency-Key"] = f'"{mark}"'
-        try:
-            response = await self._client.send(
-                "PATCH",
-                "objects",
-                doing=doing,
-                query={"key": key},
-                headers=headers,
-                body=msgspec.json.encode(change),
-                claims=[self._claim(key, BESIDE)],
-            )
-        except KeyNotFoundError as error:
-            raise missing(key) from error
-        except PreconditionFailedError as error:
-            raise unmet(key, source.etag) from error
-        return PutResult(key, apart(decoded(response.body, Saved, doing).etag)[0], source.size, created=False)
+        headers |= _repeated(metadata.get(ATTEMPT))
+        body, claims = msgspec.json.encode(change), [self._claim(key, BESIDE)]
+        response = await self._send(
+            "PATCH", key, doing, source.etag, headers=headers, body=body, claims=claims
+        )
+        return PutResult(key, _etag(response, doing), source.size, created=False)
 
     async def _read(
         self,
@@ -347,14 +310,7 @@ class HttpObjects(ObjectDriver):
         wanted: ByteRange | None,
     ) -> Response:
         expected = (200, 206, 304, 416) if wanted is not None else (200, 304)
-        try:
-            response = await self._client.send(
-                method, "objects", doing=doing, query={"key": key}, headers=headers, expected=expected
-            )
-        except KeyNotFoundError as error:
-            raise missing(key) from error
-        except PreconditionFailedError as error:
-            raise unmet(key, if_match) from error
+        response = await self._send(method, key, doing, if_match, headers=headers, expected=expected)
         if response.status == 304 and "If-None-Match" not in headers:
             raise not_ours(doing)
         if response.status == 416 and wanted is not None:
@@ -362,22 +318,58 @@ class HttpObjects(ObjectDriver):
             raise not_ours(doing)  # It is satisfiable.
         return response
 
-    def _described(self, metadata: Mapping[str, str]) -> dict[str, str]:
-        headers: dict[str, str] = {}
-        for name, value in metadata.items():
-            if not is_own(name):
-                headers[f"x-meta-{name}"] = encode_metadata_value(value)
-            elif name == expiry.METADATA:
-                end = datetime.fromtimestamp(expiry.end_in(metadata) or 0, UTC)
-                headers["x-expires-at"] = end.isoformat(timespec="milliseconds")
-            elif name in _HEADERS:
-                headers[_HEADERS[name]] = value
-            elif name not in _OF_THIS_STORE:
-                raise _not_taken(name)
-        return headers
+    async def _send(
+        self, method: str, key: str, doing: str, if_match: str | None, **options: Any
+    ) -> Response:
+        """`HttpClient.send` of a request for an object, with the port's errors of it."""
+        try:
+            return await self._client.send(method, "objects", doing=doing, query={"key": key}, **options)
+        except KeyNotFoundError as error:
+            raise missing(key) from error
+        except PreconditionFailedError as error:
+            raise unmet(key, if_match) from error
 
     def _claim(self, key: str, want: int) -> Claim:
         return (self._client.url, key), want
+
+
+def _described(metadata: Mapping[str, str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in metadata.items():
+        if not is_own(name):
+            headers[f"x-meta-{name}"] = encode_metadata_value(value)
+        elif name == expiry.METADATA:
+            end = datetime.fromtimestamp(expiry.end_in(metadata) or 0, UTC)
+            headers["x-expires-at"] = end.isoformat(timespec="milliseconds")
+        elif name in _HEADERS:
+            headers[_HEADERS[name]] = value
+        elif name not in _OF_THIS_STORE:
+            raise _not_taken(name)
+    return headers
+
+
+def _end(metadata: Mapping[str, str]) -> datetime | None:
+    end = expiry.end_in(metadata)
+    return None if end is None else datetime.fromtimestamp(end, UTC)
+
+
+def _conditions(options: PutOptions) -> dict[str, str]:
+    if options.if_absent:
+        return {"If-None-Match": "*"}
+    return {} if options.if_match is None else {"If-Match": _tag(options.if_match)}
+
+
+def _digest(sha256: str) -> dict[str, str]:
+    return {"Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"}
+
+
+def _repeated(mark: str | None) -> dict[str, str]:
+    """Should the answer be lost, the app knows the same save when it comes again."""
+    return {"Idempotency-Key": f'"{mark}"'} if mark else {}
+
+
+def _etag(saved: Response, doing: str) -> str:
+    return apart(decoded(saved.body, Saved, doing).etag)[0]
 
 
 def _not_taken(name: str) -> UnsupportedOperationError:
