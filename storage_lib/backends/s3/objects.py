@@ -27,15 +27,12 @@ from storage_lib.backends.cloud.objects import (
     is_key,
 )
 from storage_lib.backends.cloud.recent import Recent
-from storage_lib.backends.cloud.requests import Claim
 from storage_lib.backends.cloud.together import Asked, AskedOnce, Together
 from storage_lib.backends.s3 import encoding, uploads
 from storage_lib.backends.s3.bucket import BY_FOLDER, FOLDER, Bucket
-from storage_lib.backends.s3.copying import copy, described
-from storage_lib.backends.s3.discarding import MAX_DISCARDED, discard
+from storage_lib.backends.s3.changes import MAX_DISCARDED, copy, described, discard
 from storage_lib.backends.s3.errors import has_unreadable_metadata, read
 from storage_lib.backends.s3.listing import MAX_PAGE, Listing, Page, Query, parse
-from storage_lib.backends.s3.reading import Reading
 from storage_lib.backends.s3.uploads import clean_up, upload
 from storage_lib.errors import (
     AccessDeniedError,
@@ -109,7 +106,6 @@ class S3Objects(ObjectDriver):
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._reading = Reading(bucket)
         self._listing = Listing(self._page)
         self._sidecars: Recent[tuple[str, str], encoding.Sidecar] = Recent(_KEPT_SIDECARS)
         self._looks: Recent[str, _Look] = Recent(_KEPT_LOOKS)
@@ -158,23 +154,23 @@ class S3Objects(ObjectDriver):
 
     async def get(self, key: str, options: GetOptions) -> StoredObject | None:
         unchanged = options.if_none_match
-        if unchanged is not None and (await self._reading.raw_head(key))[0].etag == unchanged:
+        if unchanged is not None and (await self._bucket.raw_head(key))[0].etag == unchanged:
             return None
         for _ in range(_ATTEMPTS):
-            (result, data), info, sidecar = await self._reading.open(key, options, whole=True)
+            (result, data), info, sidecar = await self._bucket.read(key, options, whole=True)
             check_length(key, len(data), result)
-            complete = await self._reading.completed(info, sidecar)
+            complete = await self._bucket.completed(info, sidecar)
             if complete is not None:
                 return StoredObject(complete, data, result.range[0])
         raise contended(f"get {key!r}")
 
     async def head(self, key: str) -> ObjectInfo:
         for _ in range(_ATTEMPTS):
-            info, sidecar = await self._reading.raw_head(key)
+            info, sidecar = await self._bucket.raw_head(key)
             if sidecar is not None:
                 self._sidecars.get((key, info.etag), lambda found=sidecar: found)
             self._looks.put(key, _Look(time.monotonic(), info.etag, sidecar))
-            complete = await self._reading.completed(info, sidecar)
+            complete = await self._bucket.completed(info, sidecar)
             if complete is not None:
                 return complete
         raise contended(f"head {key!r}")
@@ -213,7 +209,10 @@ class S3Objects(ObjectDriver):
             seen = self._seen(key)
             if if_match is not None or not await self._bucket.deletes_conditionally():
                 seen = None
-            etag, sidecar = seen or await self._look(key, claims)
+            if seen is None:
+                info, sidecar = await self._bucket.raw_head(key, claims)
+                seen = info.etag, sidecar
+            etag, sidecar = seen
             if if_match is not None and etag != if_match:
                 raise unmet(key, if_match)
             headers: dict[str, str] = {}
@@ -231,11 +230,6 @@ class S3Objects(ObjectDriver):
             await self._forget(sidecar)
             return
         raise contended(doing)
-
-    async def _look(self, key: str, claims: Sequence[Claim]) -> tuple[str, encoding.Sidecar | None]:
-        """The ETag of an object, and its sidecar."""
-        info, sidecar = await self._reading.raw_head(key, claims)
-        return info.etag, sidecar
 
     def _seen(self, key: str) -> tuple[str, encoding.Sidecar | None] | None:
         """What `head` has just told of an object, once."""
@@ -322,8 +316,8 @@ class S3Objects(ObjectDriver):
         self, key: str, options: GetOptions
     ) -> tuple[ObjectInfo, int, AsyncGenerator[bytes]]:
         for _ in range(_ATTEMPTS):
-            (result, _), info, sidecar = await self._reading.open(key, options)
-            complete = await self._reading.completed(info, sidecar)
+            (result, _), info, sidecar = await self._bucket.read(key, options)
+            complete = await self._bucket.completed(info, sidecar)
             if complete is not None:
                 return complete, result.range[0], chunks_of(key, result, read)
         raise contended(f"get {key!r}")
@@ -353,7 +347,7 @@ class S3Objects(ObjectDriver):
 
     async def _metadata(self, key: str) -> Mapping[str, str] | None:
         try:
-            found = await self._reading.look(key)
+            found = await self._bucket.look(key)
         except StorageError as error:
             if not has_unreadable_metadata(error):
                 raise
@@ -364,7 +358,7 @@ class S3Objects(ObjectDriver):
         """See that the object has this ETag, its mark included. Its ETag, and its sidecar, to be removed with
         it."""
         try:
-            info, sidecar = await self._reading.raw_head(key)
+            info, sidecar = await self._bucket.raw_head(key)
         except KeyNotFoundError as error:
             raise unmet(key, if_match) from error
         if not agrees(info.etag, if_match):
@@ -406,9 +400,9 @@ class S3Objects(ObjectDriver):
         if isinstance(found, str):
             return found
         try:
-            info, sidecar = await self._reading.raw_head(found.key)
+            info, sidecar = await self._bucket.raw_head(found.key)
             if sidecar is not None and encoding.has_metadata(sidecar.name):  # The caller's size is there.
-                info = await self._reading.completed(info, sidecar) or await self.head(found.key)
+                info = await self._bucket.completed(info, sidecar) or await self.head(found.key)
         except KeyNotFoundError:
             return None  # Deleted since it was listed.
         except StorageError as error:
