@@ -62,17 +62,28 @@ class Container:
         """The answer to GET; None if it is "not modified". Its body is not yet read unless the ``whole`` is
         asked for."""
 
-        async def get() -> tuple[Any, bytes]:
-            result = await self.bytes.get(use).get_async(key, options=options)
-            return result, bytes(await result.bytes_async()) if whole else b""
-
-        while True:
+        async def get() -> tuple[Any, bytes] | None:
             try:
-                result = await self.send(get)
+                result = await self.bytes.get(use).get_async(key, options=options)
             except Exception as error:
                 if type(error).__name__ == "NotModifiedError":
                     return None
-                await self.failed(error, doing, key, _if_match(options))
+                raise
+            return result, bytes(await result.bytes_async()) if whole else b""
+
+        etag = options.get("if_match")
+        return await self.until_made(lambda: self.send(get), doing, key, None if etag is None else bare(etag))
+
+    async def until_made[T](
+        self, call: Callable[[], Awaitable[T]], doing: str, key: str = "", if_match: str | None = None
+    ) -> T:
+        """What ``call`` returns, again once the container has been made that it needs. Errors, and the other
+        parameters, as for `failed`."""
+        while True:
+            try:
+                result = await call()
+            except Exception as error:
+                await self.failed(error, doing, key, if_match)
             else:
                 self.seen = True
                 return result
@@ -128,8 +139,3 @@ class Container:
             denied.remedy = f"create the container {name!r}, or allow these credentials to do it"
             raise
         self.seen, self._made = True, time.monotonic()
-
-
-def _if_match(options: Any) -> str | None:
-    etag = options.get("if_match")
-    return None if etag is None else bare(etag)

@@ -4,6 +4,7 @@ metadata and checksum, and other metadata."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from storage_lib.backends.azure.attributes import bare
@@ -71,12 +72,9 @@ async def set_metadata(container: Container, source: ObjectInfo, stored: dict[st
         "match_condition": MatchConditions.IfNotModified,
     }
     blob = await container.blob(key)
-    while True:
-        try:
-            answer: Any = await container.write(
-                key, lambda: blob.set_blob_metadata(stored, **conditions), conditional=True
-            )
-        except Exception as error:
-            await container.failed(error, f"touch {key!r}", key, source.etag)
-        else:
-            return bare(str(answer["etag"]))
+
+    def send() -> Awaitable[Any]:
+        return container.write(key, lambda: blob.set_blob_metadata(stored, **conditions), conditional=True)
+
+    answer = await container.until_made(send, f"touch {key!r}", key, source.etag)
+    return bare(str(answer["etag"]))

@@ -36,23 +36,18 @@ class Deleting:
 
     async def delete(self, key: str, if_match: str | None) -> None:
         """:raises StorageError: what the service, or the lack of an answer, means."""
-        doing = f"delete {key!r}"
-        while True:
-            try:
-                if (answer := await self._answer(key, if_match)) is None:
-                    break
-                raise RefusedError(answer)
-            except Exception as error:  # Of a credential, too.
-                await self._container.failed(error, doing, key, if_match)
-        self._container.seen = True
+        # A SAS opens no batch.
+        has_sas = self._container.clients.endpoints.sas is not None
 
-    async def _answer(self, key: str, if_match: str | None) -> Answer | None:
-        """What the service says of the delete; None if it is done."""
-        if self._container.clients.endpoints.sas is not None:
-            return await self._alone(key, if_match)  # A SAS opens no batch.
-        return await self._together.ask(key, if_match)
+        async def ask() -> None:
+            answer = await (self._alone if has_sas else self._together.ask)(key, if_match)
+            if answer is not None:
+                raise RefusedError(answer)
+
+        await self._container.until_made(ask, f"delete {key!r}", key, if_match)
 
     async def _alone(self, key: str, if_match: str | None) -> Answer | None:
+        """What the service says of the delete; None if it is done."""
         path, headers = self._signed.path_of(key), _headers(if_match)
         response = await self._container.write([key], lambda: self._signed.begin("DELETE", path, headers))
         return None if response.status == 202 else read_signed(*response)

@@ -191,7 +191,9 @@ def read(error: Exception) -> Answer | None:
     if isinstance(error, AttributeError | Warning) and isinstance(error.__context__, Exception):
         # The SDK stumbled over the error that it was about to report.
         error = error.__context__
-    return _read_sdk(error) if _is_sdk_error(error) else None
+    from azure.core.exceptions import AzureError
+
+    return _read_sdk(error) if isinstance(error, AzureError) else None
 
 
 def read_response(response: Any) -> Answer:
@@ -288,12 +290,6 @@ _BATCH_CODES = {
     ),
     "There is currently a lease on the blob and no lease ID was specified in the request.": "LeaseIdMissing",
 }
-
-
-def _is_sdk_error(error: Exception) -> bool:
-    from azure.core.exceptions import AzureError
-
-    return isinstance(error, AzureError)
 
 
 _JSON_CODE = pattern(r'"code"\s*:\s*"([A-Za-z0-9]+)"')

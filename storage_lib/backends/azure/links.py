@@ -108,7 +108,7 @@ class Links:
 
         async def ask() -> bytes:
             headers = {"Content-Type": "application/xml"}
-            response = await signed.send("POST", signed.path_of_service(), headers, query=query, body=body)
+            response = await signed.send("POST", signed.service_path, headers, query=query, body=body)
             return check(response, 200).body
 
         while True:

@@ -122,13 +122,9 @@ class AzureObjects(ObjectDriver):
         # One Put Blob whatever the size (5,000 MiB at most): blocks of two racing uploads could mix.
         is_small = len(data) <= PIECE_BYTES and self._container.clients.is_direct
         put = self._put_signed if is_small or not _is_sorted_alike(options) else self._put_by_obstore
-        while True:
-            try:
-                etag = await put(key, data, options)
-                break
-            except Exception as error:
-                await self._container.failed(error, f"put {key!r}", key, options.if_match)
-        self._container.seen = True
+        etag = await self._container.until_made(
+            lambda: put(key, data, options), f"put {key!r}", key, options.if_match
+        )
         return PutResult(key, bare(etag), len(data), options.has_created)
 
     async def _put_signed(self, key: str, data: bytes, options: PutOptions) -> str:
@@ -296,17 +292,14 @@ class AzureObjects(ObjectDriver):
     async def _listed(self, query: Mapping[str, str], doing: str) -> bytes:
         """The answer to List Blobs."""
         signed = self._container.signed
-        while True:
-            try:
-                response = await self._container.send(
-                    lambda: signed.begin("GET", signed.path_of(), _LISTED, query=query)
-                )
-                check(response, 200)
-                break
-            except Exception as error:
-                await self._container.failed(error, doing)
-        self._container.seen = True
-        return response.body
+
+        async def ask() -> bytes:
+            response = await self._container.send(
+                lambda: signed.begin("GET", signed.path_of(), _LISTED, query=query)
+            )
+            return check(response, 200).body
+
+        return await self._container.until_made(ask, doing)
 
     # -- requests
 

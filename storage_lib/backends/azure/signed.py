@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from email.utils import formatdate
 from functools import lru_cache
-from typing import TypedDict, Unpack
 from urllib.parse import quote, urlsplit
 
 from storage_lib.backends.azure.clients import Clients
@@ -43,13 +42,6 @@ def place_of(name: str) -> str:
     return name.replace("-", "").replace("_", "!")
 
 
-class Content(TypedDict, total=False):
-    """What a request asks and sends."""
-
-    query: Mapping[str, str] | None
-    body: bytes
-
-
 class SignedRequests:
     """:param clients: whose connections, endpoint and secret are used."""
 
@@ -60,15 +52,12 @@ class SignedRequests:
         self._key = None if endpoints.account_key is None else base64.b64decode(endpoints.account_key)
         parts = urlsplit(endpoints.blob)
         self._base = f"{parts.scheme}://{parts.netloc}"
-        self._service = f"{parts.path}/"
-        self._path = f"{self._service}{clients.container_name}"
+        self.service_path = f"{parts.path}/"
+        self._path = f"{self.service_path}{clients.container_name}"
 
     def path_of(self, key: str = "") -> str:
         """The path of a blob, or of the container."""
         return f"{self._path}/{quote(key, safe='/')}" if key else self._path
-
-    def path_of_service(self) -> str:
-        return self._service
 
     async def authorization(self) -> str | None:
         """The header with a token, where there is no key and no SAS to sign with."""
@@ -107,21 +96,23 @@ class SignedRequests:
         method: str,
         path: str,
         headers: Mapping[str, str],
-        **content: Unpack[Content],
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
     ) -> Awaitable[Response]:
         """`send`, without a task where there is a connection: for requests of which there are many."""
         connections = None if self._clients.needs_token else self._clients.connected()
         if connections is None:
-            return self.send(method, path, headers, **content)
-        target, signed = self._request(method, path, headers, None, **content)
-        return connections.send(method, target, signed, content.get("body", b""))
+            return self.send(method, path, headers, query=query, body=body)
+        target, signed = self._request(method, path, headers, None, query, body)
+        return connections.send(method, target, signed, body)
 
     async def send(
         self,
         method: str,
         path: str,
         headers: Mapping[str, str],
-        **content: Unpack[Content],
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
     ) -> Response:
         """The whole answer, whatever it says. ``headers`` may name a version of the service.
 
@@ -129,8 +120,7 @@ class SignedRequests:
         """
         bearer = await self.authorization()
         connections = await self._clients.connections()
-        target, signed = self._request(method, path, headers, bearer, **content)
-        body = content.get("body", b"")
+        target, signed = self._request(method, path, headers, bearer, query, body)
         if connections is not None:
             return await connections.send(method, target, signed, body)
         return await self._by_session(method, target, signed, body)
@@ -141,8 +131,8 @@ class SignedRequests:
         path: str,
         headers: Mapping[str, str],
         bearer: str | None,
-        query: Mapping[str, str] | None = None,
-        body: bytes = b"",
+        query: Mapping[str, str] | None,
+        body: bytes,
     ) -> tuple[str, dict[str, str]]:
         versioned = {"x-ms-version": _VERSION, **headers}
         signed = self.headers(method, path, versioned, bearer, query=query, length=len(body))

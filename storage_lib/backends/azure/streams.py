@@ -58,22 +58,15 @@ async def put_blocks(
         # The service refuses what has been damaged on its way. (The emulator, not given an MD5, computes a
         # CRC-64, in JavaScript, for three times as long as it takes for all the rest.)
         headers = {"Content-MD5": base64.b64encode(digest).decode()}
-        await repeat(f"{doing}, a block", lambda: stage_once(block, part, headers))
-        return block
-
-    async def stage_once(block: str, part: bytes, headers: dict[str, str]) -> None:
         query = {"comp": "block", "blockid": _on_wire(block)}
-        while True:
-            try:
-                # Not a write of the key: what is never committed is never seen.
-                response = await container.send(
-                    lambda: signed.send("PUT", path, headers, query=query, body=part)
-                )
-                check(response, 201)
-                break
-            except Exception as error:
-                await container.failed(error, doing, key)
-        container.seen = True
+
+        async def send() -> Response:
+            # Not a write of the key: what is never committed is never seen.
+            response = await container.send(lambda: signed.send("PUT", path, headers, query=query, body=part))
+            return check(response, 201)
+
+        await repeat(f"{doing}, a block", lambda: container.until_made(send, doing, key))
+        return block
 
     # The first one finds out whether there is a container.
     blocks = [parts.known[index].name for index in range(parts.before)]

@@ -129,20 +129,11 @@ class AzureTables(TableDriver):
         if isinstance(operation, Delete):
             return await self._delete(table, pk, rk, operation.etag, claim)
         etag = operation.etag if isinstance(operation, Update) else None
-        entity = _to_wire(pk, rk, operation.properties)
         doing = f"{type(operation).__name__.lower()} entity ({pk!r}, {rk!r}) in"
+        name, entity, options = _operation(pk, operation)
         async with self._client(table, doing, _known(table, pk, rk, etag)) as client:
-
-            def call() -> Awaitable[Mapping[str, Any]]:
-                match operation:
-                    case Insert():
-                        return client.create_entity(entity)
-                    case Upsert():
-                        return client.upsert_entity(entity, mode=_mode(operation.mode))
-                    case Update():
-                        return client.update_entity(entity, mode=_mode(operation.mode), **_condition(etag))
-
-            made = await self._sent(table, call, [claim], makes=not isinstance(operation, Update))
+            call = partial(getattr(client, f"{name}_entity"), entity, **options)
+            made: Any = await self._sent(table, call, [claim], makes=not isinstance(operation, Update))
         return str(made["etag"])
 
     async def get(self, table: str, pk: str, rk: str) -> Entity:
@@ -274,12 +265,12 @@ def _condition(etag: str | None) -> dict[str, Any]:
     return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
 
 
-def _operation(pk: str, operation: TableOperation) -> Any:
-    """The operation as the SDK's transactions have it."""
+def _operation(pk: str, operation: TableOperation) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The operation as the SDK's transactions have it: the name of its method, entity and options."""
     rk = operation.row_key
     match operation:
         case Insert():
-            return "create", _to_wire(pk, rk, operation.properties)
+            return "create", _to_wire(pk, rk, operation.properties), {}
         case Upsert():
             return "upsert", _to_wire(pk, rk, operation.properties), {"mode": _mode(operation.mode)}
         case Update():
