@@ -126,28 +126,27 @@ class sqlite_errors:  # noqa: N801 - used as a statement, like contextlib's
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            _raise_sqlite(error)
+        if error is None:
+            return
+        import sqlite3
 
-
-def _raise_sqlite(error: BaseException) -> None:
-    import sqlite3
-
-    if not isinstance(error, sqlite3.Error):
-        return
-    code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    words = f"tables and queues (system/store.db): {error}"
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        raise TransientStorageError(words, remedy="another process holds the database; try again") from error
-    if code == sqlite3.SQLITE_FULL:
-        raise StorageUnavailableError(
-            f"{words}; the disk is full and nothing was changed",
-            remedy="the disk of the data folder is full: free some space, or raise the quota",
-        ) from error
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        raise IntegrityError(words, remedy="restore system/store.db from a backup") from error
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        raise AccessDeniedError(
-            words, remedy="give this process the right to write the data folder"
-        ) from error
-    raise StorageUnavailableError(words) from error
+        if not isinstance(error, sqlite3.Error):
+            return
+        code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        words = f"tables and queues (system/store.db): {error}"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise TransientStorageError(
+                words, remedy="another process holds the database; try again"
+            ) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise StorageUnavailableError(
+                f"{words}; the disk is full and nothing was changed",
+                remedy="the disk of the data folder is full: free some space, or raise the quota",
+            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise IntegrityError(words, remedy="restore system/store.db from a backup") from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+            raise AccessDeniedError(
+                words, remedy="give this process the right to write the data folder"
+            ) from error
+        raise StorageUnavailableError(words) from error

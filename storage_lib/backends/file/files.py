@@ -13,8 +13,6 @@ import threading
 import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self
 
 from storage_lib.backends.file.errors import MISSING, check_there
 from storage_lib.backends.file.folder import FILE, Folder, joined
@@ -111,14 +109,6 @@ class OpenObject:
             if not self._closed and self._readers == 0:
                 os.close(self._fd)
             self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class ObjectFiles:

@@ -106,7 +106,16 @@ def _prepare(base_path: str, shared_group: bool) -> Layout:
         files = TemporaryFiles(temporary, rights)
         described = f"{base}/system/layout.json"
         is_new = not os.path.exists(described)
-        _try(base, files if is_new else described)
+        # What is tried changes nothing.
+        probe = None
+        if is_new:
+            fd, probe = files.create()
+            os.close(fd)
+        try:
+            _check_capabilities(base, probe or described)
+        finally:
+            if probe is not None:
+                os.unlink(probe)
         files.remove_stale()
         for directory in missing:
             _sync(os.path.dirname(directory))
@@ -171,18 +180,6 @@ def _sync(path: str) -> None:
         os.fsync(fd)
 
 
-def _try(base: str, file: str | TemporaryFiles) -> None:
-    directories = [f"{base}/objects", f"{base}/system"]
-    if isinstance(file, str):
-        return _check_capabilities(base, file, directories)
-    fd, path = file.create()
-    os.close(fd)
-    try:
-        _check_capabilities(base, path, directories)
-    finally:
-        os.unlink(path)
-
-
 def _missing(directory: str) -> list[str]:
     """Those of a directory and its parents that are not there."""
     found: list[str] = []
@@ -233,12 +230,12 @@ _REFUSED = frozenset(
 )
 
 
-def _check_capabilities(base: str, file: str, directories: list[str]) -> None:
+def _check_capabilities(base: str, file: str) -> None:
     """Sync a file and the directories of a data folder, and try a lock. All of it changes nothing.
 
     :raises ConfigurationError: one of them is refused.
     """
-    for path, what in ((file, "file"), *((directory, "directory") for directory in directories)):
+    for path, what in ((file, "file"), (f"{base}/objects", "directory"), (f"{base}/system", "directory")):
         with descriptor(path, os.O_RDONLY) as fd, _needed(base, f"sync a {what} (fsync)"):
             os.fsync(fd)
     with descriptor(file, os.O_RDONLY) as fd, _needed(base, "lock a file (flock)"), suppress(BlockingIOError):

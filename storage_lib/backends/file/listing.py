@@ -26,10 +26,12 @@ from storage_lib.backends.file.caches import (
     size_of,
 )
 from storage_lib.backends.file.errors import MISSING, check_there
-from storage_lib.backends.file.folder import Folder, joined
-from storage_lib.backends.file.format import CONTINUED, SUFFIX, PathMap, composed
+from storage_lib.backends.file.files import ObjectFiles
+from storage_lib.backends.file.folder import joined
+from storage_lib.backends.file.format import CONTINUED, SUFFIX, composed
 from storage_lib.errors import InvalidKeyError
 from storage_lib.keys import validate_key
+from storage_lib.ports.drivers import ListOptions
 from storage_lib.ports.objects import is_after
 from storage_lib.ports.unlisted import collector, leave_out
 
@@ -44,22 +46,14 @@ class _Node(NamedTuple):
 class Walk:
     """Keys and common prefixes behind ``after``, as `ObjectStore._scan` describes them. Iterate it once."""
 
-    def __init__(
-        self,
-        folder: Folder,
-        paths: PathMap,
-        prefix: str,
-        delimiter: str | None,
-        after: str | None,
-        kept: KeptNames,
-    ) -> None:
-        self._folder = folder
-        self._paths = paths
+    def __init__(self, files: ObjectFiles, prefix: str, options: ListOptions, kept: KeptNames) -> None:
+        self._folder = files.folder
+        self._paths = files.paths
         self._kept = kept
         self._unlisted = collector()  # here, for it is iterated in other threads
         self._prefix = prefix
-        self._delimiter = delimiter
-        self._after = after
+        self._delimiter = options.delimiter
+        self._after = options.after
 
     def __iter__(self) -> Iterator[str]:
         """Keys, and common prefixes, which end in a slash."""

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -287,7 +288,7 @@ class FileObjects(ObjectDriver):
             with os_errors(file.info.key):
                 return file.read(start, min(READ_CHUNK, end - start))
 
-        with file:
+        with closing(file):
             yield b""
             if end - start <= INLINE_BYTES:
                 if start < end:
@@ -322,7 +323,7 @@ class FileObjects(ObjectDriver):
 
     async def scan(self, prefix: str, options: ListOptions) -> AsyncGenerator[ListEntry | str]:
         files, _ = await self._open()
-        walk = iter(Walk(files.folder, files.paths, prefix, options.delimiter, options.after, self._names))
+        walk = iter(Walk(files, prefix, options, self._names))
         left = options.count or 0
 
         def chunk(size: int) -> tuple[list[ListEntry | str], bool]:

@@ -48,26 +48,13 @@ class Entry(msgspec.Struct):
     cache_control: str | None = None
 
     def listed(self, details: bool) -> ListEntry:
-        if not details:
+        size, etag, modified, content_type = self.size, self.etag, self.last_modified, self.content_type
+        if not details or size is None or etag is None or modified is None or content_type is None:
             return ListEntry(self.key, self.size, self.etag, self.last_modified)
-        if self.size is None or self.etag is None or self.last_modified is None or self.content_type is None:
-            return ListEntry(self.key, self.size, self.etag, self.last_modified)
-        raw, end = apart(self.etag)
-        headers = {
-            name: value
-            for name, field in kept_headers.FIELDS.items()
-            if (value := getattr(self, field)) is not None
-        }
-        info = ObjectInfo(
-            self.key,
-            self.size,
-            raw,
-            self.last_modified,
-            self.content_type,
-            self.metadata | headers | end,
-            self.sha256,
-        )
-        return hidden.entry(info)
+        raw, end = apart(etag)
+        headers = {name: getattr(self, field) for name, field in kept_headers.FIELDS.items()}
+        metadata = self.metadata | {name: text for name, text in headers.items() if text is not None} | end
+        return hidden.entry(ObjectInfo(self.key, size, raw, modified, content_type, metadata, self.sha256))
 
 
 class Saved(msgspec.Struct):
