@@ -1,4 +1,5 @@
-"""The library's own threads, so that work in the event loop's pool cannot hold it up."""
+"""The library's own threads, so that work in the event loop's pool cannot hold it up, and how a thread tells
+callers on any event loop what became of their work."""
 
 from __future__ import annotations
 
@@ -9,41 +10,89 @@ import contextvars
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 _IDLE_SECONDS = 5.0
 _FINISH_SECONDS = 5.0
 
 
-class _Job(NamedTuple):
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    work: Callable[[], Any]
+class Job:
+    """Work of one caller: a thread sets ``result`` or ``error``, then `resolve` tells the caller."""
+
+    __slots__ = ("error", "future", "result")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Any] | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def awaited(self) -> asyncio.Future[Any]:
+        """What its caller, in this event loop, waits for."""
+        self.future = asyncio.get_running_loop().create_future()
+        return self.future
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has been cancelled. Once seen true it stays so; asked from any thread."""
+        return self.future is not None and self.future.cancelled()
+
+
+def resolve(jobs: Iterable[Job]) -> None:
+    """Tell the callers, waking each event loop once for all of them."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Job]]] = {}
+    for job in jobs:
+        if job.future is not None:
+            by_loop.setdefault(job.future.get_loop(), []).append((job.future, job))
+    for loop, of_loop in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(_tell, of_loop)
+
+
+def _tell(jobs: list[tuple[asyncio.Future[Any], Job]]) -> None:
+    for future, job in jobs:
+        if future.done():
+            continue
+        if job.error is None:
+            future.set_result(job.result)
+        else:
+            future.set_exception(job.error)
+
+
+class Turns:
+    """What is done at once, on the event loop, lets others have their turn now and then: a caller in a loop
+    would leave nobody one, not even its own timeout."""
+
+    _AT_ONCE = 16
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    def is_over(self) -> bool:
+        """Whether to let others have theirs now, by ``await asyncio.sleep(0)``."""
+        self._taken += 1
+        return self._taken % self._AT_ONCE == 0
+
+
+class _Call(Job):
+    __slots__ = ("work",)
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        super().__init__()
+        self.work = work
 
     def do(self) -> None:
-        if self.future.cancelled():  # Once true, it stays true.
+        if self.cancelled:
             return
-        result: Any = None
-        error: BaseException | None = None
         try:
-            result = self.work()
+            self.result = self.work()
         except StopIteration as stopped:  # which no future takes
-            error = RuntimeError("StopIteration was raised in a thread")
-            error.__cause__ = stopped
+            self.error = RuntimeError("StopIteration was raised in a thread")
+            self.error.__cause__ = stopped
         except BaseException as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # The loop was closed: nobody is waiting any longer.
-            self.loop.call_soon_threadsafe(self._tell, result, error)
-
-    def _tell(self, result: Any, error: BaseException | None) -> None:
-        if self.future.done():
-            return
-        if error is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(error)
+            self.error = raised
+        resolve([self])
 
 
 class Threads:
@@ -52,7 +101,7 @@ class Threads:
     def __init__(self, name: str, most: int) -> None:
         self._name = name
         self._most = most
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[_Call] = deque()
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
         self._done = threading.Condition(self._lock)
@@ -67,15 +116,16 @@ class Threads:
         """
         if self._pid != os.getpid():  # The threads stayed with the parent.
             self.__init__(self._name, self._most)
-        loop = asyncio.get_running_loop()
-        job = _Job(loop, loop.create_future(), partial(contextvars.copy_context().run, function, *arguments))
+        call = _Call(partial(contextvars.copy_context().run, function, *arguments))
+        done = call.awaited()
         with self._lock:
-            self._jobs.append(job)
+            self._jobs.append(call)
             if len(self._jobs) <= self._idle:
                 self._more.notify()
             elif self._count < self._most:
                 self._start()
-        return await job.future
+        del call  # It holds what the caller's thread has made, and its failure, which holds this frame.
+        return await done
 
     def finish(self) -> None:
         """Let running functions end, for a few seconds at most."""

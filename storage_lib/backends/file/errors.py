@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Generator
 from types import TracebackType
 from typing import Never
 
@@ -47,6 +49,30 @@ class os_errors:  # noqa: N801 - used as a statement, like contextlib's
     ) -> None:
         if isinstance(error, OSError) and not isinstance(error, StorageError):
             _raise(error, self.key, absent=self.absent)
+
+
+def check_process(pid: int) -> None:
+    """Threads do not come along into a forked process: whoever waits for one there waits for ever.
+
+    :raises StorageError: this is not the process with that id.
+    """
+    if os.getpid() != pid:
+        raise StorageError(
+            "the backend was made before this process was forked", remedy="make a new one in each process"
+        )
+
+
+@contextlib.contextmanager
+def thread_errors() -> Generator[None]:
+    """:raises TransientStorageError: there can be no more threads at the moment."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        raise TransientStorageError(
+            f"the data folder: {error}", remedy="raise the limit of threads"
+        ) from error
 
 
 def check_there(path: str) -> os.stat_result:

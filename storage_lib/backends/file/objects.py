@@ -17,18 +17,18 @@ from typing import Any
 
 from storage_lib import threads as own_threads
 from storage_lib.backends.file.caches import KeptNames, KnownEntries
-from storage_lib.backends.file.errors import os_errors
+from storage_lib.backends.file.errors import check_process, os_errors, thread_errors
 from storage_lib.backends.file.files import (
     INLINE_BYTES,
     ObjectFiles,
     OpenObject,
     TooLargeError,
 )
-from storage_lib.backends.file.jobs import LateWrites, Turns, check_process, resolve, thread_errors
 from storage_lib.backends.file.layout import Layout
 from storage_lib.backends.file.listing import Walk
 from storage_lib.backends.file.writes import (
     Delete,
+    LateWrites,
     ObjectWriter,
     Put,
     PutBytes,
@@ -49,6 +49,7 @@ from storage_lib.ports.drivers import (
 )
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.streaming import Parts, SentPart
+from storage_lib.threads import Turns, resolve
 
 THREADS = 16
 WRITERS = 2

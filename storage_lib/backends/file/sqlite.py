@@ -25,9 +25,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from storage_lib import threads as own_threads
 from storage_lib.backends.file import space
-from storage_lib.backends.file.errors import check_there, os_errors, sqlite_errors
+from storage_lib.backends.file.errors import (
+    check_process,
+    check_there,
+    os_errors,
+    sqlite_errors,
+    thread_errors,
+)
 from storage_lib.backends.file.folder import OWNER, descriptor, of_group
-from storage_lib.backends.file.jobs import Job, Turns, check_process, resolve, thread_errors
 from storage_lib.errors import (
     BackendClosedError,
     ConfigurationError,
@@ -36,6 +41,7 @@ from storage_lib.errors import (
 )
 from storage_lib.names import MappedName, given_name
 from storage_lib.ports.drivers import NamePage
+from storage_lib.threads import Job, Turns, resolve
 
 if TYPE_CHECKING:
     from sqlite3 import Connection

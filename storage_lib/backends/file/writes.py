@@ -17,12 +17,14 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
+from storage_lib.backends.file import layout
 from storage_lib.backends.file.errors import check_there, os_errors
 from storage_lib.backends.file.files import (
     INLINE_BYTES,
@@ -35,7 +37,6 @@ from storage_lib.backends.file.files import (
 )
 from storage_lib.backends.file.folder import DIRECTORY, parent
 from storage_lib.backends.file.format import Header, block_aligned, encode_header
-from storage_lib.backends.file.jobs import Job
 from storage_lib.backends.file.layout import Layout, LockedError, TemporaryFiles, name_of
 from storage_lib.errors import (
     AccessDeniedError,
@@ -50,6 +51,7 @@ from storage_lib.ports.drivers import PutOptions
 from storage_lib.ports.errors import missing, unmet
 from storage_lib.ports.object_model import ANY_VERSION, PutResult
 from storage_lib.ports.streaming import LATE_BYTES, Digest, Parts
+from storage_lib.threads import Job
 
 _COPY_BYTES = 64 * 1024 * 1024
 """How much is copied between two looks whether anyone still wants the copy."""
@@ -560,3 +562,55 @@ def _each[W: Write](writes: Iterable[W], action: Callable[[W], object]) -> None:
                     action(write)
             except Exception as error:
                 write.error = error
+
+
+_LATE_THREADS = 16
+
+
+class LateWrites:
+    """One thread for each lock: who waits for the same one has nothing to try before that."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lines: dict[str, deque[tuple[Callable[[float], None], float]]] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    def add(self, key: str, finish: Callable[[float], None]) -> None:
+        """Have it finished in a thread of its own; at once, here, if there is none.
+
+        :param finish: does it, waiting for the lock no longer than it is told.
+        """
+        name, late = layout.name_of(key), (finish, time.monotonic() + layout.PATIENCE_SECONDS)
+        with self._lock:
+            if name in self._lines:
+                return self._lines[name].append(late)
+            self._lines[name] = deque([late])
+            try:
+                if not self._closed:
+                    self._threads = self._threads or ThreadPoolExecutor(
+                        _LATE_THREADS, thread_name_prefix="storage-files-late"
+                    )
+                    self._threads.submit(self._work_off, name)
+                    return None
+            except RuntimeError:  # no more threads
+                pass
+        self._work_off(name)
+        return None
+
+    def _work_off(self, name: str) -> None:
+        while True:
+            with self._lock:
+                if not (line := self._lines[name]):
+                    del self._lines[name]
+                    return
+                finish, until = line.popleft()
+            finish(max(until - time.monotonic(), 0))
+
+    def close(self) -> None:
+        """Wait until all are done."""
+        with self._lock:
+            self._closed = True
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
