@@ -251,11 +251,14 @@ class FileObjects(ObjectDriver):
         if self._turns.is_over():
             await asyncio.sleep(0)
         files, _ = self._opened if self._opened and not self._closed else await self._open()
+        try:
+            return files.read(key, options, limit=INLINE_BYTES)
+        except TooLargeError:
+            pass
+        except OSError as error:
+            with os_errors(key, absent=True):
+                raise error
         with os_errors(key, absent=True):
-            try:
-                return files.read(key, options, limit=INLINE_BYTES)
-            except TooLargeError:
-                pass
             return await self._in_thread(lambda: files.read(key, options))
 
     async def head(self, key: str) -> ObjectInfo:
