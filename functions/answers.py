@@ -60,6 +60,19 @@ def json_response(
     )
 
 
+def saved_response(
+    key: str, etag: str, size: int, *, location: str | None = None, **more: Any
+) -> func.HttpResponse:
+    """The answer to a save.
+
+    :param location: of an object that is new.
+    :param more: what else is told of it.
+    """
+    headers = {"ETag": f'"{etag}"'} | ({} if location is None else {"Location": location})
+    shown = {"key": key, **more, "etag": etag, "size": size}
+    return json_response(shown, status=200 if location is None else 201, headers=headers)
+
+
 def object_headers(info: ObjectInfo) -> dict[str, str]:
     """The headers of a response with an object. Other programs may have given it text that no header can
     hold."""

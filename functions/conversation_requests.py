@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import azure.functions as func
 
 from functions.conditions import ANY, Preconditions, single
 from functions.repeats import idempotency_key, repeated_mark
-from storage_lib.errors import InvalidArgumentError, PreconditionFailedError, StorageError
+from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
 from storage_lib.patterns import pattern
 
 if TYPE_CHECKING:
     from storage_lib.conversations import Conversation
 
 _POSITION = pattern(r"[0-9]{1,12}")
-
-
-@contextmanager
-def in_json() -> Generator[None]:
-    """Have errors name what was given as it is called in a body."""
-    try:
-        yield
-    except StorageError as error:
-        if error.field in ("ttl", "max_age"):
-            error.message = error.message.replace(error.field, f"{error.field}_seconds", 1)
-            error.args = (error.message,)
-            error.field = f"{error.field}_seconds"
-        raise
 
 
 def shown(found: Conversation) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import azure.functions as func
 from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
-from functions.conversation_requests import check_read, expected, ids_of, in_json, shown
+from functions.conversation_requests import check_read, expected, ids_of, shown
 from functions.endpoint import Blueprint
 from functions.parameters import integer_parameter, is_named, refuse_headers
 from functions.paths import object_key, object_location
+from functions.problems import as_sent
 from functions.state import messages_as_objects, state
 from storage_lib.errors import InvalidArgumentError, PreconditionFailedError
 from storage_lib.keys import validate_user_key
@@ -29,6 +30,8 @@ _RANGE = ("last", "after", "before", "limit")
 _LISTING = ("participant", "topic", "prefix", "cursor")
 _CONDITIONS = ("If-Match", "If-None-Match")
 _MOST = 999_999_999
+_SENT = {"ttl": "ttl_seconds", "max_age": "max_age_seconds"}
+"""The library's arguments as bodies name them."""
 _READS: dict[str, Any] = {
     "headers": _CONDITIONS,
     "answers": {200: "ConversationRead", 304: ""},
@@ -111,7 +114,7 @@ async def extend_conversation(req: func.HttpRequest) -> func.HttpResponse:
         raise InvalidArgumentError(
             "the body has no messages", field="messages", remedy='send {"messages": [{"role": …}]}'
         )
-    with in_json():
+    with as_sent(_SENT):
         appended = await conversations().append(
             key,
             body["messages"],
@@ -152,7 +155,7 @@ async def change_conversation(req: func.HttpRequest) -> func.HttpResponse:
         raise PreconditionFailedError(
             f"conversation {key!r} has another ETag", field="If-Match", remedy="send its whole ETag"
         )
-    with in_json():
+    with as_sent(_SENT):
         found = await conversations().change(key, **given, **wanted)
     return json_response(shown(found), headers={"ETag": f'"{found.etag}"'})
 

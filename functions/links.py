@@ -18,14 +18,10 @@ from functions.endpoint import Blueprint
 from functions.headers import header
 from functions.object_requests import HEADS, LOADS, SAVES
 from functions.paths import object_key, path_to
+from functions.problems import as_sent
 from functions.state import AppState, state
 from storage_lib.callers import acting_as, caller
-from storage_lib.errors import (
-    InvalidArgumentError,
-    ObjectTooLargeError,
-    StorageError,
-    UnsupportedOperationError,
-)
+from storage_lib.errors import ObjectTooLargeError, StorageError, UnsupportedOperationError
 from storage_lib.keys import validate_key
 from storage_lib.spelling import refuse_unknown
 
@@ -60,12 +56,8 @@ async def make_link(req: func.HttpRequest) -> func.HttpResponse:
     refuse_unknown(wanted, _FIELDS, "field")
     storage = access.storage(writing=wanted.get("method") == "PUT")
     given = {name: value for name, value in wanted.items() if value is not None}
-    try:
+    with as_sent({"content_type": "body.content_type"}):  # Not the header.
         options = links.options_of(app.storage.backend.objects.clock(), **given)
-    except InvalidArgumentError as error:
-        if error.field == "content_type":
-            error.field = "body.content_type"  # Not the header.
-        raise
     made = await links.make_link(
         storage,
         key,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import azure.functions as func
 
 from functions import access, conditional, loading, merging
-from functions.answers import json_response
+from functions.answers import json_response, saved_response
 from functions.bodies import (
     MAX_ITEMS,
     Arriving,
@@ -31,11 +31,11 @@ from functions.parameters import (
     is_named,
     kept_headers_of,
     metadata_of,
-    moment,
+    ttl_in,
     ttl_of,
 )
 from functions.paths import object_key, object_location
-from functions.problems import problem
+from functions.problems import as_sent, problem
 from functions.repeats import repeated_call
 from functions.state import state
 from storage_lib.errors import InvalidArgumentError
@@ -188,19 +188,10 @@ async def save(req: func.HttpRequest, source: Arriving | None = None) -> func.Ht
             put = await storage.write_stream(key, checked(req, source.begin()), **options)
         return put, put.created if existed is None else not existed
 
-    try:
-        with repeated_call(req, key), wanted():
-            put, created = await conditional.create_or_replace(req, storage, key, write)
-    except InvalidArgumentError as error:
-        if "x-expires-at" in req.headers:
-            _name(error, "ttl", "x-expires-at")
-        raise
-    headers = {"ETag": f'"{put.etag}"'}
-    if created:
-        headers["Location"] = object_location(req, key)
-    return json_response(
-        {"key": key, "etag": put.etag, "size": put.size}, status=201 if created else 200, headers=headers
-    )
+    sent = {"ttl": "x-expires-at"} if "x-expires-at" in req.headers else {}
+    with as_sent(sent), repeated_call(req, key), wanted():
+        put, created = await conditional.create_or_replace(req, storage, key, write)
+    return saved_response(key, put.etag, put.size, location=object_location(req, key) if created else None)
 
 
 async def _merge(req: func.HttpRequest) -> func.HttpResponse:
@@ -213,7 +204,7 @@ async def _merge(req: func.HttpRequest) -> func.HttpResponse:
     with repeated_call(req, key, patch):
         storage = access.storage(writing=True)
         put = await merging.merge(req, storage, key, patch, app.max_json_bytes)
-    return json_response({"key": key, "etag": put.etag, "size": put.size}, headers={"ETag": f'"{put.etag}"'})
+    return saved_response(key, put.etag, put.size)
 
 
 async def _touch(req: func.HttpRequest) -> func.HttpResponse:
@@ -224,33 +215,12 @@ async def _touch(req: func.HttpRequest) -> func.HttpResponse:
     options: dict[str, Any] = {}
     if "metadata" in change:
         options["metadata"] = {} if change["metadata"] is None else change["metadata"]
-    if "expires_at" in change:
-        end = change["expires_at"]
-        options["ttl"] = None if end is None else moment("expires_at", end)
-    if "ttl_seconds" in change:
-        if "ttl" in options:
-            raise InvalidArgumentError(
-                "expires_at and ttl_seconds exclude each other", field="expires_at", remedy="leave one out"
-            )
-        options["ttl"] = change["ttl_seconds"]
-    if given := {name: change[field] for field, name in GIVEN_FIELDS.items() if field in change}:
-        options["headers"] = given
-    try:
-        with repeated_call(req, key, req.get_body()):
-            storage = access.storage(writing=True)
-            touched = await conditional.touch(req, storage, key, options)
-    except InvalidArgumentError as error:
-        _name(error, "ttl", "expires_at" if "expires_at" in change else "ttl_seconds")
-        _name(error, "metadata", "body.metadata")
-        for field, name in GIVEN_FIELDS.items():
-            _name(error, name, f"body.{field}")
-        raise
-    return json_response(
-        {"key": key, "etag": touched.etag, "size": touched.size}, headers={"ETag": f'"{touched.etag}"'}
-    )
-
-
-def _name(error: InvalidArgumentError, argument: str, sent: str) -> None:
-    """Have the error name an argument of the library as it was sent."""
-    if error.field == argument:
-        error.field, error.message = sent, error.message.replace("ttl is", f"{sent} is", 1)
+    if "expires_at" in change or "ttl_seconds" in change:
+        options["ttl"] = ttl_in(change)
+    if headers := {name: change[field] for field, name in GIVEN_FIELDS.items() if field in change}:
+        options["headers"] = headers
+    sent = {"ttl": "expires_at" if "expires_at" in change else "ttl_seconds", "metadata": "body.metadata"}
+    sent |= {name: f"body.{field}" for field, name in GIVEN_FIELDS.items()}
+    with as_sent(sent), repeated_call(req, key, req.get_body()):
+        touched = await conditional.touch(req, access.storage(writing=True), key, options)
+    return saved_response(key, touched.etag, touched.size)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
 import azure.functions as func
@@ -147,6 +148,19 @@ def kept_headers_of(req: func.HttpRequest) -> dict[str, str]:
     """The headers that an object is kept with and served under; an empty one is none."""
     given = ((name, header(req, name)) for name in GIVEN)
     return {name: value for name, value in given if value is not None and value.strip(" \t")}
+
+
+def ttl_in(body: Mapping[str, Any]) -> Any:
+    """The time to live that a body says, in ``ttl_seconds`` or by its end in ``expires_at``; None for ever.
+
+    :raises InvalidArgumentError: it says both, or a moment that is none.
+    """
+    if "expires_at" in body and "ttl_seconds" in body:
+        raise InvalidArgumentError(
+            "expires_at and ttl_seconds exclude each other", field="expires_at", remedy="leave one out"
+        )
+    end = body.get("expires_at")
+    return body.get("ttl_seconds") if end is None else moment("expires_at", end)
 
 
 def ttl_of(req: func.HttpRequest) -> float | datetime | None:

@@ -12,7 +12,7 @@ from functions import access
 from functions.answers import json_response
 from functions.bodies import json_body
 from functions.endpoint import Blueprint
-from functions.problems import problem_document
+from functions.problems import name_as_sent, problem_document
 from functions.state import state
 from storage_lib.arguments import seconds, whole
 from storage_lib.errors import (
@@ -120,7 +120,7 @@ async def _answer(req: func.HttpRequest, method: str, *more: str) -> func.HttpRe
             raise error from None
         ended = error
     except StorageError as error:
-        _named_as_sent(error)
+        name_as_sent(error, _FIELDS)
         raise
     return json_response(_shown(found, is_dry_run, cursor, ended))
 
@@ -132,7 +132,7 @@ def _shown(
     found: PrefixResult, is_dry_run: bool, cursor: str | None, ended: StorageError | None
 ) -> dict[str, Any]:
     named = [
-        {"key": key, "problem": problem_document(_named_as_sent(error))}
+        {"key": key, "problem": problem_document(name_as_sent(error, _FIELDS))}
         for key, error in list(found.failed.items())[:MOST_NAMED]
     ]
     shown: dict[str, Any] = {
@@ -149,11 +149,6 @@ def _shown(
     if not found.is_complete:
         shown["remedy"] = f"send the request again with this cursor; to copy very many objects, {_TASK}"
     return shown
-
-
-def _named_as_sent(error: StorageError) -> StorageError:
-    error.field = _FIELDS.get(error.field or "", error.field)
-    return error
 
 
 def _flag(body: dict[str, Any], name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -98,7 +100,30 @@ _PATH = pattern(
     r"""(?<=')/[^']*(?=')|(?<=")/[^"]*(?=")|(?<=\()/[^()]*(?=\))|(?<![\w/:.~-])/[^\s'"/,;:()][^\s'",;:()]*"""
 )
 _LONGEST_WAIT_SECONDS = 86_400
+_TIME = pattern(r"(?<!['\"\w])(?:ttl|delay|max_age)(?= )")
+"""The name of a time among the library's arguments, which clients give in seconds or as a moment."""
 _RETRY = "load it again and retry with its ETag"
+
+
+@contextmanager
+def as_sent(names: Mapping[str, str]) -> Generator[None]:
+    """Have errors name what was sent as it was sent.
+
+    :param names: by those of the library's arguments.
+    """
+    try:
+        yield
+    except StorageError as error:
+        name_as_sent(error, names)
+        raise
+
+
+def name_as_sent(error: StorageError, names: Mapping[str, str]) -> StorageError:
+    """Likewise, of one."""
+    if (sent := names.get(error.field or "")) is not None:
+        error.message = _TIME.sub(lambda found: names.get(found[0], found[0]), error.message)
+        error.field = sent
+    return error
 
 
 def problem(error: StorageError) -> func.HttpResponse:

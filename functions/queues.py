@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,9 @@ from functions.endpoint import Blueprint
 from functions.named import page_of_names
 from functions.parameters import flag_parameter, integer_parameter
 from functions.paths import named_in_path
+from functions.problems import as_sent
 from functions.state import state
-from storage_lib.errors import InvalidArgumentError, KeyNotFoundError, StorageError
+from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
 from storage_lib.spelling import refuse_unknown
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ _MOST_MESSAGES = 32
 _AT_ONCE = 16
 """Of how many queues it is asked at the same time how long they are."""
 _MOST_SECONDS = 7 * 24 * 3600
+_SENT = {"delay": "delay_seconds", "ttl": "ttl_seconds", "pop_receipt": "receipt"}
+"""The library's arguments as clients name them."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -86,7 +88,7 @@ async def send_message(req: func.HttpRequest) -> func.HttpResponse:
     await access.need_to_write("queues", queue)
     document = json_body(req, state())
     refuse_unknown(document, ("body", "encoding", "delay_seconds", "ttl_seconds"), "field")
-    with _in_http():
+    with as_sent(_SENT):
         delay = document.get("delay_seconds")
         message_id = await _queues().send(
             queue,
@@ -144,7 +146,7 @@ async def delete_message(req: func.HttpRequest) -> func.HttpResponse:
             remedy="give the receipt that the message was received with",
         )
     gone = QueueMessage(message_id, "", None, 0, receipt, _LONG_AGO, _LONG_AGO, _LONG_AGO)
-    with _in_http():
+    with as_sent(_SENT):
         await _queues().delete(queue, gone)
     return func.HttpResponse(status_code=204)
 
@@ -200,17 +202,3 @@ def _shown(message: QueueMessage) -> dict[str, Any]:
         "inserted_at": message.inserted_at.astimezone(UTC),
         "expires_at": message.expires_at.astimezone(UTC),
     }
-
-
-@contextmanager
-def _in_http() -> Generator[None]:
-    """Have errors name what was sent as HTTP calls it."""
-    try:
-        yield
-    except StorageError as error:
-        if error.field in ("delay", "ttl"):
-            error.message = error.message.replace("ttl ", "ttl_seconds ").replace("delay ", "delay_seconds ")
-            error.field = f"{error.field}_seconds"
-        elif error.field == "pop_receipt":
-            error.field = "receipt"
-        raise

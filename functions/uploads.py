@@ -9,14 +9,15 @@ import azure.functions as func
 
 from functions import access, conditional
 from functions.addresses import api_path
-from functions.answers import json_response
+from functions.answers import json_response, saved_response
 from functions.bodies import body_of, optional_json_body, refuse_encoded, refuse_parts
 from functions.conditional import Pin
 from functions.digests import check_digest
 from functions.endpoint import Blueprint
 from functions.object_requests import CONDITIONS, DIGESTS
-from functions.parameters import integer_parameter, is_named, moment
+from functions.parameters import integer_parameter, is_named, ttl_in
 from functions.paths import object_key, path_to
+from functions.problems import as_sent
 from functions.state import state
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import validate_key
@@ -164,25 +165,13 @@ async def _create(req: func.HttpRequest) -> func.HttpResponse:
     refuse_unknown(wanted, _CREATED, "field")
     options = {name: value for name, value in wanted.items() if value is not None}
     headers = {name: options.pop(field) for field, name in GIVEN_FIELDS.items() if field in options}
-    ttl, end = options.pop("ttl_seconds", None), options.pop("expires_at", None)
-    if ttl is not None and end is not None:
-        raise InvalidArgumentError(
-            "expires_at and ttl_seconds exclude each other", field="expires_at", remedy="leave one out"
-        )
-    try:
-        upload = await _uploads().create(
-            key, headers=headers, ttl=ttl if end is None else moment("expires_at", end), **options
-        )
-    except InvalidArgumentError as error:
-        if error.field == "ttl":
-            error.field = "ttl_seconds" if end is None else "expires_at"
-            error.message = error.message.replace("ttl is", f"{error.field} is", 1)
-        elif error.field in ("content_type", "metadata"):
-            error.field = f"body.{error.field}"  # Not the headers.
-        for field, name in GIVEN_FIELDS.items():
-            if error.field == name:
-                error.field = field
-        raise
+    ttl, end = ttl_in(options), options.pop("expires_at", None)
+    options.pop("ttl_seconds", None)
+    sent = {"ttl": "ttl_seconds" if end is None else "expires_at"}
+    sent |= {name: f"body.{name}" for name in ("content_type", "metadata")}  # Not the headers.
+    sent |= {name: field for field, name in GIVEN_FIELDS.items()}
+    with as_sent(sent):
+        upload = await _uploads().create(key, headers=headers, ttl=ttl, **options)
     answer = _shown(upload) | {
         "part_bytes": min(app.max_json_bytes, app.max_body_bytes),
         "max_part_bytes": app.max_body_bytes,
@@ -224,12 +213,8 @@ async def _complete(req: func.HttpRequest) -> func.HttpResponse:
     else:
         put, created = await conditional.create_or_replace(req, storage, key, write)
         etag, size = put.etag, put.size
-    headers = {"ETag": f'"{etag}"'}
-    if created:
-        headers["Location"] = path_to(f"{api_path(req, 'uploads')}/objects", key)
-    return json_response(
-        {"key": key, "etag": etag, "size": size}, status=201 if created else 200, headers=headers
-    )
+    location = path_to(f"{api_path(req, 'uploads')}/objects", key)
+    return saved_response(key, etag, size, location=location if created else None)
 
 
 def _shown(upload: Upload) -> dict[str, Any]:

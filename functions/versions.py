@@ -10,7 +10,7 @@ from urllib.parse import quote
 import azure.functions as func
 
 from functions import access, loading
-from functions.answers import json_response
+from functions.answers import json_response, saved_response
 from functions.bodies import body_of, json_body, refuse_encoded, refuse_parts
 from functions.callers import FUNCTION_KEY
 from functions.digests import check_digest
@@ -132,10 +132,8 @@ async def save_version(req: func.HttpRequest) -> func.HttpResponse:
     except PreconditionFailedError as error:
         error.field = "number"
         raise
-    shown: dict[str, Any] = {"key": key, "version": version, "etag": put.etag, "size": put.size}
-    return json_response(
-        shown, status=201, headers={"ETag": f'"{put.etag}"', "Location": _location(req, key, version)}
-    )
+    location = _location(req, key, version)
+    return saved_response(key, put.etag, put.size, location=location, version=version)
 
 
 @blueprint.http(
