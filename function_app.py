@@ -12,7 +12,6 @@ from functions import (
     logs,
     maintenance,
     mcp,
-    measurements,
     objects,
     openapi,
     prefixes,
@@ -32,7 +31,7 @@ from functions.state import check_settings
 app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
 _OBJECTS = (objects, links, uploads, batch, prefixes, versions)
 _TASKS = (tasks, task_lists, task_messages)
-_ITSELF = (maintenance, measurements, service, openapi, console)
+_ITSELF = (maintenance, service, openapi, console)
 for module in (*_OBJECTS, conversations, *_TASKS, tables, queues, mcp, *_ITSELF):
     app.register_functions(module.blueprint)
 openapi.describe(app)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import azure.functions as func
 
 from functions.invocations import timed
-from functions.measurements import refresh
 from functions.state import state
 from storage_lib.errors import StorageError, StorageUnavailableError, UnsupportedOperationError
 
@@ -33,6 +32,8 @@ LOOK_SECONDS = 400
 """How long a scan of all task records may take; the newest come first."""
 CARRY_SECONDS = 100
 DRAIN_SECONDS = 60
+MEASURE_SECONDS = 400
+"""How long a listing of everything may take, before the host ends the worker."""
 
 
 @blueprint.function_name("sweep_expired")
@@ -138,10 +139,38 @@ async def watch_queues(timer: func.TimerRequest) -> None:
 
     The alerts of infra/modules/alerts.bicep parse this line, so its form must not change.
     """
-    lengths = await state().engine.queue_lengths()
+    app = state()
+    lengths = await app.engine.queue_lengths()
     if any(lengths.values()):
         _log.info("queue lengths: %s", json.dumps(lengths))
-    await refresh()  # For an exporter of metrics: nobody may ask this instance for /api/metrics.
+    await app.refresh_gauges()  # For an exporter of metrics: nobody may ask this instance for /api/metrics.
+
+
+@blueprint.function_name("measure_sizes")
+@blueprint.timer_trigger(arg_name="timer", schedule="40 7 * * * *", run_on_startup=False)
+@timed
+async def measure_sizes(timer: func.TimerRequest) -> None:
+    """With metrics on, measure what is stored below each prefix, as often as their options say."""
+    app = state()
+    options = app.config.metrics
+    if options is None or not options.sizes_hours:
+        return
+    from storage_lib.sizes import Sizes
+
+    limit = asyncio.timeout(MEASURE_SECONDS)
+    try:
+        async with limit:
+            sample = await Sizes(app.storage).measure(timedelta(hours=options.sizes_hours))
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        _log.warning(
+            "measuring all objects was cut off after %d s; AGENT_STORAGE_METRICS_SIZES_HOURS=0 turns it off",
+            MEASURE_SECONDS,
+        )
+        return
+    if sample is not None:
+        _log.info("%d objects of %d bytes are stored", *sample.total)
 
 
 async def _within(look: Coroutine[Any, Any, int]) -> int:

@@ -8,7 +8,6 @@ import math
 
 import azure.functions as func
 
-from functions.measurements import refresh
 from functions.state import AppState
 from storage_lib.errors import StorageError, UnsupportedOperationError
 from storage_lib.metrics.exposition import OPENMETRICS, PROMETHEUS, exposition
@@ -31,7 +30,7 @@ async def metrics_response(req: func.HttpRequest, app: AppState) -> func.HttpRes
         raise UnsupportedOperationError(
             "metrics are off", field="AGENT_STORAGE_METRICS", remedy="set AGENT_STORAGE_METRICS=true"
         )
-    await refresh()
+    await app.refresh_gauges()
     await _ask(app)  # Last, so that its answer is what is shown.
     openmetrics = wants_openmetrics(req.headers.get("Accept", ""))
     text = exposition([*families(registry), *process_families()], openmetrics=openmetrics)

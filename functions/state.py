@@ -145,6 +145,11 @@ class AppState:
 
         return Gauges(self.storage, lambda: self.engine.queue_lengths(), registry)
 
+    async def refresh_gauges(self) -> None:
+        """Bring the gauges up to date, if metrics are on; called before they are shown."""
+        if self.gauges is not None:
+            await self.gauges.refresh()
+
     @cached_property
     def registry(self) -> Registry:
         return task_registry()

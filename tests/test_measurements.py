@@ -14,7 +14,6 @@ import pytest
 
 from devhost.runtime import Datum, invoke
 from functions.gauges import Gauges
-from functions.measurements import refresh as refresh_all
 from functions.state import AppState
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.config import StorageConfig
@@ -333,7 +332,7 @@ async def test_the_timer_measures_with_metrics_on(
         await tick(app)
         series = await Sizes(app.storage).read()
         assert len(series.recent) == (1 if measures else 0)
-        await refresh_all()
+        await app.state.refresh_gauges()
         assert (app.state.gauges is None) == (options is None)
 
 
@@ -343,7 +342,7 @@ async def test_a_listing_that_takes_too_long_is_cut_off(
     async def endless(self: Any) -> Any:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("functions.measurements.MEASURE_SECONDS", 3)
+    monkeypatch.setattr("functions.maintenance.MEASURE_SECONDS", 3)
     monkeypatch.setattr(Sizes, "_listed", endless)
     with caplog.at_level(logging.WARNING):
         await tick(app)

@@ -15,8 +15,8 @@ import pytest
 
 from functions import state as state_module
 from functions import task_messages as tasks
-from functions.deliveries import Delivery
 from functions.state import AppState
+from functions.task_messages import Delivery
 from storage_lib.backends.azure import AzureStorageBackend
 from storage_lib.backends.file import FileStorageBackend
 from storage_lib.config import StorageConfig

@@ -9,22 +9,24 @@ from __future__ import annotations
 import asyncio
 import importlib
 from typing import Any
+from urllib.parse import urlsplit
 
 import azure.functions as func
 
 from functions import access
+from functions.addresses import ORIGINS, admitted_origins
 from functions.bodies import MAX_ITEMS, body_of, check_items, check_json_size, need_json, refuse_encoded
 from functions.endpoint import Blueprint
 from functions.headers import header
-from functions.mcp.origins import check_origin
 from functions.problems import problem
-from functions.state import state
-from storage_lib.errors import InvalidArgumentError
+from functions.state import is_local, state
+from storage_lib.errors import ForbiddenError, InvalidArgumentError
 
 blueprint = Blueprint()
 _ROUTE = "mcp"
 _imported: list[Any] = []
 """The server, once it is whole."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LARGE = "save a large object by a link: the tool make_link"
 
 
@@ -57,7 +59,7 @@ async def exchange_mcp_message(req: func.HttpRequest) -> func.HttpResponse:
     in protocol 2026-07-28; errors before the message is looked at are problems.
     """
     app = state()
-    check_origin(req)
+    _check_origin(req)
     await access.need_some("load", "list", "save", "delete", "tasks")
     need_json(req)
     refuse_encoded(req)
@@ -110,3 +112,30 @@ def _accepted(req: func.HttpRequest) -> str:
             remedy="send Accept: application/json, text/event-stream",
         )
     return accepted
+
+
+def _check_origin(req: func.HttpRequest) -> None:
+    """See which web page may speak to agents' tools: without this, any page that someone visits could point a
+    name of its own at an app on their machine (DNS rebinding), and use it with their rights.
+
+    :raises ForbiddenError: the request comes from a page of another site.
+    """
+    origin = header(req, "Origin")
+    if origin is None or origin.lower() in admitted_origins():
+        return
+    # What the header Host says proves nothing: a page that rebinds its name sends that name.
+    if is_local() and _host(origin) in _LOOPBACK:
+        return
+    raise ForbiddenError(
+        f"pages of {ascii(origin)[1:-1][:80]} may not use this",
+        field="Origin",
+        limit=f"origins of the app itself, and those of {ORIGINS}",
+        remedy=f"have the origin added to {ORIGINS}; programs other than pages send no Origin",
+    )
+
+
+def _host(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -28,10 +29,12 @@ from mcp_types import (
 
 from functions.mcp.calls import asked, small_objects
 from functions.mcp.exchange import request
-from functions.mcp.uris import TEMPLATE, key_of, uri_of
+from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import essence, user_key
 
 type Context = ServerRequestContext[Any, Any]
+PREFIX = "agentstorage:///"
+TEMPLATE = f"{PREFIX}{{+key}}"
 _PAGE = 100
 _MOST_COMPLETIONS = 100
 """A result must have no more."""
@@ -42,6 +45,28 @@ _TEXTS = (
     "application/x-ndjson",
     "application/sql",
 )
+
+
+def uri_of(key: str) -> str:
+    """The URI of an object."""
+    return f"{PREFIX}{quote(key, safe='/')}"
+
+
+def key_of(uri: str) -> str:
+    """The key of the object that a URI names.
+
+    :raises InvalidArgumentError: it names none.
+    """
+    if not uri.startswith(PREFIX) or len(uri) == len(PREFIX):
+        raise InvalidArgumentError(
+            f"the URI is {ascii(uri)[:80]}", field="uri", limit=TEMPLATE, remedy="take it from resources/list"
+        )
+    try:
+        return unquote_to_bytes(uri.removeprefix(PREFIX)).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(
+            f"the URI is not UTF-8: {ascii(uri)[:80]}", field="uri", limit="UTF-8, percent-encoded once"
+        ) from error
 
 
 def templates() -> ListResourceTemplatesResult:

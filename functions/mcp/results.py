@@ -24,7 +24,7 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from functions.mcp.calls import RefusedError
-from functions.mcp.uris import uri_of
+from functions.mcp.resources import uri_of
 from functions.problems import problem_document
 from storage_lib.errors import KeyNotFoundError, StorageError
 from storage_lib.keys import essence
