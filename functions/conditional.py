@@ -4,8 +4,7 @@ version is looked at, and read or replaced only if it is still the current one."
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import azure.functions as func
 from msgspec import Struct
@@ -17,7 +16,7 @@ from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, Transi
 
 if TYPE_CHECKING:
     from storage_lib.manager import StorageManager
-    from storage_lib.ports.backend import ByteRange, ObjectInfo, PutResult, StoredObject
+    from storage_lib.ports.backend import ByteRange, ObjectInfo, StoredObject
 
 ATTEMPTS = 100
 _TOGETHER_BYTES = 1024 * 1024
@@ -100,21 +99,34 @@ async def _parts(
     return [await storage.read(key, byte_range=ByteRange(*each), if_match=info.etag) for each in parts]
 
 
-async def create_or_replace[T](
-    req: func.HttpRequest, storage: StorageManager, key: str, write: Callable[[Pin], Awaitable[T]]
+async def written[T](
+    req: func.HttpRequest,
+    storage: StorageManager,
+    key: str,
+    write: Callable[[Pin], Awaitable[T]],
+    *,
+    creates: bool = False,
 ) -> T:
-    """:raises PreconditionFailedError: a condition does not hold for what is there, or not."""
+    """What a write of an object returns.
+
+    :param creates: whether it makes an object where there is none; otherwise one has to be there, whatever
+        the conditions are (RFC 9110, 13.2.1).
+    :raises KeyNotFoundError: there is none.
+    :raises PreconditionFailedError: a condition does not hold.
+    """
     conditions = Preconditions.of(req)
-    if conditions.none:
+    if conditions.none or (not creates and conditions.only_match is ANY):
         return await write(Pin())
     if tag := single(conditions.only_match):
         return await write(Pin(if_match=tag))
-    if conditions.only_none_match is ANY:
+    if creates and conditions.only_none_match is ANY:
         return await write(Pin(if_absent=True))
     for _ in range(ATTEMPTS):
         try:
             info = await storage.info(key, fresh=True)
         except KeyNotFoundError:
+            if not creates:
+                raise
             info = None
         conditions.check_write(key, info)
         try:
@@ -124,44 +136,9 @@ async def create_or_replace[T](
     raise always_replaced(key)
 
 
-async def touch(
-    req: func.HttpRequest, storage: StorageManager, key: str, options: dict[str, Any]
-) -> PutResult:
-    """`StorageManager.touch` with these options.
-
-    :raises PreconditionFailedError: a condition does not hold.
-    """
-    return await _changed(req, storage, key, partial(storage.touch, key, **options))
-
-
 async def delete(req: func.HttpRequest, storage: StorageManager, key: str) -> None:
-    """
-    :raises KeyNotFoundError: there is no such object, whatever the conditions are (RFC 9110, 13.2.1).
-    :raises PreconditionFailedError: a condition does not hold.
-    """
-    await _changed(req, storage, key, partial(storage.delete, key))
-
-
-async def _changed[T](
-    req: func.HttpRequest, storage: StorageManager, key: str, change: Callable[..., Awaitable[T]]
-) -> T:
-    """What a change of an object that is there returns.
-
-    :param change: makes it, on condition of ``if_match`` if that is given.
-    """
-    conditions = Preconditions.of(req)
-    if conditions.none or conditions.only_match is ANY:
-        return await change()
-    if tag := single(conditions.only_match):
-        return await change(if_match=tag)
-    for _ in range(ATTEMPTS):
-        info = await storage.info(key, fresh=True)
-        conditions.check_write(key, info)
-        try:
-            return await change(if_match=info.etag)
-        except PreconditionFailedError:
-            continue
-    raise always_replaced(key)
+    """Likewise, of a delete."""
+    await written(req, storage, key, lambda pin: storage.delete(key, if_match=pin.if_match))
 
 
 def wants_fresh(req: func.HttpRequest) -> bool:

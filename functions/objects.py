@@ -190,7 +190,7 @@ async def save(req: func.HttpRequest, source: Arriving | None = None) -> func.Ht
 
     sent = {"ttl": "x-expires-at"} if "x-expires-at" in req.headers else {}
     with as_sent(sent), repeated_call(req, key), wanted():
-        put, created = await conditional.create_or_replace(req, storage, key, write)
+        put, created = await conditional.written(req, storage, key, write, creates=True)
     return saved_response(key, put.etag, put.size, location=object_location(req, key) if created else None)
 
 
@@ -222,5 +222,8 @@ async def _touch(req: func.HttpRequest) -> func.HttpResponse:
     sent = {"ttl": "expires_at" if "expires_at" in change else "ttl_seconds", "metadata": "body.metadata"}
     sent |= {name: f"body.{field}" for field, name in GIVEN_FIELDS.items()}
     with as_sent(sent), repeated_call(req, key, req.get_body()):
-        touched = await conditional.touch(req, access.storage(writing=True), key, options)
+        storage = access.storage(writing=True)
+        touched = await conditional.written(
+            req, storage, key, lambda pin: storage.touch(key, **options, if_match=pin.if_match)
+        )
     return saved_response(key, touched.etag, touched.size)

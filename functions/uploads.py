@@ -211,7 +211,7 @@ async def _complete(req: func.HttpRequest) -> func.HttpResponse:
     if (done := (await uploads.get(upload_id, key)).completed) is not None:
         etag, size, created = done.etag, done.size, done.created  # Its answer was lost.
     else:
-        put, created = await conditional.create_or_replace(req, storage, key, write)
+        put, created = await conditional.written(req, storage, key, write, creates=True)
         etag, size = put.etag, put.size
     location = path_to(f"{api_path(req, 'uploads')}/objects", key)
     return saved_response(key, etag, size, location=location if created else None)
