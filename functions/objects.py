@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from functions import access, conditional, loading, merging
 from functions.answers import json_response, saved_response
@@ -23,7 +26,6 @@ from functions.conditional import Pin
 from functions.digests import check_digest, checked, has_digest
 from functions.endpoint import Blueprint
 from functions.headers import header
-from functions.object_json import listed
 from functions.object_requests import CONDITIONS, HEADS, LOADS, SAVES
 from functions.parameters import (
     integer_parameter,
@@ -45,11 +47,58 @@ from storage_lib.ports.kept_headers import GIVEN_FIELDS
 from storage_lib.spelling import refuse_unknown
 
 if TYPE_CHECKING:
-    from storage_lib.ports.backend import PutResult
+    from storage_lib.ports.backend import ListEntry, ObjectInfo, PutResult
 
 blueprint = Blueprint()
 _ROUTE = "objects/{*key}"
 _LISTING = ("prefix", "delimiter", "limit", "cursor", "start_after", "include")
+
+
+class _Listed(Struct, omit_defaults=True, gc=False):
+    """An object in JSON. What is not known, or not asked for, is left out."""
+
+    key: str
+    size: int | None = None
+    etag: str | None = None
+    last_modified: datetime | None = None
+    content_type: str | None = None
+    metadata: dict[str, str] | None = None
+    expires_at: datetime | None = None
+    sha256: str | None = None
+    content_encoding: str | None = None
+    content_disposition: str | None = None
+    content_language: str | None = None
+    cache_control: str | None = None
+
+
+def _listed(entry: ListEntry | ObjectInfo, info: ObjectInfo | None) -> _Listed:
+    """
+    :param info: what more is to be told of it.
+    """
+    modified = entry.last_modified
+    if modified is not None and modified.tzinfo is not UTC:
+        modified = modified.astimezone(UTC)
+    if info is None:
+        return _Listed(entry.key, entry.size, entry.etag, modified)
+    return _Listed(
+        entry.key,
+        entry.size,
+        entry.etag,
+        modified,
+        info.content_type,
+        dict(info.metadata) or None,
+        info.expires_at,
+        info.sha256,
+        info.content_encoding,
+        info.content_disposition,
+        info.content_language,
+        info.cache_control,
+    )
+
+
+def described(info: ObjectInfo) -> dict[str, Any]:
+    """All that is known of an object."""
+    return {name: value for name, value in asdict(_listed(info, info)).items() if value is not None}
 
 
 @blueprint.http(
@@ -80,7 +129,7 @@ async def list_objects(req: func.HttpRequest) -> func.HttpResponse:
         details=True,
         cheap=not has_details,
     )
-    objects = [listed(entry, entry.info if has_details else None) for entry in page.entries]
+    objects = [_listed(entry, entry.info if has_details else None) for entry in page.entries]
     return json_response({"objects": objects, "prefixes": page.prefixes, "cursor": page.cursor})
 
 

@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from functions import access, conditional, objects
 from functions.conditions import Preconditions
-from functions.object_json import described
 from functions.paths import object_key, object_location
 from storage_lib.errors import InvalidArgumentError, InvalidKeyError, SerializationError
 from storage_lib.keys import encode_metadata_value, essence, validate_metadata, validate_user_key
@@ -85,8 +84,8 @@ class Operation(Struct, frozen=True):
                 from storage_lib.ports.backend import ObjectInfo
 
                 if isinstance(found, ObjectInfo):
-                    return {"status": 304, **described(found)}
-                return {"status": 200, **described(found.info), **await _body(found)}
+                    return {"status": 304, **objects.described(found)}
+                return {"status": 200, **objects.described(found.info), **await _body(found)}
             case "exists":
                 return await self._exists()
             case "delete":
@@ -99,7 +98,7 @@ class Operation(Struct, frozen=True):
     async def _exists(self) -> dict[str, Any]:
         conditions = Preconditions.of(self.request)
         info = await access.storage().info(object_key(self.request), fresh=not conditions.none)
-        return {"status": 200 if conditions.is_modified(info) else 304, **described(info)}
+        return {"status": 200 if conditions.is_modified(info) else 304, **objects.described(info)}
 
     async def _transferred(self) -> dict[str, Any]:
         source, target = object_key(self.request), self.to or ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +16,10 @@ from functions.bodies import json_body
 from functions.endpoint import Blueprint
 from functions.parameters import integer_parameter, moment, time_parameter
 from functions.problems import problem_document
-from functions.sealed import seal, unseal
 from functions.state import state
 from functions.task_records import shown
 from storage_lib.errors import ForbiddenError, InvalidArgumentError
+from storage_lib.ports.cursors import refused
 from storage_lib.spelling import refuse_unknown
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ _MOMENTS = ("created_after", "created_before")
 FILTERS = ("status", *_TEXTS, *_MOMENTS)
 MOST_COUNTED = 10_000
 MOST_CHANGED = 1000
+_PURPOSE = b"agent-storage sealed text 1"
+_NONCE_BYTES = 12
+_MARK = "~"
 _MOST_PAGES = 10
 """How many pages are read for one of a sender who may see the tasks of some agents."""
 
@@ -173,7 +179,7 @@ async def _of_several(
     engine: TaskEngine, allowed: frozenset[str], filters: dict[str, Any], limit: int, cursor: str | None
 ) -> RecordPage:
     found: list[TaskRecord] = []
-    cursor = None if cursor is None else await unseal(cursor)
+    cursor = None if cursor is None else await _unseal(cursor)
     for _ in range(_MOST_PAGES):
         page = await engine.list(limit=limit - len(found), cursor=cursor, **filters)
         found += [record for record in page.records if record.agent_id in allowed]
@@ -183,4 +189,35 @@ async def _of_several(
     from storage_lib.tasks.records import RecordPage
 
     # It may be the id of a task of somebody else.
-    return RecordPage(found, None if cursor is None else await seal(cursor))
+    return RecordPage(found, None if cursor is None else await _seal(cursor))
+
+
+async def _seal(text: str) -> str:
+    """A cursor that tells where others' records stand, for a client that is to give it back and to learn
+    nothing from it: encrypted with a key that all hosts of the store share."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    found = await state().link_signer.key_for(_PURPOSE)
+    assert found is not None  # noqa: S101 - there is one to sign with
+    name, key = found
+    nonce = os.urandom(_NONCE_BYTES)
+    sealed = nonce + AESGCM(key).encrypt(nonce, text.encode(), name.encode())
+    return f"{name}{_MARK}{base64.urlsafe_b64encode(sealed).decode()}"
+
+
+async def _unseal(sealed: str) -> str:
+    """
+    :raises InvalidArgumentError: this is no cursor of ours, or its key is no longer in use.
+    """
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    name, _, text = sealed.partition(_MARK)
+    try:
+        data = base64.urlsafe_b64decode(text.encode("ascii"))
+        found = await state().link_signer.key_for(_PURPOSE, name)
+        if found is None or len(data) < _NONCE_BYTES:
+            raise refused()
+        return AESGCM(found[1]).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], name.encode()).decode()
+    except (UnicodeError, binascii.Error, InvalidTag) as error:
+        raise refused() from error

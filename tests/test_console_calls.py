@@ -11,8 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from functions.console.assets import page
-from functions.sign_in import providers
+from functions.console.assets import page, providers
 from storage_lib.config import MetricsOptions, StorageConfig
 from storage_lib.manager import StorageManager
 from storage_lib.sizes import Sizes

@@ -27,8 +27,7 @@ _OPEN = func.AuthLevel.ANONYMOUS
 async def console_page(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/console``: the console, for browsers. It holds no data: what it shows it asks this API for,
     with the key that its user gives."""
-    from functions.console.assets import page
-    from functions.sign_in import providers
+    from functions.console.assets import page, providers
 
     path = urlsplit(req.url).path
     return page(path.endswith("/"), providers()).answer(req)

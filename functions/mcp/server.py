@@ -155,7 +155,7 @@ def _tools() -> tuple[types.Tool, ...]:
                 title=tool.title,
                 read_only_hint=tool.reads,
                 destructive_hint=tool.destroys,
-                idempotent_hint=tool.repeats,
+                idempotent_hint=tool.repeats or tool.reads,
                 open_world_hint=False,
             ),
         )

@@ -18,7 +18,7 @@ class Tool(Struct, frozen=True, kw_only=True):
     :param runs: whether it waits for the end of the task that it submits.
     :param gives: the schema of its result, where the route's first answer is not it.
     :param reads: it changes nothing. :param destroys: it may replace or remove something.
-    :param repeats: doing it twice is like doing it once.
+    :param repeats: doing it twice is like doing it once, as with all that changes nothing.
     """
 
     name: str
@@ -61,7 +61,6 @@ TOOLS: tuple[Tool, ...] = (
         operation="load",
         gives="LoadedObject",
         reads=True,
-        repeats=True,
         describes="Load an object: `value` if it is JSON, `text` if it is text, else its bytes as an embedded"
         " resource. Of an object above 1 MiB there is a `link` instead, a URL that needs no key.",
     ),
@@ -71,7 +70,6 @@ TOOLS: tuple[Tool, ...] = (
         route="list_objects",
         without=("key", CONDITION),
         reads=True,
-        repeats=True,
     ),
     Tool(
         name="patch_object",
@@ -124,7 +122,6 @@ TOOLS: tuple[Tool, ...] = (
         route="read_conversation",
         without=(CONDITION,),
         reads=True,
-        repeats=True,
     ),
     Tool(
         name="list_conversations",
@@ -132,7 +129,6 @@ TOOLS: tuple[Tool, ...] = (
         route="list_conversations",
         without=("key", "last", "after", "before", CONDITION),
         reads=True,
-        repeats=True,
         describes="A page of conversations, the one that was created last first; only those of a"
         " `participant`, with a `topic`, or whose ids begin with `prefix`.",
     ),
@@ -145,7 +141,7 @@ TOOLS: tuple[Tool, ...] = (
         # With `output` it writes an object.
         destroys=True,
     ),
-    Tool(name="list_actions", title="List actions", route="list_actions", reads=True, repeats=True),
+    Tool(name="list_actions", title="List actions", route="list_actions", reads=True),
     Tool(
         name="submit_task",
         title="Submit a task",
@@ -166,7 +162,7 @@ TOOLS: tuple[Tool, ...] = (
         describes="Submit a task and wait for its end, at most `wait_seconds`; if it is still under way then,"
         " `get_task` tells how it goes on. `list_actions` says what tasks can do.",
     ),
-    Tool(name="get_task", title="Read a task", route="get_task", reads=True, repeats=True),
-    Tool(name="list_tasks", title="List tasks", route="list_tasks", reads=True, repeats=True),
+    Tool(name="get_task", title="Read a task", route="get_task", reads=True),
+    Tool(name="list_tasks", title="List tasks", route="list_tasks", reads=True),
     Tool(name="cancel_task", title="Cancel a task", route="cancel_task", destroys=True, repeats=True),
 )
