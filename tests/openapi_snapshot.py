@@ -14,7 +14,7 @@ from tests.conftest import PROJECT
 SNAPSHOT = PROJECT / "tests" / "data" / "openapi.json"
 _TELL = """
 import json, function_app
-from functions.openapi.served import document_of
+from functions.openapi.document import document_of
 print(document_of(function_app.app).body.decode())
 """
 

@@ -311,7 +311,7 @@ async def test_it_is_made_once(platform: PlatformApp, monkeypatch: pytest.Monkey
         raise AssertionError("it is made again")
 
     for name in ("document", "routes_of"):
-        monkeypatch.setattr(f"functions.openapi.served.{name}", made)
+        monkeypatch.setattr(f"functions.openapi.document.{name}", made)
     monkeypatch.setattr("functions.openapi.page.page", made)
     assert (await platform("GET", "/api/openapi.json")).status == 200
     assert (await platform("GET", "/api/docs")).status == 200
@@ -321,7 +321,7 @@ _MEASURED = """
 import sys, time
 import function_app
 assert not [name for name in sys.modules if name.startswith("functions.openapi.")], "imported at the start"
-from functions.openapi.served import document_of
+from functions.openapi.document import document_of
 begun = time.process_time()
 document_of(function_app.app)
 print(time.process_time() - begun)

@@ -25,7 +25,7 @@ def registered() -> func.FunctionApp:
 )
 async def openapi_document(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/openapi.json``: this document, OpenAPI 3.1."""
-    from functions.openapi.served import document_of
+    from functions.openapi.document import document_of
 
     return document_of(registered()).answer(req)
 
@@ -34,6 +34,6 @@ async def openapi_document(req: func.HttpRequest) -> func.HttpResponse:
 async def docs_page(req: func.HttpRequest) -> func.HttpResponse:
     """``GET /api/docs``: the document as a page for people, with an example of each operation. It needs no
     script and nothing from elsewhere."""
-    from functions.openapi.served import page_of
+    from functions.openapi.document import page_of
 
     return page_of(registered()).answer(req)

@@ -1,19 +1,24 @@
 """The OpenAPI document, made from what is registered: routes, methods, who may ask, docstrings, and what
-`functions.endpoint.Blueprint.http` was told."""
+`functions.endpoint.Blueprint.http` was told. It and its page are made once in a process."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import azure.functions as func
+import msgspec
+
 from functions.limits import HOST_JSON
 from functions.openapi import parameters, responses
-from functions.openapi.operations import Route, area, header, operations, problem, rank
+from functions.openapi.operations import Route, area, header, operations, problem, rank, routes_of
 from functions.openapi.schemas import schemas
 from functions.openapi.wording import described_text
 from functions.problems import CODES
+from functions.served import Served
 
 _SUMMARY = "Storage and tasks for agents."
 _ABOUT = """\
@@ -24,6 +29,30 @@ stays the same, which `x-problem-codes` lists by status; `field`, `limit` and `r
 The host itself answers an unknown route or a wrong method (404), a malformed URL (400) and a missing key
 (401), without a body."""
 _TOKENS = "AGENT_STORAGE_ACCESS_ISSUER"
+
+
+@functools.cache
+def document_of(app: func.FunctionApp) -> Served:
+    """The OpenAPI document of what ``app`` registers."""
+    return Served.of(
+        msgspec.json.encode(document(routes_of(app))),
+        {"Content-Type": "application/json"},
+    )
+
+
+@functools.cache
+def page_of(app: func.FunctionApp) -> Served:
+    """The page that shows it."""
+    from functions.openapi.page import page, policy
+
+    return Served.of(
+        page(msgspec.json.decode(document_of(app).body)).encode(),
+        {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": policy(),
+            "Referrer-Policy": "no-referrer",  # Its own URL may have a key.
+        },
+    )
 
 
 def document(routes: Iterable[Route]) -> dict[str, Any]:
@@ -45,8 +74,8 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
             "schemas": schemas(),
             "parameters": {name: header(name) for name in parameters.EVERYWHERE},
             "headers": {
-                name: {"description": text, "schema": schema}
-                for name, (text, schema) in responses.HEADERS.items()
+                name: {"description": text, "schema": responses.SCHEMAS.get(name, {"type": "string"})}
+                for name, text in responses.HEADERS.items()
             },
             "responses": {
                 f"Problem{status}": problem(status) for status in sorted({*CODES, *responses.EVERY_PROBLEM})

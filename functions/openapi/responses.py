@@ -5,8 +5,6 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-_TEXT: dict[str, Any] = {"type": "string"}
-
 EVERY_PROBLEM = (400, 401, 403, 429, 500, 503)
 """What every route may answer: a malformed request, nobody whom it knows, somebody who may not, somebody who
 asks too often, and an app that cannot."""
@@ -63,35 +61,35 @@ OF_OPERATION = {
 }
 """The headers of one route's answers with a status, and of its ``by_query_…``."""
 
-HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Location": ("The path of what was made.", _TEXT),
-    "Content-Location": ("The path of the version, by its number.", _TEXT),
-    "ETag": ("Names this version, in quotes.", _TEXT),
-    "Last-Modified": ("When it was saved, an HTTP date.", _TEXT),
-    "Accept-Ranges": ("`bytes`.", _TEXT),
-    "Content-Range": (
-        "Which bytes these are, and how many there are. Several ranges are `multipart/byteranges`, whose"
-        " parts have this header.",
-        _TEXT,
-    ),
-    "Content-Encoding": ("The coding that `Accept-Encoding` asked for; the ETag is its own.", _TEXT),
-    "Vary": ("Which headers of the request the answer depends on.", _TEXT),
-    "Content-Disposition": ("As it was saved.", _TEXT),
-    "Content-Language": ("As it was saved.", _TEXT),
-    "Cache-Control": ("As it was saved, or `private, no-cache`.", _TEXT),
-    "Content-Digest": ("The digest of these bytes (RFC 9530) that `Want-Content-Digest` asked for.", _TEXT),
-    "Repr-Digest": (
-        "The digest of the whole object: SHA-256 unless `Want-Repr-Digest` prefers another.",
-        _TEXT,
-    ),
-    "x-expires-at": ("When its life ends.", {"type": "string", "format": "date-time"}),
-    "Preference-Applied": ("Which preferences counted (RFC 7240).", _TEXT),
-    "Allow": ("Which methods there are.", _TEXT),
-    "Retry-After": ("Seconds after which to ask again.", {"type": "integer", "minimum": 0}),
-    "Accept-Patch": ("Of a `PATCH`: which media types it takes (RFC 5789).", _TEXT),
-    "RateLimit": ("How many requests are left (`r`), and in how many seconds there are more (`t`).", _TEXT),
-    "RateLimit-Policy": ("How many requests a caller has (`q`) in how many seconds (`w`).", _TEXT),
-    "WWW-Authenticate": ("What is wrong with the token (RFC 6750).", _TEXT),
+HEADERS = {
+    "Location": "The path of what was made.",
+    "Content-Location": "The path of the version, by its number.",
+    "ETag": "Names this version, in quotes.",
+    "Last-Modified": "When it was saved, an HTTP date.",
+    "Accept-Ranges": "`bytes`.",
+    "Content-Range": "Which bytes these are, and how many there are. Several ranges are"
+    " `multipart/byteranges`, whose parts have this header.",
+    "Content-Encoding": "The coding that `Accept-Encoding` asked for; the ETag is its own.",
+    "Vary": "Which headers of the request the answer depends on.",
+    "Content-Disposition": "As it was saved.",
+    "Content-Language": "As it was saved.",
+    "Cache-Control": "As it was saved, or `private, no-cache`.",
+    "Content-Digest": "The digest of these bytes (RFC 9530) that `Want-Content-Digest` asked for.",
+    "Repr-Digest": "The digest of the whole object: SHA-256 unless `Want-Repr-Digest` prefers another.",
+    "x-expires-at": "When its life ends.",
+    "Preference-Applied": "Which preferences counted (RFC 7240).",
+    "Allow": "Which methods there are.",
+    "Retry-After": "Seconds after which to ask again.",
+    "Accept-Patch": "Of a `PATCH`: which media types it takes (RFC 5789).",
+    "RateLimit": "How many requests are left (`r`), and in how many seconds there are more (`t`).",
+    "RateLimit-Policy": "How many requests a caller has (`q`) in how many seconds (`w`).",
+    "WWW-Authenticate": "What is wrong with the token (RFC 6750).",
+}
+"""The headers of answers, and what they are: text, unless `SCHEMAS` says something else."""
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "x-expires-at": {"type": "string", "format": "date-time"},
+    "Retry-After": {"type": "integer", "minimum": 0},
 }
 
 OF_THE_HOST = {
