@@ -220,8 +220,8 @@ class Facts:
     @classmethod
     def stored(cls, key: str, properties: Mapping[str, Any]) -> Facts:
         """Those of a record as it is in the table."""
-        found: dict[str, Any] = {name: properties.get(name) for name in FACTS}
-        return cls(key, **{name: value for name, value in found.items() if isinstance(value, FACTS[name])})
+        found = properties.items()
+        return cls(key, **{name: value for name, value in found if isinstance(value, FACTS.get(name, ()))})
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
