@@ -117,7 +117,6 @@ class _Interval:
         return both if both.behind < both.end else None
 
 
-_EVERY = _Interval("", RECORDS_END)
 _OF_OTHERS = _Interval(OTHERS, end_of(OTHERS))
 
 
