@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from storage_lib.backends.s3.listing import Found, Listing, Page, Query, name_of, parse
-from storage_lib.ports.objects import ListEntry, is_after
+from storage_lib.ports.object_model import ListEntry, is_after
 
 SEGMENTS = ["a", "a-", "a-b", "a.", "a b", "a0", "b", "!", "é", "\uffee", "🙂", "z" * 30]
 

@@ -22,7 +22,7 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.manager import StorageManager
-from storage_lib.ports.objects import ObjectInfo
+from storage_lib.ports.object_model import ObjectInfo
 from storage_lib.tasks.context import TaskContext
 
 _ATTEMPTS = 100

@@ -7,8 +7,6 @@ driver (drivers.py), with the layers around it, does the rest.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncGenerator, Awaitable, Buffer, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import replace
@@ -29,32 +27,12 @@ from storage_lib.errors import (
     StorageError,
     TransientStorageError,
 )
-from storage_lib.keys import (
-    validate_content_type,
-    validate_key,
-    validate_metadata,
-    validate_prefix,
-)
-from storage_lib.ports import attempts, created, cursors, expiry, hidden, kept_headers, sweeping, unlisted
-from storage_lib.ports.drivers import (
-    PLAIN_GET,
-    UNASKED,
-    GetOptions,
-    ListOptions,
-    ObjectDriver,
-    PutOptions,
-)
-from storage_lib.ports.errors import (
-    UnknownOutcomeError,
-    UnknownPresenceError,
-    missing,
-    still_encrypted,
-    too_large,
-    unmet,
-)
+from storage_lib.keys import validate_content_type, validate_key, validate_metadata
+from storage_lib.ports import attempts, created, expiry, hidden, kept_headers, pages, sweeping, unlisted
+from storage_lib.ports.drivers import PLAIN_GET, UNASKED, GetOptions, ObjectDriver, PutOptions
+from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, too_large, unmet
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.listed import Listed
-from storage_lib.ports.listing import Living
 from storage_lib.ports.object_model import (
     ANY_VERSION,
     DEFAULT_CONTENT_TYPE,
@@ -62,39 +40,20 @@ from storage_lib.ports.object_model import (
     ByteRange,
     Kept,
     ListEntry,
+    ListingOptions,
     ListPage,
     ObjectInfo,
     ObjectStats,
+    PageOptions,
     PutResult,
     SaveOptions,
     StoredObject,
     agrees,
-    is_after,
     read_etag,
 )
-from storage_lib.ports.portable import Stationary
+from storage_lib.ports.presence import Presence
 from storage_lib.ports.streaming import ByteSource, ObjectReader, Parts, sha256_of, verify
 from storage_lib.ports.writer import ObjectWriter, open_writer
-
-__all__ = [
-    "ANY_VERSION",
-    "ByteRange",
-    "ByteSource",
-    "ListEntry",
-    "ListPage",
-    "ObjectInfo",
-    "ObjectReader",
-    "ObjectStats",
-    "ObjectStore",
-    "ObjectWriter",
-    "Parts",
-    "PutResult",
-    "StoredObject",
-    "agrees",
-    "is_after",
-    "missing",
-    "unmet",
-]
 
 DELETED_TOGETHER = 256
 """What Azure deletes in one request (Blob Batch)."""
@@ -103,31 +62,20 @@ _STREAM = "stream"
 """Stands for the content of a stream in the mark of its call: who streams marks calls by what they stream."""
 
 
-class ObjectStore(Stationary):
+class ObjectStore(Presence):
     """Bytes by key, with content type, metadata, ETag and checksum. docs/guarantees.md has the guarantees.
 
     :param driver: the driver of a backend, with the layers around it.
     """
 
     def __init__(self, driver: ObjectDriver) -> None:
-        self.driver = driver
-        self._core = driver.core
+        super().__init__(driver)
         can = driver.capabilities
         self.reports_created = can.reports_created
         self.tells_created = can.tells_created
-        self._ends_objects = can.ends_objects
         self.max_object_bytes = can.max_object_bytes
         self.part_bytes = can.part_bytes
         self.max_stream_bytes = can.part_bytes * can.max_parts
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        """Seconds since the epoch, which decide whether an object has expired."""
-        return self.driver.clock
-
-    @clock.setter
-    def clock(self, clock: Callable[[], float]) -> None:
-        self.driver.clock = clock
 
     async def put(self, key: str, data: Buffer, **options: Unpack[SaveOptions]) -> PutResult:
         """Store ``data``; it is durable when this returns, and a failure leaves the old object.
@@ -393,13 +341,6 @@ class ObjectStore(Stationary):
         info = await (self.driver.fresh_head(key) if fresh else self.driver.head(key))
         return self._presented(hidden.received(info))
 
-    async def _exists(self, key: str) -> None:
-        """Check that an object exists.
-
-        :raises KeyNotFoundError: there is no such object, or it has expired.
-        """
-        self._presented(await self._core.head(key))
-
     async def delete(self, key: str, *, if_match: str | None = None, missing_ok: bool = False) -> None:
         """Delete an object.
 
@@ -455,20 +396,6 @@ class ObjectStore(Stationary):
         except PreconditionFailedError:
             await self._exists(key)
             raise
-
-    async def _lives(self, key: str) -> None:
-        """See that an object that is to be deleted is not over.
-
-        :raises KeyNotFoundError: it is.
-        """
-        # What is damaged can be removed. What is missing may yet be made by a save that was cancelled: the
-        # driver's `delete` waits for that.
-        with suppress(IntegrityError):
-            try:
-                info = await self._core.head(key)
-            except KeyNotFoundError:
-                return
-            self._presented(info)
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
         """Copy an object with its type, metadata and expiry, on the server side where the store supports it.
@@ -606,18 +533,7 @@ class ObjectStore(Stationary):
         limit = whole("limit", limit, 0)
         return 0 if self._ends_objects else await sweeping.sweep(self._core, limit, seconds)
 
-    async def list_page(
-        self,
-        prefix: str = "",
-        *,
-        delimiter: str | None = None,
-        limit: int = 1000,
-        cursor: str | None = None,
-        start_after: str | None = None,
-        details: bool = False,
-        cheap: bool = False,
-        skip: str | None = None,
-    ) -> ListPage:
+    async def list_page(self, prefix: str = "", **options: Unpack[PageOptions]) -> ListPage:
         """Return a page of the objects whose keys start with ``prefix``, ordered by their UTF-8 bytes.
 
         :param prefix: only keys that start with it.
@@ -631,64 +547,15 @@ class ObjectStore(Stationary):
             ``size``.
         :param skip: a prefix that ends in ``/``; everything below it is left out, unread.
         """
-        validate_prefix(prefix)
-        can = self.driver.capabilities
-        is_bare = details and cheap and can.asks_for_details
-        limit = whole("limit", limit, 1, 5000)
-        if delimiter not in (None, "/"):
-            raise InvalidArgumentError(
-                f"delimiter {delimiter!r} is not supported", field="delimiter", limit="'/' or none"
-            )
-        after = _start(start_after)
-        if cursor is not None:
-            after = max(after or "", _decode_cursor(cursor, prefix, delimiter))
-        entries: list[ListEntry] = []
-        prefixes: list[str] = []
-        last, left = "", limit
-        # One more than asked for tells whether there is a next page, without an empty page at the end.
-        options = ListOptions(delimiter, after, limit + 1, details and not is_bare)
-        async for found in self._visible(prefix, options, skip):
-            if left == 0:
-                return ListPage(entries, prefixes, _encode_cursor(last, prefix, delimiter))
-            left -= 1
-            if isinstance(found, str):
-                prefixes.append(found)
-                last = found
-            else:
-                entries.append(replace(found, size=None) if is_bare and not can.lists_sizes else found)
-                last = found.key
-        return ListPage(entries, prefixes, None)
+        return await pages.page(self.driver, prefix, **options)
 
-    def iterate(
-        self,
-        prefix: str = "",
-        *,
-        delimiter: str | None = None,
-        start_after: str | None = None,
-        details: bool = False,
-        skip: str | None = None,
-    ) -> Listed[ListEntry | str]:
+    def iterate(self, prefix: str = "", **options: Unpack[ListingOptions]) -> Listed[ListEntry | str]:
         """List every entry (and, with a delimiter, every common prefix as a str) in order: ``async for``
         streams them, ``await`` returns a list. The arguments are those of `list_page`.
 
         Objects saved or deleted meanwhile may or may not be seen; all others are listed exactly once.
         """
-
-        async def found() -> AsyncGenerator[ListEntry | str]:
-            validate_prefix(prefix)
-            options = ListOptions(delimiter, _start(start_after), details=details)
-            async for found in self._visible(prefix, options, skip):
-                yield found
-
-        return Listed(found)
-
-    async def _visible(
-        self, prefix: str, options: ListOptions, skip: str | None
-    ) -> AsyncGenerator[ListEntry | str]:
-        """What a listing shows, as callers see it."""
-        async with aclosing(Living(self.driver).scan(prefix, options, skip)) as listing:
-            async for found in listing:
-                yield hidden.listed(found) if isinstance(found, ListEntry) and found.info else found
+        return Listed(partial(pages.found, self.driver, prefix, **options))
 
     # -- links
 
@@ -711,8 +578,6 @@ class ObjectStore(Stationary):
             return NoStoreLink("the object is stored compressed", options.expires_at)
         found = await self.driver.link(key, options)
         return found if isinstance(found, StoreLink) else with_options(found, expires_at=options.expires_at)
-
-    # -- time to live
 
     def _checked(
         self,
@@ -737,105 +602,6 @@ class ObjectStore(Stationary):
         if ttl is not None:
             kept[expiry.METADATA] = expiry.end_of(self.clock(), ttl)
         return content_type, kept
-
-    def _is_expired(self, info: ObjectInfo) -> bool:
-        until = expiry.end_in(info.metadata)
-        return until is not None and until <= self.clock()
-
-    def _presented(self, info: ObjectInfo) -> ObjectInfo:
-        """The info as callers see it. :raises KeyNotFoundError: the object has expired."""
-        if expiry.METADATA in info.metadata and self._is_expired(info):
-            raise expiry.gone(info.key)
-        return hidden.presented(info)
-
-    def _readable(self, info: ObjectInfo) -> ObjectInfo:
-        """`_presented`, of an object whose bytes are to be returned. :raises EncryptionError: they are
-        encrypted, and no layer has decrypted them."""
-        if not info.metadata:
-            return hidden.presented(info)
-        shown = self._presented(hidden.received(info))
-        if hidden.ENCRYPTED in info.metadata:
-            raise still_encrypted(info.key)
-        return shown
-
-    def _sealable(self, info: ObjectInfo) -> None:
-        """Check that the metadata of an object, as the core knows it, can be changed.
-
-        :raises KeyNotFoundError: it has expired.
-        :raises EncryptionError: its metadata are bound to its bytes, and no layer can do that anew.
-        """
-        self._presented(info)
-        if hidden.ENCRYPTED in info.metadata and not self.driver.capabilities.decrypts:
-            raise still_encrypted(info.key)
-
-    async def _replaceable(self, key: str, if_match: str | None) -> str | None:
-        """What the hooks of a save get for ``if_match``: the store's own ETag, or `ANY_VERSION`.
-
-        :raises PreconditionFailedError: there is nothing that it means.
-        """
-        if if_match is None:
-            return None
-        etag = read_etag(if_match, "if_match")
-        if etag is None:
-            raise unmet(key, if_match)
-        if etag == ANY_VERSION:
-            try:
-                await self._exists(key)
-            except KeyNotFoundError as error:
-                raise unmet(key, etag) from error
-            except IntegrityError:
-                pass  # What is damaged is there, and can be replaced.
-            return etag
-        raw, until = expiry.split_etag(etag)
-        if until is not None and until <= self.clock():
-            raise PreconditionFailedError(f"object {key!r} has expired", field="if_match")
-        return raw
-
-    async def _present(self, key: str, if_match: str | None) -> str | None:
-        """The ETag that a read or a delete is to insist on, None for any version.
-
-        :raises KeyNotFoundError: the object cannot have ``if_match``, for there is none.
-        :raises PreconditionFailedError: no object can have it.
-        """
-        etag = None if if_match is None else read_etag(if_match, "if_match")
-        if etag is None and if_match is not None:
-            await self._exists(key)
-            raise unmet(key, if_match)
-        return None if etag == ANY_VERSION else etag
-
-    async def _make_way(self, key: str) -> None:
-        """Remove an object that has expired and is still there. A sweep may do the same at any moment, so it
-        is not replaced: only "there must be none" holds before and after.
-
-        :raises PreconditionFailedError: there is one that has not expired.
-        """
-        try:
-            info = await self._core.head(key)
-            if not self._is_expired(info):
-                raise unmet(key, None)
-        except KeyNotFoundError:
-            return
-        with suppress(KeyNotFoundError, PreconditionFailedError):  # swept, or saved anew, just now
-            await self._core.delete(key, info.etag)
-
-    async def mark(self, key: str, metadata: Mapping[str, str]) -> None:
-        """Leave a marker that tells listings and sweeps of the end of an object's life, before the object is
-        there: a marker without an object does no harm, an object without one would stay for ever."""
-        if (end := metadata.get(expiry.METADATA)) is not None:
-            await self._put_marker(*expiry.marker(key, end))
-
-    async def mark_again(self, key: str, metadata: Mapping[str, str]) -> None:
-        """Mark an object whose life was over before it was there: a sweep may have been there first. For what
-        stores objects with the metadata that they had."""
-        until = expiry.end_in(metadata)
-        if until is not None and (now := self.clock()) >= until:
-            # By another name than the first: that one may be about to be removed.
-            await self._put_marker(*expiry.marker(key, expiry.end_of(now, 0)))
-
-    async def _put_marker(self, name: str, content: bytes) -> None:
-        if self._ends_objects:
-            return
-        await sweeping.put_marker(self._core, name, content)
 
 
 async def _errors(
@@ -886,21 +652,3 @@ def _never_there(key: str) -> TransientStorageError:
         f"object {key!r} cannot be created: another was there, and expired or was removed meanwhile",
         remedy="try again",
     )
-
-
-def _start(start_after: str | None) -> str | None:
-    return None if start_after is None else validate_prefix(start_after, "start_after") or None
-
-
-def _encode_cursor(last: str, *listing: str | None) -> str:
-    return cursors.bound(base64.urlsafe_b64encode(last.encode()).decode().rstrip("="), *listing)
-
-
-def _decode_cursor(cursor: str, *listing: str | None) -> str:
-    text = cursors.unbound(cursor, *listing)
-    try:
-        return validate_prefix(
-            base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
-        )
-    except (binascii.Error, ValueError) as error:
-        raise cursors.refused() from error

@@ -32,7 +32,7 @@ from storage_lib.backends.file.format import CONTINUED, SUFFIX, composed
 from storage_lib.errors import InvalidKeyError
 from storage_lib.keys import validate_key
 from storage_lib.ports.drivers import ListOptions
-from storage_lib.ports.objects import is_after
+from storage_lib.ports.object_model import is_after
 from storage_lib.ports.unlisted import collector, leave_out
 
 
