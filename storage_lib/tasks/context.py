@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 from storage_lib.errors import SerializationError, TransientStorageError
 from storage_lib.manager import StorageManager
@@ -24,18 +24,18 @@ class TaskCancelledError(Exception):
     """The task was asked to stop. An action may clean up, and lets this exception pass."""
 
 
+class ChildOptions(TypedDict):
+    """How a child is run. No ``priority`` is that of its parent."""
+
+    priority: Priority | None
+    delay_seconds: float
+
+
 class SubmitChild(Protocol):
     """Submits child number ``index`` of a task: the fields are checked at once, the rest is awaited."""
 
     def __call__(
-        self,
-        parent: TaskRecord,
-        index: int,
-        action: str,
-        payload: Any,
-        *,
-        priority: Priority | None,
-        delay_seconds: float,
+        self, parent: TaskRecord, index: int, action: str, payload: Any, **options: Unpack[ChildOptions]
     ) -> Awaitable[TaskRecord]: ...
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 
@@ -25,6 +25,7 @@ from storage_lib.errors import (
 from storage_lib.ports.backend import Entity, StorageBackend
 from storage_lib.tasks import escapes
 from storage_lib.tasks.conflicts import Conflicts
+from storage_lib.tasks.context import ChildOptions
 from storage_lib.tasks.control import Control, TaskStateError
 from storage_lib.tasks.jsonvalues import json_of
 from storage_lib.tasks.model import (
@@ -202,14 +203,7 @@ class Submission:
         return await asyncio.gather(*map(one, tasks))
 
     def child(
-        self,
-        parent: TaskRecord,
-        index: int,
-        action: str,
-        payload: Any,
-        *,
-        priority: Priority | None,
-        delay_seconds: float,
+        self, parent: TaskRecord, index: int, action: str, payload: Any, **options: Unpack[ChildOptions]
     ) -> Awaitable[TaskRecord]:
         """Submit child number ``index`` of the run that holds ``parent``; submitting it again gives the same
         task. After each requeue of the parent, a child that did not succeed is run again once.
@@ -225,8 +219,8 @@ class Submission:
             agent_id=parent.agent_id,
             payload=payload,
             correlation_id=parent.correlation_id,
-            delay_seconds=delay_seconds,
-            priority=priority or parent.priority,
+            delay_seconds=options["delay_seconds"],
+            priority=options["priority"] or parent.priority,
             trace_parent=child_trace_parent(parent.trace_parent),
             submitter=parent.submitter,
             requeued_by=parent.requeued_by,
