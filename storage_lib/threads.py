@@ -101,21 +101,24 @@ class Threads:
     def __init__(self, name: str, most: int) -> None:
         self._name = name
         self._most = most
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            # The threads stay with the parent. Now, for in the child several threads may come first at once.
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._jobs: deque[_Call] = deque()
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
         self._done = threading.Condition(self._lock)
         self._count = 0
         self._idle = 0
-        self._pid = os.getpid()
 
     async def run[T](self, function: Callable[..., T], *arguments: Any) -> T:
         """Run ``function(*arguments)`` in one of the threads, with the caller's context variables.
 
         If the caller is cancelled, a function that has begun runs to its end.
         """
-        if self._pid != os.getpid():  # The threads stayed with the parent.
-            self.__init__(self._name, self._most)
         call = _Call(partial(contextvars.copy_context().run, function, *arguments))
         done = call.awaited()
         with self._lock:
@@ -129,8 +132,6 @@ class Threads:
 
     def finish(self) -> None:
         """Let running functions end, for a few seconds at most."""
-        if self._pid != os.getpid():
-            return
         with self._lock:
             self._done.wait_for(lambda: self._count == self._idle, _FINISH_SECONDS)
 

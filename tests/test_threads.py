@@ -6,6 +6,8 @@ import asyncio
 import contextvars
 import io
 import os
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +25,7 @@ from storage_lib.backends.memory import MemoryBackend
 from storage_lib.backends.s3 import S3StorageBackend
 from storage_lib.ports.backend import StorageBackend
 from storage_lib.threads import Threads
+from tests.conftest import PROJECT
 from tests.s3_servers import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 LARGE = os.urandom(3 * 1024 * 1024)
@@ -229,3 +232,47 @@ async def test_a_forked_process_has_its_own() -> None:
         asyncio.events._set_running_loop(None)
         os._exit(asyncio.new_event_loop().run_until_complete(child()))
     assert await asyncio.to_thread(lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) == 9
+
+
+FORKED = """
+import asyncio, os, signal, sys, threading
+from storage_lib.threads import Threads
+
+pool = Threads("pool", 4)
+asyncio.run(pool.run(int))
+sys.setswitchinterval(1e-6)
+
+def child():
+    together, done = threading.Barrier(8), []
+
+    async def work():
+        together.wait()
+        done.append(await pool.run(int, 1))
+
+    workers = [threading.Thread(target=lambda: asyncio.run(work())) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return len(done)
+
+for _ in range(30):
+    pid = os.fork()
+    if not pid:
+        signal.alarm(300)
+        os._exit(child())
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status == 8, status
+"""
+
+
+def test_threads_of_a_forked_process_may_all_begin_at_once() -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
