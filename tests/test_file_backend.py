@@ -35,7 +35,8 @@ from storage_lib.backends.file.files import ObjectFiles
 from storage_lib.backends.file.folder import Folder
 from storage_lib.backends.file.format import Header, PathMap, data_offset, decode_header, encode_header
 from storage_lib.backends.file.layout import KeyLocks
-from storage_lib.backends.file.writes import PutBytes
+from storage_lib.backends.file.objects import THREADS, WRITERS
+from storage_lib.backends.file.writes import ObjectWriter, PutBytes, Write
 from storage_lib.backends.memory import MemoryBackend
 from storage_lib.errors import (
     AccessDeniedError,
@@ -1817,3 +1818,47 @@ async def test_a_write_that_fails_by_itself_leaves_nothing_and_the_next_one_is_m
         assert await table.list_tables() == ["t"]
         await asyncio.gather(*(table.insert("t", "p", f"{n}", {}) for n in range(5)))
         assert len(await table.iterate("t")) == 6
+
+
+async def test_a_time_without_threads_leaves_some_for_others_than_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, run, lock = threading.Thread.start, ObjectWriter.run, threading.Lock()
+    running, release = [0], threading.Event()
+    most = 0
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("storage-files"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def counted(writer: ObjectWriter, writes: list[Write]) -> list[Write]:
+        nonlocal most
+        with lock:
+            running[0] += 1
+            most = max(most, running[0])
+        release.wait(30)
+        with lock:
+            running[0] -= 1
+        return run(writer, writes)
+
+    async with FileStorageBackend(tmp_path) as backend:
+        driver = backend._files  # pyright: ignore[reportPrivateUsage]
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            saves = [backend.objects.put(f"early/{n}", b"x") for n in range(60)]
+            results = await asyncio.gather(*saves, return_exceptions=True)
+            assert any(isinstance(result, TransientStorageError) for result in results)
+        # What was left in the queue of the threads is done.
+        together = threading.Barrier(THREADS)
+        all_there = [driver._submit(together.wait) for _ in range(THREADS)]  # type: ignore[arg-type]
+        await asyncio.gather(*map(asyncio.wrap_future, all_there))
+        monkeypatch.setattr(ObjectWriter, "run", counted)
+        late: list[asyncio.Task[object]] = []
+        for n in range(THREADS):
+            late.append(asyncio.ensure_future(backend.objects.put(f"late/{n}", b"x")))
+            await asyncio.sleep(0)
+        assert [entry.key async for entry in backend.objects.iterate("late/")] == []
+        release.set()
+        await asyncio.gather(*late)
+    assert most <= WRITERS

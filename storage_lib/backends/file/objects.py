@@ -168,7 +168,8 @@ class FileObjects(ObjectDriver):
             with self._lock:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
                 if not batch:
-                    self._writers -= 1
+                    # One that could not be given a thread is not counted, but done by another all the same.
+                    self._writers = max(self._writers - 1, 0)
                     return
             self._run(writer, batch)
 
