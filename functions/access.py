@@ -16,6 +16,7 @@ import azure.functions as func
 from functions.state import state
 from storage_lib.callers import acting_as, caller
 from storage_lib.errors import ConfigurationError, ForbiddenError, KeyNotFoundError
+from storage_lib.ports.hints import within
 from storage_lib.tasks.model import check_agent_id
 
 if TYPE_CHECKING:
@@ -89,12 +90,8 @@ async def on_behalf_of_submitter(submitter: str | None) -> AbstractContextManage
 
 @contextmanager
 def _acting(sender: Sender) -> Generator[None]:
-    before = _sender.set(sender)
-    try:
-        with acting_as(sender.grant.principal, caller().correlation):
-            yield
-    finally:
-        _sender.reset(before)
+    with within(_sender, sender), acting_as(sender.grant.principal, caller().correlation):
+        yield
 
 
 def storage(*, writing: bool = False, deleting: bool = False) -> StorageManager:

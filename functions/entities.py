@@ -20,7 +20,6 @@ understood, too. ``null`` is a property that is not set.
 from __future__ import annotations
 
 import base64
-import binascii
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -191,7 +190,7 @@ def _binary(name: str, value: Any) -> bytes:
     try:
         if isinstance(value, str):
             return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         pass
     raise _wrong(name, value, "base64 (RFC 4648, 4)")
 

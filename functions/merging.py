@@ -23,7 +23,7 @@ from storage_lib.errors import (
     SerializationError,
 )
 from storage_lib.keys import essence
-from storage_lib.ports.attempts import CALL
+from storage_lib.ports.hints import CALL
 from storage_lib.ports.kept_headers import keepable
 
 if TYPE_CHECKING:

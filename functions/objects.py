@@ -42,7 +42,7 @@ from functions.repeats import repeated_call
 from functions.state import state
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import essence, validate_key
-from storage_lib.ports.created import wanted
+from storage_lib.ports.hints import WANTS_CREATED, within
 from storage_lib.ports.kept_headers import GIVEN_FIELDS
 from storage_lib.spelling import refuse_unknown
 
@@ -238,7 +238,7 @@ async def save(req: func.HttpRequest, source: Arriving | None = None) -> func.Ht
         return put, put.created if existed is None else not existed
 
     sent = {"ttl": "x-expires-at"} if "x-expires-at" in req.headers else {}
-    with as_sent(sent), repeated_call(req, key), wanted():
+    with as_sent(sent), repeated_call(req, key), within(WANTS_CREATED, True):
         put, created = await conditional.written(req, storage, key, write, creates=True)
     return saved_response(key, put.etag, put.size, location=object_location(req, key) if created else None)
 

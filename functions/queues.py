@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -179,7 +178,7 @@ def _body(document: dict[str, Any]) -> str | bytes:
         )
     try:
         return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise InvalidArgumentError("body is no base64", field="body", limit="base64 (RFC 4648, 4)") from error
 
 

@@ -12,7 +12,7 @@ import azure.functions as func
 from functions.headers import header
 from storage_lib.callers import caller
 from storage_lib.errors import InvalidArgumentError
-from storage_lib.ports.attempts import CALL
+from storage_lib.ports.hints import CALL, within
 
 HEADER = "Idempotency-Key"
 _DESCRIBING = (
@@ -40,11 +40,8 @@ def repeated_call(req: func.HttpRequest, key: str, change: bytes = b"") -> Gener
     if name is None:
         yield
         return
-    token = CALL.set(_mark(name, req, key, change))
-    try:
+    with within(CALL, _mark(name, req, key, change)):
         yield
-    finally:
-        CALL.reset(token)
 
 
 def repeated_mark(req: func.HttpRequest, key: str, change: bytes) -> str | None:

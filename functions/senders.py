@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 import os
 from dataclasses import dataclass
@@ -197,7 +196,7 @@ def _claims(req: func.HttpRequest) -> tuple[str, ...]:
     try:
         text = base64.b64decode(header(req, "x-ms-client-principal") or "", validate=True)
         found: Any = msgspec.json.decode(text) if text else {}
-    except (binascii.Error, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         _log.warning("the claims of a principal cannot be read; it has no roles")
         return ()
     if not isinstance(found, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -219,5 +218,5 @@ async def _unseal(sealed: str) -> str:
         if found is None or len(data) < _NONCE_BYTES:
             raise refused()
         return AESGCM(found[1]).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], name.encode()).decode()
-    except (UnicodeError, binascii.Error, InvalidTag) as error:
+    except (ValueError, InvalidTag) as error:
         raise refused() from error

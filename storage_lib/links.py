@@ -12,7 +12,6 @@ accepted until it has ended.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import hmac
 import json
@@ -25,6 +24,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from storage_lib import base64url
 from storage_lib.arguments import seconds, whole
 from storage_lib.errors import (
     ConfigurationError,
@@ -399,4 +399,4 @@ def _signature(secret: _Secret, method: str, key: str, parameters: Mapping[str, 
     told = [parameters.get(name) for name in PARAMETERS if name != "sig"]
     text = json.dumps([method, key, *told]).encode()
     derived = hmac.digest(secret.secret.encode(), _PURPOSE, "sha256")
-    return base64.urlsafe_b64encode(hmac.digest(derived, text, "sha256")).decode().rstrip("=")
+    return base64url.encoded(hmac.digest(derived, text, "sha256"))

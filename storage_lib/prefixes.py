@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import nullcontext
 from typing import TypedDict, Unpack
 
 import msgspec
@@ -24,8 +23,8 @@ from storage_lib.errors import (
 )
 from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_prefix
 from storage_lib.many import in_order
+from storage_lib.ports.hints import IS_RECORD, within
 from storage_lib.ports.objects import ObjectInfo, ObjectStore
-from storage_lib.ports.records import of_a_record
 
 _MOST_NAMED = 1000
 """How many failures are told by name."""
@@ -113,9 +112,8 @@ async def transfer(
             await objects.need(name, "save")
             return not (await _exists(objects, user_key(name)) and if_absent)
         # Rules of the validation layer are for values, not for what tells which version is current.
-        of_what = of_a_record if await _is_record(objects, key) else nullcontext
         try:
-            with of_what():
+            with within(IS_RECORD, await _is_record(objects, key)):
                 await (objects.move if move else objects.copy)(key, user_key(name), if_absent=if_absent)
         except ObjectExistsError:
             return move and await _ended(objects, key, name)
@@ -187,7 +185,7 @@ async def _is_record(objects: ObjectStore, key: str) -> bool:
     from storage_lib.version_record import is_record  # Only where it is used.
 
     # Read, not looked at: a caller may do the one and not the other.
-    with of_a_record():
+    with within(IS_RECORD, True):
         async with objects.open_reader(key) as reader:
             return reader.info.size <= _LONGEST_RECORD and is_record(await reader.read())
 

@@ -40,7 +40,8 @@ from storage_lib.errors import (
 from storage_lib.keys import SYSTEM_PREFIX, user_key, validate_content_type, validate_metadata
 from storage_lib.many import for_each
 from storage_lib.patterns import pattern
-from storage_lib.ports import attempts, expiry, kept_headers
+from storage_lib.ports import expiry, kept_headers
+from storage_lib.ports.hints import CALL, within
 from storage_lib.ports.object_model import PutResult
 from storage_lib.ports.streaming import sha256_of
 
@@ -239,25 +240,23 @@ class Uploads:
             )
         # A call that comes again with the same parts finds what it has saved before.
         told = msgspec.json.encode([upload.id, [(part.part, part.etag) for part in chosen]])
-        token = attempts.CALL.set(hashlib.sha256(told).hexdigest()[:32])
         try:
-            result = await into.write_stream(
-                upload.key,
-                self._chunks(upload, chosen, sha256),
-                content_type=upload.content_type,
-                metadata=upload.metadata,
-                headers=upload.headers,
-                ttl=_left(upload.ttl, self._objects.clock()),
-                if_match=if_match,
-                if_absent=if_absent,
-            )
+            with within(CALL, hashlib.sha256(told).hexdigest()[:32]):
+                result = await into.write_stream(
+                    upload.key,
+                    self._chunks(upload, chosen, sha256),
+                    content_type=upload.content_type,
+                    metadata=upload.metadata,
+                    headers=upload.headers,
+                    ttl=_left(upload.ttl, self._objects.clock()),
+                    if_match=if_match,
+                    if_absent=if_absent,
+                )
         except (PreconditionFailedError, UploadStateError):
             # Another request may have completed it meanwhile, or given it up.
             if (done := (await self._found(upload.id, None))[0].completed) is None:
                 raise
             return PutResult(upload.key, done.etag, done.size, done.created)
-        finally:
-            attempts.CALL.reset(token)
         if result.created is None and existed is not None:
             result = replace(result, created=not existed)
         await self._end(upload, etag, result)

@@ -35,10 +35,9 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.keys import user_key
-from storage_lib.ports.attempts import CALL
 from storage_lib.ports.errors import UnknownOutcomeError
+from storage_lib.ports.hints import CALL, IS_RECORD, within
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, Properties, PutResult
-from storage_lib.ports.records import of_a_record
 from storage_lib.version_record import (
     MAX_VERSION,
     VersionRecord,
@@ -215,9 +214,9 @@ class Versions:
                 )
             # If this very call has saved it before, and was cut off before the state told so, that is no
             # conflict.
-            token = CALL.set(once or CALL.get())
             try:
-                result = await put(key_of(key, number))
+                with within(CALL, once or CALL.get()):
+                    result = await put(key_of(key, number))
             except PreconditionFailedError as error:
                 if version is not None:
                     raise PreconditionFailedError(
@@ -227,8 +226,6 @@ class Versions:
                     ) from error
             else:
                 return number, result, state, etag
-            finally:
-                CALL.reset(token)
             # Another writer was faster, or died before it could say that the number is taken.
             state, etag = await self._state(key)
             number = max(number, state.highest) + 1
@@ -506,7 +503,7 @@ class Versions:
         """What ``KEY/current`` says, and its ETag; None if there is none."""
         name = user_key(record_of(key))
         try:
-            with of_a_record():
+            with within(IS_RECORD, True):
                 found = await self._storage.read(name, fresh=True)
         except KeyNotFoundError:
             return VersionRecord(0), None
@@ -563,7 +560,7 @@ class Versions:
         """Whether it was set; None if nobody can tell, and somebody has changed it since."""
         done: bool | None = False
         try:
-            with of_a_record():
+            with within(IS_RECORD, True):
                 await self._storage.write(
                     record_of(key),
                     msgspec.json.encode(state),

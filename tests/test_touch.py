@@ -20,7 +20,7 @@ from storage_lib.errors import (
 )
 from storage_lib.layers.encryption import EncryptionLayer
 from storage_lib.layers.validation import ValidationLayer
-from storage_lib.ports.attempts import CALL
+from storage_lib.ports.hints import CALL
 from storage_lib.ports.object_model import StoredObject
 from tests.gated import Gated
 from tests.layer_stacks import STACKS, Stack, named, stacked

@@ -13,6 +13,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 from functions.headers import header
+from storage_lib.ports.hints import within
 
 _PASSED = ("accept", "content-type", "mcp-protocol-version", "mcp-method", "mcp-name")
 """What the SDK reads; who asks is no matter of its own."""
@@ -57,12 +58,9 @@ async def exchanged(
     manager = StreamableHTTPSessionManager(
         server, json_response=not as_events, stateless=True, max_request_body_size=len(body) + 1
     )
-    before = request.set(req)
-    try:
+    with within(request, req):
         async with manager.run():
             await manager.handle_request(scope, receive, answer.send)
-    finally:
-        request.reset(before)
     return answer.response()
 
 

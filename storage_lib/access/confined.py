@@ -5,8 +5,6 @@ Everything that is refused is refused before anything is touched, so it tells no
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import (
     AsyncGenerator,
@@ -21,6 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Literal, NoReturn, Unpack, cast
 
+from storage_lib import base64url
 from storage_lib.access.policy import Grant
 from storage_lib.arguments import whole
 from storage_lib.errors import (
@@ -557,13 +556,13 @@ def _begins(areas: list[str]) -> str:
 
 
 def _encoded(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+    return base64url.encoded(name.encode())
 
 
 def _decoded(text: str) -> str:
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError) as error:
+        return base64url.decoded(text).decode()
+    except ValueError as error:
         raise cursors.refused() from error
 
 

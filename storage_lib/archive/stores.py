@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager
 from typing import Literal
 
 from storage_lib.errors import InvalidArgumentError, KeyNotFoundError
@@ -19,9 +19,9 @@ from storage_lib.layers.base import stored_form
 from storage_lib.manager import StorageManager
 from storage_lib.ports import expiry, hidden, kept_headers
 from storage_lib.ports.drivers import GetOptions
+from storage_lib.ports.hints import IS_RECORD, within
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
 from storage_lib.ports.objects import ObjectReader, ObjectStore, Parts
-from storage_lib.ports.records import of_a_record
 from storage_lib.reserved_names import MESSAGES
 from storage_lib.version_record import CURRENT, is_record
 
@@ -63,7 +63,7 @@ class Objects:
         """An object's bytes and info, and the metadata to store it with again."""
         if not self.is_sealed:
             opened = self.store.open_reader(key, fresh=True)
-            with of_a_record() if key.endswith(_CURRENT) else nullcontext():
+            with within(IS_RECORD, key.endswith(_CURRENT)):
                 reader = await opened.__aenter__()
             try:
                 yield reader, _metadata_of(reader.info)
@@ -95,7 +95,7 @@ class Objects:
         """Store an object as an archive has it."""
         # What rules say of those below a prefix is not meant for what says which version is current.
         is_current = key.endswith(_CURRENT) and isinstance(data, bytes) and is_record(data)
-        with of_a_record() if is_current else nullcontext():
+        with within(IS_RECORD, is_current):
             await self.store.adopt(key, data, content_type, metadata, if_absent=if_absent)
 
     def checked(self, key: str, content_type: str, metadata: dict[str, str]) -> tuple[str, dict[str, str]]:

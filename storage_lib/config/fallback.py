@@ -5,28 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from storage_lib.config.layers import LAYERS
 from storage_lib.config.settings import Settings
 from storage_lib.config.storage import FallbackOptions, StorageConfig
 from storage_lib.errors import ConfigurationError
 
+_OF_THE_FIRST = {"tables_and_queues", "namespace", "message_encoding", "allow_pickle", "signing_key", *LAYERS}
+"""What a second store has none of; nor can an app be one (``http_``)."""
+_RENAMED = {"storage_type": "TYPE", "base_path": "PATH", "connection_string": "CONNECTION"}
 _SETTINGS = {
-    "storage_type": "TYPE",
-    "base_path": "PATH",
-    "shared_group": "SHARED_GROUP",
-    "connection_string": "CONNECTION",
-    "account_url": "ACCOUNT_URL",
-    "blob_endpoint": "BLOB_ENDPOINT",
-    "queue_endpoint": "QUEUE_ENDPOINT",
-    "table_endpoint": "TABLE_ENDPOINT",
-    "client_id": "CLIENT_ID",
-    "container": "CONTAINER",
-    "s3_bucket": "S3_BUCKET",
-    "s3_endpoint": "S3_ENDPOINT",
-    "s3_region": "S3_REGION",
-    "s3_access_key_id": "S3_ACCESS_KEY_ID",
-    "s3_secret_access_key": "S3_SECRET_ACCESS_KEY",
-    "retry_attempts": "RETRY_ATTEMPTS",
-    "concurrent_requests": "CONCURRENT_REQUESTS",
+    field: _RENAMED.get(field, field.upper())
+    for field in StorageConfig.__dataclass_fields__
+    if field not in _OF_THE_FIRST and not field.startswith("http_")
 }
 """The fields of the second store's `StorageConfig`, and their settings behind ``AGENT_STORAGE_FALLBACK_``."""
 

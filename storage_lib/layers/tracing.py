@@ -8,8 +8,8 @@ from typing import Any
 from storage_lib import tracing
 from storage_lib.errors import TransientStorageError
 from storage_lib.layers.base import Layer, Operation
-from storage_lib.ports.attempts import REPEATED
 from storage_lib.ports.backend import StorageBackend
+from storage_lib.ports.hints import REPEATED, within
 from storage_lib.ports.object_model import PutResult, StoredObject
 from storage_lib.tracing import Span, SpanKind
 
@@ -47,14 +47,10 @@ class TracingLayer(Layer):
         )
         if not span.is_recording():
             return await call()
-        token = REPEATED.set(_Events(span))
-        try:
-            with tracing.entered(span):
-                result = await call()
-                _measure(span, operation, result)
-                return result
-        finally:
-            REPEATED.reset(token)
+        with within(REPEATED, _Events(span)), tracing.entered(span):
+            result = await call()
+            _measure(span, operation, result)
+            return result
 
     def _attributes(self, operation: Operation, target: str) -> dict[str, str | int | bool]:
         name = operation.name

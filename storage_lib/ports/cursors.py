@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 
 import msgspec
 
+from storage_lib import base64url
 from storage_lib.errors import InvalidArgumentError
 
 
@@ -39,12 +38,12 @@ def refused() -> InvalidArgumentError:
 
 def _mark(listing: tuple[object, ...]) -> str:
     digest = hashlib.blake2b(repr(listing).encode(errors="surrogatepass"), digest_size=9).digest()
-    return base64.urlsafe_b64encode(digest).decode()
+    return base64url.encoded(digest)
 
 
 def packed(*place: object) -> str:
     """Where a query of a driver goes on, as text for a URL."""
-    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+    return base64url.encoded(msgspec.json.encode(place))
 
 
 def unpacked[T](cursor: str, kind: type[T]) -> T:
@@ -53,9 +52,8 @@ def unpacked[T](cursor: str, kind: type[T]) -> T:
     :raises InvalidArgumentError: no query returned it.
     """
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(text, type=kind)
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+        return msgspec.json.decode(base64url.decoded(cursor), type=kind)
+    except (ValueError, msgspec.MsgspecError) as error:
         raise InvalidArgumentError(
             "cursor is not one that a query returned", field="cursor", remedy="start again without a cursor"
         ) from error

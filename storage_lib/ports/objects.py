@@ -28,9 +28,10 @@ from storage_lib.errors import (
     TransientStorageError,
 )
 from storage_lib.keys import validate_content_type, validate_key, validate_metadata
-from storage_lib.ports import attempts, created, expiry, hidden, kept_headers, pages, sweeping, unlisted
+from storage_lib.ports import expiry, hidden, kept_headers, pages, sweeping, unlisted
 from storage_lib.ports.drivers import PLAIN_GET, UNASKED, GetOptions, ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, too_large, unmet
+from storage_lib.ports.hints import CALL, WANTS_CREATED, call_with, within
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.listed import Listed
 from storage_lib.ports.object_model import (
@@ -103,10 +104,10 @@ class ObjectStore(Presence):
         if len(data) > self.max_object_bytes:
             raise too_large(len(data), self.max_object_bytes)
         digest = sha256 or await sha256_of(data)
-        if (if_match is not None or if_absent) and (call := attempts.call_with(digest)) is not None:
+        if (if_match is not None or if_absent) and (call := call_with(digest)) is not None:
             metadata[hidden.CALL] = call
         options = PutOptions(content_type, metadata, digest, if_match, if_absent)
-        if self.tells_created and created.WANTED.get() and not options.is_conditional:
+        if self.tells_created and WANTS_CREATED.get() and not options.is_conditional:
             options = with_options(options, tell_created=True)
         try:
             options = with_options(options, if_match=await self._replaceable(key, if_match))
@@ -171,7 +172,7 @@ class ObjectStore(Presence):
     ) -> PutResult:
         if (data := await parts.whole()) is not None:
             return await self._save(key, data, content_type, metadata, if_match, if_absent)
-        if (if_match is not None or if_absent) and (call := attempts.call_with(_STREAM)) is not None:
+        if (if_match is not None or if_absent) and (call := call_with(_STREAM)) is not None:
             metadata[hidden.CALL] = call
         options = PutOptions(content_type, metadata, if_absent=if_absent, upload=upload)
         try:
@@ -374,11 +375,8 @@ class ObjectStore(Presence):
             if not missing_ok:
                 results |= await _errors(some, lambda key: self._lives(validate_key(key)))
             left = [key for key in some if results[key] is None]
-            outer = UNASKED.set(len(left) if missing_ok else 0)
-            try:
+            with within(UNASKED, len(left) if missing_ok else 0):
                 deleted = await _errors(left, lambda key: self._delete(key, None, look=False))
-            finally:
-                UNASKED.reset(outer)
             for key, error in deleted.items():
                 if not (missing_ok and isinstance(error, KeyNotFoundError)):
                     results[key] = error
@@ -470,7 +468,7 @@ class ObjectStore(Presence):
         given = None if metadata is None else validate_metadata(mapping("metadata", metadata))
         if ttl is not KEPT and ttl is not None:
             expiry.end_of(self.clock(), ttl)  # Refused before anything is asked.
-        raw, call = expiry.split_etag(await self._present(key, if_match))[0], attempts.CALL.get()
+        raw, call = expiry.split_etag(await self._present(key, if_match))[0], CALL.get()
         for _ in range(_ATTEMPTS):
             info = await self._core.head(key)
             self._sealable(info)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from storage_lib import base64url
 from storage_lib.arguments import whole
 from storage_lib.errors import InvalidArgumentError
 from storage_lib.keys import validate_prefix
@@ -88,14 +87,12 @@ def _start(start_after: str | None) -> str | None:
 
 
 def _encode_cursor(last: str, *listing: str | None) -> str:
-    return cursors.bound(base64.urlsafe_b64encode(last.encode()).decode().rstrip("="), *listing)
+    return cursors.bound(base64url.encoded(last.encode()), *listing)
 
 
 def _decode_cursor(cursor: str, *listing: str | None) -> str:
     text = cursors.unbound(cursor, *listing)
     try:
-        return validate_prefix(
-            base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
-        )
-    except (binascii.Error, ValueError) as error:
+        return validate_prefix(base64url.decoded(text).decode())
+    except ValueError as error:
         raise cursors.refused() from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -35,5 +34,5 @@ def decoded(text: str, encoding: MessageEncoding) -> bytes | None:
         return text.encode()
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None

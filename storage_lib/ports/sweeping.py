@@ -18,8 +18,8 @@ from storage_lib.errors import KeyNotFoundError, PreconditionFailedError, Storag
 from storage_lib.ports import expiry
 from storage_lib.ports.drivers import PLAIN_GET, ListOptions, ObjectDriver, PutOptions
 from storage_lib.ports.errors import UnknownOutcomeError
+from storage_lib.ports.hints import OLDER, within
 from storage_lib.ports.object_model import ListEntry, ObjectInfo
-from storage_lib.ports.staleness import told
 from storage_lib.ports.streaming import sha256_of
 
 _FAILURES = 16
@@ -166,7 +166,7 @@ def _is_settled(outcome: _Outcome, marker: str) -> bool:
 async def _look(core: ObjectDriver, key: str) -> ObjectInfo | _State | _Alive:
     older: list[bool] = []
     try:
-        with told(lambda: older.append(True)):
+        with within(OLDER, lambda: older.append(True)):
             info = await core.head(key)
     except KeyNotFoundError:
         return _State.UNKNOWN if older else _State.MISSING

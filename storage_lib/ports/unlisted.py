@@ -6,6 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from storage_lib.ports.hints import within
+
 MAX_NAMES = 100
 
 _collected: ContextVar[dict[str, None] | None] = ContextVar("unlisted", default=None)
@@ -16,11 +18,8 @@ def collected() -> Generator[dict[str, None]]:
     """The first hundred names that listings leave out inside this context, each once, in the order of
     the listing."""
     names: dict[str, None] = {}
-    token = _collected.set(names)
-    try:
+    with within(_collected, names):
         yield names
-    finally:
-        _collected.reset(token)
 
 
 def collector() -> dict[str, None] | None:

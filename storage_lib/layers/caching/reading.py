@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from storage_lib.ports.staleness import told
+from storage_lib.ports.hints import OLDER, within
 
 if TYPE_CHECKING:
     from storage_lib.layers.caching.entries import Entry
@@ -59,7 +59,7 @@ class Reading:
 
     def asking(self) -> AbstractContextManager[None]:
         """While the store is asked."""
-        return told(self._is_older)
+        return within(OLDER, self._is_older)
 
     def _is_older(self) -> None:
         self.older = True

@@ -21,12 +21,11 @@ plaintext, and a Content-Encoding would be taken for that of the ciphertext: bot
 
 from __future__ import annotations
 
-import base64
-import binascii
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
+from storage_lib import base64url
 from storage_lib.errors import IntegrityError
 from storage_lib.layers.encryption.envelope import (
     NUMBER_BYTES,
@@ -94,7 +93,7 @@ def described(
 def _text(header: Header, sealed: bytes, number: bytes = b"") -> str:
     form, key_id = _RENEWED if number else OBJECT, header.key_id.encode()
     record = bytes((form, len(key_id))) + key_id + header.salt + header.commitment + number + sealed
-    return base64.urlsafe_b64encode(record).rstrip(b"=").decode()
+    return base64url.encoded(record)
 
 
 async def renewed(envelopes: Envelopes, info: ObjectInfo, metadata: Mapping[str, str]) -> dict[str, str]:
@@ -154,12 +153,12 @@ def key_id_of(info: ObjectInfo) -> str | None:
 def _read(key: str, text: str) -> tuple[Header, bytes, bytes]:
     """The header of the envelope, the number of the record, and what is sealed."""
     try:
-        record = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        if base64.urlsafe_b64encode(record).rstrip(b"=") != text.encode():
+        record = base64url.decoded(text)
+        if base64url.encoded(record) != text:
             raise changed(key)  # Unused bits of the last character are set.
         length = record[1]
         key_id = record[2 : 2 + length].decode("ascii")
-    except (binascii.Error, ValueError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise changed(key) from error
     salt, commitment = record[2 + length : 34 + length], record[34 + length : 66 + length]
     header = Header.read(bytes(Header(OBJECT, key_id, salt, commitment)))

@@ -10,8 +10,6 @@ Errors: "Azure Key Vault REST API error codes" (Microsoft Learn).
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import os
 import random
 from collections.abc import AsyncGenerator, Mapping
@@ -19,6 +17,7 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from storage_lib import base64url
 from storage_lib.azure_credential import Credential
 from storage_lib.config.encryption import KEY_BYTES, Wrapped, vault_key
 from storage_lib.errors import (
@@ -176,7 +175,7 @@ class Vault(Stationary):
         if operation is None:
             request = HttpRequest("GET", path)
         else:
-            encoded = base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+            encoded = base64url.encoded(value)
             request = HttpRequest("POST", f"{path}/{operation}", json={"alg": _ALGORITHM, "value": encoded})
         try:
             response = await client.send_request(request)
@@ -254,8 +253,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _decoded(doing: str, answer: Mapping[str, Any]) -> bytes:
     text = answer.get("value")
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)  # type: ignore[operator, arg-type]
-    except (binascii.Error, ValueError, TypeError):
+        return base64url.decoded(text)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
         raise _no_answer(doing) from None
 
 

@@ -31,10 +31,10 @@ from storage_lib.ports.drivers import (
     rewritten,
 )
 from storage_lib.ports.errors import UnknownOutcomeError, UnknownPresenceError, missing
+from storage_lib.ports.hints import OLDER
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
 from storage_lib.ports.objects import ObjectStore
-from storage_lib.ports.staleness import OLDER
 from storage_lib.ports.streaming import Parts
 
 _ATTEMPTS = 20

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from storage_lib.errors import StorageError, StorageUnavailableError, TransientStorageError
 from storage_lib.layers.retry.breaker import Breaker
 from storage_lib.layers.retry.options import RetryOptions
-from storage_lib.ports.attempts import REPEATED
 from storage_lib.ports.deadline import DEADLINE, Deadline
 from storage_lib.ports.errors import UnknownOutcomeError
+from storage_lib.ports.hints import REPEATED
 
 _log = logging.getLogger("AOS.Storage")
 

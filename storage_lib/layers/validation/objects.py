@@ -14,9 +14,9 @@ from storage_lib.layers.validation.ledger import Ledger
 from storage_lib.layers.validation.rules import ReadyRule
 from storage_lib.ports import expiry, hidden
 from storage_lib.ports.drivers import GetOptions, ObjectDriver, PutOptions, Repeat, once
+from storage_lib.ports.hints import IS_RECORD
 from storage_lib.ports.link_model import LinkOptions, NoStoreLink, StoreLink
 from storage_lib.ports.object_model import ObjectInfo, PutResult, StoredObject
-from storage_lib.ports.records import IS_RECORD
 from storage_lib.ports.streaming import Parts, SentPart, one_chunk, verify
 
 
