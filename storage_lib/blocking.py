@@ -355,6 +355,16 @@ def called[A, **P, T](
     return _told(twin)
 
 
+def awaited(method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """The method without async beside a coroutine method of the same object, which has ``_call`` as a `Twin`."""
+
+    @wraps(method)
+    def twin(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._call(method(self, *args, **kwargs))
+
+    return _told(twin)
+
+
 def listed[A, **P, T](
     method: Callable[Concatenate[A, P], Listed[T]],
 ) -> Callable[Concatenate[Twin[A], P], Listing[T]]:

@@ -17,10 +17,10 @@ from storage_lib.ports.tables import TableStore, Update
 from storage_lib.tasks import registry as registry_module
 from storage_lib.tasks.context import TaskContext
 from storage_lib.tasks.engine import TaskEngine
+from storage_lib.tasks.joins import Shared
 from storage_lib.tasks.model import TASK_QUEUE, Children, TaskMessage, TaskStatus, child_task_id
 from storage_lib.tasks.registry import task
 from storage_lib.tasks.retry import RetryTaskError
-from storage_lib.tasks.shared import Shared
 
 CHILDREN = 300
 

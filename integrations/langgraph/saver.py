@@ -21,7 +21,7 @@ from collections.abc import (
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, override
+from typing import TYPE_CHECKING, Any, Literal, override
 from uuid import UUID, uuid4, uuid5
 
 from langchain_core.runnables import RunnableConfig
@@ -52,7 +52,7 @@ from storage_lib import (
     Update,
     Upsert,
 )
-from storage_lib.blocking import Blocking, iterated
+from storage_lib.blocking import Blocking, awaited, iterated
 from storage_lib.ports.table_model import TableOperation
 
 type Place = tuple[str, str]
@@ -664,47 +664,18 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
             if each is not None:
                 yield each
 
-    @override
-    def put(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        return self._call(self.aput(config, checkpoint, metadata, new_versions))
-
-    @override
-    def put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        self._call(self.aput_writes(config, writes, task_id, task_path))
-
-    @override
-    def get_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        return self._call(self.aget_delta_channel_history(config=config, channels=channels))
-
-    @override
-    def delete_thread(self, thread_id: str) -> None:
-        self._call(self.adelete_thread(thread_id))
-
-    @override
-    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        self._call(self.adelete_for_runs(run_ids))
-
-    @override
-    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        self._call(self.acopy_thread(source_thread_id, target_thread_id))
-
-    @override
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        self._call(self.aprune(thread_ids, strategy=strategy))
-
     def sweep(self) -> int:
         """`asweep` without async."""
         return self._call(self.asweep())
+
+    if not TYPE_CHECKING:  # The types are those of the base class.
+        put = awaited(aput)
+        put_writes = awaited(aput_writes)
+        get_delta_channel_history = awaited(aget_delta_channel_history)
+        delete_thread = awaited(adelete_thread)
+        delete_for_runs = awaited(adelete_for_runs)
+        copy_thread = awaited(acopy_thread)
+        prune = awaited(aprune)
 
     @override
     def get_next_version(self, current: str | None, channel: None) -> str:

@@ -213,7 +213,7 @@ class ConfinedObjects(ObjectStore):
 
     # -- what a caller may do
 
-    async def _may(self, key: str, *actions: str) -> str:
+    async def stored(self, key: str, *actions: str) -> str:
         """The name in the store of an object to which all of this is allowed."""
         name = self._root + user_key(_text(key))
         for action in actions:
@@ -225,11 +225,7 @@ class ConfinedObjects(ObjectStore):
 
     async def need(self, key: str, *actions: str) -> None:
         """:raises ForbiddenError: the caller may not do all of this to the object."""
-        await self._may(key, *actions)
-
-    async def stored(self, key: str, *actions: str) -> str:
-        """The name in the store of an object to which all of this is allowed."""
-        return await self._may(key, *actions)
+        await self.stored(key, *actions)
 
     async def stored_prefix(self, prefix: str) -> str:
         """The longest prefix in the store of all that may be listed below this one."""
@@ -272,14 +268,14 @@ class ConfinedObjects(ObjectStore):
             return self._result(await saving)
 
     async def put(self, key: str, data: Buffer, **options: Unpack[SaveOptions]) -> PutResult:
-        return await self._saved(self._inner.put(await self._may(key, "save"), data, **options))
+        return await self._saved(self._inner.put(await self.stored(key, "save"), data, **options))
 
     async def put_stream(self, key: str, source: ByteSource, **options: Unpack[SaveOptions]) -> PutResult:
-        return await self._saved(self._inner.put_stream(await self._may(key, "save"), source, **options))
+        return await self._saved(self._inner.put_stream(await self.stored(key, "save"), source, **options))
 
     @asynccontextmanager
     async def open_writer(self, key: str, **options: Unpack[SaveOptions]) -> AsyncGenerator[ObjectWriter]:
-        name = await self._may(key, "save")
+        name = await self.stored(key, "save")
         with self._told():
             async with self._inner.open_writer(name, **options) as writer:
                 yield writer
@@ -291,15 +287,15 @@ class ConfinedObjects(ObjectStore):
         raise UnsupportedOperationError("objects are copied from another store below the surface of this one")
 
     async def touch(self, key: str, **changes: Any) -> PutResult:
-        return await self._saved(self._inner.touch(await self._may(key, "save"), **changes))
+        return await self._saved(self._inner.touch(await self.stored(key, "save"), **changes))
 
     async def delete(self, key: str, *, if_match: str | None = None, missing_ok: bool = False) -> None:
-        name = await self._may(key, "delete")
+        name = await self.stored(key, "delete")
         with self._told():
             await self._inner.delete(name, if_match=if_match, missing_ok=missing_ok)
 
     async def delete_listed(self, key: str) -> None:
-        name = await self._may(key, "delete")
+        name = await self.stored(key, "delete")
         with self._told():
             await self._inner.delete_listed(name)
 
@@ -310,7 +306,7 @@ class ConfinedObjects(ObjectStore):
         names: dict[str, str] = {}
         for key in results:
             try:
-                names[await self._may(key, "delete")] = key
+                names[await self.stored(key, "delete")] = key
             except (ForbiddenError, InvalidKeyError) as error:
                 results[key] = error
         done = await self._inner.delete_many(names, missing_ok=missing_ok, together=together)
@@ -321,32 +317,32 @@ class ConfinedObjects(ObjectStore):
         return results
 
     async def copy(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
-        names = await self._may(source, "load"), await self._may(target, "save")
+        names = await self.stored(source, "load"), await self.stored(target, "save")
         return await self._saved(self._inner.copy(*names, if_absent=if_absent))
 
     async def move(self, source: str, target: str, *, if_absent: bool = False) -> PutResult:
-        names = await self._may(source, "load", "delete"), await self._may(target, "save")
+        names = await self.stored(source, "load", "delete"), await self.stored(target, "save")
         return await self._saved(self._inner.move(*names, if_absent=if_absent))
 
     async def mark(self, key: str, metadata: Mapping[str, str]) -> None:
-        await self._inner.mark(await self._may(key, "save"), metadata)
+        await self._inner.mark(await self.stored(key, "save"), metadata)
 
     async def mark_again(self, key: str, metadata: Mapping[str, str]) -> None:
-        await self._inner.mark_again(await self._may(key, "save"), metadata)
+        await self._inner.mark_again(await self.stored(key, "save"), metadata)
 
     async def sweep_expired(self, limit: int = 1000, *, seconds: float | None = None) -> int:
         """:raises UnsupportedOperationError: always: a sweep is of the whole store."""
         raise UnsupportedOperationError("expired objects are removed from the whole store, not by one caller")
 
     async def link(self, key: str, options: LinkOptions) -> StoreLink | NoStoreLink:
-        name = await self._may(key, "load" if options.method == "GET" else "save")
+        name = await self.stored(key, "load" if options.method == "GET" else "save")
         with self._told():
             return await self._inner.link(name, options)
 
     # -- reading
 
     async def get(self, key: str, **options: Any) -> StoredObject | None:
-        name = await self._may(key, "load")
+        name = await self.stored(key, "load")
         with self._told():
             found = await self._inner.get(name, **options)
         return None if found is None else self._stored(found)
@@ -364,14 +360,14 @@ class ConfinedObjects(ObjectStore):
 
     @asynccontextmanager
     async def open_reader(self, key: str, **options: Unpack[ReadOptions]) -> AsyncGenerator[ObjectReader]:
-        name = await self._may(key, "load")
+        name = await self.stored(key, "load")
         with self._told():
             async with self._inner.open_reader(name, **options) as reader:
                 reader.info = self._info(reader.info)
                 yield reader
 
     async def head(self, key: str, *, fresh: bool = False) -> ObjectInfo:
-        name = await self._may(key, self._looks)
+        name = await self.stored(key, self._looks)
         with self._told():
             return self._info(await self._inner.head(name, fresh=fresh))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from time import perf_counter
 from types import TracebackType
 
 from storage_lib.layers.base import Around, ObjectLayer
-from storage_lib.layers.metrics.journal import Journal
-from storage_lib.layers.metrics.meters import IN, OUT, Meter
-from storage_lib.layers.metrics.stopwatch import Stopwatch
+from storage_lib.layers.metrics.journal import LOG, Journal
+from storage_lib.layers.metrics.meters import BEGUN, IN, OUT, Meter
 from storage_lib.ports.drivers import GetOptions, ListOptions, ObjectDriver, PutOptions, Repeat, once
 from storage_lib.ports.object_model import ListEntry, ObjectInfo, PutResult
 from storage_lib.ports.streaming import Parts
@@ -118,3 +118,46 @@ class _MeasuredChunks(AsyncGenerator[bytes]):
             await self._chunks.aclose()
         finally:
             self._watch.succeeded()
+
+
+class Stopwatch:
+    """Measures one operation in several steps, such as the chunks of a stream: the time that the store took,
+    not what the caller did in between. It runs from the start."""
+
+    __slots__ = ("_journal", "_meter", "_seconds", "_since", "_target", "size")
+
+    def __init__(self, meter: Meter, journal: Journal, target: str) -> None:
+        meter.numbers()[0][BEGUN] += 1
+        self._meter: Meter | None = meter
+        self._journal = journal
+        self._target = target
+        self._seconds = 0.0
+        self._since: float | None = perf_counter()
+        self.size = 0
+        """Bytes of contents so far."""
+
+    def pause(self) -> None:
+        if self._since is not None:
+            self._seconds += perf_counter() - self._since
+            self._since = None
+
+    def resume(self) -> None:
+        self._since = perf_counter()
+
+    def succeeded(self) -> None:
+        """It has ended, or its caller needs no more of it; a later end is ignored."""
+        self.pause()
+        if (meter := self._meter) is None:
+            return
+        self._meter = None
+        meter.succeeded(meter.numbers(), self._seconds)
+        if LOG.isEnabledFor(self._journal.level):
+            self._journal.succeeded(meter, self._target, self._seconds, self.size)
+
+    def failed(self, error: BaseException) -> None:
+        """It raised ``error``; a later end is ignored."""
+        self.pause()
+        if (meter := self._meter) is not None:
+            self._meter = None
+            ended = meter.failed(self._seconds, error)
+            self._journal.failed(meter, self._target, self._seconds, self.size, ended)
