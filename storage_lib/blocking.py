@@ -356,7 +356,7 @@ def called[A, **P, T](
 
 
 def awaited(method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-    """The method without async beside a coroutine method of the same object, which has ``_call`` as a `Twin`."""
+    """The method without async beside a coroutine method of the same object, which has a ``_call``."""
 
     @wraps(method)
     def twin(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -294,7 +294,7 @@ async def test_the_time_of_a_stream_or_listing_is_that_of_the_store(
     await measured.storage.write("s", LARGE)
     await measured.storage.save("t", 1)
     now = 0.0
-    for name in ("layer", "stopwatch"):
+    for name in ("layer", "objects"):
         monkeypatch.setattr(f"storage_lib.layers.metrics.{name}.perf_counter", lambda: now)
     async with measured.storage.open_reader("s") as reader:
         async for _ in reader:
