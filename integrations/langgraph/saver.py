@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import threading
-from collections import OrderedDict
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Callable,
     Coroutine,
-    Generator,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, contextmanager
-from contextvars import ContextVar
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, override
-from uuid import UUID, uuid4, uuid5
+from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -39,8 +34,9 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from integrations.langgraph import chains, rows
+from integrations.langgraph import chains, rows, runs
 from integrations.langgraph.rows import Group, History, Raw, Rows, Write, behind, key_of, names_in, row_of
+from integrations.langgraph.runs import Place, Recent, Seen, Underway
 from integrations.langgraph.serializer import StrictSerializer
 from storage_lib import (
     Entity,
@@ -55,43 +51,9 @@ from storage_lib import (
 from storage_lib.blocking import Blocking, awaited, iterated
 from storage_lib.ports.table_model import TableOperation
 
-type Place = tuple[str, str]
-"""A partition, and the row of a checkpoint in it."""
-
-_REMEMBERED = 16_384
-_MARKED = 256
 _ATTEMPTS = 20
-_STEPS = 16
-"""Of a run, which are remembered for what comes late."""
-_TURNS = 8
-"""Of the event loop, after which LangGraph has begun the next write that waited for one."""
-_NULL_TASK = "00000000-0000-0000-0000-000000000000"
-"""Under which LangGraph stores what a `Command` writes: in addition to what an earlier one has written."""
 _FILTERED = {"source": str, "step": int, "run_id": str}
 """Metadata that stand in a row's own properties, so that the store filters by them."""
-
-
-_older: ContextVar[tuple[Place, ...]] = ContextVar("older", default=())
-"""Checkpoints that this run, or its caller, has read when they had a successor: going on there means to fork.
-It does not for another run of the same saver, which has read the same one as the newest."""
-
-
-class _Seen:
-    """What a run knows of the writes at the checkpoint that it goes on from."""
-
-    def __init__(self, run: str, writes: Iterable[Entity] = ()) -> None:
-        self.run = run
-        self.etags = {row.row_key: row.etag for row in writes}
-        self.runs = {run} | {by for row in writes if (by := row.properties.get("by"))}
-        """Those whose writes its next checkpoint continues."""
-        self.others = {row.row_key for row in writes if row.properties.get("by") != run}
-        self.is_lost = False
-        """Another run has written something else for one of its tasks."""
-        self.is_over = False
-
-
-_seen: ContextVar[dict[tuple[str, Place], _Seen]] = ContextVar("seen")
-"""By saver and place. A dict for each run, which the tasks of the run share."""
 
 
 class ThreadConflictError(PreconditionFailedError):
@@ -150,12 +112,12 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         self._strict = on_conflict == "error"
         self._ttl = None if ttl is None else timedelta(seconds=ttl)
         self._blocking = Blocking()
-        self._underway = _Underway()
-        self._empty = _Recent[Place, bool]()
+        self._underway = Underway()
+        self._empty = Recent[Place, bool]()
         """Namespaces that a reader was told are empty: they can be begun once."""
         self._name = uuid4().hex
-        self._indexed = _Recent[Place, bool]()
-        self._values = _Recent[Place, dict[str, tuple[Any, Raw]]]()
+        self._indexed = Recent[Place, bool]()
+        self._values = Recent[Place, dict[str, tuple[Any, Raw]]]()
         """Large values of checkpoints and their versions: who goes on there need not write them again."""
 
     # -- reading
@@ -163,13 +125,13 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
     @override
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         found, place, is_older, seen = await self._found(config)
-        _mark(place, is_older)
-        _note(seen)
+        runs.mark(place, is_older)
+        runs.note(seen)
         return found
 
     async def _found(
         self, config: RunnableConfig
-    ) -> tuple[CheckpointTuple | None, Place | None, bool, dict[tuple[str, Place], _Seen]]:
+    ) -> tuple[CheckpointTuple | None, Place | None, bool, dict[tuple[str, Place], Seen]]:
         """A checkpoint, whether going on from its place means to fork, and what a run that does has seen."""
         thread, namespace, checkpoint = _addressed(config)
         partition = key_of(thread)
@@ -185,11 +147,11 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
             if checkpoint is None:
                 self._empty[partition, row_of(namespace, None)] = True
             place = partition, row_of(namespace, checkpoint)
-            return None, None, False, {(self._name, place): _Seen(_run_id())}
+            return None, None, False, {(self._name, place): Seen(runs.run_id())}
         if (found := await self._tuple(partition, group)) is None:
             return await self._found(config)
         place = partition, group.prefix
-        seen = {(self._name, place): _Seen(_run_id(), group.writes)}
+        seen = {(self._name, place): Seen(runs.run_id(), group.writes)}
         if checkpoint is None or group.claim is not None:
             return found, place, checkpoint is not None, seen
         return found, None, False, seen
@@ -263,7 +225,7 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         one after another. Only as many are read as are taken."""
         async with aclosing(self._listed(config, filter, before, limit)) as listed:
             async for each, older in listed:
-                _mark(older, True)
+                runs.mark(older, True)
                 if each is not None:
                     yield each
 
@@ -342,7 +304,7 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         :raises ThreadConflictError: another checkpoint follows the same one, or it was deleted and there are
             large values; this one was not stored.
         """
-        with self._underway.write(config):
+        with self._underway.write(_thread_of(config)):
             return await self._put(config, checkpoint, metadata, new_versions)
 
     async def _put(
@@ -399,9 +361,9 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
             await self._rows.tables.upsert(self._rows.table, partition, key, properties, mode="replace")
         if seen is not None:
             seen.is_over = True
-        if (of_run := _seen.get(None)) is not None:
-            of_run[self._name, (partition, key)] = _Seen(_run_id() if seen is None else seen.run)
-            while len(of_run) > _STEPS:
+        if (of_run := runs.seen_by.get(None)) is not None:
+            of_run[self._name, (partition, key)] = Seen(runs.run_id() if seen is None else seen.run)
+            while len(of_run) > runs.STEPS:
                 del of_run[next(iter(of_run))]
         self._remember((partition, key), values, versions)
         return {
@@ -413,16 +375,16 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         }
 
     async def _claims(
-        self, place: Place, parent: str | None, claim: dict[str, Any], is_fork: bool, seen: _Seen | None
+        self, place: Place, parent: str | None, claim: dict[str, Any], is_fork: bool, seen: Seen | None
     ) -> list[TableOperation]:
         """What makes sure, in the transaction of a checkpoint, that no other follows the same one."""
         partition, before = place
         is_first = before.endswith("!z")
-        if not is_fork and place not in _older.get() and (not is_first or place in self._empty):
+        if not is_fork and place not in runs.older_read.get() and (not is_first or place in self._empty):
             claims: list[TableOperation] = [Insert(f"{before}!>", claim)]
             if seen is not None and seen.others:
                 # What an earlier run was given: who changes it and is late, or has done so since, loses.
-                given = [key for key in seen.others if _is_given(key.removeprefix(f"{before}!t"), parent)]
+                given = [key for key in seen.others if runs.is_given(key.removeprefix(f"{before}!t"), parent)]
                 claims += [Update(key, {}, seen.etags[key]) for key in sorted(given)]
             return claims
         claims = [Upsert(f"{before}!>", claim, "replace")]
@@ -445,7 +407,7 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """See `BaseCheckpointSaver`: one transaction; what a task has written already stays as it is."""
-        with self._underway.write(config):
+        with self._underway.write(_thread_of(config)):
             await self._put_writes(config, writes, task_id, task_path)
 
     async def _put_writes(
@@ -468,7 +430,7 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
                 row = f"{key}!{fixed}"
                 special[row] = Upsert(row, await self._written(partition, [write]), "replace")
         place = partition, group
-        is_input = _is_input(task_id, checkpoint)
+        of_input = runs.is_input(task_id, checkpoint)
         seen = self._of_run(place)
         change: TableOperation | None = None
         if regular:
@@ -503,7 +465,7 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
                     return
                 seen.is_lost = True
                 raise _conflict(thread, checkpoint)
-            if self._strict and is_input:
+            if self._strict and of_input:
                 # What a run is given is part of the state that its first checkpoint stands for.
                 if await self._rows.tables.get(self._rows.table, partition, f"{group}!>", default=None):
                     raise _conflict(thread, checkpoint)
@@ -514,15 +476,13 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
                 change = None
         raise _conflict(thread, checkpoint)
 
-    def _of_run(self, place: Place) -> _Seen | None:
+    def _of_run(self, place: Place) -> Seen | None:
         """None where forks are meant, or the run has not read the thread."""
-        if not self._strict or place in _older.get():
+        if not self._strict or place in runs.older_read.get():
             return None
-        return _seen.get({}).get((self._name, place))
+        return runs.seen_by.get({}).get((self._name, place))
 
-    async def _written(
-        self, partition: str, writes: list[Write], seen: _Seen | None = None
-    ) -> dict[str, Any]:
+    async def _written(self, partition: str, writes: list[Write], seen: Seen | None = None) -> dict[str, Any]:
         properties = await self._rows.properties(partition, writes, [each.value for each in writes])
         return {"kind": "w", "by": None if seen is None else seen.run} | properties
 
@@ -646,8 +606,8 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
     @override
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         found, place, is_older, seen = self._call(self._found(config))
-        _mark(place, is_older)  # In the context of the caller.
-        _note(seen)
+        runs.mark(place, is_older)  # In the context of the caller.
+        runs.note(seen)
         return found
 
     @override
@@ -660,7 +620,7 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         for each, older in iterated(self._blocking, self._listed(config, filter, before, limit)):
-            _mark(older, True)
+            runs.mark(older, True)
             if each is not None:
                 yield each
 
@@ -684,84 +644,6 @@ class AgentStorageSaver(BaseCheckpointSaver[str]):
         return f"{number + 1:032}.{random.random():016}"  # noqa: S311 - no secret
 
 
-class _Underway:
-    """The writes that have begun here and not ended. A run that is cancelled at its end leaves some behind:
-    LangGraph no longer waits for them. A run that is begun in its place goes on from what they make."""
-
-    def __init__(self) -> None:
-        self._writes: dict[tuple[int, Place], set[asyncio.Future[None]]] = {}
-        """By the event loop, and the thread and namespace."""
-
-    @contextmanager
-    def write(self, config: RunnableConfig) -> Generator[None]:
-        thread, namespace, _ = _addressed(config)
-        loop = asyncio.get_running_loop()
-        key, ended = (id(loop), (key_of(thread), namespace)), loop.create_future()
-        writes = self._writes.setdefault(key, set())
-        writes.add(ended)
-        try:
-            yield
-        finally:
-            ended.set_result(None)
-            writes.remove(ended)
-            if not writes:
-                del self._writes[key]
-
-    async def ended(self, place: Place) -> None:
-        """Wait for those of a thread and namespace, and for a few that follow them at once."""
-        key = id(asyncio.get_running_loop()), place
-        for _ in range(_STEPS):
-            if not (writes := self._writes.get(key)):
-                return
-            await asyncio.wait(writes)
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
-
-
-class _Recent[Key, Value]:
-    """A bounded memory: what was used least recently is forgotten."""
-
-    def __init__(self) -> None:
-        self._items = OrderedDict[Key, Value]()
-        self._lock = threading.Lock()
-
-    def __setitem__(self, key: Key, value: Value) -> None:
-        with self._lock:  # Calls without async come from any thread.
-            self._items[key] = value
-            self._items.move_to_end(key)
-            if len(self._items) > _REMEMBERED:
-                self._items.popitem(last=False)
-
-    def __getitem__(self, key: Key) -> Value:
-        return self._items[key]
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._items
-
-    def get[Default](self, key: Key, default: Default = None) -> Value | Default:
-        return self._items.get(key, default)
-
-    def pop(self, key: Key) -> None:
-        with self._lock:
-            self._items.pop(key, None)
-
-
-def _run_id() -> str:
-    return os.urandom(6).hex()
-
-
-def _note(seen: dict[tuple[str, Place], _Seen]) -> None:
-    """In a dict of its own: other runs may have begun in this context, too."""
-    _seen.set(dict([*_seen.get({}).items()][-_STEPS:]) | seen)
-
-
-def _mark(place: Place | None, is_older: bool) -> None:
-    if place is None or (place in (before := _older.get())) is is_older:
-        return
-    rest = tuple(each for each in before if each != place)
-    _older.set((*rest, place)[-_MARKED:] if is_older else rest)
-
-
 def _addressed(config: RunnableConfig) -> tuple[str, str, str | None]:
     """Thread, namespace, checkpoint."""
     place = config.get("configurable", {})
@@ -772,6 +654,11 @@ def _addressed(config: RunnableConfig) -> tuple[str, str, str | None]:
             remedy='{"configurable": {"thread_id": "..."}}',
         )
     return str(thread), place.get("checkpoint_ns", ""), get_checkpoint_id(config) or None
+
+
+def _thread_of(config: RunnableConfig) -> Place:
+    thread, namespace, _ = _addressed(config)
+    return key_of(thread), namespace
 
 
 def _range(namespace: str, checkpoint: str | None) -> tuple[str, str]:
@@ -790,21 +677,6 @@ def _range_of(row: str) -> tuple[str, str]:
 
 def _columns(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, kind in _FILTERED.items() if type(value := metadata.get(name)) is kind}
-
-
-def _is_given(task: str, checkpoint: str | None) -> bool:
-    """Whether LangGraph stores under this task what a run was given, and not what a node of it has made."""
-    return task == _NULL_TASK or (checkpoint is not None and _is_input(task, checkpoint))
-
-
-def _is_input(task: str, checkpoint: str) -> bool:
-    """Whether LangGraph stores under this task what a run was given for its delta channels."""
-    if task[14:15] != "5":  # The version of its UUID is told before one is made.
-        return False
-    try:
-        return task == str(uuid5(UUID(checkpoint), "__input__"))
-    except ValueError:
-        return False
 
 
 def _conflict(thread: str, checkpoint: str | None) -> ThreadConflictError:
