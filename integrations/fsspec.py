@@ -41,6 +41,7 @@ from fsspec.compression import compr
 from fsspec.core import get_compression, has_magic
 from fsspec.spec import AbstractBufferedFile
 
+from integrations.whole_files import WholeFile
 from storage_lib import (
     ByteRange,
     IntegrityError,
@@ -48,7 +49,6 @@ from storage_lib import (
     KeyNotFoundError,
     ListEntry,
     ObjectInfo,
-    ObjectWriter,
     RangeNotSatisfiableError,
     StorageConfig,
     StorageManager,
@@ -438,78 +438,6 @@ class AgentStorageFileSystem(AsyncFileSystem, metaclass=_Instances):
     sign = sync_wrapper(_sign)
 
 
-class _Upload:
-    """A file that is being written. It becomes an object when it is finished."""
-
-    def __init__(
-        self, fs: AgentStorageFileSystem, path: str, mode: str, found: dict[str, Any], options: dict[str, Any]
-    ) -> None:
-        self._storage = fs.storage
-        self._path = path
-        self._appended = found if mode == "ab" and found["size"] is not None else None
-        self._if_absent = mode == "xb" or (mode == "ab" and self._appended is None)
-        self._options = _saving(options)
-        self._block: Any = None
-        self._writer: ObjectWriter | None = None
-        self._abandoned = False
-
-    async def send(self, data: bytes, finish: bool) -> None:
-        if self._abandoned:
-            raise OSError(
-                errno.EIO, "nothing is stored of this file, as it was discarded or a write failed", self._path
-            )
-        try:
-            writer = self._writer = self._writer or await self._start()
-            if data:
-                await writer.write(data)
-        except BaseException:
-            await self.abandon()
-            raise
-        if finish:
-            await self.finish()
-
-    async def _start(self) -> ObjectWriter:
-        if self._appended is None:
-            return await self._begin(if_absent=self._if_absent, **self._options)
-        etag = self._appended["etag"]
-        async with self._storage.open_reader(self._path, if_match=etag) as reader:
-            info = reader.info
-            kept: dict[str, Any] = {
-                "content_type": info.content_type,
-                "metadata": info.metadata,
-                "headers": info.headers,
-            }
-            if info.expires_at is not None:
-                kept["ttl"] = info.expires_at
-            writer = await self._begin(if_match=etag, **kept | self._options)
-            async for chunk in reader:
-                await writer.write(chunk)
-        return writer
-
-    async def _begin(self, **options: Any) -> ObjectWriter:
-        block = self._storage.open_writer(self._path, **options)
-        writer = await block.__aenter__()
-        self._block = block
-        return writer
-
-    async def finish(self) -> None:
-        block, self._block = self._block, None
-        if block is not None:
-            await block.__aexit__(None, None, None)
-
-    async def abandon(self) -> None:
-        self._abandoned = True
-        block, self._block = self._block, None
-        if block is not None:
-            error = _DiscardedError()
-            with suppress(_DiscardedError):
-                await block.__aexit__(_DiscardedError, error, None)
-
-
-class _DiscardedError(Exception):
-    """A file that was being written is not to be stored."""
-
-
 class AgentStorageFile(AbstractBufferedFile):
     """An open file. When its block raises, or its transaction is given up, nothing is stored."""
 
@@ -524,7 +452,7 @@ class AgentStorageFile(AbstractBufferedFile):
             if "etag" in found:
                 self.details = found
         else:
-            self._upload = _Upload(fs, path, mode, found, self.kwargs)
+            self._upload = WholeFile(fs.storage, path, mode, found, _saving(self.kwargs))
             self.loc = found["size"] or 0
 
     def _fetch_range(self, start: int, end: int) -> bytes:
@@ -622,7 +550,7 @@ class _StreamedFile(AbstractAsyncStreamedFile):
         if mode == "rb":
             self.details = details
         else:
-            self._upload = _Upload(fs, path, mode, details, self.kwargs)
+            self._upload = WholeFile(fs.storage, path, mode, details, _saving(self.kwargs))
             self.loc = details["size"] or 0
 
     async def _fetch_range(self, start: int, end: int) -> bytes:

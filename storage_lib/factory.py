@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import assert_never
 
-from storage_lib.config import StorageConfig, StorageType, check_retry_attempts
+from storage_lib.config import MAX_RETRY_ATTEMPTS, StorageConfig, StorageType, check_count
 from storage_lib.ports.backend import MessageEncoding, StorageBackend
 
 
@@ -119,7 +119,7 @@ def _build_one(kind: StorageType, config: StorageConfig, encoding: MessageEncodi
 
 def retrying(backend: StorageBackend, attempts: int) -> StorageBackend:
     """A backend behind a network, with ``attempts`` attempts in all for what fails transiently."""
-    if check_retry_attempts(attempts) == 1:
+    if check_count("retry_attempts", attempts, MAX_RETRY_ATTEMPTS) == 1:
         return backend
     from storage_lib.layers.retry import RetryBackend, RetryOptions
 

@@ -21,10 +21,9 @@ BROKEN = "def test_it():\n    assert False\n"
 
 
 def _look(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    (
-        folder / "pytest.ini"
-    ).touch()  # Or a file that happens to be above the folder would say where its cache is.
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    # Or a file that happens to be above the folder would say where its cache is.
+    (folder / "pytest.ini").touch()
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

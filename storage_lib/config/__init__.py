@@ -14,8 +14,7 @@ from storage_lib.config.storage import (
     NOT_OVER_HTTP,
     StorageConfig,
     StorageType,
-    check_concurrent_requests,
-    check_retry_attempts,
+    check_count,
     without_secrets,
 )
 
@@ -30,10 +29,9 @@ __all__ = [
     "NOT_OVER_HTTP",
     "StorageConfig",
     "StorageType",
-    "check_concurrent_requests",
+    "check_count",
     "check_http_key",
     "check_http_url",
-    "check_retry_attempts",
     "without_secrets",
 ]
 

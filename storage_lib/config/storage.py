@@ -128,8 +128,8 @@ class StorageConfig:
         _choice("message_encoding", self.message_encoding, ("base64", "none"))
         if self.tables_and_queues is not None:
             _choice("tables_and_queues", self.tables_and_queues, ("file", "azure"))
-        check_retry_attempts(self.retry_attempts)
-        check_concurrent_requests(self.concurrent_requests)
+        check_count("retry_attempts", self.retry_attempts, MAX_RETRY_ATTEMPTS)
+        check_count("concurrent_requests", self.concurrent_requests, MAX_CONCURRENT_REQUESTS)
         check_namespace(self.namespace)
         self._check_pickle()
         for layer in LAYERS:
@@ -338,14 +338,6 @@ def without_secrets(url: str) -> str:
     return shown if shown == url else f"{shown}…"
 
 
-def check_retry_attempts(attempts: object) -> int:
-    """Return a valid number of attempts.
-
-    :raises ConfigurationError: it is out of range.
-    """
-    return _from_one("retry_attempts", attempts, MAX_RETRY_ATTEMPTS)
-
-
 def _connection(env: Mapping[str, str], name: str) -> dict[str, str]:
     if env.get(name):
         return {"connection_string": env[name]}
@@ -375,15 +367,11 @@ def _boolean(name: str, text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
-def check_concurrent_requests(value: object) -> int:
-    """Return a valid number of concurrent requests.
+def check_count(name: str, value: object, most: int) -> int:
+    """Return ``value``, which is to be a whole number from 1 to ``most``.
 
-    :raises ConfigurationError: it is out of range.
+    :raises ConfigurationError: it is not.
     """
-    return _from_one("concurrent_requests", value, MAX_CONCURRENT_REQUESTS)
-
-
-def _from_one(name: str, value: object, most: int) -> int:
     if type(value) is not int or not 1 <= value <= most:
         raise ConfigurationError(f"{name} is {value!r}", field=name, limit=f"1 to {most}")
     return value

@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hash
 from typing import Any, NamedTuple, cast
 
 from storage_lib.backends.cloud.turns import ALONE, BESIDE, LOCK, Slots, Turns, Waiter, join_key, leave_key
-from storage_lib.config import check_concurrent_requests
+from storage_lib.config import MAX_CONCURRENT_REQUESTS, check_count
 from storage_lib.errors import StorageError
 from storage_lib.ports.deadline import DEADLINE
 
@@ -78,7 +78,7 @@ class Requests:
 
     def __init__(self, service: str, limit: int) -> None:
         self._slots = _SLOTS.setdefault(service, Slots())
-        self._limit = check_concurrent_requests(limit)
+        self._limit = check_count("concurrent_requests", limit, MAX_CONCURRENT_REQUESTS)
 
     async def send[T](self, call: Callable[[], Awaitable[T]], claims: Sequence[Claim] = ()) -> T:
         """What ``call`` returns: a single request, begun when there is a slot.
