@@ -1,19 +1,4 @@
-"""fsspec: `AgentStorageFileSystem`, by which pandas, DuckDB, zarr, Dask and Hugging Face read and write the
-objects of a store as files, ``agentstorage://KEY``.
-
-    frame.to_csv("agentstorage://runs/1.csv", storage_options={"storage": "file:./data"})
-    fs = fsspec.filesystem("agentstorage", storage="azure://account/container")
-    fs.glob("runs/*.csv")
-
-``storage`` is a URL of `storage_lib.config_of`, a `StorageConfig`, an open `StorageManager` (with
-``asynchronous=True``, as it belongs to its event loop), or nothing: the store of the environment.
-
-A path is a key. A folder is a prefix with objects below it: it is there while they are, so `mkdir` makes
-none and needs none. A file appears as a whole when it is closed, and not at all if it never is, or if the
-block of ``fs.open`` raises (``fsspec.open``, pandas and pyarrow close it even then); one that is being
-read is of one version. What writes also takes ``content_type``, ``metadata``, ``headers`` and ``ttl``, as
-`StorageManager.save` does.
-"""
+"""The file system of fsspec, and its files."""
 
 # fsspec has no types: what it hands over is checked where it comes in.
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
@@ -41,7 +26,7 @@ from fsspec.compression import compr
 from fsspec.core import get_compression, has_magic
 from fsspec.spec import AbstractBufferedFile
 
-from integrations.whole_files import WholeFile
+from integrations.fsspec.whole_files import WholeFile
 from storage_lib import (
     ByteRange,
     IntegrityError,
@@ -55,8 +40,6 @@ from storage_lib import (
     config_of,
 )
 from storage_lib.keys import validate_user_key
-
-__all__ = ["AgentStorageFile", "AgentStorageFileSystem"]
 
 _CHUNK_BYTES = 1024 * 1024
 _CLOSING_SECONDS = 5
