@@ -158,9 +158,11 @@ async def test_killed_hosts(
                 results = await engine.submission.submit_many(some)
                 assert not any(isinstance(result, StorageError) for result in results), results
                 submitted += [result.task_id for result in results if isinstance(result, TaskRecord)]
-                if n % 2:
-                    await asyncio.sleep(chance.uniform(0, 3))  # the instant is meant to be any
-                busy = None if n % 2 else await hosts.busy(engine, submitted)
+                # The instant is meant to be any; of a few kills one is to find a host at work.
+                is_any = SOAK or n % 2
+                if is_any:
+                    await asyncio.sleep(chance.uniform(0, 3))
+                busy = None if is_any else await hosts.busy(engine, submitted)
                 await hosts.kill(chance, AT_ONCE, busy)
                 await hosts.add(AT_ONCE)
             async with asyncio.timeout(600):
