@@ -130,6 +130,8 @@ _SEVERAL = ("/uploads", "/conversation-edits")
 its own."""
 _LISTINGS = ("/objects", "/versions", "/versions/{key}", "/tables/{table}")
 """Their conditions are those of one object or entity: with a list they mean nothing."""
+_EMPTY = ("", None, {}, [])
+"""Values of parameters that are sent as nothing."""
 _OF_OURS = ("/prefix", "/to", "/key", "/cursor", "/start_after")
 
 
@@ -154,7 +156,7 @@ def _is_accepted_rightly(failure: Any, case: Any, response: Any) -> bool:
             at: kind for kind, at in re.findall(r"violates `(\w+)` at (/properties/\w+)", failure.message)
         }
         broken += [(several[2], kinds.get(at, ""), at) for at in (f"/properties/{name}" for name in names)]
-    empty = {f"/properties/{name}" for name, value in (case.query or {}).items() if value in ("", None)}
+    empty = {f"/properties/{name}" for name, value in (case.query or {}).items() if value in _EMPTY}
     return bool(broken) and all(
         # The host passes on no parameter without a value.
         (place == "query" and where in empty)
